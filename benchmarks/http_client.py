@@ -24,17 +24,22 @@ ANSWER_S = 60.0
 class Connection:
     """One keep-alive connection with the minimum of HTTP/1.1, so that no client library is measured."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str = "") -> None:
         self.reader = reader
         self.writer = writer
+        self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
 
     @classmethod
-    async def open(cls, port: int) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=READ_BYTES))
+    async def open(cls, port: int, key: str = "") -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=READ_BYTES), key)
 
-    async def request(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    @classmethod
+    async def open_unix(cls, path: str) -> Self:
+        return cls(*await asyncio.open_unix_connection(path, limit=READ_BYTES))
+
+    async def request(self, method: str, path: str, body: Any = None, *, prefer: str = "") -> dict[str, Any]:
         """Return the JSON of a 2xx response. Raise RuntimeError for any other."""
-        self.send(method, path, body)
+        self.send(method, path, body, prefer=prefer)
         head = await self.reader.readuntil(b"\r\n\r\n")
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
         content = await self.reader.readexactly(length)
@@ -43,10 +48,10 @@ class Connection:
         members: dict[str, Any] = json.loads(content)
         return members
 
-    def send(self, method: str, path: str, body: Any = None) -> None:
+    def send(self, method: str, path: str, body: Any = None, *, prefer: str = "") -> None:
         content = b"" if body is None else json.dumps(body).encode()
-        content_type = b"Content-Type: application/json\r\n" if content else b""
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n".encode() + content_type
+        others = ("Content-Type: application/json\r\n" if content else "") + (f"Prefer: {prefer}\r\n" if prefer else "")
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{self._authorization}{others}".encode()
         self.writer.write(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
 
     async def submit(self, type: str, **input: Any) -> str:

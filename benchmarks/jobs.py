@@ -1,6 +1,6 @@
 """The jobs that the benchmarks run, except those with a preload: loops, clean-up, streams, deadlines, memory.
 
-Runs in: worker | a child of `raw_kill` | a child of `cooperative_cancel`. Standard library only.
+Runs in: worker | a child of `raw_kill` | a child of `cooperative_cancel`. Standard library, and pydantic for an input.
 
 A job that runs until it is ended yields once when it has started: CLOCK_MONOTONIC in seconds, unless stated otherwise.
 """
@@ -20,6 +20,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from killable import Context, OperationTimedOut, Stopping, job
 
@@ -157,6 +160,18 @@ def first_line() -> int:
 def one_token() -> Iterator[str]:
     """Yield one token and end: the smallest job that streams."""
     yield "first"
+
+
+@job
+def takes_members(data: dict[str, Any]) -> int:
+    """Return the number of members: an input that a client may make as large as it likes."""
+    return len(data)
+
+
+@job
+def takes_address(address: Annotated[str, Field(pattern=r"^([a-zA-Z0-9]+\.?)+@x$")]) -> str:
+    """Take a text with a pattern that backtracks for hours in Python's `re`."""
+    return address
 
 
 @job

@@ -124,8 +124,8 @@ class Server:
     port: int
     pid: int
 
-    async def connect(self) -> Connection:
-        return await Connection.open(self.port)
+    async def connect(self, key: str = "") -> Connection:
+        return await Connection.open(self.port, key)
 
     @property
     def uss_mb(self) -> float:

@@ -84,6 +84,11 @@ class _LongWait:
         self._handle.cancel()
 
 
+def realtime() -> float:
+    """Return CLOCK_REALTIME seconds, by which the kernel dates what outlives a process."""
+    return time.time()
+
+
 def monotonic() -> float:
     """Return CLOCK_MONOTONIC seconds, the time of the event loop, in any thread."""
     return time.monotonic()

@@ -46,13 +46,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def get(self, job_id: str) -> JobRecord:
-        """Return the record of a job. Raise Refused: unknown_job."""
+    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
+        """Return the record of a job. Raise Refused: unknown_job, also if it is of another tenant than this."""
         ...
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         """Return matching jobs, newest first, and the next cursor. `state` may be `active`."""
         ...
@@ -71,8 +71,9 @@ class Engine(Protocol):
         ...
 
     async def cancel(
-        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
-    ) -> JobRecord:
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
         """Stop a job and wait, at most `wait_s` seconds, until its process tree is gone. May be repeated.
 
         Return the record: `cancelled`, or still `stopping`. An accepted cancel goes on when its caller leaves. A
@@ -83,6 +84,7 @@ class Engine(Protocol):
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
+        tenant: str | None = None, key: str = "",
     ) -> BulkCancel:  # fmt: skip
         """Cancel every matching job and wait at most `wait_s` seconds for all of them. None of them starts meanwhile.
 
@@ -96,7 +98,9 @@ class Engine(Protocol):
         """Return the latest workers that were not reused because of what a job left behind, latest first."""
         ...
 
-    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
         """Kill one worker; its job, if any, is cancelled by the operator. Raise Refused: unknown_worker."""
         ...
 
@@ -148,12 +152,16 @@ class Engine(Protocol):
         """Return what each tenant has now beside its bounds, or only this one."""
         ...
 
-    async def reader_came(self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False) -> None:
-        """Count one more reader of the job's stream (`stop_when_client_leaves`), and one more stream of the reader's
-        tenant. Raise Refused: unknown_job, too_many_streams.
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
+        """Count one more reader of the job's stream, and one more stream of the reader's tenant. `watches`: its leaving
+        does not matter to the job. Raise Refused: unknown_job, too_many_streams.
         """
         ...
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT) -> None:
-        """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`."""
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> None:
+        """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
+        watched.
+        """
         ...

@@ -72,6 +72,8 @@ class Verdict:
     """user · client_gone · operator · shutdown, for a cancel; `supervisor` for a limit."""
     reason: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+    """Name of the API key that asked for a cancel; for the log."""
     requested_at: float | None = None
     """When another thread requested it, in monotonic seconds; None: now."""
 
@@ -135,6 +137,10 @@ class Certificate(NamedTuple):
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
     processes_swept: int = 0
     """Number of descendants of the worker that still existed after its exit."""
+    shared_memory_removed: int = 0
+    """Number of shared memory segments (POSIX and System V) and named semaphores that it had left, and that were
+    removed.
+    """
     max_rss_bytes: int | None = None
     """Peak resident memory of the largest process of the worker, a preloaded model included."""
     user_s: float | None = None
@@ -339,6 +345,8 @@ class PoolRecord(NamedTuple):
     """How an empty process tree is proven here."""
     detail: str = ""
     """Why it is broken (the traceback), or why it does not fork."""
+    sandbox: str = ""
+    """What its jobs may not do, in words; empty: nothing is forbidden."""
 
 
 class Quota(NamedTuple):

@@ -44,6 +44,8 @@ class Gone(NamedTuple):
     """yes · no · unknown: whether the out-of-memory killer struck in the shared cgroup during the last attempt."""
     memory_max_struck: bool = False
     """The kernel killed it for the memory.max of its own cgroup."""
+    memory_removed: int = 0
+    """Number of shared memory segments and semaphores that were left and are removed."""
 
 
 class ProcessorUse(NamedTuple):

@@ -30,7 +30,11 @@ class HttpServerSettings:
     uds: str = ""
     """Path of a Unix socket (mode 0600) to listen on instead of host and port."""
     api_keys_file: str = ""
-    """File readable only by its owner: lines `NAME ROLE KEY`, role submit or operate; KILLABLE_API_KEY adds a key."""
+    """File readable only by its owner, with the keys that `killable keys` makes; KILLABLE_API_KEY adds one."""
+    visibility: Literal["all", "own"] = "all"
+    """Jobs that a key sees and may cancel: all, or those of its own name; a key's line may say otherwise."""
+    audit_log: str = ""
+    """File to which it is appended who did what: a JSON object a line, readable by its owner only; empty: none."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names, besides loopback and `host`, under which clients reach this server."""
     cors_origins: tuple[str, ...] = ()

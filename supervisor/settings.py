@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, Limits
+from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -23,6 +23,30 @@ def usable_cores() -> int:
 def usable_processors() -> Set[int]:
     """Return the numbers of the processors that this process may use (sched_getaffinity(2))."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What the workers of a pool may do to the rest of the machine. The default forbids nothing."""
+
+    network: bool = True
+    """Whether jobs may use sockets."""
+    write: tuple[str, ...] | None = None
+    """Files and folders that jobs may write; None: those of their user. Beside them their own temporary folder."""
+    read: tuple[str, ...] | None = None
+    """Files and folders that jobs may read; None: those of their user. Beside them what Python and its packages are."""
+
+    @property
+    def forbids(self) -> bool:
+        return self != SandboxSpec()
+
+    def __str__(self) -> str:
+        """Return what it forbids: `no network; writes /srv/out only`; empty: nothing."""
+        parts = [] if self.network else ["no network"]
+        for verb, paths in (("writes", self.write), ("reads", self.read)):
+            if paths is not None:
+                parts.append(f"{verb} {', '.join(paths)} only" if paths else f"{verb} nothing")
+        return "; ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +76,7 @@ class PoolSpec:
     group: str | int = ""
     """Name or number of the group that workers run as; empty: the user's own."""
     env: Mapping[str, str] = field(default_factory=dict)
+    sandbox: SandboxSpec = field(default_factory=SandboxSpec)
     codec: Literal["json", "pickle"] = "json"
     setup: bytes = field(default=b"", repr=False)
     """The encoded `ExecutorSetup` of an Executor's processes; empty: a pool of job types."""
@@ -61,10 +86,10 @@ class PoolSpec:
 
 @dataclass(frozen=True, slots=True)
 class JobSettings:
-    """`[jobs.NAME]`: limits that override the decorator's, and caps that are at most the server's."""
+    """`[jobs.NAME]`: limits that override the decorator's, and caps that are at most those of `[caps]`."""
 
     limits: Mapping[str, Any] = field(default_factory=dict)
-    caps: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +156,8 @@ class Settings(SupervisorSettings):
     pools: tuple[PoolSpec, ...]
     limits: Limits = field(default_factory=lambda: DEFAULT_LIMITS)
     """Default limits of all job types."""
-    caps: Mapping[str, float] = field(default_factory=lambda: DEFAULT_CAPS)
+    caps: Mapping[str, float | None] = field(default_factory=dict)
+    """The caps that the operator has set; None: no cap. The others follow from the limits of each type (`cap_of`)."""
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
     tenants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The members of each `[tenants.NAME]` as they are written; `supervisor.jobs.tenants` puts one over the other."""

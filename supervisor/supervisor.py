@@ -217,17 +217,19 @@ class Supervisor:
         """Return why no job can start, as the broken pools report it; empty when no pool is broken."""
         return "\n".join(with_error_line(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
-    async def get(self, job_id: str) -> JobRecord:
-        return self._record(self._registry.get(job_id))
+    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
+        return self._record(self._registry.get(job_id, tenant))
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("the cursor is not valid", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
-        page, following = self._registry.page(state=state, type=type, tag=tag, limit=limit, before=before)
+        page, following = self._registry.page(
+            state=state, type=type, tag=tag, limit=limit, before=before, tenant=tenant
+        )
         return [self._record(job) for job in page], None if following is None else str(following)
 
     async def events(
@@ -250,10 +252,11 @@ class Supervisor:
         return self._record(job)
 
     async def cancel(
-        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0
-    ) -> JobRecord:
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
         job = self._registry.get(job_id)
-        self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason), grace_s)
+        self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason, key=key), grace_s)
         await self._wait_for_end(job, wait_s)
         record = self._record(job)
         if job.is_over and record.state != "cancelled":
@@ -263,11 +266,12 @@ class Supervisor:
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
+        tenant: str | None = None, key: str = "",
     ) -> BulkCancel:  # fmt: skip
-        matching = list(self._registry.matching(state=state or "active", type=type, tag=tag))
+        matching = list(self._registry.matching(state=state or "active", type=type, tag=tag, tenant=tenant))
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
-        verdict = Verdict("cancelled", by=by, reason=reason)
+        verdict = Verdict("cancelled", by=by, reason=reason, key=key)
         self.jobs.stop_jobs(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for job in matching:
@@ -277,15 +281,19 @@ class Supervisor:
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
         return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
 
-    async def reader_came(self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False) -> None:
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
         job = self._registry.get(job_id)
         self._tenants.stream_came(tenant, operator=operator)
-        job.readers += 1
+        job.readers += not watches
         self._observer.sse_clients += 1
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT) -> None:
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> None:
         self._observer.sse_clients -= 1
         self._tenants.stream_left(tenant)
+        if watches:
+            return
         try:
             job = self._registry.get(job_id)
         except Refused:
@@ -304,12 +312,15 @@ class Supervisor:
     async def retired(self) -> Sequence[RetiredWorker]:
         return tuple(self._fleet.retired)
 
-    async def kill_worker(self, worker_id: str, *, reason: str = "", wait_s: float = 10.0) -> WorkerRecord:
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
         pool, worker = self._fleet.worker(worker_id)
         worker.revoke_lane()  # a call that it was given through it becomes an attempt
         if worker.attempt is not None:
             job = worker.attempt.job
-            self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason or "its worker was killed"), 0.0)
+            reason = reason or "its worker was killed"
+            self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason, key=key), 0.0)
             await self._wait_for_end(job, wait_s)
         elif worker.stage is not WorkerStage.QUARANTINED:
             pool.kill_idle(worker)

@@ -108,6 +108,14 @@ VERBS = {
         "killable config --example > killable.toml",
         "KILLABLE_SERVER__PORT=8000 killable config --no-import --json",
     ),
+    "keys": _server(
+        "keys",
+        "Make, list or revoke API keys.",
+        "killable keys make dashboard --role submit --expires 30d",
+        "killable keys make ci --role submit --visibility own --file ./keys",
+        "killable keys list",
+        "killable keys revoke dashboard",
+    ),
     "check": _server(
         "check",
         "Check the configuration: start every pool once and report every fault.",

@@ -75,6 +75,9 @@ class Client:
 
             job = client.submit("split", {"text": text}, limits={"run_s": "1m"}, tags={"user": "ada"})
 
+        The values of the input are those of JSON, bytes, dataclasses, enums and pydantic models. The job's schema
+        decides how bytes are sent; it is asked for with the first ones of a type.
+
         Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s,
         within_s. `killable.api.client.client.JobOptions` documents them.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
 from killable.api.client.exchange import HttpCall, json_of, may_have_arrived
+from killable.api.client.input_encoding import PlainInput, Schema, schema_of
 from killable.api.client.job_calls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
 from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import EARLY_REFUSALS, Flow, Requester
@@ -65,16 +66,21 @@ class PendingSubmission:
     """One submission: its request, and its job when that is known."""
 
     call: HttpCall
+    """Without a body while its bytes wait for the job's schema; nothing was sent by then."""
     has_own_key: bool
     """The caller passed the key, so it can find the job again and may want to."""
     wait_for_room_s: float
     job: JobCalls | None = field(default=None, init=False)
     """None before the answer; a job may exist nevertheless."""
+    members: Mapping[str, Any] = field(default_factory=dict)
+    """The body, less the input."""
+    waiting: PlainInput | None = None
+    """An input with bytes in it, whose form the job's schema decides; None: there is none."""
 
     def may_have_started(self, error: Unreachable) -> bool:
         """Return whether a job may exist although its server did not answer: nothing came, or a gateway's 5xx."""
         status: int = error.facts.get("status", 500)
-        return self.job is None and may_have_arrived(error) and status >= 500
+        return self.call.body is not None and self.job is None and may_have_arrived(error) and status >= 500
 
     def unknown(self, error: KillableError) -> Unreachable:
         """Return the error for a submission that may have started a job, with the key that finds the job."""
@@ -84,6 +90,11 @@ class PendingSubmission:
             f"{key!r} returns the same job",
             **error.facts | {"idempotency_key": key},
         )
+
+    def encode(self, schema: Schema) -> None:
+        """Write the body of an input that has waited for the schema. Raise Refused for bytes where it takes none."""
+        assert self.waiting is not None
+        self.call = replace(self.call, body=json_of({**self.members, "input": self.waiting.to_json(schema)}))
 
     @classmethod
     def of(
@@ -101,9 +112,8 @@ class PendingSubmission:
         if not isinstance(input, Mapping | None):
             kind = builtins.type(input).__name__
             raise Refused(f"the input must be a mapping of the job's parameters by name, not {kind}")
-        body = {
+        members = {
             "type": type,
-            "input": dict(input or {}),
             "limits": _in_numbers(dict(limits or {})),
             "tags": dict(tags or {}),
             "priority": priority,
@@ -113,8 +123,17 @@ class PendingSubmission:
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id
         ends = None if within_s is None else time.monotonic() + within_s
-        call = HttpCall("POST", "/v1/jobs", headers=headers, body=json_of(body), again="keyed", until=ends)
-        return cls(call, idempotency_key is not None, wait_for_room_s)
+        call = HttpCall("POST", "/v1/jobs", headers=headers, again="keyed", until=ends)
+        submission = cls(call, idempotency_key is not None, wait_for_room_s, members=members)
+        try:
+            submission.call = replace(call, body=json_of({**members, "input": dict(input or {})}))
+        except Refused:  # values that JSON does not have: an input of others is not copied
+            given = PlainInput.of(input or {})
+            if given.has_bytes:
+                submission.waiting = given
+            else:
+                submission.call = replace(call, body=json_of({**members, "input": given.members}))
+        return submission
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,8 @@ class Submitting:
     """Flows that submit jobs to one server."""
 
     requester: Requester
+    schemas: dict[str, Schema] = field(default_factory=dict, compare=False)
+    """Of the types that were given bytes. One that is out of date is forgotten with the refusal that shows it."""
 
     def submit(self, submission: PendingSubmission) -> Flow[JobCalls]:
         """Start the job."""
@@ -134,11 +155,17 @@ class Submitting:
 
     def _start(self, submission: PendingSubmission, until: float | None) -> Flow[JobCalls]:
         """Start the job. `until`: monotonic time at which to give up waiting for the answer."""
+        if submission.waiting is not None:
+            submission.encode((yield from self._schema_of(str(submission.members["type"]), until)))
         call = submission.call
         if until is not None:
             call = replace(call, answer_s=min(self.requester.server.answer_s, until - time.monotonic()))
         give_up = min(each for each in (until, call.until, float("inf")) if each is not None)
-        answer = yield from self.requester.ask(call, room_s=submission.wait_for_room_s, until=give_up)
+        try:
+            answer = yield from self.requester.ask(call, room_s=submission.wait_for_room_s, until=give_up)
+        except Refused:
+            self.schemas.pop(str(submission.members["type"]), None)
+            raise
         accepted = self.requester.server.members(answer)
         job_id = str(self.requester.server.member(answer, "job_id"))
         job = JobCalls(self.requester, job_id, accepted)
@@ -146,6 +173,18 @@ class Submitting:
         job.correlation_id = answer.headers.get("X-Correlation-Id")
         submission.job = job
         return job
+
+    def _schema_of(self, type: str, until: float | None) -> Flow[Schema]:
+        """Return the schema of a type's input; an empty one for an unknown type, which the server will refuse."""
+        if type not in self.schemas:
+            answer_s = None if until is None else min(self.requester.server.answer_s, until - time.monotonic())
+            call = HttpCall("GET", "/v1/job-types", answer_s=answer_s)
+            answer = yield from self.requester.ask(call, until=float("inf") if until is None else until)
+            found = schema_of(self.requester.server.member(answer, "job_types"), type)
+            if found is None:
+                return {"additionalProperties": False}
+            self.schemas[type] = found
+        return self.schemas[type]
 
     def run(self, submission: PendingSubmission, timeout_s: float | None) -> Flow[Any]:
         """Start the job and return its result. Cancel it after `timeout_s`, submission included: raise JobTimedOut."""
@@ -180,6 +219,8 @@ class Submitting:
 
         Wait at most LEAVE_S for the job's end, and LEAVE_ANSWER_S for each answer beyond that.
         """
+        if submission.call.body is None:
+            return None  # it was never sent
         if submission.job is None:
             try:
                 answer = yield from self.requester.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))

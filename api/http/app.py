@@ -14,12 +14,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http.access import OPEN_PATHS
 from killable.api.http.api_keys import KeyRing, Tickets
-from killable.api.http.auth import OPEN_PATHS, KeyCheck
+from killable.api.http.audit import Audit
+from killable.api.http.audit_log import AuditLog
+from killable.api.http.auth import KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.connection_use import ConnectionUse
 from killable.api.http.dependencies import Dependencies
+from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
@@ -31,10 +35,11 @@ from killable.api.http.submission_rate import SubmissionRate
 from killable.supervisor.engine import Engine
 
 
-def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
+def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    Close the engine before the server: this ends the jobs, and their streams end with terminal events.
+    The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
+    their streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -46,9 +51,10 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     tickets = Tickets() if settings.keys else None
+    keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
     checks = CheckPool(settings)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets
+        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log
     )
     app.state.troubles = []
     install_problems(app)
@@ -62,8 +68,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
     app.add_middleware(BodyCheck, settings=settings)
     app.add_middleware(SubmissionRate, engine=engine)
     app.add_middleware(ConnectionUse)
-    if tickets is not None:
-        app.add_middleware(KeyCheck, keys=KeyRing(settings.keys), tickets=tickets)
+    if tickets is not None and keys is not None:
+        app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:
         app.add_middleware(
             _Cors,
@@ -79,6 +85,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None) -> FastAPI:
             ],
         )
     app.add_middleware(HostAndOriginCheck, settings=settings)
+    if audit_log is not None:
+        app.add_middleware(Audit, log=audit_log, engine=engine)
     return app
 
 

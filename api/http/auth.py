@@ -1,68 +1,135 @@
-"""Authentication: a request's API key or stream ticket is checked before any route. Routes check the role.
+"""Authentication and roles: a request's API key or stream ticket is checked before any route, and before its body.
 
-Runs in: api. Plain ASGI, like the checks in `host_and_origin`.
+Runs in: api. Plain ASGI, like the checks in `host_and_origin`. `access` has what each route needs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from urllib.parse import parse_qs
 
-from fastapi import Depends, Request
+from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.api_keys import ApiKey, KeyRing, Tickets
+from killable.api.http.access import Access, access_to, includes
+from killable.api.http.api_keys import ApiKey, KeyRing, Reader, Tickets
+from killable.api.http.audit import act_of
+from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
+from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
-from killable.workers.errors import Refused
+from killable.supervisor.models import JobRecord
 
-OPEN_PATHS = frozenset({"/livez", "/health", "/readyz"})
-"""Need no key: load balancers and orchestrators have none."""
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
 CALLER = "killable.caller"
 """Member of the scope with the request's ApiKey; absent if the server has no keys or the request has only a ticket."""
+VIA = "killable.via"
+"""Member of the scope that says how the caller in it came there, if not by its key."""
+TICKET = "killable.ticket"
+"""Member of the scope with the Reader that the request's ticket was issued to; absent with a key."""
 TENANT = "default"
 """Tenant of the jobs of a server without keys."""
 
 
 class KeyCheck:
-    """Refuse a request without a valid key (401). A stream also accepts its ticket."""
+    """Refuse a request without a valid key (401) or with one that may not do this (403). A stream takes a ticket."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, tickets: Tickets) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing, tickets: Tickets, failed: FailedKeys) -> None:
         self._app = app
         self._keys = keys
         self._tickets = tickets
+        self._failed = failed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        access = access_to(scope["method"], scope["path"])
         given = Headers(scope=scope).getlist("authorization")
-        caller = self._caller(given)
-        if caller is not None:
-            await self._app({**scope, CALLER: caller}, receive, send)
-            return
-        if scope["path"] in OPEN_PATHS or self._has_ticket(scope):
+        caller: ApiKey | None = scope.get(CALLER) or self._presented(given)
+        has_expired = caller is not None and caller.has_expired(time.time())
+        if caller is not None and not has_expired:
+            act_of(scope).caller, act_of(scope).via = caller, scope.get(VIA, "key")
+            forbidden = _forbidden(caller, access)
+            if forbidden:
+                await problem("forbidden", forbidden)(scope, receive, send)
+            else:
+                await self._app({**scope, CALLER: caller}, receive, send)
+        elif access.role is None:
             await self._app(scope, receive, send)
-            return
-        if given:
-            detail, challenge = "The key in Authorization is not valid", 'Bearer error="invalid_token"'
+        elif reader := self._ticket_of(scope):
+            act_of(scope).via = "ticket"
+            await self._app({**scope, TICKET: reader}, receive, send)
         else:
-            detail, challenge = "This server needs an API key: Authorization: Bearer KEY", "Bearer"
-        await problem("unauthorized", detail, headers={"WWW-Authenticate": challenge})(scope, receive, send)
+            await self._refuse(given, caller if has_expired else None, scope, receive, send)
 
-    def _caller(self, headers: list[str]) -> ApiKey | None:
+    def _presented(self, headers: list[str]) -> ApiKey | None:
         if len(headers) != 1:
             return None
         scheme, _, key = headers[0].partition(" ")
         return self._keys.find(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
 
-    def _has_ticket(self, scope: Scope) -> bool:
+    def _ticket_of(self, scope: Scope) -> Reader | None:
         match = STREAM_PATH.fullmatch(scope["path"])
         if match is None or scope["method"] not in ("GET", "HEAD") or not scope["query_string"]:
-            return False
+            return None
         tickets = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [])
-        return len(tickets) == 1 and self._tickets.is_valid(match[1], tickets[0])
+        return self._tickets.reader(match[1], tickets[0]) if len(tickets) == 1 else None
+
+    async def _refuse(
+        self, given: list[str], expired: ApiKey | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"' if given else "Bearer"}
+        if expired is not None:
+            detail = f"The key {expired.name} expired at {expired.expires}"
+        elif given:
+            detail = "The key in Authorization is not valid"
+        else:
+            detail = "This server needs an API key: Authorization: Bearer KEY"
+        address = (scope.get("client") or ("",))[0]
+        delay_s = self._failed.note(address, asyncio.get_running_loop().time())
+        act_of(scope).caller = expired
+        if delay_s and self._failed.waiting < WAITING_MAX:
+            self._failed.waiting += 1
+            try:
+                async with asyncio.timeout(delay_s):
+                    await _until_gone(receive)
+                return
+            except TimeoutError:
+                pass
+            finally:
+                self._failed.waiting -= 1
+        elif delay_s:
+            headers["Connection"] = "close"
+        await problem("unauthorized", detail, headers=headers)(scope, receive, send)
+
+
+async def _until_gone(receive: Receive) -> None:
+    """Wait until the client leaves; if it sends a body, for ever: that is not read."""
+    while (message := await receive())["type"] == "http.request":
+        if message.get("more_body"):
+            await asyncio.Event().wait()
+
+
+def _forbidden(caller: ApiKey, access: Access) -> str:
+    """Return why a key may not do this, or ""."""
+    if access.role is not None and not includes(caller.role, access.role):
+        return f"This needs a key with the role {access.role}; the role of this key is {caller.role}"
+    return WHOLE_SERVER if access.whole_server and caller.visibility == "own" else ""
+
+
+def caller_of(scope: Scope) -> ApiKey | None:
+    """Return the request's key; None: the server has none, or the request has only a ticket."""
+    caller: ApiKey | None = scope.get(CALLER)
+    return caller
+
+
+def key_name_of(request: Request) -> str:
+    """Return the name of the request's key, or ""."""
+    caller = caller_of(request.scope)
+    return "" if caller is None else caller.name
 
 
 def tenant_of(request: Request) -> str:
@@ -72,21 +139,24 @@ def tenant_of(request: Request) -> str:
 
 def tenant_of_scope(scope: Scope) -> str:
     """Return the same before there is a Request."""
-    caller: ApiKey | None = scope.get(CALLER)
+    caller = caller_of(scope)
     return TENANT if caller is None else caller.name
 
 
 def is_operator(scope: Scope) -> bool:
     """Return whether the request has an operator's key; a server without keys has no operators."""
-    caller: ApiKey | None = scope.get(CALLER)
+    caller = caller_of(scope)
     return caller is not None and caller.role == "operate"
 
 
-async def _operator(request: Request) -> None:
-    caller: ApiKey | None = request.scope.get(CALLER)
-    if caller is not None and caller.role != "operate":
-        raise Refused("This needs a key with the role operate; the role of this key is submit", code="forbidden")
+def only_watches(request: Request, record: JobRecord) -> bool:
+    """Return whether this reader's leaving does not matter to a job with `stop_when_client_leaves`.
 
 
-OPERATOR = Depends(_operator)
-"""Dependency of a route that only an operator may call."""
+    It matters of those whose job it is: who submitted it, and whom they gave the ticket of their submission. Others who
+    may read it could end it otherwise, by leaving before the first of those has come.
+    """
+    caller = caller_of(request.scope)
+    if caller is not None:
+        return caller.role == "read" or caller.name != record.tenant
+    return bool(request.scope.get(TICKET) == "watcher")

@@ -18,7 +18,7 @@ from killable.supervisor.models import JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
@@ -140,7 +140,7 @@ async def _started() -> Supervisor:
         jobs_per_worker_max=0,
     )
     limits = over(DEFAULT_LIMITS, {"grace_s": 0.0, "queue_s": QUEUE_S, "memory_bytes": MEMORY_BYTES})
-    settings = Settings(pools=(pool,), limits=limits, caps={}, keep_jobs=WAITING_MAX, sweep=False)
+    settings = Settings(pools=(pool,), limits=limits, caps=NO_CAPS, keep_jobs=WAITING_MAX, sweep=False)
     supervisor = Supervisor(settings, observer=Unobserved())
     await supervisor.start()
     return supervisor

@@ -5,14 +5,17 @@ Runs in: api. Not FastAPI's dependencies: each costs a request 30 µs, and these
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from fastapi import Request
 
-from killable.api.http.api_keys import Tickets
+from killable.api.http.api_keys import KeyRing, Tickets
+from killable.api.http.audit_log import AuditLog
+from killable.api.http.auth import caller_of
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
+from killable.api.http.own_jobs import OwnJobs
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
 from killable.supervisor.engine import Engine
@@ -28,13 +31,19 @@ class Dependencies:
     input_check: InputCheck
     streams: OpenStreams
     tickets: Tickets | None
+    keys: KeyRing | None
+    audit_log: AuditLog | None
 
 
 def parts_of(request: Request) -> Dependencies:
-    """Return the parts of the application that received the request."""
-    return cast(Dependencies, request.app.state.parts)
+    """Return the parts of the application that received the request, with the engine as its key may have it."""
+    parts = cast(Dependencies, request.app.state.parts)
+    caller = caller_of(request.scope)
+    if caller is not None and caller.visibility == "own":
+        return replace(parts, engine=OwnJobs(parts.engine, caller.name))
+    return parts
 
 
 def engine_of(request: Request) -> Engine:
-    """Return the engine of the application that received the request."""
+    """Return the engine of the application that received the request, as its key may have it."""
     return parts_of(request).engine

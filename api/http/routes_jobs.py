@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.api_keys import Tickets
-from killable.api.http.auth import is_operator, tenant_of
+from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
@@ -89,6 +89,7 @@ async def submit_job(
     )
     record = await engine.submit(submission, counted=True)
     answered = preference.headers | {"X-Correlation-Id": record.correlation_id}
+    urls = _stream_urls(parts.tickets, record)
     if record.replayed:
         answered["Idempotent-Replayed"] = "true"
     status = 202
@@ -96,7 +97,6 @@ async def submit_job(
         record = await _ended(engine, record, preference.wait_s)
         status = 200 if record.ended else 202
     address = f"/v1/jobs/{record.job_id}"
-    urls = _stream_urls(parts.tickets, record.job_id)
     content = record_json(record, parts.settings.result_inline_bytes_max) | urls
     return Json(content, status, answered | {"Location": address})
 
@@ -115,9 +115,11 @@ async def _digest(request: Request, large: LargeBody | None) -> str:
     return large.digest if large else hashlib.sha256(await request.body()).hexdigest()
 
 
-def _stream_urls(tickets: Tickets | None, job_id: str) -> dict[str, str]:
+def _stream_urls(tickets: Tickets | None, record: JobRecord) -> dict[str, str]:
     """Return the stream's URL under both member names. With API keys, it contains the stream's ticket."""
-    url = f"/v1/jobs/{job_id}/stream" + (f"?ticket={tickets.issue(job_id)}" if tickets else "")
+    url = f"/v1/jobs/{record.job_id}/stream"
+    if tickets:
+        url += f"?ticket={tickets.issue(record.job_id, 'watcher' if record.replayed else 'client')}"
     return {"stream_url": url, "sse_url": url}
 
 
@@ -190,6 +192,7 @@ async def cancel_job(
         reason=query.reason,
         grace_s=query.grace_s,
         wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+        key=key_name_of(request),
     )
     return _cancel_answer(record, preference.headers)
 

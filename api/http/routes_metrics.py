@@ -12,9 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.http.dependencies import engine_of
+from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.responses import Json, Responses, documented
-from killable.supervisor.engine import Engine
 
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -69,6 +68,7 @@ class Counts(BaseModel):
     loop_lag_ms: float
     loop_longest_ms: float
     uptime_s: float
+    audit_records_lost: int = Field(description="Records that the audit log could not take (server.audit_log)")
 
 
 def _texts() -> Responses:
@@ -79,8 +79,7 @@ def _texts() -> Responses:
 @router.get("/metrics", response_class=Response, responses=documented(_texts()))
 async def metrics(request: Request, accept: Annotated[str, Header()] = "") -> Response:
     """Return the metrics in the Prometheus text format, or as OpenMetrics if `Accept` contains it."""
-    engine = engine_of(request)
-    return await _text(engine, OPENMETRICS in _accepted(accept))
+    return await _text(request, OPENMETRICS in _accepted(accept))
 
 
 @router.get("/v1/metrics", responses=documented({200: {"model": Counts}}))
@@ -90,14 +89,26 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
     asked = _accepted(accept)
     for media_type in asked:
         if media_type in (OPENMETRICS, TEXT):
-            return await _text(engine, media_type == OPENMETRICS)
+            return await _text(request, media_type == OPENMETRICS)
         if media_type in ("application/json", "application/*", "*/*"):
             break
-    return Json(await engine.counts())
+    return Json({**await engine.counts(), "audit_records_lost": _lost(request)})
 
 
-async def _text(engine: Engine, openmetrics: bool) -> Response:
-    body = await engine.exposition(openmetrics=openmetrics)
+def _lost(request: Request) -> int:
+    audit_log = parts_of(request).audit_log
+    return 0 if audit_log is None else audit_log.lost
+
+
+async def _text(request: Request, openmetrics: bool) -> Response:
+    # Metrics of the HTTP side come first: in OpenMetrics, the text of the engine has an end.
+    name = "killable_audit_records_lost"
+    lines = (
+        f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
+        f"# TYPE {name}{'' if openmetrics else '_total'} counter",
+        f"{name}_total {_lost(request)}.0\n",
+    )
+    body = "\n".join(lines).encode() + await engine_of(request).exposition(openmetrics=openmetrics)
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 
 

@@ -13,14 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import OPERATOR
+from killable.api.http.audit import note_jobs
+from killable.api.http.auth import key_name_of
 from killable.api.http.dependencies import engine_of
 from killable.api.http.faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
 
-router = APIRouter(tags=["operator"], default_response_class=Json, dependencies=[OPERATOR])
+router = APIRouter(tags=["operator"], default_response_class=Json)
 
 
 @router.post(
@@ -48,7 +49,10 @@ async def cancel_jobs(
         grace_s=body.grace_s,
         wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
         dry_run=body.dry_run,
+        key=key_name_of(request),
     )
+    if not body.dry_run:
+        note_jobs(request, [job_id for job_id, _ in done.jobs])
     statuses = [] if body.dry_run else [status for _, status in done.jobs]
     counts = {status: statuses.count(status) for status in ("cancelled", "stopping", "already_ended")}
     jobs = [{"job_id": job_id, "status": status} for job_id, status in done.jobs]

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
-from killable.api.http.auth import CALLER, is_operator, tenant_of
+from killable.api.http.auth import CALLER, is_operator, only_watches, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.faults import fault, invalid
 from killable.api.http.methods import IS_HEAD
@@ -85,6 +85,7 @@ async def stream_job(
         record,
         after=after,
         markers=query.markers,
+        watches=only_watches(request, record),
         tenant=tenant_of(request) if CALLER in request.scope else record.tenant,  # a ticket is its job's tenant's
         operator=is_operator(request.scope),
     )

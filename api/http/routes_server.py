@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import CALLER, OPERATOR, is_operator, tenant_of
+from killable.api.http.audit import note_jobs
+from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.problems import problem
 from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
@@ -70,7 +71,7 @@ async def get_worker(request: Request, worker_id: str) -> Response:
         "unknown_worker",
         "invalid",
     ),
-    dependencies=[OPERATOR, NO_BODY],
+    dependencies=[NO_BODY],
 )
 async def kill_worker(
     request: Request, worker_id: str, query: Annotated[schemas.KillQuery, Query()], preference: Preferred
@@ -78,14 +79,15 @@ async def kill_worker(
     """Kill one worker process. Its job, if it has one, is cancelled by the operator."""
     engine = engine_of(request)
     wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
-    worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s)
+    worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s, key=key_name_of(request))
+    note_jobs(request, [worker.job_id] if worker.job_id else [])
     return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)
 
 
 @router.get("/v1/tenants", responses=documented({200: answer("The tenants", schemas.TenantList)}))
 async def list_tenants(request: Request) -> Response:
     """List what each tenant has now, beside its bounds. A key that is not an operator's gets its own tenant only."""
-    sees_all = CALLER not in request.scope or is_operator(request.scope)
+    sees_all = caller_of(request.scope) is None or is_operator(request.scope)
     found = await engine_of(request).tenants(None if sees_all else tenant_of(request))
     return Json({"tenants": [tenant._asdict() for tenant in found]})
 
@@ -108,9 +110,12 @@ async def ready(request: Request) -> Response:
     engine = engine_of(request)
     can_start, degraded = await engine.ready()
     degraded = [*degraded, *(text for trouble in request.app.state.troubles if (text := trouble()))]
+    audit_log = parts_of(request).audit_log
+    if audit_log is not None and (trouble := audit_log.trouble):
+        degraded = [*degraded, trouble]
     if can_start:
         # If the server has keys, a request without one gets no traceback, which may quote confidential values.
-        shows_detail = parts_of(request).tickets is None or CALLER in request.scope
+        shows_detail = parts_of(request).tickets is None or caller_of(request.scope) is not None
         pools = [
             {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
             for pool in await engine.pools()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.failed_keys import DELAY_S
 from killable.supervisor.server_settings import HttpServerSettings
 
 
@@ -18,6 +19,8 @@ class HttpSettings(HttpServerSettings):
 
     keys: tuple[ApiKey, ...] = ()
     """Empty: every client that reaches the server may do everything."""
+    failed_key_delay_s: float = DELAY_S
+    """Seconds that the answer to a wrong key waits, from an address that has presented many."""
     body_timeout_s: float = 20.0
     """Seconds for a request's body, plus one for every BODY_BYTES_PER_S received."""
     ping_s: float = 10.0

@@ -148,19 +148,21 @@ def open_stream(
     *,
     after: int,
     markers: bool | None,
+    watches: bool = False,
     tenant: str,
     operator: bool,
 ) -> Response:
     """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
 
-    `markers` None: as the job was submitted. 204 is what stops an EventSource from connecting again. The stream counts
-    for the reader's `tenant`, and is refused (too_many_streams) when it is begun. Raise Refused: too_many_connections.
+    `markers` None: as the job was submitted. `watches`: this reader's leaving does not end the job. 204 is what stops
+    an EventSource from connecting again. The stream counts for the reader's `tenant`, and is refused (too_many_streams)
+    when it is begun. Raise Refused: too_many_connections.
     """
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
         streams.check()
-        reader = Reader(record.job_id, after, markers, tenant, operator)
+        reader = Reader(record.job_id, after, markers, watches, tenant, operator)
         return EventStream(engine, settings, streams, reader)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
@@ -177,6 +179,7 @@ class Reader(NamedTuple):
     job_id: str
     after: int
     markers: bool
+    watches: bool
     tenant: str
     operator: bool
 
@@ -205,7 +208,9 @@ class EventStream(EventSourceResponse):
         assert self.send_timeout is not None
         reader = self._reader
         try:
-            await self._engine.reader_came(reader.job_id, reader.tenant, operator=reader.operator)
+            await self._engine.reader_came(
+                reader.job_id, reader.tenant, operator=reader.operator, watches=reader.watches
+            )
         except Refused as error:  # here and not before: between a check and this, others may come
             await (await refused(Request(scope), error))(scope, receive, send)
             return
@@ -220,7 +225,7 @@ class EventStream(EventSourceResponse):
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(reader.job_id, reader.tenant)
+                await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches)
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY

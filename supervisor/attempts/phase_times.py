@@ -37,6 +37,7 @@ class PhaseTimes:
         self._proof = {
             "proof": gone.proof,
             "processes_swept": gone.swept,
+            "shared_memory_removed": gone.memory_removed,
             "exit_code": status.exit_code,
             "exit_signal": None if status.signal is None else signal_name(status.signal),
             "max_rss_bytes": None if ending is None else ending.max_rss_bytes,

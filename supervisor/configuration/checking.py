@@ -17,6 +17,7 @@ from killable.supervisor.configuration.tables import (
     JobTable,
     LimitsTable,
     PoolTable,
+    SandboxTable,
     ServerTable,
     TenantTable,
 )
@@ -49,6 +50,8 @@ def keys_of(*section: str) -> list[str]:
             return list(ServerTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
+        case ["pools", _, "sandbox"]:
+            return list(SandboxTable.model_fields)
         case ["jobs", _]:
             return list(JobTable.model_fields)
         case ["tenants", _]:

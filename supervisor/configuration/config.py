@@ -15,17 +15,25 @@ from typing import Any
 
 from killable.supervisor.configuration import layers
 from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import absolute_python, caps_over, contradictions
+from killable.supervisor.configuration.contradictions import (
+    absolute_path,
+    absolute_python,
+    configured_caps,
+    contradictions,
+)
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
-from killable.supervisor.configuration.tables import FileTable, PoolTable
+from killable.supervisor.configuration.tables import FileTable, PoolTable, SandboxTable
 from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.linux.memory_size import usable_memory
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import JobSettings, PoolSpec, Settings, SupervisorSettings
-from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, over, value_of
+from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
 
+MEMORY_SHARE = 0.75
+"""The part of the memory of the machine, or of the container, that the default of memory_bytes is lowered to."""
 PROOFS = ("", "cgroup+descendants", "descendants")
 
 
@@ -84,7 +92,7 @@ def examine(
     faults += contradictions(tables, server, folder, {fault.key for fault in faults})
     settings = _settings(tables, server, folder, proof)
     sources |= lowered | {
-        f"limits.{name}": f"default, lowered to caps.{name}"
+        f"limits.{name}": f"default, lowered to {_lowered_by(tables, name)}"
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
@@ -108,7 +116,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "journal"):
+    for name in ("uds", "api_keys_file", "audit_log", "journal"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:
@@ -136,7 +144,7 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
     workers = table.workers or len(table.affinity)
-    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python"}
+    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
     members: dict[str, Any] = {each: getattr(table, each) for each in shared}
     if workers:
         members["workers"] = workers
@@ -145,26 +153,38 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         modules=tuple(os.path.normpath(folder / m) if layers.is_path(m) else m for m in table.module),
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
         folder=str(folder),
+        sandbox=_sandbox(table.sandbox, folder),
         **members,
     )
 
 
+def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
+    def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if paths is None else tuple(os.path.normpath(absolute_path(path, folder)) for path in paths)
+
+    return SandboxSpec(table.network, absolute(table.write), absolute(table.read))
+
+
 def _lowered(tables: FileTable) -> dict[str, float]:
-    """Return the caps that lower a default limit: otherwise every submission without limits would be over them."""
-    caps = caps_over(DEFAULT_CAPS, tables.caps).items()
+    """Return what lowers a default limit: a cap, which every submission would be over, or the size of the machine."""
+    bounds = {"memory_bytes": int(usable_memory() * MEMORY_SHARE)} | configured_caps(tables.caps)
     return {
-        name: cap
-        for name, cap in caps
-        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), cap)
+        name: bound
+        for name, bound in bounds.items()
+        if name not in tables.limits.given() and is_over(value_of(DEFAULT_LIMITS, name), bound)
     }
+
+
+def _lowered_by(tables: FileTable, name: str) -> str:
+    return f"caps.{name}" if name in configured_caps(tables.caps) else "three quarters of this machine's memory"
 
 
 def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: Any) -> Settings:
     return Settings(
         pools=tuple(_pools(tables, folder)),
         limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
-        caps=caps_over(DEFAULT_CAPS, tables.caps),
-        jobs={n: JobSettings(job.limits.given(), caps_over({}, job.caps)) for n, job in tables.jobs.items()},
+        caps=tables.caps.given(),
+        jobs={n: JobSettings(job.limits.given(), job.caps.given()) for n, job in tables.jobs.items()},
         tenants={name: table.given() | {"caps": table.caps.given()} for name, table in tables.tenants.items()},
         proof=proof,
         **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},

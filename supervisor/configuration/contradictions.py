@@ -12,12 +12,12 @@ from typing import Any
 
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
-from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
+from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable, SandboxTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import usable_processors
-from killable.workers.authoring.limits import DEFAULT_CAPS, flat
+from killable.workers.authoring.limits import flat
 
 
 def contradictions(
@@ -29,13 +29,14 @@ def contradictions(
         yield from _python(name, pool, folder)
         yield from _affinity(name, pool)
         yield from _account(name, pool)
-    server_caps = caps_over(DEFAULT_CAPS, tables.caps)
+        yield from _sandbox(name, pool.sandbox, folder)
+    server_caps = configured_caps(tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
     for name, job in tables.jobs.items():
         where = f"jobs.{name}.caps"
         yield from _over_caps(where, job.caps.given(), caps)
-        own = {limit: (cap, f"{where}.{limit}") for limit, cap in caps_over({}, job.caps).items()}
+        own = {limit: (cap, f"{where}.{limit}") for limit, cap in configured_caps(job.caps).items()}
         lower = {limit: min(own.get(limit, cap), cap) for limit, cap in (own | caps).items()}
         lower = {limit: cap for limit, cap in lower.items() if f"{where}.{limit}" not in doubted}
         yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
@@ -43,9 +44,9 @@ def contradictions(
         yield from _queue_below_body(server)
 
 
-def caps_over(below: Mapping[str, float], table: CapsTable) -> dict[str, float]:
-    """Return caps with those of a table over them; `none` removes a cap."""
-    return {name: cap for name, cap in (dict(below) | table.given()).items() if cap is not None}
+def configured_caps(table: CapsTable) -> dict[str, float]:
+    """Return the caps that a table sets, without those that it removes (`none`)."""
+    return {name: cap for name, cap in table.given().items() if cap is not None}
 
 
 def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[ConfigFault]:
@@ -76,6 +77,27 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
     except AccountError as error:
         expected = f"expected a {error.key} that workers can run as"
         yield ConfigFault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
+
+
+def _sandbox(name: str, sandbox: SandboxTable, folder: Path) -> Iterator[ConfigFault]:
+    if sandbox.network and sandbox.write is None and sandbox.read is None:
+        return
+    from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule  # Linux's only
+
+    if not sandbox.network and (why := why_no_network_rule()):
+        yield ConfigFault(f"pools.{name}.sandbox.network", "expected true, or a machine that can forbid it", why)
+    for key, paths in (("write", sandbox.write), ("read", sandbox.read)):
+        if paths is not None and (why := why_no_file_rules()):
+            yield ConfigFault(f"pools.{name}.sandbox.{key}", "expected no list, or a machine that can keep it", why)
+        for path in paths or ():
+            if not Path(absolute_path(path, folder)).exists():
+                found = f"{shown(path)}: no such file or folder in {folder}"
+                yield ConfigFault(f"pools.{name}.sandbox.{key}", "expected paths that exist", found)
+
+
+def absolute_path(path: str, folder: Path) -> str:
+    """Return a path of the file as an absolute one: `~` is the user's home, another one is from the file's folder."""
+    return str(folder / Path(path).expanduser())
 
 
 def absolute_python(python: str, folder: Path) -> str:

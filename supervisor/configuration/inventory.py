@@ -17,7 +17,7 @@ from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import TenantSettings
-from killable.workers.authoring.limits import DEFAULT_CAPS, DEFAULT_LIMITS, LIMITS, flat
+from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, cap_of, flat, value_of
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
@@ -58,7 +58,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:
-        yield _setting(config, "caps", name, config.settings.caps.get(name))
+        yield _cap(config, name)
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
         members = {"module": pool.modules} | asdict(pool)
@@ -69,6 +69,9 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for name, value in pool.env.items():
             harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
+        for name, value in asdict(pool.sandbox).items():
+            if value not in (True, None):
+                yield _setting(config, f"{section}.sandbox", name, value)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
             for _, limit, value in flat(values):
@@ -131,7 +134,8 @@ def example() -> Iterator[str]:
         yield from ("", f"[{'.'.join(section)}]", f"# {about}")
         for name, value in values.items():
             what = " ".join(str(table[name].get("description", "")).split())
-            written = f"{name} = {value}"
+            # A cap that is set lowers decorators; one that is not follows from the limits of each type.
+            written = f"# {name} = {value}" if section == ("caps",) else f"{name} = {value}"
             if max(len(written), 34) + len(what) > 117:
                 yield from (f"# {what}", written)
             else:
@@ -143,6 +147,15 @@ def _setting(config: Config, section: str, name: str, value: Any) -> Setting:
     return Setting(section, name, list(value) if isinstance(value, tuple) else value, written or DEFAULT)
 
 
+def _cap(config: Config, name: str) -> Setting:
+    """Return the cap of a limit for a job type without a limit of its own."""
+    settings = config.settings
+    if name in settings.caps:
+        return _setting(config, "caps", name, settings.caps[name])
+    follows = config.sources.get(f"limits.{name}", DEFAULT) if LIMITS[name].of_resources else DEFAULT
+    return Setting("caps", name, cap_of(name, value_of(settings.limits, name)), follows)
+
+
 def _in_units(value: float, units: Mapping[str, int]) -> str:
     for unit, size in units.items():
         if value >= size and value % size == 0:
@@ -152,7 +165,7 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example, each with its keys and the spelled values."""
-    limits, caps, server = DEFAULT_LIMITS, DEFAULT_CAPS, ServerSettings()
+    limits, server = DEFAULT_LIMITS, ServerSettings()
     halves = {name: getattr(server, name) // 2 for name in ("queue_jobs_max", "queue_bytes_max")}
     tenants = {
         each.name: spelled(each.name, halves.get(each.name)) for each in fields(TenantSettings) if each.name != "caps"
@@ -161,11 +174,12 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
         "user": '""', "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
+        "sandbox": "{ network = true }",
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
         (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
-        (("caps",), {name: spelled(name, caps.get(name)) for name in limits}),
+        (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
         (("pools", "text"), pool),
         (("jobs", "split", "limits"), {"run_s": "30"}),
         (("jobs", "split", "caps"), {"run_s": '"2m"'}),

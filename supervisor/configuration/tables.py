@@ -228,6 +228,27 @@ def _server_table() -> type[_Table]:
 ServerTable = _server_table()
 
 
+def _paths(value: Any) -> Any:
+    if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        raise PydanticCustomError("expected", 'a list of paths, like ["./out"]')
+    return tuple(value)
+
+
+_LIST_OF_TEXTS = {"type": "array", "items": {"type": "string"}}
+Paths = Annotated[tuple[Text, ...], BeforeValidator(_paths), WithJsonSchema(_LIST_OF_TEXTS)]
+
+
+class SandboxTable(_Table):
+    """What jobs of a pool may not do to the rest of the machine; an empty table forbids nothing."""
+
+    network: Truth = True
+    """Whether jobs may use sockets; false: not even those of this machine."""
+    write: Paths | None = None
+    """Files and folders that jobs may write, beside their own temporary folder; absent: as their user may."""
+    read: Paths | None = None
+    """Files and folders that jobs may read, beside Python, its packages and the system's; absent: as their user may."""
+
+
 class PoolTable(_Table):
     """One pool: a zygote process that has imported the modules, and its workers."""
 
@@ -255,6 +276,8 @@ class PoolTable(_Table):
     """Name or number of the group that workers run as; empty: the user's own."""
     env: dict[Text, Text] = {}
     """Environment variables of the pool's processes; they override the server's own."""
+    sandbox: SandboxTable = SandboxTable()
+    """What its jobs may not do: network = false; write and read, lists of paths (from the file's folder)."""
 
 
 class JobTable(_Table):

@@ -454,11 +454,12 @@ def _start_guard() -> EarlyGuard | None:
 
 def _settings(pool: PoolSpec) -> Settings:
     from killable.supervisor.settings import Settings
+    from killable.workers.authoring.limits import NO_CAPS
 
     return Settings(
         pools=(pool,),
         limits=_default_limits(),
-        caps={},
+        caps=NO_CAPS,
         queue_jobs_max=sys.maxsize,
         queue_bytes_max=sys.maxsize,
         keep_jobs=0,

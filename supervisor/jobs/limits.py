@@ -1,7 +1,7 @@
 """Which limits are in force for a type, and for one job of it.
 
-Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission; the lower
-of the two caps applies.
+Runs in: supervisor. Pure. Defaults ← `[limits]` ← the decorator ← `[jobs.NAME.limits]` ← the submission, which may
+not go over the caps. A cap that nobody has set follows from the limits of the type; one that is set lowers those too.
 """
 
 from __future__ import annotations
@@ -10,27 +10,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits import Limits, flat, over, value_of
+from killable.workers.authoring.limits import Limits, cap_of, flat, over, value_of
+from killable.workers.authoring.units import size
 from killable.workers.errors import Refused
 
 
-def caps_of_type(settings: Settings, name: str) -> dict[str, float]:
-    """Return the caps of a job type: its own and the server's, the lower one where both are set."""
-    caps = dict(settings.caps)
-    for limit, cap in settings.jobs.get(name, JobSettings()).caps.items():
-        caps[limit] = min(cap, caps.get(limit, cap))
+def caps_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, float]:
+    """Return the caps of a job type whose decorator declares these limits.
+
+    A cap is the one that is configured, for the type or for all; the lower one where both are. Else it follows from the
+    type's own limit (`cap_of`).
+    """
+    removed = dict(settings.caps) | dict(settings.jobs.get(name, JobSettings()).caps)
+    configured = removed | _configured_caps(settings, name)
+    caps: dict[str, float] = {}
+    for limit, value in limits_of_type(settings, name, declared).items():
+        cap = configured[limit] if limit in configured else cap_of(limit, value)
+        if cap is not None:
+            caps[limit] = cap
     return caps
 
 
 def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> Limits:
-    """Return a type's default limits; a default above its cap is the cap."""
+    """Return a type's default limits; a default above a cap that is configured is that cap."""
     limits = over(over(settings.limits, dict(declared)), dict(settings.jobs.get(name, JobSettings()).limits))
     lowered: dict[str, Any] = {}
-    for limit, cap in caps_of_type(settings, name).items():
+    for limit, cap in _configured_caps(settings, name).items():
         value = value_of(limits, limit)
         if is_over(value, cap):
             lowered[limit] = _lowered(value, cap)
     return over(limits, lowered)
+
+
+def _configured_caps(settings: Settings, name: str) -> dict[str, float]:
+    """Return the caps that `[caps]` and `[jobs.NAME.caps]` set for a type, without those that they remove."""
+    caps = {limit: cap for limit, cap in settings.caps.items() if cap is not None}
+    for limit, cap in settings.jobs.get(name, JobSettings()).caps.items():
+        if cap is not None:
+            caps[limit] = min(cap, caps.get(limit, cap))
+    return caps
 
 
 def is_over(value: Any, cap: float) -> bool:
@@ -46,6 +64,11 @@ def _lowered(value: Any, cap: float) -> Any:
     return cap if value is None else type(value)(cap)
 
 
+def _spelled(name: str, value: float) -> str:
+    """Return a value with its unit, as exact as the caller gave it."""
+    return f"{value} bytes ({size(int(value))})" if name.endswith("_bytes") else f"{value:.15g}"
+
+
 def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
     """Return what set each default limit of a type: `decorator`, or the key of `killable.toml` that did or would."""
     job = settings.jobs.get(name, JobSettings())
@@ -53,7 +76,7 @@ def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) 
     sources: dict[str, str] = {}
     for limit, value in limits_of_type(settings, name, declared).items():
         if value != value_of(asked, limit):
-            lowest = caps_of_type(settings, name)[limit] == settings.caps.get(limit)
+            lowest = _configured_caps(settings, name)[limit] == settings.caps.get(limit)
             sources[limit] = f"caps.{limit}" if lowest else f"jobs.{name}.caps.{limit}"
         elif limit in job.limits:
             sources[limit] = f"jobs.{name}.limits.{limit}"
@@ -69,9 +92,10 @@ def limits_of_job(
     for limit, whole_name, value in flat(asked):
         cap = caps.get(limit)
         if cap is not None and is_over(value, cap):
-            wanted = f"a job without {whole_name}" if value is None else f"{whole_name} of {value:.15g}"
+            wanted = f"a job without {whole_name}" if value is None else f"{whole_name} of {_spelled(limit, value)}"
             raise Refused(
-                f"{wanted} exceeds the cap of {cap:.15g}, which only the operator can raise",
+                f"{wanted} exceeds the cap of {_spelled(limit, cap)}, which only the operator can raise:"
+                f" {limit} under [caps] or [jobs.NAME.limits] of killable.toml, or in @job",
                 code="limit_over_cap",
                 limit=whole_name,
                 cap=cap,

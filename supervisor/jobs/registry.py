@@ -68,12 +68,12 @@ class Registry:
         self.retention.forget(job)
         self._jobs.pop(job.id, None)
 
-    def get(self, job_id: str) -> Job:
-        """Return a job. Raise Refused: unknown_job."""
-        try:
-            return self._jobs[job_id]
-        except KeyError:
-            raise self.retention.unknown(job_id) from None
+    def get(self, job_id: str, tenant: str | None = None) -> Job:
+        """Return a job, with `tenant` only one of its own. Raise Refused: unknown_job."""
+        job = self._jobs.get(job_id)
+        if job is None or tenant not in (None, job.submission.tenant):
+            raise self.retention.unknown(job_id, tenant)
+        return job
 
     def keeps(self, job: Job) -> bool:
         """Return whether a job has ended and its record can be read."""
@@ -133,25 +133,30 @@ class Registry:
         if self._on_dropped is not None:
             self._on_dropped(job, has_key)
 
-    def matching(self, *, state: str | None, type: str | None, tag: tuple[str, str] | None) -> Iterator[Job]:
+    def matching(
+        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, tenant: str | None = None
+    ) -> Iterator[Job]:
         """Yield matching jobs, newest first. `state` is a public state or `active`; None matches any."""
         for job in reversed(self._jobs.values()):
             if state == "active" and job.is_over:
                 continue
             if state not in (None, "active", job.public_state) or type not in (None, job.type.name):
                 continue
+            if tenant not in (None, job.submission.tenant):
+                continue
             if tag is None or job.submission.tags.get(tag[0]) == tag[1]:
                 yield job
 
     def page(
-        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None
-    ) -> tuple[list[Job], int | None]:
+        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None,
+        tenant: str | None = None,
+    ) -> tuple[list[Job], int | None]:  # fmt: skip
         """Return the newest matching jobs below the number `before`, and the `before` of the next page.
 
         Stable: a job that comes or goes meanwhile does not shift the others.
         """
         found: list[Job] = []
-        for job in self.matching(state=state, type=type, tag=tag):
+        for job in self.matching(state=state, type=type, tag=tag, tenant=tenant):
             if before is not None and job.number >= before:
                 continue
             if len(found) == limit:

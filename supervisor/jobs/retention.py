@@ -39,6 +39,7 @@ class DroppedJob(NamedTuple):
     """Its value."""
     table: str
     """The table of the file that it is in."""
+    tenant: str
 
 
 class _Ended(NamedTuple):
@@ -150,7 +151,7 @@ class Retention:
             limit = getattr(self._tenants.bounds_of(job.submission), bound)
             table = f"tenants.{job.submission.tenant}"
         self._remove(job)
-        self._dropped[job.id] = DroppedJob(job.public_state, job.ended_at, bound, limit, table)
+        self._dropped[job.id] = DroppedJob(job.public_state, job.ended_at, bound, limit, table, job.submission.tenant)
         if len(self._dropped) > DROPPED_MAX:
             del self._dropped[next(iter(self._dropped))]
         self._drop(job, now)
@@ -165,10 +166,13 @@ class Retention:
         if not share.jobs:
             del self._shares[tenant]
 
-    def unknown(self, job_id: str) -> Refused:
-        """Return the refusal for a job that is not kept, with everything that is remembered of it."""
+    def unknown(self, job_id: str, tenant: str | None = None) -> Refused:
+        """Return the refusal for a job that is not kept, with everything that is remembered of it.
+
+        To a `tenant` the job of another one is as unknown as one that never was.
+        """
         dropped = self._dropped.get(job_id)
-        if dropped is None:
+        if dropped is None or tenant not in (None, dropped.tenant):
             return Refused(
                 f"there is no job {job_id}: it never existed, or it ended so long ago that its record was removed; "
                 "jobs are kept in the memory of one run of the server, unless server.journal names a file",

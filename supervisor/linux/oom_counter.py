@@ -38,7 +38,7 @@ class OomCounter:
         self._claimed = 0
         """Victims counted up to here are attributed: a process that dies later was none of them."""
         try:
-            path = path or _file_of_own_group()
+            path = path or own_group_file()
             if path is not None:
                 self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -73,7 +73,7 @@ class OomCounter:
             self._descriptor = -1
 
 
-def _file_of_own_group() -> Path | None:
+def own_group_file() -> Path | None:
     """Return the counter file of this process's cgroup: the memory controller is on v1 or on v2, never on both."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import asdict
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
@@ -89,6 +90,7 @@ class PoolSpawner:
             groups=[] if become is None else become.groups,
             account_env={} if become is None else {**become.environment, **spec.env},
             setup=self._write_setup(),
+            sandbox=asdict(spec.sandbox) if spec.sandbox.forbids else None,
         )
 
     def _write_setup(self) -> str:
@@ -140,7 +142,15 @@ class PoolSpawner:
         process = None
         try:
             process = WorkerProcess(
-                self._loop, listener, pipes.ours, pipes.line, cgroup, tmp, self._oom, zygote_host.note_exit
+                self._loop,
+                listener,
+                pipes.ours,
+                pipes.line,
+                cgroup,
+                tmp,
+                self._oom,
+                zygote_host.note_exit,
+                is_program=bool(self._spec.setup),
             )
             if cgroup is not None:
                 sent.append(cgroup.open_procs())

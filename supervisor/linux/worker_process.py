@@ -19,6 +19,7 @@ from killable.supervisor.linux import procfs
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
+from killable.supervisor.linux.leftover_memory import LeftoverMemory
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
 from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
@@ -27,7 +28,6 @@ from killable.supervisor.ports import FenceError, Gone, ProcessListener, Process
 from killable.workers.authoring.backstops import TASKS_SPARE
 from killable.workers.protocol.control import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
-from killable.workers.runtime.removal import remove_tree
 
 _LOOK_AGAIN_S = 0.0005
 _LOOK_AGAIN_S_MAX = 0.25
@@ -49,6 +49,8 @@ class WorkerProcess:
         tmp: str,
         oom: OomCounter,
         on_exit: Callable[[], None],
+        *,
+        is_program: bool = False,
     ) -> None:
         """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
         orders, frames, output, stderr, notifications, stack, tokens = ours
@@ -56,6 +58,7 @@ class WorkerProcess:
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
+        self._memory = LeftoverMemory(tmp, clock.realtime(), is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
@@ -120,7 +123,9 @@ class WorkerProcess:
             self._on_pidfd()
         return exited
 
-    def swept(self, ending: ProcessEnding | None, swept: int, *, zygote_lost: bool = False) -> None:
+    def swept(
+        self, ending: ProcessEnding | None, swept: int, orphans: Sequence[int] = (), *, zygote_lost: bool = False
+    ) -> None:
         """Note that it is reaped and has no descendants left. It is gone when its cgroup is empty too."""
         if self._closed:
             return
@@ -128,14 +133,21 @@ class WorkerProcess:
         if not self.look_for_exit() or populated:
             self.kill()
             self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
-            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, zygote_lost=zygote_lost))
+            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, orphans, zygote_lost=zygote_lost))
+            return
+        # Not watched meanwhile: `_exit_reported` holds from here on.
+        creators = [*orphans] if self.pid is None else [self.pid, *orphans]
+        self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
+
+    def _on_memory_removed(self, ending: ProcessEnding | None, swept: int, zygote_lost: bool, removed: int) -> None:
+        if self._closed:
             return
         self.read_ready()
         killed = ending is not None and ending.signal == signal.SIGKILL and not self._was_killed
         oom = self._oom.evidence(self._oom_before, claims=killed)
         struck = own_limit_struck(self._group_before, self._cgroup.out_of_memory() if self._cgroup else b"")
         self._close()
-        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._frames.torn, oom, struck))
+        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._frames.torn, oom, struck, removed))
 
     def without_cgroup(self) -> None:
         """Drop the cgroup, which the worker could not join: only the sweep of its descendants proves its end."""
@@ -397,7 +409,7 @@ class WorkerProcess:
         if os.path.isdir(self._tmp):
             # In a thread: a job may leave a million files, and killing other workers must never wait.
             try:
-                event_loops.in_thread(self._loop, partial(remove_tree, self._tmp))
+                event_loops.in_thread(self._loop, self._memory.clear_folder)
             except RuntimeError:
                 pass  # no thread can be started: it is removed with the supervisor's own folder
         if self._cgroup is not None:

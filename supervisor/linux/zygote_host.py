@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Protocol
 
@@ -108,6 +109,8 @@ class ZygoteHost:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
         if self._guard_socket is None:
             return
+        with suppress(OSError):  # the guard is gone, which is noticed below
+            fd_passing.send(self._guard_socket, control.to_wire(control.UseFolder(configure.tmp)))
         if self._early_zygote is not None:
             self._configure_early_zygote(configure, self._guard_socket)
             return
@@ -262,9 +265,9 @@ class ZygoteHost:
                 self._processes.pop(worker_id).fork_failed(errno.EMFILE, os.strerror(errno.EMFILE))
             case control.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
-            case control.Exited(worker_id, ending, swept):
+            case control.Exited(worker_id, ending, swept, orphans):
                 if worker_id in self._processes:
-                    self._processes.pop(worker_id).swept(ending, swept)
+                    self._processes.pop(worker_id).swept(ending, swept, orphans)
             case control.Pong():
                 pass
             case _:
@@ -341,7 +344,7 @@ class ZygoteHost:
         processes, self._processes = self._processes, {}
         for process in processes.values():
             known = orphans.get(process.pid) if process.pid is not None else None
-            process.swept(known, len(orphans), zygote_lost=True)
+            process.swept(known, len(orphans), [*orphans], zygote_lost=True)
         if self._stuck:
             self._forget_guard_socket()  # another host has taken over: this guard may exit
         elif not self._closing:

@@ -73,7 +73,7 @@ class JobTypes:
             pool=pool.name,
             codec=pool.codec,
             limits=limits.limits_of_type(self._settings, name, reported["limits"]),
-            caps=limits.caps_of_type(self._settings, name),
+            caps=limits.caps_of_type(self._settings, name, reported["limits"]),
             streams=reported["streams"],
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",

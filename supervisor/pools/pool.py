@@ -22,13 +22,15 @@ from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 
 FAILURES_MAX = 3
-"""After so many consecutive workers that never became ready the pool is broken, and retries only now and then."""
+"""After so many consecutive workers that never became ready a pool is broken, or restarting (`_count_failure`)."""
 REFILL_S = 0.001
 """Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
 BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
 """First and longest wait between two tries. Temporary faults are mostly over by then; lasting ones cost no core."""
 _PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
 """The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
+_SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+"""The machine has no process, memory, descriptor or disk to spare: mostly for a moment."""
 
 logger = logging.getLogger("killable.pool")
 
@@ -81,6 +83,8 @@ class Pool:
         self._zygote = ZygoteState.NONE
         self._was_ready = False
         """The pool was ready once."""
+        self._has_worked = False
+        """A worker was ready once: the code can be loaded."""
         self._closing = False
         self._ready_waiters: list[Callable[[], None]] = []
         self._refill: Timer | None = None
@@ -93,7 +97,7 @@ class Pool:
             self._spawner.start(self.start_method)
         except OSError as error:
             self._backoff.failures += 1
-            self._break(f"the guard cannot be started: {error}", error.errno)
+            self._give_up(f"the guard cannot be started: {error}", error.errno)
             if self._was_ready or error.errno not in _PERMANENT_ERRNOS:
                 self._backoff.wait()
         else:
@@ -133,7 +137,7 @@ class Pool:
 
     def _is_full(self) -> bool:
         """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
-        if self.state == "broken":
+        if self.state != "ready":
             return False  # it may want one more worker, as a probe
         number = self._stage_counts
         ours = (
@@ -207,7 +211,7 @@ class Pool:
         self._limit_quiet_lanes()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
-        if self.state == "broken" and occupancy.room and not occupancy.idle + occupancy.spawning:
+        if self.state != "ready" and occupancy.room and not occupancy.idle + occupancy.spawning:
             wanted = max(1, wanted)  # a probe: no job can queue here while the pool is broken
         if wanted and self._fork() and wanted > 1 and self._refill is None:
             self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
@@ -222,7 +226,7 @@ class Pool:
         self._limit_quiet_lanes()
         occupancy = self.occupancy()
         wanted = pool_sizing.forks_wanted(occupancy)
-        if (wanted or self.state == "broken") and self._refill is None and not self._closing:
+        if (wanted or self.state != "ready") and self._refill is None and not self._closing:
             self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
 
     def _fill_now(self) -> None:
@@ -249,7 +253,7 @@ class Pool:
         except ZygoteLost:
             return False  # `on_zygote_lost` follows
         except OSError as error:
-            self._count_failure(f"a worker cannot be started: {error}", error.errno)
+            self._count_failure(f"a worker cannot be started: {error}", error.errno, of_code=False)
             return False
         self.workers[worker_id] = worker
         self._stage_counts[WorkerStage.SPAWNING] += 1
@@ -257,8 +261,9 @@ class Pool:
 
     def on_worker_ready(self, worker: Worker) -> None:
         self._backoff.failures = 0
+        self._has_worked = True
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
-        if self.state == "broken":
+        if self.state != "ready":
             self._become_ready()
         self._add_idle(worker)
 
@@ -283,9 +288,9 @@ class Pool:
     def on_early_output(self, data: bytes, stream: str) -> None:
         self._owner.on_early_output(data, stream)
 
-    def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
+    def on_worker_failed(self, worker: Worker, why: str, errno: int | None, *, of_code: bool) -> None:
         if not self._closing and self._zygote is ZygoteState.READY:
-            self._count_failure(why, errno)
+            self._count_failure(why, errno, of_code=of_code)
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
         logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
@@ -301,15 +306,28 @@ class Pool:
         fields = {"pool": self.spec.name, "worker_id": worker.id, "pid": worker.process.pid}
         logger.error("slot_quarantined", extra=fields)  # its job ends `unkillable`
 
-    def _count_failure(self, why: str, errno: int | None) -> None:
+    def _count_failure(self, why: str, errno: int | None, *, of_code: bool) -> None:
+        """Count a worker that did not start. `of_code`: what it runs at its start has failed, by its own report."""
         if self._backoff.is_waiting:
             return  # workers that were forked together fail together, and count once
         self._backoff.failures += 1
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         works = any(worker.stage in (WorkerStage.IDLE, WorkerStage.BUSY) for worker in self.workers.values())
         if self._backoff.failures >= FAILURES_MAX and not works:
-            self._break(why, errno)
+            self._give_up(why, errno, of_code=of_code)
         self._backoff.wait()
+
+    def _give_up(self, why: str, errno: int | None = None, *, of_code: bool = False) -> None:
+        """Break a pool whose code cannot be loaded. One that has worked, or may work yet, keeps its queue.
+
+        What it lacks then it mostly lacks for a moment, and the limits of each job say how long that one waits.
+        """
+        is_short = errno in _SHORTAGES
+        may_work = self._has_worked and not of_code and (errno is None or is_short)
+        if may_work or (is_short and self._stage_counts[WorkerStage.SPAWNING]):
+            self.state, self.detail, self.errno = "restarting", why, errno
+        else:
+            self._break(why, errno)
 
     def _try_again(self) -> None:
         if self._zygote is ZygoteState.NONE:
@@ -378,7 +396,7 @@ class Pool:
         how = how or "for an unknown reason"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
         if was in (ZygoteState.PRELOADING, ZygoteState.READY) and self._backoff.failures >= FAILURES_MAX:
-            self._break(f"{self._backoff.failures} zygotes in a row ended before a worker was ready; the last: {how}")
+            self._give_up(f"{self._backoff.failures} zygotes in a row ended before a worker was ready; the last: {how}")
         else:
             self.state = "restarting"
         if self._backoff.failures == 1:
@@ -401,4 +419,5 @@ class Pool:
             zygote_restarts=self.zygote_restarts,
             proof=self._spawner.proof,
             detail=self.detail,
+            sandbox=str(self.spec.sandbox),
         )

@@ -48,8 +48,11 @@ class WorkerOwner(Protocol):
         """Take what a worker has printed before it was ready."""
         ...
 
-    def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None:
-        """Count a worker that died, or reported that it is broken, before it was ready."""
+    def on_worker_failed(self, worker: Worker, why: str, errno: int | None, *, of_code: bool) -> None:
+        """Count a worker that died, or reported that it is broken, before it was ready.
+
+        `of_code`: it reported that what it runs at its start has failed.
+        """
         ...
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
@@ -247,7 +250,7 @@ class Worker:
 
     def on_fork_failed(self, errno: int, why: str) -> None:
         self._leave()
-        self._owner.on_worker_failed(self, f"fork failed: {why}", errno)
+        self._owner.on_worker_failed(self, f"fork failed: {why}", errno, of_code=False)
         self._owner.on_worker_gone(self)
 
     def on_frames(self, frames: list[Frame]) -> None:
@@ -335,7 +338,8 @@ class Worker:
         if failed and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
             said = self._early_output.decode("utf-8", "replace")
             broken = self._broken or Broken(f"{_how_it_ended(gone)}\n{said}".rstrip())
-            self._owner.on_worker_failed(self, broken.why, broken.errno)
+            of_code = self._broken is not None and broken.errno is None
+            self._owner.on_worker_failed(self, broken.why, broken.errno, of_code=of_code)
         self._owner.on_worker_gone(self)
 
     @property

@@ -83,9 +83,10 @@ class Observer:
             self.metrics.on_first_token(job.type.name, now - job.started)
 
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
+        grace_s = job.limits["grace_s"] if grace_s is None else grace_s
         _log(
             logging.INFO, "cancel_requested", job,
-            by=verdict.by, reason=verdict.reason, grace_s=job.limits["grace_s"] if grace_s is None else grace_s,
+            by=verdict.by, key=verdict.key, reason=verdict.reason, grace_s=grace_s,
         )  # fmt: skip
 
     def on_transition(self, job: Job, cause: Cause) -> None:
@@ -114,7 +115,7 @@ class Observer:
         )
         fields: dict[str, Any] = {"code": outcome.code, "error": outcome.message}
         if job.verdict is not None:
-            fields |= {"by": job.verdict.by, "reason": job.verdict.reason}
+            fields |= {"by": job.verdict.by, "key": job.verdict.key, "reason": job.verdict.reason}
         fields |= {name: outcome.facts.get(name) for name in _FACTS}
         fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
         fields["tokens"] = job.log.tokens

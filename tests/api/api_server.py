@@ -17,6 +17,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import close_app, create_app
+from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
@@ -150,21 +151,23 @@ class _Server(uvicorn.Server):
 
 class StartServer(Protocol):
     def __call__(
-        self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ..., **settings: Any
-    ) -> AbstractAsyncContextManager[OwnServer]: ...
+        self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ...,
+        audit_log: AuditLog | None = ..., **settings: Any,
+    ) -> AbstractAsyncContextManager[OwnServer]: ...  # fmt: skip
 
 
 @asynccontextmanager
 async def serve(
-    *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (), **settings: Any
-) -> AsyncIterator[OwnServer]:
+    *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (),
+    audit_log: AuditLog | None = None, **settings: Any,
+) -> AsyncIterator[OwnServer]:  # fmt: skip
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
     http = http or HttpSettings()
     supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
-        app = create_app(supervisor, http)
+        app = create_app(supervisor, http, audit_log)
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
             app,

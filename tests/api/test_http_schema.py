@@ -14,8 +14,14 @@ from api_server import Server, StartServer
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
+from killable.workers.authoring.limits import NO_CAPS
 
 KEY = ApiKey("oncall", "operate", "operate-0123456789")
+LESSER = (
+    ApiKey("mine", "submit", "submit-0123456789", visibility="own"),
+    ApiKey("looker", "read", "read-0123456789"),
+)
+"""What these may not do is answered as described, too."""
 EXCLUDED = "use_after_free"
 """It wants 404 after a DELETE: ours ends a job or a worker, whose record stays."""
 ENDING = ("POST /v1/drain", "POST /v1/shutdown")
@@ -28,7 +34,7 @@ KEPT = Path(__file__).parents[2] / ".hypothesis"
 
 @pytest.fixture
 async def locked(start_server: StartServer) -> AsyncIterator[Server]:
-    async with start_server(http=HttpSettings(keys=(KEY,)), keep_jobs=200, caps={}) as server:
+    async with start_server(http=HttpSettings(keys=(KEY, *LESSER)), keep_jobs=200, caps=NO_CAPS) as server:
         server.client.headers["authorization"] = f"Bearer {KEY.key}"
         yield server
 
@@ -51,11 +57,11 @@ async def describe(server: Server, folder: Path) -> Path:
     return path
 
 
-async def run(server: Server, description: Path, *arguments: str) -> None:
+async def run(server: Server, description: Path, *arguments: str, key: ApiKey = KEY) -> None:
     """Run schemathesis's command and show what it printed, if it found anything."""
     command = [
         *(sys.executable, "-m", "schemathesis.cli", "run", str(description)),
-        *("--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {KEY.key}"),
+        *("--url", f"http://127.0.0.1:{server.port}", "--header", f"Authorization: Bearer {key.key}"),
         *("--checks", "all", "--exclude-checks", EXCLUDED, "--continue-on-failure", "--request-timeout", "30"),
         *("--no-shrink", "--warnings", "off", "--generation-database", "none"),
     ]
@@ -83,6 +89,16 @@ async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
     await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "8")
     jobs = (await locked.client.get("/v1/jobs?state=completed&type=echo")).json()["jobs"]
     assert jobs, "nothing of what was generated was a job"
+
+
+@pytest.mark.row("A19")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("key", LESSER, ids=lambda key: key.role)
+async def test_the_description_holds_for_who_may_less(key: ApiKey, locked: Server, tmp_path: Path) -> None:
+    await run(locked, await describe(locked, tmp_path), "--phases", "fuzzing", "--max-examples", "5", key=key)
+    jobs = (await locked.client.get("/v1/jobs?limit=100")).json()["jobs"]
+    assert bool(jobs) == (key.role == "submit")
+    assert not (await locked.client.get("/v1/drain")).json()["draining"]
 
 
 @pytest.mark.row("A17")

@@ -16,6 +16,8 @@ DEFINES = "workers/runtime/dump_signal.py outside of functions"
 REGISTERS = "workers/runtime/harness.py __init__"
 OF_FAULTS = "workers/runtime/crash_stack.py"
 """Enables it for SIGSEGV and its like."""
+OF_WATCHDOG = "api/cli/server/service_manager.py"
+"""Enables it for the SIGABRT of a service manager, which ends the server."""
 SENDS = "supervisor/linux/worker_process.py dump"
 ELSEWHERE = ("PYTHONFAULTHANDLER", "-X", "-Xfaulthandler")
 """How it is turned on from outside."""
@@ -42,7 +44,7 @@ def used(looked_at: Sequence[Source], name: str) -> list[str]:
 @check
 def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
     """Whatever is done with it but to register it for the dump signal, in one place, and beside that of faults."""
-    looked_at = [each for each in looked_at if each.name != OF_FAULTS]
+    looked_at = [each for each in looked_at if each.name not in (OF_FAULTS, OF_WATCHDOG)]
     found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
     for each in looked_at:
         found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
@@ -56,7 +58,7 @@ def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
 
 def test_faulthandler_is_registered_for_the_dump_signal_and_enabled_for_faults_only() -> None:
     assert faulthandlers(sources(*LAYERS)) == []
-    elsewhere = [each for each in sources(*LAYERS) if each.name != OF_FAULTS]
+    elsewhere = [each for each in sources(*LAYERS) if each.name not in (OF_FAULTS, OF_WATCHDOG)]
     (of_faults,) = (each for each in sources(*LAYERS) if each.name == OF_FAULTS)
     assert used(elsewhere, "faulthandler") == [REGISTERS]
     assert {called for called, _ in of_faults.calls if called.startswith("faulthandler.")} == {

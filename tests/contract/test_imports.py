@@ -29,10 +29,12 @@ WORKERS = GUARDS | {
     "authoring.preloads", "authoring.registered", "authoring.requirements", "authoring.shield",
     "processes.exec_worker", "processes.zygote", "protocol.by_value", "protocol.call_message", "protocol.codec",
     "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.messages",
+    "protocol.named_memory",
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
     "runtime.deferred_raise", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.line_reader",
+    "runtime.memory_names", "runtime.memory_removal",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.stop_signal", "runtime.warmup",
 }  # fmt: skip

@@ -47,7 +47,8 @@ BELOW = {
     "api/cli/server": ("api/client", "api/http", "api/cli/display"),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
-        "api/client", "api/cli", "api/cli/display", "api/cli/parameters", "api/cli/server", "api/cli/diagnosis",
+        "api/client", "api/http", "api/cli", "api/cli/display", "api/cli/parameters", "api/cli/server",
+        "api/cli/diagnosis",
     ),
     "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client"),
 }  # fmt: skip

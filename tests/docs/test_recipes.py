@@ -1,8 +1,10 @@
-"""What the recipes for FastAPI promise, of their own applications: a client that leaves stops the job."""
+"""What recipes promise: of FastAPI's, that a client that leaves stops the job; of systemd's, that systemd takes it."""
 
 from __future__ import annotations
 
+import configparser
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,3 +80,25 @@ def application(folder: Path) -> Iterator[tuple[str, int]]:
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=120)[0]
     assert "Application shutdown complete" in said, said
+
+
+def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+    """`/etc/systemd/system/killable.service` is said to have no fault, and has what the page says of it."""
+    (unit,) = (block.text for block in blocks_of(ROOT / "docs" / "how-to" / "systemd.md") if block.language == "ini")
+    program = tmp_path / "srv" / ".venv" / "bin" / "killable"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(sys.executable)
+    file = tmp_path / "killable.service"
+    file.write_text(unit.replace("/srv/killable", str(tmp_path / "srv")))
+    read = configparser.ConfigParser(interpolation=None)
+    read.optionxform = str  # type: ignore[assignment,method-assign]
+    read.read(file)
+    service = dict(read["Service"])
+    assert (service["Type"], service["KillMode"], service["Restart"]) == ("notify", "mixed", "on-failure")
+    assert int(service["WatchdogSec"]) > 1
+    if analyze := shutil.which("systemd-analyze"):
+        done = subprocess.run(
+            [analyze, "--man=no", "verify", str(file)], capture_output=True, text=True, timeout=60, check=False
+        )
+        said = [line for line in done.stderr.splitlines() if "killable.service" in line]
+        assert (done.returncode, said) == (0, []), done.stderr

@@ -12,6 +12,8 @@ import psutil
 import pytest
 from support.killable_command import COMMAND, Command
 
+from killable.workers.runtime.sandbox import why_no_network_rule
+
 pytestmark = pytest.mark.row("G11")
 
 JOBS = """
@@ -80,6 +82,33 @@ def test_what_is_right_is_a_table_and_0_and_leaves_nothing(command: Command) -> 
     assert named.stderr.splitlines()[-1].endswith("`killable serve my_jobs.py` can start")
 
 
+WITHOUT_LANDLOCK = """
+import sys
+from killable.workers.runtime import landlock, process_setup, seccomp
+process_setup.forbid_new_privileges()
+seccomp.install([landlock.CREATE_RULESET])
+from killable.api.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(bool(why_no_network_rule()), reason=why_no_network_rule())
+def test_a_sandbox_is_shown_and_refused_where_the_kernel_has_none(command: Command) -> None:
+    """A filter of seccomp makes this kernel one without Landlock."""
+    with (command.folder / "killable.toml").open("a") as file:
+        file.write("[pools.good.sandbox]\nwrite = []\nnetwork = false\n")
+    shown, _ = run(command, "check")
+    assert "sandbox good: no network; writes nothing" in shown.stderr, shown.stderr
+    without = Command(command.folder, program=[sys.executable, "-c", WITHOUT_LANDLOCK])
+    done, left = run(without, "check")
+    assert (done.returncode, left) == (78, [])
+    said = " ".join(done.stderr.split())
+    assert "pools.good.sandbox.write: expected no list, or a machine that can keep it; found the kernel has no" in said
+    assert "pools.good.sandbox.network:" not in said
+    told, _ = run(without, "doctor")
+    assert "sandbox files warn" in " ".join(told.stdout.split()), told.stdout
+
+
 def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:
     folder = command.folder
     (folder / "missing.py").write_text("import no_such_package\n")
@@ -91,7 +120,7 @@ def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:
     (folder / "lacks.py").write_text(
         "from killable import job\n\n@job(requires={'no_such': 'pip install no-such'})\ndef h() -> None: ...\n"
     )
-    text = "[server]\nprot = 1\n[limits]\nrun_s = '2h'\n[pools.good]\nmodule = './my_jobs.py'\n"
+    text = "[server]\nprot = 1\n[limits]\nrun_s = '2h'\n[caps]\nrun_s = '1h'\n[pools.good]\nmodule = './my_jobs.py'\n"
     for name in ("missing", "declared", "preloads", "lacks"):
         text += f"[pools.{name}]\nmodule = './{name}.py'\n"
     text += "[pools.twice]\nmodule = './my_jobs.py'\n"
@@ -107,7 +136,7 @@ def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:
         "server.prot", "limits.run_s", "KILLABLE_API_KEY", "pools.missing", "pools.declared", "pools.preloads",
         "pools.twice", "h",
     }  # fmt: skip
-    assert "ModuleNotFoundError: No module named 'no_such_package' (killable.toml:8)" in found["pools.missing"][0]
+    assert "ModuleNotFoundError: No module named 'no_such_package' (killable.toml:10)" in found["pools.missing"][0]
     assert "async def" in found["pools.declared"][0]
     assert "no weights" in found["pools.preloads"][0]
     assert len(found["pools.twice"]) == 2 and "split" in str(found["pools.twice"]) and "good" in found["pools.twice"][0]
@@ -117,6 +146,18 @@ def test_everything_that_is_wrong_is_said_at_once(command: Command) -> None:
     for_people, _ = run(command, "check")
     assert for_people.returncode == 78
     assert "Traceback" in for_people.stderr and "8 faults:" in for_people.stderr
+
+
+@pytest.mark.row("C4")
+def test_only_a_cap_of_the_operator_lowers_a_decorator_and_says_so(command: Command) -> None:
+    (command.folder / "my_jobs.py").write_text(JOBS.replace("run_s=60", "run_s=90000"))
+    done, _ = run(command, "check")
+    assert done.returncode == 0 and "note" not in done.stderr
+    rows = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines() if line}
+    assert rows["split"].startswith("split good 5m 1m 25h")
+    (command.folder / "killable.toml").write_text(FILE + "[jobs.split.caps]\nrun_s = '2h'\n")
+    done, _ = run(command, "check")
+    assert done.returncode == 0 and "split note: jobs.split.caps.run_s lowers its run_s to 2h" in done.stderr
 
 
 def test_settings_for_job_types_that_there_are_not(command: Command) -> None:

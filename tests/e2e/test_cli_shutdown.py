@@ -6,10 +6,11 @@ import importlib
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,8 @@ from support.killable_command import COMMAND, Command, Serve, Server, open_gate,
 from typer.testing import CliRunner
 
 from killable.api.cli import app
+from killable.api.cli.server import owner_socket
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
-
-HEARS_HANG_UP = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -31,26 +31,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("killable.api.cli.commands.shutdown")
     for name in ("LEAVE_S", "GRACE_S_MAX", "TERM_S", "ASK_AGAIN_S"):
         monkeypatch.setattr(module, name, 0.3)
-
-
-def test_a_window_that_is_closed_hangs_up_twice_and_jobs_keep_their_grace(
-    folder: Path, serve: Serve, gate: str
-) -> None:
-    """Its shell does, and the kernel when that has gone; under nohup neither is heard."""
-    server = serve("my_jobs.py", "--port", "0", program=COMMAND, preexec_fn=HEARS_HANG_UP)
-    own = Command(folder, server.url)
-    with own.start("submit", "tick", "-i", f"gate={gate}", "--grace-s", "1m") as reader:
-        assert read_line(reader) == "tick\n" and server.process.stderr is not None
-        server.process.send_signal(signal.SIGHUP)
-        assert any(
-            line == "1 job is cancelled with its grace; Ctrl-C again kills it\n" for line in server.process.stderr
-        )
-        server.process.send_signal(signal.SIGHUP)
-        own.ok("ps")  # by now it has heard that one, too
-        open_gate(gate)
-        _, err = reader.communicate(timeout=60)
-    server.process.communicate(timeout=60)
-    assert (server.process.returncode, reader.returncode, "cleaned up" in err) == (0, 3, True)
 
 
 def test_a_service_manager_may_signal_every_process_of_a_server(folder: Path, serve: Serve, gate: str) -> None:
@@ -165,6 +145,41 @@ def test_a_unix_socket_is_looked_up_too(serve: Any, folder: Path) -> None:
         assert not process.wait(0)
     with pytest.raises(Foreign):
         RunningServer(server.process.pid, f"unix:{path}2")
+
+
+AS_NOBODY = (
+    ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+dac_read_search",
+     "--ambient-caps=+dac_read_search", "env", "TMPDIR=/tmp")
+    if os.geteuid() == 0 else ()
+)  # fmt: skip
+"""Reads the interpreter of the tests, which may be in root's home."""
+
+
+def test_a_server_hides_its_descriptors_and_is_found_all_the_same(folder: Path, serve: Any) -> None:
+    server = serve("my_jobs.py", "--port", "0", program=(*AS_NOBODY, *COMMAND))
+    pid = server.process.pid
+    guard = psutil.Process(pid).children()[0].pid
+    # In /proc what belongs to root is hidden from the processes of a user; jobs may read what is their own.
+    assert (os.stat(f"/proc/{pid}/environ").st_uid, os.stat(f"/proc/{pid}/fd").st_uid) == (0, 0)
+    assert os.stat(f"/proc/{guard}/environ").st_uid == psutil.Process(pid).uids().real != 0
+    asked = f"from killable.api.cli.server import owner_socket; print(owner_socket.owner({server.url!r}))"
+    told = subprocess.run([*AS_NOBODY, sys.executable, "-c", asked], capture_output=True, text=True, timeout=60)
+    assert told.stdout == f"{pid}\n", told.stderr
+
+
+def test_the_owner_of_an_address_is_known_from_the_kernel(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        assert owner_socket.owner(f"unix:{tmp_path / 's'}") is None
+        listening.listen()
+        assert owner_socket.owner(f"unix:{tmp_path / 's'}") == os.getpid()
+        assert owner_socket.claim(f"unix:{tmp_path / 's'}") is None
+    claimed = owner_socket.claim("http://127.0.0.1:1")
+    assert claimed is not None
+    with claimed:
+        assert owner_socket.claim("http://127.0.0.1:1") is None
+        assert owner_socket.owner("http://localhost:1") == os.getpid()
+    assert owner_socket.owner("http://localhost:1") is None
 
 
 def test_which_addresses_are_this_machines_own() -> None:

@@ -2,7 +2,8 @@
 
 Runs in: the test process. The functions of `os`, `socket` and other modules are wrapped where they live. A call counts
 if the first frame above the standard library's is in `supervisor/linux`, directly or through `fd_passing`, or in one of
-the modules that take memory for large inputs and remove folders (`inputs`, `shared_memory`, `removal`). So
+the modules that take memory for large inputs and remove folders and memory (`inputs`, `shared_memory`, `removal`,
+`memory_removal`). So
 `Path.mkdir` is a mkdir of the module that called it.
 
 These calls are not failed, because they cannot fail, or because no handling is possible: close(2) (the descriptor is
@@ -40,11 +41,11 @@ import killable.supervisor.linux
 from killable.supervisor.jobs import inputs
 from killable.supervisor.linux import pipe_io
 from killable.workers.protocol import fd_passing, shared_memory
-from killable.workers.runtime import removal
+from killable.workers.runtime import memory_removal, removal
 
 ROOM = (
     f"{Path(killable.supervisor.linux.__file__).parent}{os.sep}",
-    *(module.__file__ for module in (inputs, shared_memory, removal)),
+    *(module.__file__ for module in (inputs, shared_memory, removal, memory_removal)),
 )
 SHARED = fd_passing.__file__
 LIBRARIES = (f"{Path(os.__file__).parent}{os.sep}", f"{Path(psutil.__file__).parent}{os.sep}", "<frozen")
@@ -82,6 +83,7 @@ OPERATIONS = (
     Operation(os, "pread", (errno.EIO,)),
     Operation(os, "write", (errno.ENOMEM, errno.ENODEV)),
     Operation(os, "mkdir", (*_NAMES, errno.EAGAIN)),
+    Operation(os, "unlink", (errno.EBUSY, errno.ENOMEM)),
     Operation(os, "rmdir", (errno.EBUSY, errno.ENOMEM)),
     Operation(os, "listdir", _FILES),
     Operation(os, "scandir", _FILES),

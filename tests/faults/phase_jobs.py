@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 
 from killable import job
 
@@ -34,6 +36,15 @@ def talks(lines: list[str]) -> Iterator[str]:
         os.write(1, f"{line}\n".encode())
         print(line, file=sys.stderr, flush=True)
     yield "said"
+
+
+@job
+def leaves_memory() -> Iterator[str]:
+    """Make shared memory, and wait."""
+    segment = SharedMemory(create=True, size=10_000)
+    yield segment.name
+    while True:
+        time.sleep(3600)
 
 
 @job

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,12 +21,14 @@ from fault_injection import Injector
 from support import processes
 from support.waiting import Pending, until_async
 
+from killable.api.http.check_pool import CheckPool
+from killable.api.http.settings import HttpSettings
 from killable.supervisor.attempts.escalation import Rules
 from killable.supervisor.dispatch import dispatcher
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
@@ -35,7 +37,14 @@ BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}
 """How a job may fail that did nothing wrong."""
 POOL = PoolSpec(name="faults", modules=("phase_jobs",), folder=str(Path(__file__).parent), workers=2, spares=1)
 LIMITS = over(DEFAULT_LIMITS, {"queue_s": 20.0, "start_s": 20.0, "run_s": None, "grace_s": 0.3, "ack_s": 0.02})
-SETTINGS = {"pools": (POOL,), "limits": LIMITS, "caps": {}, "ack_cpu_s": 0.01, "unkillable_s": 1.5, "keep_jobs": 10_000}
+SETTINGS = {
+    "pools": (POOL,),
+    "limits": LIMITS,
+    "caps": NO_CAPS,
+    "ack_cpu_s": 0.01,
+    "unkillable_s": 1.5,
+    "keep_jobs": 10_000,
+}
 
 
 def belongings() -> set[str]:
@@ -187,11 +196,49 @@ async def look(life: SupervisorRun) -> None:
     await life.rest()  # with the next one, which else would come now in this phase and now behind it
 
 
+async def memory(life: SupervisorRun) -> None:
+    """A job that leaves shared memory is killed. What could not be removed then is removed at the end (`settled`)."""
+    job_id = await life.submit("leaves_memory", {"grace_s": 0.0})
+    await life.entered(job_id)
+    with suppress(Refused):
+        await life.supervisor.cancel(job_id, wait_s=0)
+    async with asyncio.timeout(END_S):
+        record = await life.supervisor.wait(job_id)
+    assert record.error is not None and record.error["code"] in BLAMELESS | {"cancelled"}, record
+
+
+async def checks(_: SupervisorRun) -> None:
+    """Inputs of clients, in processes that start now: one that fits, one that does not, one whose check is ended. Each
+    is answered, if only with the word that it cannot be checked now.
+    """
+    pool = CheckPool(HttpSettings(input_check_s=0.5))
+
+    async def check(schema: dict[str, Any], value: bytes) -> Any:
+        try:
+            async with asyncio.timeout(END_S):
+                return await pool.check({"type": "object", "properties": {"a": schema}}, value, (), "default")
+        except Refused as refused:
+            return refused.code
+
+    try:
+        fits = await check({"type": "integer"}, b'{"a":1}')
+        assert fits in ([], "busy"), fits
+        wrong = await check({"type": "integer"}, b'{"a":"b"}')
+        assert wrong == "busy" or len(wrong) == 1, wrong
+        ended = await check({"pattern": "^(?=(x+x+)+y)"}, b'{"a":"%b"}' % (b"x" * 60))  # what only `re` has
+        assert ended in ("input.invalid", "busy"), ended
+    finally:
+        async with asyncio.timeout(END_S):
+            await pool.close()
+
+
 MIDDLE: dict[str, Callable[[SupervisorRun], Awaitable[None]]] = {
     "dispatch": dispatch,
     "stream": stream,
     "cancel": cancel,
     "look": look,
+    "memory": memory,
+    "checks": checks,
 }
 
 

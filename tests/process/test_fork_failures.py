@@ -18,7 +18,6 @@ from support.waiting import Pending, until_async
 from killable.supervisor.pools.pool import FAILURES_MAX
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.errors import CODES
 
 REFUSED = f"fork failed: {os.strerror(errno.EAGAIN)}"
 ROOM = 12
@@ -63,11 +62,11 @@ def said_of(caplog: pytest.LogCaptureFixture, message: str) -> list[str]:
 
 
 @pytest.mark.row("D20")
-@pytest.mark.code("spawn", "cancelled")
+@pytest.mark.code("timeout.queue", "cancelled")
 async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
     proof: str, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While a worker of the pool is at work the job waits; when there is none it is told, and the pool comes back."""
+    """The jobs wait, for as long as they want to, whether a worker of the pool is at work or there is none."""
     caplog.set_level(logging.WARNING, "killable.pool")
     server = await start(supervisor, proof)
     busy = await submit(server, "loop_python")
@@ -85,17 +84,21 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         await until_alone(server, zygote)
 
         (group / "pids.max").write_text("1")
-        story = await run(server, "echoes")
-        assert (story.state, story.code, story.plot) == ("failed", "spawn", ["failed"])
-        assert story.error["errno"] == errno.EAGAIN and REFUSED in story.error["message"]
-        assert CODES[story.code].retryable
-        pool = await pool_of(server)
-        assert (pool.state, pool.detail) == ("broken", REFUSED) and set(said_of(caplog, "pool_broken")) == {REFUSED}
-        following = await run(server, "echoes")  # which finds it broken
-        assert (following.code, following.error["errno"]) == ("spawn", errno.EAGAIN)
+        waiting = await submit(server, "echoes")
+        hurried = await run(server, "echoes", limits={"queue_s": 0.05})
+        assert hurried.code == "timeout.queue"
+
+        async def is_restarting() -> bool | Pending:
+            pool = await pool_of(server)
+            return (pool.state, pool.detail) == ("restarting", REFUSED) or Pending(pool)
+
+        await until_async(is_restarting, "the pool says that it can start no worker")
+        assert (await server.ready())[0] is False and not said_of(caplog, "pool_broken")
+        assert (await server.get(waiting)).state == "queued"
         await until_alone(server, zygote)
 
         (group / "pids.max").write_text("max")
+        assert (await follow(server, waiting)).state == "completed"
         await until_async(lambda: pool_is_ready(server), "the pool is ready again")
         after = await run(server, "echoes")
         assert after.state == "completed" and (await zygote_of(server)) == zygote

@@ -343,7 +343,7 @@ async def test_the_certificate_tells_who_asked_what_happened_and_when(
     story = await stop(server, job_id, reason="the test")
     certificate = story.certificate
     known = {"cause", "by", "reason", "grace_s", "last_signal", "exit_code", "proof", "processes_swept", "stack"}
-    known |= {"max_rss_bytes", "user_s", "system_s", "tokens", "last_sequence"}
+    known |= {"max_rss_bytes", "shared_memory_removed", "user_s", "system_s", "tokens", "last_sequence"}
     assert set(certificate) - {"slot_ready"} == {"requested"} | story.phases | known
     assert certificate["requested"] == 0
     assert (certificate["cause"], certificate["by"], certificate["reason"]) == ("cancelled", "user", "the test")

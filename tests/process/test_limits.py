@@ -27,6 +27,7 @@ from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import private_bytes
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.limits import NO_CAPS
 from killable.workers.authoring.units import size
 
 MIB = 1 << 20
@@ -177,7 +178,7 @@ async def test_a_reused_worker_is_measured_from_where_it_is(supervisor: StartSup
 
 async def test_the_kernel_bounds_each_process_too(supervisor: StartSupervisor) -> None:
     """Between two looks, and while the supervisor is held up. What was set for one job is lifted for the next."""
-    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0))
+    server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0), caps=NO_CAPS)
     before = (await run(server, "tells_itself", limits={"memory_bytes": None, "processes_max": None})).end["result"]
     limits = {"memory_bytes": 64 * MIB, "cpu_s": 5, "files_max": 7, "processes_max": 9, "grace_s": 2}
     bounded = (await run(server, "tells_itself", limits=limits)).end["result"]

@@ -26,7 +26,9 @@ from support.job_helpers import libc, process_name_of
 from support.supervisor_fixture import CGROUP_PROOF, NEEDS_CGROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
 
+from killable.supervisor.settings import SandboxSpec
 from killable.supervisor.supervisor import Supervisor
+from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule
 
 KINDS = ["children", "setsid", "daemon", "each", "stopped"]
 ENDS = ["returns", "crashes", "cancelled", "killed"]
@@ -55,6 +57,18 @@ async def test_the_whole_family_is_gone_with_the_job_of_a_worker_that_has_served
         earlier = await run(server, "echoes")
         story = await end_with_family(server, "daemon", end, proof)
         assert story.pid == earlier.pid
+
+
+@pytest.mark.skipif(bool(why_no_network_rule() or why_no_file_rules()), reason="this machine has no sandbox")
+@FORKED_OR_EXECED
+async def test_the_whole_family_is_gone_with_the_job_in_a_sandbox(
+    start_method: str, proof: str, supervisor: StartSupervisor
+) -> None:
+    rules = SandboxSpec(network=False, write=("/proc/self/comm",), read=())  # by that name a test finds processes
+    pool = hostile_pool(workers=1, spares=0, start_method=start_method, jobs_per_worker_max=0, sandbox=rules)
+    server = await supervisor(pool, proof=proof)
+    for end in ENDS:
+        await end_with_family(server, "each", end, proof)
 
 
 @pytest.mark.row("D5")

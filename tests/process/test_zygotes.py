@@ -50,6 +50,9 @@ async def test_a_fork_workers_parent_is_the_zygote_and_its_parent_the_guard(
     guard = processes.read_process(zygote.parent)
     assert worker.parent == zygote.pid and guard is not None and guard.parent == os.getpid()
     assert len({os.getsid(0), worker.session, zygote.session, guard.session}) == 4
+    # Where memory is short, the kernel takes a worker first, and the guard no sooner than this program.
+    scores = [Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in (worker.pid, zygote.pid, guard.pid, "self")]
+    assert [int(score) for score in scores[:2]] == [500, 200] and scores[2] == scores[3]
 
 
 @pytest.mark.row("PEERS-K")

@@ -22,7 +22,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
 
@@ -103,7 +103,7 @@ class Simulation:
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.failure: BaseException | None = None
-        settings = {"limits": LIMITS, "caps": {}, "unkillable_s": 3.0, **settings}
+        settings = {"limits": LIMITS, "caps": NO_CAPS, "unkillable_s": 3.0, **settings}
         self.settings = Settings(pools=pools or (pool(),), **settings)
         self.world = World(seed, faults, self.settings.ack_cpu_s)
         self.supervisor = Supervisor(self.settings, open_spawner=partial(FakeSpawner, self.world), clock=Clock(loop))

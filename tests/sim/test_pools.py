@@ -75,22 +75,44 @@ def test_a_worker_whose_last_word_is_read_behind_its_exit_is_not_used_again(seed
 def test_a_pool_that_cannot_start_workers_says_so_and_recovers(
     fault: str, jobs_per_worker_max: int, spares: int
 ) -> None:
+    """Its jobs wait as long as they want to; but no code that cannot be loaded is waited for."""
+
     async def main(sim: Simulation) -> None:
+        await sim.ended(await sim.submit(Script()))
         sim.world.faults = Faults(**{fault: 1.0})
         for process in sim.world.alive():
             process.kill_from_outside()
         await asyncio.sleep(LATENCY_S)
         jobs = [await sim.submit(Script()) for _ in range(3)]
-        await sim.ended(*jobs)
-        assert [job.code for job in jobs] == ["spawn"] * 3
-        assert not (await sim.supervisor.ready())[0]
+        hurried = await sim.submit(Script(), limits={"queue_s": 5.0})
+        await sim.ended(hurried)
+        of_code = fault == "broken_at_start"
+        assert hurried.code == ("spawn" if of_code else "timeout.queue")
+        assert [job.code for job in jobs] == ["spawn" if of_code else None] * 3
+        assert (await sim.supervisor.ready()) == (False, [f"pool a is {'broken' if of_code else 'restarting'}"])
         sim.world.faults = Faults()
         await asyncio.sleep(10)
         last = await sim.submit(Script())
-        await sim.ended(last)
+        await sim.ended(*jobs, last)
+        assert [job.state for job in jobs] == ["failed" if of_code else "completed"] * 3
         assert last.state == "completed" and (await sim.supervisor.ready()) == (True, [])
 
     simulate(main, pool(spares=spares, jobs_per_worker_max=jobs_per_worker_max))
+
+
+@pytest.mark.parametrize("fault", ["fork_fails", "fork_raises"])
+@pytest.mark.parametrize("squeeze_s", [0.01, 2.0])
+def test_a_machine_without_a_process_to_spare_for_a_moment_fails_no_job(fault: str, squeeze_s: float) -> None:
+    async def main(sim: Simulation) -> None:
+        jobs = [await sim.submit(Script(run_s=0.1)) for _ in range(40)]
+        await asyncio.sleep(0.15)
+        sim.world.faults = Faults(**{fault: 1.0})
+        await asyncio.sleep(squeeze_s)
+        sim.world.faults = Faults()
+        await sim.ended(*jobs)
+        assert [job.state for job in jobs] == ["completed"] * 40
+
+    simulate(main, pool(workers=2))
 
 
 def test_a_pool_that_fails_for_hours_comes_back_when_it_can() -> None:
@@ -157,10 +179,10 @@ def test_a_pool_whose_zygote_cannot_be_started_again_tries_until_it_can() -> Non
         sim.world.spawners[0].zygote_dies(signal=9)
         await asyncio.sleep(1)
         (record,) = await sim.supervisor.pools()
-        assert record.state == "broken" and "no process for the zygote" in record.detail
-        lost = await sim.submit(Script())
-        await sim.ended(lost)
-        assert lost.code == "spawn"
+        assert record.state == "restarting" and "no process for the zygote" in record.detail
+        waiting = await sim.submit(Script())
+        await asyncio.sleep(10)
+        assert waiting.code is None
         sim.world.faults = Faults()
         await asyncio.sleep(10)
         job = await sim.submit(Script())

@@ -23,6 +23,7 @@ from killable.supervisor.models import Outcome, Verdict
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.authoring.limits import NO_CAPS
 from killable.workers.protocol import pickling
 from killable.workers.protocol.call_message import decode_call
 from killable.workers.protocol.frames import Frame
@@ -321,7 +322,7 @@ class LaneSimulation:
         self._pids = itertools.count(1)
         self._fences = itertools.count(1)
         self.spec = PoolSpec(name="calls", modules=(), workers=workers, codec="pickle", jobs_per_worker_max=0)
-        settings = Settings(pools=(self.spec,), limits=_default_limits(), caps={}, keep_jobs=0, sweep=False)
+        settings = Settings(pools=(self.spec,), limits=_default_limits(), caps=NO_CAPS, keep_jobs=0, sweep=False)
         self.queue = Queue(settings, "simulated")
         self.queue.supervisor = self  # type: ignore[assignment]
         self.jobs = self

@@ -14,6 +14,8 @@ from killable.api.cli.parameters.job_lookup import Ambiguous, find_job, find_wor
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import LimitOption, seconds
 from killable.api.client.client import Client
+from killable.api.client.input_encoding import forms_of
+from killable.workers.authoring.types import BYTES
 from killable.workers.errors import Refused
 
 SCHEMA = {
@@ -30,6 +32,10 @@ SCHEMA = {
         "level": {"enum": [1, 2]},
         "either": {"type": ["string", "integer"]},
         "anything": {},
+        "blob": BYTES.schema,
+        "blob_or_none": {"anyOf": [BYTES.schema, {"type": "null"}]},
+        "blob_or_text": {"anyOf": [BYTES.schema, {"type": "string"}]},
+        "pydantics": {"type": "string", "format": "binary"},
     },
     "$defs": {"Options": {"type": "object"}, "Loop": {"$ref": "#/$defs/Loop"}},
 }
@@ -90,7 +96,7 @@ def test_values_and_documents_come_from_files(tmp_path: Path, monkeypatch: pytes
     text.write_text("çä\n", "utf-8")
     document.write_text('{"n": 1, "loud": true}')
     assert given(f"text=@{text}", document=f"@{document}") == {"text": "çä\n", "n": 1, "loud": True}
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"n": 2}'))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"n": 2}')))
     assert given("n=3", document="-") == {"n": 3}
     with pytest.raises(Refused, match="no such file"):
         given("text=@/nowhere")
@@ -113,10 +119,30 @@ def test_a_pair_that_is_none_is_a_usage_error(pair: str) -> None:
         read_tags([pair])
 
 
+def test_bytes_come_from_a_file_as_they_are_and_from_text_as_typed(tmp_path: Path) -> None:
+    blob, text = tmp_path / "blob", tmp_path / "text"
+    blob.write_bytes(b"\xff\r\n\x00")
+    text.write_bytes(b"a\r\n")
+    assert given(f"blob=@{blob}", f"blob_or_none=@{text}", f"blob_or_text=@{blob}", f"pydantics=@{text}") == {
+        "blob": {"base64": "/w0KAA=="}, "blob_or_none": {"base64": "YQ0K"}, "blob_or_text": {"base64": "/w0KAA=="},
+        "pydantics": "a\r\n",
+    }  # fmt: skip
+    assert given(f"blob_or_text=@{text}") == {"blob_or_text": "a\n"}
+    typed = given("blob=\udcff{}", "blob_or_none=null", "blob_or_text=hi", "pydantics=hi")
+    assert typed == {"blob": {"base64": "/3t9"}, "blob_or_none": None, "blob_or_text": "hi", "pydantics": "hi"}
+    assert given('blob={"base64": "aGk="}') == {"blob": {"base64": "aGk="}}
+    for name, takes in (("text", "takes text here"), ("n", "takes a whole number here")):
+        with pytest.raises(Refused, match=rf"blob is not UTF-8 text \(byte 0\), and the job {takes}") as caught:
+            given(f"{name}=@{blob}")
+        assert f"declare `{name}: bytes` in the job" in caught.value.message
+    with pytest.raises(Refused, match="pydantic's bytes travel as text"):
+        given(f"pydantics=@{blob}")
+
+
 def test_kinds_of_odd_schemas() -> None:
-    assert kinds_of({"const": None}, {}) == {"null"}
-    assert kinds_of({"anyOf": [{"type": "integer"}, {}]}, {}) == set()
-    assert kinds_of({"$ref": "#/$defs/Loop"}, SCHEMA) == set()
+    assert kinds_of(forms_of({"const": None}, {})) == {"null"}
+    assert kinds_of(forms_of({"anyOf": [{"type": "integer"}, {}]}, {})) == set()
+    assert kinds_of(forms_of({"$ref": "#/$defs/Loop"}, SCHEMA)) == set()
     assert parse_value("null", {"string", "null"}) is None
 
 

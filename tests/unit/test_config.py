@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psutil
 import pytest
 
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import json_schema
 from killable.supervisor.jobs.tenants import Tenants
+from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import Settings, TenantSettings, usable_cores, usable_processors
+from killable.supervisor.settings import SandboxSpec, Settings, TenantSettings, usable_cores, usable_processors
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
@@ -62,7 +65,7 @@ def test_without_a_file_there_are_the_built_in_pools() -> None:
     ]
     assert (config.server.host, config.server.port, config.server.uds) == ("127.0.0.1", 7833, "")
     assert config.settings.limits == DEFAULT_LIMITS
-    assert config.settings.caps == {"run_s": 3600.0, "grace_s": 60.0}
+    assert config.settings.caps == {}
     assert config.file is None
 
 
@@ -290,11 +293,38 @@ def test_files_that_are_not_there_are_named(folder: Path) -> None:
 
 
 def test_a_default_over_its_cap_is_refused_and_an_unwritten_one_is_lowered() -> None:
-    found = faults("[limits]\nrun_s = '2h'\n[jobs.x]\nlimits = { run_s = '20m' }\ncaps = { run_s = 60 }\n")
+    capped = "[caps]\nrun_s = '1h'\n"
+    jobs = "[jobs.x]\nlimits = { run_s = '20m' }\ncaps = { run_s = 60 }\n"
+    found = faults(f"{capped}[limits]\nrun_s = '2h'\n{jobs}")
     assert set(found) == {"limits.run_s", "jobs.x.limits.run_s"}
-    assert faults("[limits]\nrun_s = 'none'")["limits.run_s"]["found"] == '"none"'
+    assert faults(f"{capped}[limits]\nrun_s = 'none'")["limits.run_s"]["found"] == '"none"'
     settings = read("[caps]\nrun_s = 10\ngrace_s = 'none'\n").settings
-    assert (settings.limits["run_s"], settings.caps) == (10.0, {"run_s": 10.0})
+    assert (settings.limits["run_s"], settings.caps) == (10.0, {"run_s": 10.0, "grace_s": None})
+
+
+def test_a_limit_of_the_file_may_be_over_a_cap_that_nobody_set() -> None:
+    settings = read("[limits]\nrun_s = '2h'\nmemory_bytes = 'none'\n[jobs.x.caps]\nrun_s = '3h'\n").settings
+    assert (settings.limits["run_s"], settings.limits["memory_bytes"]) == (7200.0, None)
+    assert settings.caps == {} and settings.jobs["x"].caps == {"run_s": 10800.0}
+
+
+def test_one_job_may_not_take_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("killable.supervisor.configuration.config.usable_memory", lambda: 1 << 30)
+    found = read("")
+    assert found.settings.limits["memory_bytes"] == 768 << 20
+    assert found.sources["limits.memory_bytes"] == "default, lowered to three quarters of this machine's memory"
+    assert read("[limits]\nmemory_bytes = '2GiB'\n").settings.limits["memory_bytes"] == 2 << 30
+    assert read("[caps]\nmemory_bytes = '1GiB'\n").sources["limits.memory_bytes"].endswith("caps.memory_bytes")
+
+
+def test_the_memory_of_the_machine_and_of_the_groups_above(tmp_path: Path) -> None:
+    group = tmp_path / "a" / "b"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("max\n")
+    (group.parent / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.limit_in_bytes").write_text("7000000\n")
+    assert list(memory_size._limits_above(group)) == [5000000, 7000000]
+    assert 0 < memory_size.usable_memory() <= psutil.virtual_memory().total
 
 
 def test_what_the_rest_contradicts_is_said_together_with_what_is_wrong() -> None:
@@ -306,6 +336,7 @@ def test_what_the_rest_contradicts_is_said_together_with_what_is_wrong() -> None
         run_s = "2h"
         grace_s = "2m"
         [caps]
+        run_s = "1h"
         grace_s = "soon"
         [pools.a]
         workers = 0
@@ -321,7 +352,8 @@ def test_what_the_rest_contradicts_is_said_together_with_what_is_wrong() -> None
 
 
 def test_a_types_cap_over_the_servers_would_never_hold() -> None:
-    found = faults("[jobs.x.caps]\nrun_s = '2h'\ngrace_s = 'none'\nmemory_bytes = '1GiB'\n")
+    of_all = "[caps]\nrun_s = '1h'\ngrace_s = '1m'\n"
+    found = faults(f"{of_all}[jobs.x.caps]\nrun_s = '2h'\ngrace_s = 'none'\nmemory_bytes = '1GiB'\n")
     assert set(found) == {"jobs.x.caps.run_s", "jobs.x.caps.grace_s"}
     assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
 
@@ -355,6 +387,22 @@ def test_a_tenants_table_is_read_and_its_faults_are_said() -> None:
     assert "did you mean queue_jobs_max?" in found["tenants.a.queue_max"]["expected"]
     for key in ("running_max", "submissions_per_s", "priority_max"):
         assert found[f"tenants.a.{key}"]["source"].startswith("given.toml:")
+
+
+def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Path) -> None:
+    config = read(f"[pools.a]\nmodule = 'a'\nsandbox = {{ network = false, write = ['.', '{tmp_path}'] }}\n")
+    (pool,) = config.settings.pools
+    assert pool.sandbox == SandboxSpec(network=False, write=(str(Path.cwd()), str(tmp_path)))
+    assert read("[pools.a]\nmodule = 'a'\nsandbox = { network = true }\n").settings.pools[0].sandbox == SandboxSpec()
+    found = faults(
+        "[pools.a]\nmodule = 'a'\n[pools.a.sandbox]\nnetwork = 'no'\nwrite = 'out'\nreed = []\nread = ['gone']\n"
+    )
+    assert {name: fault["expected"] for name, fault in found.items()} == {
+        "pools.a.sandbox.network": "expected true or false",
+        "pools.a.sandbox.write": 'expected a list of paths, like ["./out"]',
+        "pools.a.sandbox.reed": "unknown key (did you mean read?)",
+        "pools.a.sandbox.read": "expected paths that exist",
+    }
 
 
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -483,6 +531,7 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     (pool,) = config.settings.pools
     assert (pool.spares, pool.jobs_per_worker_max, pool.start_method, pool.nice) == (1, 1, "fork", 5)
     tree = tomllib.loads(text)
+    tree["caps"] = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .+)$", text.partition("[caps]\n")[2], re.MULTILINE)))
     for section, table in (("server", "Server"), ("limits", "Limits"), ("caps", "Caps")):
         names = json_schema()["$defs"][f"{table}{'Settings' if table == 'Server' else 'Table'}"]["properties"]
         assert list(tree[section]) == list(names), section

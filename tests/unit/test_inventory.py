@@ -33,6 +33,8 @@ env = { OMP_NUM_THREADS = "2", MODEL = "x", PIN_KEY = "12", EMPTY = "" }
 grace_s = 3
 [jobs.split.caps]
 output_bytes = "1MiB"
+[pools.a.sandbox]
+write = ["out"]
 [tenants.dashboard]
 queue_bytes_max = "1MiB"
 submissions_per_s = 0.5
@@ -45,8 +47,10 @@ run_s = 60
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
     Path("killable.toml").write_text(FILE)
-    return load(None, {"KILLABLE_LIMITS__START_S": "30s"}, {"server.log_level": "debug"}, None)
+    environ = {"KILLABLE_LIMITS__START_S": "30s", "KILLABLE_LIMITS__PROCESSES_MAX": "100"}
+    return load(None, environ, {"server.log_level": "debug"}, None)
 
 
 def by_key(settings: Any) -> dict[str, Setting]:
@@ -57,7 +61,8 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     found = by_key(settings_in_force(config))
     expected = {f"server.{field.name}" for field in fields(ServerSettings)}
     expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMITS}
-    expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name != "env"}
+    expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name not in ("env", "sandbox")}
+    expected |= {"pools.a.sandbox.write"}
     expected |= {f"pools.a.env.{name}" for name in ("OMP_NUM_THREADS", "MODEL", "PIN_KEY", "EMPTY")}
     expected |= {"jobs.split.limits.grace_s", "jobs.split.caps.output_bytes"}
     expected |= {
@@ -80,6 +85,8 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
         ("limits.run_s", "40", "default, lowered to caps.run_s"),
         ("caps.grace_s", '"1m"', "default"),
         ("caps.ack_s", '"none"', "default"),
+        ("caps.memory_bytes", '"2GiB"', "default"),
+        ("caps.processes_max", "100", "KILLABLE_LIMITS__PROCESSES_MAX"),
         ("pools.a.module", '["m"]', "killable.toml:8"),
         ("pools.a.env.OMP_NUM_THREADS", '"2"', "killable.toml:9"),
         ("pools.a.env.EMPTY", '""', "killable.toml:9"),
@@ -126,7 +133,7 @@ def job_type(config: Config, name: str) -> JobType:
     settings = config.settings
     return JobType(
         name=name, description="", input_schema={}, pool="a", codec="json",
-        limits=limits.limits_of_type(settings, name, DECLARED), caps=limits.caps_of_type(settings, name),
+        limits=limits.limits_of_type(settings, name, DECLARED), caps=limits.caps_of_type(settings, name, DECLARED),
         limit_sources=limits.sources_of_type(settings, name, DECLARED),
     )  # fmt: skip
 
@@ -148,7 +155,7 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         "ack_s": ("0.5", "default"),
         "memory_bytes": ('"1MiB"', "decorator"),
         "cpu_s": ('"none"', "default"),
-        "processes_max": ("512", "default"),
+        "processes_max": ("100", "KILLABLE_LIMITS__PROCESSES_MAX"),
         "files_max": ('"none"', "default"),
         "output_bytes": ('"1MiB"', "lowered to jobs.split.caps.output_bytes (killable.toml:13)"),
         "attempts_max": ("1", "default"),

@@ -14,9 +14,9 @@ from killable.workers.errors import Refused
 
 def settings(
     limits: dict[str, Any] | None = None,
-    caps: dict[str, float] | None = None,
+    caps: dict[str, float | None] | None = None,
     type_limits: dict[str, Any] | None = None,
-    type_caps: dict[str, float] | None = None,
+    type_caps: dict[str, float | None] | None = None,
 ) -> Settings:
     jobs = {"work": JobSettings(type_limits or {}, type_caps or {})}
     return Settings(pools=(), limits=over(DEFAULT_LIMITS, limits or {}), caps=caps or {}, jobs=jobs)
@@ -41,8 +41,49 @@ def test_the_closer_word_wins() -> None:
     ("server", "of_type", "cap"), [({"run_s": 10.0}, {}, 10.0), ({}, {"run_s": 5.0}, 5.0),
                                    ({"run_s": 10.0}, {"run_s": 5.0}, 5.0), ({"run_s": 5.0}, {"run_s": 10.0}, 5.0)]
 )  # fmt: skip
-def test_the_lower_cap_holds(server: dict[str, float], of_type: dict[str, float], cap: float) -> None:
-    assert caps_of_type(settings(caps=server, type_caps=of_type), "work") == {"run_s": cap}
+def test_the_lower_cap_holds(server: dict[str, float | None], of_type: dict[str, float | None], cap: float) -> None:
+    assert caps_of_type(settings(caps=server, type_caps=of_type), "work", {})["run_s"] == cap
+
+
+OF_RESOURCES = {"memory_bytes": 2 << 30, "processes_max": 512, "output_bytes": 64 << 20}
+
+
+@pytest.mark.row("C4")
+def test_a_submission_may_not_raise_what_bounds_a_job_unless_the_operator_says_so() -> None:
+    defaults = limits_of_type(settings(), "work", {})
+    caps = caps_of_type(settings(), "work", {})
+    assert caps == OF_RESOURCES | {"run_s": 3600.0, "grace_s": 60.0}
+    for limit, value in OF_RESOURCES.items():
+        assert value_of(limits_of_job(defaults, caps, {limit: value}), limit) == value
+        for asked in (value + 1, 1 << 50, *([None] if LIMITS[limit].may_be_none else [])):
+            with pytest.raises(Refused, match="only the operator can raise") as caught:
+                limits_of_job(defaults, caps, {limit: asked})
+            assert (caught.value.code, caught.value.limit, caught.value.cap) == ("limit_over_cap", limit, value)
+
+
+@pytest.mark.parametrize(
+    ("given", "declared", "caps"),
+    [
+        # The word of the type's author is in force, whatever the built-in cap, and is the cap of its submissions.
+        ({}, {"memory_bytes": 8 << 30, "run_s": 99999.0}, {"memory_bytes": 8 << 30, "run_s": 99999.0}),
+        ({}, {"memory_bytes": 1 << 20, "run_s": 5.0}, {"memory_bytes": 1 << 20, "run_s": 3600.0}),
+        ({}, {"memory_bytes": None, "cpu_s": 3.0}, {"memory_bytes": None, "cpu_s": 3.0}),
+        # So is the operator's.
+        ({"limits": {"memory_bytes": 3 << 30, "run_s": None}}, {}, {"memory_bytes": 3 << 30, "run_s": None}),
+        ({"type_limits": {"memory_bytes": 3 << 30}}, {"memory_bytes": 1}, {"memory_bytes": 3 << 30}),
+        ({"caps": {"memory_bytes": None}}, {"memory_bytes": 1 << 20}, {"memory_bytes": None}),
+        ({"caps": {"memory_bytes": 9 << 30}}, {"memory_bytes": 1 << 20}, {"memory_bytes": 9 << 30}),
+        ({"caps": {"memory_bytes": 9 << 30}, "type_caps": {"memory_bytes": None}}, {}, {"memory_bytes": 9 << 30}),
+        ({"type_caps": {"memory_bytes": None}}, {}, {"memory_bytes": None}),
+    ],
+)  # fmt: skip
+def test_a_cap_that_nobody_set_follows_from_the_type(
+    given: dict[str, Any], declared: dict[str, Any], caps: dict[str, Any]
+) -> None:
+    found = caps_of_type(settings(**given), "work", declared)
+    assert {limit: found.get(limit) for limit in caps} == caps
+    in_force = limits_of_type(settings(**given), "work", declared)
+    assert all(value_of(in_force, limit) == value for limit, value in declared.items() if "type_limits" not in given)
 
 
 @pytest.mark.row("C4")

@@ -67,7 +67,9 @@ class Limit(NamedTuple):
     default_of_executor: Any = UNSET
     """The default of an Executor, if it differs."""
     cap: float | None = None
-    """The largest value that a submission may request, unless `[caps]` sets another one."""
+    """The largest value that a submission may request, unless `[caps]` sets another one. None: see `of_resources`."""
+    of_resources: bool = False
+    """Whether it bounds what a job takes of the machine: its cap is then the value of the job type."""
     may_be_none: bool = True
     """Whether None, "no such limit", is allowed."""
     may_be_zero: bool = False
@@ -150,7 +152,7 @@ class Limits(TypedDict, total=False):
         int | None,
         Limit(
             Unit.BYTES, 2 << 30, "growth of the private memory of all its processes together",
-            ends_as=("limit.memory",), default_of_executor=None, like="Kubernetes' limits.memory",
+            ends_as=("limit.memory",), default_of_executor=None, of_resources=True, like="Kubernetes' limits.memory",
         ),
     ]  # fmt: skip
     cpu_s: Annotated[
@@ -158,7 +160,7 @@ class Limits(TypedDict, total=False):
         # run_s bounds it already, to that many seconds per core.
         Limit(
             Unit.SECONDS, None, "processor time of all its processes and threads, on all cores together",
-            ends_as=("limit.cpu",), like="`ulimit -t`",
+            ends_as=("limit.cpu",), of_resources=True, like="`ulimit -t`",
         ),
     ]  # fmt: skip
     processes_max: Annotated[
@@ -166,21 +168,21 @@ class Limits(TypedDict, total=False):
         # More than any legitimate job starts, and few enough that the machine survives a fork bomb.
         Limit(
             Unit.COUNT, 512, "processes at once, the worker included", ends_as=("limit.processes",),
-            default_of_executor=None, like="`ulimit -u`",
+            default_of_executor=None, of_resources=True, like="`ulimit -u`",
         ),
     ]  # fmt: skip
     files_max: Annotated[
         int | None,
         Limit(
             Unit.COUNT, None, "open files of each of its processes, beyond the worker's own", ends_as=("limit.files",),
-            like="`ulimit -n`",
+            of_resources=True, like="`ulimit -n`",
         ),
     ]  # fmt: skip
     output_bytes: Annotated[
         int,
         Limit(
             Unit.BYTES, 64 << 20, "bytes of tokens, logs and checkpoints", ends_as=("limit.output",),
-            default_of_executor=256 << 20, may_be_none=False,
+            default_of_executor=256 << 20, may_be_none=False, of_resources=True,
         ),
     ]  # fmt: skip
     attempts_max: Annotated[
@@ -205,7 +207,8 @@ LIMITS: dict[str, Limit] = {name: get_args(hint)[1] for name, hint in Limits.__a
 
 DEFAULT_LIMITS: Limits = Limits(**{name: limit.default for name, limit in LIMITS.items()})  # type: ignore[typeddict-item]
 """Every limit with its default on a server."""
-DEFAULT_CAPS: dict[str, float] = {name: limit.cap for name, limit in LIMITS.items() if limit.cap is not None}
+NO_CAPS: dict[str, None] = dict.fromkeys(LIMITS)
+"""Caps of a supervisor whose callers may request anything."""
 
 
 def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
@@ -214,6 +217,16 @@ def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
     if "operation_s" in changes:
         changed["operation_s"] = {**limits.get("operation_s", {}), **changes["operation_s"]}
     return changed  # type: ignore[return-value]  # a Limits by its names
+
+
+def cap_of(name: str, value: Any) -> float | None:
+    """Return the cap of a limit that nobody has set: it follows from the value that a job type has. None: no cap."""
+    limit = LIMITS[name]
+    if value is None:
+        return None
+    if limit.of_resources:
+        return value  # type: ignore[no-any-return]  # a count or bytes
+    return None if limit.cap is None else max(limit.cap, value)
 
 
 def value_of(limits: Mapping[str, object], name: str) -> Any:

@@ -54,6 +54,7 @@ class Guard:
         self._zygote: int | None = None
         self._dead_zygote = ""
         """How the last zygote ended, until its orphans are gone; empty otherwise."""
+        self._folder = ""
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
@@ -74,12 +75,29 @@ class Guard:
                 if received is None:
                     break
                 message, descriptors = received
-                assert isinstance(control.from_wire(message), control.StartZygote), message
+                order = control.from_wire(message)
+                if isinstance(order, control.UseFolder):
+                    self._folder = order.path
+                    continue
+                assert isinstance(order, control.StartZygote), message
                 zygote_end = self._start_zygote(descriptors[0])
                 if zygote_end is not None:
                     return zygote_end
         self._end_everything()
+        if self._folder and self._is_owner_gone():
+            self._remove_memory(self._folder)
         return None
+
+    def _is_owner_gone(self) -> bool:
+        poll = select.poll()
+        poll.register(self._owner_pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _remove_memory(self, folder: str) -> None:
+        """Remove what the workers have left in memory. A living owner does so itself, and may have other pools."""
+        from killable.workers.runtime import memory_removal  # here: mostly nobody needs it
+
+        memory_removal.remove_all(folder)
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
         parent = os.getpid()
@@ -95,6 +113,7 @@ class Guard:
             os.setsid()
             process_setup.adopt_orphans()
             process_setup.die_with(parent)
+            process_setup.die_before_owner(process_setup.ZYGOTE_OOM_SCORE)
             self._sock.detach()  # else the object's finalizer would close a later descriptor of the same number
             process_setup.close_descriptors_except([descriptor])
             return socket.socket(fileno=descriptor)

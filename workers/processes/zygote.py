@@ -17,24 +17,32 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
-from killable.workers.protocol import control, fd_passing
-from killable.workers.runtime import catalogue, process_setup, warmup
+from killable.workers.protocol import control, fd_passing, named_memory
+from killable.workers.runtime import catalogue, memory_names, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
+
+if TYPE_CHECKING:
+    from killable.workers.runtime.sandbox import Sandbox
 
 _FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
 """What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
 
 
+_ORPHANS_TOLD_MAX = 500
+"""Of one worker: their pids have to fit into a message."""
+
+
 class _Child:
-    __slots__ = ("swept", "worker_id")
+    __slots__ = ("orphans", "swept", "worker_id")
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
         self.swept = 0
+        self.orphans: list[int] = []
 
 
 class WorkerStart(NamedTuple):
@@ -46,6 +54,7 @@ class WorkerStart(NamedTuple):
     """The pipes for stdout and stderr; they may be the same pipe."""
     cgroup_procs: int | None
     tmp: str
+    sandbox: Sandbox | None
 
 
 def main(sock: socket.socket, packages: dict[str, str]) -> int:
@@ -128,11 +137,14 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
             core_dumps=configure.core_dumps,
         )
         cgroup_errno = 0 if start.cgroup_procs is None else process_setup.join_cgroup(start.cgroup_procs)
-        if configure.uid is not None and configure.gid is not None:
+        if configure.uid is not None or start.sandbox is not None:
             os.mkdir(start.tmp, 0o700)
+        if configure.uid is not None and configure.gid is not None:
             os.chown(start.tmp, configure.uid, configure.gid)
             process_setup.become_user(configure.uid, configure.gid, configure.groups, start.parent)
             os.environ.update(configure.account_env)
+        if start.sandbox is not None:
+            start.sandbox.enter(start.tmp)
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
     except (OSError, ValueError) as error:  # ValueError: a limit that this user may not set (resource)
@@ -156,9 +168,12 @@ class Zygote:
         self._orphans = child_reaper.Orphans()
         self._wakeups = self._wakeups_end = -1
         self._threads = 1
+        self._sandbox: Sandbox | None = None
 
     def preload(self) -> bool:
         """Import the modules, run the preloads (start method fork) and report the job types. Return success."""
+        folder = os.path.join(self._configure.tmp, f"{self._configure.pool}.zygote")
+        memory_names.names.install(os.path.join(folder, named_memory.LOG_NAME))
         try:
             if self._configure.start_method == "spawn":
                 types = catalogue.survey_in_child(self._configure)
@@ -167,6 +182,7 @@ class Zygote:
                 warmup.rehearsal(self._configure.codec)
                 if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
                     _import(_FOR_PRIVATE_DIRECTORIES)
+            self._sandbox = self._prepared_sandbox()
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
             _tell(self._sock, catalogue.explain(error))
@@ -183,6 +199,16 @@ class Zygote:
         _flush()
         _tell(self._sock, control.Preloaded(self._threads))
         return True
+
+    def _prepared_sandbox(self) -> Sandbox | None:
+        if self._configure.sandbox is None:
+            return None
+        from killable.workers.runtime.sandbox import Sandbox
+
+        return Sandbox(
+            self._configure.sandbox, modules=self._configure.modules, folder=self._configure.folder,
+            packages=self._packages,
+        )  # fmt: skip
 
     def serve(self) -> WorkerStart | None:
         """Fork workers on request. Return None when the supervisor closes the socket; in a child, its WorkerStart."""
@@ -244,7 +270,7 @@ class Zygote:
         os.close(self._sock.detach())
         pipes = WorkerEnds(orders, line, frames, notifications, stack, tokens)
         tmp = os.path.join(self._configure.tmp, order.worker_id)
-        return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp)
+        return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp, self._sandbox)
 
     def _settle(self) -> None:
         """Kill orphans, then reap: a zombie leader's pid is reserved, so its process group can be killed safely."""
@@ -258,10 +284,13 @@ class Zygote:
             _, status, usage = os.wait4(pid, 0)
             child = self._children.pop(pid)
             ending = control.ProcessEnding.from_wait(status, usage, time.monotonic())
-            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept))
+            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept, child.orphans))
 
     def _note_orphan_process(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
         """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""
         for leader in suspects & self._children.keys():
-            self._children[leader].swept += 1
+            child = self._children[leader]
+            child.swept += 1
+            if len(child.orphans) < _ORPHANS_TOLD_MAX:
+                child.orphans.append(pid)
             break

@@ -4,7 +4,7 @@ They are not dataclasses, which would take 6 ms to define, twice at every start.
 
 Runs in: supervisor | guard | zygote.
 
-    supervisor → guard     StartZygote (+ its socket)
+    supervisor → guard     StartZygote (+ its socket), UseFolder
     guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
     zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
@@ -45,6 +45,14 @@ class ProcessEnding(NamedTuple):
 
 class StartZygote(NamedTuple):
     """Fork a zygote and give it the socket that comes along. Sent only after the ZygoteGone of an earlier one."""
+
+
+class UseFolder(NamedTuple):
+    """Where the workers of the supervisor have their temporary directories: the guard looks there for what they left
+    in memory, if the supervisor dies.
+    """
+
+    path: str
 
 
 class ZygoteStarted(NamedTuple):
@@ -101,6 +109,8 @@ class Configure(NamedTuple):
     """The variables that a login sets: HOME, USER, LOGNAME."""
     setup: str
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
+    sandbox: dict[str, Any] | None = None
+    """`network`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
 
 
 class TypeReported(NamedTuple):
@@ -147,6 +157,8 @@ class Exited(NamedTuple):
     worker_id: str
     ending: ProcessEnding
     swept: int
+    orphans: list[int]
+    """The pids of the orphans, some hundreds at most: what they have created in memory is known by it."""
 
 
 class Ping(NamedTuple):
@@ -158,6 +170,7 @@ class Pong(NamedTuple): ...
 
 Message = (
     StartZygote
+    | UseFolder
     | ZygoteStarted
     | OrphanReaped
     | ZygoteGone

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, NoReturn, TextIO
 from killable.workers.authoring.preloads import run_preloads
 from killable.workers.authoring.registered import registered
 from killable.workers.exit_codes import ExitCode
+from killable.workers.protocol import named_memory
 from killable.workers.protocol.call_message import decode_call
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
@@ -27,12 +28,13 @@ from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.protocol.token_ring import TokenRingWriter
-from killable.workers.runtime import program_logging
+from killable.workers.runtime import memory_names, program_logging
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.line_reader import LineReader
+from killable.workers.runtime.memory_removal import segments_of
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline, TaskFolder
@@ -79,6 +81,7 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
 
 def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
+    memory_names.names.install(os.path.join(tmp, named_memory.LOG_NAME))
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
@@ -192,6 +195,10 @@ class Harness:
         closing_frames = [closing]
         is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
         change = "" if is_last else self._baseline.changed(self._tasks)
+        if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
+            memory_names.names.hand_over()
+        elif not (is_last or change):
+            change = _memory_left()
         if not (is_last or change):
             if attempt.has_tmp:
                 self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
@@ -269,6 +276,18 @@ class Harness:
         for descriptor in (*self._pipes[2:5], *self._outputs, self._tasks.descriptor):
             with contextlib.suppress(OSError):
                 os.close(descriptor)
+
+
+def _memory_left() -> str:
+    """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker."""
+    names = memory_names.names.left()
+    try:
+        has_segments = bool(segments_of([os.getpid()]))
+    except OSError as error:
+        return f"it is not known whether shared memory is left ({error.strerror})"
+    if names or has_segments:
+        return "shared memory is left" + (f" ({names[0].name})" if names else "")
+    return ""
 
 
 def _open_stream(descriptor: int) -> TextIO:

@@ -18,6 +18,9 @@ PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
 
+ZYGOTE_OOM_SCORE, WORKER_OOM_SCORE = 200, 500
+"""The kernel's out-of-memory killer takes workers first, then a zygote, last a guard and the program that owns it."""
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -107,6 +110,16 @@ def die_with(parent: int) -> None:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise ProcessLookupError(f"the parent {parent} is gone")
+
+
+def die_before_owner(oom_score: int) -> None:
+    """Raise this process's out-of-memory score (proc(5), oom_score_adj); one that is higher already stays."""
+    try:
+        with open("/proc/self/oom_score_adj", "r+b", buffering=0) as file:
+            if int(file.read()) < oom_score:
+                file.write(str(oom_score).encode())
+    except OSError:
+        pass  # it only decides who dies first
 
 
 def forbid_new_privileges() -> None:
@@ -207,6 +220,7 @@ def worker(parent: int, *, output: tuple[int, int], nice: int, affinity: Iterabl
     reset_signals()
     adopt_orphans()
     die_with(parent)
+    die_before_owner(WORKER_OOM_SCORE)
     forbid_new_privileges()
     take_standard_streams(output)
     set_process_limits(nice, core_dumps=core_dumps)

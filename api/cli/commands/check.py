@@ -81,7 +81,7 @@ def _serving(target: str | None, config: Path | None) -> str:
 
 
 def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> None:
-    from killable.api.cli.server.announcement import pools_table, troubles
+    from killable.api.cli.server.announcement import pools_table, sandboxes, troubles
 
     if found.pools:
         console.print_table(pools_table(found.pools, found.types))
@@ -89,7 +89,7 @@ def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> No
         console.print_table(Text(""))
         console.print_table(_types_table(found.types))
     stderr = console.stderr_console()
-    for text in troubles(found.pools, found.types):
+    for text in (*troubles(found.pools, found.types), *sandboxes(found.pools)):
         stderr.print(text)
     if not faults:
         pools, types = render.counted(len(found.pools), "pool"), render.counted(len(found.types), "job type")

@@ -74,7 +74,7 @@ def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
     from killable.supervisor.configuration.inventory import Setting, is_inherited, limits_in_force, settings_in_force
 
     settings = list(settings_in_force(in_force.config))
-    keys = [Setting("api keys", key.name, key.role, source_of(key, in_force.config)) for key in in_force.keys]
+    keys = [Setting("api keys", key.name, key.role, source_of(key, in_force)) for key in in_force.keys]
     types = found.types if found else ()
     limits = [(limit, job_type) for job_type in types for limit in limits_in_force(in_force.config, job_type)]
     file = in_force.config.file

@@ -5,7 +5,9 @@ Runs in: any machine.
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -39,7 +41,7 @@ def doctor(
     check failed.
     """
     with errors.reporting(as_json):
-        checks = list(examine())
+        checks = [*examine(), *_api_keys()]
         runnable = all(check.status != "fail" for check in checks)
         if runnable and sys.platform == "linux":
             from killable.api.cli.diagnosis.probe_job import self_check
@@ -58,6 +60,30 @@ def doctor(
             numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
             console.stderr_console().print(f"{verdict}: {numbers}")
         raise typer.Exit(CommandExit.FAILED if failed else CommandExit.OK)
+
+
+def _api_keys() -> Iterator[Check]:
+    """Look at the file of keys, if the configuration of this folder names one."""
+    if sys.platform != "linux":
+        return
+    from killable.api.http.key_file import KeysInvalid, read_keys
+    from killable.supervisor.configuration.config import ConfigError
+    from killable.supervisor.configuration.config import examine as examine_configuration
+
+    try:
+        path = examine_configuration(None, os.environ, {}, None)[0].server.api_keys_file
+        keys = read_keys(path) if path else ()
+    except ConfigError:
+        return  # `killable check` tells what is wrong with it
+    except KeysInvalid as error:
+        yield Check("API keys", "fail", error.message)
+        return
+    clear = [key.name for key in keys if key.is_clear]
+    if clear:
+        advice = "whoever reads the file has them: make others with `killable keys make`, which keeps their digests"
+        yield Check("API keys", "warn", f"in clear text in {path}: {', '.join(clear)}", advice)
+    elif keys:
+        yield Check("API keys", "ok", f"{len(keys)} in {path}, as digests")
 
 
 def _server(url: str) -> list[Check]:

@@ -2,9 +2,10 @@
 
 Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the supervisor is imported).
 
-    first Ctrl-C, SIGTERM, SIGHUP or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
+    first Ctrl-C, SIGTERM or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
     default), then cancel each with its own grace; end the streams; exit 0
     second Ctrl-C or SIGTERM: SIGKILL to what is left
+    SIGHUP: read the file of API keys again, and open the audit log again
 
 HTTP requests are answered until the last job has ended, so that clients learn how their jobs end.
 """
@@ -26,7 +27,6 @@ import typer
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.interrupts import terminations
 from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
+    from killable.api.cli.server.service_manager import ServiceManager
+    from killable.api.http.audit_log import AuditLog
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.supervisor import Supervisor
 
@@ -77,33 +79,53 @@ def serve(
     from the variable KILLABLE_API_KEY. No process that the server started
     outlives it, even if it is killed. With --journal, accepted jobs survive a
     restart: the next server with the same file runs those that were queued, and
-    knows how the others ended.
+    knows how the others ended. SIGHUP reads the file of keys again.
     """
     with errors.reporting(as_json):
         require_linux("serve")
-        from killable.api.cli.server.configuration import load
-        from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
-        from killable.supervisor.telemetry import logs, loop_turns
-
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
         }  # fmt: skip
-        in_force = load(config, os.environ, flags, target)
-        fitted, lowered = _fitted(in_force.config, raise_file_limit())
-        in_force = dataclasses.replace(in_force, config=fitted)
-        server = fitted.server
-        with listen(server, in_force.config.sources.get("server.host", "")) as listener:
-            log = logs.configure(server.log_format, server.log_level, server.redact)
-            if lowered:
-                logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
-            try:
-                with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
-                    runner.run(_serve(in_force, listener, as_json))
-            except OSError as error:
-                raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
-            finally:
-                log.close()
+        _run(flags, config, target, as_json)
+
+
+def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: bool) -> None:
+    """Load the configuration, listen, and run the server until it is stopped."""
+    from killable.api.cli.server import owner_socket
+    from killable.api.cli.server.service_manager import ServiceManager
+
+    manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
+    from killable.api.cli.server.auditing import audit_log_of
+    from killable.api.cli.server.configuration import load
+    from killable.api.cli.server.hang_up import no_end_by_hang_up
+    from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
+    from killable.supervisor.linux import own_process
+    from killable.supervisor.telemetry import logs, loop_turns
+
+    own_process.protect()
+    in_force = load(config, os.environ, flags, target)
+    fitted, lowered = _fitted(in_force.config, raise_file_limit())
+    in_force = dataclasses.replace(in_force, config=fitted)
+    server = fitted.server
+    with (
+        no_end_by_hang_up(),
+        listen(server, in_force.config.sources.get("server.host", "")) as listener,
+        owner_socket.claim(listener.url) or contextlib.nullcontext(),
+    ):
+        log = logs.configure(server.log_format, server.log_level, server.redact)
+        if lowered:
+            logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
+        try:
+            with (
+                audit_log_of(server) as audit_log,
+                asyncio.Runner(loop_factory=loop_turns.new_loop) as runner,
+            ):
+                runner.run(_serve(in_force, listener, manager, audit_log, as_json))
+        except OSError as error:
+            raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
+        finally:
+            log.close()
 
 
 def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
@@ -125,9 +147,12 @@ def require_linux(verb: str) -> None:
         raise NotHere(f"{verb} needs Linux (pidfds, subreapers); this is {sys.platform}")
 
 
-async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
+async def _serve(
+    in_force: InForce, listener: Listener, manager: ServiceManager, audit_log: AuditLog | None, as_json: bool
+) -> None:
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
@@ -135,17 +160,23 @@ async def _serve(in_force: InForce, listener: Listener, as_json: bool) -> None:
     config = in_force.config
     stop = _Stop()
     supervisor = Supervisor(config.settings)
-    with stop.watching_signals():
+    with manager, stop.watching_signals():
         try:
+            manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log)
             await web.start()
+            hang_up = HangUp(in_force, web, manager, audit_log)
+            hang_up.start()
             gc_freeze.settle()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
-            await _until_asked_to_stop(supervisor, web, stop, config.server.drain_s)
-            await _end_jobs(supervisor, stop)
+            ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))
+            await _until_asked_to_stop(supervisor, web, manager, stop, config.server.drain_s)
+            ready.cancel()
+            await _end_jobs(supervisor, manager, stop)
+            hang_up.close()
             await web.close(LAST_WORDS_S)
         finally:
             await supervisor.close(grace_s=0)
@@ -161,8 +192,8 @@ class _Stop:
 
     @contextlib.contextmanager
     def watching_signals(self) -> Iterator[None]:
-        """Let SIGINT, SIGTERM and SIGHUP only set events: the end of the jobs must not be interrupted half-way."""
-        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, *terminations())
+        """Let SIGINT and SIGTERM only set events: the end of the jobs must not be interrupted half-way."""
+        loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM)
         for number in numbers:
             loop.add_signal_handler(number, self._ask, number.name)
         try:
@@ -172,8 +203,6 @@ class _Stop:
                 loop.remove_signal_handler(number)
 
     def _ask(self, name: str) -> None:
-        if name == "SIGHUP" and self.asked.is_set():
-            return  # a closed terminal sends SIGHUP twice, from its shell and from the kernel: not a second request
         self.signal = name
         (self.asked_again if self.asked.is_set() else self.asked).set()
 
@@ -195,6 +224,14 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     return True
 
 
+async def _tell_when_warm(supervisor: Supervisor, manager: ServiceManager, url: str) -> None:
+    """Tell the service manager that the server is ready once each pool has a worker, or is broken."""
+    manager.status(f"listening on {url}, starting workers")
+    await supervisor.until_warm()
+    broken = ", ".join(pool.name for pool in await supervisor.pools() if pool.state == "broken")
+    manager.ready(f"listening on {url}{f'; broken: {broken}' if broken else ''}")
+
+
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
     from killable.api.cli.server.pool_survey import unknown_types, without_types
@@ -213,7 +250,9 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError.of(faults)
 
 
-async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _Stop, drain_s: float) -> None:
+async def _until_asked_to_stop(
+    supervisor: Supervisor, web: HttpServer, manager: ServiceManager, stop: _Stop, drain_s: float
+) -> None:
     """Wait until the server is to stop: over HTTP, or by a signal and `drain_s` after it."""
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
@@ -221,16 +260,19 @@ async def _until_asked_to_stop(supervisor: Supervisor, web: HttpServer, stop: _S
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
             jobs = render.counted(left.running + left.queued, "job")
+            manager.status(f"{jobs} may finish within {render.setting(drain_s)}")
             _say(f"{jobs} may finish within {render.setting(drain_s)}; Ctrl-C again kills at once")
         await _first_of(_done(due), stop.asked_again.wait())
     stop.asked.set()  # a signal from here on counts as the second one
     due.cancel()
 
 
-async def _end_jobs(supervisor: Supervisor, stop: _Stop) -> None:
+async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop) -> None:
     """End every job with its own grace; after a second signal, with none."""
     left = await supervisor.drained()
     number = left.running + left.queued
+    # Not at the begin of a drain: the manager would kill the server when its time for a stop is over.
+    manager.stopping(f"ending {render.counted(number, 'job')}")
     closing = asyncio.create_task(supervisor.close())
     if number and not stop.asked_again.is_set():
         verb, whom = (

@@ -44,7 +44,11 @@ def submit(
     ] = None,
     pairs: Annotated[
         list[str] | None,
-        typer.Option("-i", metavar="NAME=VALUE", help="A member of the input; NAME=@FILE reads its value from a file."),
+        typer.Option(
+            "-i",
+            metavar="NAME=VALUE",
+            help="A member of the input; NAME=@FILE takes the content of a file, of any kind for bytes.",
+        ),
     ] = None,
     document: Annotated[
         str | None, typer.Option("--input", metavar="JSON", help="The whole input: JSON, @FILE, or - for stdin.")

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from killable.api.cli.diagnosis.backstops import Check, Status, limit_backstops
+from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
 """linux/prctl.h"""
@@ -41,7 +42,7 @@ def examine() -> Iterator[Check]:
         )
         return
     yield Check("Linux", "ok", platform.release())
-    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops())
+    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops(), *sandbox_checks())
     yield from (_open_files(), _pids(), _temporary_folder(), *_models())
 
 

@@ -139,10 +139,10 @@ def _where(record: Mapping[str, Any], option: str, name: str, key: str, quoted: 
     """Return where the limit can be set, the place that takes precedence first."""
     declared = f"{name}={quoted}" if key == name else f"{name}={{{key}: {quoted}}}"
     table = f"[jobs.{record['type']}.limits]" if key == name else f"[jobs.{record['type']}.limits.{name}]"
-    return (
-        f"To raise it: `killable submit {option}` for one job; for its type, @job({declared}), or {key} = {quoted} "
-        f"under {table} in killable.toml."
-    )
+    for_type = f"@job({declared}), or {key} = {quoted} under {table} in killable.toml"
+    if LIMITS[name].of_resources:
+        return f"To raise it for its type: {for_type}. `killable submit {option}` for one job needs a cap as large."
+    return f"To raise it: `killable submit {option}` for one job; for its type, {for_type}."
 
 
 def _of_operation(record: Mapping[str, Any], error: Mapping[str, Any]) -> Remedy:

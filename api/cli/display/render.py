@@ -15,6 +15,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from killable.api.client.input_encoding import is_bytes
 from killable.workers.authoring import units
 from killable.workers.authoring.limits import flat
 from killable.workers.errors import LOST
@@ -207,7 +208,9 @@ def signature(schema: Mapping[str, Any]) -> str:
 
 
 def kind(member: Mapping[str, Any]) -> str:
-    """Return the type of a member's schema: `string`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
+    """Return the type of a member's schema: `bytes`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
+    if is_bytes(member):
+        return "bytes"
     if "enum" in member:
         return "|".join(json.dumps(value) for value in member["enum"])
     if isinstance(member.get("type"), str):
@@ -236,13 +239,14 @@ def _cell(name: str, value: Any) -> Text:
         return Text(progress(value))
     if name in ("limits", "caps", "limit_sources"):
         members = ((limit, whole, each) for limit, whole, each in flat(value) if each != {})
-        return Text("  ".join(f"{whole}={_short_value(limit, each)}" for limit, whole, each in members))
+        return Text("  ".join(f"{whole}={short_value(limit, each)}" for limit, whole, each in members))
     if isinstance(value, Mapping) and not any(isinstance(member, (Mapping, list)) for member in value.values()):
-        return Text("  ".join(f"{key}={_short_value(key, member)}" for key, member in value.items()))
-    return Text(_short_value(name, value))
+        return Text("  ".join(f"{key}={short_value(key, member)}" for key, member in value.items()))
+    return Text(short_value(name, value))
 
 
-def _short_value(name: str, value: Any) -> str:
+def short_value(name: str, value: Any) -> str:
+    """Return a value in the unit that its name shows."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value).replace("null", "none")
     if name.endswith("_bytes") and isinstance(value, int):

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import render
+from killable.api.client.input_encoding import is_bytes
 
 Record = Mapping[str, Any]
 GAP = 2
@@ -204,7 +205,8 @@ def input_members(schema: Record) -> Listing:
     required = set(schema.get("required", ()))
     for name, member in schema.get("properties", {}).items():
         default = "required" if name in required else json.dumps(member["default"]) if "default" in member else "-"
-        bounds = {word: value for word, value in member.items() if word not in _SHOWN_KEYWORDS}
+        hidden = member.keys() if is_bytes(member) else _SHOWN_KEYWORDS
+        bounds = {word: value for word, value in member.items() if word not in hidden}
         listing.add(
             name,
             render.kind(member) or "any",

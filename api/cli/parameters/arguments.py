@@ -1,19 +1,25 @@
 """Parse a job's input (`-i k=v` by the JSON Schema of its type, `-i k=@file`, `--input`) and its tags.
 
+A value for a parameter that takes bytes is the content of its file as it is, or the bytes of the text as typed.
+
 Runs in: any machine.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from killable.api.client.input_encoding import PlainInput, Schema, forms_of, is_bytes, is_bytes_object, schema_of
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -46,16 +52,15 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
         name, separator, text = pair.partition("=")
         if not name or not separator:
             raise typer.BadParameter(f"{pair!r} is not of the form NAME=VALUE or NAME=@FILE", param_hint="input")
-        if text.startswith("@"):
-            text = _read_file(text[1:], f"-i {name}")
         try:
-            members[name] = parse_value(text, kinds_of(schema.get("properties", {}).get(name, {}), schema))
+            members[name] = _value(name, text, forms_of(schema.get("properties", {}).get(name, {}), schema))
         except ValueError as error:
             faults.append({"in": "input", "pointer": f"/{name}", "message": str(error)})
     if faults:
         first = faults[0]
         raise Refused(f"-i {first['pointer'][1:]}: {first['message']}", code="invalid", faults=faults)
-    return members
+    given = PlainInput.of(members)
+    return given.to_json(schema) if given.has_bytes else members
 
 
 def read_tags(pairs: Sequence[str]) -> dict[str, str]:
@@ -79,20 +84,18 @@ def tag_filter(pair: str | None) -> str | None:
     return f"{name}:{value}"
 
 
-def kinds_of(schema: Mapping[str, Any], root: Mapping[str, Any], depth: int = 0) -> set[str]:
-    """Return the JSON types that a schema accepts; empty if it names none."""
-    reference = str(schema.get("$ref", ""))
-    if depth > 8:  # definitions that refer to each other
-        return set()
-    if reference.startswith("#/$defs/"):
-        return kinds_of(root.get("$defs", {}).get(reference.removeprefix("#/$defs/"), {}), root, depth + 1)
-    if "type" in schema:
-        return {schema["type"]} if isinstance(schema["type"], str) else set(schema["type"])
-    if "enum" in schema or "const" in schema:
-        return {_TYPE_NAMES[type(value)] for value in schema.get("enum", [schema.get("const")])}
-    forms = [form for word in ("anyOf", "oneOf", "allOf") for form in schema.get(word, ())]
-    found = [kinds_of(form, root, depth + 1) for form in forms]
+def kinds_of(forms: Sequence[Schema]) -> set[str]:
+    """Return the JSON types that the alternatives of a schema accept; empty if one of them names none."""
+    found = [_kinds(form) for form in forms]
     return set().union(*found) if all(found) else set()
+
+
+def _kinds(form: Schema) -> set[str]:
+    if "type" in form:
+        return {form["type"]} if isinstance(form["type"], str) else set(form["type"])
+    if "enum" in form or "const" in form:
+        return {_TYPE_NAMES[type(value)] for value in form.get("enum", [form.get("const")])}
+    return set()
 
 
 def parse_value(text: str, kinds: set[str]) -> Any:
@@ -125,21 +128,59 @@ def parse_value(text: str, kinds: set[str]) -> Any:
     raise ValueError(f"must be {' or '.join(_WORDS[kind] for kind in sorted(kinds))}, not {json.dumps(shown)}")
 
 
-def _schema_of(client: Client, name: str) -> dict[str, Any]:
+def _schema_of(client: Client, name: str) -> Schema:
     """Return the schema of a type's input; an empty one for an unknown type, which the server will refuse."""
-    for job_type in client.types():
-        if name == job_type["name"] or name in job_type.get("operations", ()):
-            return dict(job_type["input_schema"])
-    return {}
+    return schema_of(client.types(), name) or {"additionalProperties": False}
+
+
+def _value(name: str, text: str, forms: Sequence[Schema]) -> Any:
+    """Return the value of one pair. Raise ValueError for one that the forms do not take."""
+    return _filed(name, text[1:], forms) if text.startswith("@") else _typed(text, forms)
+
+
+def _typed(text: str, forms: Sequence[Schema]) -> Any:
+    if not any(map(is_bytes_object, forms)):
+        return parse_value(text, kinds_of(forms))
+    with contextlib.suppress(ValueError, RecursionError):
+        members = json.loads(text)
+        if isinstance(members, dict) and set(members) == {"base64"}:
+            return members
+    others = [form for form in forms if not is_bytes(form)]
+    if others:
+        with contextlib.suppress(ValueError):
+            return parse_value(text, kinds_of(others))
+    return os.fsencode(text)  # the bytes that the shell passed, which may not be UTF-8
+
+
+def _filed(name: str, path: str, forms: Sequence[Schema]) -> Any:
+    """Return the content of a file: text if the forms take text and it is UTF-8, else its bytes if they take bytes."""
+    content = _read_file(path, f"-i {name}")
+    others = [form for form in forms if not is_bytes(form)]
+    kinds, is_binary = kinds_of(others), len(others) < len(forms)
+    if is_binary and "string" not in kinds:
+        return content
+    try:
+        return parse_value(_text(content), kinds)
+    except UnicodeDecodeError as error:
+        if is_binary:
+            return content
+        takes = "text" if not kinds or "string" in kinds else " or ".join(_WORDS[kind] for kind in sorted(kinds))
+        raise ValueError(
+            f"{path} is not UTF-8 text (byte {error.start}), and the job takes {takes} here; for a file of any content"
+            f" declare `{name}: bytes` in the job"
+        ) from None
 
 
 def _read_document(document: str) -> dict[str, Any]:
-    if document == "-":
-        document = _read_file("-", "--input")
-    elif document.startswith("@"):
-        document = _read_file(document[1:], "--input")
     try:
+        if document == "-":
+            document = _text(_read_file("-", "--input"))
+        elif document.startswith("@"):
+            document = _text(_read_file(document[1:], "--input"))
         members = json.loads(document)
+    except UnicodeDecodeError as error:
+        where = document.removeprefix("@")
+        raise Refused(f"--input: {where} is not UTF-8 text (byte {error.start})", code="invalid") from None
     except ValueError as error:
         raise Refused(f"--input is not JSON: {error}", code="invalid") from None
     if not isinstance(members, dict):
@@ -147,12 +188,15 @@ def _read_document(document: str) -> dict[str, Any]:
     return members
 
 
-def _read_file(name: str, option: str) -> str:
+def _read_file(name: str, option: str) -> bytes:
     if name == "-" and sys.stdin is None:
         raise Refused(f"{option}: stdin is closed", code="invalid")
     try:
-        return sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+        return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Refused(f"{option}: {name}: {(error.strerror or str(error)).lower()}", code="invalid") from None
-    except UnicodeDecodeError as error:
-        raise Refused(f"{option}: {name} is not UTF-8 text (byte {error.start})", code="invalid") from None
+
+
+def _text(content: bytes) -> str:
+    """Return UTF-8 as text, with the ends of lines as `\\n`. Raise UnicodeDecodeError."""
+    return io.TextIOWrapper(io.BytesIO(content), "utf-8").read()

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from killable.api.cli.display import console, render
 from killable.api.http.host_and_origin import is_loopback
+from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -52,7 +53,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
     stderr = console.stderr_console()
     stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
     stderr.print(pools_table(pools, types), soft_wrap=False)
-    for text in (*troubles(pools, types), *_guards(pools), *_access(in_force)):
+    for text in (*troubles(pools, types), *sandboxes(pools), *_guards(pools), *_access(in_force)):
         stderr.print(text)
     stderr.print(_ending(in_force.config.server.drain_s), style="dim")
 
@@ -109,7 +110,7 @@ def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
 
 
 def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text]:
-    """Return what is broken or degraded, with tracebacks and install commands."""
+    """Return what is broken or degraded, with tracebacks and install commands, and limits that a cap has lowered."""
     lines = []
     for pool in pools:
         if pool.detail:
@@ -120,7 +121,20 @@ def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text
             lines.append(
                 Text.assemble((f"{job_type.name} is unavailable: ", "bold yellow"), job_type.unavailable_reason)
             )
+        lines += [
+            Text.assemble(
+                (f"{job_type.name} note: ", "bold yellow"),
+                f"{source} lowers its {limit} to {render.short_value(limit, value_of(job_type.limits, limit))}",
+            )
+            for limit, source in job_type.limit_sources.items()
+            if f".{source}".endswith(f".caps.{limit}")
+        ]
     return lines
+
+
+def sandboxes(pools: Sequence[PoolRecord]) -> list[Text]:
+    """Return what the jobs of each pool with a sandbox may not do."""
+    return [Text.assemble(("sandbox ", "dim"), f"{pool.name}: {pool.sandbox}") for pool in pools if pool.sandbox]
 
 
 def _guards(pools: Sequence[PoolRecord]) -> list[Text]:

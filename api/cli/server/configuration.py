@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, KeysInvalid, read_keys
+from killable.api.http.api_keys import ApiKey
 from killable.api.http.host_and_origin import is_loopback
+from killable.api.http.key_file import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, KeysInvalid, read_keys
 from killable.supervisor.configuration import config as settings
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 
@@ -26,6 +27,8 @@ class InForce:
 
     config: Config
     keys: tuple[ApiKey, ...]
+    own: ApiKey | None = None
+    """The key among them that is from the environment."""
 
 
 def load(path: Path | None, environ: MutableMapping[str, str], flags: Mapping[str, Any], target: str | None) -> InForce:
@@ -45,19 +48,38 @@ def examine(
     """
     own = environ.pop(API_KEY, None)
     config, faults = settings.examine(path, environ, flags, target)
-    keys, wrong = _keys(config, own)
+    keys, of_environment, wrong = _keys(config, own)
     doubted = {fault.key for fault in (*faults, *wrong)} & {KEYS_FILE, API_KEY, "server.host"}
     if not keys and not doubted:
         wrong += _open_to_everyone(config)
-    return InForce(config, keys), faults + wrong
+    return InForce(config, keys, of_environment), faults + wrong
 
 
-def source_of(key: ApiKey, config: Config) -> str:
+def source_of(key: ApiKey, in_force: InForce) -> str:
     """Return the source of a key: its file or its variable."""
-    return config.server.api_keys_file if key.name != API_KEY_NAME else API_KEY
+    return API_KEY if key is in_force.own else in_force.config.server.api_keys_file
 
 
-def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[ConfigFault]]:
+def reread_keys(in_force: InForce) -> tuple[ApiKey, ...]:
+    """Read the file of keys again. Blocks. Raise KeysInvalid; a file without any key is none: all were revoked."""
+    path, own = in_force.config.server.api_keys_file, in_force.own
+    keys = read_keys(path, may_be_empty=True) if path else ()
+    if own is None:
+        return keys
+    for key in keys:
+        if clash := _clash(key, own):
+            raise KeysInvalid(f"API keys in {path}: {clash}, as in {API_KEY}", faults=[clash])
+    return (*keys, own)
+
+
+def _clash(key: ApiKey, own: ApiKey) -> str:
+    """Return how a key of the file clashes with the one of the environment, or ""."""
+    if key.name == own.name:
+        return f"a key named {own.name}"
+    return "the same key" if key.sha256 == own.sha256 else ""
+
+
+def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], ApiKey | None, list[ConfigFault]]:
     """Read the file of keys and add the key of the environment. No fault contains a key."""
     keys: tuple[ApiKey, ...] = ()
     faults: list[ConfigFault] = []
@@ -65,28 +87,29 @@ def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], list[Con
         try:
             keys = read_keys(config.server.api_keys_file)
         except KeysInvalid as error:
-            expected = f"expected a file of keys, lines NAME ROLE KEY: {config.server.api_keys_file}"
+            expected = f"expected a file of keys, as `killable keys` makes it: {config.server.api_keys_file}"
             faults += [
                 ConfigFault(KEYS_FILE, expected, why, config.sources[KEYS_FILE]) for why in error.facts["faults"]
             ]
     if own is None:
-        return keys, faults
+        return keys, None, faults
     if not KEY_CHARS_MIN <= len(own) <= KEY_CHARS_MAX or not KEY.fullmatch(own):
         expected = (
             f"expected {KEY_CHARS_MIN} to {KEY_CHARS_MAX} visible ASCII characters (`openssl rand -hex 16` makes some)"
         )
-        return keys, [*faults, ConfigFault(API_KEY, expected, f"{len(own)} characters" if own else "an empty value")]
+        found = f"{len(own)} characters" if own else "an empty value"
+        return keys, None, [*faults, ConfigFault(API_KEY, expected, found)]
+    of_environment = ApiKey(API_KEY_NAME, "operate", own)
     for key in keys:
-        if key.name == API_KEY_NAME or own == key.key:
-            what = f"a key named {API_KEY_NAME}" if key.name == API_KEY_NAME else "the same key"
+        if clash := _clash(key, of_environment):
             faults.append(
                 ConfigFault(
                     API_KEY,
                     f"expected neither a key named {API_KEY_NAME} nor the same key in {config.server.api_keys_file}",
-                    f"{what} there",
+                    f"{clash} there",
                 )
             )
-    return (*keys, ApiKey(API_KEY_NAME, "operate", own)), faults
+    return (*keys, of_environment), of_environment, faults
 
 
 def _open_to_everyone(config: Config) -> Iterator[ConfigFault]:

@@ -18,8 +18,9 @@ from killable.api.cli.server.acceptor import Acceptor
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.connections import Connections
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
-from killable.api.http.api_keys import ApiKey
+from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
+from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.server_settings import ServerSettings
 
@@ -37,11 +38,14 @@ CUT_OFF_S = 1.0
 class HttpServer:
     """The HTTP side of one `serve`."""
 
-    def __init__(self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = ()) -> None:
+    def __init__(
+        self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
+        audit_log: AuditLog | None = None,
+    ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
-        self._app = create_app(engine, settings)
+        self._app = create_app(engine, settings, audit_log)
         self._server = _Server(
             bounds,
             uvicorn.Config(
@@ -68,6 +72,16 @@ class HttpServer:
                 await self._serving
         except OSError as error:
             raise cannot_listen(self._listener.url, error) from error
+
+    def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
+        """Let these be the keys from now on, of a server that was started with some. Return the names that came, and
+        those that went.
+
+        What has begun goes on, also the stream of a key that is gone: it was allowed when it began.
+        """
+        found: KeyRing | None = self._app.state.parts.keys
+        assert found is not None
+        return found.replace(keys)
 
     async def until_stopped(self) -> None:
         """Wait until the server has ended by itself, which is an error."""

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.cli.server import owner_socket
 from killable.api.client.addresses import UNIX_PREFIX
 from killable.workers.errors import KillableError
 
@@ -125,6 +126,18 @@ def _is_serve(words: list[str]) -> bool:
 
 
 def _listens(process: psutil.Process, address: str) -> bool:
+    """Return whether the process listens at the address. Raise psutil.Error."""
+    import psutil
+
+    try:
+        return _has_socket(process, address)
+    except psutil.AccessDenied:
+        if process.uids().real != os.getuid():
+            raise
+        return owner_socket.owner(address) == process.pid  # a server hides its descriptors from its own user, too
+
+
+def _has_socket(process: psutil.Process, address: str) -> bool:
     import psutil
 
     if address.startswith(UNIX_PREFIX):

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
+from pydantic import BaseModel
+
 from killable.supervisor.configuration.inventory import example, spelled
-from killable.supervisor.configuration.tables import PoolTable, ServerSettings, json_schema
+from killable.supervisor.configuration.tables import PoolTable, SandboxTable, ServerSettings, json_schema
 from pages.limits import Limit, limits_table
 from pages.markdown import code, document, fence, table
 
@@ -37,7 +39,10 @@ def page() -> str:
         ),
         "## `[pools.NAME]`",
         POOLS,
-        table(KEYS, _rows(_pool_defaults(), tables["PoolTable"])),
+        table(KEYS, _rows(_defaults_of(PoolTable) | {"sandbox": {}}, tables["PoolTable"])),
+        "## `[pools.NAME.sandbox]`",
+        SANDBOX,
+        table(KEYS, _rows(_defaults_of(SandboxTable), tables["SandboxTable"])),
         "## `[tenants.NAME]`",
         TENANTS,
         table(KEYS, _tenant_rows(tables["TenantTable"])),
@@ -62,8 +67,8 @@ def _default(name: str, value: Any) -> str:
     return "" if value is None else "`{}`" if value == {} else code(spelled(name, value))
 
 
-def _pool_defaults() -> dict[str, Any]:
-    return {name: each.get_default(call_default_factory=True) for name, each in PoolTable.model_fields.items()}
+def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: each.get_default(call_default_factory=True) for name, each in model.model_fields.items()}
 
 
 def _tenant_rows(schema: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
@@ -85,6 +90,8 @@ def _form(name: str, member: Mapping[str, Any]) -> str:
         return ", ".join(code(f'"{each}"') for each in member["enum"])
     if name == "module":
         return "text, or a list"
+    if "$ref" in member:
+        return "table"
     if name in ("user", "group"):
         return "name or number"
     for ending, form in (("_s", "seconds"), ("_bytes", "bytes"), ("_bytes_max", "bytes")):
@@ -134,7 +141,8 @@ the decorator. `"none"` removes a limit. [Limits](limits.md) says more about eac
 CAPS = """
 The largest values that a job may request: a submission over a cap is refused with [`limit_over_cap`](codes.md). Every
 limit can have a cap. `"none"` removes one. `[jobs.NAME.caps]` is for one job type, and can only lower the cap of all.
-These have a cap by default:
+A cap also lowers the limits of types that are over it. One that is not set does not: it is the value below, or the
+limit of the job type if that is higher; for what a job takes of the machine it is the limit of the job type.
 """
 POOLS = """
 A pool is a set of worker processes that serve the job types of one module or of several. `NAME` is yours to choose.
@@ -145,6 +153,11 @@ TENANTS = """
 `[tenants.default]`, then the default below; `"none"` removes a bound. Operators have only the bounds of a table with
 their own name. Without API keys, everybody is the tenant `default`, which has only the bounds that are written there.
 [Share a server between teams](../how-to/share-a-server.md) says what each bound does.
+"""
+SANDBOX = """
+What the jobs of a pool, and all that they start, may not do.
+[Keep jobs from files and the network](../how-to/sandbox.md) says what each key needs of the machine, and what it does
+not forbid.
 """
 VARIABLES = """
 ## Variables of the environment

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, cast
 
-from fastapi.routing import APIRoute
-
-from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server, schemas
+from killable.api.http import schemas
+from killable.api.http.access import ACCESS
 from killable.api.http.app import create_app
-from killable.api.http.auth import OPEN_PATHS, OPERATOR
 from killable.api.http.responses import COMMON_CODES
 from killable.supervisor import models
 from killable.supervisor.engine import Engine
@@ -39,7 +37,7 @@ METHODS = ("get", "post", "delete")
 def page() -> str:
     app = create_app(cast(Engine, None))
     described = app.openapi()
-    roles = {(method.lower(), route.path): _role(route) for route in _routes() for method in route.methods or ()}
+    roles = {(method.lower(), path): access.role or "open" for (method, path), access in ACCESS.items()}
     operations = [
         (tag, method, path, operation)
         for path, item in described["paths"].items()
@@ -59,17 +57,6 @@ def page() -> str:
     members = described["components"]["schemas"]
     shown = (part for name in sorted(members) for part in _schema(name, members[name], members))
     return document("HTTP API", INTRO, *sections, "## Schemas", SCHEMAS, *shown)
-
-
-def _routes() -> Iterator[APIRoute]:
-    for module in (routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server):
-        yield from (each for each in module.router.routes if isinstance(each, APIRoute))
-
-
-def _role(route: APIRoute) -> str:
-    if route.path in OPEN_PATHS:
-        return "open"
-    return "operate" if any(each is OPERATOR for each in route.dependencies) else "submit"
 
 
 def _anchor(method: str, path: str) -> str:
@@ -206,9 +193,10 @@ INTRO = """
 JSON over HTTP/1.1, at `http://127.0.0.1:7833` by default. A running server describes itself at `/openapi.json`. A
 member that a request's schema does not have is refused, never ignored.
 
-**Keys.** A server with API keys requires `Authorization: Bearer KEY`. A key has a role: `submit` opens the routes
-marked so, `operate` opens all. Routes marked "open" need no key. A stream can also be opened by the ticket in its
-`stream_url`.
+**Keys.** A server with API keys requires `Authorization: Bearer KEY`. A key has a role, and each route needs one:
+`operate` may do what `submit` may, and that what `read` may. Routes marked "open" need no key. A stream can also be
+opened by the ticket in its `stream_url`. To a key with the visibility `own` the jobs of others are unknown, and what is
+about all jobs is forbidden: metrics, drain, shutdown, the kill of a worker.
 
 **Waiting.** `Prefer: wait=N` holds an answer up to `N` seconds, 60 at most; the header `Preference-Applied` says what
 was done.

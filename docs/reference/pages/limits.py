@@ -37,7 +37,7 @@ def limits_table() -> list[Limit]:
             unit=limit.unit.value,
             server=shown(name, limit.default),
             executor=shown(name, limit.default if limit.default_of_executor is UNSET else limit.default_of_executor),
-            cap=shown(name, limit.cap),
+            cap=OWN if limit.of_resources else shown(name, limit.cap),
             may_be_none=limit.may_be_none,
             codes=limit.ends_as,
             about=f"{limit.bounds[0].upper()}{limit.bounds[1:]}",
@@ -73,12 +73,14 @@ def page() -> str:
     return document("Limits", INTRO, table(COLUMNS, overview), MEANING, table(MEANING_COLUMNS, meanings), WHERE)
 
 
+OWN = "the type's own"
 COLUMNS = ("Limit", "Unit", "Default, server", "Default, Executor", "Cap", "Ends with")
 MEANING_COLUMNS = ("Limit", "What it bounds", "Can be `none`", "Option of `killable submit`", "Like")
 
 INTRO = """
-A limit bounds one job. `none` means that there is no such limit. A cap is the largest value that a caller may request;
-the operator sets it under `[caps]`. An Executor has no caps.
+A limit bounds one job. `none` means that there is no such limit. A cap is the largest value that a caller may request.
+The operator sets it under `[caps]`; else it is the one below, or the value of the job type if that is higher. What a
+job takes of the machine is capped at the value of its type: a caller may lower it. An Executor has no caps.
 """
 MEANING = """
 ## What each limit bounds
@@ -108,7 +110,9 @@ The first of these that is set wins:
 4. `[limits]` in `killable.toml`
 5. the default
 
-Then the caps apply. A submission over a cap is refused with [`limit_over_cap`](codes.md); a default or a decorator's
-value over a cap is lowered to it; a value in `killable.toml` over its cap is a fault at the start. `killable config`
-shows each value in force and its source.
+Then the caps apply. A submission over a cap is refused with [`limit_over_cap`](codes.md). A cap that is set under
+`[caps]` also lowers a default or a decorator's value, which `killable check` and `serve` say; a value in
+`killable.toml` over such a cap is a fault at the start. `killable config` shows each value in force and its source.
+
+On a machine, or in a container, with less than 2.7 GiB of memory the default of `memory_bytes` is three quarters of it.
 """

@@ -1,0 +1,111 @@
+"""What SIGHUP does to a server: it reads its keys again and opens its logs again. It never ends one.
+
+Runs in: supervisor, in its event loop; files are read in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from killable.api.cli.server.configuration import InForce, reread_keys
+from killable.api.http.api_keys import ApiKey
+from killable.api.http.key_file import KeysInvalid
+
+if TYPE_CHECKING:
+    from killable.api.cli.server.http_server import HttpServer
+    from killable.api.cli.server.service_manager import ServiceManager
+    from killable.api.http.audit_log import AuditLog
+
+logger = logging.getLogger("killable.server")
+
+
+@contextlib.contextmanager
+def no_end_by_hang_up() -> Iterator[None]:
+    """Let SIGHUP do nothing, or what a HangUp does, in the body; nothing after it, to the end of the process.
+
+    It is a handler in the body, and not SIG_IGN, which every process that is started would inherit; after it SIG_IGN,
+    as Python takes its handlers back before a process ends. In between there is always one or the other: asyncio would
+    leave the signal to the system for a moment when it removes a handler.
+    """
+    signal.signal(signal.SIGHUP, _nothing)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    pass
+
+
+class HangUp:
+    """Reloads, one at a time; of signals that come meanwhile one reload follows."""
+
+    def __init__(
+        self, in_force: InForce, web: HttpServer, manager: ServiceManager, audit_log: AuditLog | None = None
+    ) -> None:
+        self._in_force = in_force
+        self._web = web
+        self._manager = manager
+        self._audit_log = audit_log
+        self._asked = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Reload at each SIGHUP from now on."""
+        loop = asyncio.get_running_loop()
+        signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(self._asked.set))
+        self._task = asyncio.create_task(self._reload_when_asked())
+
+    def close(self) -> None:
+        """Reload no more."""
+        signal.signal(signal.SIGHUP, _nothing)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _reload_when_asked(self) -> None:
+        warn_of_clear_text(key for key in self._in_force.keys if key is not self._in_force.own)
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            with self._manager.reloading():
+                if self._audit_log is not None:
+                    self._audit_log.reopen()
+                await self._reload_keys()
+
+    async def _reload_keys(self) -> None:
+        if not self._in_force.keys:
+            logger.info("keys_not_reloaded", extra={"error": "this server was started without keys"})
+            return
+        try:
+            # A folder on another machine may not answer: the jobs do not wait for it.
+            keys = await asyncio.to_thread(reread_keys, self._in_force)
+        except KeysInvalid as error:
+            self._say("keys_not_reloaded", logging.ERROR, error=f"the keys stay as they are: {error.message}")
+            return
+        except Exception as error:  # whatever it is: the server goes on with the keys that it has
+            logger.exception("keys_not_reloaded", extra={"error": repr(error)})
+            return
+        came, gone = self._web.replace_keys(keys)
+        self._say("keys_reloaded", logging.INFO, keys=len(keys), came=" ".join(came), gone=" ".join(gone))
+        warn_of_clear_text(key for key in keys if key is not self._in_force.own)
+
+    def _say(self, event: str, level: int, **fields: Any) -> None:
+        """Write a record to the log, and to the audit log."""
+        logger.log(level, event, extra=fields)
+        if self._audit_log is not None:
+            self._audit_log.write(event, **fields)
+
+
+def warn_of_clear_text(keys: Iterable[ApiKey]) -> None:
+    """Log which keys whoever reads the file has."""
+    names = [key.name for key in keys if key.is_clear]
+    if names:
+        advice = "make others with `killable keys make`, which keeps only their digests"
+        logger.warning("keys_in_clear_text", extra={"names": " ".join(names), "advice": advice})

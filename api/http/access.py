@@ -1,0 +1,83 @@
+"""Who may call which route where there are API keys: the role that each needs, and whether it is about all jobs.
+
+Runs in: api. `tests/contract/test_access.py` compares the table with the routes of the application.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+from starlette.routing import compile_path
+
+Role = Literal["read", "submit", "operate"]
+ROLES: tuple[Role, ...] = get_args(Role)
+"""Each may do what the ones before it may."""
+Visibility = Literal["all", "own"]
+VISIBILITIES: tuple[Visibility, ...] = get_args(Visibility)
+
+
+class Access(NamedTuple):
+    """What a route needs."""
+
+    role: Role | None
+    """None: not even a key."""
+    whole_server: bool = False
+    """It acts on the jobs of all keys, or counts them: not for a key that sees its own only."""
+    verb: str = ""
+    """Its name in the audit log, where it changes something."""
+
+
+_JOB = "/v1/jobs/{job_id}"
+
+ACCESS: dict[tuple[str, str], Access] = {
+    # Load balancers and orchestrators have no key.
+    ("GET", "/livez"): Access(None),
+    ("GET", "/health"): Access(None),
+    ("GET", "/readyz"): Access(None),
+    ("GET", "/openapi.json"): Access("read"),
+    ("GET", "/v1/info"): Access("read"),
+    ("GET", "/v1/job-types"): Access("read"),
+    ("GET", "/v1/tenants"): Access("read"),
+    ("GET", "/v1/workers"): Access("read"),
+    ("GET", "/v1/workers/{worker_id}"): Access("read"),
+    ("GET", "/v1/jobs"): Access("read"),
+    ("GET", _JOB): Access("read"),
+    ("GET", f"{_JOB}/stream"): Access("read"),
+    ("GET", f"{_JOB}/output"): Access("read"),
+    ("GET", f"{_JOB}/result"): Access("read"),
+    ("GET", f"{_JOB}/partial"): Access("read"),
+    ("GET", "/metrics"): Access("read", whole_server=True),
+    ("GET", "/v1/metrics"): Access("read", whole_server=True),
+    ("POST", "/v1/jobs"): Access("submit", verb="submit"),
+    ("DELETE", _JOB): Access("submit", verb="cancel"),
+    ("POST", f"{_JOB}/cancel"): Access("submit", verb="cancel"),
+    ("POST", "/v1/jobs/cancel"): Access("operate", verb="cancel_matching"),
+    ("GET", "/v1/jobs/cancel"): Access("operate"),
+    ("DELETE", "/v1/jobs/cancel"): Access("operate"),
+    ("DELETE", "/v1/workers/{worker_id}"): Access("operate", whole_server=True, verb="kill_worker"),
+    ("POST", "/v1/drain"): Access("operate", whole_server=True, verb="drain"),
+    ("GET", "/v1/drain"): Access("operate", whole_server=True),
+    ("DELETE", "/v1/drain"): Access("operate", whole_server=True, verb="undrain"),
+    ("POST", "/v1/shutdown"): Access("operate", whole_server=True, verb="shutdown"),
+}
+"""By method and path. A route that is not in it needs the role operate."""
+
+OPEN_PATHS = frozenset(path for (_, path), access in ACCESS.items() if access.role is None)
+NOTHING_THERE = Access("read")
+"""Of an address that no route has: any key, for an answer that says so."""
+_PATTERNS = tuple((method, compile_path(path)[0], access) for (method, path), access in ACCESS.items() if "{" in path)
+"""As Starlette's router matches them."""
+
+
+def access_to(method: str, path: str) -> Access:
+    """Return what a request needs. HEAD is GET."""
+    method = "GET" if method == "HEAD" else method
+    found = ACCESS.get((method, path))
+    if found is not None:
+        return found
+    return next((access for its, fits, access in _PATTERNS if its == method and fits.match(path)), NOTHING_THERE)
+
+
+def includes(role: Role, needed: Role) -> bool:
+    """Return whether a role may do what another one may."""
+    return ROLES.index(role) >= ROLES.index(needed)

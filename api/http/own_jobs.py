@@ -1,0 +1,162 @@
+"""The engine as a key has it that sees its own jobs only: another's job is unknown to it, in every call.
+
+Runs in: api. Implements `supervisor/engine.Engine`. Routes get it in place of the engine, so none can forget to ask
+whose a job is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, NoReturn
+
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import (
+    DEFAULT_TENANT,
+    BulkCancel,
+    DrainProgress,
+    JobEvent,
+    JobRecord,
+    JobType,
+    PoolRecord,
+    Quota,
+    RetiredWorker,
+    Submission,
+    TenantRecord,
+    WorkerRecord,
+)
+from killable.workers.errors import Refused
+
+
+class OwnJobs:
+    """An engine with the jobs of one tenant. What is about all jobs raises Refused `forbidden`."""
+
+    def __init__(self, engine: Engine, tenant: str) -> None:
+        self.instance_id, self.started_at = engine.instance_id, engine.started_at
+        self._engine = engine
+        self._tenant = tenant
+
+    # ── jobs ──
+
+    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+        assert tenant == self._tenant, tenant
+        return await self._engine.count_submission(tenant, operator=operator)
+
+    async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
+        assert submission.tenant == self._tenant, submission.tenant
+        return await self._engine.submit(submission, counted=counted)
+
+    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
+        return await self._engine.get(job_id, tenant=self._tenant)
+
+    async def list(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
+    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
+        return await self._engine.list(state=state, type=type, tag=tag, limit=limit, cursor=cursor, tenant=self._tenant)
+
+    async def events(
+        self, job_id: str, after: int = -1, *, follow: bool = True
+    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+        await self.get(job_id)
+        async for batch in self._engine.events(job_id, after, follow=follow):
+            yield batch
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
+        await self.get(job_id)
+        return await self._engine.wait(job_id, timeout_s)
+
+    async def cancel(
+        self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        key: str = "",
+    ) -> JobRecord:  # fmt: skip
+        await self.get(job_id)
+        return await self._engine.cancel(job_id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, key=key)
+
+    async def cancel_matching(
+        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
+        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
+        tenant: str | None = None, key: str = "",
+    ) -> BulkCancel:  # fmt: skip
+        return await self._engine.cancel_matching(
+            state=state, type=type, tag=tag, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run,
+            tenant=self._tenant, key=key,
+        )  # fmt: skip
+
+    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
+        return await self._engine.tenants(self._tenant)
+
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
+        await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches)
+
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> None:
+        await self._engine.reader_left(job_id, tenant, watches=watches)
+
+    # ── workers ──
+
+    async def workers(self) -> Sequence[WorkerRecord]:
+        return [
+            worker
+            if worker.job_id is None or await self._has(worker.job_id)
+            else worker._replace(job_id=None, type=None, attempt=None)
+            for worker in await self._engine.workers()
+        ]
+
+    async def retired(self) -> Sequence[RetiredWorker]:
+        return [worker for worker in await self._engine.retired() if await self._has(worker.job_id)]
+
+    async def _has(self, job_id: str) -> bool:
+        try:
+            await self.get(job_id)
+        except Refused:
+            return False
+        return True
+
+    # ── the server ──
+
+    async def job_types(self) -> Sequence[JobType]:
+        return await self._engine.job_types()
+
+    async def pools(self) -> Sequence[PoolRecord]:
+        return await self._engine.pools()
+
+    async def ready(self) -> tuple[bool, Sequence[str]]:
+        return await self._engine.ready()
+
+    # ── what is about all jobs ──
+
+    async def counts(self) -> Mapping[str, Any]:
+        refuse_whole_server()
+
+    async def exposition(self, *, openmetrics: bool) -> bytes:
+        refuse_whole_server()
+
+    async def kill_worker(
+        self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
+    ) -> WorkerRecord:
+        refuse_whole_server()
+
+    async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
+        refuse_whole_server()
+
+    async def undrain(self) -> DrainProgress:
+        refuse_whole_server()
+
+    async def drained(self) -> DrainProgress:
+        refuse_whole_server()
+
+    async def shutdown(
+        self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = ""
+    ) -> DrainProgress:
+        refuse_whole_server()
+
+    async def until_shutdown(self) -> None:
+        refuse_whole_server()
+
+
+WHOLE_SERVER = "This is about the jobs of all keys; this key sees its own only (visibility own)"
+
+
+def refuse_whole_server() -> NoReturn:
+    raise Refused(WHOLE_SERVER, code="forbidden")

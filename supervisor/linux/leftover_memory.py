@@ -1,0 +1,77 @@
+"""What the processes of a worker have left in memory: found when they are gone, and removed in a thread.
+
+Runs in: supervisor. Part of the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from killable.supervisor import event_loops
+from killable.workers.protocol import named_memory
+from killable.workers.runtime import memory_removal
+from killable.workers.runtime.removal import remove_tree
+
+logger = logging.getLogger("killable.system")
+
+
+class LeftoverMemory:
+    """The leftovers of one worker. `folder` is its temporary directory, in the supervisor's."""
+
+    def __init__(self, folder: str, since: float, *, is_program: bool) -> None:
+        """`since`: when the worker was started, CLOCK_REALTIME seconds. `is_program`: it runs the calls of an Executor,
+        whose program may use what they have left.
+        """
+        self._folder = folder
+        self._log = os.path.join(folder, named_memory.LOG_NAME)
+        self._since = since
+        self._is_program = is_program
+        self._is_removed = False
+
+    def remove(self, loop: asyncio.AbstractEventLoop, creators: Sequence[int], removed: Callable[[int], None]) -> None:
+        """Remove what is left, and call `removed` with the number of objects; at once if there are none.
+
+        `creators` are the pids of the worker's processes. Freeing memory takes a second for each 6 GiB: a thread does
+        it, for other workers have to be killed meanwhile.
+        """
+        try:
+            segments = self._segments(creators)
+        except OSError:
+            segments = None  # no descriptor is left: the thread looks again
+        if not segments and segments is not None and not os.path.exists(self._log):
+            removed(0)
+            return
+        try:
+            removing = event_loops.in_thread(loop, partial(self._remove, creators))
+        except RuntimeError:  # no thread can be started
+            removed(self._remove(creators))
+            return
+        removing.add_done_callback(lambda done: None if done.cancelled() else removed(done.result()))
+
+    def _segments(self, creators: Sequence[int]) -> list[int]:
+        return memory_removal.segments_of(creators, self._since, unattached_only=self._is_program)
+
+    def _remove(self, creators: Sequence[int]) -> int:
+        number = 0
+        try:
+            number = memory_removal.remove_segments(self._segments(creators))
+            found = memory_removal.remove_named(self._log, holding=self._is_program)
+            memory_removal.hold(os.path.dirname(self._folder), found.held)
+            self._is_removed = True
+            number += found.number
+        except OSError as error:
+            logger.error("memory_not_removed", extra={"detail": f"{self._folder}: {error}"})
+        return number
+
+    def clear_folder(self) -> None:
+        """Remove the temporary directory, and first what the log in it says is left, if that was not done yet."""
+        if not self._is_removed:
+            try:
+                memory_removal.remove_named(self._log)
+            except OSError:
+                return  # the log stays for the end of the supervisor
+        remove_tree(self._folder)

@@ -1,0 +1,109 @@
+"""What a job leaves in memory is gone when its certificate says that its tree is empty, and nothing else is."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_runs import FORKED_OR_EXECED, HOSTILE_POOL, follow, hostile_pool, run, stop, submit, wait_for_tokens
+from owner_process import CLEANUP_S, other_processes, owner
+from support.supervisor_fixture import StartSupervisor
+from support.waiting import until_empty
+
+from killable.supervisor.settings import PoolSpec
+
+SHARED = Path("/dev/shm")
+KINDS = 3
+"""Of names that a job leaves; and of those it leaves System V segments of two processes."""
+
+
+def memory_pool(**changes: Any) -> PoolSpec:
+    return hostile_pool(modules=("support.memory_jobs",), **changes)
+
+
+def segments() -> set[int]:
+    """Return the ids of all System V segments."""
+    return {int(line.split()[1]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+@pytest.fixture
+def foreign() -> Iterator[str]:
+    """A segment of this program, to which jobs only attach."""
+    segment = SharedMemory(create=True, size=1000)
+    yield segment.name
+    assert (SHARED / segment.name).exists(), "it was another's, and was removed"
+    segment.close()
+    segment.unlink()
+
+
+@pytest.mark.row("D5")
+@FORKED_OR_EXECED
+async def test_what_a_job_leaves_in_memory_is_gone_with_it(
+    start_method: str, proof: str, foreign: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(memory_pool(start_method=start_method), proof=proof)
+    for end, code in (("returns", ""), ("raises", "exception"), ("crashes", "crash"), ("waits", "cancelled")):
+        for children in ("fork", "spawn") if end == "waits" else ("fork",):
+            job_id = await submit(server, "leaves_memory", end=end, attach=foreign, start_method=children)
+            ((names, ids),) = await wait_for_tokens(server, job_id)
+            story = await stop(server, job_id, grace_s=0) if end == "waits" else await follow(server, job_id)
+            assert story.code.startswith(code) and len(names) == KINDS and len(ids) == 2
+            assert [name for name in names if (SHARED / name).exists()] == []
+            assert segments().isdisjoint(ids)
+            assert story.certificate["shared_memory_removed"] == len(names) + len(ids)
+
+
+async def test_a_worker_is_used_again_after_a_job_that_has_tidied_up(
+    proof: str, foreign: str, supervisor: StartSupervisor
+) -> None:
+    """No tracker process stays below it, either. After one that has not, it leaves, and what it left is counted."""
+    server = await supervisor(memory_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=proof)
+    pids = {(await run(server, "tidies_up")).end["result"] for _ in range(3)}
+    assert len(pids) == 1
+    story = await run(server, "leaves_memory", end="returns", attach=foreign)
+    assert {story.pid} == pids and story.certificate["shared_memory_removed"] == KINDS + 2
+    assert (await run(server, "tidies_up")).end["result"] not in pids
+
+
+async def test_a_kill_at_any_moment_leaves_no_segment(supervisor: StartSupervisor) -> None:
+    """Between the making of a name and the note of it, too."""
+    server = await supervisor(memory_pool(workers=1, spares=2))
+    prefix = f"killable-test-{os.getpid()}"
+    removed = 0
+    for number in range(25):
+        job_id = await submit(server, "churns", prefix=f"{prefix}-{number}")
+        await wait_for_tokens(server, job_id)
+        removed += (await stop(server, job_id, grace_s=0)).certificate["shared_memory_removed"]
+        assert [name for name in os.listdir(SHARED) if name.startswith(prefix)] == []
+    assert removed > 0, "the control: some were killed between the two"
+
+
+async def test_memory_of_a_lost_zygote_is_removed(supervisor: StartSupervisor, foreign: str) -> None:
+    server = await supervisor(memory_pool())
+    job_id = await submit(server, "leaves_memory", end="waits", attach=foreign)
+    ((names, ids),) = await wait_for_tokens(server, job_id)
+    (pool,) = await server.pools()
+    assert pool.zygote_pid is not None
+    os.kill(pool.zygote_pid, signal.SIGKILL)
+    story = await follow(server, job_id)
+    assert story.state == "failed" and segments().isdisjoint(ids)
+    assert [name for name in names if (SHARED / name).exists()] == []
+
+
+def test_memory_of_a_dead_owner_is_removed(proof: str, foreign: str) -> None:
+    """By its guard, which no job and no thread of the owner can stop."""
+    job = ["leaves_memory", {"end": "waits", "attach": foreign}, 1]
+    before = set(os.listdir(SHARED))
+    pools = {"memory": {**HOSTILE_POOL, "modules": ["support.memory_jobs"]}}
+    with owner(pools, jobs=[job], settings={"proof": proof}) as host:
+        host.read_report()
+        made = set(os.listdir(SHARED)) - before
+        assert len(made) >= KINDS
+        host.kill()
+        until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
+        assert [name for name in made if (SHARED / name).exists()] == []

@@ -1,0 +1,137 @@
+"""Remove the shared memory and the semaphores that the processes of a job have left behind.
+
+Runs in: supervisor | guard. Memory with a name outlives its processes (shm_overview(7), svipc(7)). Nothing is removed
+that might be another program's: of POSIX objects those in the log, by name, inode and owner; of System V segments those
+whose creator was a process of the job.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Container, Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from killable.workers.protocol import named_memory
+from killable.workers.protocol.named_memory import NamedMemory, NamedObject
+
+HELD_NAME = "held-memory"
+"""The log, in the supervisor's directory, of what calls that ran through have left to the program."""
+_LOG_BYTES_MAX = 256 << 20
+_FOLDER = "/dev/shm"
+"""Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
+_SEGMENTS = "/proc/sysvipc/shm"
+_IPC_RMID = 0
+
+
+class Removed(NamedTuple):
+    """What `remove_named` did."""
+
+    number: int
+    held: list[NamedObject]
+    """Left to the program that made the calls."""
+
+
+def remove_named(log: str, *, holding: bool = False) -> Removed:
+    """Remove what a worker's log says it has left; with `holding`, not what a program may still use.
+
+    No process of the worker may exist any more. Does nothing if there is no such log. Raise OSError: something may be
+    left, and can be removed by another call.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        descriptor = os.open(log, flags)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return Removed(0, [])
+        raise
+    try:
+        found = os.fstat(descriptor)
+        # The log belongs to the user of the worker. Its owner could remove all that is removed here.
+        content = os.pread(descriptor, _LOG_BYTES_MAX, 0) if stat.S_ISREG(found.st_mode) else b""
+    finally:
+        os.close(descriptor)
+    memory = NamedMemory(content)
+    held = [each for each in memory.objects if holding and each.is_held]
+    return Removed(sum(_unlink(each, found.st_uid, memory.since) for each in memory.objects if each not in held), held)
+
+
+def _unlink(found: NamedObject, owner: int, since: float) -> bool:
+    if "/" in found.file_name or not found.file_name:
+        return False
+    path = os.path.join(_FOLDER, found.file_name)
+    try:
+        status = os.stat(path, follow_symlinks=False)
+        if not (_is_meant(found, status, since) and status.st_uid == owner and stat.S_ISREG(status.st_mode)):
+            return False
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_meant(found: NamedObject, status: os.stat_result, since: float) -> bool:
+    if found.inode:
+        return status.st_ino == found.inode
+    if found.is_tracked:  # of a spawned process, which may have attached it only: then it is mostly older
+        return status.st_ctime >= since
+    return status.st_size == 0  # killed before it noted the inode: nothing has been written to it yet
+
+
+def segments_of(creators: Container[int], since: float = 0.0, *, unattached_only: bool = False) -> list[int]:
+    """Return the ids of the System V segments that processes with these pids have created.
+
+    since: CLOCK_REALTIME seconds; what is older was created by another process with such a pid.
+    unattached_only: leave those to which a process is attached: the program of an Executor may use them.
+    Raise OSError.
+    """
+    return [
+        each.id
+        for each in _segments()
+        if each.creator in creators and each.changed_at >= int(since) and not (unattached_only and each.attached)
+    ]
+
+
+def remove_segments(ids: Iterable[int]) -> int:
+    """Remove System V segments; return how many there were. Frees some 6 GiB a second, which blocks."""
+    libc = ctypes.CDLL(None)
+    return sum(libc.shmctl(each, _IPC_RMID, None) == 0 for each in ids)
+
+
+class _Segment(NamedTuple):
+    id: int
+    creator: int
+    attached: int
+    changed_at: int
+
+
+def _segments() -> list[_Segment]:
+    try:
+        with open(_SEGMENTS, "rb", buffering=0) as file:
+            title, *rows = file.readall().splitlines()
+    except (FileNotFoundError, ValueError):  # a kernel without System V IPC
+        return []
+    if not rows:
+        return []
+    columns = [title.split().index(name) for name in (b"shmid", b"cpid", b"nattch", b"ctime")]
+    return [_Segment(*(int(row.split()[column]) for column in columns)) for row in rows]
+
+
+def hold(folder: str, objects: list[NamedObject]) -> None:
+    """Note what is left to the program, until `remove_all` of the same folder."""
+    if objects:
+        with suppress(OSError), open(os.path.join(folder, HELD_NAME), "ab") as file:
+            file.write(b"".join(map(named_memory.held, objects)))
+
+
+def remove_all(folder: str) -> None:
+    """Remove what any worker with a directory in `folder`, a supervisor's, has left. None of them may live."""
+    logs = [os.path.join(folder, HELD_NAME)]
+    with suppress(OSError):
+        logs += [os.path.join(folder, name, named_memory.LOG_NAME) for name in os.listdir(folder)]
+    for log in logs:
+        with suppress(OSError):
+            remove_named(log)

@@ -1,0 +1,104 @@
+"""Forbid system calls to this process and all below it, by a filter of seccomp(2).
+
+Runs in: worker, before any code of a job; doctor and the configuration ask whether it is possible.
+
+A filter cannot be taken back and holds through fork and exec. What it forbids is EPERM, which Python raises as
+PermissionError. Calls of another architecture (32-bit programs) are forbidden altogether: their numbers differ.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_PR_GET_SECCOMP = 21
+
+# linux/bpf_common.h, linux/seccomp.h
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
+_ALLOW, _EPERM = 0x7FFF0000, 0x00050000 | 1
+_NUMBER_AT, _ARCHITECTURE_AT, _SECOND_ARGUMENT_AT = 0, 4, 24
+"""Places in struct seccomp_data; the lower half of an argument comes first on little-endian machines."""
+_X32 = 0x40000000
+"""Set in the numbers of the x32 ABI, which x86-64 kernels may have."""
+
+_STREAM, _SEQPACKET, _TYPE_MASK = 1, 5, 0xF
+
+
+class _Architecture(NamedTuple):
+    audit: int
+    """AUDIT_ARCH_* in linux/audit.h."""
+    socket: int
+    socketpair: int
+    ptrace: int
+    process_vm_readv: int
+    process_vm_writev: int
+
+
+_ARCHITECTURES = {
+    "x86_64": _Architecture(0xC000003E, 41, 53, 101, 310, 311),
+    "aarch64": _Architecture(0xC00000B7, 198, 199, 117, 270, 271),
+}
+_IO_URING = (425, 426, 427)
+_PIDFD_GETFD = 438
+"""These numbers are the same on every architecture."""
+
+
+def why_not() -> str:
+    """Return why no filter can be set here; empty: it can."""
+    if os.uname().machine not in _ARCHITECTURES:
+        return f"killable has no filter for {os.uname().machine}"
+    if ctypes.CDLL(None).prctl(_PR_GET_SECCOMP, 0, 0, 0, 0) < 0:
+        return "the kernel has no seccomp"
+    return ""
+
+
+def forbid_network() -> None:
+    """Forbid sockets, and what would get one from elsewhere: another process's, or the kernel's own rings.
+
+    A pair of connected sockets remains, as event loops and multiprocessing need one, except of datagrams, which could
+    be sent to any Unix socket. Needs PR_SET_NO_NEW_PRIVS, or root. Raise OSError.
+    """
+    here = _ARCHITECTURES[os.uname().machine]
+    elsewhere = (here.ptrace, here.process_vm_readv, here.process_vm_writev, _PIDFD_GETFD)
+    install((here.socket, *_IO_URING, *elsewhere), pairs=here.socketpair)
+
+
+def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
+    """Set a filter for these system calls. `pairs`: the number of socketpair(2), of which datagrams are forbidden."""
+    body = [(_JUMP_EQUAL, number) for number in forbidden]
+    # Each entry is (code, value, where to go if true, if false), by name; names are resolved below.
+    program: list[tuple[int, int, str, str]] = [
+        (_LOAD, _ARCHITECTURE_AT, "", ""),
+        (_JUMP_EQUAL, _ARCHITECTURES[os.uname().machine].audit, "", "deny"),
+        (_LOAD, _NUMBER_AT, "", ""),
+        (_JUMP_AT_LEAST, _X32, "deny", ""),
+        *((code, number, "deny", "") for code, number in body),
+    ]
+    if pairs is not None:
+        program += [
+            (_JUMP_EQUAL, pairs, "", "allow"),
+            (_LOAD, _SECOND_ARGUMENT_AT, "", ""),
+            (_AND, _TYPE_MASK, "", ""),
+            (_JUMP_EQUAL, _STREAM, "allow", ""),
+            (_JUMP_EQUAL, _SEQPACKET, "allow", "deny"),
+        ]
+    places = {"allow": len(program), "deny": len(program) + 1}
+    program += [(_RETURN, _ALLOW, "", ""), (_RETURN, _EPERM, "", "")]
+    code = b"".join(
+        struct.pack("=HBBI", operation, *(places[to] - at - 1 if to else 0 for to in (if_true, if_false)), value)
+        for at, (operation, value, if_true, if_false) in enumerate(program)
+    )
+    buffer = ctypes.create_string_buffer(code, len(code))
+    filter_ = struct.pack("@HP", len(program), ctypes.addressof(buffer))
+    _set(ctypes.create_string_buffer(filter_, len(filter_)))
+
+
+def _set(program: ctypes.Array[ctypes.c_char]) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, program, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"seccomp: {os.strerror(errno)}")

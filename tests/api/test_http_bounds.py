@@ -114,13 +114,13 @@ async def test_of_a_flood_of_connections_most_are_only_closed(
         (tmp_path / "gate").touch()
 
 
-async def test_two_thousand_idle_connections_do_not_shut_an_operator_out(start_server: StartServer) -> None:
+async def test_idle_connections_do_not_shut_an_operator_out(start_server: StartServer) -> None:
     key = ApiKey("oncall", "operate", "oncall-0123456789abcdef")
-    async with start_server(http=HttpSettings(connections_max=50, keys=(key,)), workers=1) as server:
+    async with start_server(http=HttpSettings(connections_max=20, keys=(key,)), workers=1) as server:
         operator = [await server.raw(request_of(key, "GET", "/v1/info"))]
         await operator[0][0].readuntil(b"version")
         job_id = (await server.supervisor.submit(Submission("spin", b"{}"))).job_id
-        hostile = [await server.raw(HEALTH) for _ in range(2000)]
+        hostile = [await server.raw(HEALTH) for _ in range(200)]
         reader, writer = operator[0]  # it has a key, so it is still there
         writer.write(request_of(key, "GET", f"/v1/jobs/{job_id}"))
         await reader.readuntil(job_id.encode())

@@ -93,10 +93,10 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
         ("pools.a.env.MODEL", NOT_SHOWN, "killable.toml:9"),
         ("pools.a.env.PIN_KEY", NOT_SHOWN, "killable.toml:9"),
         ("jobs.split.caps.output_bytes", '"1MiB"', "killable.toml:13"),
-        ("tenants.dashboard.queue_bytes_max", '"1MiB"', "killable.toml:15"),
-        ("tenants.dashboard.submissions_per_s", "0.5", "killable.toml:16"),
-        ("tenants.dashboard.priority_max", '"none"', "killable.toml:17"),
-        ("tenants.dashboard.caps.run_s", '"1m"', "killable.toml:19"),
+        ("tenants.dashboard.queue_bytes_max", '"1MiB"', "killable.toml:17"),
+        ("tenants.dashboard.submissions_per_s", "0.5", "killable.toml:18"),
+        ("tenants.dashboard.priority_max", '"none"', "killable.toml:19"),
+        ("tenants.dashboard.caps.run_s", '"1m"', "killable.toml:21"),
     ],
 )
 def test_a_value_as_the_file_spells_it_and_who_wrote_it(config: Config, key: str, text: str, source: str) -> None:

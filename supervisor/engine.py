@@ -25,7 +25,12 @@ from killable.supervisor.models import (
 
 
 class Engine(Protocol):
-    """Every method returns at once or documents how long it may wait. All raise `Refused` with a code."""
+    """Every method returns at once or documents how long it may wait. All raise `Refused` with a code.
+
+    With a journal, a job's end is on disk before `get`, `list`, `events`, `wait` and the refusal `already_ended` tell
+    it: they wait for that, some seconds at most. What is told all the same is marked: `durable` is False. `cancel` and
+    `cancel_matching` do not wait for it.
+    """
 
     instance_id: str
     started_at: str

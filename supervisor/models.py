@@ -135,6 +135,8 @@ class Certificate(NamedTuple):
     """The signal that ended the worker, such as `SIGKILL`."""
     proof: str = ""
     """`cgroup+descendants`, or only one of the two; empty while the tree is not proven empty."""
+    unproven: str = ""
+    """Why it is not proven that no process of the job is left; then there is no `tree_empty`."""
     processes_swept: int = 0
     """Number of descendants of the worker that still existed after its exit."""
     shared_memory_removed: int = 0
@@ -234,6 +236,11 @@ class JobRecord(NamedTuple):
     """The last progress that the job reported."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of."""
+    lost_attempts: int = 0
+    """Attempts that were lost with a server or its machine, and followed by another one (`on_loss`)."""
+    durable: bool | None = None
+    """Whether its end survives the death of the server: true when it is in the journal, false until then. Null while it
+    has not ended, and without a journal."""
     replayed: bool = False
     """Whether this is the stored answer to the first request with this idempotency key."""
 
@@ -262,6 +269,8 @@ class JobType:
     """The largest limits that a submission may request."""
     streams: bool = False
     """Whether it yields tokens."""
+    on_loss: str = "fail"
+    """What becomes of its jobs that ran when the server died, with a journal: fail · rerun"""
     available: bool = True
     """False: the machine lacks one of its requirements."""
     unavailable_reason: str = ""
@@ -405,6 +414,8 @@ class BulkCancel(NamedTuple):
 
     jobs: tuple[tuple[str, str], ...]
     """Pairs of a job id and cancelled · stopping · already_ended; in a dry run its current state."""
+    durable: tuple[bool | None, ...] = ()
+    """Of each of them, as in its record; empty in a dry run."""
 
 
 class JobEvent(NamedTuple):

@@ -76,10 +76,13 @@ class Sample(NamedTuple):
     others_bytes: int = 0
     """Private memory of the processes that it started. Pages that forks share count in each, unless `proven`."""
     processes: int = 1
+    """Living ones; zombies do not count."""
     cpu_s: float = 0.0
     proven: bool = False
     cost_s: float = 0.0
     """Processor time (not wall time) that the measurement took, in seconds."""
+    shared_bytes: int = 0
+    """Memory that they have mapped to share it. What several have mapped counts in each, unless `proven`."""
 
 
 class ProcessListener(Protocol):

@@ -31,6 +31,8 @@ class SandboxSpec:
 
     network: bool = True
     """Whether jobs may use sockets."""
+    shared_memory: bool = True
+    """Whether jobs share memory with other programs; if not, a worker has a /dev/shm and IPC namespace of its own."""
     write: tuple[str, ...] | None = None
     """Files and folders that jobs may write; None: those of their user. Beside them their own temporary folder."""
     read: tuple[str, ...] | None = None
@@ -43,6 +45,7 @@ class SandboxSpec:
     def __str__(self) -> str:
         """Return what it forbids: `no network; writes /srv/out only`; empty: nothing."""
         parts = [] if self.network else ["no network"]
+        parts += [] if self.shared_memory else ["shared memory of its own"]
         for verb, paths in (("writes", self.write), ("reads", self.read)):
             if paths is not None:
                 parts.append(f"{verb} {', '.join(paths)} only" if paths else f"{verb} nothing")

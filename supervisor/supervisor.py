@@ -44,18 +44,22 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
-    from killable.supervisor.journal.journal_writer import JournalWriter
+    from killable.supervisor.journal.journal_writer import JournalFactory, JournalWriter
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
 """Limits of one read of events: enough to be cheap, short enough for other readers. A slow reader holds no more."""
+TELL_S = 3.0
+"""With a journal: how long after a job's end, in seconds, clients wait for it to be on disk. Then they are told of it
+all the same, and that it is not.
+"""
 
 logger = logging.getLogger("killable.jobs")
 
@@ -68,6 +72,7 @@ class Supervisor:
         settings: Settings,
         *,
         open_spawner: SpawnerFactory | None = None,
+        open_journal: JournalFactory | None = None,
         clock: Clock | None = None,
         observer: Observer | None = None,
         lane_holder: LaneHolder | None = None,
@@ -80,6 +85,7 @@ class Supervisor:
         self.instance_id = uuid.uuid4().hex
         self.started_at = ""
         self._open_spawner = open_spawner
+        self._journal_factory = open_journal
         self._given_clock = clock
         self._early_guard = early_guard
         self._drain = Drain()
@@ -108,10 +114,7 @@ class Supervisor:
         rows: Sequence[JournalRow] = ()
         try:
             if self.settings.journal:
-                from killable.supervisor.journal.journal_writer import JournalWriter
-
-                self._journal_writer = JournalWriter(self.settings.journal, self.instance_id, boot_id())
-                rows = await self._journal_writer.journal.open()
+                rows = await self._open_journal(self.settings.journal)
             self.jobs.start(self._clock, self._journal_writer)
             self._admission.start(self._clock, self._journal_writer)
             self._registry.retention.start(self._clock)
@@ -123,6 +126,14 @@ class Supervisor:
         except StartRefused:
             await self.close()
             raise
+
+    async def _open_journal(self, path: str) -> Sequence[JournalRow]:
+        from killable.supervisor.journal.journal import Journal
+        from killable.supervisor.journal.journal_writer import JournalWriter
+
+        journal = (self._journal_factory or Journal)(path, self.jobs.on_journal_works)
+        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id())
+        return await journal.open()
 
     async def _restore(self, rows: Sequence[JournalRow], journal_writer: JournalWriter) -> None:
         from killable.supervisor.dispatch.recovery import restore
@@ -218,7 +229,7 @@ class Supervisor:
         return "\n".join(with_error_line(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
     async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
-        return self._record(self._registry.get(job_id, tenant))
+        return await self._told(self._registry.get(job_id, tenant))
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
@@ -230,7 +241,7 @@ class Supervisor:
         page, following = self._registry.page(
             state=state, type=type, tag=tag, limit=limit, before=before, tenant=tenant
         )
-        return [self._record(job) for job in page], None if following is None else str(following)
+        return [await self._told(job) for job in page], None if following is None else str(following)
 
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
@@ -238,6 +249,12 @@ class Supervisor:
         job = self._registry.get(job_id)
         while True:
             batch = job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
+            if batch and job.durable is False and batch[-1].id == len(job.log) - 1:
+                if others := batch[:-1]:
+                    yield others
+                await self._until_durable(job)
+                yield [_marked(batch[-1], job)]
+                return
             if batch:
                 after = batch[-1].id
                 yield batch
@@ -248,7 +265,9 @@ class Supervisor:
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
         job = self._registry.get(job_id)
+        give_up = None if timeout_s is None else self._clock.now() + timeout_s
         await self._wait_for_end(job, timeout_s)
+        await self._until_durable(job, give_up)
         return self._record(job)
 
     async def cancel(
@@ -258,10 +277,10 @@ class Supervisor:
         job = self._registry.get(job_id)
         self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason, key=key), grace_s)
         await self._wait_for_end(job, wait_s)
-        record = self._record(job)
-        if job.is_over and record.state != "cancelled":
+        if job.is_over and job.state is not State.CANCELLED:
+            record = await self._told(job)
             raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
-        return record
+        return self._record(job)  # whoever wanted it dead hears at once that it is; the record says if it is on disk
 
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
@@ -276,7 +295,8 @@ class Supervisor:
         give_up = self._clock.now() + wait_s
         for job in matching:
             await self._wait_for_end(job, max(0.0, give_up - self._clock.now()))
-        return BulkCancel(tuple((job.id, _cancel_status(job)) for job in matching))
+        statuses = tuple((job.id, _cancel_status(job)) for job in matching)
+        return BulkCancel(statuses, tuple(job.durable for job in matching))
 
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
         return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
@@ -429,8 +449,33 @@ class Supervisor:
         except TimeoutError:
             pass
 
+    async def _told(self, job: Job) -> JobRecord:
+        """Return a job's record. An end that is not on disk waits for that, unless the journal fails."""
+        if job.durable is False and self._journal_writer is not None and not self._journal_writer.journal.trouble:
+            await self._until_durable(job)
+        return self._record(job)
+
+    async def _until_durable(self, job: Job, give_up: float | None = None) -> None:
+        """Wait until the end of a job is on disk: at most until TELL_S after it, and until `give_up`."""
+        if job.durable is not False or self._journal_writer is None or job.ended is None:
+            return
+        due = job.ended + TELL_S if give_up is None else min(give_up, job.ended + TELL_S)
+        try:
+            async with asyncio.timeout(max(0.0, due - self._clock.now())):
+                while job.durable is False and not self._journal_writer.journal.is_over:
+                    await job.changed()
+        except TimeoutError:
+            pass
+
     def _record(self, job: Job) -> JobRecord:
         return job.record(self.instance_id, self.jobs.place_of(job))
+
+
+def _marked(terminal: JobEvent, job: Job) -> JobEvent:
+    """Return the terminal event as clients see it: with a mark if the end is not on disk."""
+    if job.durable is not False:
+        return terminal
+    return terminal._replace(data=terminal.data[:-1] + b',"durable":false}')
 
 
 def _cancel_status(job: Job) -> str:

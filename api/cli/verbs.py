@@ -159,6 +159,13 @@ VERBS = {
         "killable shutdown",
         "killable shutdown --deadline 5m --grace 2s --reason 'new release'",
     ),
+    "journal": _server(
+        "journal",
+        "Check, copy or save the file in which a server keeps its jobs.",
+        "killable journal verify ./jobs.journal",
+        "killable journal backup ./jobs.journal ./jobs.backup",
+        "killable journal salvage ./jobs.journal ./saved.journal --json",
+    ),
     "doctor": Verb(
         "doctor",
         "doctor",

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from killable.api.http.auth import tenant_of_scope
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.faults import invalid
 from killable.api.http.problems import problem, refusal, refused
+from killable.api.http.request_faults import invalid
 from killable.api.http.schemas import OperationRequest
 from killable.api.http.settings import HttpSettings
 from killable.workers.errors import Refused

@@ -10,8 +10,8 @@ import json
 from collections.abc import Set
 from typing import Any
 
-from killable.api.http.faults import fault
 from killable.api.http.input_faults import find_faults, validator_of
+from killable.api.http.request_faults import fault
 from killable.api.http.unknown_fields import few
 from killable.workers.authoring.job_functions import job
 from killable.workers.protocol.messages import dump_json

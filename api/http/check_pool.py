@@ -17,7 +17,7 @@ from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.supervisor.telemetry.observer import Unobserved
+from killable.supervisor.telemetry.job_log import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from jsonschema import Draft202012Validator
 
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.faults import FAULTS_MAX, fault, invalid
 from killable.api.http.input_faults import find_faults, is_bounded, validator_of
+from killable.api.http.request_faults import FAULTS_MAX, fault, invalid
 from killable.supervisor.models import JobType
 from killable.workers.protocol.messages import dump_json
 

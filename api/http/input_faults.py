@@ -19,7 +19,7 @@ from jsonschema.exceptions import ValidationError
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 
-from killable.api.http.faults import FAULTS_MAX, fault
+from killable.api.http.request_faults import FAULTS_MAX, fault
 from killable.workers.protocol.messages import dump_json
 
 _BOUNDS = {

@@ -22,6 +22,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "correlation_id": record.correlation_id,
         "events": record.events,
         "attempts": record.attempts,
+        "lost_attempts": record.lost_attempts,
         "result": _value(record.result, address + "/result", result_inline_bytes_max),
         "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
         "certificate": record.certificate,

@@ -14,8 +14,8 @@ from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
-from killable.api.http.faults import fault, invalid
 from killable.api.http.problems import PROBLEM_TYPE
+from killable.api.http.request_faults import fault, invalid
 from killable.api.http.schemas import PREFER, WAIT_S_MAX
 from killable.api.http.statuses import STATUSES
 from killable.workers.errors import CODES

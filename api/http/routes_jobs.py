@@ -199,5 +199,10 @@ async def cancel_job(
 
 def _cancel_answer(record: JobRecord, headers: dict[str, str]) -> Response:
     status = "cancelled" if record.state == "cancelled" else "stopping"
-    body = {"job_id": record.job_id, "status": status, "certificate": record.certificate}
+    body = {
+        "job_id": record.job_id,
+        "status": status,
+        "certificate": record.certificate,
+        "durable": record.durable,
+    }
     return Json(body, 200 if status == "cancelled" else 202, headers)

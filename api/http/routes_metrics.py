@@ -56,6 +56,7 @@ class Counts(BaseModel):
     run_s: dict[str, Percentiles] = Field(description="Run time of jobs that were not cancelled, by type")
     timeouts: dict[str, int] = Field(description="Jobs that a deadline ended, by kind of deadline")
     retries: dict[str, int] = Field(description="Retried attempts, by the code of their error")
+    unproven: int = Field(description="Ended attempts of which it is not proven that no process is left")
     stops: dict[str, int] = Field(description="Stopped jobs, by code")
     kills: dict[str, int] = Field(description="Attempts to which SIGTERM and SIGKILL were sent, by signal")
     workers: dict[str, int] = Field(description="Workers by state")

@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query
@@ -16,7 +17,7 @@ from killable.api.http import schemas
 from killable.api.http.audit import note_jobs
 from killable.api.http.auth import key_name_of
 from killable.api.http.dependencies import engine_of
-from killable.api.http.faults import fault, invalid
+from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
@@ -55,7 +56,10 @@ async def cancel_jobs(
         note_jobs(request, [job_id for job_id, _ in done.jobs])
     statuses = [] if body.dry_run else [status for _, status in done.jobs]
     counts = {status: statuses.count(status) for status in ("cancelled", "stopping", "already_ended")}
-    jobs = [{"job_id": job_id, "status": status} for job_id, status in done.jobs]
+    jobs = [
+        {"job_id": job_id, "status": status, "durable": durable}
+        for (job_id, status), durable in zip_longest(done.jobs, done.durable)
+    ]
     content = {"matched": len(jobs), **counts, "dry_run": body.dry_run, "jobs": jobs}
     return Json(content, 202 if counts["stopping"] else 200, preference.headers)
 

@@ -17,10 +17,10 @@ from starlette.responses import Response, StreamingResponse
 from killable.api.http import schemas
 from killable.api.http.auth import CALLER, is_operator, only_watches, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
-from killable.api.http.faults import fault, invalid
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.output import media_type_of, nothing, pieces_of
 from killable.api.http.records import record_json
+from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.sse import WRITE_BYTES, cut, open_stream
 from killable.workers.errors import Refused

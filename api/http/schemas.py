@@ -317,7 +317,7 @@ def _list_of(model: Any) -> Any:
 
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error",
+    "progress", "queue", "error", "durable",
 )  # fmt: skip
 """The members of a job in a list."""
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
@@ -343,11 +343,17 @@ class CancelAnswer(BaseModel):
     job_id: str
     status: Literal["cancelled", "stopping"]
     certificate: dict[str, Any] | None
+    durable: bool | None = Field(
+        description="Whether its end is in the journal already; null while it has not ended, and without a journal"
+    )
 
 
 class BulkCancelled(BaseModel):
     job_id: str
     status: str = Field(description="cancelled · stopping · already_ended; in a dry run the job's state")
+    durable: bool | None = Field(
+        description="Whether its end is in the journal already; null while it has not ended, and without a journal"
+    )
 
 
 class BulkCancelAnswer(BaseModel):

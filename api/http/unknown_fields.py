@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BeforeValidator
 
-from killable.api.http.faults import FAULTS_MAX
+from killable.api.http.request_faults import FAULTS_MAX
 
 UNKNOWN_MEMBERS_MAX = FAULTS_MAX + 1
 """One more than an answer lists, which shows that there are more."""

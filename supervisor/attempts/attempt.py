@@ -155,6 +155,7 @@ class Attempt:
         message = f"the process still exists {unkillable_s:g} s after SIGKILL: its slot is quarantined"
         self.job.verdict = Verdict("unkillable", by="supervisor", facts={"message": message})
         self.worker.quarantine()
+        self._phase_times.note_unkillable()
         self._finish(None)
 
     def _signal_expiry(self, operation: OperationExpiry) -> None:

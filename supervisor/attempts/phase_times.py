@@ -15,6 +15,14 @@ _ASKED = ("requested", "term_sent", "kill_sent")
 _RECEIVED = ("delivered", "acknowledged")
 
 
+NO_GUARD = (
+    "its guard was killed and it had no cgroup; a process that had left its parents and cleaned its environment would "
+    "not have been found"
+)
+STILL_THERE = "SIGKILL has not ended its process"
+"""Why a tree is not proven empty."""
+
+
 class PhaseTimes:
     """Monotonic seconds by phase; the first time noted for a phase stays."""
 
@@ -29,13 +37,15 @@ class PhaseTimes:
         self._times.setdefault(phase, now)
 
     def note_gone(self, gone: Gone, status: ExitStatus, now: float) -> None:
-        """Note that the tree is empty, and keep what the kernel reported about the process."""
+        """Keep what the kernel reported about the process. The tree is empty if there is a proof of it."""
         ending = gone.ending
         if ending is not None:
             self._note_ending(ending.reaped_at)
-        self._times["tree_empty"] = now
+        if gone.proof:
+            self._times["tree_empty"] = now
         self._proof = {
             "proof": gone.proof,
+            "unproven": "" if gone.proof else NO_GUARD,
             "processes_swept": gone.swept,
             "shared_memory_removed": gone.memory_removed,
             "exit_code": status.exit_code,
@@ -58,6 +68,10 @@ class PhaseTimes:
         for phase in _RECEIVED:
             if phase in times:
                 times[phase] = min(times[phase], times["exited"])
+
+    def note_unkillable(self) -> None:
+        """Note that a process of the job is still there."""
+        self._proof = {"unproven": STILL_THERE}
 
     def note_kept(self, now: float) -> None:
         """Note that the worker lives on and has no child: it is the subreaper of everything that the job started."""

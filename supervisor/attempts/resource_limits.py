@@ -79,7 +79,8 @@ class ResourceWatch(NamedTuple):
         if limit is None:
             return []
         grown, own = self._grown(sample), sample.own_bytes - self.base.own_bytes
-        sure = grown if sample.proven or sample.processes == 1 else own
+        is_simple = sample.processes == 1 and sample.shared_bytes <= self.base.shared_bytes
+        sure = grown if sample.proven or is_simple else own
         backstop = backstop_bytes(limit)
         doubted = grown > sure and grown > (backstop if sure > limit else limit)
         prove = doubted and now >= self.prove_at
@@ -116,7 +117,8 @@ class ResourceWatch(NamedTuple):
         return [Finding((limit - used) / self.cores)]
 
     def _grown(self, sample: Sample) -> int:
-        return sample.own_bytes + sample.others_bytes - self.base.own_bytes
+        shared = max(0, sample.shared_bytes - self.base.shared_bytes)
+        return sample.own_bytes + sample.others_bytes + shared - self.base.own_bytes
 
 
 def is_wanted(limits: Limits) -> bool:

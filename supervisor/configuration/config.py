@@ -162,7 +162,7 @@ def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
     def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if paths is None else tuple(os.path.normpath(absolute_path(path, folder)) for path in paths)
 
-    return SandboxSpec(table.network, absolute(table.write), absolute(table.read))
+    return SandboxSpec(table.network, table.shared_memory, absolute(table.write), absolute(table.read))
 
 
 def _lowered(tables: FileTable) -> dict[str, float]:

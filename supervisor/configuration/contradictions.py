@@ -80,12 +80,16 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
 
 
 def _sandbox(name: str, sandbox: SandboxTable, folder: Path) -> Iterator[ConfigFault]:
-    if sandbox.network and sandbox.write is None and sandbox.read is None:
+    if sandbox.network and sandbox.shared_memory and sandbox.write is None and sandbox.read is None:
         return
+    from killable.workers.runtime import private_memory
     from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule  # Linux's only
 
     if not sandbox.network and (why := why_no_network_rule()):
         yield ConfigFault(f"pools.{name}.sandbox.network", "expected true, or a machine that can forbid it", why)
+    if not sandbox.shared_memory and (why := private_memory.why_not()):
+        there = "expected true, or a server that can give it"
+        yield ConfigFault(f"pools.{name}.sandbox.shared_memory", there, why)
     for key, paths in (("write", sandbox.write), ("read", sandbox.read)):
         if paths is not None and (why := why_no_file_rules()):
             yield ConfigFault(f"pools.{name}.sandbox.{key}", "expected no list, or a machine that can keep it", why)

@@ -243,6 +243,8 @@ class SandboxTable(_Table):
 
     network: Truth = True
     """Whether jobs may use sockets; false: not even those of this machine."""
+    shared_memory: Truth = True
+    """Whether jobs share memory with other programs; false: each worker has a /dev/shm and System V IPC of its own."""
     write: Paths | None = None
     """Files and folders that jobs may write, beside their own temporary folder; absent: as their user may."""
     read: Paths | None = None
@@ -277,7 +279,7 @@ class PoolTable(_Table):
     env: dict[Text, Text] = {}
     """Environment variables of the pool's processes; they override the server's own."""
     sandbox: SandboxTable = SandboxTable()
-    """What its jobs may not do: network = false; write and read, lists of paths (from the file's folder)."""
+    """What its jobs may not do: network = false, shared_memory = false; write and read, lists of paths."""
 
 
 class JobTable(_Table):

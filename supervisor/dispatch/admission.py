@@ -7,6 +7,7 @@ Runs in: supervisor.
 
 Without a journal, everything from the checks on is one turn of the loop. With one, a job that waits for the disk
 counts as queued: it is listed, can be cancelled, and holds its place in the queue's bounds and its idempotency key.
+If a worker is free, it is kept for the job, and the acceptance and the start are one write.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
@@ -208,7 +209,7 @@ class Admission:
                 answer.set_result(Refused(f"internal error: {error!r}", code="internal"))
                 raise
 
-        journal_writer.accepted(job, content, on_written)
+        journal_writer.accepted(job, content, self._jobs.reserve(job), on_written)
         return answer
 
     def _settle(self, job: Job, refused: Refused | None) -> JobRecord | Refused:
@@ -231,6 +232,7 @@ class Admission:
         """Remove a job that was never accepted. A client that found it in a list sees it end, then no such job."""
         if not job.is_over:
             self._jobs.conclude(job, Outcome("failed", refused.code, refused.message))
+            self._jobs.unreserve(job)
         self._registry.withdraw(job)
         job.wake()
         self._jobs.finish_shutdown_if_idle()

@@ -3,6 +3,10 @@
 Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in the middle of a kill.
 
     enqueue ─► Backlog ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
+
+With a journal, `dispatch` only reserves the worker: the attempt begins when the journal has the start. Until then the
+job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened: nothing here
+waits for that, only the word of it does (`supervisor.py`).
 """
 
 from __future__ import annotations
@@ -19,22 +23,22 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
-from killable.supervisor.jobs.backlog import Backlog
+from killable.supervisor.jobs.backlog import Backlog, Waiting
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import JobType, Outcome, Verdict
+from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.supervisor.pools.fleet import Fleet
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.observer import Observer
+from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
-    from killable.supervisor.journal.journal_writer import JournalWriter
+    from killable.supervisor.journal.journal_writer import JournalWriter, Start
 
 
 class Dispatcher:
@@ -66,6 +70,8 @@ class Dispatcher:
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
         self._journal_writer: JournalWriter | None = None
+        self._reserved: dict[str, Worker] = {}
+        """By job id: the worker that is kept for a job while its start is written."""
 
     def start(self, clock: Clock, journal_writer: JournalWriter | None = None) -> None:
         """Set the clock, and the journal writer that records what becomes of jobs."""
@@ -78,8 +84,16 @@ class Dispatcher:
 
     def enqueue(self, job: Job) -> None:
         """Queue a new job. It starts at once when a worker is warm, and fails at once when no worker can come."""
-        if self._push(job):
+        if not self._push(job):
+            return
+        worker = self._reserved.pop(job.id, None)
+        if worker is None:
             self._assign_or_wait(job)
+        else:
+            waiting = self.backlog.remove(job.id)
+            assert waiting is not None
+            self._begin(job, worker, waiting)
+            self._note_reserved(job, -1)
 
     def _push(self, job: Job) -> bool:
         """Put a job in the queue. Return False when it can have no worker and has ended."""
@@ -100,9 +114,9 @@ class Dispatcher:
         return job.state is State.QUEUED
 
     def _assign_or_wait(self, job: Job) -> None:
-        """Assign the job if its turn has come; otherwise start its queue timer."""
+        """Assign the job if its turn has come; otherwise start its queue timer, unless it runs already."""
         self.on_worker_available(self.fleet.pool_of(job.type))
-        if job.state is State.QUEUED:
+        if job.state is State.QUEUED and job.queue_timer is None:
             limit, due = _queue_deadline(job)
             if limit:
                 job.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline_soon(job, limit))
@@ -147,10 +161,19 @@ class Dispatcher:
         self._observer.on_transition(job, cause)
 
     def _note_share(self, job: Job, before: State) -> None:
-        """Count what the job's tenant has, and hold its other jobs back as long as it runs as many as it may."""
-        tenants, submission = self._registry.tenants, job.submission
-        tenants.moved(job, before)
-        if tenants.is_at_share(submission):
+        """Count what the job's tenant has."""
+        self._registry.tenants.moved(job, before)
+        self._hold_back_or_let_go(job.submission)
+
+    def _note_reserved(self, job: Job, number: int) -> None:
+        """Count the workers that are kept for jobs of the tenant: they run soon."""
+        self._registry.tenants.reserved(job, number)
+        self._hold_back_or_let_go(job.submission)
+        self._start_let_go()
+
+    def _hold_back_or_let_go(self, submission: Submission) -> None:
+        """Hold a tenant's waiting jobs back as long as it runs as many as it may."""
+        if self._registry.tenants.is_at_share(submission):
             self.backlog.hold_back(submission.tenant)
         else:
             pools = self.backlog.let_go(submission.tenant)
@@ -159,17 +182,20 @@ class Dispatcher:
     def _dispatch(self, pool: Pool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        while self.backlog.startable(name):
+        while self.backlog.startable(name) and not self._journal_fails:
             worker = pool.take()
             if worker is None:
                 break
-            job_id = self.backlog.pop(name)
-            if job_id is None:  # a report that was read in `take` has ended the last one
+            waiting = self.backlog.take(name)
+            if waiting is None:  # a report that was read in `take` has ended the last one
                 pool.give_back(worker)
                 break
-            job = self._registry.get(job_id)
+            job = self._registry.get(waiting.job_id)
             if job.listener is None or job.listener.on_assigned(job):
-                self._assign(job, worker)
+                if self._journal_writer is None:
+                    self._assign(job, worker)
+                else:
+                    self._write_start(self._journal_writer, job, worker, waiting)
             else:
                 pool.give_back(worker)
                 self._end_queued(job, Verdict("cancelled", by="user"))
@@ -177,6 +203,82 @@ class Dispatcher:
             for worker, quiet in pool.without_lane():
                 self._lane_holder.on_lane(worker.open_lane(self._lane_holder, self._fences, quiet=quiet))
         pool.fill_soon()
+
+    # ── with a journal: a start is on disk before the order goes ──
+
+    @property
+    def _journal_fails(self) -> bool:
+        return self._journal_writer is not None and self._journal_writer.journal.fails
+
+    def on_journal_works(self) -> None:
+        """Start what had to wait because no start could be written."""
+        for pool in self.fleet:
+            self.on_worker_available(pool)
+
+    def reserve(self, job: Job) -> Start | None:
+        """Keep a warm worker for a new job, whose start is then written with its acceptance; `enqueue` begins it.
+
+        None: no worker is free, or other jobs come first.
+        """
+        pool = self.fleet.pool_of(job.type)
+        cannot_start = not job.type.available or pool.state == "broken" or self._journal_fails or self._closing
+        must_wait = self.backlog.startable(pool.spec.name) or self._registry.tenants.is_at_share(job.submission)
+        if cannot_start or must_wait or self._is_dispatching:
+            return None
+        self._is_dispatching = True  # what a worker reports meanwhile must not assign this one
+        try:
+            worker = pool.take()
+        finally:
+            self._is_dispatching = False
+        start = None if worker is None else self._reserve(job, worker)
+        self.on_worker_available(pool)
+        return start
+
+    def unreserve(self, job: Job) -> None:
+        """Let another job have the worker that was kept for this one, if any."""
+        worker = self._reserved.pop(job.id, None)
+        if worker is not None:
+            worker.unreserve()
+            self._note_reserved(job, -1)
+
+    def _reserve(self, job: Job, worker: Worker) -> Start:
+        from killable.supervisor.journal.journal_writer import Start
+
+        worker.reserve()
+        self._reserved[job.id] = worker
+        self._note_reserved(job, 1)
+        return Start(self._clock.wall(), worker.id, worker.process.pid)
+
+    def _write_start(self, journal_writer: JournalWriter, job: Job, worker: Worker, waiting: Waiting) -> None:
+        def on_written(why: str) -> None:
+            if self._reserved.get(job.id) is not worker:
+                return  # it has ended meanwhile
+            del self._reserved[job.id]
+            if why:
+                self._put_back(job, waiting)
+                worker.unreserve()
+            else:
+                self._begin(job, worker, waiting)
+            self._note_reserved(job, -1)
+
+        journal_writer.starts(job, self._reserve(job, worker), on_written)
+
+    def _begin(self, job: Job, worker: Worker, waiting: Waiting) -> None:
+        """Assign the job to the worker that was kept for it. If that has died meanwhile, the job waits again."""
+        if worker.is_reserved():
+            self._assign(job, worker)
+            return
+        if self._journal_writer is not None:
+            self._journal_writer.waits(job)
+        self._put_back(job, waiting)
+        if job.state is State.QUEUED:
+            self._assign_or_wait(job)
+
+    def _put_back(self, job: Job, waiting: Waiting) -> None:
+        self.backlog.put_back(waiting)
+        pool = self.fleet.pool_of(job.type)
+        if pool.state == "broken":  # meanwhile
+            self._end_queued(job, _spawn_verdict(pool))
 
     def open_lanes(self) -> None:
         """Open lanes to idle workers and fork missing ones: the lane holder has waiting calls."""
@@ -212,8 +314,6 @@ class Dispatcher:
         self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
         if job.is_executor_task and job.attempts > 1:
             job.wake()  # it runs in another process, which may report nothing before its result
-        if self._journal_writer is not None:
-            self._journal_writer.begun(job, self._clock.wall())
 
     def stop(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         """Begin to end a job in any state; harmless when it has ended or is ending."""
@@ -225,6 +325,8 @@ class Dispatcher:
             self._end_queued(job, verdict)
         elif job.attempt is not None:
             job.attempt.stop(verdict, grace_s)
+            if self._journal_writer is not None:
+                self._journal_writer.stopping(job, verdict)
 
     def _end_queued(self, job: Job, verdict: Verdict) -> None:
         """End a job that has no worker."""
@@ -238,6 +340,7 @@ class Dispatcher:
             job,
             Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, exit_outcome.message_of(verdict), facts),
         )
+        self.unreserve(job)
 
     def _on_queue_deadline_soon(self, job: Job, limit: str) -> None:
         """Process pending reports first: this turn of the loop may be late, and a worker may have become free."""
@@ -315,7 +418,8 @@ class Dispatcher:
         self.conclude(job, outcome)
         self._observer.on_ended(job)
         if self._journal_writer is not None:
-            self._journal_writer.ended(job)
+            job.durable = False
+            self._journal_writer.ended(job, lambda why: _on_end_written(job, why))
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()
@@ -372,6 +476,11 @@ class Dispatcher:
 
     def queued(self, pool: Pool) -> int:
         return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
+
+
+def _on_end_written(job: Job, why: str) -> None:
+    job.durable = not why
+    job.wake()
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:

@@ -4,14 +4,17 @@ Runs in: supervisor, at its start: after the orphan cleanup, and when the job ty
 
     it had ended            unchanged, for the rest of its `keep_s`
     … and was dropped       its idempotency key only, for the rest of `idempotency_s`
-    a worker had it         `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
+    its start was on disk   `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
+    … and its type says     queued again, RERUNS_MAX times at most, unless it was asked to end
+      `on_loss="rerun"`
     it waited               queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
     … for a retry           the same, and at once; its earlier attempts count
     … and its type is gone  `failed`, `spawn`
 
 How many events a lost job had is unknown. Its terminal event gets an id above all that it can have had (each takes at
 least one byte of `output_bytes`, except for a few), so that a client that resumes with Last-Event-ID gets it, once. A
-job that waited for a retry continues after such a gap with the event `restored`.
+job that waited for a retry, or is run again, continues after such a gap with the event `restored`. A row that cannot be
+used is set aside, and the other jobs are restored.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from killable.supervisor.jobs.inputs import seal_large_input
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.journal.journal_file import JournalRow, damaged
+from killable.supervisor.journal.journal_file import JournalRow
 from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, JournalWriter
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
@@ -36,6 +39,8 @@ from killable.workers.errors import Refused
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
 """More events than a job has besides its output: a first event for each attempt, a last one."""
+RERUNS_MAX = 3
+"""How often a job is run again that was lost with its server: it may be what kills the server."""
 
 logger = logging.getLogger("killable.journal")
 
@@ -43,12 +48,15 @@ logger = logging.getLogger("killable.journal")
 async def restore(
     rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, journal_writer: JournalWriter, clock: Clock
 ) -> None:
-    """Restore the jobs of all rows. Raise JournalRefused, before anything is changed, for an invalid row."""
+    """Restore the jobs of all rows. A row that cannot be used is set aside."""
     restoring = _Restoring(jobs, journal_writer, clock)
-    try:
-        restored = [restoring.take(row) for row in rows]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise damaged(journal_writer.journal.path, f"a row cannot be read: {error!r}") from error
+    restored = []
+    for row in rows:
+        try:
+            restored.append(restoring.take(row))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            journal_writer.set_aside(row, repr(error))
+            registry.skip_number(row.number)
     for job in restoring.waiting:
         job.submission = await seal_large_input(job.submission)
     # What follows is one turn of the loop.
@@ -66,7 +74,7 @@ async def restore(
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
     for job in restoring.waiting:
-        if job.attempts:
+        if job.attempts or job.lost_attempts:
             journal_writer.waits(job)  # its first event id is a new one, which must survive this server, too
     jobs.resume(restoring.waiting)
 
@@ -104,13 +112,14 @@ class _Restoring:
         )
         answer = job.record(accepted["instance_id"])
         answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
+        job.lost_attempts = (row.ended or row.started or {}).get("lost_attempts", 0)
         if row.ended is not None and row.ended.get("reduced"):
             self.reduced.add(job)
         elif row.ended is not None:
             self._end(job, row.ended, row.pieces)
             self.ended.append(job)
         elif row.started is not None and not row.started.get("waits"):
-            self._lose(job, row.started)
+            self._lose(job, row.started, may_rerun=row.stopped is None and not missing)
         else:
             self._wait(job, row.started, missing)
         return job, answer
@@ -137,7 +146,7 @@ class _Restoring:
             return gone, refused.message
 
     def _end(self, job: Job, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
-        job.instance_id = ended["instance_id"]
+        job.instance_id, job.durable = ended["instance_id"], True
         job.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
         job.started_at, job.ended_at = ended["started_at"], ended["ended_at"]
         job.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
@@ -146,11 +155,24 @@ class _Restoring:
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
         job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 
-    def _lose(self, job: Job, started: dict[str, Any]) -> None:
-        """End the job as lost, with the facts that are known."""
-        job.attempts, job.instance_id = started["attempt"], started["instance_id"]
-        job.worker_id, job.pid = started["worker_id"], started["pid"]
+    def _lose(self, job: Job, started: dict[str, Any], *, may_rerun: bool) -> None:
+        """End the job as lost, with the facts that are known; or queue it again if its type says so."""
+        outcome = self._loss_of(started)
+        job.attempts = started["attempt"]
         job.log = _log_after_gap(job)
+        if may_rerun and job.type.on_loss == "rerun" and job.lost_attempts < RERUNS_MAX:
+            job.lost_attempts += 1
+            job_events.note_restored(job, outcome)
+            self.waiting.append(job)
+            return
+        job.instance_id, job.worker_id, job.pid = started["instance_id"], started["worker_id"], started["pid"]
+        self.lost.append((job, outcome))
+
+    def _loss_of(self, started: dict[str, Any]) -> Outcome:
+        """Return how an attempt has ended of which no more is known than its start."""
+        if started.get("unsure"):
+            message = "the journal had lost its end when it was salvaged: whether the job has run is not known"
+            return Outcome("failed", "supervisor_lost", message)
         where = (
             f"worker {started['worker_id']} of server instance {started['instance_id']} ran it since {started['at']}, "
             f"attempt {started['attempt']}"
@@ -163,7 +185,7 @@ class _Restoring:
             what = f"the machine was rebooted or replaced while the job was running: {where}"
         facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
         facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
-        self.lost.append((job, Outcome("failed", code, f"{what}; how far it got is not known", facts)))
+        return Outcome("failed", code, f"{what}; how far it got is not known", facts)
 
 
 def _log_after_gap(job: Job) -> EventLog:

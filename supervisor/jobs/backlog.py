@@ -81,11 +81,17 @@ class _PoolQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class Waiting:
+    """One job in the queue."""
+
     pool: str
     tenant: str
     bytes: int
     place: Place
+
+    @property
+    def job_id(self) -> str:
+        return self.place[2]
 
 
 class Backlog:
@@ -99,7 +105,7 @@ class Backlog:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
         self._pools: dict[str, _PoolQueue] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._held_back: set[str] = set()
         """Tenants whose jobs are not taken now."""
         self._arrivals = 0
@@ -162,13 +168,18 @@ class Backlog:
             queue.startable += 1
             if line.places[0] is place:
                 queue.show(tenant)
-        self._waiting[job_id] = _Waiting(pool, tenant, input_bytes, place)
+        self._waiting[job_id] = Waiting(pool, tenant, input_bytes, place)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
         """Remove the job whose turn it is and return its id; None: no job waits for this pool, or only jobs of tenants
         that are held back.
         """
+        waiting = self.take(pool)
+        return None if waiting is None else waiting.job_id
+
+    def take(self, pool: str) -> Waiting | None:
+        """Remove the job whose turn it is as `pop` does, and return what `put_back` needs."""
         queue = self._pools.get(pool)
         if not queue or not queue.heads:
             return None
@@ -185,14 +196,35 @@ class Backlog:
             queue.show(tenant)
         else:
             queue.end_line(tenant, line.round)
-        self.bytes -= self._waiting.pop(place[2]).bytes
-        return place[2]
+        waiting = self._waiting.pop(place[2])
+        self.bytes -= waiting.bytes
+        return waiting
 
-    def remove(self, job_id: str) -> bool:
-        """Remove a job (a cancel, a deadline). Return False when it is not in the queue."""
+    def put_back(self, waiting: Waiting) -> None:
+        """Queue a job again, before those of its tenant that came later, and give back the turn that it took."""
+        queue, tenant, place = self._pools[waiting.pool], waiting.tenant, waiting.place
+        shown = tenant not in self._held_back
+        line = queue.lines.get(tenant)
+        if line is None:
+            line = queue.lines[tenant] = _TenantLine(queue.round)
+            queue.served.discard(tenant)
+        else:
+            if shown:
+                queue.hide(tenant)
+            line.round = max(queue.round, line.round - 1)
+        insort(line.places, place)
+        queue.depth += 1
+        if shown:
+            queue.startable += 1
+            queue.show(tenant)
+        self._waiting[waiting.job_id] = waiting
+        self.bytes += waiting.bytes
+
+    def remove(self, job_id: str) -> Waiting | None:
+        """Remove a job (a cancel, a deadline) and return its place. None: it is not in the queue."""
         waiting = self._waiting.pop(job_id, None)
         if waiting is None:
-            return False
+            return None
         self.bytes -= waiting.bytes
         queue, tenant = self._pools[waiting.pool], waiting.tenant
         line, shown = queue.lines[tenant], tenant not in self._held_back
@@ -206,7 +238,7 @@ class Backlog:
             queue.end_line(tenant, line.round)
         elif shown and index == 0:
             queue.show(tenant)
-        return True
+        return waiting
 
     def hold_back(self, tenant: str) -> None:
         """Take none of this tenant's jobs until `let_go`: others go past them."""

@@ -84,10 +84,14 @@ class Job:
     ended: float | None = None
     attempt: CurrentAttempt | None = None
     attempts: int = 0
+    lost_attempts: int = 0
+    """How many of them were lost with a server and followed by another one."""
     may_retry: bool = True
     """False after a stop was requested, or when its function returned although the attempt did not complete."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
+    durable: bool | None = None
+    """Whether its end is on disk. None: it has none yet, or there is no journal."""
     result: bytes | None = None
     shared_result: MemoryFile | None = None
     """A large result of a pickle job, instead of `result`. Its memory is freed with the last reference."""
@@ -220,6 +224,8 @@ class Job:
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,
+            lost_attempts=self.lost_attempts,
+            durable=self.durable,
         )
 
     def _certificate(self) -> dict[str, Any] | None:

@@ -23,9 +23,10 @@ def note_retry(job: Job, outcome: Outcome, wait_s: float) -> None:
         job.log.append("retrying", retry_data(job, outcome, wait_s))
 
 
-def note_restored(job: Job) -> None:
-    """Write that the earlier events were lost with the server that held them."""
-    job.log.append("restored", dump_json({"job_id": job.id, "attempt": job.attempts}))
+def note_restored(job: Job, lost: Outcome | None = None) -> None:
+    """Write that the earlier events were lost with the server that held them; `lost`: so was the attempt that ran."""
+    error = None if lost is None else lost.error_json()
+    job.log.append("restored", dump_json({"job_id": job.id, "attempt": job.attempts, "error": error}))
 
 
 def note_end(job: Job) -> None:

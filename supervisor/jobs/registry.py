@@ -58,6 +58,10 @@ class Registry:
         if job.state is State.QUEUED:
             self.tenants.entered(job)
 
+    def skip_number(self, number: int) -> None:
+        """Give no job this number: a row of the journal that was set aside had it."""
+        self._numbers = max(self._numbers, number)
+
     def restore(self, job: Job) -> None:
         """Add a job of an earlier server run, which keeps its number."""
         self._numbers = max(self._numbers, job.number)

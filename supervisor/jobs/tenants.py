@@ -42,6 +42,8 @@ class Tenants:
         self.queued_bytes: Counter[str] = Counter()
         self.running: Counter[str] = Counter()
         """Jobs that have a worker."""
+        self._reserved: Counter[str] = Counter()
+        """Jobs for which a worker is kept while their start is written to the journal."""
         self.streams: Counter[str] = Counter()
         self._buckets: dict[str, _Bucket] = {}
 
@@ -83,7 +85,7 @@ class Tenants:
     def is_at_share(self, submission: Submission) -> bool:
         """Return whether none of the tenant's jobs may start now."""
         most = self.bounds_of(submission).running_max
-        return most is not None and self.running[submission.tenant] >= most
+        return most is not None and self.running[submission.tenant] + self._reserved[submission.tenant] >= most
 
     def count_submission(self, tenant: str, now: float, *, operator: bool = False) -> Quota | None:
         """Count one submission. Return what is left; None: it has no bound. Raise Refused: too_many_submissions."""
@@ -110,6 +112,10 @@ class Tenants:
         if after is State.QUEUED:
             self._add_queued(job, 1)
         self._add(self.running, tenant, _has_worker(after) - _has_worker(before))
+
+    def reserved(self, job: Job, number: int) -> None:
+        """Count a worker that is kept for a job, or (-1) no longer."""
+        self._add(self._reserved, job.submission.tenant, number)
 
     def _add_queued(self, job: Job, sign: int) -> None:
         submission = job.submission

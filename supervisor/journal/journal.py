@@ -1,13 +1,14 @@
-"""The journal: a thread writes to disk what has to survive the server's death. Only submissions wait for it.
+"""The journal: a thread writes to disk what has to survive the server's death. Nothing in the event loop blocks for it.
 
 Runs in: supervisor; the file in a thread of its own.
 
-    accept, note ──► inbox ──all that is there──► one transaction ──► answers, in the event loop
-                           pending ◄──what could not be written──┘
+    accept, start, note ──► inbox ──all that is there──► one transaction ──► answers, in the event loop
+                             owed ◄──notes that could not be written──┘
 
-A group that cannot be written (a full disk) is split: submissions are refused; all other notes stay pending and are
-retried with the next write and every RETRY_S. Pending notes cost little memory, as they refer to bytes of jobs that the
-registry keeps; a job that is dropped meanwhile leaves only its number.
+A group that cannot be written (a full disk) is written one by one, in order, up to the first note that fails:
+submissions and starts are refused; all other notes stay owed and are retried with the next write and every RETRY_S.
+Nothing starts while a note is owed. Owed notes cost little memory, as they refer to bytes of jobs that the registry
+keeps; a job that is dropped meanwhile leaves only its number.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from killable.supervisor import event_loops
@@ -25,16 +27,17 @@ from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
     JournalFile,
-    JournalRefused,
     JournalRow,
     Note,
     ReducedNote,
+    StartedNote,
 )
+from killable.supervisor.journal.refusals import JournalRefused
 
 RETRY_S = 1.0
 """Seconds between two checks whether writing works again."""
 GROUP_MAX = 256
-"""Notes per transaction: a sync to disk takes longer than so many rows."""
+"""Entries per transaction: a sync to disk takes longer than so many rows."""
 CLOSE_S = 10.0
 """Seconds for the last notes: a disk that hangs must not keep the server from ending."""
 
@@ -42,25 +45,39 @@ SLOW_S = 5.0
 """A write that takes longer, in seconds, is considered to hang."""
 
 Answer = Callable[[str, bool], None]
-"""Called in the event loop with why the job is not on disk (empty: it is), and whether that is certain."""
+"""Called in the event loop with why it is not on disk (empty: it is), and whether that is certain."""
 
 Opened = asyncio.Future[list[JournalRow] | Exception]
 
 logger = logging.getLogger("killable.journal")
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Notes that are written together, and whom to tell."""
+
+    notes: tuple[Note, ...]
+    ticket: int
+    """Number of the answer that is due; 0: none is."""
+    is_owed: bool
+    """It is retried until it is written. Otherwise it is written now or never."""
+
+
 class Journal:
     """A journal of one file, which is opened once."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, on_works: Callable[[], None] = lambda: None) -> None:
+        """`on_works` is called in the event loop when writing works again."""
         self.path = path
+        self._on_works = on_works
         self._trouble = ""
         """Why the latest write failed; empty when one works again."""
         self._busy_since: float | None = None
-        self._inbox: queue.SimpleQueue[Note | None] = queue.SimpleQueue()
-        self._pending: list[Note] = []
+        self._inbox: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
+        self._owed: list[Entry] = []
         self._unanswered: dict[int, Answer] = {}
-        """By number of the job that is to be written. Used only in the event loop."""
+        """By ticket. Used only in the event loop."""
+        self._tickets = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_over = asyncio.Event()
 
@@ -68,6 +85,16 @@ class Journal:
     def trouble(self) -> str:
         """Return why nothing is written now; empty when writing works."""
         return self._trouble or self._hang()
+
+    @property
+    def fails(self) -> bool:
+        """Return whether the latest write failed: nothing may start. `on_works` follows when one works again."""
+        return bool(self._trouble)
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether nothing is written any more: it is closed, or its thread has ended."""
+        return self._is_over.is_set()
 
     def _hang(self) -> str:
         since = self._busy_since
@@ -90,25 +117,46 @@ class Journal:
             raise found
         return found
 
-    def accept(self, accepted: AcceptedNote, answer: Answer) -> None:
-        """Write a new job and call `answer` in the event loop. While a write hangs, the job is refused."""
+    def accept(self, accepted: AcceptedNote, started: StartedNote | None, answer: Answer) -> None:
+        """Write a new job, with its start if a worker is kept for it, and call `answer` in the event loop.
+
+        While a write hangs, the job is refused.
+        """
         if self._loop is not None and (why := self._hang()):
             self._loop.call_soon(answer, why, True)
             return
-        self._unanswered[accepted.number] = answer
-        self._inbox.put(accepted)
-        if self._loop is not None and self._is_over.is_set():
+        notes: tuple[Note, ...] = (accepted,) if started is None else (accepted, started)
+        self._enter(notes, answer, is_owed=False)
+
+    def start(self, started: StartedNote, answer: Answer) -> None:
+        """Write that a job starts and call `answer` in the event loop, however long a write hangs."""
+        self._enter((started,), answer, is_owed=False)
+
+    def note(self, note: Note, answer: Answer | None = None) -> None:
+        """Write a note, after everything that came before. Returns at once.
+
+        `answer` is called in the event loop when it is written; with a reason, when it never will be.
+        """
+        self._enter((note,), answer, is_owed=True)
+
+    def _enter(self, notes: tuple[Note, ...], answer: Answer | None, *, is_owed: bool) -> None:
+        ticket = 0
+        if answer is not None:
+            ticket = self._tickets = self._tickets + 1
+            self._unanswered[ticket] = answer
+        self._put(Entry(notes, ticket, is_owed))
+        if self._loop is not None and self.is_over:
             self._loop.call_soon(self._on_over)
 
-    def note(self, note: Note) -> None:
-        """Write a note, after everything that came before. Returns at once."""
-        self._inbox.put(note)
+    def _put(self, entry: Entry | None) -> None:
+        """Hand an entry to the thread; None: it is to end."""
+        self._inbox.put(entry)
 
     async def close(self) -> None:
         """Write what is left and close the file. May be called again, and when the file was never opened."""
         if self._loop is None:
             return
-        self._inbox.put(None)
+        self._put(None)
         try:
             async with asyncio.timeout(CLOSE_S):
                 await self._is_over.wait()
@@ -117,14 +165,14 @@ class Journal:
             self._on_over(is_known=False)  # the write that hangs may still succeed
 
     def _on_over(self, *, is_known: bool = True) -> None:
-        """Answer every submission that still waits: nothing is written any more."""
+        """Answer all who still wait: nothing is written any more."""
         self._is_over.set()
         self._on_answers(dict.fromkeys(self._unanswered, self.trouble or "it is closed"), is_known=is_known)
 
     def _on_answers(self, answers: Mapping[int, str], *, is_known: bool = True) -> None:
-        for number, why in answers.items():
+        for ticket, why in answers.items():
             try:
-                if (answer := self._unanswered.pop(number, None)) is not None:
+                if (answer := self._unanswered.pop(ticket, None)) is not None:
                     answer(why, is_known)
             except Exception:  # a bug in killable: the others are answered all the same
                 logger.exception("journal_failed", extra={"detail": "a callback failed"})
@@ -147,9 +195,9 @@ class Journal:
         finally:
             self._tell(self._on_over)
 
-    def _next(self) -> tuple[list[Note], bool]:
-        """Wait for notes and return all that are there (none: it is time to retry), and whether to go on after them."""
-        group: list[Note] = []
+    def _next(self) -> tuple[list[Entry], bool]:
+        """Wait for entries and return all that are there (none: time to retry), and whether to go on after them."""
+        group: list[Entry] = []
         try:
             each = self._inbox.get(timeout=RETRY_S if self._trouble else None)
             while each is not None:
@@ -161,26 +209,48 @@ class Journal:
             return group, True
         return group, False
 
-    def _write(self, file: JournalFile, group: list[Note], go_on: bool) -> bool:
-        submissions = [each for each in group if isinstance(each, AcceptedNote)]
-        answers = dict.fromkeys((each.number for each in submissions), "")
-        if why := self._try(file, [*self._pending, *group]):
-            # Submissions first: the other notes may belong to them.
-            answers = {each.number: self._try(file, [each]) for each in submissions}
-            self._add_pending([each for each in group if not isinstance(each, AcceptedNote)])
-            if self._pending and not self._try(file, self._pending):
-                self._pending = []
+    def _write(self, file: JournalFile, group: list[Entry], go_on: bool) -> bool:
+        entries = [*self._owed, *group]
+        if why := self._try(file, [note for entry in entries for note in entry.notes]):
+            answers = self._write_each(file, entries)
         else:
-            self._pending = []
-        self._note_trouble(why if any(answers.values()) or self._pending or not group else "")
+            answers, self._owed = {entry.ticket: "" for entry in entries if entry.ticket}, []
+        self._note_trouble(why if any(answers.values()) or self._owed or not entries else "")
         if answers:
             self._tell(partial(self._on_answers, answers))
-        if not go_on and self._pending:
-            fields = {"detail": f"{self._trouble}; {len(self._pending)} notes are not written", "path": self.path}
+        if not go_on and self._owed:
+            fields = {"detail": f"{self._trouble}; {len(self._owed)} notes are not written", "path": self.path}
             logger.error("journal_left", extra=fields)
         return go_on
 
-    def _try(self, file: JournalFile, notes: list[Note]) -> str:
+    def _write_each(self, file: JournalFile, entries: Sequence[Entry]) -> dict[int, str]:
+        """Write the entries one by one and return the answers to them.
+
+        After the first owed note that cannot be written nothing else is: a job's notes have an order, and a start that
+        passed the note of an earlier attempt would be taken for it by the next server.
+        """
+        answers: dict[int, str] = {}
+        self._owed = []
+        blocked = ""
+        for entry in entries:
+            why = blocked or self._try(file, entry.notes)
+            if why and entry.is_owed:
+                blocked = why
+                answers |= self._owe(entry)
+            elif entry.ticket:
+                answers[entry.ticket] = why
+        return answers
+
+    def _owe(self, entry: Entry) -> dict[int, str]:
+        """Keep an entry for later. Return the answers to those that no longer matter: their job is dropped."""
+        given_up: list[Entry] = []
+        if isinstance(dropped := entry.notes[0], (DroppedNote, ReducedNote)):
+            given_up = [owed for owed in self._owed if owed.notes[0].number == dropped.number]
+            self._owed = [owed for owed in self._owed if owed.notes[0].number != dropped.number]
+        self._owed.append(entry)
+        return {owed.ticket: "its job is not kept any more" for owed in given_up if owed.ticket}
+
+    def _try(self, file: JournalFile, notes: Sequence[Note]) -> str:
         """Write the notes; without any, check that writing works. Return why it failed; empty: it worked."""
         self._busy_since = monotonic()
         try:
@@ -194,18 +264,13 @@ class Journal:
             self._busy_since = None
         return ""
 
-    def _add_pending(self, notes: list[Note]) -> None:
-        for note in notes:
-            if isinstance(note, (DroppedNote, ReducedNote)):  # its other notes no longer matter
-                self._pending = [owed for owed in self._pending if owed.number != note.number]
-            self._pending.append(note)
-
     def _note_trouble(self, why: str) -> None:
-        if why and not self._trouble:
+        was, self._trouble = self._trouble, why
+        if why and not was:
             logger.error("journal_failed", extra={"detail": why, "path": self.path})
-        elif self._trouble and not why:
+        elif was and not why:
             logger.warning("journal_works", extra={"path": self.path})
-        self._trouble = why
+            self._tell(self._on_works)
 
     def _tell(self, act: Callable[[], object]) -> None:
         assert self._loop is not None

@@ -1,11 +1,8 @@
 """The journal's file, an SQLite database: opened and checked, read once, then written in groups.
 
 Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them:
-`journal_writer` makes the JSON of each, `dispatch.recovery` reads it.
-
-    jobs      one row per job: its acceptance, its start and its end, each as JSON
-    pieces    bytes of a job: its input until it has ended; then result, partial, events
-    checks    a number, incremented by a write that only tests whether writing works
+`journal_writer` makes the JSON of each, `dispatch.recovery` reads it. `schema` has the tables, `file_checks` what is
+looked at around the database.
 
 WAL and `synchronous = FULL`: what is committed is on disk (sqlite.org/pragma.html). `locking_mode = EXCLUSIVE`: the
 kernel locks the file for one process until that dies, and there is no shared-memory file.
@@ -14,38 +11,22 @@ kernel locks the file for one process until that dies, and there is no shared-me
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.models import StartRefused
+from killable.supervisor.journal import schema
+from killable.supervisor.journal.file_checks import GenerationMark, Place, prepare_file
+from killable.supervisor.journal.refusals import damaged, refused
+from killable.workers.protocol.messages import dump_json
 
-APPLICATION_ID = 0x6B6C626C
-"""`klbl`, in the header of the file: a database of another program is left alone."""
-VERSION = 1
-"""Version of the tables, in `user_version`."""
 PIECE_BYTES = 64 << 20
 """SQLite takes at most 10^9 bytes for one value (sqlite.org/limits.html); a job's events may be more."""
-WAL_BYTES_MAX = 64 << 20
-"""The write-ahead log is truncated to this size after it has grown."""
 
-_TABLES = (
-    "CREATE TABLE jobs (number INTEGER PRIMARY KEY, job_id TEXT NOT NULL UNIQUE,"
-    " accepted TEXT NOT NULL, started TEXT, ended TEXT)",
-    "CREATE TABLE pieces (number INTEGER NOT NULL, kind TEXT NOT NULL, place INTEGER NOT NULL, data BLOB NOT NULL,"
-    " PRIMARY KEY (number, kind, place))",
-    "CREATE TABLE checks (count INTEGER NOT NULL)",
-    "INSERT INTO checks VALUES (0)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {VERSION}",
-)
-
-
-class JournalRefused(StartRefused):
-    """The journal cannot be used as it is. The server does not start, and the file is left unchanged."""
+logger = logging.getLogger("killable.journal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +42,15 @@ class AcceptedNote:
 
 @dataclass(frozen=True, slots=True)
 class StartedNote:
-    """A worker has the job; or had it, and the job waits for a retry."""
+    """A worker is about to get the job; or had it, and the job waits for a retry."""
+
+    number: int
+    members: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedNote:
+    """The job was asked to end."""
 
     number: int
     members: bytes
@@ -102,7 +91,16 @@ class DroppedNote:
     number: int
 
 
-Note = AcceptedNote | StartedNote | EndedNote | AmendedNote | ReducedNote | DroppedNote
+@dataclass(frozen=True, slots=True)
+class SetAsideNote:
+    """The job's row cannot be used."""
+
+    number: int
+    job_id: str
+    why: str
+
+
+Note = AcceptedNote | StartedNote | StoppedNote | EndedNote | AmendedNote | ReducedNote | DroppedNote | SetAsideNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,184 +111,271 @@ class JournalRow:
     job_id: str
     accepted: dict[str, Any]
     started: dict[str, Any] | None
+    stopped: dict[str, Any] | None
     ended: dict[str, Any] | None
     pieces: dict[str, bytes]
     """By kind: input · result · partial · events; a result of None has no piece."""
 
 
+class BadRow(NamedTuple):
+    """A row that is not what was written."""
+
+    number: int
+    job_id: str
+    why: str
+
+
 class JournalFile:
     """An open journal, locked for this process."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, place: Place, mark: GenerationMark) -> None:
         """Only `open` calls this."""
         self._connection = connection
         self._path = path
+        self._place = place
+        self._mark = mark
 
     @classmethod
-    def open(cls, path: str) -> JournalFile:
-        """Open the file; create it if it does not exist. Raise JournalRefused."""
+    def open(cls, path: str, *, strict: bool = True) -> JournalFile:
+        """Open the file; create it if it does not exist. Raise JournalRefused.
+
+        Not `strict`: also if its end is missing or its pages are damaged.
+        """
+        connection: sqlite3.Connection | None = None
         try:
-            if not Path(path).exists():
-                Path(path).touch(mode=0o600)  # it holds inputs and results; the WAL gets the same mode
+            prepare_file(path)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)
-        except (OSError, sqlite3.Error) as error:
-            raise _refused(path, error) from error
-        try:
-            _settle(connection, path)
-            opened = cls(connection, path)
-            opened.check()
-        except sqlite3.Error as error:
-            connection.close()
-            raise _refused(path, error) from error
-        except BaseException:
-            connection.close()
+            connection.text_factory = bytes  # a flipped bit may be no UTF-8
+            schema.settle(connection, path, strict=strict)
+            file_id, generation = schema.identity(connection)
+            mark = GenerationMark(path, file_id)
+            opened = cls(connection, path, Place(path), mark)
+            try:
+                if strict:
+                    mark.check(generation)
+                    opened.check()
+                    opened._place.check()  # from here on it knows the write-ahead log, too
+            except BaseException:
+                mark.close()
+                raise
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, (OSError, sqlite3.Error)):
+                raise refused(path, error) from error
             raise
         return opened
 
     def close(self) -> None:
         self._connection.close()
+        self._mark.close()
+
+    def lost(self) -> int:
+        """Return how many of its last transactions are missing."""
+        return self._mark.lost(schema.identity(self._connection)[1])
+
+    # ── reading ──
 
     def read(self) -> list[JournalRow]:
-        """Return all jobs in the order of submission. Raise JournalRefused."""
+        """Return all jobs in the order of submission. Raise JournalRefused.
+
+        Rows that are not what was written are set aside, with a word in the log.
+        """
+        rows, bad = self.scan()
+        for number, job_id, why in bad:
+            self.write([SetAsideNote(number, job_id, why)])
+        return rows
+
+    def scan(self) -> tuple[list[JournalRow], list[BadRow]]:
+        """Return all jobs in the order of submission, and the rows that are not what was written. Raise
+        JournalRefused.
+        """
+        rows: list[JournalRow] = []
+        bad: list[BadRow] = []
         try:
-            rows = self._connection.execute("SELECT number, job_id, accepted, started, ended FROM jobs ORDER BY number")
-            return [
-                JournalRow(
-                    number, job_id, json.loads(accepted), _loaded(started), _loaded(ended), self._pieces_of(number)
-                )
-                for number, job_id, accepted, started, ended in rows.fetchall()
-            ]
-        except (sqlite3.Error, ValueError) as error:
+            for (number,) in self._connection.execute("SELECT number FROM jobs ORDER BY number").fetchall():
+                self._read_row(number, rows, bad)
+        except sqlite3.Error as error:
             raise damaged(self._path, str(error)) from error
+        return rows, bad
+
+    def salvage(self) -> tuple[list[JournalRow], list[BadRow]]:
+        """Return what can still be read, as `scan` does, also of a file with damaged pages."""
+        rows: list[JournalRow] = []
+        bad: list[BadRow] = []
+        for number in self._readable_numbers():
+            try:
+                self._read_row(number, rows, bad)
+            except sqlite3.Error as error:
+                bad.append(BadRow(number, "", str(error)))
+        return rows, bad
+
+    def _readable_numbers(self) -> list[int]:
+        """Return the numbers of the jobs up to the first damaged page, from both ends."""
+        found: set[int] = set()
+        for order in ("ASC", "DESC"):
+            try:
+                for (number,) in self._connection.execute(f"SELECT number FROM jobs ORDER BY number {order}"):
+                    found.add(number)
+            except sqlite3.Error:
+                pass
+        return sorted(found)
+
+    def _read_row(self, number: int, rows: list[JournalRow], bad: list[BadRow]) -> None:
+        query = (
+            "SELECT job_id, input_pieces, end_pieces, accepted, accepted_sum, started, started_sum, stopped,"
+            " stopped_sum, ended, ended_sum FROM jobs WHERE number = ?"
+        )
+        job_id, input_pieces, end_pieces, *parts = self._connection.execute(query, (number,)).fetchone()
+        name = job_id.decode("utf-8", "replace") if isinstance(job_id, bytes) else repr(job_id)
+        members: dict[str, Any] = {}
+        try:
+            for part, text, found in zip(schema.PARTS, parts[::2], parts[1::2], strict=True):
+                place = {"accepted": input_pieces, "ended": end_pieces}.get(part, 0)
+                whose = name if part == "accepted" else ""
+                if text is not None and found != schema.checksum(number, part, place, text, whose):
+                    raise ValueError(f"the checksum of its part {part} is wrong")
+                members[part] = None if text is None else json.loads(text)
+            if members["accepted"] is None:
+                raise ValueError("its part accepted is missing")
+            pieces = self._pieces_of(number, input_pieces if members["ended"] is None else end_pieces)
+        except (ValueError, TypeError, RecursionError) as error:
+            bad.append(BadRow(number, name, str(error)))
+        else:
+            rows.append(JournalRow(number, name, **members, pieces=pieces))
+
+    def _pieces_of(self, number: int, written: int) -> dict[str, bytes]:
+        """Return a job's pieces by kind, joined. Raise ValueError or TypeError when they are not those written."""
+        found: dict[str, list[bytes]] = {}
+        rows = self._connection.execute(
+            "SELECT kind, place, data, sum FROM pieces WHERE number = ? ORDER BY kind, place", (number,)
+        ).fetchall()
+        if len(rows) != written:
+            raise ValueError(f"it has {len(rows)} pieces of its {written}")
+        for kind_text, place, data, sum_found in rows:
+            kind = kind_text.decode("utf-8", "replace")
+            if sum_found != schema.checksum(number, kind, place, data):
+                raise ValueError(f"the checksum of its {kind} is wrong")
+            found.setdefault(kind, []).append(data)
+        return {kind: b"".join(parts) for kind, parts in found.items()}
+
+    # ── writing ──
 
     def write(self, notes: Sequence[Note]) -> None:
-        """Write all of the notes or none, and return when they are on disk. Raise sqlite3.Error."""
+        """Write all of the notes or none, and return when they are on disk.
+
+        Raise sqlite3.Error, or OSError if the file is no longer in its place.
+        """
+        self._commit(notes)
+
+    def check(self) -> None:
+        """Write something without content. Raise sqlite3.Error or OSError when writing fails."""
+        self._commit(())
+
+    def _commit(self, notes: Sequence[Note]) -> None:
+        self._place.check()
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
             for note in notes:
                 self._put(note)
+            ((generation,),) = connection.execute(
+                "UPDATE state SET generation = generation + 1 RETURNING generation"
+            ).fetchall()
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:  # a full disk may have ended it already (sqlite.org/lang_transaction.html)
                 connection.execute("ROLLBACK")
+        self._mark.write(generation)
 
-    def check(self) -> None:
-        """Write something without content. Raise sqlite3.Error when writing fails."""
-        self._connection.execute("UPDATE checks SET count = count + 1")
+    def put_rows(self, rows: Iterable[JournalRow]) -> None:
+        """Write rows of another journal. Raise sqlite3.Error."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        for row in rows:
+            self._put_row(row)
+        self._connection.execute("COMMIT")
+
+    def _put_row(self, row: JournalRow) -> None:
+        pieces = row.pieces if row.ended is not None else {"input": row.pieces.get("input", b"")}
+        written = sum(self._put_pieces(row.number, kind, [value]) for kind, value in pieces.items())
+        counts = (0, written) if row.ended is not None else (written, None)
+        values: list[Any] = [row.number, row.job_id, *counts]
+        for part, place in zip(schema.PARTS, (counts[0], 0, 0, counts[1]), strict=True):
+            members = getattr(row, part)
+            text = None if members is None else dump_json(members)
+            whose = row.job_id if part == "accepted" else ""
+            found = None if text is None else schema.checksum(row.number, part, place, text, whose)
+            values += [None if text is None else text.decode("ascii"), found]
+        self._connection.execute(
+            "INSERT INTO jobs (number, job_id, input_pieces, end_pieces, accepted, accepted_sum, started, started_sum,"
+            " stopped, stopped_sum, ended, ended_sum) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
 
     def _put(self, note: Note) -> None:
         execute, number = self._connection.execute, note.number
         match note:
             case AcceptedNote():
-                row = (number, note.job_id, note.members.decode("ascii"))
-                execute("INSERT INTO jobs (number, job_id, accepted) VALUES (?, ?, ?)", row)
-                self._put_pieces(number, "input", [note.input])
+                count = self._put_pieces(number, "input", [note.input])
+                found = schema.checksum(number, "accepted", count, note.members, note.job_id)
+                execute(
+                    "INSERT INTO jobs (number, job_id, input_pieces, accepted, accepted_sum) VALUES (?, ?, ?, ?, ?)",
+                    (number, note.job_id, count, note.members.decode("ascii"), found),
+                )
             case StartedNote():
-                execute("UPDATE jobs SET started = ? WHERE number = ?", (note.members.decode("ascii"), number))
+                self._put_part(number, "started", note.members)
+            case StoppedNote():
+                self._put_part(number, "stopped", note.members)
             case EndedNote():
-                found = execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
-                if not found.rowcount:
+                if execute("SELECT 1 FROM jobs WHERE number = ?", (number,)).fetchone() is None:
                     return  # the job was refused in the end
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
-                for kind, value in (("result", note.result), ("partial", note.partial)):
-                    if value is not None:
-                        self._put_pieces(number, kind, [value])
-                self._put_pieces(number, "events", note.log.encoded())
+                values = {"result": note.result, "partial": note.partial}
+                count = sum(self._put_pieces(number, kind, [it]) for kind, it in values.items() if it is not None)
+                count += self._put_pieces(number, "events", note.log.encoded())
+                execute("UPDATE jobs SET end_pieces = ? WHERE number = ?", (count, number))
+                self._put_part(number, "ended", note.members, count)
             case AmendedNote():
-                execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
+                row = execute("SELECT end_pieces FROM jobs WHERE number = ?", (number,)).fetchone()
+                if row is not None:
+                    self._put_part(number, "ended", note.members, row[0])
             case ReducedNote():
-                execute("UPDATE jobs SET ended = ? WHERE number = ?", (note.members.decode("ascii"), number))
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
+                execute("UPDATE jobs SET end_pieces = 0 WHERE number = ?", (number,))
+                self._put_part(number, "ended", note.members, 0)
             case DroppedNote():
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 execute("DELETE FROM jobs WHERE number = ?", (number,))
+            case SetAsideNote():
+                self._set_aside(note)
 
-    def _put_pieces(self, number: int, kind: str, parts: Iterable[bytes]) -> None:
-        rows = ((number, kind, place, piece) for place, piece in enumerate(_cut(parts)))
-        self._connection.executemany("INSERT INTO pieces VALUES (?, ?, ?, ?)", rows)
-
-    def _pieces_of(self, number: int) -> dict[str, bytes]:
-        found: dict[str, list[bytes]] = {}
-        query = "SELECT kind, data FROM pieces WHERE number = ? ORDER BY kind, place"
-        for kind, data in self._connection.execute(query, (number,)):
-            found.setdefault(kind, []).append(data)
-        return {kind: b"".join(pieces) for kind, pieces in found.items()}
-
-
-def damaged(path: str, why: str) -> JournalRefused:
-    """Return the refusal of a journal that cannot be read any more."""
-    return JournalRefused(
-        f"the journal {path} is damaged: {why}; its jobs were not changed. To start without them, move the file "
-        "away; `sqlite3 FILE .recover` extracts what can still be read",
-        journal=path,
-    )
-
-
-def _settle(connection: sqlite3.Connection, path: str) -> None:
-    """Check whose file it is before changing anything, then prepare it. Raise sqlite3.Error, JournalRefused."""
-
-    def pragma(text: str) -> Any:
-        return connection.execute(f"PRAGMA {text}").fetchone()[0]
-
-    pragma("locking_mode = EXCLUSIVE")  # before the first read, whose lock is then kept
-    application, version = pragma("application_id"), pragma("user_version")
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    is_new = (application, version, tables) == (0, 0, 0)
-    if not is_new and application != APPLICATION_ID:
-        raise JournalRefused(
-            f"{path} is a database of another program, and was not changed; server.journal needs a file of its own",
-            journal=path,
+    def _put_part(self, number: int, part: str, members: bytes, place: int = 0) -> None:
+        self._connection.execute(
+            f"UPDATE jobs SET {part} = ?, {part}_sum = ? WHERE number = ?",
+            (members.decode("ascii"), schema.checksum(number, part, place, members), number),
         )
-    if version > VERSION:
-        raise JournalRefused(
-            f"the journal {path} was written by a newer version of killable: its tables have version {version}, this "
-            f"one supports {VERSION}; start that version, or set another file",
-            journal=path,
-        )
-    if pragma("journal_mode = WAL") != "wal":
-        raise JournalRefused(
-            f"the file system of the journal {path} does not support SQLite's write-ahead log; set another file",
-            journal=path,
-        )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
-    if is_new:
-        connection.execute("BEGIN EXCLUSIVE")
-        for statement in _TABLES:
-            connection.execute(statement)
-        connection.execute("COMMIT")
-        return
-    found = pragma("quick_check(1)")
-    if found != "ok":
-        raise damaged(path, " ".join(str(found).split()))
 
-
-def _refused(path: str, error: Exception) -> JournalRefused:
-    """Return the refusal for an error: what is wrong, and what to do about it."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return JournalRefused(
-            f"the journal {path} is in use: another server uses it. Each server needs a file of its own "
-            "(server.journal, --journal); `killable shutdown` ends the other server",
-            journal=path,
+    def _set_aside(self, note: SetAsideNote) -> None:
+        """Move a row out of the way: its number and its job's id are free."""
+        fields = {"job_id": note.job_id, "detail": f"its row cannot be used: {note.why}", "path": self._path}
+        logger.error("journal_row_set_aside", extra=fields)
+        execute, number = self._connection.execute, (note.number,)
+        execute(
+            "INSERT INTO set_aside SELECT number, job_id, ?, accepted, started, ended FROM jobs WHERE number = ?",
+            (note.why, note.number),
         )
-    if code == sqlite3.SQLITE_NOTADB:
-        return JournalRefused(
-            f"{path} is not a journal, and was not changed; set another file, or move this one away", journal=path
-        )
-    if code == sqlite3.SQLITE_CORRUPT:
-        return damaged(path, str(error))
-    why = error.strerror if isinstance(error, OSError) else str(error)
-    return JournalRefused(
-        f"the journal {path} cannot be opened and written: {why}; it needs an existing folder that this user may write "
-        "to, and free space on the disk",
-        journal=path,
-    )
+        execute("INSERT INTO set_aside_pieces SELECT number, kind, place, data FROM pieces WHERE number = ?", number)
+        execute("DELETE FROM pieces WHERE number = ?", number)
+        execute("DELETE FROM jobs WHERE number = ?", number)
 
-
-def _loaded(text: str | None) -> dict[str, Any] | None:
-    return None if text is None else json.loads(text)
+    def _put_pieces(self, number: int, kind: str, parts: Iterable[bytes]) -> int:
+        """Write the parts in pieces that SQLite takes. Return how many there are."""
+        count = 0
+        for place, piece in enumerate(_cut(parts)):
+            row = (number, kind, place, piece, schema.checksum(number, kind, place, piece))
+            self._connection.execute("INSERT INTO pieces VALUES (?, ?, ?, ?, ?)", row)
+            count += 1
+        return count
 
 
 def _cut(parts: Iterable[bytes]) -> Iterator[bytes | memoryview]:

@@ -1,29 +1,32 @@
 """Writes what happens to each job to the journal: accepted, begun, waiting for a retry, over, dropped.
 
-Runs in: supervisor; nothing here blocks, and only a submission waits for the disk. An Executor has no journal.
+Runs in: supervisor; nothing here blocks. An Executor has no journal.
 
-The latest notes may be lost with the server: a start or an end in its last milliseconds, or in all the time in which
-the disk took nothing. Such a job is run once more, or ends `supervisor_lost` although it had ended. Only an acceptance
-is waited for.
+Three things wait for the disk: a submission for its acceptance, a job for its start, and clients for the word of an
+end. The others are written soon: a retry that was not on disk when the server died is a lost job, and a job that was
+dropped is there once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.journal.journal import Journal
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     AmendedNote,
     DroppedNote,
     EndedNote,
+    JournalRow,
+    Note,
     ReducedNote,
+    SetAsideNote,
     StartedNote,
+    StoppedNote,
 )
-from killable.supervisor.models import Submission
+from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
@@ -33,17 +36,54 @@ RETRY_AFTER_S = 5
 """When a full disk has room again is unknown; sooner retries would only load the server."""
 
 
+class JournalPort(Protocol):
+    """What is written to: `journal.Journal`, or its simulation on virtual time."""
+
+    path: str
+
+    @property
+    def trouble(self) -> str: ...
+    @property
+    def fails(self) -> bool: ...
+    @property
+    def is_over(self) -> bool: ...
+    async def open(self) -> list[JournalRow]: ...
+    def accept(
+        self, accepted: AcceptedNote, started: StartedNote | None, answer: Callable[[str, bool], None]
+    ) -> None: ...
+    def start(self, started: StartedNote, answer: Callable[[str, bool], None]) -> None: ...
+    def note(self, note: Note, answer: Callable[[str, bool], None] | None = None) -> None: ...
+    async def close(self) -> None: ...
+
+
+JournalFactory = Callable[[str, Callable[[], None]], JournalPort]
+"""Makes a journal from its path and what to call when writing works again."""
+
+
+class Start(NamedTuple):
+    """The start that is written of a job's next attempt."""
+
+    at: str
+    """RFC 3339 in UTC."""
+    worker_id: WorkerId
+    """The worker that is kept for the job."""
+    pid: int | None
+
+
 class JournalWriter:
     """Writes the journal of one server run, on one boot of a machine."""
 
-    def __init__(self, path: str, instance_id: str, boot: str) -> None:
-        self.journal = Journal(path)
+    def __init__(self, journal: JournalPort, instance_id: str, boot: str) -> None:
+        self.journal = journal
         """Opened and closed by the writer's owner."""
         self.boot = boot
         self._instance_id = instance_id
 
-    def accepted(self, job: Job, input: bytes, answer: Callable[[Refused | None], None]) -> None:
-        """Write a new job; `answer` gets None when it is on disk, else the refusal of the submission."""
+    def accepted(self, job: Job, input: bytes, start: Start | None, answer: Callable[[Refused | None], None]) -> None:
+        """Write a new job, and its start if a worker is kept for it.
+
+        `answer` gets None when it is on disk, else the refusal of the submission.
+        """
         members = {
             "instance_id": self._instance_id,
             "created_at": job.created_at,
@@ -54,30 +94,56 @@ class JournalWriter:
             "submission": {name: getattr(job.submission, name) for name in KEPT_OF_SUBMISSION},
         }
         accepted = AcceptedNote(job.number, job.id, dump_json(members), input)
-        self.journal.accept(accepted, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None))
+        started = None if start is None else self._started(job, start)
+        self.journal.accept(
+            accepted, started, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None)
+        )
 
-    def begun(self, job: Job, at: str) -> None:
-        """Record that a worker has the job."""
+    def starts(self, job: Job, start: Start, answer: Callable[[str], None]) -> None:
+        """Write that a worker is about to get the job. `answer` gets why it is not on disk; empty: it is."""
+        self.journal.start(self._started(job, start), lambda why, _: answer(why))
+
+    def _started(self, job: Job, start: Start) -> StartedNote:
         members = {
             "instance_id": self._instance_id,
             "boot": self.boot,
-            "at": at,
-            "attempt": job.attempts,
-            "worker_id": job.worker_id,
-            "pid": job.pid,
+            "at": start.at,
+            "attempt": job.attempts + 1,
+            "worker_id": start.worker_id,
+            "pid": start.pid,
             "first_event": job.log.first,
+            "lost_attempts": job.lost_attempts,
+        }
+        return StartedNote(job.number, dump_json(members))
+
+    def waits(self, job: Job) -> None:
+        """Record that the job waits again: for a retry, or because the worker that was kept for it has died."""
+        members = {
+            "waits": True,
+            "attempt": job.attempts,
+            "first_event": job.log.first,
+            "lost_attempts": job.lost_attempts,
         }
         self.journal.note(StartedNote(job.number, dump_json(members)))
 
-    def waits(self, job: Job) -> None:
-        """Record that an attempt has ended and the job waits for a retry."""
-        members = {"waits": True, "attempt": job.attempts, "first_event": job.log.first}
-        self.journal.note(StartedNote(job.number, dump_json(members)))
+    def stopping(self, job: Job, verdict: Verdict) -> None:
+        """Record that a job was asked to end: it is not run again, whatever its type says."""
+        if job.type.on_loss == "rerun":
+            members = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason}
+            self.journal.note(StoppedNote(job.number, dump_json(members)))
 
-    def ended(self, job: Job) -> None:
-        """Record the end of a job, whose log is sealed and ends with the terminal event."""
+    def set_aside(self, row: JournalRow, why: str) -> None:
+        """Move a row out of the way that cannot be used."""
+        self.journal.note(SetAsideNote(row.number, row.job_id, why))
+
+    def ended(self, job: Job, answer: Callable[[str], None]) -> None:
+        """Record the end of a job, whose log is sealed and ends with the terminal event.
+
+        `answer` gets "" when it is on disk, or why it never will be.
+        """
         members = dump_json(self._end_of(job))
-        self.journal.note(EndedNote(job.number, members, job.result, job.partial, job.log))
+        note = EndedNote(job.number, members, job.result, job.partial, job.log)
+        self.journal.note(note, lambda why, _: answer(why))
 
     def amended(self, job: Job) -> None:
         """Record a certificate that was completed after the job's end."""
@@ -103,6 +169,7 @@ class JournalWriter:
             "started_at": job.started_at,
             "ended_at": job.ended_at,
             "attempts": job.attempts,
+            "lost_attempts": job.lost_attempts,
             "worker_id": job.worker_id,
             "pid": job.pid,
             "progress": _as_json(job.progress),

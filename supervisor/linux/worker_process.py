@@ -282,13 +282,18 @@ class WorkerProcess:
             return None
         began_cpu_s = clock.thread_cpu_s()
         grouped = self._cgroup.processes() if self._cgroup is not None and at_most > 1 else ()
-        pids = procfs.members(self.pid, grouped, at_most)
-        own, *others = map(procfs.private_bytes, pids)
+        # As many zombies are looked past, which only the job can reap; more are as bad as processes.
+        looked_at = 1 if at_most == 1 else 2 * at_most
+        pids = procfs.members(self.pid, grouped, looked_at)
+        own, *others = map(procfs.memory, pids)
         if own is None:
             return None
+        there = [own, *(each for each in others if each is not None and each.is_alive)][:at_most]
         in_group_s = self._cgroup.cpu_s() if self._cgroup is not None and cpu else None
         used_s, cost_s = procfs.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
-        sample = Sample(own, sum(each or 0 for each in others), len(pids), used_s, cost_s=cost_s)
+        processes = len(there) if len(pids) < looked_at else max(len(there), at_most)
+        others_bytes, shared_bytes = sum(each.private for each in there[1:]), sum(each.shared for each in there)
+        sample = Sample(own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes)
         return sample if self._alive() else None
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
@@ -309,10 +314,12 @@ class WorkerProcess:
         """
         began_cpu_s = clock.thread_cpu_s()
         grouped = () if self._cgroup is None else self._cgroup.processes()
-        pids = [] if self.pid is None else procfs.members(self.pid, grouped, sample.processes)
+        pids = [] if self.pid is None else procfs.members(self.pid, grouped, 2 * sample.processes)
         private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
-        others, cost_s = max(private, shares - sample.own_bytes), clock.thread_cpu_s() - began_cpu_s
-        return sample._replace(others_bytes=others, proven=True, cost_s=cost_s)
+        others = max(private, shares - sample.own_bytes)
+        shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0
+        cost_s = clock.thread_cpu_s() - began_cpu_s
+        return sample._replace(others_bytes=others, shared_bytes=shared, proven=True, cost_s=cost_s)
 
     def stack(self) -> str | None:
         return self._stack.text()

@@ -75,6 +75,7 @@ class JobTypes:
             limits=limits.limits_of_type(self._settings, name, reported["limits"]),
             caps=limits.caps_of_type(self._settings, name, reported["limits"]),
             streams=reported["streams"],
+            on_loss=reported.get("on_loss", "fail"),
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",
             operations=tuple(reported["operations"]),

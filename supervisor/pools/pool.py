@@ -126,14 +126,18 @@ class Pool:
             self.spec.spares,
             number[WorkerStage.IDLE],
             number[WorkerStage.SPAWNING],
-            number[WorkerStage.BUSY],
+            self._slots_used(),
             number[WorkerStage.QUARANTINED],
             self._owner.queued(self),
         )
 
+    def _slots_used(self) -> int:
+        """Return how many workers hold a slot: with a job, or kept for one."""
+        return self._stage_counts[WorkerStage.BUSY] + self._stage_counts[WorkerStage.RESERVED]
+
     def _slots_free(self) -> int:
         """Return how many more jobs may start."""
-        return self.spec.workers - self._stage_counts[WorkerStage.BUSY] - self._stage_counts[WorkerStage.QUARANTINED]
+        return self.spec.workers - self._slots_used() - self._stage_counts[WorkerStage.QUARANTINED]
 
     def _is_full(self) -> bool:
         """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
@@ -143,7 +147,7 @@ class Pool:
         ours = (
             number[WorkerStage.IDLE]
             + number[WorkerStage.SPAWNING]
-            + number[WorkerStage.BUSY]
+            + self._slots_used()
             + number[WorkerStage.QUARANTINED]
         )
         return ours == self.spec.workers + self.spec.spares
@@ -312,7 +316,8 @@ class Pool:
             return  # workers that were forked together fail together, and count once
         self._backoff.failures += 1
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
-        works = any(worker.stage in (WorkerStage.IDLE, WorkerStage.BUSY) for worker in self.workers.values())
+        alive = (WorkerStage.IDLE, WorkerStage.RESERVED, WorkerStage.BUSY)
+        works = any(worker.stage in alive for worker in self.workers.values())
         if self._backoff.failures >= FAILURES_MAX and not works:
             self._give_up(why, errno, of_code=of_code)
         self._backoff.wait()

@@ -31,6 +31,8 @@ class WorkerStage(Enum):
     IDLE = "idle"
     BUSY = "busy"
     """Holds an attempt, or is ending one: its slot is taken until its process tree is empty."""
+    RESERVED = "reserved"
+    """Idle, and kept for a job whose start is being written to the journal."""
     LEAVING = "leaving"
     """Killed or failed, without an attempt."""
     QUARANTINED = "quarantined"
@@ -134,10 +136,24 @@ class Worker:
 
     def take(self, attempt: Occupant) -> None:
         """Hold this attempt. The worker must be idle."""
-        assert self.stage is WorkerStage.IDLE and not self.signalled, self
+        assert self.stage in (WorkerStage.IDLE, WorkerStage.RESERVED) and not self.signalled, self
         self.stage = WorkerStage.BUSY
         self.attempt = attempt
         self.served += 1
+
+    def reserve(self) -> None:
+        """Be kept for a job that is not its own yet. The worker must be idle."""
+        assert self.stage is WorkerStage.IDLE, self
+        self.stage = WorkerStage.RESERVED
+
+    def is_reserved(self) -> bool:
+        """Return whether it is still there for the job that it was kept for."""
+        return self.stage is WorkerStage.RESERVED and not self.process.look_for_exit()
+
+    def unreserve(self) -> None:
+        """Become idle again: the job does not come. Does nothing when the worker has gone meanwhile."""
+        if self.stage is WorkerStage.RESERVED:
+            self.release()
 
     def release(self) -> None:
         """Become idle again: the attempt is over and nothing of it is left."""
@@ -196,7 +212,7 @@ class Worker:
         """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
         self.revoke_lane()
         self.signalled = True
-        if self.stage is WorkerStage.IDLE:
+        if self.stage in (WorkerStage.IDLE, WorkerStage.RESERVED):
             self.stage = WorkerStage.LEAVING
 
     def quarantine(self) -> None:
@@ -326,7 +342,7 @@ class Worker:
             self.attempt.on_exited()
         else:
             self._exited = True
-            if self.stage is WorkerStage.IDLE:
+            if self.stage in (WorkerStage.IDLE, WorkerStage.RESERVED):
                 self.stage = WorkerStage.LEAVING  # it must get no more jobs
 
     def on_gone(self, gone: Gone) -> None:
@@ -344,10 +360,10 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """Return its stage, or `stopping` while its attempt is being ended."""
+        """Return its stage, or `stopping` while its attempt is being ended. A reserved one counts as idle."""
         if self.attempt is not None and self.attempt.job.public_state == "stopping":
             return "stopping"
-        return self.stage.value
+        return WorkerStage.IDLE.value if self.stage is WorkerStage.RESERVED else self.stage.value
 
     def record(self, now: float, usage: Usage) -> WorkerRecord:
         attempt = self.attempt

@@ -44,6 +44,7 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "run_s": {type: window.percentiles(1) for type, window in sorted(metrics.run.items())},
         "timeouts": dict(metrics.timeouts),
         "retries": dict(metrics.retries),
+        "unproven": metrics.unproven,
         "stops": {code: _sum(metrics.stops, 0, code) for code in sorted({code for code, _ in metrics.stops})},
         "kills": {signal: _sum(metrics.kills, 1, signal) for signal in signals},
         "workers": gauges.workers,
@@ -78,6 +79,8 @@ class _Scrape:
         yield _counter("kills", "Signals sent to end attempts, by cause and signal", metrics.kills, "cause", "signal")
         yield _counter("retries", "Retried attempts, by the code of their error",
                        _single(metrics.retries), "code")  # fmt: skip
+        yield _counter("unproven", "Ended attempts of which it is not proven that no process is left",
+                       {(): metrics.unproven})  # fmt: skip
         yield _counter("timeouts", "Jobs that a deadline ended, by kind of deadline", _single(metrics.timeouts), "kind")
         yield _counter("tokens", "Tokens emitted", {(): metrics.tokens + gauges.live_tokens})
         yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not emit",

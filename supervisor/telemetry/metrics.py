@@ -75,6 +75,8 @@ class Metrics:
         """Signals by code and signal."""
         self.retries: Counter[str] = Counter(dict.fromkeys(RETRYABLE, 0))
         """Retries by the code of the attempt that ended."""
+        self.unproven = 0
+        """Attempts of which it is not proven that no process is left."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
         self.keys_forgotten = 0
         """Idempotency keys that were forgotten before their time."""
@@ -145,7 +147,7 @@ class Metrics:
     def on_retrying(self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
         """Note that an attempt has ended and its job gets another one."""
         self.retries[outcome.code or ""] += 1
-        self._note_kills(verdict, certificate)
+        self._note_attempt(verdict, certificate)
 
     def on_first_token(self, type: str, after_s: float) -> None:
         self.first_token.note(after_s)
@@ -170,14 +172,15 @@ class Metrics:
         if verdict is not None:
             self.stops[verdict.code, verdict.by if verdict.by in WHO else "other"] += 1
             self.tokens_saved += tokens_left
-        self._note_kills(verdict, certificate)
+        self._note_attempt(verdict, certificate)
         if outcome.state == "cancelled":
             self._note_cancel(certificate)
         elif ran_s is not None:
             self.run.setdefault(type, Window()).note(ran_s)
             self._run_s.labels(type).observe(ran_s)
 
-    def _note_kills(self, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
+    def _note_attempt(self, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
+        self.unproven += "unproven" in certificate
         cause = LINGERED if verdict is None else verdict.code
         for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
             if phase in certificate:

@@ -27,7 +27,7 @@ async def test_delete_answers_when_the_job_is_dead_and_again_the_same(server: Se
     answer = await server.client.delete(f"/v1/jobs/{job_id}", params={"grace_s": 0, "reason": "enough"})
     assert answer.status_code == 200
     body = answer.json()
-    assert set(body) == {"job_id", "status", "certificate"}
+    assert set(body) == {"job_id", "status", "certificate", "durable"}
     assert (body["job_id"], body["status"]) == (job_id, "cancelled")
     assert body["certificate"]["tree_empty"] > 0 and body["certificate"]["reason"] == "enough"
     record = await server.record(job_id)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from killable.api.http.faults import FAULTS_MAX
 from killable.api.http.input_faults import find_faults, validator_of
+from killable.api.http.request_faults import FAULTS_MAX
 
 SECRET = "s3cret" * 1000
 

@@ -13,7 +13,7 @@ from api_server import OwnServer, Server, StartServer
 from support import processes
 from support.waiting import until_async
 
-from killable.supervisor.telemetry import logs
+from killable.supervisor.telemetry import log_lines
 
 pytestmark = pytest.mark.own_server
 
@@ -24,7 +24,7 @@ FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_i
 @dataclass
 class Written:
     stream: io.StringIO
-    log: logs.Log
+    log: log_lines.Log
 
     def text(self) -> str:
         self.log.close()
@@ -42,7 +42,7 @@ def written(request: pytest.FixtureRequest) -> Iterator[Written]:
     """The log of everything that the test does; a parameter changes how."""
     how = {"log_format": "json", "log_level": "info"} | getattr(request, "param", {})
     stream = io.StringIO()
-    log = logs.configure(stream=stream, **how)
+    log = log_lines.configure(stream=stream, **how)
     yield Written(stream, log)
     log.close()
 
@@ -167,7 +167,7 @@ async def test_with_redact_nothing_that_was_said_is_in_the_log(written: Written,
         "refused",
     ):
         assert event in text
-    assert text.count(logs.REDACTED) >= 5
+    assert text.count(log_lines.REDACTED) >= 5
 
 
 @pytest.mark.row("F6")

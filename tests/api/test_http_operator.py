@@ -73,10 +73,10 @@ async def test_it_says_stopping_until_the_trees_are_gone(server: Server, tmp_pat
     await server.read(job_id, until="token")
     answer = await server.client.post("/v1/jobs/cancel", json={"type": "slow_clean"}, headers=NOT_WAITING)
     assert answer.status_code == 202 and answer.headers["preference-applied"] == "respond-async"
-    assert answer.json()["jobs"] == [{"job_id": job_id, "status": "stopping"}]
+    assert answer.json()["jobs"] == [{"job_id": job_id, "status": "stopping", "durable": None}]
     gate.touch()
     done = await cancel(server, {"prefer": "wait=30"}, type="slow_clean", state="stopping")
-    assert done["jobs"] in ([], [{"job_id": job_id, "status": "cancelled"}])
+    assert done["jobs"] in ([], [{"job_id": job_id, "status": "cancelled", "durable": None}])
 
 
 @cases(

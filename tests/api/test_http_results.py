@@ -21,6 +21,8 @@ RECORD = {
         "tenant",
         "queue",
         "attempt",
+        "lost_attempts",
+        "durable",
     ),
     *(
         "correlation_id",

@@ -140,7 +140,8 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
     assert told == [], "later, for it takes time"
     await stage.until(lambda: told, worker, "is proven")
     (exact,) = told
-    assert exact == sample._replace(others_bytes=exact.others_bytes, proven=True, cost_s=exact.cost_s)
+    of_both = {"others_bytes": exact.others_bytes, "shared_bytes": 0, "cost_s": exact.cost_s}
+    assert exact == sample._replace(**of_both, proven=True)
     assert 0 < exact.others_bytes < sample.others_bytes, "what they share with it is its own"
     worker.process.kill()
     await stage.wait_until_gone(worker)

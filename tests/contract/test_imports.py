@@ -32,7 +32,7 @@ WORKERS = GUARDS | {
     "protocol.named_memory",
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
-    "runtime.deferred_raise", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
+    "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.line_reader",
     "runtime.memory_names", "runtime.memory_removal",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",

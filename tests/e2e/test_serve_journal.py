@@ -9,6 +9,8 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from support.processes import read_process
 from support.waiting import Pending, until
 
 from killable.api.client.client import Client
+from killable.supervisor.journal.journal_file import DroppedNote, JournalFile
 
 CONFIGURATION = """
 [server]
@@ -145,12 +148,11 @@ def test_one_whose_whole_time_is_over_by_then_never_begins(runs: Runs) -> None:
     runs.stream(runs.submit("tick"), until="token")
     job_id = runs.submit("add", a=1, members={"limits": {"total_s": 1000}})
     runs.server.die()
-    connection = sqlite3.connect(runs.journal)  # as if it had been down for long
-    ((members,),) = connection.execute("SELECT accepted FROM jobs WHERE job_id = ?", (job_id,)).fetchall()
-    earlier = json.loads(members) | {"created_at": "2020-01-01T00:00:00.000Z"}
-    connection.execute("UPDATE jobs SET accepted = ? WHERE job_id = ?", (json.dumps(earlier), job_id))
-    connection.commit()
-    connection.close()
+    with closing(JournalFile.open(str(runs.journal))) as file:  # as if it had been down for long
+        rows = [row for row in file.read() if row.job_id == job_id]
+        file.write([DroppedNote(row.number) for row in rows])
+        (row,) = (replace(row, accepted=row.accepted | {"created_at": "2020-01-01T00:00:00.000Z"}) for row in rows)
+        file.put_rows([row])
     runs.start()
     record = runs.ended(job_id)
     assert (record["error"]["code"], record["error"]["limit"]) == ("timeout.queue", "total_s")
@@ -241,8 +243,7 @@ def test_a_start_that_is_refused_ends_no_job_and_one_without_the_type_does(runs:
 
     (runs.folder / "my_jobs.py").write_text(source.replace("@job\ndef add(", "def add("))
     runs.start()
-    # That it was at work may not have been on disk yet: then it is run again, by the only worker.
-    runs.client.delete(f"/v1/jobs/{ticking}", params={"grace_s": 0})
+    assert runs.record(ticking)["error"]["code"] == "supervisor_lost"
     assert runs.ended(kept)["state"] == "completed"
     error = runs.ended(lost)["error"]
     assert error["code"] == "spawn" and "the restarted server has no job type add" in error["message"]
@@ -324,7 +325,9 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
     assert ready.json()["degraded"][0].startswith("journal: ")
     open(gate, "wb").close()
     end = runs.ended(job_id)
-    assert end["state"] == "completed"
+    assert (end["state"], end["durable"]) == ("completed", False)  # told although it is not on disk, and marked
+    ((_, _, data),) = runs.stream(job_id, after=str(end["events"] - 2))
+    assert json.loads(data)["durable"] is False
     assert is_ended_in(shutil.copytree(state, runs.folder / "full"), job_id) is False
 
     (state / "ballast").unlink()
@@ -337,7 +340,7 @@ def test_a_full_disk_refuses_submissions_and_keeps_what_is_owed_until_there_is_r
     for name in os.listdir(runs.folder / "works"):
         shutil.move(runs.folder / "works" / name, runs.folder / "state" / name)
     runs.start()
-    assert runs.record(job_id) == end
+    assert runs.record(job_id) == end | {"durable": True}
     listed = [job["job_id"] for job in runs.client.get("/v1/jobs").json()["jobs"]]
     assert listed == [following.json()["job_id"], job_id]
 

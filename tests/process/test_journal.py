@@ -21,8 +21,9 @@ from support import processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
+from killable.supervisor.dispatch import recovery
 from killable.supervisor.journal import journal as module
-from killable.supervisor.journal.journal_file import JournalFile, Note
+from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
 from killable.supervisor.models import JobEvent, JobRecord, Submission
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -187,6 +188,7 @@ SERVES_BOTH = hostile_pool(modules=(*HOSTILE_POOL["modules"], "support.simple_jo
 async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_of_it(
     supervisor: StartSupervisor, tmp_path: Path, moment: str
 ) -> None:
+    """A worker was free, so its start was on disk with its acceptance: it is not run, although it has not begun."""
     journal = tmp_path / "journal"
     (answered,) = dies(journal, moment)
     server = await supervisor(SERVES_BOTH, journal=str(journal))
@@ -195,24 +197,31 @@ async def test_a_job_is_there_when_it_was_on_disk_and_otherwise_nobody_was_told_
     assert len(jobs) == (1 if moment == "uncommitted" else 2)
     again = await server.submit(KEYED)  # what its client does
     assert again.replayed == (moment == "unanswered") == (again.job_id == jobs[0].job_id)
-    assert (await follow(server, again.job_id)).state == "completed"
+    record = await server.wait(again.job_id)
+    assert (record.state, record.attempts) == ("failed" if moment == "unanswered" else "completed", 1)
     assert len((await server.list())[0]) == 2
 
 
 @pytest.mark.row("B16", "D17")
 @pytest.mark.parametrize(
     ("moment", "code", "attempts"),
-    [("begins", "", 1), ("is to wait", "supervisor_lost", 1), ("waits", "", 2), ("ends", "supervisor_lost", 1)],
+    [
+        ("begins", "", 1),
+        ("begun", "supervisor_lost", 1),
+        ("is to wait", "supervisor_lost", 1),
+        ("waits", "", 2),
+        ("ends", "supervisor_lost", 1),
+    ],
 )
 async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
     supervisor: StartSupervisor, tmp_path: Path, moment: str, code: str, attempts: int
 ) -> None:
-    """Nobody waits for what follows an answer to be written: who had begun, as nothing says so, begins once more, and
-    how far another had come that had begun nobody knows. A backoff that was on disk is over.
+    """A job whose start is not on disk has not begun, and is run; how far another had come nobody knows. A backoff that
+    was on disk is over.
     """
     journal = tmp_path / "journal"
     others = {seen.pid for seen in processes.started_by_tests()}
-    _, job_id = dies(journal, moment)
+    *_, job_id = dies(journal, moment)
     until_empty(
         lambda: [seen for seen in processes.started_by_tests() if seen.pid not in others], "nothing outlives it"
     )
@@ -220,6 +229,80 @@ async def test_of_a_job_that_was_answered_what_was_on_disk_counts(
     record = await server.wait(job_id)
     told = record.error["code"] if record.error else ""
     assert (record.state, told, record.attempts) == ("failed" if code else "completed", code, attempts)
+
+
+@pytest.mark.row("B16", "D23")
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_cancelled(
+    supervisor: StartSupervisor, tmp_path: Path, cancelled: bool
+) -> None:
+    gate = tmp_path / "gate"
+    server = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-0"))
+    job_id = (await server.submit(Submission("repeatable", json.dumps({"gate": str(gate)}).encode()))).job_id
+    seen = await events_until(server, job_id, "token")
+    if cancelled:
+        disk_has_it = Submission("echo", b"{}")
+        await server.cancel(job_id, wait_s=0, grace_s=60)
+        await server.submit(disk_has_it)
+    for number in range(1, 2 if cancelled else recovery.RERUNS_MAX + 2):
+        copy_journal(tmp_path / f"journal-{number - 1}", tmp_path / f"journal-{number}")
+        await server.close(grace_s=0)
+        server = await supervisor(SERVES_BOTH, journal=str(tmp_path / f"journal-{number}"))
+        if cancelled or number > recovery.RERUNS_MAX:
+            break
+        seen += await events_until(server, job_id, "token", after=seen[-1].id)
+        record = await server.get(job_id)
+        assert (record.state, record.attempts, record.lost_attempts) == ("running", number + 1, number)
+    story = await follow_lost(server, job_id)
+    assert story.code == "supervisor_lost"
+    record = await server.get(job_id)
+    attempts = 1 if cancelled else recovery.RERUNS_MAX + 1
+    assert (record.attempts, record.lost_attempts) == (attempts, attempts - 1)
+    names = [event.name for event in seen]
+    assert names == ["started", "token", *["restored", "started", "token"] * (attempts - 1)]
+    ids = [event.id for event in seen]
+    assert ids == sorted(set(ids))
+    for event in seen:
+        if event.name == "restored":
+            assert json.loads(event.data)["error"]["code"] == "supervisor_lost"
+
+
+@pytest.mark.row("B16")
+async def test_a_row_that_cannot_be_used_costs_only_its_job(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One whose bits have changed, and one that says nothing that a job could be made of."""
+    path = str(tmp_path / "journal")
+    with closing(JournalFile.open(path)) as file:
+        file.write([AcceptedNote(1, "job-1", b"{}", b"{}"), AcceptedNote(2, "job-2", b'{"n":1}', b"{}")])
+        file._connection.execute("UPDATE jobs SET accepted = '{\"n\":2}' WHERE number = 2")
+    server = await supervisor(SERVES_BOTH, journal=path)
+    assert (await server.list())[0] == []
+    record = await server.submit(Submission("echo", b"{}"))
+    assert (await server.wait(record.job_id)).state == "completed"
+    said = {vars(each)["job_id"]: vars(each)["detail"] for each in caplog.records if "set_aside" in each.getMessage()}
+    assert set(said) == {"job-1", "job-2"} and "checksum" in said["job-2"] and "KeyError" in said["job-1"]
+
+
+@pytest.mark.row("B16")
+async def test_a_journal_that_is_removed_under_the_server_takes_no_job_and_starts_none(
+    supervisor: StartSupervisor, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "journal"
+    server = await supervisor(hostile_pool(), journal=str(path))
+    running = await server.submit(LOOP)
+    await wait_for_tokens(server, running.job_id)
+    path.unlink()
+    for _ in range(2):
+        with pytest.raises(Refused, match="was removed or replaced while the server had it open") as caught:
+            await server.submit(LOOP)
+        assert caught.value.code == "journal_failed"
+    record = await server.cancel(running.job_id, grace_s=0)
+    assert (record.state, record.durable) == ("cancelled", False)
+    able, degraded = await server.ready()
+    assert able and "was removed or replaced" in degraded[0]
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == ["journal_failed"]
+    await server.close()
 
 
 # ── while the disk is slow ──
@@ -320,6 +403,63 @@ async def test_a_job_runs_though_whoever_submitted_it_has_left_while_it_waited_f
     disk.set()
     story = await follow(server, record.job_id)
     assert story.state == "completed", story.error
+
+
+@pytest.mark.row("B16")
+async def test_no_job_begins_and_no_end_is_told_before_the_disk_has_it_and_a_kill_does_not_wait(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
+) -> None:
+    server = await supervisor(hostile_pool(workers=1), journal=str(tmp_path / "journal"))
+    gate = tmp_path / "gate"
+    first = await server.submit(Submission("waits_for", json.dumps({"gate": str(gate)}).encode()))
+    await events_until(server, first.job_id, "started")
+    second, third = [await server.submit(Submission("echoes", b"{}")) for _ in range(2)]
+    disk.clear()
+    readers = [asyncio.create_task(follow(server, first.job_id)), asyncio.create_task(server.wait(first.job_id))]
+    gate.touch()
+
+    async def is_over() -> bool | Pending:
+        counts = await server.counts()
+        return counts["running"] == 0 or Pending(counts)
+
+    await until_async(is_over, "its worker is free")
+    assert not any(reader.done() for reader in readers)
+    assert (await server.cancel(second.job_id)).durable is False  # whose start is on its way to the disk
+    waiting, _ = await server.list(state="queued")
+    assert [record.job_id for record in waiting] == [third.job_id]
+    disk.set()
+    story, record = await asyncio.gather(*readers)
+    assert (story.state, record.state, record.durable) == ("completed", "completed", True)
+    assert "durable" not in story.end
+    assert (await follow(server, third.job_id)).state == "completed"
+    assert (await server.get(second.job_id))[:3] == (second.job_id, "echoes", "cancelled")
+
+
+@pytest.mark.row("B16")
+async def test_a_full_disk_starts_nothing_until_it_has_room(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    monkeypatch.setattr(JournalFile, "check", lambda file: file.write([]))
+    server = await supervisor(hostile_pool(workers=1), journal=str(tmp_path / "journal"))
+    running = await server.submit(LOOP)
+    await wait_for_tokens(server, running.job_id)
+    waiting = await server.submit(Submission("echoes", b"{}"))
+    disk.why = "full"
+    cancelled = await server.cancel(running.job_id, grace_s=0)
+    assert (cancelled.state, cancelled.durable) == ("cancelled", False)
+
+    async def is_refused() -> bool | Pending:
+        able, degraded = await server.ready()
+        return (able and degraded == ["journal: full"]) or Pending(degraded)
+
+    await until_async(is_refused, "it says that nothing can be written")
+    got = await server.get(running.job_id)  # told at once: when the disk has room again nobody knows
+    assert (got.state, got.durable) == ("cancelled", False)
+    assert (await server.get(waiting.job_id)).state == "queued"
+    disk.why = ""
+    assert (await follow(server, waiting.job_id)).state == "completed"
+    assert (await server.get(running.job_id)).durable is True
 
 
 @pytest.mark.row("A17", "B16")

@@ -24,7 +24,7 @@ from support.waiting import Pending, until, until_async
 
 import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
-from killable.supervisor.linux.procfs import private_bytes
+from killable.supervisor.linux.procfs import memory
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
 from killable.workers.authoring.limits import NO_CAPS
@@ -71,7 +71,10 @@ EXCESSES = [
     Excess("burns", "limit.cpu", {"cpu_s": 0.1}, {"how": "child"}),
     Excess("burns", "limit.cpu", {"cpu_s": 0.1}, {"how": "children"}),
     Excess("forks", "limit.processes", {"processes_max": 6}, {"children": 6}),
-    Excess("forks", "limit.processes", {"processes_max": 6}, {"children": 6, "zombies": True}),
+    Excess("forks", "limit.processes", {"processes_max": 6}, {"children": 20, "zombies": True}),
+    Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous"}),
+    Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous", "children": 3}),
+    Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "posix"}),
     Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING}),
     Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING, "sessions": True}),
 ]
@@ -98,6 +101,18 @@ async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
         assert bound in error["message"] and "term_sent" in story.phases, case
         if case.type == "grows":  # and in its grace it went no further
             assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES
+
+
+async def test_the_dead_do_not_count_as_processes(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(gluttons(workers=1, spares=0), proof=proof)
+    story = await run(server, "hoards_zombies", limits={"processes_max": 6}, children=9)
+    assert story.state == "completed", story.error
+
+
+async def test_shared_memory_that_several_have_mapped_counts_once(proof: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(gluttons(workers=1, spares=0), proof=proof)
+    story = await run(server, "shares_little", limits={"memory_bytes": 96 * MIB}, mib=48, children=4)
+    assert story.state == "completed", story.error
 
 
 async def test_what_forks_share_counts_once(proof: str, supervisor: StartSupervisor) -> None:
@@ -130,7 +145,7 @@ async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
     begin = ResourceMonitor.begin
 
     def stand(watching: ResourceMonitor, ordered: float) -> None:
-        until(lambda: (private_bytes(watching._process.pid or 0) or 0) > 80 * MIB, "has taken it")
+        until(lambda: ((taken := memory(watching._process.pid or 0)) and taken.private) > 80 * MIB, "has taken it")
         begin(watching, ordered)
 
     monkeypatch.setattr(ResourceMonitor, "begin", stand)
@@ -146,7 +161,7 @@ async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(sup
     with no_descriptors():
         job_id = await submit(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
         await wait_for_tokens(server, job_id)
-        assert private_bytes(os.getpid()) is None
+        assert memory(os.getpid()) is None
     story = await follow(server, job_id)
     assert story.code == "limit.memory", story.error
 

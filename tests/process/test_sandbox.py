@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from job_runs import HOSTILE_POOL, run
+from job_runs import HOSTILE_POOL, run, stop, submit, wait_for_tokens
 from support import confined_jobs
 from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec, SandboxSpec
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.runtime import landlock
+from killable.workers.runtime import landlock, private_memory
 from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule
 
 FOLDER = str(HOSTILE_POOL["folder"])
 NEEDS_NETWORK_RULE = pytest.mark.skipif(bool(why_no_network_rule()), reason=why_no_network_rule())
+NEEDS_PRIVATE_MEMORY = pytest.mark.skipif(bool(private_memory.why_not()), reason=private_memory.why_not())
 NEEDS_FILE_RULES = pytest.mark.skipif(bool(why_no_file_rules()), reason=why_no_file_rules())
 StartMethod = Literal["fork", "spawn"]
 BOTH = pytest.mark.parametrize("start_method", ["fork", "spawn"])
@@ -157,6 +159,31 @@ async def test_a_sandbox_and_a_user_of_its_own(supervisor: StartSupervisor) -> N
     assert await tried(server, ("udp",), ("write", "/tmp/sandbox-test"), ("temporary",)) == {
         "udp": "PermissionError", "write": "PermissionError", "temporary": "done",
     }  # fmt: skip
+
+
+@NEEDS_PRIVATE_MEMORY
+@BOTH
+async def test_shared_memory_of_its_own_is_gone_with_the_worker_whoever_made_it(
+    start_method: StartMethod, supervisor: StartSupervisor
+) -> None:
+    """Also what no log of names could tell; and a job finds nothing of other programs there."""
+    segment = SharedMemory(create=True, size=1000)
+    try:
+        server = await supervisor(pool(start_method=start_method, shared_memory=False, write=()))
+        assert await tried(server, ("segment", segment.name), ("system v", "0")) == {
+            "segment": "FileNotFoundError", "system v": "OSError",
+        }  # fmt: skip
+        job_id = await submit(server, "leaves_memory")
+        assert await wait_for_tokens(server, job_id) == ["0 ['killable-test-left']"]
+        assert not Path("/dev/shm/killable-test-left").exists()
+        keys = [int(line.split()[0]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+        assert 0x6B6C not in keys
+        story = await stop(server, job_id, grace_s=0)
+        assert story.code == "cancelled"
+        assert await tried(server, ("list", "/dev/shm")) == {"list": "done"}
+    finally:
+        segment.close()
+        segment.unlink()
 
 
 async def test_without_a_sandbox_nothing_is_forbidden_and_the_pools_record_says_what_is(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from support.fake_disk import FakeDisk
 from support.fake_spawner import FakeSpawner
 from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
@@ -21,7 +22,7 @@ from support.virtual_loop import VirtualLoop
 from killable.supervisor.clock import Clock
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.supervisor import Supervisor
+from killable.supervisor.supervisor import TELL_S, Supervisor
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
@@ -98,15 +99,31 @@ def pool(name: str = "a", *, workers: int = 1, spares: int = 1, jobs_per_worker_
 class Simulation:
     """`async with Simulation(seed, pools…) as sim`: started, checked all along, closed, and checked again."""
 
-    def __init__(self, *pools: PoolSpec, seed: int = 0, faults: Faults | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *pools: PoolSpec,
+        seed: int = 0,
+        faults: Faults | None = None,
+        commit_s: float | None = None,
+        **settings: Any,
+    ) -> None:
+        """`commit_s`: it has a journal, whose commits take so long."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
         self.failure: BaseException | None = None
-        settings = {"limits": LIMITS, "caps": NO_CAPS, "unkillable_s": 3.0, **settings}
+        journal = "" if commit_s is None else "journal"
+        settings = {"limits": LIMITS, "caps": NO_CAPS, "unkillable_s": 3.0, "journal": journal, **settings}
         self.settings = Settings(pools=pools or (pool(),), **settings)
         self.world = World(seed, faults, self.settings.ack_cpu_s)
-        self.supervisor = Supervisor(self.settings, open_spawner=partial(FakeSpawner, self.world), clock=Clock(loop))
+        self.disk = None if commit_s is None else FakeDisk(self.world, commit_s)
+        self.world.on_begin = self._on_begin
+        self.supervisor = Supervisor(
+            self.settings,
+            open_spawner=partial(FakeSpawner, self.world),
+            open_journal=self.disk,
+            clock=Clock(loop),
+        )
         self.jobs: list[Job] = []
         self.readers: list[asyncio.Task[None]] = []
         self.callers: list[asyncio.Task[Any]] = []
@@ -138,7 +155,8 @@ class Simulation:
         self.world.scripts.append(script)
         padding = "x" * fields.pop("padding", 0)
         submission = Submission(kind, json.dumps({"n": number, "padding": padding}).encode(), **fields)
-        record = answer(self.supervisor.submit(submission))
+        asked = self.supervisor.submit(submission)
+        record = answer(asked) if self.disk is None else await asked
         job = Job(number, record.job_id, submission, states=[record.state])
         self.world.note("submitted", number, record.state)
         self.jobs.append(job)
@@ -184,7 +202,7 @@ class Simulation:
             check(verdict == first, f"job {job.number}: {first} became {verdict}")
         if record.ended:
             kept = {name: value for name, value in told.items() if name != "slot_ready"}  # the only one that may come
-            final = record._replace(certificate=kept, error=record.error and dict(record.error))
+            final = record._replace(certificate=kept, error=record.error and dict(record.error), durable=None)
             job.answer = job.answer or final
             check(final == job.answer, lambda: f"job {job.number} was answered {job.answer}, and then {final}")
 
@@ -202,7 +220,15 @@ class Simulation:
         self.check(everyone=True)
 
     def record(self, job: Job) -> JobRecord:
-        return answer(self.supervisor.get(job.id))
+        """Return the record as it stands; a client waits for the disk first."""
+        return self.supervisor._record(self.supervisor._registry.get(job.id))
+
+    def _on_begin(self, truth: Truth) -> None:
+        """An order has come to a worker: with a journal, the start is on disk."""
+        if self.disk is not None:
+            row, attempt = self.disk.row_of(truth.number), len(self.world.attempts(truth.number))
+            written = row is not None and row.attempt >= attempt and not row.waits
+            self.world.check(written, f"job {truth.number}: attempt {attempt} begins, and on disk is {row}")
 
     def truth(self, job: Job) -> Truth:
         return self.world.truths[job.number]
@@ -232,10 +258,20 @@ class Simulation:
             return
         job.end = json.loads(event.data)
         record = self.record(job)
+        self._check_told(job, marked=job.end.get("durable") is False)
         check(record.state == event.name == job.state, f"job {job.number}: {record.state} and event {event.name}")
         truth = self.world.truths.get(job.number)
         if truth is not None and job.code != "unkillable":
             check(truth.tree_empty, f"job {job.number}: its terminal event came before its tree was empty")
+
+    def _check_told(self, job: Job, *, marked: bool) -> None:
+        """A client is told of an end: it is on disk, or it is marked."""
+        check, ended = self.world.check, self.supervisor._registry.get(job.id).ended or 0.0
+        check(self.loop.time() <= ended + TELL_S + SLACK_S, f"job {job.number}: its end was told late")
+        row = None if self.disk is None else self.disk.row_of(job.number)
+        check(not marked or self.disk is not None, f"job {job.number}: its end is marked without a journal")
+        if self.disk is not None and not marked:
+            check(row is not None and row.is_over, f"job {job.number}: its end was told, and on disk is {row}")
 
     # ── what has to hold ──
 
@@ -355,7 +391,9 @@ class Simulation:
         terminal = [event for event in events if event.name in TERMINAL_STATES]
         check(len(terminal) == 1 and events[-1] == terminal[0], lambda: f"{name}: its events end with {events[-3:]}")
         check([event.id for event in events] == list(range(len(events))), f"{name}: its event ids have a gap")
-        check(not job.events or job.events == events, f"{name}: its reader saw other events than there are")
+        seen = [*job.events[:-1], *(event._replace(data=_unmarked(event.data)) for event in job.events[-1:])]
+        events[-1] = events[-1]._replace(data=_unmarked(events[-1].data))
+        check(not seen or seen == events, f"{name}: its reader saw other events than there are")
         job.events, job.end = events, json.loads(terminal[0].data)
         self._note_record(job, self.record(job))
         attempts, retries = self.world.attempts(job.number), job.retries
@@ -431,6 +469,11 @@ def _codes(truth: Truth) -> set[str | None]:
     if script.end == "dies":
         return outside | ({"killed_externally"} if script.signal in (1, 2, 9, 15) else {"crash"})
     return outside
+
+
+def _unmarked(data: bytes) -> bytes:
+    """Return a terminal event's data without the mark of an end that was not on disk yet."""
+    return data.replace(b',"durable":false}', b"}")
 
 
 async def _gone(task: asyncio.Task[Any]) -> None:

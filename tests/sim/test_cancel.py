@@ -10,7 +10,7 @@ from support.fake_world import NEVER, Script
 
 from killable.supervisor.attempts.escalation import DUMP_S
 from killable.supervisor.models import PHASES
-from killable.supervisor.telemetry.observer import logger
+from killable.supervisor.telemetry.job_log import logger
 from sim.scenario_helpers import DEAF, FOREVER, near, refusal, simulate
 from sim.simulation import LIMITS, Simulation, pool
 

@@ -95,6 +95,19 @@ def test_a_share_of_workers_is_over_all_pools_and_an_end_in_one_lets_a_job_of_th
     simulate(main, pool("a"), pool("b"), tenants={"ann": {"running_max": 1}})
 
 
+def test_a_job_whose_start_is_being_written_counts_as_one_that_runs() -> None:
+    async def main(sim: Simulation) -> None:
+        first = [asyncio.create_task(sim.submit(FOREVER, tenant="ann")) for _ in range(3)]
+        await asyncio.sleep(1)
+        assert running(sim) == {"ann": 1}
+        sim.cancel(next(job for job in sim.jobs if sim.record(job).state == "running"), 0.0)
+        await asyncio.sleep(1)
+        assert running(sim) == {"ann": 1}
+        assert all(task.done() for task in first)
+
+    simulate(main, pool(workers=3, spares=3), tenants={"ann": {"running_max": 1}}, commit_s=0.02)
+
+
 def test_a_retry_waits_for_its_tenants_share() -> None:
     async def main(sim: Simulation) -> None:
         crashes = Script(end="dies", signal=9, run_s=0.1)

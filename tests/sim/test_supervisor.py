@@ -28,7 +28,9 @@ SEEDS_PER_TEST = 50
 """What is done after every test (nothing is left) takes longer than a history."""
 STEPS = 20
 
-REFUSALS = {"queue_full", "tenant_queue_full", "unknown_job_type", "draining", "deadline_unmeetable"}
+REFUSALS = {
+    *("queue_full", "tenant_queue_full", "unknown_job_type", "draining", "deadline_unmeetable", "journal_failed"),
+}
 
 
 def draw_script(dice: random.Random) -> Script:
@@ -131,6 +133,7 @@ class Fuzz:
             queue_jobs_max=dice.choice((2, 5, 50)),
             queue_bytes_max=dice.choice((300, 1 << 20)),
             tenants=dice.choice(({}, {}, {"ann": {"running_max": 1, "queue_jobs_max": 4}})),
+            commit_s=random.Random(f"disk {seed}").choice((None, None, 0.0, 0.0005, 0.02, 3.0)),
         )
 
     async def run(self) -> list[str]:
@@ -150,8 +153,8 @@ class Fuzz:
         dice, sim = self.dice, self.sim
         world = sim.world
         match dice.choices(
-            ("submit", "cancel", "leave", "zygote", "guard", "stranger", "kill worker", "look"),
-            (12, 7, 1, 0.4, 0.2, 1, 1, 2),
+            ("submit", "cancel", "leave", "zygote", "guard", "stranger", "kill worker", "look", "disk"),
+            (12, 7, 1, 0.4, 0.2, 1, 1, 2, 1),
         )[0]:
             case "submit":
                 await self.submit()
@@ -174,6 +177,8 @@ class Fuzz:
                 await self.kill_worker()
             case "look":
                 await self.look()
+            case "disk" if sim.disk is not None:  # it is full, or has room again
+                sim.disk.is_full = not sim.disk.is_full
 
     async def submit(self) -> None:
         dice = self.dice
@@ -228,6 +233,8 @@ class Fuzz:
     async def recover(self) -> None:
         """When nothing goes wrong any more, every pool that has a slot works again."""
         self.sim.world.faults = Faults()
+        if self.sim.disk is not None:
+            self.sim.disk.is_full = False
         await asyncio.sleep(10)
         for spawner in self.sim.world.spawners:
             if not any(process.stuck for process in spawner.processes.values()):

@@ -11,7 +11,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,13 @@ def _run_loop() -> None:
     asyncio.run(asyncio.sleep(0))
 
 
+def _attach(segment: str) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.shmat.restype = ctypes.c_void_p
+    if libc.shmat(int(segment), None, 0) == ctypes.c_void_p(-1).value:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def _io_uring() -> None:
     _call(_IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
 
@@ -74,6 +83,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "mkdir": os.mkdir,
     "temporary": lambda: tempfile.NamedTemporaryFile().close(),
     "exec": lambda path: subprocess.run([path], check=True),
+    "segment": lambda name: SharedMemory(name).close(),
+    "system v": _attach,
     "import": lambda name: __import__(name),
 }
 
@@ -116,6 +127,17 @@ def _in_a_fork(operation: list[str]) -> str:
     os.wait()
     with open(readable) as said:
         return said.read()
+
+
+@job
+def leaves_memory() -> Iterator[str]:
+    """Leave a file in /dev/shm that nobody knows of, and a System V segment of a child that has ended."""
+    (Path("/dev/shm") / "killable-test-left").write_bytes(b"left")
+    if os.fork() == 0:
+        os._exit(ctypes.CDLL(None).shmget(0x6B6C, 1000, 0o1600) < 0)
+    _, status = os.wait()
+    yield f"{status} {sorted(os.listdir('/dev/shm'))}"
+    time.sleep(3600)
 
 
 @job

@@ -178,6 +178,8 @@ class World:
         self.spawners: list[FakeSpawner] = []
         self.trace: list[str] = []
         self.violations: list[str] = []
+        self.on_begin: Callable[[Truth], None] = lambda truth: None
+        """Called when an order has come."""
         self._pids = 100
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -227,6 +229,7 @@ class World:
             self.check(not (before.tokens or returned), f"job {truth.number} is run again, and had said something")
             self.check(attempts <= truth.limits["attempts_max"], f"job {truth.number} is run {attempts} times")
         self.truths[truth.number] = truth
+        self.on_begin(truth)
 
     def attempts(self, number: int) -> list[Truth]:
         """Return what happened to each attempt of a job, in order."""

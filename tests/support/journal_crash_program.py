@@ -2,9 +2,10 @@
 
 Run it as `python journal_crash_program.py JOURNAL MODULE FOLDER MOMENT`. The moments:
 
-    uncommitted   the second job is written, and its transaction is still open
-    unanswered    the second job is on disk, and its submission is not answered yet
-    begins        the note that a worker has the job is written, and its transaction is still open
+    uncommitted   acceptance and start of the second job are written, and their transaction is still open
+    unanswered    they are on disk; its submission is not answered yet, and no worker was told of it
+    begins        the second job waited in the queue; its start is written, and the transaction is still open
+    begun         this start is on disk, and no worker was told of the job yet
     is to wait    the worker was killed; the note about the retry is written, and its transaction is still open
     waits         that note is on disk: the job is in its backoff
     ends          the job has completed; the note about it is written, and its transaction is still open
@@ -22,6 +23,8 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from killable.supervisor.journal import journal
 from killable.supervisor.journal.journal_file import AcceptedNote, EndedNote, JournalFile, Note, StartedNote
@@ -34,14 +37,15 @@ answered = threading.Event()
 """The second job's submission, where its client hears of it."""
 
 
-def is_due(note: Note) -> bool:
-    """Tell whether the moment comes with this note."""
+def is_due(group: Sequence[Note]) -> bool:
+    """Tell whether the moment comes with these notes."""
+    note = group[-1]
     if note.number != 2:
         return False
     match MOMENT:
         case "uncommitted" | "unanswered":
-            return isinstance(note, AcceptedNote)
-        case "begins":
+            return isinstance(group[0], AcceptedNote)
+        case "begins" | "begun":
             return isinstance(note, StartedNote)
         case "is to wait" | "waits":
             return isinstance(note, StartedNote) and json.loads(note.members).get("waits", False)
@@ -49,19 +53,31 @@ def is_due(note: Note) -> bool:
             return isinstance(note, EndedNote)
 
 
+def groups_of(notes: Sequence[Note]) -> list[list[Note]]:
+    """Return one group for each note: what comes together is chance, but for an acceptance and a start."""
+    groups: list[list[Note]] = []
+    for note in notes:
+        if groups and isinstance(note, StartedNote) and isinstance(groups[-1][-1], AcceptedNote):
+            groups[-1].append(note)
+        else:
+            groups.append([note])
+    return groups
+
+
 class Dying(JournalFile):
-    """The real one, but for the moment at which it dies. One note after the other: what comes together is chance."""
+    """The real one, but for the moment at which it dies."""
 
     def write(self, notes: Sequence[Note]) -> None:
-        for note in notes:
-            if note.number == 2 and not isinstance(note, AcceptedNote):
+        for group in groups_of(notes):
+            if group[0].number == 2 and not isinstance(group[0], AcceptedNote):
                 answered.wait()
-            if is_due(note) and MOMENT not in ("unanswered", "waits"):
+            if is_due(group) and MOMENT not in ("unanswered", "begun", "waits"):
                 self._connection.execute("BEGIN IMMEDIATE")
-                self._put(note)
+                for note in group:
+                    self._put(note)
                 os.kill(os.getpid(), signal.SIGKILL)
-            super().write([note])
-            if is_due(note):
+            super().write(group)
+            if is_due(group):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -71,8 +87,10 @@ async def main(path: str, module: str, folder: str) -> None:
     pool = PoolSpec("hostile", (module,), workers=1, folder=folder)
     supervisor = Supervisor(Settings(pools=(pool,), journal=path))
     await supervisor.start()
-    killed = {"times": int("wait" in MOMENT)}
-    for number, type, input in ((1, "echo", {}), (2, "killed", killed)):
+    first_waits = MOMENT in ("begins", "begun")
+    gate = f"{path}-gate"
+    first: tuple[str, dict[str, Any]] = ("gated", {"gates": [gate]}) if first_waits else ("echo", {})
+    for number, (type, input) in enumerate((first, ("killed", {"times": int("wait" in MOMENT)})), 1):
         key = f"key-{number}"
         limits = {"attempts_max": 2, "backoff_s": 1000}
         record = await supervisor.submit(
@@ -81,7 +99,9 @@ async def main(path: str, module: str, folder: str) -> None:
         print(record.job_id, flush=True)
         if number == 2:
             answered.set()
-        await supervisor.wait(record.job_id)
+            Path(gate).touch()
+        if number == 2 or not first_waits:
+            await supervisor.wait(record.job_id)
     await asyncio.Event().wait()  # the last note may still be on its way
 
 

@@ -183,6 +183,63 @@ def forks(ctx: Context, children: int, zombies: bool = False) -> str:
 
 
 @job
+def hoards_zombies(ctx: Context, children: int) -> str:
+    """Fork so many, one after the other, that end and are not waited for; then compute for a while."""
+    announce_entry(ctx)
+    for _ in range(children):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    until = time.process_time() + 0.3
+    while time.process_time() < until:
+        pass
+    return "done"
+
+
+@job
+def shares(ctx: Context, how: str, children: int = 0) -> str:
+    """Write shared memory, a MiB at a time, which children have mapped too, and go on until it is stopped."""
+    announce_entry(ctx)
+    descriptor = -1
+    if how == "posix":
+        path = f"/dev/shm/test-{os.getpid()}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        os.unlink(path)
+        os.ftruncate(descriptor, 1 << 30)
+    with mmap.mmap(descriptor, 1 << 30) as shared:
+        for _ in range(children):
+            if os.fork() == 0:
+                _for_ever()
+        try:
+            for at in range(0, 1 << 30, MIB):
+                shared[at : at + MIB] = b"\1" * MIB
+        finally:
+            ctx.emit("finally")
+    return "never"
+
+
+@job
+def shares_little(ctx: Context, mib: int, children: int) -> str:
+    """Write shared memory once, let children read all of it, and compute for a while."""
+    announce_entry(ctx)
+    reads, writes = os.pipe()
+    with mmap.mmap(-1, mib * MIB) as shared:
+        shared[:] = b"\1" * len(shared)
+        for _ in range(children):
+            if os.fork() == 0:
+                sum(shared[at] for at in range(0, len(shared), mmap.PAGESIZE))
+                os.write(writes, b"1")
+                _for_ever()
+        for _ in range(children):
+            os.read(reads, 1)
+        until = time.process_time() + 0.3
+        while time.process_time() < until:
+            pass
+    return "done"
+
+
+@job
 def opens(ctx: Context, files: int) -> int:
     """Open so many and keep them; return how many there were, ours too."""
     kept = [os.open(os.devnull, os.O_RDONLY) for _ in range(files)]

@@ -36,6 +36,17 @@ def killed(times: int, ctx: Context, text: str = "") -> list[int]:
     return [ctx.attempt, len(text)]
 
 
+@job(on_loss="rerun")
+def repeatable(gate: str, ctx: Context) -> Iterator[int]:
+    """Yield which attempt it is, and return it when the gate opens, also when it is asked to end before."""
+    yield ctx.attempt
+    try:
+        wait_for(gate)
+    except Stopping:
+        wait_for(gate)
+    return ctx.attempt
+
+
 @job(operations=("infer",))
 def count(n: int, prompt: str = "", model: str = "") -> Iterator[str]:
     """Yield n tokens and return their number."""

@@ -25,8 +25,8 @@ BY_TYPE = {"job_duration_seconds", "queue_wait_seconds", "start_seconds", "first
 """Histograms that a limit of a type is set from."""
 MORE = {
     "submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set(),
-    "retries_total": {"code"}, "tenant_jobs": {"tenant", "state"}, "tenant_streams": {"tenant"},
-    "idempotency_keys_forgotten_total": set(),
+    "retries_total": {"code"}, "unproven_total": set(), "tenant_jobs": {"tenant", "state"},
+    "tenant_streams": {"tenant"}, "idempotency_keys_forgotten_total": set(),
 }  # fmt: skip
 """Rows F3, F4 and D23."""
 GAUGES = Gauges(

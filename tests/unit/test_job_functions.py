@@ -130,6 +130,7 @@ def test_everything_that_is_declared_is_in_the_catalogue() -> None:
         "limits": {"run_s": 300.0, "grace_s": 2.0, "memory_bytes": 1 << 30, "ack_s": None},
         "operations": ["load", "run"],
         "streams": True,
+        "on_loss": "fail",
         "available": True,
         "unavailable_reason": "",
     }

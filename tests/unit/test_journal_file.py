@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.journal import journal_file
+from killable.supervisor.journal import journal_file, schema
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     AmendedNote,
     DroppedNote,
     EndedNote,
     JournalFile,
-    JournalRefused,
     JournalRow,
     StartedNote,
+    StoppedNote,
 )
+from killable.supervisor.journal.refusals import JournalRefused
 
 ACCEPTED = AcceptedNote(1, "job-1", b'{"type":"work"}', b"input" * 100)
 
@@ -58,10 +60,10 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
     file.write(
         [StartedNote(1, b'{"at":1}'), StartedNote(2, b'{"at":2}'), EndedNote(2, b'{"end":1}', b"r" * 1000, None, log)]
     )
-    file.write([AmendedNote(2, b'{"end":2}'), DroppedNote(3)])
+    file.write([AmendedNote(2, b'{"end":2}'), DroppedNote(3), StoppedNote(1, b'{"by":"user"}')])
     file.close()
     one, two = rows_of(path)
-    assert one == JournalRow(1, "job-1", {"type": "work"}, {"at": 1}, None, {"input": b"input" * 100})
+    assert one == JournalRow(1, "job-1", {"type": "work"}, {"at": 1}, {"by": "user"}, None, {"input": b"input" * 100})
     assert (two.accepted, two.started, two.ended) == ({"n": 2}, {"at": 2}, {"end": 2})
     assert two.pieces == {"result": b"r" * 1000, "events": b"".join(log.encoded())}  # its input is not needed any more
     assert EventLog.decode(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
@@ -108,7 +110,7 @@ def other_programs(path: str) -> None:
 def newer(path: str) -> None:
     JournalFile.open(path).close()
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
 
 
 def torn(path: str) -> None:
@@ -128,9 +130,14 @@ def overwritten(path: str) -> None:
         file.write(b"\xff" * 40960)
 
 
-def unlike_json(path: str) -> None:
+def cut_tail(path: str) -> None:
+    """Lose the write-ahead log of a server that was killed."""
     with closing(JournalFile.open(path)) as opened:
-        opened.write([AcceptedNote(1, "job-1", b"{", b"x")])
+        opened.write([ACCEPTED])
+        for suffix in ("", "-mark"):
+            Path(f"{path}{suffix}.copy").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    for suffix in ("", "-mark"):
+        Path(f"{path}{suffix}.copy").replace(f"{path}{suffix}")
 
 
 @pytest.mark.row("B16")
@@ -139,20 +146,20 @@ def unlike_json(path: str) -> None:
     [
         (lambda path: Path(path).write_bytes(b"garbage\n" * 1000), "is not a journal"),
         (other_programs, "is a database of another program"),
-        (newer, "written by a newer version of killable: its tables have version 2, this one supports 1"),
+        (newer, "written by a newer version of killable: its tables have version 3, this one supports 2"),
         (torn, "is damaged"),
         (overwritten, "is damaged"),
-        (unlike_json, "is damaged"),
+        (cut_tail, "has lost its last 2 transactions"),
+        (lambda path: Path(path).touch(), "is empty, and a journal never is"),
     ],
-    ids=["garbage", "another's", "newer", "torn", "overwritten", "no JSON"],
+    ids=["garbage", "another's", "newer", "torn", "overwritten", "cut", "empty"],
 )
 def test_what_cannot_be_read_is_refused_and_stays_as_it_was(path: str, make: object, words: str) -> None:
     assert callable(make)
     make(path)
     before = Path(path).read_bytes()
     assert words in refusal(path)
-    if make is not unlike_json:  # which only a look at the rows shows
-        assert Path(path).read_bytes() == before
+    assert Path(path).read_bytes() == before
 
 
 @pytest.mark.row("B16")
@@ -162,7 +169,115 @@ def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path) -> None:
     assert "No such file or directory" in refusal(str(tmp_path / "no" / "journal"))
 
 
-def test_an_empty_file_becomes_a_journal(path: str) -> None:
-    Path(path).touch()
+@pytest.mark.row("B16")
+def test_a_flipped_bit_is_found_wherever_it_is_and_costs_only_its_job(path: str) -> None:
+    """Each bit of what is stored of a job, one after the other; the job beside it is read each time."""
+    with closing(JournalFile.open(path)) as opened:
+        log = sealed(("completed", b"{}"))
+        opened.write([AcceptedNote(1, "job-1", b'{"n":1}', b"in"), AcceptedNote(2, "job-2", b'{"n":2}', b"in")])
+        opened.write([StartedNote(1, b'{"at":1}'), StoppedNote(1, b"{}"), EndedNote(1, b'{"e":1}', b"res", None, log)])
+        places = [("jobs", name) for name in ("job_id", "accepted", "started", "stopped", "ended")]
+        for table, column in [*places, ("pieces", "data"), ("pieces", "kind")]:
+            connection = opened._connection
+            ((found, rowid),) = connection.execute(f"SELECT {column}, rowid FROM {table} WHERE number = 1 LIMIT 1")
+            for bit in range(8 * len(found)):
+                flipped = bytearray(found)
+                flipped[bit // 8] ^= 1 << bit % 8
+                update = f"UPDATE {table} SET {column} = CAST(? AS {'BLOB' if column == 'data' else 'TEXT'})"
+                connection.execute(f"{update} WHERE rowid = ?", (bytes(flipped), rowid))
+                rows, bad = opened.scan()
+                assert [row.number for row in rows] == [2] and [each.number for each in bad] == [1], (column, bit)
+                connection.execute(f"{update} WHERE rowid = ?", (found, rowid))
+        assert [row.number for row in opened.scan()[0]] == [1, 2]
+
+
+@pytest.mark.row("B16")
+def test_a_lost_piece_is_found(path: str) -> None:
+    with closing(JournalFile.open(path)) as opened:
+        opened.write([ACCEPTED])
+        opened._connection.execute("DELETE FROM pieces")
+        assert opened.scan() == ([], [(1, "job-1", "it has 0 pieces of its 1")])
+
+
+@pytest.mark.row("B16")
+def test_a_row_that_is_set_aside_frees_its_number_and_is_still_there(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(JournalFile.open(path)) as opened:
+        opened.write([ACCEPTED, AcceptedNote(2, "job-2", b"{}", b"x")])
+        opened._connection.execute("UPDATE jobs SET accepted = '{}' WHERE number = 1")
+        assert [row.number for row in opened.read()] == [2]
+        assert opened._connection.execute("SELECT job_id, accepted FROM set_aside").fetchall() == [(b"job-1", b"{}")]
+        opened.write([ACCEPTED])
+        assert [row.number for row in opened.read()] == [1, 2]
+    assert [vars(record)["job_id"] for record in caplog.records] == ["job-1"]
+
+
+@pytest.mark.row("B16")
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_file_that_is_removed_or_replaced_takes_nothing_more(
+    file: JournalFile, path: str, suffix: str, replaced: bool
+) -> None:
+    file.write([ACCEPTED])
+    Path(path + suffix).unlink()
+    if replaced:
+        Path(path + suffix).touch()
+    with pytest.raises(OSError, match="was removed or replaced while the server had it open"):
+        file.write([AcceptedNote(2, "job-2", b"{}", b"x")])
+    with pytest.raises(OSError, match="was removed or replaced"):
+        file.check()
+
+
+@pytest.mark.row("B16")
+def test_only_its_owner_has_access(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    JournalFile.open(path).close()
+    assert {each.stat().st_mode & 0o777 for each in Path(path).parent.iterdir()} == {0o600}
+    Path(path).chmod(0o644)
+    JournalFile.open(path).close()
+    assert Path(path).stat().st_mode & 0o777 == 0o600
+    assert [(record.getMessage(), vars(record)["path"]) for record in caplog.records] == [("journal_mode_set", path)]
+
+
+@pytest.mark.row("B16")
+def test_another_users_file_is_refused(path: str) -> None:
+    JournalFile.open(path).close()
+    try:
+        os.chown(path, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root may give a file away")
+    assert "belongs to user 12345" in refusal(path)
+
+
+@pytest.mark.row("B16")
+def test_a_journal_that_was_moved_away_leaves_no_mark_behind(path: str) -> None:
+    with closing(JournalFile.open(path)) as opened:
+        opened.write([ACCEPTED])
+    Path(path).rename(f"{path}.old")
     assert rows_of(path) == []
-    assert rows_of(path) == []
+
+
+VERSION_1 = (
+    "CREATE TABLE jobs (number INTEGER PRIMARY KEY, job_id TEXT NOT NULL UNIQUE,"
+    " accepted TEXT NOT NULL, started TEXT, ended TEXT)",
+    "CREATE TABLE pieces (number INTEGER NOT NULL, kind TEXT NOT NULL, place INTEGER NOT NULL, data BLOB NOT NULL,"
+    " PRIMARY KEY (number, kind, place))",
+    "CREATE TABLE checks (count INTEGER NOT NULL)",
+    "INSERT INTO checks VALUES (0)",
+    f"PRAGMA application_id = {schema.APPLICATION_ID}",
+    "PRAGMA user_version = 1",
+    """INSERT INTO jobs VALUES (1, 'job-1', '{"n":1}', '{"at":1}', '{"end":1}'), (2, 'job-2', '{"n":2}', NULL, NULL)""",
+    "INSERT INTO pieces VALUES (1, 'result', 0, x'3132'), (1, 'events', 0, x''), (2, 'input', 0, x'78')",
+)
+
+
+@pytest.mark.row("B16")
+def test_a_journal_without_checksums_gets_them(path: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in VERSION_1:
+            connection.execute(statement)
+    for _ in range(2):
+        assert rows_of(path) == [
+            JournalRow(1, "job-1", {"n": 1}, {"at": 1}, None, {"end": 1}, {"result": b"12", "events": b""}),
+            JournalRow(2, "job-2", {"n": 2}, None, None, None, {"input": b"x"}),
+        ]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from support.registered_jobs import add, registry
 
+from killable.supervisor.journal.journal import Journal
 from killable.supervisor.journal.journal_file import EndedNote
 from killable.supervisor.journal.journal_writer import JournalWriter
 from killable.supervisor.models import Outcome
@@ -20,10 +21,11 @@ from killable.supervisor.models import Outcome
 )
 def test_progress_that_is_no_json_does_not_hold_up_the_end(progress: Any, written: Any) -> None:
     """A worker that forges frames can say 1e999."""
-    journal_writer = JournalWriter("", "instance", "boot")
+    journal = Journal("")
     told: list[Any] = []
-    journal_writer.journal.note = told.append  # type: ignore[method-assign]
-    journal_writer.ended(add(registry(), progress=progress, outcome=Outcome("completed"), result=b"1"))
+    journal.note = lambda note, answer=None: told.append(note)  # type: ignore[method-assign]
+    job = add(registry(), progress=progress, outcome=Outcome("completed"), result=b"1")
+    JournalWriter(journal, "instance", "boot").ended(job, lambda why: None)
     (note,) = told
     assert isinstance(note, EndedNote) and note.result == b"1"
     assert json.loads(note.members)["progress"] == written

@@ -9,7 +9,7 @@ import pytest
 
 from killable.api.cli.display import story
 from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import remedy_for
+from killable.api.cli.display.limit_advice import remedy_for
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 
@@ -298,8 +298,16 @@ def test_a_job_between_two_attempts_and_one_that_a_worker_only_has_are_told_apar
     assert before.lines[0] == "attempt 1: worker_lost: m; next attempt 2.0 s later" and "lost" in before.lines[1]
 
 
+def test_an_end_that_is_not_in_the_journal_yet_and_a_lost_attempt_are_told() -> None:
+    ended = record("completed")
+    assert "not in the journal" in str(story.tell(ended | {"durable": False}))
+    assert "journal" not in str(story.tell(ended | {"durable": True})) + str(story.tell(ended | {"durable": None}))
+    restored = {"event": "restored", "data": {"attempt": 1, "error": {"code": "supervisor_lost"}}}
+    assert "attempt 1: supervisor_lost; it is run again, as its type allows" in str(story.tell(ended, [restored]))
+
+
 def test_what_is_not_proven_is_said() -> None:
-    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0}
+    certificate = {"requested": 0.0, "term_sent": 0.1, "kill_sent": 5.0, "unproven": "nobody looked"}
     told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
-    assert "it is not proven that no process of it is left" in told
+    assert "it is not proven that no process of it is left: nobody looked" in told
     assert "state D" in told

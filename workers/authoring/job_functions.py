@@ -49,6 +49,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 EXTRA_INPUT = ("forbid", "ignore", "allow")
+ON_LOSS = ("fail", "rerun")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -69,6 +70,8 @@ class JobFunction:
     context_parameter: str | None = None
     streams: bool = False
     """Whether it is a generator function: its yields are the tokens, its return value is the result."""
+    on_loss: str = "fail"
+    """What becomes of its jobs that ran when the server died, with a journal: one of ON_LOSS."""
 
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Return the keyword arguments of a call, converted to the types of the function's annotations.
@@ -97,6 +100,7 @@ class JobFunction:
             "limits": dict(self.limits),
             "operations": list(self.operations),
             "streams": self.streams,
+            "on_loss": self.on_loss,
             "available": not unavailable_reason,
             "unavailable_reason": unavailable_reason,
         }
@@ -121,6 +125,7 @@ def job(
     codec: str = "json",
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
+    on_loss: str = "fail",
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Callable[[F], F]: ...
 
@@ -132,6 +137,7 @@ def job(
     codec: str = "json",
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
+    on_loss: str = "fail",
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
@@ -139,13 +145,21 @@ def job(
     `name` defaults to the function's name. The function's parameters are the members of the input, except the one
     annotated `Context`. Unknown members are refused; `extra_input="ignore"` drops them, `extra_input="allow"` passes
     them to the ** parameter. `operations` are aliases of the type. `requires` maps import names to install lines: if
-    one is not installed, the type is listed as unavailable. `limits` are the type's defaults (LIMITS has the names):
-    seconds also as "5m", bytes also as "1GiB", None for no such limit.
+    one is not installed, the type is listed as unavailable. `on_loss="rerun"` says that the job may run more than once
+    (it is idempotent): with a journal, a job that ran when the server or its machine died is run again, three times at
+    most, instead of failing. `limits` are the type's defaults (LIMITS has the names): seconds also as "5m", bytes also
+    as "1GiB", None for no such limit.
 
     Raise DeclarationError, with function and cause, for a function that cannot be a job.
     """
     declare = functools.partial(
-        _declare, operations=operations, codec=codec, extra_input=extra_input, requires=requires, limits=limits
+        _declare,
+        operations=operations,
+        codec=codec,
+        extra_input=extra_input,
+        requires=requires,
+        on_loss=on_loss,
+        limits=limits,
     )
     if name is None or isinstance(name, str):
         return functools.partial(declare, name=name)
@@ -167,6 +181,7 @@ def _declare(
     codec: str,
     extra_input: str,
     requires: Mapping[str, str] | None,
+    on_loss: str,
     limits: Mapping[str, object],
 ) -> F:
     check_function("job", function)
@@ -176,6 +191,8 @@ def _declare(
         raise _refusal(function, f"codec is {' or '.join(CODECS)}, not {codec!r}")
     if extra_input not in EXTRA_INPUT:
         raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
+    if on_loss not in ON_LOSS:
+        raise _refusal(function, f"on_loss is {' or '.join(ON_LOSS)}, not {on_loss!r}")
     members, context, rest = read_parameters(function, typed=codec == "json")
     _check_rest(function, rest, extra_input)
     declared = JobFunction(
@@ -189,6 +206,7 @@ def _declare(
         requires=check_requires("job", function, requires),
         context_parameter=context,
         streams=inspect.isgeneratorfunction(inner),
+        on_loss=on_loss,
     )
     _register(declared)
     return function

@@ -151,7 +151,7 @@ class Limits(TypedDict, total=False):
     memory_bytes: Annotated[
         int | None,
         Limit(
-            Unit.BYTES, 2 << 30, "growth of the private memory of all its processes together",
+            Unit.BYTES, 2 << 30, "growth of the memory of all its processes together, mapped files aside",
             ends_as=("limit.memory",), default_of_executor=None, of_resources=True, like="Kubernetes' limits.memory",
         ),
     ]  # fmt: skip

@@ -137,6 +137,8 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
             core_dumps=configure.core_dumps,
         )
         cgroup_errno = 0 if start.cgroup_procs is None else process_setup.join_cgroup(start.cgroup_procs)
+        if start.sandbox is not None:
+            start.sandbox.enter_as_root()
         if configure.uid is not None or start.sandbox is not None:
             os.mkdir(start.tmp, 0o700)
         if configure.uid is not None and configure.gid is not None:

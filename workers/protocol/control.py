@@ -110,7 +110,7 @@ class Configure(NamedTuple):
     setup: str
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
     sandbox: dict[str, Any] | None = None
-    """`network`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
+    """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
 
 
 class TypeReported(NamedTuple):

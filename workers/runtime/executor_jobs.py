@@ -73,6 +73,7 @@ class CallType:
             "limits": {},
             "operations": [],
             "streams": False,
+            "on_loss": "fail",
             "available": True,
             "unavailable_reason": "",
         }

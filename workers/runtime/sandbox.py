@@ -1,4 +1,4 @@
-"""The sandbox of a pool's workers: no network, and files by a list of what may be written and read.
+"""The sandbox of a pool's workers: no network, files by a list of what may be written and read, own shared memory.
 
 Runs in: zygote, which prepares it; worker, which enters it before any code of a job. The supervisor asks what is
 possible. It is entered for good: no job can leave it, and everything that a job starts is in it, too.
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from typing import Any
 
-from killable.workers.runtime import landlock, seccomp
+from killable.workers.runtime import landlock, private_memory, seccomp
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full")
 _SYSTEM = (
@@ -54,15 +54,21 @@ class Sandbox:
     def __init__(
         self, rules: Mapping[str, Any], *, modules: Iterable[str], folder: str, packages: Mapping[str, str]
     ) -> None:
-        """`rules`: `network` (whether it may be used), `write` and `read` (paths; None: all).
+        """`rules`: `network` and `shared_memory` (whether they may be used), `write` and `read` (paths; None: all).
 
         Call it when the modules are imported: what they are made of can be read.
         """
         self._network: bool = rules["network"]
+        self._shared_memory: bool = rules["shared_memory"]
         self._write: list[str] | None = rules["write"]
         self._read: list[str] | None = rules["read"]
         self._folder = folder or "."
         self._needed = [] if self._read is None else list(_existing(_needed(modules, folder, packages)))
+
+    def enter_as_root(self) -> None:
+        """Do first what needs the rights of root, which `enter` and a pool's `user` take away. Raise OSError."""
+        if not self._shared_memory:
+            private_memory.enter()
 
     def enter(self, tmp: str) -> None:
         """Restrict this process for good; it may write in `tmp`, a folder. Raise OSError.
@@ -82,7 +88,8 @@ class Sandbox:
         handled |= 0 if self._write is None else landlock.WRITE
         handled |= 0 if self._read is None else landlock.READ
         rules = landlock.Ruleset(handled)
-        rules.allow([*(self._write or ()), tmp, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
+        private = [] if self._shared_memory else [private_memory.FOLDER]
+        rules.allow([*(self._write or ()), tmp, *private, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
         rules.allow([*(self._read or ()), *self._needed], landlock.READ)
         rules.allow([self._folder], landlock.LIST)  # to import a module, Python lists the folder that it is in
         rules.enforce()

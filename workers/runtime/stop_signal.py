@@ -29,7 +29,7 @@ from killable.workers.protocol.messages import (
     Kind,
     Stop,
 )
-from killable.workers.runtime import deferred_raise
+from killable.workers.runtime import backward_jump
 
 if TYPE_CHECKING:
     from killable.workers.authoring.operations import Operations, OperationTimedOut
@@ -101,7 +101,7 @@ class StopSignal:
 
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:
         interrupted = _interrupted_frame(frame)
-        if not deferred_raise.defer(interrupted, lambda: self._on_signal(interrupted)):
+        if not backward_jump.defer(interrupted, lambda: self._on_signal(interrupted)):
             self._on_signal(frame)
 
     def _on_signal(self, frame: FrameType | None) -> None:
@@ -278,7 +278,7 @@ def _is_skipped(frame: FrameType) -> bool:
 
 
 def _is_handlers(frame: FrameType) -> bool:
-    return frame.f_globals is globals() or frame.f_globals is vars(deferred_raise)
+    return frame.f_globals is globals() or frame.f_globals is vars(backward_jump)
 
 
 def _interrupted_frame(frame: FrameType | None) -> FrameType | None:

@@ -101,7 +101,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     from killable.api.cli.server.hang_up import no_end_by_hang_up
     from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
     from killable.supervisor.linux import own_process
-    from killable.supervisor.telemetry import logs, loop_turns
+    from killable.supervisor.telemetry import log_lines, loop_turns
 
     own_process.protect()
     in_force = load(config, os.environ, flags, target)
@@ -113,7 +113,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
         owner_socket.claim(listener.url) or contextlib.nullcontext(),
     ):
-        log = logs.configure(server.log_format, server.log_level, server.redact)
+        log = log_lines.configure(server.log_format, server.log_level, server.redact)
         if lowered:
             logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
         try:

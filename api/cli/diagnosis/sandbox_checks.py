@@ -12,11 +12,12 @@ from killable.api.cli.diagnosis.backstops import Check
 
 def sandbox_checks() -> Iterator[Check]:
     """Yield what a pool's `sandbox` can forbid here."""
-    from killable.workers.runtime import landlock
+    from killable.workers.runtime import landlock, private_memory
     from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule
 
     found = f"write and read can be kept to lists (Landlock {landlock.abi()})"
     yield _check("sandbox network", why_no_network_rule(), "network = false works (seccomp)")
+    yield _check("sandbox shared memory", private_memory.why_not(), "shared_memory = false works (namespaces)")
     yield _check("sandbox files", why_no_file_rules(), found)
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
-from killable.api.cli.display.remedies import limit_of
+from killable.api.cli.display.limit_advice import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
 
 _HINTS = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from killable.api.cli.display import render
 from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import Remedy, remedy_for
+from killable.api.cli.display.limit_advice import Remedy, remedy_for
 from killable.workers.authoring.limits import flat
 
 Members = Mapping[str, Any]
@@ -56,7 +56,7 @@ def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | Non
         return Story(headline, (*paragraphs, *_last_output(record, events), _change(remedy)), remedy)
     remedy = remedy_for(record)
     paragraphs.append(Paragraph("Rule", rule_of(record)))
-    paragraphs += [_end(record), *_place(record), *_last_output(record, events), _change(remedy)]
+    paragraphs += [_end(record), *_place(record), *_kept(record), *_last_output(record, events), _change(remedy)]
     return Story(_headline(record), tuple(paragraphs), remedy)
 
 
@@ -113,11 +113,23 @@ def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
         )
 
 
+def _kept(record: Members) -> Iterator[Paragraph]:
+    """Yield that the end may be another one after a death of the server."""
+    if record.get("durable") is False:
+        text = "Its end is not in the journal yet. If the server dies before it is, the next one calls the job lost."
+        yield Paragraph("Kept", text)
+
+
 def _between_attempts(event: Members) -> str:
     told = event["data"]
-    if event["event"] == "restored":
-        return "the server was restarted; the output of the job up to then is lost"
     error = told.get("error") or {}
+    if event["event"] == "restored":
+        ran = (
+            f"attempt {told.get('attempt')}: {error.get('code')}; it is run again, as its type allows; "
+            if error
+            else ""
+        )
+        return f"{ran}the server was restarted; the output of the job up to then is lost"
     wait = render.duration(float(told.get("wait_s") or 0))
     return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; next attempt {wait} later"
 
@@ -229,7 +241,7 @@ def steps(certificate: Members) -> Iterator[tuple[float | None, str]]:
         if phase in certificate:
             yield certificate[phase], words
     if "tree_empty" not in certificate:
-        yield None, "it is not proven that no process of it is left"
+        yield None, f"it is not proven that no process of it is left{_why_unproven(certificate)}"
 
 
 def _exit(certificate: Members) -> str:
@@ -246,9 +258,13 @@ def _swept(certificate: Members) -> str:
     return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 
+def _why_unproven(certificate: Members) -> str:
+    return f": {certificate['unproven']}" if certificate.get("unproven") else ""
+
+
 def _proof(certificate: Members, word: str) -> str:
     if "tree_empty" not in certificate:
-        return "It is not proven that no process of it is left."
+        return f"It is not proven that no process of it is left{_why_unproven(certificate)}."
     when = render.milliseconds(certificate["tree_empty"])
     return f"{when} {word}, no process of it was left{_swept(certificate)}."
 

@@ -26,7 +26,8 @@ WHEN = {
     "progress": "the job called `ctx.progress`",
     "checkpoint": "the job called `ctx.checkpoint`",
     "retrying": "an attempt ended, and another one follows",
-    "restored": "the server died, and the next one runs the job: events before this one are lost",
+    "restored": "the server died, and the next one runs the job: events before this one are lost; `error` is how the "
+    "attempt ended that ran then, or null",
     "completed": "the job returned",
     "failed": "the job ended by an error, a crash or a limit",
     "cancelled": "the job was cancelled, and no process of it is left",

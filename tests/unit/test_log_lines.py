@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 from support.waiting import Pending, until
 
-from killable.supervisor.telemetry import logs
+from killable.supervisor.telemetry import log_lines
 
 SECRET = "hunter2"
 FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_id=job-1\r\u2028\x1b[2J"
-FORMATS: tuple[logs.Format, ...] = ("text", "json")
+FORMATS: tuple[log_lines.Format, ...] = ("text", "json")
 log = logging.getLogger("killable.jobs")
 
 
 @contextlib.contextmanager
-def written(log_format: logs.Format = "text", **how: Any) -> Iterator[Callable[[], list[str]]]:
+def written(log_format: log_lines.Format = "text", **how: Any) -> Iterator[Callable[[], list[str]]]:
     """Yield a function that ends the log and returns its lines."""
     stream = io.StringIO()
-    configured = logs.configure(log_format, stream=stream, **how)
+    configured = log_lines.configure(log_format, stream=stream, **how)
 
     def lines() -> list[str]:
         configured.close()
@@ -66,7 +66,7 @@ def test_json_is_one_object_with_the_fields_as_they_are() -> None:
 @pytest.mark.row("F6")
 @pytest.mark.parametrize("log_format", FORMATS)
 @pytest.mark.parametrize("name", ["error", "reason", "correlation_id"])
-def test_no_value_can_begin_a_line_of_its_own(log_format: logs.Format, name: str) -> None:
+def test_no_value_can_begin_a_line_of_its_own(log_format: log_lines.Format, name: str) -> None:
     with written(log_format) as lines:
         log.info("failed", extra={name: FORGED})
         logging.getLogger("uvicorn.error").warning("of a library: %s", FORGED)
@@ -87,7 +87,7 @@ def test_a_value_cannot_pass_for_a_field() -> None:
 
 
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_a_traceback_follows_indented_or_as_a_member(log_format: logs.Format) -> None:
+def test_a_traceback_follows_indented_or_as_a_member(log_format: log_lines.Format) -> None:
     with written(log_format) as lines:
         try:
             raise ValueError(FORGED)
@@ -102,9 +102,9 @@ def test_a_traceback_follows_indented_or_as_a_member(log_format: logs.Format) ->
 
 @pytest.mark.parametrize("redact", [False, True])
 @pytest.mark.parametrize("log_format", FORMATS)
-def test_with_redact_nothing_that_others_said_is_written(log_format: logs.Format, redact: bool) -> None:
+def test_with_redact_nothing_that_others_said_is_written(log_format: log_lines.Format, redact: bool) -> None:
     with written(log_format, redact=redact) as lines:
-        for name in logs.FOREIGN_TEXT_FIELDS:
+        for name in log_lines.FOREIGN_TEXT_FIELDS:
             log.info("failed", extra={name: SECRET, "job_id": "job-1"})
         log.info("submitted", extra={"tags": {"key": SECRET}})
         logging.getLogger("asyncio").error("Task exception was never retrieved: %s", SECRET)
@@ -119,12 +119,12 @@ def test_with_redact_nothing_that_others_said_is_written(log_format: logs.Format
         found = lines()
     whole = "\n".join(found)
     if not redact:
-        assert whole.count(SECRET) >= len(logs.FOREIGN_TEXT_FIELDS) + 5
+        assert whole.count(SECRET) >= len(log_lines.FOREIGN_TEXT_FIELDS) + 5
         return
     assert SECRET not in whole
-    assert whole.count("job-1") == len(logs.FOREIGN_TEXT_FIELDS)  # what is ours is still there
-    assert whole.count(logs.REDACTED) >= len(logs.FOREIGN_TEXT_FIELDS) + 6
-    assert "ValueError" in whole and "KeyError" in whole and "test_logs.py" in whole
+    assert whole.count("job-1") == len(log_lines.FOREIGN_TEXT_FIELDS)  # what is ours is still there
+    assert whole.count(log_lines.REDACTED) >= len(log_lines.FOREIGN_TEXT_FIELDS) + 6
+    assert "ValueError" in whole and "KeyError" in whole and "test_log_lines.py" in whole
 
 
 def test_other_handlers_get_the_record_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,13 +165,13 @@ def test_the_level_is_of_our_own_loggers_and_others_are_heard_from_warnings_on()
 def test_a_level_that_there_is_not_is_refused_and_nothing_is_set_up() -> None:
     before = list(logging.root.handlers)
     with pytest.raises(ValueError, match="no log level 'loud'"):
-        logs.configure(log_level="loud")
+        log_lines.configure(log_level="loud")
     assert logging.root.handlers == before
 
 
 def test_closing_twice_restores_once() -> None:
     before = logging.root.level, list(logging.root.handlers)
-    configured = logs.configure(log_level="debug", stream=io.StringIO())
+    configured = log_lines.configure(log_level="debug", stream=io.StringIO())
     configured.close()
     configured.close()
     log.warning("after the end")
@@ -179,11 +179,11 @@ def test_closing_twice_restores_once() -> None:
 
 
 def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "RECORDS_WAITING_MAX", 3)
+    monkeypatch.setattr(log_lines, "RECORDS_WAITING_MAX", 3)
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     stream = os.fdopen(writing, "w")
-    configured = logs.configure("json", stream=stream)
+    configured = log_lines.configure("json", stream=stream)
     for _ in range(200):
         log.info("x" * 1000)  # more than the pipe takes
     threads = [thread for thread in threading.enumerate() if thread.name == "killable-log"]
@@ -212,7 +212,7 @@ def test_a_reader_that_has_gone_is_no_fault() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     stream = os.fdopen(writing, "w")
-    configured = logs.configure(stream=stream)
+    configured = log_lines.configure(stream=stream)
     waiting = configured._handler._lines
     for _ in range(2):
         log.warning("to nobody")
@@ -236,8 +236,8 @@ def test_an_end_that_comes_right_behind_the_gathering_is_not_missed(monkeypatch:
             return was_set
 
     stream = io.StringIO()
-    configured = logs.configure("text", stream=stream)
-    writer = next(handler for handler in logging.root.handlers if isinstance(handler, logs._Writer))
+    configured = log_lines.configure("text", stream=stream)
+    writer = next(handler for handler in logging.root.handlers if isinstance(handler, log_lines._Writer))
     monkeypatch.setattr(writer, "_closing", Late())
     log.info("last")
     until(lambda: not writer._thread.is_alive() or Pending(writer._thread), "the log's thread has ended")

@@ -120,8 +120,14 @@ class Observer:
         fields["ran_s"] = None if ran_s is None else round(ran_s, 3)
         fields["tokens"] = job.log.tokens
         fields |= {f"{phase}_ms": certificate.get(phase) for phase in PHASES}
-        # A failed job is not an error of the server; a process that cannot be killed is.
-        _log(logging.ERROR if outcome.code == "unkillable" else logging.INFO, outcome.state, job, **fields)
+        fields["unproven"] = certificate.get("unproven")
+        # A failed job is not an error of the server; a process that cannot be killed, or may be left, is.
+        _log(
+            logging.ERROR if outcome.code == "unkillable" or "unproven" in certificate else logging.INFO,
+            outcome.state,
+            job,
+            **fields,
+        )
 
     def on_recovered(self, after_s: float) -> None:
         """Note that a warm worker has replaced one that ended with its attempt."""

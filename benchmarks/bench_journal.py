@@ -1,0 +1,123 @@
+"""Measure what a journal adds to POST, to the first token and to DELETE, beside a server without one.
+
+Runs in: the benchmark. Two servers, asked in turns, each a process of its own; the journal is on a tmpfs or on a disk.
+The table goes to stdout, progress to stderr, samples to benchmarks/results/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import runner
+from http_client import Connection
+from measurement import Figure, Plan, Samples
+from servers import SETTLE_S, Server, serve_process
+
+TMPFS = Path("/dev/shm")
+PLACES = {"tmpfs": TMPFS, "disk": runner.RESULTS}
+"""Where the journal is, by the name of the place. `results/` is in the clone, which is on a disk."""
+POST, FIRST_TOKEN, DELETE = "POST → answer", "POST → first token", "DELETE of a running job → dead"
+BURST = "POST of 64 at once → the last answer"
+BURST_JOBS = 64
+WITHOUT = "no journal"
+
+Measure = Callable[[Server, Connection], Awaitable[float]]
+
+
+async def post_s(_: Server, caller: Connection) -> float:
+    began = time.monotonic()
+    await caller.submit("one_token")
+    return time.monotonic() - began
+
+
+async def first_token_s(server: Server, caller: Connection) -> float:
+    reader = await server.connect()
+    began = time.monotonic()
+    reader.open_stream(await caller.submit("one_token"))
+    await reader.line_with(b"event: token")
+    took_s = time.monotonic() - began
+    await reader.close()
+    return took_s
+
+
+async def delete_s(server: Server, caller: Connection) -> float:
+    job_id = await caller.submit("python_loop")
+    reader = await server.connect()
+    reader.open_stream(job_id)
+    await reader.line_with(b"event: token")
+    began = time.monotonic()
+    answer = await caller.request("DELETE", f"/v1/jobs/{job_id}?grace_s=0")
+    took_s = time.monotonic() - began
+    if answer["status"] != "cancelled":
+        raise RuntimeError(answer)
+    await reader.close()
+    return took_s
+
+
+async def burst_s(server: Server, _: Connection) -> float:
+    callers = [await server.connect() for _ in range(BURST_JOBS)]
+    began = time.monotonic()
+    await asyncio.gather(*(caller.submit("one_token") for caller in callers))
+    took_s = time.monotonic() - began
+    for caller in callers:
+        await caller.close()
+    return took_s
+
+
+MEASURES: dict[str, tuple[Measure, Callable[[Plan], int], float]] = {
+    POST: (post_s, lambda plan: plan.request_pairs // 4, 2.0),
+    FIRST_TOKEN: (first_token_s, lambda plan: plan.first_lines, 2.0),
+    DELETE: (delete_s, lambda plan: plan.deletes, 0.2),
+    BURST: (burst_s, lambda plan: plan.batches * 5, 20.0),
+}
+"""How each is measured, how often, and what a journal may add in milliseconds."""
+
+
+def sample_name(what: str, place: str, server: str) -> str:
+    return f"{what} · {place} · {server}, ms"
+
+
+async def measure(place: str, plan: Plan, results: Samples) -> None:
+    """Ask both servers in turns, so that what disturbs one disturbs the other."""
+    PLACES[place].mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=PLACES[place]) as folder:
+        async with (
+            serve_process(workers=2, queue_jobs_max=100_000) as bare,
+            serve_process(workers=2, queue_jobs_max=100_000, journal=Path(folder, "journal")) as journaled,
+        ):
+            servers = {WITHOUT: bare, "journal": journaled}
+            callers = {name: await server.connect() for name, server in servers.items()}
+            for what, (act, number_of, _) in MEASURES.items():
+                for turn in range(-2, number_of(plan)):
+                    for name, server in servers.items():
+                        took_s = await act(server, callers[name])
+                        if turn >= 0:  # the first ones fill caches
+                            results.add(sample_name(what, place, name), took_s * 1000)
+                        await asyncio.sleep(SETTLE_S)  # a spare is forked
+            for caller in callers.values():
+                await caller.close()
+
+
+def figures(results: Samples) -> list[Figure]:
+    found = []
+    for place in PLACES:
+        for what, (_, _, bound) in MEASURES.items():
+            bare, journaled = (results.median(sample_name(what, place, name)) for name in (WITHOUT, "journal"))
+            added = ratio = None
+            if bare is not None and journaled is not None:
+                added, ratio = journaled - bare, journaled / bare
+            note = "" if ratio is None else f"{bare:.2f} ms without, {journaled:.2f} ms with: {ratio:.2f} ×"
+            text = "0, within 0.2 ms" if what == DELETE else ""
+            found.append(Figure(f"{what}: added by a journal, {place}, p50", bound, added, "ms", False, 2, text, note))
+    return found
+
+
+PARTS = {place: partial(measure, place) for place in PLACES}
+
+if __name__ == "__main__":
+    runner.run(runner.command("journal", PARTS, figures, lambda _: []), __doc__ or "")

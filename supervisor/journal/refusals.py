@@ -1,0 +1,46 @@
+"""Why a journal cannot be used, and what to do about it.
+
+Runs in: supervisor; the command.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from killable.supervisor.models import StartRefused
+
+
+class JournalRefused(StartRefused):
+    """The journal cannot be used as it is. The server does not start, and the file is left unchanged."""
+
+
+def damaged(path: str, why: str) -> JournalRefused:
+    """Return the refusal of a journal that cannot be read any more."""
+    return JournalRefused(
+        f"the journal {path} is damaged: {why}; its jobs were not changed. `killable journal salvage {path} NEW` "
+        "writes what can still be read to a new journal; to start without its jobs, move the file away",
+        journal=path,
+    )
+
+
+def refused(path: str, error: Exception) -> JournalRefused:
+    """Return the refusal for an error of the system or of SQLite."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return JournalRefused(
+            f"the journal {path} is in use: another server uses it. Each server needs a file of its own "
+            "(server.journal, --journal); `killable shutdown` ends the other server",
+            journal=path,
+        )
+    if code == sqlite3.SQLITE_NOTADB:
+        return JournalRefused(
+            f"{path} is not a journal, and was not changed; set another file, or move this one away", journal=path
+        )
+    if code == sqlite3.SQLITE_CORRUPT:
+        return damaged(path, str(error))
+    why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return JournalRefused(
+        f"the journal {path} cannot be opened and written: {why}; it needs an existing folder that this user may write "
+        "to, and free space on the disk",
+        journal=path,
+    )

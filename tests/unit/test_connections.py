@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from killable.api.cli.server import connections as module
-from killable.api.cli.server.connections import LINGERING_MAX, RESERVE, Connections, Entry, network_of
+from killable.api.cli.server.connections import LINGERING_MAX, RESERVE, Admittance, Connections, network_of
 
-ADMITTED, RESERVED, REFUSED, DROPPED = Entry.ADMITTED, Entry.RESERVED, Entry.REFUSED, Entry.DROPPED
+ADMITTED, RESERVED, REFUSED, DROPPED = Admittance.ADMITTED, Admittance.RESERVED, Admittance.REFUSED, Admittance.DROPPED
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ class Crowd:
         self.closed: list[str] = []
         self.peers: dict[str, Peer] = {}
 
-    def come(self, name: str, address: str = "192.0.2.1") -> Entry:
+    def come(self, name: str, address: str = "192.0.2.1") -> Admittance:
         peer = self.peers[name] = Peer(name, self.closed)
         return self.bounds.came(peer, address)
 
@@ -132,7 +132,7 @@ def test_the_counts_are_those_of_the_connections_that_are_left(seed: int, monkey
         elif crowd.peers:
             getattr(bounds, act)(dice.choice(list(crowd.peers.values())[-12:]))
         known = bounds._known
-        by_entry = {entry: [peer for peer in known if known[peer].entry is entry] for entry in Entry}
+        by_entry = {entry: [peer for peer in known if known[peer].entry is entry] for entry in Admittance}
         groups = {ADMITTED: bounds._admitted, RESERVED: bounds._reserved, REFUSED: bounds._refused}
         for entry, group in groups.items():
             assert group.count == len(by_entry[entry])

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from killable.api.cli.server.connections import Connections, Entry
+from killable.api.cli.server.connections import Admittance, Connections
 from killable.api.http.connection_use import CONNECTION, TOO_MANY
 from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
@@ -79,12 +79,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self._bound_silence()
         entry = self._bounds.came(self, self.client[0] if self.client else "")
-        if entry is Entry.DROPPED:
+        if entry is Admittance.DROPPED:
             transport.abort()
-        elif entry is Entry.REFUSED:
+        elif entry is Admittance.REFUSED:
             self._refuse("too_many_connections", TOO_MANY)
         else:
-            self.is_reserved = entry is Entry.RESERVED
+            self.is_reserved = entry is Admittance.RESERVED
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

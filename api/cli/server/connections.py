@@ -25,7 +25,7 @@ NETWORK_BITS = 64
 """Of an IPv6 address: a client has all addresses of such a network."""
 
 
-class Entry(Enum):
+class Admittance(Enum):
     """What becomes of a new connection."""
 
     ADMITTED = "admitted"
@@ -68,7 +68,7 @@ class _Known:
     """What is known of one connection."""
 
     network: str
-    entry: Entry
+    entry: Admittance
     has_key: bool = False
 
 
@@ -87,26 +87,26 @@ class Connections:
     def __len__(self) -> int:
         return len(self._known)
 
-    def came(self, connection: Closable, address: str) -> Entry:
+    def came(self, connection: Closable, address: str) -> Admittance:
         """Let a connection in, perhaps in place of one that rests. `address` is empty for a Unix socket."""
         network = network_of(address)
         entry = self._entry(network)
-        if entry is not Entry.DROPPED:
+        if entry is not Admittance.DROPPED:
             known = self._known[connection] = _Known(network, entry)
             for group in self._groups(known):
                 group.count += 1
-            if entry is not Entry.REFUSED:
+            if entry is not Admittance.REFUSED:
                 self.rests(connection)
         return entry
 
-    def _entry(self, network: str) -> Entry:
+    def _entry(self, network: str) -> Admittance:
         own = self._by_network.get(network)
         has_room = own is None or own.count < self._per_address_max or self._close_oldest(own)
         if has_room and (self._admitted.count < self._connections_max or self._close_oldest(self._admitted)):
-            return Entry.ADMITTED
+            return Admittance.ADMITTED
         if self._reserve and (self._reserved.count < self._reserve or self._close_oldest(self._reserved)):
-            return Entry.RESERVED
-        return Entry.REFUSED if self._refused.count < LINGERING_MAX else Entry.DROPPED
+            return Admittance.RESERVED
+        return Admittance.REFUSED if self._refused.count < LINGERING_MAX else Admittance.DROPPED
 
     def make_room(self) -> bool:
         """Close the connection that has rested longest. Return False when none rests."""
@@ -115,7 +115,7 @@ class Connections:
     def rests(self, connection: Closable) -> None:
         """Note that no whole request of a connection is being answered."""
         known = self._known.get(connection)
-        if known is not None and known.entry is not Entry.REFUSED:
+        if known is not None and known.entry is not Admittance.REFUSED:
             for group in self._groups(known):
                 group.remove_resting(connection)
                 group.add_resting(connection, has_key=known.has_key)
@@ -152,8 +152,8 @@ class Connections:
 
     def _groups(self, known: _Known) -> tuple[_Group, ...]:
         """Return the groups that a connection belongs to."""
-        if known.entry is not Entry.ADMITTED:
-            return (self._reserved if known.entry is Entry.RESERVED else self._refused,)
+        if known.entry is not Admittance.ADMITTED:
+            return (self._reserved if known.entry is Admittance.RESERVED else self._refused,)
         if not known.network:
             return (self._admitted,)
         own = self._by_network.get(known.network)

@@ -33,6 +33,8 @@ class HttpServerSettings:
     """File readable only by its owner, with the keys that `killable keys` makes; KILLABLE_API_KEY adds one."""
     visibility: Literal["all", "own"] = "all"
     """Jobs that a key sees and may cancel: all, or those of its own name; a key's line may say otherwise."""
+    operator_socket: str = ""
+    """Path of a Unix socket for operators (root, and the user of the server), who need no key there; empty: none."""
     audit_log: str = ""
     """File to which it is appended who did what: a JSON object a line, readable by its owner only; empty: none."""
     allowed_hosts: tuple[str, ...] = ()

@@ -14,6 +14,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 """Each may do what the ones before it may."""
 Visibility = Literal["all", "own"]
 VISIBILITIES: tuple[Visibility, ...] = get_args(Visibility)
+CALLER = "killable.caller"
+"""Member of a request's scope with its ApiKey; absent if the server has no keys or the request has only a ticket."""
+VIA = "killable.via"
+"""Member of the scope that says how the caller in it came there, if not by its key."""
 
 
 class Access(NamedTuple):

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.access import access_to
+from killable.api.http.access import CALLER, VIA, access_to
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.failed_keys import FailedKeys
@@ -77,7 +77,7 @@ class Audit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        act = Act()
+        act = Act(scope.get(CALLER), scope.get(VIA, ""))
 
         async def noting(message: Message) -> None:
             _note_answer(act, message)

@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.access import Access, access_to, includes
+from killable.api.http.access import CALLER, VIA, Access, access_to, includes
 from killable.api.http.api_keys import ApiKey, KeyRing, Reader, Tickets
 from killable.api.http.audit import act_of
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
@@ -23,10 +23,6 @@ from killable.api.http.problems import problem
 from killable.supervisor.models import JobRecord
 
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
-CALLER = "killable.caller"
-"""Member of the scope with the request's ApiKey; absent if the server has no keys or the request has only a ticket."""
-VIA = "killable.via"
-"""Member of the scope that says how the caller in it came there, if not by its key."""
 TICKET = "killable.ticket"
 """Member of the scope with the Reader that the request's ticket was issued to; absent with a key."""
 TENANT = "default"

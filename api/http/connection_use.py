@@ -10,8 +10,8 @@ from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.access import OPEN_PATHS
-from killable.api.http.auth import CALLER, is_operator
+from killable.api.http.access import CALLER, OPEN_PATHS
+from killable.api.http.auth import is_operator
 from killable.api.http.problems import problem
 
 CONNECTION = "killable.connection"

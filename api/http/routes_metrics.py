@@ -102,14 +102,16 @@ def _lost(request: Request) -> int:
 
 
 async def _text(request: Request, openmetrics: bool) -> Response:
-    # Metrics of the HTTP side come first: in OpenMetrics, the text of the engine has an end.
-    name = "killable_audit_records_lost"
-    lines = (
-        f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
-        f"# TYPE {name}{'' if openmetrics else '_total'} counter",
-        f"{name}_total {_lost(request)}.0\n",
-    )
-    body = "\n".join(lines).encode() + await engine_of(request).exposition(openmetrics=openmetrics)
+    body = await engine_of(request).exposition(openmetrics=openmetrics)
+    if parts_of(request).audit_log is not None:
+        # It comes first: in OpenMetrics, the text of the engine has an end.
+        name = "killable_audit_records_lost"
+        lines = (
+            f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
+            f"# TYPE {name}{'' if openmetrics else '_total'} counter",
+            f"{name}_total {_lost(request)}.0\n",
+        )
+        body = "\n".join(lines).encode() + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 
 

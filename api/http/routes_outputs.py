@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
-from killable.api.http.auth import CALLER, is_operator, only_watches, tenant_of
+from killable.api.http.access import CALLER
+from killable.api.http.auth import is_operator, only_watches, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.output import media_type_of, nothing, pieces_of

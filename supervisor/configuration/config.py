@@ -116,7 +116,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "audit_log", "journal"):
+    for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:

@@ -6,13 +6,14 @@ Runs in: supervisor, before it starts. Looks at files, changes nothing.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
-from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable, SandboxTable
+from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.server_settings import ServerSettings
@@ -29,7 +30,7 @@ def contradictions(
         yield from _python(name, pool, folder)
         yield from _affinity(name, pool)
         yield from _account(name, pool)
-        yield from _sandbox(name, pool.sandbox, folder)
+        yield from _sandbox(name, pool, server, folder)
     server_caps = configured_caps(tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
@@ -79,7 +80,8 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
         yield ConfigFault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
 
 
-def _sandbox(name: str, sandbox: SandboxTable, folder: Path) -> Iterator[ConfigFault]:
+def _sandbox(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -> Iterator[ConfigFault]:
+    sandbox = pool.sandbox
     if sandbox.network and sandbox.shared_memory and sandbox.write is None and sandbox.read is None:
         return
     from killable.workers.runtime import private_memory
@@ -97,6 +99,24 @@ def _sandbox(name: str, sandbox: SandboxTable, folder: Path) -> Iterator[ConfigF
             if not Path(absolute_path(path, folder)).exists():
                 found = f"{shown(path)}: no such file or folder in {folder}"
                 yield ConfigFault(f"pools.{name}.sandbox.{key}", "expected paths that exist", found)
+    yield from _exposed(name, pool, server, folder)
+
+
+def _exposed(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -> Iterator[ConfigFault]:
+    """Yield a fault for a list that would let jobs out of their sandbox.
+
+    What a job has put into a folder of modules would be imported by the next zygote, which is in none.
+    """
+    own = [Path(path) for path in (server.api_keys_file, server.journal, server.audit_log) if path]
+    code = [folder, *(folder / module for module in pool.module if is_path(module)), Path(sys.prefix)]
+    kept_from = {"write": (pool.sandbox.write, [*code, *own]), "read": (pool.sandbox.read, own)}
+    for key, (paths, kept) in kept_from.items():
+        for path in paths or ():
+            above = Path(absolute_path(path, folder)).resolve()
+            inside = next((each for each in kept if each.resolve().is_relative_to(above)), None)
+            if inside is not None:
+                expected = f"expected paths that jobs may {key}, without {inside} in them"
+                yield ConfigFault(f"pools.{name}.sandbox.{key}", expected, shown(path))
 
 
 def absolute_path(path: str, folder: Path) -> str:

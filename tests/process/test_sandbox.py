@@ -61,7 +61,15 @@ async def test_without_network_there_is_no_socket_and_no_way_to_anothers(
     start_method: StartMethod, supervisor: StartSupervisor, port: str, datagrams: str
 ) -> None:
     me = str(os.getpid())
-    network = (("connect", port), ("udp",), ("unix",), ("datagram", datagrams), ("io_uring",), ("trace", me))
+    network = (
+        ("connect", port),
+        ("udp",),
+        ("unix",),
+        ("datagram", datagrams),
+        ("other_pair",),
+        ("io_uring",),
+        ("trace", me),
+    )
     server = await supervisor(pool(start_method=start_method, network=False))
     for how in HOW:
         assert set((await tried(server, *network, how=how)).values()) == {"PermissionError"}

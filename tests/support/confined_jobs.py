@@ -66,6 +66,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "udp": lambda: socket.socket(type=socket.SOCK_DGRAM).close(),
     "unix": lambda: socket.socket(socket.AF_UNIX).close(),
     "datagram": _send_datagram,
+    "other_pair": lambda: socket.socketpair(socket.AF_INET),
     "pair": lambda: [one.close() for one in socket.socketpair()],
     "loop": _run_loop,
     "io_uring": _io_uring,

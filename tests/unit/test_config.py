@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -390,9 +391,14 @@ def test_a_tenants_table_is_read_and_its_faults_are_said() -> None:
 
 
 def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Path) -> None:
-    config = read(f"[pools.a]\nmodule = 'a'\nsandbox = {{ network = false, write = ['.', '{tmp_path}'] }}\n")
+    (tmp_path / "other").mkdir()
+    Path("out").mkdir()
+    table = f"[pools.a.sandbox]\nnetwork = false\nwrite = ['./out', '{tmp_path}/other']\nread = ['.']\n"
+    config = read(f"[pools.a]\nmodule = 'a'\n{table}")
     (pool,) = config.settings.pools
-    assert pool.sandbox == SandboxSpec(network=False, write=(str(Path.cwd()), str(tmp_path)))
+    assert pool.sandbox == SandboxSpec(
+        network=False, write=(str(Path.cwd() / "out"), str(tmp_path / "other")), read=(str(Path.cwd()),)
+    )  # fmt: skip
     assert read("[pools.a]\nmodule = 'a'\nsandbox = { network = true }\n").settings.pools[0].sandbox == SandboxSpec()
     found = faults(
         "[pools.a]\nmodule = 'a'\n[pools.a.sandbox]\nnetwork = 'no'\nwrite = 'out'\nreed = []\nread = ['gone']\n"
@@ -403,6 +409,15 @@ def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Pa
         "pools.a.sandbox.reed": "unknown key (did you mean read?)",
         "pools.a.sandbox.read": "expected paths that exist",
     }
+    for path in (".", "..", "/"):
+        found = faults(f"[pools.a]\nmodule = 'a'\nsandbox.write = ['./out', '{path}']\n")
+        assert set(found) == {"pools.a.sandbox.write"}
+        assert f"that jobs may write, without {tmp_path} in them" in found["pools.a.sandbox.write"]["expected"]
+    server = f"[server]\napi_keys_file = '{tmp_path}/other/keys'\njournal = 'out/journal'\naudit_log = 'more/audit'\n"
+    Path("more").mkdir()
+    for list_, path in itertools.product(("write", "read"), ("out", "more", "other")):
+        found = faults(f"{server}[pools.a]\nmodule = 'a'\nsandbox.{list_} = ['{path}']\n")
+        assert [(name, fault["found"]) for name, fault in found.items()] == [(f"pools.a.sandbox.{list_}", f'"{path}"')]
 
 
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,12 @@ _PR_GET_SECCOMP = 21
 # linux/bpf_common.h, linux/seccomp.h
 _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _AND, _RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
 _ALLOW, _EPERM = 0x7FFF0000, 0x00050000 | 1
-_NUMBER_AT, _ARCHITECTURE_AT, _SECOND_ARGUMENT_AT = 0, 4, 24
+_NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16, 24
 """Places in struct seccomp_data; the lower half of an argument comes first on little-endian machines."""
 _X32 = 0x40000000
 """Set in the numbers of the x32 ABI, which x86-64 kernels may have."""
 
-_STREAM, _SEQPACKET, _TYPE_MASK = 1, 5, 0xF
+_AF_UNIX, _STREAM, _SEQPACKET, _TYPE_MASK = 1, 1, 5, 0xF
 
 
 class _Architecture(NamedTuple):
@@ -59,8 +59,8 @@ def why_not() -> str:
 def forbid_network() -> None:
     """Forbid sockets, and what would get one from elsewhere: another process's, or the kernel's own rings.
 
-    A pair of connected sockets remains, as event loops and multiprocessing need one, except of datagrams, which could
-    be sent to any Unix socket. Needs PR_SET_NO_NEW_PRIVS, or root. Raise OSError.
+    A pair of connected Unix sockets remains, as event loops and multiprocessing need one, except of datagrams, which
+    could be sent to any Unix socket. Needs PR_SET_NO_NEW_PRIVS, or root. Raise OSError.
     """
     here = _ARCHITECTURES[os.uname().machine]
     elsewhere = (here.ptrace, here.process_vm_readv, here.process_vm_writev, _PIDFD_GETFD)
@@ -68,7 +68,7 @@ def forbid_network() -> None:
 
 
 def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
-    """Set a filter for these system calls. `pairs`: the number of socketpair(2), of which datagrams are forbidden."""
+    """Set a filter for these system calls. `pairs`: the number of socketpair(2), of which two kinds remain."""
     body = [(_JUMP_EQUAL, number) for number in forbidden]
     # Each entry is (code, value, where to go if true, if false), by name; names are resolved below.
     program: list[tuple[int, int, str, str]] = [
@@ -81,6 +81,8 @@ def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
     if pairs is not None:
         program += [
             (_JUMP_EQUAL, pairs, "", "allow"),
+            (_LOAD, _FIRST_ARGUMENT_AT, "", ""),
+            (_JUMP_EQUAL, _AF_UNIX, "", "deny"),
             (_LOAD, _SECOND_ARGUMENT_AT, "", ""),
             (_AND, _TYPE_MASK, "", ""),
             (_JUMP_EQUAL, _STREAM, "allow", ""),

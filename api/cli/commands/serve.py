@@ -99,7 +99,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     from killable.api.cli.server.auditing import audit_log_of
     from killable.api.cli.server.configuration import load
     from killable.api.cli.server.hang_up import no_end_by_hang_up
-    from killable.api.cli.server.listener import CannotServe, listen, raise_file_limit
+    from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
     from killable.supervisor.linux import own_process
     from killable.supervisor.telemetry import log_lines, loop_turns
 
@@ -112,6 +112,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
         no_end_by_hang_up(),
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
         owner_socket.claim(listener.url) or contextlib.nullcontext(),
+        listen_for_operators(server) or contextlib.nullcontext() as operators,
     ):
         log = log_lines.configure(server.log_format, server.log_level, server.redact)
         if lowered:
@@ -121,7 +122,7 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
                 audit_log_of(server) as audit_log,
                 asyncio.Runner(loop_factory=loop_turns.new_loop) as runner,
             ):
-                runner.run(_serve(in_force, listener, manager, audit_log, as_json))
+                runner.run(_serve(in_force, listener, manager, audit_log, operators, as_json))
         except OSError as error:
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
         finally:
@@ -148,8 +149,9 @@ def require_linux(verb: str) -> None:
 
 
 async def _serve(
-    in_force: InForce, listener: Listener, manager: ServiceManager, audit_log: AuditLog | None, as_json: bool
-) -> None:
+    in_force: InForce, listener: Listener, manager: ServiceManager, audit_log: AuditLog | None,
+    operators: Listener | None, as_json: bool,
+) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.hang_up import HangUp
@@ -165,7 +167,7 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators)
             await web.start()
             hang_up = HangUp(in_force, web, manager, audit_log)
             hang_up.start()

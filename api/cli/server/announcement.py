@@ -43,6 +43,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
         "pools": [pool._asdict() for pool in pools],
         "job_types": [_type_members(job_type) for job_type in types],
         "keys": key_members(in_force),
+        "operator_socket": in_force.config.server.operator_socket or None,
     }
     if as_json:
         console.print_json(members, one_line=True)
@@ -75,6 +76,8 @@ def _access(in_force: InForce) -> list[Text]:
     keys = ", ".join(f"{key.name} ({key.role})" for key in in_force.keys)
     who = f"with a key: {keys}" if keys else f"no key: anyone who can connect to {where} may start and stop jobs"
     lines = [Text.assemble(("access  ", "dim"), who)]
+    if server.operator_socket:
+        lines.append(Text.assemble(("        ", "dim"), f"operators: unix:{server.operator_socket}, without a key"))
     if not server.uds and not is_loopback(server.host.strip("[]").lower()):
         lines.append(
             Text.assemble(

@@ -8,16 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
-from killable.api.cli.server.connections import Connections
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
+from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog
@@ -40,14 +39,13 @@ class HttpServer:
 
     def __init__(
         self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
-        audit_log: AuditLog | None = None,
+        audit_log: AuditLog | None = None, operators: Listener | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        self._server = _Server(
-            bounds,
+        self._server = AcceptingServer(
             uvicorn.Config(
                 self._app,
                 http=protocol_of(settings, bounds),
@@ -59,6 +57,10 @@ class HttpServer:
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
             ),
+            bounds.make_room,
+        )
+        self._operators = (
+            None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )
         self._app.state.troubles.append(self._server.trouble)
         self._serving: asyncio.Task[None] | None = None
@@ -72,6 +74,8 @@ class HttpServer:
                 await self._serving
         except OSError as error:
             raise cannot_listen(self._listener.url, error) from error
+        if self._operators is not None:
+            await self._operators.start()
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
         """Let these be the keys from now on, of a server that was started with some. Return the names that came, and
@@ -105,6 +109,8 @@ class HttpServer:
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
+        if self._operators is not None:
+            await self._operators.close()
         await close_app(self._app)
 
     async def _until(self, event: asyncio.Event) -> None:
@@ -112,34 +118,3 @@ class HttpServer:
         waiting = asyncio.create_task(event.wait())
         await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server with acceptors of our own and an event for when it listens, and without signal handlers."""
-
-    def __init__(self, bounds: Connections, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._bounds = bounds
-        self._acceptors: list[Acceptor] = []
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept connections, as uvicorn's does with `loop.create_server`. The application has no lifespan."""
-        self._acceptors = [Acceptor(sock, self._protocol, self._bounds.make_room) for sock in sockets or ()]
-        self.servers = cast("list[asyncio.base_events.Server]", self._acceptors)
-        self.started = True
-        self.listening.set()
-
-    def _protocol(self) -> asyncio.Protocol:
-        make: Any = self.config.http_protocol_class
-        protocol: asyncio.Protocol = make(config=self.config, server_state=self.server_state, app_state={})
-        return protocol
-
-    def trouble(self) -> str:
-        """Return why connections have to wait; empty: they need not."""
-        return next((acceptor.trouble for acceptor in self._acceptors if acceptor.trouble), "")
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Do nothing: uvicorn's handlers would end the server before the jobs, and then raise the signal again."""
-        yield

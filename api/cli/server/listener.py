@@ -108,6 +108,11 @@ def listen(server: ServerSettings, source: str = "") -> Listener:
     return Listener(sock, f"http://{host}:{bound[1]}")
 
 
+def listen_for_operators(server: ServerSettings) -> Listener | None:
+    """Bind and listen on the operators' socket, if there is to be one. Raise CannotServe."""
+    return _bind_path(os.path.abspath(server.operator_socket)) if server.operator_socket else None
+
+
 def cannot_listen(place: str, error: OSError) -> CannotServe:
     """Return the error for a socket that cannot be opened, with what to do."""
     why = (error.strerror or str(error)).lower()

@@ -112,8 +112,8 @@ async def _others_before(victim: Connection, operator: Connection) -> int:
     """Return how many jobs of others started after this one was submitted and before it started."""
     job_id = await victim.submit("one_token")
     others = 0
-    while (await victim.request("GET", f"/v1/jobs/{job_id}"))["status"] == "queued":
-        running = (await operator.request("GET", "/v1/jobs?status=running"))["jobs"]
+    while (await victim.request("GET", f"/v1/jobs/{job_id}"))["state"] == "queued":
+        running = (await operator.request("GET", "/v1/jobs?state=running"))["jobs"]
         if running:
             await operator.request("DELETE", f"/v1/jobs/{running[0]['job_id']}?grace_s=0")
             others += 1
@@ -138,7 +138,7 @@ async def measure_crowd(plan: Plan, results: Samples) -> None:
 async def _cancel(operator: Connection, plan: Plan, results: Samples, when: str) -> None:
     for _ in range(plan.deletes):
         job_id = await operator.submit("wait_for_signal")
-        while (await operator.request("GET", f"/v1/jobs/{job_id}"))["status"] != "running":
+        while (await operator.request("GET", f"/v1/jobs/{job_id}"))["state"] != "running":
             pass
         began = time.monotonic()
         await operator.request("DELETE", f"/v1/jobs/{job_id}?grace_s=0")

@@ -62,6 +62,11 @@ class Clock:
         """Return the time of day: RFC 3339 in UTC with milliseconds."""
         return rfc_3339(time.time())
 
+    @staticmethod
+    def wall_after(at: str, elapsed_s: float) -> str:
+        """Return the time of day so many seconds after `at`, as if nobody had set the clock meanwhile."""
+        return rfc_3339(datetime.fromisoformat(at).timestamp() + elapsed_s) if at else ""
+
 
 class _LongWait:
     """Waits until shortly before its time, repeatedly, until the rest is short enough to be exact."""
@@ -92,6 +97,11 @@ def realtime() -> float:
 def monotonic() -> float:
     """Return CLOCK_MONOTONIC seconds, the time of the event loop, in any thread."""
     return time.monotonic()
+
+
+def asleep_s() -> float:
+    """Return the seconds that the machine has been suspended since its boot: CLOCK_MONOTONIC leaves them out."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
 
 
 def thread_cpu_s() -> float:

@@ -79,6 +79,8 @@ class PoolSpec:
     group: str | int = ""
     """Name or number of the group that workers run as; empty: the user's own."""
     env: Mapping[str, str] = field(default_factory=dict)
+    environment: tuple[str, ...] | None = None
+    """Names and patterns of the supervisor's environment variables that its processes get; None: all of them."""
     sandbox: SandboxSpec = field(default_factory=SandboxSpec)
     codec: Literal["json", "pickle"] = "json"
     setup: bytes = field(default=b"", repr=False)

@@ -14,6 +14,7 @@ import os
 import re
 import ssl
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -86,7 +87,8 @@ class Server:
     ) -> Server:  # fmt: skip
         """Parse an address: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`. The environment supplies missing values.
 
-        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent.
+        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent. Warn, at the line
+        that makes the client, of a key that would go to another machine unencrypted.
         """
         url = url or ("" if uds else os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         api_key = (api_key or os.environ.get("KILLABLE_API_KEY") or "").strip()
@@ -105,7 +107,17 @@ class Server:
         sent = {"User-Agent": f"killable/{version('killable')}"} | _sendable(headers or {})
         if api_key:
             sent["Authorization"] = "Bearer " + _sendable({"API key": api_key})["API key"]
-        return cls(url, uds, shown, sent, connect_s, answer_s)
+        server = cls(url, uds, shown, sent, connect_s, answer_s)
+        if parsed.scheme == "http" and not server.is_here and any(name.lower() == "authorization" for name in sent):
+            why = "anyone on the way can read it; use https:// or a tunnel (ssh -L)"
+            warnings.warn(f"the API key goes to {shown} unencrypted: {why}", UserWarning, stacklevel=3)
+        return server
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it can only be on this machine."""
+        host = httpx.URL(self.url).host
+        return bool(self.uds or host in ("localhost", "::1") or host.startswith("127."))
 
     def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
         """Create an httpx client of these classes, blocking or not.
@@ -114,7 +126,7 @@ class Server:
         exist.
         """
         url = httpx.URL(self.url)
-        is_here = bool(self.uds or url.host in ("localhost", "::1") or url.host.startswith("127."))
+        is_here = self.is_here
         # Each open stream holds a connection: with httpx's default of 100, the next call (a cancel) could wait forever.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         try:

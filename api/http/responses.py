@@ -6,7 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -64,7 +64,13 @@ CANCEL_WAIT_S = 10.0
 
 
 class Json(JSONResponse):
-    """JSON as ASCII. Starlette's own class fails on a lone surrogate, which a job may return."""
+    """JSON as ASCII. Starlette's own class fails on a lone surrogate, which a job may return.
+
+    Jobs control parts of many answers, so a browser is told not to guess that one is a page.
+    """
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        super().init_headers({"X-Content-Type-Options": "nosniff", **(headers or {})})
 
     def render(self, content: Any) -> bytes:
         return dump_json(content)

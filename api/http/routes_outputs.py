@@ -111,7 +111,8 @@ async def get_output(request: Request, job_id: str) -> Response:
     record = await engine.get(job_id)
     kind = await media_type_of(engine, record)
     pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
-    return StreamingResponse(pieces, media_type=kind)
+    name = f"{job_id}.{'txt' if kind.startswith('text/') else 'bin'}"
+    return StreamingResponse(pieces, media_type=kind, headers=_of_a_job(name))
 
 
 @router.get(
@@ -134,7 +135,7 @@ async def get_result(request: Request, job_id: str, query: Annotated[schemas.Res
         raise Refused(
             f"The job ended {record.state}: only a completed job has a result", code="no_result", record=record
         )
-    return _value_answer(request, b"null" if record.result is None else record.result)
+    return _value_answer(request, f"{job_id}-result", b"null" if record.result is None else record.result)
 
 
 @router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
@@ -144,10 +145,15 @@ async def get_partial(request: Request, job_id: str) -> Response:
     record = await engine.get(job_id)
     if record.partial is None:
         raise Refused("The job has no checkpoint", code="no_result", record=record)
-    return _value_answer(request, record.partial)
+    return _value_answer(request, f"{job_id}-partial", record.partial)
 
 
-def _value_answer(request: Request, payload: bytes) -> Response:
+def _of_a_job(name: str) -> dict[str, str]:
+    """Return the headers of a body that a job controls: a browser saves it, under this name, and runs nothing of it."""
+    return {"X-Content-Type-Options": "nosniff", "Content-Disposition": f'attachment; filename="{name}"'}
+
+
+def _value_answer(request: Request, name: str, payload: bytes) -> Response:
     """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
     found = _BYTES_VALUE.fullmatch(payload)
     if found is None or len(found[1]) % 4:
@@ -157,7 +163,8 @@ def _value_answer(request: Request, payload: bytes) -> Response:
         size = len(encoded) // 4 * 3 - len(found[2])
         pieces, media_type = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
     body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
-    return StreamingResponse(body, media_type=media_type, headers={"Content-Length": str(size)})
+    headers = _of_a_job(f"{name}.{'json' if media_type == 'application/json' else 'bin'}")
+    return StreamingResponse(body, media_type=media_type, headers=headers | {"Content-Length": str(size)})
 
 
 _BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')

@@ -50,7 +50,7 @@ RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
 PING = b": ping\n\n"
 MEDIA_TYPE = "text/event-stream"
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 """The second one has nginx pass on what comes, and not gather it first."""
 
 
@@ -197,6 +197,7 @@ class EventStream(EventSourceResponse):
             ping_message_factory=_ping,
             send_timeout=settings.send_timeout_s,
         )
+        self.headers["X-Content-Type-Options"] = "nosniff"
         del self.headers["Connection"]  # the server's to say; to a client that asked for it, it says `close`
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

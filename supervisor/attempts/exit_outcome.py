@@ -15,6 +15,7 @@ from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Raised
 
 SIGNAL_NAMES: dict[int, str] = {
@@ -28,6 +29,8 @@ SIGNAL_NAMES: dict[int, str] = {
 
 _DELIBERATE_SIGNALS = frozenset({1, 2, 9, 15})
 """Signals that are sent on purpose to end a process; an end by any other signal is reported as a crash."""
+
+_OUT_OF_MEMORY = "out of memory: the kernel's out-of-memory killer ended the process"
 
 _KILL, _TERM, _XCPU = 9, 15, 24
 """The kernel sends SIGXCPU to a process that has used up RLIMIT_CPU, where `cpu_s` has set one."""
@@ -140,6 +143,8 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
             return _exit(ExitCode.TERMINATED)
         case "unserializable":
             return _failed("result.unserializable", last.message, {"type": last.type})
+        case "too_large":
+            return _failed("result.unserializable", last.message, {"type": last.type, "limit_bytes": FRAME_BYTES_MAX})
         case "payload":
             faults = [{"in": "input", **fault} for fault in last.faults]
             return _failed("input.invalid", last.message, {"faults": faults})
@@ -185,11 +190,9 @@ def _from_signal(number: int, status: ExitStatus, evidence: Evidence) -> Outcome
     if number == _TERM and evidence.operation_signalled is not None:
         return _operation_over(evidence.operation_signalled, {"signal": name})
     if number in _DELIBERATE_SIGNALS:
-        return _failed(
-            "killed_externally",
-            f"{name} ended the process; it was not sent by killable",
-            {"signal": name, "oom": evidence.oom if number == _KILL else "no"},
-        )
+        oom = evidence.oom if number == _KILL else "no"
+        message = _OUT_OF_MEMORY if oom == "yes" else f"{name} ended the process; it was not sent by killable"
+        return _failed("killed_externally", message, {"signal": name, "oom": oom})
     return _failed("crash", f"the process crashed with {name}", {"signal": name, "core_dumped": status.core_dumped})
 
 

@@ -47,7 +47,7 @@ class Setting:
 
 _POOL_KEYS = (
     "module", "workers", "spares", "jobs_per_worker_max", "start_method", "python", "nice", "affinity", "core_dumps",
-    "user", "group",
+    "user", "group", "environment",
 )  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
-        "user": '""', "group": '""', "env": '{ OMP_NUM_THREADS = "1" }',
+        "user": '""', "group": '""', "environment": '["*"]', "env": '{ OMP_NUM_THREADS = "1" }',
         "sandbox": "{ network = true }",
     }  # fmt: skip
     return (

@@ -276,6 +276,8 @@ class PoolTable(_Table):
     """Name or number of the user that workers run as; needs a server run by root."""
     group: AccountName = ""
     """Name or number of the group that workers run as; empty: the user's own."""
+    environment: tuple[Text, ...] = ("*",)
+    """Which of the server's variables jobs get: names, or patterns with *, which match nothing that looks secret."""
     env: dict[Text, Text] = {}
     """Environment variables of the pool's processes; they override the server's own."""
     sandbox: SandboxTable = SandboxTable()

@@ -355,8 +355,8 @@ class Dispatcher:
 
     def on_entered(self, attempt: Attempt) -> None:
         job = attempt.job
-        job.started_at = self._clock.wall()
         job.started = self._clock.now()
+        job.started_at = job.at(job.started)
         job_events.note_start(job)
         self._observer.on_entered(job)
 
@@ -436,7 +436,8 @@ class Dispatcher:
         self.transition(job, DECIDED[outcome.state])
         job.outcome = outcome
         job.attempt = None
-        job.ended_at, job.ended = self._clock.wall(), self._clock.now()
+        job.ended = self._clock.now()
+        job.ended_at = job.at(job.ended)
         job_events.note_end(job)
         job.drop_input()
 

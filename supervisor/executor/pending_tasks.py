@@ -23,6 +23,7 @@ from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskL
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
+from killable.workers.error_classes import WorkerCrashed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
@@ -100,9 +101,11 @@ class PendingTasks:
         )
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
-        """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown."""
+        """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown, and
+        WorkerCrashed after the executor's thread has failed.
+        """
         if self._closed_reason:  # before the work of pickling
-            raise RuntimeError(self._closed_reason)
+            raise self._closed_error(self._closed_reason)
         function, args, kwargs = call
         try:
             members = {"function": function, "args": args, "kwargs": kwargs}
@@ -133,7 +136,13 @@ class PendingTasks:
             self._call(partial(self._give_up, task, ""))
             raise
         if why_closed:
-            raise RuntimeError(why_closed)
+            raise self._closed_error(why_closed)
+
+    def _closed_error(self, why: str) -> RuntimeError:
+        """Return the error of a call that comes after the shutdown, or after the thread has failed."""
+        if self.supervisor_thread.failure is None:
+            return RuntimeError(why)
+        return WorkerCrashed(why, code="supervisor_lost")
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
         """Return the limits in force for tasks of a view of the Executor."""

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from killable.supervisor.clock import Timer
+from killable.supervisor.clock import Clock, Timer, asleep_s
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
@@ -110,6 +110,12 @@ class Job:
     """The exception of a pickle job, pickled."""
     instance_id: str = ""
     """The server run that the job belonged to, if it is an earlier one (set by `recovery`)."""
+    asleep_s: float = field(default_factory=asleep_s)
+    """How long the machine had been suspended at its creation."""
+
+    def at(self, moment: float) -> str:
+        """Return the time of day of a moment by `created_at` and the time since: setting the clock changes nothing."""
+        return Clock.wall_after(self.created_at, moment - self.created + asleep_s() - self.asleep_s)
 
     @property
     def is_over(self) -> bool:

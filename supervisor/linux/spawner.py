@@ -13,6 +13,7 @@ from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
+from killable.supervisor.linux.inherited_environment import inherited
 from killable.supervisor.linux.oom_counter import OomCounter
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import open_pipes
@@ -110,7 +111,7 @@ class PoolSpawner:
             self._listener,
             python=self._spec.python,
             folder=self._spec.folder,
-            environment={**ENVIRONMENT_DEFAULTS, **os.environ, **self._spec.env},
+            environment={**ENVIRONMENT_DEFAULTS, **inherited(os.environ, self._spec.environment), **self._spec.env},
             marker=f"{self._marker}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,

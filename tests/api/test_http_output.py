@@ -65,3 +65,23 @@ async def test_what_comes_meanwhile_is_left_out_as_it_may_be_of_another_kind(ser
     gate.touch()
     await server.record(job_id, wait_s=60)
     assert b"".join([piece async for piece in pieces_of(server.supervisor, record)]) == b"first"
+
+
+async def test_a_browser_saves_what_a_job_says_and_runs_nothing_of_it(server: Server) -> None:
+    page = "<script>alert(1)</script>"
+    said = await server.submit("say", values=[page])
+    laid = await server.submit("checkpoints", values=[page])
+    for job_id in (said, laid):
+        await server.record(job_id, wait_s=60)
+    for address, name in (
+        (f"{said}/output", f"{said}.txt"),
+        (f"{said}/result", f"{said}-result.json"),
+        (f"{laid}/partial", f"{laid}-partial.json"),
+        (f"{said}/stream", ""),
+        (said, ""),
+        ("", ""),
+    ):
+        answer = await server.client.get(f"/v1/jobs/{address}".rstrip("/"))
+        assert answer.headers["x-content-type-options"] == "nosniff", address
+        assert answer.headers.get("content-disposition", "") == (f'attachment; filename="{name}"' if name else "")
+        assert "html" not in answer.headers["content-type"]

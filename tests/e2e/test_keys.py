@@ -189,3 +189,12 @@ def test_a_hang_up_never_ends_a_server(tmp_path: Path, serve: Serve) -> None:
     until(ended, "its end, by the signal that asked for it")
     server.process.communicate(timeout=60)
     assert server.process.returncode == 0
+
+
+def test_the_command_says_once_that_a_key_goes_unencrypted(command: Command) -> None:
+    """To an address that is no loopback one; nobody listens there."""
+    env = {"KILLABLE_API_KEY": "0123456789abcdef", "KILLABLE_URL": "http://0.0.0.0:1", "NO_PROXY": "*"}
+    done = command.run("ps", env=env)
+    assert done.returncode == 69
+    assert done.stderr.count("warning: the API key goes to http://0.0.0.0:1 unencrypted") == 1
+    assert "UserWarning" not in done.stderr and "0123456789abcdef" not in done.stderr

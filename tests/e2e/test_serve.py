@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -18,6 +20,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from support import user_jobs
 from support.certificate_checks import was_killed
 from support.killable_command import COMMAND, Command, Server, open_gate
 
@@ -446,3 +449,33 @@ def test_connections_are_fitted_to_the_open_files_and_many_of_them_are_few_lines
     assert (code, left) == (0, [])
     assert "connections_max_lowered" in said and "open_files_max=256" in said
     assert len(said.splitlines()) < 20 and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("args", "full", "other"), [((), "stderr", "stdout"), (("--json",), "stdout", "stderr")], ids=["people", "json"]
+)
+def test_a_stream_on_a_full_disk_is_said_on_the_other_one(
+    args: tuple[str, ...], full: str, other: str, tmp_path: Path
+) -> None:
+    shutil.copy(user_jobs.__file__, tmp_path / "my_jobs.py")
+    with open("/dev/full", "w") as nowhere:
+        streams = {full: nowhere, other: subprocess.PIPE}
+        command = [*COMMAND, "serve", "my_jobs.py", "--port", "0", *args]
+        done = subprocess.run(command, cwd=tmp_path, text=True, timeout=60, **streams)
+    said = done.stdout if other == "stdout" else done.stderr
+    assert done.returncode == 71 and "No space left on device" in said and "Traceback" not in said
+
+
+def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
+    jobs = "import os\nfrom killable import job\n\n@job\ndef sees() -> list[str]:\n    return sorted(os.environ)\n"
+    (tmp_path / "my_jobs.py").write_text(jobs)
+    pool = '[pools.main]\nmodule = "./my_jobs.py"\nenvironment = ["*", "HF_TOKEN"]\nenv = { OWN_KEY = "3" }\n'
+    (tmp_path / "killable.toml").write_text(f"[server]\nport = 0\n{pool}")
+    environment = {"PAYMENT_SECRET": "1", "HF_TOKEN": "2", "HARMLESS": "4"}
+    server = Server(Command(tmp_path, program=COMMAND), env=environment)
+    try:
+        with Client(server.url) as client:
+            seen = set(client.run("sees", {}))
+    finally:
+        server.stop()
+    assert {"HF_TOKEN", "OWN_KEY", "HARMLESS", "PATH"} <= seen and "PAYMENT_SECRET" not in seen

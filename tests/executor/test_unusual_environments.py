@@ -136,3 +136,47 @@ def test_progress_that_is_no_object_breaks_the_protocol_and_nothing_else(executo
         executor.submit(says_progress_of_its_own).result(timeout=60)
     assert caught.value.code == "protocol"
     assert executor.submit(executor_tasks.square, 5).result() == 25
+
+
+SMALL_FILES = """
+import resource
+from killable import Executor
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+def large(mib):
+    return bytes(mib << 20)
+with Executor(max_workers=1) as executor:
+    print(len(executor.submit(large, 3).result()), len(executor.submit(len, bytes(3 << 20)).result().to_bytes(8)))
+    try:
+        executor.submit(large, 80).result()
+    except Exception as error:
+        print(type(error).__name__, error.code, error.facts["limit_bytes"])
+"""
+NO_DESCRIPTOR = """
+import os, resource
+from killable import Executor, WorkerCrashed
+def one():
+    return 1
+executor = Executor(max_workers=1)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) - 1, hard))
+for _ in range(2):
+    try:
+        executor.submit(one).result()
+    except WorkerCrashed as error:
+        print(error.code, "Too many open files" in error.message)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        (SMALL_FILES, f"{3 << 20} 8\nJobFailed result.unserializable {64 << 20}\n"),
+        (NO_DESCRIPTOR, "supervisor_lost True\nsupervisor_lost True\n"),
+    ],
+    ids=["small files", "no descriptor"],
+)
+def test_a_program_with_little_room(program: str, told: str, tmp_path: Path) -> None:
+    """Large values go through pipes where no memory file may be as large; what cannot be has a type."""
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run([sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.stdout == told, done.stderr

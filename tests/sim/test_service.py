@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from support.fake_world import Script
@@ -96,5 +99,21 @@ def test_every_question_is_answered_at_once() -> None:
             sim.supervisor.drained(),
         ):
             answer(question)
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("step_s", [-86400.0, 86400.0])
+def test_a_clock_that_is_set_meanwhile_changes_no_duration(step_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(Script(run_s=2.0))
+        await asyncio.sleep(1.0)
+        set_clock = time.time() + step_s
+        monkeypatch.setattr(time, "time", lambda: set_clock)
+        await sim.ended(job)
+        record = await sim.supervisor.get(job.id)
+        times = [datetime.fromisoformat(each or "") for each in (record.created_at, record.started_at, record.ended_at)]
+        waited_s, ran_s = ((after - before).total_seconds() for before, after in pairwise(times))
+        assert 0 <= waited_s < 0.5 and 2.0 <= ran_s < 2.5
 
     simulate(main)

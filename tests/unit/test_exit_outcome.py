@@ -45,6 +45,7 @@ CLOSING_FRAMES = {
     "exit": "exit",
     "stopped": "exit",
     "unserializable": "result.unserializable",
+    "too_large": "result.unserializable",
     "payload": "input.invalid",
     "assignment": "spawn",
     "something of a newer worker": "protocol",
@@ -99,6 +100,7 @@ def test_signals_have_the_names_of_this_system() -> None:
 def test_a_sigkill_that_is_not_ours_is_an_out_of_memory_only_with_a_proof(oom: str) -> None:
     outcome = classify(None, None, ExitStatus(signal=9), Evidence(entered=True, oom=oom))
     assert (outcome.code, outcome.facts) == ("killed_externally", {"signal": "SIGKILL", "oom": oom})
+    assert ("out of memory" in outcome.message) == (oom == "yes") != ("not sent by killable" in outcome.message)
     for number in (1, 2, 15):
         others = classify(None, None, ExitStatus(signal=number), Evidence(entered=True, oom=oom))
         assert others.facts["oom"] == "no"

@@ -168,7 +168,11 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
     ),
     "killed_externally, out of memory": (
         record("failed", "killed_externally", signal="SIGKILL", oom="yes"), "memory_bytes",
-        ("the cgroup counted the kill",),
+        ("ran out of memory", "the cgroup counted the kill"),
+    ),
+    "a result over the bound of pipes": (
+        record("failed", "result.unserializable", type="bytes", limit_bytes=64 << 20), None,
+        ("may take 64 MiB, which no setting raises", "return the path"),
     ),
     "spawn": (
         never_started(record("failed", "spawn", NO_PROCESS, message="pip install nosuch")), None,

@@ -40,6 +40,10 @@ class Unserializable(Exception):
         self.path, self.type_name, self.why = path, type_name, why
 
 
+class TooLarge(Unserializable):
+    """An encoded value that is larger than a pipe takes."""
+
+
 class Codec(Protocol):
     name: str
 
@@ -137,9 +141,11 @@ class PickleCodec:
             return found.to_bytes()
         try:
             found.lay(result_buffer)
-        except BaseException:
+        except BaseException as error:
             os.ftruncate(result_buffer, 0)  # the next result goes there
             os.lseek(result_buffer, 0, os.SEEK_SET)
+            if isinstance(error, OSError):  # RLIMIT_FSIZE, or no memory for a memory file: the pipe may take it
+                return found.to_bytes()
             raise
         return None
 

@@ -113,7 +113,7 @@ def _tracker_line(line: str) -> tuple[str, str, str]:
             members = json.loads(line)
             name = base64.urlsafe_b64decode(members["base64_name"]).decode(errors="surrogateescape")
             return str(members["cmd"]), name, str(members["rtype"])
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):  # a job may write anything there
             return "", "", ""
     verb, _, rest = line.partition(":")
     name, _, kind = rest.rpartition(":")

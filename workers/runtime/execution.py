@@ -20,7 +20,7 @@ from killable.workers.authoring.context import Context, Stopping
 from killable.workers.authoring.operations import OperationTimedOut
 from killable.workers.authoring.registered import InputError, RegisteredJob
 from killable.workers.exit_codes import ExitCode
-from killable.workers.protocol.codec import Codec, Unserializable
+from killable.workers.protocol.codec import Codec, TooLarge, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
@@ -134,7 +134,7 @@ class Execution:
             payload = self._codec.encode_result(value, self._result_buffer)
             if payload is not None and len(payload) > FRAME_BYTES_MAX:
                 bound = f"it takes {len(payload)} bytes, and a pipe takes at most {FRAME_BYTES_MAX}"
-                raise Unserializable("$", type(value).__qualname__, bound)
+                raise TooLarge("$", type(value).__qualname__, bound)
             return (Kind.RESULT_SHM, b"") if payload is None else (Kind.RESULT, payload)
         except Stopping:
             raise
@@ -221,7 +221,8 @@ class Execution:
             faults = [{name: text[:_FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]
             return Raised("payload", type(error).__name__, _message(error), faults=faults[:_FAULTS_MAX])
         if isinstance(error, Unserializable):
-            return Raised("unserializable", error.type_name, _message(error))
+            cause = "too_large" if isinstance(error, TooLarge) else "unserializable"
+            return Raised(cause, error.type_name, _message(error))
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
             return Raised("exit", exit_code=self.exit_code)

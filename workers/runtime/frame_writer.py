@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import Any
 
-from killable.workers.protocol.codec import Codec, Unserializable
+from killable.workers.protocol.codec import Codec, TooLarge
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, FrameError, encode
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Kind, dump_json
 from killable.workers.protocol.token_ring import TokenRingWriter
@@ -199,5 +199,5 @@ class FrameWriter:
             written += os.write(self._descriptor, memoryview(data)[written:])
 
 
-def _too_large(value: object, error: FrameError) -> Unserializable:
-    return Unserializable("$", type(value).__qualname__, str(error))
+def _too_large(value: object, error: FrameError) -> TooLarge:
+    return TooLarge("$", type(value).__qualname__, str(error))

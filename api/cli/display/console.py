@@ -6,11 +6,13 @@ moves the cursor, sets its title, answers into the shell), so it gets signs for 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -27,6 +29,14 @@ def print_json(document: Any, *, one_line: bool = False) -> None:
     """Print one document on stdout, in ASCII: a token may contain a lone surrogate, which UTF-8 cannot encode."""
     text = json.dumps(document, default=str) if one_line else json.dumps(document, default=str, indent=2)
     typer.echo(text)
+
+
+def discard(stream: TextIO) -> None:
+    """Write what a stream holds, and what follows, nowhere: else the interpreter would fail over it at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 _VISIBLE: dict[int, int] = {

@@ -92,6 +92,11 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
             core = " A core was dumped." if error.get("core_dumped") else ""
             return f"Its process crashed with {signal}{fault}: a fault in native code. {_NOT_STOPPED}{core}"
         case "killed_externally":
+            if error.get("oom") == "yes":
+                return (
+                    "The machine or its container ran out of memory: the kernel's out-of-memory killer ended its "
+                    "process, and the cgroup counted the kill."
+                )
             return f"{signal} from outside ended its process: this server did not send it.{_oom(error)}"
         case "limit.output":
             limit = render.size(limits.get("output_bytes"))
@@ -130,8 +135,6 @@ def _processes_of_job(error: Mapping[str, Any]) -> str:
 
 def _oom(error: Mapping[str, Any]) -> str:
     match error.get("oom"):
-        case "yes":
-            return " It was the kernel's out-of-memory killer: the cgroup counted the kill."
         case "no":
             return " It was not the out-of-memory killer."
         case _:

@@ -6,7 +6,8 @@ Runs in: any machine.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +15,7 @@ import typer
 from rich.text import Text
 
 from killable.api.cli.display import render
-from killable.api.cli.display.console import print_json, stderr_console
+from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.limit_advice import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
@@ -54,26 +55,40 @@ def reporting(as_json: bool) -> Iterator[None]:
     except BrokenPipeError:
         raise  # the reader of stdout has gone: typer exits silently
     except OSError as error:
-        if as_json:
-            with contextlib.suppress(OSError):  # writing to stdout itself may have failed
-                print_json({"error": {"code": "os", "message": str(error), "retryable": False}})
-        else:
-            stderr_console().print(Text.assemble(("killable: ", "bold"), str(error)))
+        members = {"code": "os", "message": str(error), "retryable": False}
+        _print(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)
         raise typer.Exit(CommandExit.OS) from None
 
 
 def report(error: KillableError, as_json: bool) -> None:
     """Print an error: one JSON document on stdout, or a message on stderr."""
-    if as_json:
-        print_json({"error": error_members(error)})
-        return
-    stderr = stderr_console()
-    stderr.print(Text.assemble(("killable: ", "bold"), _headline(error)))
-    for line in _details(error):
-        stderr.print(Text(line, "dim"))
+    lines = [Text.assemble(("killable: ", "bold"), _headline(error))]
+    lines += [Text(line, "dim") for line in _details(error)]
     hint = _hint(error)
     if hint:
-        stderr.print(Text.assemble(("hint: ", "bold cyan"), hint))
+        lines.append(Text.assemble(("hint: ", "bold cyan"), hint))
+    _print(error_members(error), lines, as_json)
+
+
+def _print(members: dict[str, Any], lines: Sequence[Text], as_json: bool) -> None:
+    """Print an error where it belongs, or on the other stream if that one cannot be written to: its disk is full."""
+    if as_json:
+        try:
+            print_json({"error": members})
+        except BrokenPipeError:
+            raise
+        except OSError:
+            discard(sys.stdout)
+        else:
+            return
+    try:
+        for line in lines:
+            stderr_console().print(line)
+    except OSError:
+        discard(sys.stderr)
+        if not as_json:
+            with contextlib.suppress(OSError):
+                print_lines(lines)
 
 
 def error_members(error: KillableError) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
                 "memory_bytes",
                 "A smaller value ends such a job by its own limit before the machine runs out of memory.",
             )
+        case "result.unserializable" if error.get("limit_bytes"):
+            most = render.size(error["limit_bytes"])
+            return _none(
+                f"A result, token or checkpoint may take {most}, which no setting raises: yield it in parts, or write "
+                "it to a file and return the path."
+            )
         case _:
             return _none(_WITHOUT_SETTING.get(code, "No setting of this server would help."))
 

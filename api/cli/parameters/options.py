@@ -5,6 +5,7 @@ Runs in: any machine.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +75,12 @@ Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, r
 
 
 def open_client(url: str) -> Client:
+    """Create a client. What it warns of is a line on stderr, and not a place in this program."""
+    from killable.api.cli.display import console
     from killable.api.client.client import Client
 
-    return Client(url)
+    with warnings.catch_warnings(record=True) as caught:
+        client = Client(url)
+    for warning in caught:
+        console.stderr_console().print(f"warning: {warning.message}", style="yellow")
+    return client

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from killable.api.cli.display import console, render
 from killable.api.http.host_and_origin import is_loopback
+from killable.supervisor.linux.inherited_environment import withheld
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
     stderr = console.stderr_console()
     stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
     stderr.print(pools_table(pools, types), soft_wrap=False)
-    for text in (*troubles(pools, types), *sandboxes(pools), *_guards(pools), *_access(in_force)):
+    for text in (*troubles(pools, types), *sandboxes(pools), *_guards(pools), *_withheld(in_force), *_access(in_force)):
         stderr.print(text)
     stderr.print(_ending(in_force.config.server.drain_s), style="dim")
 
@@ -138,6 +139,13 @@ def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text
 def sandboxes(pools: Sequence[PoolRecord]) -> list[Text]:
     """Return what the jobs of each pool with a sandbox may not do."""
     return [Text.assemble(("sandbox ", "dim"), f"{pool.name}: {pool.sandbox}") for pool in pools if pool.sandbox]
+
+
+def _withheld(in_force: InForce) -> list[Text]:
+    """Return the variables of this server that look like secrets, and that its jobs do not get."""
+    names = {name for pool in in_force.config.settings.pools for name in withheld(os.environ, pool.environment)}
+    told = f"jobs do not get {', '.join(sorted(names))}; list what they need under environment of their pool"
+    return [Text.assemble(("secrets ", "dim"), told)] if names else []
 
 
 def _guards(pools: Sequence[PoolRecord]) -> list[Text]:

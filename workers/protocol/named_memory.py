@@ -18,8 +18,13 @@ place.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+LOG_BYTES_MAX = 16 << 20
+"""Some 80,000 segments that one job makes. Half a second to read."""
+OBJECTS_MAX = 100_000
+_LINE_BYTES_MAX = 1024
+"""A name has 255 bytes at most (shm_overview(7))."""
 LOG_NAME = "memory-names"
 """The log in the temporary directory of a worker."""
 SHARED_MEMORY = "shared_memory"
@@ -56,13 +61,21 @@ def held(found: NamedObject) -> bytes:
 class NamedMemory:
     """What a log says."""
 
-    def __init__(self, log: bytes) -> None:
-        """Lines that nobody understands are passed over: a job may write whatever it likes."""
+    def __init__(self, log: BinaryIO) -> None:
+        """Read a log. Lines that nobody understands are passed over, and of a log that is very long only the first part
+        is read: a job may write whatever it likes. Raise OSError.
+        """
         self.since = 0.0
         self._objects: dict[tuple[str, str], NamedObject] = {}
         self._foreign: set[str] = set()
-        for line in log.decode(errors="surrogateescape").split("\n"):
-            self._apply(line)
+        left = LOG_BYTES_MAX
+        while (
+            left > 0
+            and len(self._objects) + len(self._foreign) < OBJECTS_MAX
+            and (line := log.readline(_LINE_BYTES_MAX))
+        ):
+            left -= len(line)
+            self._apply(line.rstrip(b"\n").decode(errors="surrogateescape"))
 
     @property
     def objects(self) -> list[NamedObject]:
@@ -113,7 +126,7 @@ def _tracker_line(line: str) -> tuple[str, str, str]:
             members = json.loads(line)
             name = base64.urlsafe_b64decode(members["base64_name"]).decode(errors="surrogateescape")
             return str(members["cmd"]), name, str(members["rtype"])
-        except (ValueError, TypeError, KeyError, RecursionError):  # a job may write anything there
+        except (ValueError, TypeError, KeyError, RecursionError):
             return "", "", ""
     verb, _, rest = line.partition(":")
     name, _, kind = rest.rpartition(":")

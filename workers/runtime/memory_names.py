@@ -78,8 +78,8 @@ class MemoryNames:
         if not os.path.exists(self._path):  # as mostly
             return []
         try:
-            with open(self._path, "rb", buffering=0) as file:
-                return NamedMemory(file.readall()).objects
+            with open(self._path, "rb") as file:
+                return NamedMemory(file).objects
         except OSError:
             return []
 

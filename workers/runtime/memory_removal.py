@@ -20,7 +20,6 @@ from killable.workers.protocol.named_memory import NamedMemory, NamedObject
 
 HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
-_LOG_BYTES_MAX = 256 << 20
 _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
 _SEGMENTS = "/proc/sysvipc/shm"
@@ -50,11 +49,13 @@ def remove_named(log: str, *, holding: bool = False) -> Removed:
         raise
     try:
         found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            return Removed(0, [])
         # The log belongs to the user of the worker. Its owner could remove all that is removed here.
-        content = os.pread(descriptor, _LOG_BYTES_MAX, 0) if stat.S_ISREG(found.st_mode) else b""
+        with open(descriptor, "rb", closefd=False) as file:
+            memory = NamedMemory(file)
     finally:
         os.close(descriptor)
-    memory = NamedMemory(content)
     held = [each for each in memory.objects if holding and each.is_held]
     return Removed(sum(_unlink(each, found.st_uid, memory.since) for each in memory.objects if each not in held), held)
 

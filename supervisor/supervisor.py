@@ -19,18 +19,22 @@ from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id
 from killable.supervisor.models import (
+    DEFAULT_TENANT,
     BulkCancel,
     DrainProgress,
     JobEvent,
     JobRecord,
     JobType,
     PoolRecord,
+    Quota,
     RetiredWorker,
     StartRefused,
     Submission,
+    TenantRecord,
     Verdict,
     WorkerRecord,
 )
@@ -86,11 +90,11 @@ class Supervisor:
         self._early_guard = early_guard
         self._drain = Drain()
         self._journal_writer: JournalWriter | None = None
+        self._tenants = Tenants(
+            settings.tenants, queue_jobs_max=settings.queue_jobs_max, queue_bytes_max=settings.queue_bytes_max
+        )
         self._registry = Registry(
-            keep_jobs=settings.keep_jobs,
-            keep_bytes=settings.keep_bytes,
-            keep_s=settings.keep_s,
-            on_dropped=self._on_dropped,
+            settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
         self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder)
@@ -137,9 +141,19 @@ class Supervisor:
 
         await restore(rows, jobs=self.jobs, registry=self._registry, journal_writer=journal_writer, clock=self._clock)
 
-    def _on_dropped(self, job: Job) -> None:
+    def _on_dropped(self, job: Job, has_key: bool) -> None:
+        if self._journal_writer is None:
+            return
+        if has_key:
+            self._journal_writer.reduced(job)
+        else:
+            self._journal_writer.dropped(job.number)
+
+    def _on_key_forgotten(self, number: int, early: bool) -> None:
+        if early:
+            self._observer.on_key_forgotten()
         if self._journal_writer is not None:
-            self._journal_writer.dropped(job)
+            self._journal_writer.dropped(number)
 
     async def until_warm(self) -> None:
         """Wait until every pool with spares has had a ready worker, or is broken."""
@@ -175,7 +189,16 @@ class Supervisor:
 
     # ── Engine: jobs ──
 
-    async def submit(self, submission: Submission) -> JobRecord:
+    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+        try:
+            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator)
+        except Refused as refused:
+            self._observer.on_refused(Submission("", b"", tenant=tenant), refused)
+            raise
+
+    async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
+        if not counted:
+            await self.count_submission(submission.tenant, operator=submission.operator)
         return await self._admission.submit(submission)
 
     # ── for an Executor: called in the loop's thread, never waits ──
@@ -276,13 +299,20 @@ class Supervisor:
         statuses = tuple((job.id, _cancel_status(job)) for job in matching)
         return BulkCancel(statuses, tuple(job.durable for job in matching))
 
-    async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
+    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
+        return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
+
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
         job = self._registry.get(job_id)
+        self._tenants.stream_came(tenant, operator=operator)
         job.readers += not watches
         self._observer.sse_clients += 1
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> bool:
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         self._observer.sse_clients -= 1
+        self._tenants.stream_left(tenant)
         if watches:
             return False
         try:

@@ -3,6 +3,7 @@
 Runs in: supervisor, at its start: after the orphan cleanup, and when the job types are known.
 
     it had ended            unchanged, for the rest of its `keep_s`
+    … and was dropped       its idempotency key only, for the rest of `idempotency_s`
     its start was on disk   `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
     … and its type says     queued again, RERUNS_MAX times at most, unless it was asked to end
       `on_loss="rerun"`
@@ -60,12 +61,15 @@ async def restore(
     for job in restoring.waiting:
         job.submission = await seal_large_input(job.submission)
     # What follows is one turn of the loop.
+    now = clock.now()
     for job, answer in restored:
-        registry.restore(job)
-        registry.note_accepted(job, answer)
+        if job in restoring.reduced:
+            registry.restore_key(job, answer, now)
+        else:
+            registry.restore(job)
+            registry.note_accepted(job, answer)
     taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
     logger.info("restored", extra=taken | {"path": journal_writer.journal.path})
-    now = clock.now()
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
     for job, outcome in restoring.lost:
@@ -86,6 +90,8 @@ class _Restoring:
         self.ended: list[Job] = []
         self.lost: list[tuple[Job, Outcome]] = []
         self.waiting: list[Job] = []
+        self.reduced: set[Job] = set()
+        """Jobs that were dropped and have an idempotency key."""
 
     def take(self, row: JournalRow) -> tuple[Job, JobRecord]:
         """Return a row's job, and its record at the time of acceptance: the answer to its idempotency key."""
@@ -108,7 +114,9 @@ class _Restoring:
         answer = job.record(accepted["instance_id"])
         answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
         job.lost_attempts = (row.ended or row.started or {}).get("lost_attempts", 0)
-        if row.ended is not None:
+        if row.ended is not None and row.ended.get("reduced"):
+            self.reduced.add(job)
+        elif row.ended is not None:
             self._end(job, row.ended, row.pieces)
             self.ended.append(job)
         elif row.started is not None and not row.started.get("waits"):

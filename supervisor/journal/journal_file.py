@@ -89,6 +89,14 @@ class AmendedNote:
 
 
 @dataclass(frozen=True, slots=True)
+class ReducedNote:
+    """The job is no longer kept; only the row that its idempotency key needs stays."""
+
+    number: int
+    members: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class DroppedNote:
     """The job is no longer kept."""
 
@@ -104,7 +112,17 @@ class SetAsideNote:
     why: str
 
 
-Note = AcceptedNote | StartedNote | StoppedNote | OutputNote | EndedNote | AmendedNote | DroppedNote | SetAsideNote
+Note = (
+    AcceptedNote
+    | StartedNote
+    | StoppedNote
+    | OutputNote
+    | EndedNote
+    | AmendedNote
+    | ReducedNote
+    | DroppedNote
+    | SetAsideNote
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +369,10 @@ class JournalFile:
                 row = execute("SELECT end_pieces FROM jobs WHERE number = ?", (number,)).fetchone()
                 if row is not None:
                     self._put_part(number, "ended", note.members, row[0])
+            case ReducedNote():
+                execute("DELETE FROM pieces WHERE number = ?", (number,))
+                execute("UPDATE jobs SET end_pieces = 0 WHERE number = ?", (number,))
+                self._put_part(number, "ended", note.members, 0)
             case DroppedNote():
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 execute("DELETE FROM jobs WHERE number = ?", (number,))

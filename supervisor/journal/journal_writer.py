@@ -22,6 +22,7 @@ from killable.supervisor.journal.journal_file import (
     JournalRow,
     Note,
     OutputNote,
+    ReducedNote,
     SetAsideNote,
     StartedNote,
     StoppedNote,
@@ -167,8 +168,13 @@ class JournalWriter:
         """Record a certificate that was completed after the job's end."""
         self.journal.note(AmendedNote(job.number, dump_json(self._end_of(job))))
 
-    def dropped(self, job: Job) -> None:
-        self.journal.note(DroppedNote(job.number))
+    def reduced(self, job: Job) -> None:
+        """Record that a job is no longer kept, but its idempotency key is."""
+        members = {"reduced": True, "state": job.public_state, "ended_at": job.ended_at}
+        self.journal.note(ReducedNote(job.number, dump_json(members)))
+
+    def dropped(self, number: int) -> None:
+        self.journal.note(DroppedNote(number))
 
     def _end_of(self, job: Job) -> dict[str, Any]:
         outcome = job.outcome

@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from killable.api.client.client import Client
 JOBS = '''
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -429,6 +432,24 @@ def test_the_collector_of_a_server_has_little_to_look_at(serve: Serve) -> None:
     assert (code, left) == (0, []), said
     spared, looked_at = map(int, said.rpartition("heap ")[2].split())
     assert looked_at < spared / 4, said
+
+
+# ── descriptors ──
+
+
+def test_connections_are_fitted_to_the_open_files_and_many_of_them_are_few_lines(serve: Serve) -> None:
+    server = serve("--port", "0", program=("sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', *COMMAND))
+    address = ("127.0.0.1", httpx.URL(server.url).port or 0)
+    with ExitStack() as held, httpx.Client(base_url=server.url) as client:
+        for _ in range(600):
+            held.enter_context(socket.create_connection(address))
+        assert not [text for text in client.get("/readyz").json()["degraded"] if "accepted" in text]
+        assert Stream(client, "deaf").id
+        client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})
+    code, left, said = server.stop()
+    assert (code, left) == (0, [])
+    assert "connections_max_lowered" in said and "open_files_max=256" in said
+    assert len(said.splitlines()) < 20 and "Traceback" not in said
 
 
 @pytest.mark.parametrize(

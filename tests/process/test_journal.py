@@ -555,6 +555,39 @@ async def test_a_job_that_a_close_gave_up_may_be_on_disk_and_run(
     assert "not known" in caught.value.message
 
 
+def read_only(journal: Path, query: str) -> list[Any]:
+    """The first column of what is in a journal that no server uses."""
+    with closing(sqlite3.connect(journal)) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+async def test_a_key_outlives_its_job_and_the_server_and_not_its_time(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    pool = hostile_pool(workers=1)
+    first = await supervisor(pool, journal=str(journal), keep_jobs=1)
+    record = await first.submit(KEYED)
+    for job_id in (record.job_id, (await first.submit(replace(KEYED, idempotency_key=""))).job_id):
+        assert (await follow(first, job_id)).state == "completed"
+    with pytest.raises(Refused, match="no longer kept"):
+        await first.get(record.job_id)
+    await first.close()
+    assert read_only(journal, "SELECT count(*) FROM jobs") == [2]
+    assert read_only(journal, "SELECT count(*) FROM pieces WHERE number = 1") == [0], "only what the key needs"
+    second = await supervisor(pool, journal=str(journal), keep_jobs=1)
+    again = await second.submit(KEYED)
+    assert again == record._replace(replayed=True, queue=None)
+    with pytest.raises(Refused) as caught:
+        await second.submit(replace(KEYED, body_digest="another"))
+    assert caught.value.code == "idempotency_conflict"
+    await second.close()
+    third = await supervisor(pool, journal=str(journal), keep_jobs=1, idempotency_s=0.0)
+    assert (await third.submit(KEYED)).job_id != record.job_id
+    await third.close()
+    assert record.job_id not in read_only(journal, "SELECT job_id FROM jobs")
+
+
 # ── with the output of running jobs ──
 
 

@@ -342,6 +342,23 @@ class Simulation:
             self._check_end(job)
         self.raise_violations()
 
+    def check_shares(self) -> None:
+        """What is counted for each tenant is what its jobs are, and none has more running than it may."""
+        tenants, check = self.supervisor._tenants, self.world.check
+        states = [(self.record(job), job.submission) for job in self.jobs]
+        for counted, state in ((tenants.queued, ("queued",)), (tenants.running, ("running", "stopping"))):
+            true = Counter(record.tenant for record, _ in states if record.state in state)
+            check(counted == true, f"{counted} are counted as {state}, and are {true}")
+        sizes: Counter[str] = Counter()
+        for record, submission in states:
+            if record.state == "queued":
+                sizes[record.tenant] += len(submission.input)
+        check(tenants.queued_bytes == sizes, f"{tenants.queued_bytes} are counted, and are {sizes}")
+        for tenant, number in tenants.running.items():
+            most = tenants.bounds(tenant).running_max
+            check(most is None or number <= most, f"{tenant} runs {number} of {most}")
+        self.raise_violations()
+
     def check_metrics(self) -> None:
         """After the close: each job was counted once, as it ended, and nothing else was."""
         metrics, check = self.supervisor._observer.metrics, self.world.check

@@ -28,7 +28,9 @@ SEEDS_PER_TEST = 50
 """What is done after every test (nothing is left) takes longer than a history."""
 STEPS = 20
 
-REFUSALS = {"queue_full", "unknown_job_type", "draining", "deadline_unmeetable", "journal_failed"}
+REFUSALS = {
+    *("queue_full", "tenant_queue_full", "unknown_job_type", "draining", "deadline_unmeetable", "journal_failed"),
+}
 
 
 def draw_script(dice: random.Random) -> Script:
@@ -130,6 +132,7 @@ class Fuzz:
             faults=draw_faults(dice),
             queue_jobs_max=dice.choice((2, 5, 50)),
             queue_bytes_max=dice.choice((300, 1 << 20)),
+            tenants=dice.choice(({}, {}, {"ann": {"running_max": 1, "queue_jobs_max": 4}})),
             commit_s=random.Random(f"disk {seed}").choice((None, None, 0.0, 0.0005, 0.02, 3.0)),
             journal_output=seed % 3 == 0,
         )
@@ -144,6 +147,7 @@ class Fuzz:
                 await self.end_all()
             await self.sim.close(self.dice.choice((None, 0.0, 0.3)))
             self.sim.check_metrics()
+            self.sim.check_shares()
         return self.sim.world.trace
 
     async def step(self) -> None:
@@ -208,6 +212,7 @@ class Fuzz:
     async def look(self) -> None:
         before, _ = await self.sim.supervisor.list(limit=1000)
         assert {record.job_id for record in before} == {job.id for job in self.sim.jobs}
+        self.sim.check_shares()
         await self.sim.supervisor.ready()
         await self.sim.supervisor.pools()
         counts = await self.sim.supervisor.counts()

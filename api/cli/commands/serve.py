@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -103,8 +105,9 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
 
     own_process.protect()
     in_force = load(config, os.environ, flags, target)
-    server = in_force.config.server
-    raise_file_limit()
+    fitted, lowered = _fitted(in_force.config, raise_file_limit())
+    in_force = dataclasses.replace(in_force, config=fitted)
+    server = fitted.server
     with (
         no_end_by_hang_up(),
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
@@ -112,6 +115,8 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
         listen_for_operators(server) or contextlib.nullcontext() as operators,
     ):
         log = log_lines.configure(server.log_format, server.log_level, server.redact)
+        if lowered:
+            logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
         try:
             with (
                 audit_log_of(server) as audit_log,
@@ -122,6 +127,19 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
         finally:
             log.close()
+
+
+def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
+    """Return the configuration with no more connections than the limit of open files allows, and what was lowered."""
+    from killable.api.cli.server.listener import fitting_connections
+
+    wanted = config.server.connections_max
+    workers = sum(pool.workers + pool.spares for pool in config.settings.pools)
+    fitting = fitting_connections(wanted, files, workers)
+    if fitting >= wanted:
+        return config, {}
+    server = dataclasses.replace(config.server, connections_max=fitting)
+    return dataclasses.replace(config, server=server), {"from": wanted, "to": fitting, "open_files_max": files}
 
 
 def require_linux(verb: str) -> None:

@@ -165,8 +165,8 @@ class Engine(Protocol):
         """
         ...
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> None:
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
-        watched.
+        watched. Return whether this one did.
         """
         ...

@@ -90,8 +90,8 @@ class OwnJobs:
     ) -> None:
         await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches)
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> None:
-        await self._engine.reader_left(job_id, tenant, watches=watches)
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+        return await self._engine.reader_left(job_id, tenant, watches=watches)
 
     # ── workers ──
 

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import refused
 from killable.api.http.settings import HttpSettings
@@ -226,7 +227,8 @@ class EventStream(EventSourceResponse):
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches)
+                if await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches):
+                    act_of(scope).event = "client_gone"
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY

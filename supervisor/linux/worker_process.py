@@ -184,6 +184,7 @@ class WorkerProcess:
             self._fence = fence
 
     def note_before(self) -> None:
+        self._signal(signal.SIGCONT)  # 1 µs: who stopped it while it was idle did not mean the job, which would wait
         self._stack.begin()
         self._oom_before = self._oom.read()
         self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()

@@ -134,6 +134,7 @@ class Fuzz:
             queue_bytes_max=dice.choice((300, 1 << 20)),
             tenants=dice.choice(({}, {}, {"ann": {"running_max": 1, "queue_jobs_max": 4}})),
             commit_s=random.Random(f"disk {seed}").choice((None, None, 0.0, 0.0005, 0.02, 3.0)),
+            journal_output=seed % 3 == 0,
         )
 
     async def run(self) -> list[str]:

@@ -76,9 +76,9 @@ def serve(
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.
 
     API keys are read from a file (server.api_keys_file in killable.toml) and
-    from the variable KILLABLE_API_KEY. No process that the server started
-    outlives it, even if it is killed. With --journal, accepted jobs survive a
-    restart: the next server with the same file runs those that were queued, and
+    from the variable KILLABLE_API_KEY. If the server is killed, its guards end
+    every process that it started; if they are killed too, the next start does.
+    With --journal, accepted jobs survive a restart: the next server with the same file runs those that were queued, and
     knows how the others ended. SIGHUP reads the file of keys again.
     """
     with errors.reporting(as_json):

@@ -68,11 +68,11 @@ def test_an_operator_gets_through_beside_connections_that_hold_all_others(
         assert job.record()["tenant"] == "team"
     waits = f"GET /v1/jobs/{job.id}/result?wait_s=60 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\r\n"
     with ExitStack() as held:
-        for _ in range(CONNECTIONS_MAX):  # these wait for the job, so none of them is idle and closed for another
-            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
-            connection.sendall(waits.encode())
 
         def shut_out() -> bool | Pending:
+            """One more connection waits for the job: unlike an idle one it is never closed for another."""
+            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            connection.sendall(waits.encode())
             with Client(server.url, api_key=key, retries=0) as client:
                 try:
                     client.info()

@@ -147,8 +147,8 @@ class Engine(Protocol):
         """Count one more reader of the job's stream. `watches`: its leaving does not matter to the job."""
         ...
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
+    async def reader_left(self, job_id: str, *, watches: bool = False) -> bool:
         """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
-        watched.
+        watched. Return whether this one did.
         """
         ...

@@ -123,6 +123,8 @@ class SupervisorSettings:
     """Time for which an ended job stays readable."""
     journal: str = ""
     """Path of a file in which jobs survive the server's death; waiting jobs run at its next start; empty: no file."""
+    journal_output: bool = False
+    """Write what running jobs emit to the journal, too; their streams then survive the server's death."""
     ack_cpu_s: Seconds = 0.1
     """Processor time within ack_s after which code that has not acknowledged SIGTERM counts as stuck."""
     stack: bool = False

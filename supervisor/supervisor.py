@@ -128,7 +128,8 @@ class Supervisor:
         from killable.supervisor.journal.journal_writer import JournalWriter
 
         journal = (self._journal_factory or Journal)(path, self.jobs.on_journal_works)
-        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id())
+        has_output = self.settings.journal_output
+        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id(), has_output=has_output)
         return await journal.open()
 
     async def _restore(self, rows: Sequence[JournalRow], journal_writer: JournalWriter) -> None:
@@ -225,16 +226,16 @@ class Supervisor:
     ) -> AsyncGenerator[Sequence[JobEvent], None]:
         job = self._registry.get(job_id)
         while True:
-            batch = job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
-            if batch and job.durable is False and batch[-1].id == len(job.log) - 1:
-                if others := batch[:-1]:
-                    yield others
-                await self._until_durable(job)
-                yield [_marked(batch[-1], job)]
-                return
+            batch = _shown(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))
             if batch:
                 after = batch[-1].id
                 yield batch
+            elif job.durable is False:
+                await self._until_durable(job)
+                while batch := job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH):
+                    after = batch[-1].id
+                    yield batch if after < len(job.log) - 1 else [*batch[:-1], _marked(batch[-1], job)]
+                return
             elif job.is_over or not follow:
                 return
             else:
@@ -280,19 +281,20 @@ class Supervisor:
         job.readers += not watches
         self._observer.sse_clients += 1
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
+    async def reader_left(self, job_id: str, *, watches: bool = False) -> bool:
         self._observer.sse_clients -= 1
         if watches:
-            return
+            return False
         try:
             job = self._registry.get(job_id)
         except Refused:
-            return  # ended and dropped meanwhile
+            return False  # ended and dropped meanwhile
         job.readers -= 1
-        if job.readers == 0 and job.submission.stop_when_client_leaves and not job.is_over:
-            self.jobs.stop(
-                job, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
-            )
+        if job.readers or not job.submission.stop_when_client_leaves or job.is_over:
+            return False
+        verdict = Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left")
+        self.jobs.stop(job, verdict, None)
+        return job.verdict is verdict  # the first cause wins
 
     # ── Engine: workers, types, pools, the server itself ──
 
@@ -439,6 +441,15 @@ class Supervisor:
 
     def _record(self, job: Job) -> JobRecord:
         return job.record(self.instance_id, self.jobs.place_of(job))
+
+
+def _shown(job: Job, batch: list[JobEvent]) -> list[JobEvent]:
+    """Return those events that clients may see before the end is on disk; all if it is, or without a journal."""
+    if job.durable is False and batch and batch[-1].id == len(job.log) - 1:
+        batch = batch[:-1]
+    if job.shown is not None and not job.durable and batch:
+        batch = batch[: max(0, job.shown - batch[0].id)]
+    return batch
 
 
 def _marked(terminal: JobEvent, job: Job) -> JobEvent:

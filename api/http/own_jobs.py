@@ -78,8 +78,8 @@ class OwnJobs:
     async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
         await self._engine.reader_came(job_id, watches=watches)
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
-        await self._engine.reader_left(job_id, watches=watches)
+    async def reader_left(self, job_id: str, *, watches: bool = False) -> bool:
+        return await self._engine.reader_left(job_id, watches=watches)
 
     # ── workers ──
 

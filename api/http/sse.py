@@ -25,6 +25,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.engine import Engine
@@ -208,7 +209,8 @@ class EventStream(EventSourceResponse):
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(self._job_id, watches=self._watches)
+                if await self._engine.reader_left(self._job_id, watches=self._watches):
+                    act_of(scope).event = "client_gone"
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY

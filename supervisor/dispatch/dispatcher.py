@@ -237,6 +237,8 @@ class Dispatcher:
     def _begin(self, job: Job, worker: Worker, waiting: Waiting) -> None:
         """Assign the job to the worker that was kept for it. If that has died meanwhile, the job waits again."""
         if worker.is_reserved():
+            if self._journal_writer is not None:
+                self._journal_writer.begin_output(job)
             self._assign(job, worker)
             return
         if self._journal_writer is not None:

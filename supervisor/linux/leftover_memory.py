@@ -63,7 +63,7 @@ class LeftoverMemory:
             memory_removal.hold(os.path.dirname(self._folder), found.held)
             self._is_removed = True
             number += found.number
-        except OSError as error:
+        except Exception as error:  # of any kind: a job has written the log, and its end waits for this
             logger.error("memory_not_removed", extra={"detail": f"{self._folder}: {error}"})
         return number
 

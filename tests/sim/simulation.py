@@ -255,6 +255,8 @@ class Simulation:
         job.events.append(event)
         self.world.note("event", job.number, event.id, event.name)
         if event.name not in TERMINAL_STATES:
+            if self.disk is not None and self.settings.journal_output:
+                self._check_shown(job, event)
             return
         job.end = json.loads(event.data)
         record = self.record(job)
@@ -263,6 +265,13 @@ class Simulation:
         truth = self.world.truths.get(job.number)
         if truth is not None and job.code != "unkillable":
             check(truth.tree_empty, f"job {job.number}: its terminal event came before its tree was empty")
+
+    def _check_shown(self, job: Job, event: JobEvent) -> None:
+        """An event is on disk, or the end of its job has waited long enough for that."""
+        row, ended = self.disk and self.disk.row_of(job.number), self.supervisor._registry.get(job.id).ended
+        is_late = ended is not None and (self.loop.time() >= ended + TELL_S - SLACK_S or self.supervisor._closing)
+        written = row is not None and (event.id < row.output or row.is_over)
+        self.world.check(written or is_late, f"job {job.number}: event {event.id} is shown, and on disk is {row}")
 
     def _check_told(self, job: Job, *, marked: bool) -> None:
         """A client is told of an end: it is on disk, or it is marked."""

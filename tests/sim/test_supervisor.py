@@ -131,6 +131,7 @@ class Fuzz:
             queue_jobs_max=dice.choice((2, 5, 50)),
             queue_bytes_max=dice.choice((300, 1 << 20)),
             commit_s=random.Random(f"disk {seed}").choice((None, None, 0.0, 0.0005, 0.02, 3.0)),
+            journal_output=seed % 3 == 0,
         )
 
     async def run(self) -> list[str]:

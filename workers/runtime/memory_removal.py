@@ -22,6 +22,7 @@ HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
 _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
+_NAME_BYTES_MAX = 255
 _SEGMENTS = "/proc/sysvipc/shm"
 _IPC_RMID = 0
 
@@ -61,9 +62,10 @@ def remove_named(log: str, *, holding: bool = False) -> Removed:
 
 
 def _unlink(found: NamedObject, owner: int, since: float) -> bool:
-    if "/" in found.file_name or not found.file_name:
+    name = found.file_name
+    if not name or "/" in name or "\0" in name or len(os.fsencode(name)) > _NAME_BYTES_MAX:
         return False
-    path = os.path.join(_FOLDER, found.file_name)
+    path = os.path.join(_FOLDER, name)
     try:
         status = os.stat(path, follow_symlinks=False)
         if not (_is_meant(found, status, since) and status.st_uid == owner and stat.S_ISREG(status.st_mode)):

@@ -159,6 +159,6 @@ def _guards(pools: Sequence[PoolRecord]) -> list[Text]:
         Text.assemble(("kills   ", "dim"), f"by pidfd: {kills}"),
         Text.assemble(
             ("guards  ", "dim"),
-            "one per pool: it ends what is left of jobs if this server is killed; if both are, the next start",
+            "one per pool: ends all jobs when this server is killed; when both are, the next start does",
         ),
     ]

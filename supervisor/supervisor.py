@@ -49,8 +49,8 @@ from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
-    from killable.supervisor.journal.journal_writer import JournalFactory, JournalWriter
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
@@ -89,7 +89,7 @@ class Supervisor:
         self._given_clock = clock
         self._early_guard = early_guard
         self._drain = Drain()
-        self._journal_writer: JournalWriter | None = None
+        self._job_notes: JobNotes | None = None
         self._tenants = Tenants(
             settings.tenants, queue_jobs_max=settings.queue_jobs_max, queue_bytes_max=settings.queue_bytes_max
         )
@@ -115,45 +115,45 @@ class Supervisor:
         try:
             if self.settings.journal:
                 rows = await self._open_journal(self.settings.journal)
-            self.jobs.start(self._clock, self._journal_writer)
-            self._admission.start(self._clock, self._journal_writer)
+            self.jobs.start(self._clock, self._job_notes)
+            self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
-            if self._journal_writer is not None:
-                await self._restore(rows, self._journal_writer)
+            if self._job_notes is not None:
+                await self._restore(rows, self._job_notes)
         except StartRefused:
             await self.close()
             raise
 
     async def _open_journal(self, path: str) -> Sequence[JournalRow]:
-        from killable.supervisor.journal.journal import Journal
-        from killable.supervisor.journal.journal_writer import JournalWriter
+        from killable.supervisor.journal.job_notes import JobNotes
+        from killable.supervisor.journal.journal_thread import Journal
 
         journal = (self._journal_factory or Journal)(path, self.jobs.on_journal_works)
         has_output = self.settings.journal_output
-        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id(), has_output=has_output)
+        self._job_notes = JobNotes(journal, self.instance_id, boot_id(), has_output=has_output)
         return await journal.open()
 
-    async def _restore(self, rows: Sequence[JournalRow], journal_writer: JournalWriter) -> None:
+    async def _restore(self, rows: Sequence[JournalRow], job_notes: JobNotes) -> None:
         from killable.supervisor.dispatch.recovery import restore
 
-        await restore(rows, jobs=self.jobs, registry=self._registry, journal_writer=journal_writer, clock=self._clock)
+        await restore(rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock)
 
     def _on_dropped(self, job: Job, has_key: bool) -> None:
-        if self._journal_writer is None:
+        if self._job_notes is None:
             return
         if has_key:
-            self._journal_writer.reduced(job)
+            self._job_notes.reduced(job)
         else:
-            self._journal_writer.dropped(job.number)
+            self._job_notes.dropped(job.number)
 
     def _on_key_forgotten(self, number: int, early: bool) -> None:
         if early:
             self._observer.on_key_forgotten()
-        if self._journal_writer is not None:
-            self._journal_writer.dropped(number)
+        if self._job_notes is not None:
+            self._job_notes.dropped(number)
 
     async def until_warm(self) -> None:
         """Wait until every pool with spares has had a ready worker, or is broken."""
@@ -180,8 +180,8 @@ class Supervisor:
             await self._fleet.close()
         finally:
             self._registry.retention.close()
-            if self._journal_writer is not None:
-                await self._journal_writer.journal.close()
+            if self._job_notes is not None:
+                await self._job_notes.journal.close()
 
     def close_in_child(self) -> None:
         """Close inherited descriptors in a fork of this process; everything else belongs to the parent."""
@@ -367,7 +367,7 @@ class Supervisor:
             self._fleet.pool_records(),
             queue_full=queue_full,
             draining=self._drain.draining,
-            journal="" if self._journal_writer is None else self._journal_writer.journal.trouble,
+            journal="" if self._job_notes is None else self._job_notes.journal.trouble,
             stall=loop_turns.stall(),
         )
 
@@ -453,18 +453,18 @@ class Supervisor:
 
     async def _told(self, job: Job) -> JobRecord:
         """Return a job's record. An end that is not on disk waits for that, unless the journal fails."""
-        if job.durable is False and self._journal_writer is not None and not self._journal_writer.journal.trouble:
+        if job.durable is False and self._job_notes is not None and not self._job_notes.journal.trouble:
             await self._until_durable(job)
         return self._record(job)
 
     async def _until_durable(self, job: Job, give_up: float | None = None) -> None:
         """Wait until the end of a job is on disk: at most until TELL_S after it, and until `give_up`."""
-        if job.durable is not False or self._journal_writer is None or job.ended is None:
+        if job.durable is not False or self._job_notes is None or job.ended is None:
             return
         due = job.ended + TELL_S if give_up is None else min(give_up, job.ended + TELL_S)
         try:
             async with asyncio.timeout(max(0.0, due - self._clock.now())):
-                while job.durable is False and not self._journal_writer.journal.is_over:
+                while job.durable is False and not self._job_notes.journal.is_over:
                     await job.changed()
         except TimeoutError:
             pass

@@ -1,4 +1,4 @@
-"""The configuration in force: merges the layers, checks them, and makes the settings of supervisor and server.
+"""The configuration in force: checks what the layers say, and makes the settings of supervisor and server of it.
 
 Runs in: supervisor, before it starts; `killable config` and `check`. Reads files and starts nothing.
 
@@ -69,18 +69,8 @@ def examine(
 
     Raise ConfigError for a file that cannot be read as TOML.
     """
-    file = layers.find(path, environ)
-    leaves = layers.from_file(file) if file is not None else {}
-    from_environment, faults = layers.from_environment(environ)
-    leaves |= from_environment | layers.from_flags(flags)
-    folder = Path(os.path.abspath(file.parent if file is not None else "."))
-    builtin = False
-    if target is not None:
-        layers.apply_target(leaves, target)
-        folder = Path(os.path.abspath(target)).parent if layers.is_path(target) else Path(os.path.abspath("."))
-    elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
-        leaves, builtin = layers.built_in() | leaves, True
-    faults += layers.resolve_address(leaves)
+    merged, faults = layers.merge(path, environ, flags, target)
+    leaves, file, folder, builtin = merged
     tables, found = _checked(leaves)
     faults += found
     proof: Any = environ.get("KILLABLE_PROOF", "")

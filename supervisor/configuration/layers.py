@@ -1,4 +1,4 @@
-"""The layers of the configuration (file, environment, flags): reads them and keeps the source of each value.
+"""The layers of the configuration (file, environment, flags): reads and merges them, and keeps where a value came from.
 
 Runs in: supervisor, before it starts. Reads one file and starts nothing.
 
@@ -8,6 +8,7 @@ pydantic-settings is not used: it can neither report where a value came from, no
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,39 @@ class SourcedValue(NamedTuple):
 
 
 Leaves = dict[Key, SourcedValue]
+
+
+class Merged(NamedTuple):
+    """What the layers say together."""
+
+    leaves: Leaves
+    file: Path | None
+    """The file that was read."""
+    folder: Path
+    """The folder that paths are from."""
+    builtin: bool
+    """Whether the built-in pools are served, because no pool is configured."""
+
+
+def merge(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None
+) -> tuple[Merged, list[ConfigFault]]:
+    """Return the values of file, environment, flags and command line, the later ones over the earlier ones, and the
+    faults. Raise ConfigError for a file that cannot be read as TOML.
+    """
+    file = find(path, environ)
+    leaves = from_file(file) if file is not None else {}
+    of_environment, faults = from_environment(environ)
+    leaves |= of_environment | from_flags(flags)
+    folder = Path(os.path.abspath(file.parent if file is not None else "."))
+    builtin = False
+    if target is not None:
+        apply_target(leaves, target)
+        folder = Path(os.path.abspath(target)).parent if is_path(target) else Path(os.path.abspath("."))
+    elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
+        leaves, builtin = built_in() | leaves, True
+    faults += resolve_address(leaves)
+    return Merged(leaves, file, folder, builtin), faults
 
 
 def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:

@@ -33,7 +33,7 @@ from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.journal.journal_writer import JournalWriter
+    from killable.supervisor.journal.job_notes import JobNotes
 
 Answer = asyncio.Future[JobRecord | Refused]
 
@@ -55,13 +55,13 @@ class Admission:
         self._drain = drain
         self._observer = observer
         self._record_of = record_of
-        self._journal_writer: JournalWriter | None = None
+        self._job_notes: JobNotes | None = None
         self._unwritten: dict[tuple[str, str], tuple[Job, Answer]] = {}
         """Jobs with an idempotency key that wait for the disk, by tenant and key."""
 
-    def start(self, clock: Clock, journal_writer: JournalWriter | None) -> None:
+    def start(self, clock: Clock, job_notes: JobNotes | None) -> None:
         self._clock = clock
-        self._journal_writer = journal_writer
+        self._job_notes = job_notes
 
     async def submit(self, submission: Submission) -> JobRecord:
         """Implement `Engine.submit`."""
@@ -85,9 +85,9 @@ class Admission:
             record = await self._journaled(submission, first) if isinstance(first, asyncio.Future) else first
             self._observer.on_replayed(record)
             return record._replace(replayed=True)
-        if self._journal_writer is None:
+        if self._job_notes is None:
             return self._enqueue(job)
-        return await self._journaled(submission, self._write(self._journal_writer, job, content_of(content)))
+        return await self._journaled(submission, self._write(self._job_notes, job, content_of(content)))
 
     def enter(
         self,
@@ -137,7 +137,7 @@ class Admission:
         self._check_time(job_type, in_force, submission)
         self._check_room(job_type, submission)  # last: a full queue passes, other faults stay
         job = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
-        if self._journal_writer is None:
+        if self._job_notes is None:
             self._observer.on_submitted(job)
         return job
 
@@ -189,7 +189,7 @@ class Admission:
 
     # ── with a journal ──
 
-    def _write(self, journal_writer: JournalWriter, job: Job, content: bytes) -> Answer:
+    def _write(self, job_notes: JobNotes, job: Job, content: bytes) -> Answer:
         """Write a job to the journal, and return a future of the answer to its submission."""
         answer: Answer = asyncio.get_running_loop().create_future()
         submission = job.submission
@@ -209,7 +209,7 @@ class Admission:
                 answer.set_result(Refused(f"internal error: {error!r}", code="internal"))
                 raise
 
-        journal_writer.accepted(job, content, self._jobs.reserve(job), on_written)
+        job_notes.accepted(job, content, self._jobs.reserve(job), on_written)
         return answer
 
     def _settle(self, job: Job, refused: Refused | None) -> JobRecord | Refused:

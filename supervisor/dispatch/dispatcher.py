@@ -38,7 +38,7 @@ from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
-    from killable.supervisor.journal.journal_writer import JournalWriter, Start
+    from killable.supervisor.journal.job_notes import JobNotes, Start
 
 
 class Dispatcher:
@@ -69,14 +69,14 @@ class Dispatcher:
         self._let_go: list[Pool] = []
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
-        self._journal_writer: JournalWriter | None = None
+        self._job_notes: JobNotes | None = None
         self._reserved: dict[str, Worker] = {}
         """By job id: the worker that is kept for a job while its start is written."""
 
-    def start(self, clock: Clock, journal_writer: JournalWriter | None = None) -> None:
+    def start(self, clock: Clock, job_notes: JobNotes | None = None) -> None:
         """Set the clock, and the journal writer that records what becomes of jobs."""
         self._clock = clock
-        self._journal_writer = journal_writer
+        self._job_notes = job_notes
 
     def close(self) -> None:
         """Assign no more jobs to workers."""
@@ -192,10 +192,10 @@ class Dispatcher:
                 break
             job = self._registry.get(waiting.job_id)
             if job.listener is None or job.listener.on_assigned(job):
-                if self._journal_writer is None:
+                if self._job_notes is None:
                     self._assign(job, worker)
                 else:
-                    self._write_start(self._journal_writer, job, worker, waiting)
+                    self._write_start(self._job_notes, job, worker, waiting)
             else:
                 pool.give_back(worker)
                 self._end_queued(job, Verdict("cancelled", by="user"))
@@ -208,7 +208,7 @@ class Dispatcher:
 
     @property
     def _journal_fails(self) -> bool:
-        return self._journal_writer is not None and self._journal_writer.journal.fails
+        return self._job_notes is not None and self._job_notes.journal.fails
 
     def on_journal_works(self) -> None:
         """Start what had to wait because no start could be written."""
@@ -242,14 +242,14 @@ class Dispatcher:
             self._note_reserved(job, -1)
 
     def _reserve(self, job: Job, worker: Worker) -> Start:
-        from killable.supervisor.journal.journal_writer import Start
+        from killable.supervisor.journal.job_notes import Start
 
         worker.reserve()
         self._reserved[job.id] = worker
         self._note_reserved(job, 1)
         return Start(self._clock.wall(), worker.id, worker.process.pid)
 
-    def _write_start(self, journal_writer: JournalWriter, job: Job, worker: Worker, waiting: Waiting) -> None:
+    def _write_start(self, job_notes: JobNotes, job: Job, worker: Worker, waiting: Waiting) -> None:
         def on_written(why: str) -> None:
             if self._reserved.get(job.id) is not worker:
                 return  # it has ended meanwhile
@@ -261,17 +261,17 @@ class Dispatcher:
                 self._begin(job, worker, waiting)
             self._note_reserved(job, -1)
 
-        journal_writer.starts(job, self._reserve(job, worker), on_written)
+        job_notes.starts(job, self._reserve(job, worker), on_written)
 
     def _begin(self, job: Job, worker: Worker, waiting: Waiting) -> None:
         """Assign the job to the worker that was kept for it. If that has died meanwhile, the job waits again."""
         if worker.is_reserved():
-            if self._journal_writer is not None:
-                self._journal_writer.begin_output(job)
+            if self._job_notes is not None:
+                self._job_notes.begin_output(job)
             self._assign(job, worker)
             return
-        if self._journal_writer is not None:
-            self._journal_writer.waits(job)
+        if self._job_notes is not None:
+            self._job_notes.waits(job)
         self._put_back(job, waiting)
         if job.state is State.QUEUED:
             self._assign_or_wait(job)
@@ -327,8 +327,8 @@ class Dispatcher:
             self._end_queued(job, verdict)
         elif job.attempt is not None:
             job.attempt.stop(verdict, grace_s)
-            if self._journal_writer is not None:
-                self._journal_writer.stopping(job, verdict)
+            if self._job_notes is not None:
+                self._job_notes.stopping(job, verdict)
 
     def _end_queued(self, job: Job, verdict: Verdict) -> None:
         """End a job that has no worker."""
@@ -387,8 +387,8 @@ class Dispatcher:
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
         job = attempt.job
-        if self._journal_writer is not None and job.certificate is certificate and self._registry.keeps(job):
-            self._journal_writer.amended(job)
+        if self._job_notes is not None and job.certificate is certificate and self._registry.keeps(job):
+            self._job_notes.amended(job)
 
     def _retry_wait_s(self, job: Job, outcome: Outcome) -> float | None:
         """Return the seconds until the job's next attempt; None: there is none."""
@@ -406,8 +406,8 @@ class Dispatcher:
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
         job.reset_for_retry(now)
-        if self._journal_writer is not None:
-            self._journal_writer.waits(job)
+        if self._job_notes is not None:
+            self._job_notes.waits(job)
         job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
         job.wake()
         self._start_let_go()
@@ -419,9 +419,9 @@ class Dispatcher:
     def _end(self, job: Job, outcome: Outcome) -> None:
         self.conclude(job, outcome)
         self._observer.on_ended(job)
-        if self._journal_writer is not None:
+        if self._job_notes is not None:
             job.durable = False
-            self._journal_writer.ended(job, lambda why: _on_end_written(job, why))
+            self._job_notes.ended(job, lambda why: _on_end_written(job, why))
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()

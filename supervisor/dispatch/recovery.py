@@ -32,8 +32,8 @@ from killable.supervisor.jobs.inputs import seal_large_input
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.journal.job_notes import KEPT_OF_SUBMISSION, JobNotes
 from killable.supervisor.journal.journal_file import JournalRow
-from killable.supervisor.journal.journal_writer import KEPT_OF_SUBMISSION, JournalWriter
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
@@ -47,16 +47,16 @@ logger = logging.getLogger("killable.journal")
 
 
 async def restore(
-    rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, journal_writer: JournalWriter, clock: Clock
+    rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, job_notes: JobNotes, clock: Clock
 ) -> None:
     """Restore the jobs of all rows. A row that cannot be used is set aside."""
-    restoring = _Restoring(jobs, journal_writer, clock)
+    restoring = _Restoring(jobs, job_notes, clock)
     restored = []
     for row in rows:
         try:
             restored.append(restoring.take(row))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            journal_writer.set_aside(row, repr(error))
+            job_notes.set_aside(row, repr(error))
             registry.skip_number(row.number)
     for job in restoring.waiting:
         job.submission = await seal_large_input(job.submission)
@@ -69,23 +69,23 @@ async def restore(
             registry.restore(job)
             registry.note_accepted(job, answer)
     taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
-    logger.info("restored", extra=taken | {"path": journal_writer.journal.path})
+    logger.info("restored", extra=taken | {"path": job_notes.journal.path})
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
     for job in restoring.waiting:
         if job.attempts or job.lost_attempts:
-            journal_writer.waits(job)  # its first event id is a new one, which must survive this server, too
+            job_notes.waits(job)  # its first event id is a new one, which must survive this server, too
     jobs.resume(restoring.waiting)
 
 
 class _Restoring:
     """Sorts rows by what becomes of their jobs."""
 
-    def __init__(self, jobs: Dispatcher, journal_writer: JournalWriter, clock: Clock) -> None:
+    def __init__(self, jobs: Dispatcher, job_notes: JobNotes, clock: Clock) -> None:
         self._jobs = jobs
-        self._boot = journal_writer.boot
+        self._boot = job_notes.boot
         self._clock = clock
         self.ended: list[Job] = []
         self.lost: list[tuple[Job, Outcome]] = []

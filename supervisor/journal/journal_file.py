@@ -1,7 +1,7 @@
 """The journal's file, an SQLite database: opened and checked, read once, then written in groups.
 
 Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them:
-`journal_writer` makes the JSON of each, `dispatch.recovery` reads it. `schema` has the tables, `file_checks` what is
+`job_notes` makes the JSON of each, `dispatch.recovery` reads it. `schema` has the tables, `file_checks` what is
 looked at around the database.
 
 WAL and `synchronous = FULL`: what is committed is on disk (sqlite.org/pragma.html). `locking_mode = EXCLUSIVE`: the

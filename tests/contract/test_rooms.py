@@ -36,15 +36,16 @@ STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 
 
 @pytest.mark.parametrize(
-    ("imported", "found"), [("supervisor", "set()"), ("journal.journal", "{'killable.supervisor.journal.journal'}")]
+    ("imported", "found"),
+    [("supervisor", "set()"), ("journal.journal_thread", "{'killable.supervisor.journal.journal_thread'}")],
 )
 def test_without_a_journal_nothing_of_it_is_imported(imported: str, found: str) -> None:
     """And who imports one module of it is seen."""
     program = f"import sys, killable.supervisor.{imported}; print(set(sys.argv[1:]) & set(sys.modules))"
-    ours = ["dispatch.recovery", "journal", "journal.journal_file", "journal.journal_writer"]
+    ours = ["dispatch.recovery", "journal", "journal.journal_file", "journal.job_notes"]
     asked = ["sqlite3", *(f"killable.supervisor.{name}" for name in ours)] if imported == "supervisor" else []
     done = subprocess.run(
-        [sys.executable, "-c", program, *asked, "killable.supervisor.journal.journal"],
+        [sys.executable, "-c", program, *asked, "killable.supervisor.journal.journal_thread"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout == f"{found}\n"
@@ -199,7 +200,7 @@ def test_nothing_in_the_supervisor_sleeps() -> None:
 IN_OTHER_THREADS = {
     f"supervisor/{name}.py"
     for name in (
-        "journal/journal",
+        "journal/journal_thread",
         "pools/lane",
         "telemetry/loop_turns",
         *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "relay", "streams", "task")),

@@ -22,7 +22,7 @@ from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
 from killable.supervisor.dispatch import recovery
-from killable.supervisor.journal import journal as module
+from killable.supervisor.journal import journal_thread as module
 from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
 from killable.supervisor.models import JobEvent, JobRecord, Submission
 from killable.supervisor.settings import Settings

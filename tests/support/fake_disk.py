@@ -1,7 +1,7 @@
 """The simulated disk of a journal: its commits take virtual time, and it may take nothing.
 
-Runs in: the test process. Has the interface of `supervisor/journal/journal.Journal`. What it holds is what the next
-server would read.
+Runs in: the test process. Has the interface of `supervisor/journal/journal_thread.Journal`. What it holds is what the
+next server would read.
 """
 
 from __future__ import annotations

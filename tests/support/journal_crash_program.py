@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.journal import journal
+from killable.supervisor.journal import journal_thread
 from killable.supervisor.journal.journal_file import AcceptedNote, EndedNote, JournalFile, Note, StartedNote
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
@@ -83,7 +83,7 @@ class Dying(JournalFile):
 
 async def main(path: str, module: str, folder: str) -> None:
     logging.getLogger("killable").addHandler(logging.NullHandler())
-    journal.JournalFile = Dying  # type: ignore[misc]
+    journal_thread.JournalFile = Dying  # type: ignore[misc]
     pool = PoolSpec("hostile", (module,), workers=1, folder=folder)
     supervisor = Supervisor(Settings(pools=(pool,), journal=path))
     await supervisor.start()

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.journal import journal as module
-from killable.supervisor.journal.journal import Answer, Entry, Journal
+from killable.supervisor.journal import journal_thread as module
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
@@ -20,6 +19,7 @@ from killable.supervisor.journal.journal_file import (
     Note,
     StartedNote,
 )
+from killable.supervisor.journal.journal_thread import Answer, Entry, Journal
 
 
 class Full(JournalFile):

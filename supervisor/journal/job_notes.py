@@ -76,7 +76,7 @@ class Start(NamedTuple):
     pid: int | None
 
 
-class JournalWriter:
+class JobNotes:
     """Writes the journal of one server run, on one boot of a machine."""
 
     def __init__(self, journal: JournalPort, instance_id: str, boot: str, *, has_output: bool = False) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from support.registered_jobs import add, registry
 
-from killable.supervisor.journal.journal import Journal
+from killable.supervisor.journal.job_notes import JobNotes
 from killable.supervisor.journal.journal_file import EndedNote
-from killable.supervisor.journal.journal_writer import JournalWriter
+from killable.supervisor.journal.journal_thread import Journal
 from killable.supervisor.models import Outcome
 
 
@@ -25,7 +25,7 @@ def test_progress_that_is_no_json_does_not_hold_up_the_end(progress: Any, writte
     told: list[Any] = []
     journal.note = lambda note, answer=None: told.append(note)  # type: ignore[method-assign]
     job = add(registry(), progress=progress, outcome=Outcome("completed"), result=b"1")
-    JournalWriter(journal, "instance", "boot").ended(job, lambda why: None)
+    JobNotes(journal, "instance", "boot").ended(job, lambda why: None)
     (note,) = told
     assert isinstance(note, EndedNote) and note.result == b"1"
     assert json.loads(note.members)["progress"] == written

@@ -163,7 +163,7 @@ class Process(Protocol):
 
     def note_before(self) -> None:
         """Record what is needed to tell how an attempt died (stacks, victims of the out-of-memory killer), before its
-        order is sent, and continue a process that was stopped while it was idle; any thread may.
+        order is sent; any thread may.
         """
         ...
 
@@ -186,6 +186,10 @@ class Process(Protocol):
 
     def terminate(self, fence: int) -> None:
         """Send SIGTERM, then SIGCONT if the process is stopped. Raise FenceError."""
+        ...
+
+    def rouse(self, fence: int) -> None:
+        """Continue the process if it is stopped (SIGCONT). Raise FenceError."""
         ...
 
     def dump(self, fence: int) -> None:

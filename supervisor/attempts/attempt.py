@@ -43,6 +43,8 @@ from killable.workers.protocol.messages import (
 
 LEAVE_S = 1.0
 """Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
+ROUSE_S = 1.0
+"""Time for a worker to enter its job before it is continued, in case it was stopped while it was idle."""
 
 _TOKEN = int(Kind.TOKEN)
 _NOTHING_YET = Certificate()
@@ -79,6 +81,7 @@ class Attempt:
         )
         self._timer: Timer | None = None
         self._resend_at: float | None = None
+        self._rouse_at: float | None = None
         self._monitor = ResourceMonitor(worker.process, job.limits, clock, rules.cores, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
@@ -109,6 +112,7 @@ class Attempt:
         finally:  # even if the order failed: a job without a deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now(), self.job.created)
             if is_announced(self.job):
+                self._rouse_at = self._clock.now() + ROUSE_S
                 self._arm()
             else:
                 self._on_entered(Entered())
@@ -128,7 +132,7 @@ class Attempt:
         self._operation = self._deadlines.operation
         grace = job.limits["grace_s"] if grace_s is None else min(grace_s, job.limits["grace_s"])
         self._deadlines.clear()
-        self._resend_at = None  # from here on the plan decides when to resend
+        self._resend_at = self._rouse_at = None  # from here on the plan decides when to resend and to continue it
         self._termination.begin(verdict, grace)
         self.hold_output(held=False)  # a job that waits in its write could not end
         self._arm()
@@ -263,6 +267,7 @@ class Attempt:
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True
+        self._rouse_at = None
         self._owner.transition(self.job, Cause.ENTERED)
         self._owner.on_entered(self)
         if not self._transcript.open():
@@ -409,6 +414,7 @@ class Attempt:
             self._deadlines.wake_at,
             self._termination.wake_at,
             self._resend_at,
+            self._rouse_at,
             self._leave_at,
             self._give_up_at,
         )
@@ -437,6 +443,9 @@ class Attempt:
             if not self._termination.has_begun:
                 self._give_up_at = now + self._termination.rules.unkillable_s
             self._termination.end_lingering()
+        elif self._rouse_at is not None and now >= self._rouse_at:
+            self._rouse_at = None
+            process.rouse(self.fence)  # who stopped it while it was idle did not mean the job, which waits
         elif self._resend_at is not None and now >= self._resend_at:
             self._resend_at = None
             self._resend()

@@ -184,7 +184,6 @@ class WorkerProcess:
             self._fence = fence
 
     def note_before(self) -> None:
-        self._signal(signal.SIGCONT)  # 1 µs: who stopped it while it was idle did not mean the job, which would wait
         self._stack.begin()
         self._oom_before = self._oom.read()
         self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
@@ -209,6 +208,11 @@ class WorkerProcess:
     def terminate(self, fence: int) -> None:
         self._check(fence)
         self._signal_and_continue(signal.SIGTERM)
+
+    def rouse(self, fence: int) -> None:
+        self._check(fence)
+        if self.pid is not None and procfs.is_stopped(self.pid) and self._alive():
+            self._signal(signal.SIGCONT)
 
     def dump(self, fence: int) -> None:
         self._check(fence)

@@ -84,7 +84,7 @@ def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
 ) -> None:
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 0\n")
-    monkeypatch.setattr(oom_counter, "_file_of_own_group", lambda: counter)
+    monkeypatch.setattr(oom_counter, "own_group_file", lambda: counter)
     with Executor(max_workers=1) as executor:
         wait_for_lanes(executor, 1)
         counter.write_text("oom_kill 1\n")

@@ -135,7 +135,7 @@ def test_a_sweep_that_fails_closes_what_it_has_opened(
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", [phase for phase in PHASES if phase != "checks"])  # which takes minutes
 async def test_the_first_calls_of_each_place_fail_in_one_of_their_ways(phase: str, injector: Injector) -> None:
     """For n = 1, 2, … until a run is clean; the soak below goes through all calls and ways, with both proofs."""
     number = 0

@@ -23,6 +23,7 @@ from killable.supervisor.linux import cgroup
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
 from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.limits import NO_CAPS
 
 MIB = 1 << 20
 USED = 5_000_000
@@ -109,7 +110,9 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
     own: Path, supervisor: StartSupervisor
 ) -> None:
     """Through the real supervisor: the bounds of each job in turn in one worker, and whom its group's limit struck."""
-    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof="cgroup+descendants")
+    server = await supervisor(
+        hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof="cgroup+descendants", caps=NO_CAPS
+    )
 
     async def running(limits: dict[str, Any]) -> tuple[str, int, Path]:
         job_id = await submit(server, "waits_for", limits=limits, gate=str(own / "gate"))

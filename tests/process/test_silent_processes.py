@@ -62,7 +62,7 @@ def halt(pid: int) -> None:
     until(lambda: (seen := processes.read_process(pid)) and seen.state == "T", "it is stopped")
 
 
-async def test_a_spare_that_was_stopped_takes_its_job_at_once(supervisor: StartSupervisor) -> None:
+async def test_a_spare_that_was_stopped_is_continued_for_its_job(supervisor: StartSupervisor) -> None:
     """What counts is what stopped it before: nobody waits for `start_s`."""
     server = await supervisor(hostile_pool(workers=1, spares=1))
     (spare,) = await until_async(lambda: idle_workers(server), "a spare is there")

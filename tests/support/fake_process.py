@@ -148,6 +148,9 @@ class FakeProcess:
             note_term(self.world, truth)
         self.world.soon(self._on_term)
 
+    def rouse(self, fence: int) -> None:
+        self._check_fence(fence)
+
     def dump(self, fence: int) -> None:
         truth = self._check_fence(fence)
         self.world.note(self.worker_id, "dump")

@@ -7,7 +7,6 @@ whose creator was a process of the job.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -113,6 +112,8 @@ def segments_of(creators: Container[int], since: float = 0.0, *, unattached_only
 
 def remove_segments(ids: Iterable[int]) -> int:
     """Remove System V segments; return how many there were. Frees some 6 GiB a second, which blocks."""
+    import ctypes  # here: a program of an Executor mostly needs it for nothing else
+
     libc = ctypes.CDLL(None)
     return sum(libc.shmctl(each, _IPC_RMID, None) == 0 for each in ids)
 

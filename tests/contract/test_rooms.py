@@ -135,6 +135,7 @@ def test_the_modules_that_touch_the_system_say_so() -> None:
 
 USING_FILES = {
     "supervisor/configuration/config.py",
+    "supervisor/configuration/layers.py",
     "supervisor/settings.py",
     "supervisor/journal/file_checks.py",
 }

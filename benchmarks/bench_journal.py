@@ -7,9 +7,11 @@ The table goes to stdout, progress to stderr, samples to benchmarks/results/.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +27,8 @@ POST, FIRST_TOKEN, DELETE = "POST → answer", "POST → first token", "DELETE o
 BURST = "POST of 64 at once → the last answer"
 BURST_JOBS = 64
 WITHOUT = "no journal"
+SYNC_BYTES = 16 << 10
+"""About what a commit appends to the write-ahead log."""
 
 Measure = Callable[[Server, Connection], Awaitable[float]]
 
@@ -73,7 +77,7 @@ MEASURES: dict[str, tuple[Measure, Callable[[Plan], int], float]] = {
     POST: (post_s, lambda plan: plan.request_pairs // 4, 2.0),
     FIRST_TOKEN: (first_token_s, lambda plan: plan.first_lines, 2.0),
     DELETE: (delete_s, lambda plan: plan.deletes, 0.2),
-    BURST: (burst_s, lambda plan: plan.batches * 5, 20.0),
+    BURST: (burst_s, lambda plan: plan.batches * 5, 1.0 * BURST_JOBS),
 }
 """How each is measured, how often, and what a journal may add in milliseconds."""
 
@@ -82,18 +86,32 @@ def sample_name(what: str, place: str, server: str) -> str:
     return f"{what} · {place} · {server}, ms"
 
 
+def sync_name(place: str) -> str:
+    return f"bare write and fdatasync · {place}, ms"
+
+
+def sync_s(descriptor: int) -> float:
+    began = time.monotonic()
+    os.write(descriptor, bytes(SYNC_BYTES))
+    os.fdatasync(descriptor)
+    return time.monotonic() - began
+
+
 async def measure(place: str, plan: Plan, results: Samples) -> None:
     """Ask both servers in turns, so that what disturbs one disturbs the other."""
     PLACES[place].mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=PLACES[place]) as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=PLACES[place]))
         async with (
             serve_process(workers=2, queue_jobs_max=100_000) as bare,
             serve_process(workers=2, queue_jobs_max=100_000, journal=Path(folder, "journal")) as journaled,
         ):
+            bare_file = stack.enter_context(open(Path(folder, "bare"), "wb", buffering=0))
             servers = {WITHOUT: bare, "journal": journaled}
             callers = {name: await server.connect() for name, server in servers.items()}
             for what, (act, number_of, _) in MEASURES.items():
                 for turn in range(-2, number_of(plan)):
+                    results.add(sync_name(place), sync_s(bare_file.fileno()) * 1000)
                     for name, server in servers.items():
                         took_s = await act(server, callers[name])
                         if turn >= 0:  # the first ones fill caches
@@ -117,7 +135,12 @@ def figures(results: Samples) -> list[Figure]:
     return found
 
 
+def notes(results: Samples) -> list[str]:
+    """Return what the disk itself takes, at the same time."""
+    return [f"{name}: {results.spread(name, 2, (50, 99))}" for name in map(sync_name, PLACES) if name in results]
+
+
 PARTS = {place: partial(measure, place) for place in PLACES}
 
 if __name__ == "__main__":
-    runner.run(runner.command("journal", PARTS, figures, lambda _: []), __doc__ or "")
+    runner.run(runner.command("journal", PARTS, figures, notes), __doc__ or "")

@@ -9,14 +9,17 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.models import (
+    DEFAULT_TENANT,
     BulkCancel,
     DrainProgress,
     JobEvent,
     JobRecord,
     JobType,
     PoolRecord,
+    Quota,
     RetiredWorker,
     Submission,
+    TenantRecord,
     WorkerRecord,
 )
 
@@ -32,9 +35,16 @@ class Engine(Protocol):
     instance_id: str
     started_at: str
 
-    async def submit(self, submission: Submission) -> JobRecord:
-        """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, queue_full, draining,
-        idempotency_conflict, journal_failed.
+    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+        """Count a submission before its body is read. Return what is left of the tenant's `submissions_per_s`; None:
+        it has no such bound. Raise Refused: too_many_submissions.
+        """
+        ...
+
+    async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
+        """Queue or start a job. Raise Refused: unknown_job_type, limit_over_cap, priority_over_max, tenant_queue_full,
+        queue_full, deadline_unmeetable, draining, idempotency_conflict, journal_failed; too_many_submissions, if it was
+        not `counted` by `count_submission` before.
 
         A repeated idempotency key returns the first record again, unchanged but marked `replayed`. With a journal, the
         method returns when the job is on disk.
@@ -143,12 +153,20 @@ class Engine(Protocol):
         """Wait until the server is to end: a shutdown was requested, and its deadline is over or no job is left."""
         ...
 
-    async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
-        """Count one more reader of the job's stream. `watches`: its leaving does not matter to the job."""
+    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
+        """Return what each tenant has now beside its bounds, or only this one."""
         ...
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
+        """Count one more reader of the job's stream, and one more stream of the reader's tenant. `watches`: its leaving
+        does not matter to the job. Raise Refused: unknown_job, too_many_streams.
+        """
+        ...
+
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
-        watched.
+        watched. Return whether this one did.
         """
         ...

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 WorkerId = NewType("WorkerId", str)
 
+PRIORITY_MAX = 1000
+"""The highest priority of a job; the lowest one is -1000."""
+
+DEFAULT_TENANT = "default"
+"""The tenant of a server without API keys."""
+
 ACTIVE_STATES = ("queued", "running", "stopping")
 TERMINAL_STATES = ("completed", "failed", "cancelled", "timed_out")
 
@@ -38,7 +44,10 @@ class Submission:
     limits: dict[str, Any] = field(default_factory=dict)
     priority: int = 0
     tags: dict[str, str] = field(default_factory=dict)
-    tenant: str = "default"
+    tenant: str = DEFAULT_TENANT
+    operator: bool = False
+    """Whether an operator's key submits it: the defaults of tenants do not bind it, and the queue has a reserve for it.
+    """
     within_s: float | None = None
     """Seconds for which the caller waits. Lowers `total_s`; no cap applies to it."""
     stop_when_client_leaves: bool = False
@@ -347,6 +356,42 @@ class PoolRecord(NamedTuple):
     """Why it is broken (the traceback), or why it does not fork."""
     sandbox: str = ""
     """What its jobs may not do, in words; empty: nothing is forbidden."""
+
+
+class Quota(NamedTuple):
+    """What is left of a tenant's `submissions_per_s`, as the RateLimit headers say it."""
+
+    quota: int
+    """Submissions that may come at once."""
+    window_s: int
+    """Seconds for so many."""
+    remaining: int
+    """Submissions that may come now."""
+    reset_s: int
+    """Seconds until the whole quota is there again, if nothing is submitted."""
+
+
+class TenantRecord(NamedTuple):
+    """What one tenant has, beside its bounds."""
+
+    tenant: str
+    """Name of its API key; `default` without keys."""
+    queued: int
+    """Jobs that wait for a worker or a retry."""
+    queued_bytes: int
+    """Input of these jobs."""
+    running: int
+    """Jobs that have a worker."""
+    kept: int
+    """Ended jobs that are readable."""
+    kept_bytes: int
+    """Memory of these jobs."""
+    streams: int
+    """Open streams."""
+    idempotency_keys: int
+    """Remembered keys of jobs that are no longer kept."""
+    bounds: dict[str, Any]
+    """Every bound by name; null: none but the server's own."""
 
 
 class DrainProgress(NamedTuple):

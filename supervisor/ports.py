@@ -163,7 +163,7 @@ class Process(Protocol):
 
     def note_before(self) -> None:
         """Record what is needed to tell how an attempt died (stacks, victims of the out-of-memory killer), before its
-        order is sent; any thread may.
+        order is sent, and continue a process that was stopped while it was idle; any thread may.
         """
         ...
 

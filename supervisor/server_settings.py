@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from killable.supervisor.settings import (
+    Count,
     Port,
     PositiveBytes,
     PositiveCount,
@@ -41,7 +42,9 @@ class HttpServerSettings:
     cors_origins: tuple[str, ...] = ()
     """Origins like "https://app.example" whose pages may call this server."""
     connections_max: PositiveCount = 2000
-    """Maximum number of open connections; a stream holds one."""
+    """Maximum number of open connections; one more closes the one that has been idle longest, or is refused (503)."""
+    connections_per_address_max: Count = 0
+    """Maximum number of connections from one address (of IPv6: from one /64); 0: 95 % of connections_max."""
     header_timeout_s: PositiveSeconds = 10.0
     """Time until a request's header must be complete, from its first byte or, on a new connection, from its start."""
     body_bytes_max: PositiveBytes = 1 << 20

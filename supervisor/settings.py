@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
 from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
@@ -103,6 +103,25 @@ class JobSettings:
     caps: Mapping[str, float | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSettings:
+    """The bounds of one tenant; None is no bound but the server's own."""
+
+    queue_jobs_max: int | None = None
+    queue_bytes_max: int | None = None
+    running_max: int | None = None
+    keep_jobs: int | None = None
+    keep_bytes: int | None = None
+    streams_max: int | None = None
+    submissions_per_s: float | None = None
+    priority_max: int | None = None
+    caps: Mapping[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return every bound by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {"caps": dict(self.caps)}
+
+
 Seconds = Annotated[float, "seconds, 0 or more"]
 PositiveSeconds = Annotated[float, "seconds, more than 0"]
 Bytes = Annotated[int, "bytes, 0 or more"]
@@ -127,8 +146,14 @@ class SupervisorSettings:
     """Maximum memory that ended jobs hold."""
     keep_s: Seconds = 3600.0
     """Time for which an ended job stays readable."""
+    idempotency_s: Seconds = 86400.0
+    """Time for which an Idempotency-Key is remembered, from its first use; at least as long as its job is kept."""
+    idempotency_keys_max: PositiveCount = 10000
+    """Maximum number of keys of one tenant whose jobs are no longer kept; with one more the oldest is forgotten."""
     journal: str = ""
     """Path of a file in which jobs survive the server's death; waiting jobs run at its next start; empty: no file."""
+    journal_output: bool = False
+    """Write what running jobs emit to the journal, too; their streams then survive the server's death."""
     ack_cpu_s: Seconds = 0.1
     """Processor time within ack_s after which code that has not acknowledged SIGTERM counts as stuck."""
     stack: bool = False
@@ -147,6 +172,8 @@ class Settings(SupervisorSettings):
     caps: Mapping[str, float | None] = field(default_factory=dict)
     """The caps that the operator has set; None: no cap. The others follow from the limits of each type (`cap_of`)."""
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
+    tenants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The members of each `[tenants.NAME]` as they are written; `supervisor.jobs.tenants` puts one over the other."""
     sweep: bool = True
     """Whether to end the orphans of dead supervisors on this machine at the start. An Executor does not."""
     proof: Literal["", "cgroup+descendants", "descendants"] = ""

@@ -19,18 +19,22 @@ from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id
 from killable.supervisor.models import (
+    DEFAULT_TENANT,
     BulkCancel,
     DrainProgress,
     JobEvent,
     JobRecord,
     JobType,
     PoolRecord,
+    Quota,
     RetiredWorker,
     StartRefused,
     Submission,
+    TenantRecord,
     Verdict,
     WorkerRecord,
 )
@@ -86,11 +90,11 @@ class Supervisor:
         self._early_guard = early_guard
         self._drain = Drain()
         self._journal_writer: JournalWriter | None = None
+        self._tenants = Tenants(
+            settings.tenants, queue_jobs_max=settings.queue_jobs_max, queue_bytes_max=settings.queue_bytes_max
+        )
         self._registry = Registry(
-            keep_jobs=settings.keep_jobs,
-            keep_bytes=settings.keep_bytes,
-            keep_s=settings.keep_s,
-            on_dropped=self._on_dropped,
+            settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
         self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder)
@@ -128,7 +132,8 @@ class Supervisor:
         from killable.supervisor.journal.journal_writer import JournalWriter
 
         journal = (self._journal_factory or Journal)(path, self.jobs.on_journal_works)
-        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id())
+        has_output = self.settings.journal_output
+        self._journal_writer = JournalWriter(journal, self.instance_id, boot_id(), has_output=has_output)
         return await journal.open()
 
     async def _restore(self, rows: Sequence[JournalRow], journal_writer: JournalWriter) -> None:
@@ -136,9 +141,19 @@ class Supervisor:
 
         await restore(rows, jobs=self.jobs, registry=self._registry, journal_writer=journal_writer, clock=self._clock)
 
-    def _on_dropped(self, job: Job) -> None:
+    def _on_dropped(self, job: Job, has_key: bool) -> None:
+        if self._journal_writer is None:
+            return
+        if has_key:
+            self._journal_writer.reduced(job)
+        else:
+            self._journal_writer.dropped(job.number)
+
+    def _on_key_forgotten(self, number: int, early: bool) -> None:
+        if early:
+            self._observer.on_key_forgotten()
         if self._journal_writer is not None:
-            self._journal_writer.dropped(job)
+            self._journal_writer.dropped(number)
 
     async def until_warm(self) -> None:
         """Wait until every pool with spares has had a ready worker, or is broken."""
@@ -174,7 +189,16 @@ class Supervisor:
 
     # ── Engine: jobs ──
 
-    async def submit(self, submission: Submission) -> JobRecord:
+    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+        try:
+            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator)
+        except Refused as refused:
+            self._observer.on_refused(Submission("", b"", tenant=tenant), refused)
+            raise
+
+    async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
+        if not counted:
+            await self.count_submission(submission.tenant, operator=submission.operator)
         return await self._admission.submit(submission)
 
     # ── for an Executor: called in the loop's thread, never waits ──
@@ -225,16 +249,16 @@ class Supervisor:
     ) -> AsyncGenerator[Sequence[JobEvent], None]:
         job = self._registry.get(job_id)
         while True:
-            batch = job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH)
-            if batch and job.durable is False and batch[-1].id == len(job.log) - 1:
-                if others := batch[:-1]:
-                    yield others
-                await self._until_durable(job)
-                yield [_marked(batch[-1], job)]
-                return
+            batch = _shown(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))
             if batch:
                 after = batch[-1].id
                 yield batch
+            elif job.durable is False:
+                await self._until_durable(job)
+                while batch := job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH):
+                    after = batch[-1].id
+                    yield batch if after < len(job.log) - 1 else [*batch[:-1], _marked(batch[-1], job)]
+                return
             elif job.is_over or not follow:
                 return
             else:
@@ -275,24 +299,32 @@ class Supervisor:
         statuses = tuple((job.id, _cancel_status(job)) for job in matching)
         return BulkCancel(statuses, tuple(job.durable for job in matching))
 
-    async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
+    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
+        return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
+
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
         job = self._registry.get(job_id)
+        self._tenants.stream_came(tenant, operator=operator)
         job.readers += not watches
         self._observer.sse_clients += 1
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         self._observer.sse_clients -= 1
+        self._tenants.stream_left(tenant)
         if watches:
-            return
+            return False
         try:
             job = self._registry.get(job_id)
         except Refused:
-            return  # ended and dropped meanwhile
+            return False  # ended and dropped meanwhile
         job.readers -= 1
-        if job.readers == 0 and job.submission.stop_when_client_leaves and not job.is_over:
-            self.jobs.stop(
-                job, Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left"), None
-            )
+        if job.readers or not job.submission.stop_when_client_leaves or job.is_over:
+            return False
+        verdict = Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left")
+        self.jobs.stop(job, verdict, None)
+        return job.verdict is verdict  # the first cause wins
 
     # ── Engine: workers, types, pools, the server itself ──
 
@@ -439,6 +471,15 @@ class Supervisor:
 
     def _record(self, job: Job) -> JobRecord:
         return job.record(self.instance_id, self.jobs.place_of(job))
+
+
+def _shown(job: Job, batch: list[JobEvent]) -> list[JobEvent]:
+    """Return those events that clients may see before the end is on disk; all if it is, or without a journal."""
+    if job.durable is False and batch and batch[-1].id == len(job.log) - 1:
+        batch = batch[:-1]
+    if job.shown is not None and not job.durable and batch:
+        batch = batch[: max(0, job.shown - batch[0].id)]
+    return batch
 
 
 def _marked(terminal: JobEvent, job: Job) -> JobEvent:

@@ -58,6 +58,10 @@ CODES: dict[str, CodeRow] = {
     "unkillable": _ending("failed", "The job's process still exists after SIGKILL"),
     # refusals at submission
     "queue_full": _refusal("The queue is full", True),
+    "tenant_queue_full": _refusal("The tenant's share of the queue is full", True),
+    "too_many_submissions": _refusal("The tenant submits too many jobs a second", True),
+    "too_many_streams": _refusal("The tenant has too many open streams", True),
+    "priority_over_max": _refusal("The priority exceeds the tenant's highest"),
     "invalid": _refusal("The request is not valid"),
     "limit_over_cap": _refusal("A limit exceeds its cap"),
     "unknown_job_type": _refusal("There is no such job type"),

@@ -128,6 +128,12 @@ VERBS = {
         "killable workers",
         "killable workers --json",
     ),
+    "tenants": _server(
+        "tenants",
+        "List the tenants with what each has now and may have: waiting and running jobs, kept results, streams.",
+        "killable tenants",
+        "killable tenants --json",
+    ),
     "types": _server(
         "types",
         "List the job types with their inputs; with TYPE, show one in full: schema, limits, caps.",

@@ -152,6 +152,10 @@ class Client:
         """Return the records of the server's worker processes."""
         return self._transport.do(self._calls.member("/v1/workers", "workers"))
 
+    def tenants(self) -> list[Record]:
+        """Return what each tenant has now, beside its bounds; with a key that is not an operator's, its own only."""
+        return self._transport.do(self._calls.member("/v1/tenants", "tenants"))
+
     def workers_and_retired(self) -> Record:
         """Return `{workers, retired}`. `retired` are the latest workers that were not reused because of what a job left
         behind; `why` is what it left.

@@ -33,6 +33,9 @@ BUSY = frozenset({429, 502, 503, 504})
 EARLY_REFUSALS = frozenset({"too_many_connections", "busy", "slow_request"})
 """Refusals made before the request is identified: they do not show what an earlier sending of it has done."""
 
+NO_ROOM = frozenset({"queue_full", "tenant_queue_full", "too_many_submissions"})
+"""Refusals that `wait_for_room_s` is for."""
+
 T = TypeVar("T")
 
 
@@ -98,7 +101,7 @@ class Requester:
                 first_failed, ready = min(first_failed, now), now + pause
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
                 retry = failures <= self.retries and may_repeat(call, error) and is_in_time
-                if not retry and not (error.code == "queue_full" and ready <= min(until, started + room_s)):
+                if not retry and not (error.code in NO_ROOM and ready <= min(until, started + room_s)):
                     if (
                         lost is not None
                         and call.method != "GET"

@@ -41,6 +41,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/openapi.json"): Access("read"),
     ("GET", "/v1/info"): Access("read"),
     ("GET", "/v1/job-types"): Access("read"),
+    ("GET", "/v1/tenants"): Access("read"),
     ("GET", "/v1/workers"): Access("read"),
     ("GET", "/v1/workers/{worker_id}"): Access("read"),
     ("GET", "/v1/jobs"): Access("read"),

@@ -21,6 +21,7 @@ from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
+from killable.api.http.connection_use import ConnectionUse
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
@@ -30,6 +31,7 @@ from killable.api.http.problems import install_problems, problem
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
+from killable.api.http.submission_rate import SubmissionRate
 from killable.supervisor.engine import Engine
 
 
@@ -54,6 +56,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log
     )
+    app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
@@ -63,6 +66,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(HeadAsGet)
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings)
+    app.add_middleware(SubmissionRate, engine=engine)
+    app.add_middleware(ConnectionUse)
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:
@@ -76,7 +81,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
             ],
             expose_headers=[
                 *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
-                "X-Correlation-Id",
+                *("RateLimit", "RateLimit-Policy", "X-Correlation-Id"),
             ],
         )
     app.add_middleware(HostAndOriginCheck, settings=settings)

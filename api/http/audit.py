@@ -2,8 +2,9 @@
 
 Runs in: api. Plain ASGI, outside of all other checks, whose refusals it sees.
 
-Of requests that only read, those that were refused (401, 403, 421) are recorded; of many such refusals from one
-address, without a valid key, only their number. No record has a key, or any part of a body or a query.
+Of requests that only read, those are recorded that were refused (401, 403, 421), and streams whose end cancelled a job.
+Of many refusals of one address, without a valid key, only their number is. No record has a key, or any part of a body
+or a query.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ JOBS_MAX = 100
 """Jobs that one record names; it has the number of all."""
 TEXT_CHARS_MAX = 200
 """Of an address or a path: what a client can make of them has a bound."""
-_JOB_PATH = re.compile(r"/v1/jobs/([^/]+)(?:/cancel)?")
+_JOB_PATH = re.compile(r"/v1/jobs/([^/]+)(?:/cancel|/stream)?")
 _WORKER_PATH = re.compile(r"/v1/workers/([^/]+)")
 _PROBLEM = re.compile(rb'\{"type": ?"urn:killable:problem:([a-z_.]+)"')
 
@@ -45,6 +46,8 @@ class Act:
     caller: ApiKey | None = None
     via: str = ""
     """key · ticket · socket; empty: nothing of these."""
+    event: str = ""
+    """What it did, where its method and path do not say."""
     jobs: list[str] = field(default_factory=list)
     status: int = 0
     code: str = ""
@@ -88,7 +91,7 @@ class Audit:
         finally:
             if act.status in REFUSED and not act.via and self._are_many(scope):
                 self._unrecorded += 1
-            elif scope["method"] not in ("GET", "HEAD", "OPTIONS") or act.status in REFUSED:
+            elif act.event or scope["method"] not in ("GET", "HEAD", "OPTIONS") or act.status in REFUSED:
                 await self._write(scope, act)
 
     def _are_many(self, scope: Scope) -> bool:
@@ -119,7 +122,7 @@ class Audit:
             "unrecorded": self._unrecorded,
         }
         self._unrecorded = 0
-        verb = access_to(method, path).verb or "other"
+        verb = act.event or access_to(method, path).verb or "other"
         self._log.write(verb, **{name: value for name, value in members.items() if value})
 
     async def _owners(self, jobs: Sequence[str]) -> set[str]:

@@ -139,8 +139,15 @@ def tenant_of_scope(scope: Scope) -> str:
     return TENANT if caller is None else caller.name
 
 
+def is_operator(scope: Scope) -> bool:
+    """Return whether the request has an operator's key; a server without keys has no operators."""
+    caller = caller_of(scope)
+    return caller is not None and caller.role == "operate"
+
+
 def only_watches(request: Request, record: JobRecord) -> bool:
     """Return whether this reader's leaving does not matter to a job with `stop_when_client_leaves`.
+
 
     It matters of those whose job it is: who submitted it, and whom they gave the ticket of their submission. Others who
     may read it could end it otherwise, by leaving before the first of those has come.

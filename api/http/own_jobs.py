@@ -11,14 +11,17 @@ from typing import Any, NoReturn
 
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import (
+    DEFAULT_TENANT,
     BulkCancel,
     DrainProgress,
     JobEvent,
     JobRecord,
     JobType,
     PoolRecord,
+    Quota,
     RetiredWorker,
     Submission,
+    TenantRecord,
     WorkerRecord,
 )
 from killable.workers.errors import Refused
@@ -34,9 +37,13 @@ class OwnJobs:
 
     # ── jobs ──
 
-    async def submit(self, submission: Submission) -> JobRecord:
+    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+        assert tenant == self._tenant, tenant
+        return await self._engine.count_submission(tenant, operator=operator)
+
+    async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
         assert submission.tenant == self._tenant, submission.tenant
-        return await self._engine.submit(submission)
+        return await self._engine.submit(submission, counted=counted)
 
     async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
         return await self._engine.get(job_id, tenant=self._tenant)
@@ -75,11 +82,16 @@ class OwnJobs:
             tenant=self._tenant, key=key,
         )  # fmt: skip
 
-    async def reader_came(self, job_id: str, *, watches: bool = False) -> None:
-        await self._engine.reader_came(job_id, watches=watches)
+    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
+        return await self._engine.tenants(self._tenant)
 
-    async def reader_left(self, job_id: str, *, watches: bool = False) -> None:
-        await self._engine.reader_left(job_id, watches=watches)
+    async def reader_came(
+        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+    ) -> None:
+        await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches)
+
+    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+        return await self._engine.reader_left(job_id, tenant, watches=watches)
 
     # ── workers ──
 

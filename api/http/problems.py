@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from killable.api.http import rate_headers
 from killable.api.http.methods import allowed
 from killable.api.http.records import record_json
 from killable.api.http.request_faults import FAULTS_MAX, cut, fault, invalid
@@ -93,7 +94,7 @@ def problem(
         "retryable": row.retryable,
     }
     body: dict[str, Any] = standard | dict(members or {}) | standard
-    all_headers = dict(headers or {})
+    all_headers = dict(headers or {}) | rate_headers.of_refusal(members or {})
     if status in RETRY_AFTER_S:
         wait_s = body.get("retry_after_s", RETRY_AFTER_S[status])
         all_headers["Retry-After"] = str(math.ceil(wait_s))

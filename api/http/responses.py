@@ -36,6 +36,8 @@ HEADERS = {
     "Cache-Control": "`no-store`",
     "X-Accel-Buffering": "`no`",
     "Retry-After": "Seconds",
+    "RateLimit": "What is left of a bound of the tenant",
+    "RateLimit-Policy": "That bound",
     "WWW-Authenticate": "`Bearer`",
     "Allow": "The methods that are allowed",
 }
@@ -50,7 +52,12 @@ LINKS_TO_JOB = {
     )
 }
 """OpenAPI links from an answer with a job id to the operations on that job."""
-HEADERS_OF_STATUS = {401: ("WWW-Authenticate",), 405: ("Allow",), 429: ("Retry-After",), 503: ("Retry-After",)}
+HEADERS_OF_STATUS = {
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    429: ("Retry-After", "RateLimit", "RateLimit-Policy"),
+    503: ("Retry-After",),
+}
 
 CANCEL_WAIT_S = 10.0
 """Default wait for the end of a cancelled job: twice the default grace."""

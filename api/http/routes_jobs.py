@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.api_keys import Tickets
-from killable.api.http.auth import key_name_of, tenant_of
+from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.records import record_json, short_record_json
@@ -35,7 +35,9 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobRecord, JobType, Submission
 from killable.workers.errors import Refused
 
-SUBMISSION_ANSWER_HEADERS = ("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied")
+SUBMISSION_ANSWER_HEADERS = (
+    *("Location", "X-Correlation-Id", "Idempotent-Replayed", "Preference-Applied", "RateLimit", "RateLimit-Policy"),
+)
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json)
 
@@ -50,6 +52,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
         },
         *BODY_CODES,
         *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "input.invalid", "busy"),
+        *("priority_over_max", "tenant_queue_full", "too_many_submissions"),
         *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
     ),
 )
@@ -76,6 +79,7 @@ async def submit_job(
         priority=body.priority,
         tags=body.tags,
         tenant=tenant,
+        operator=is_operator(request.scope),
         within_s=headers.x_request_timeout,
         stop_when_client_leaves=body.stop_when_client_leaves,
         markers=markers,
@@ -83,18 +87,28 @@ async def submit_job(
         body_digest=await _digest(request, large) if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
     )
-    record = await engine.submit(submission)
+    record = await engine.submit(submission, counted=True)
     answered = preference.headers | {"X-Correlation-Id": record.correlation_id}
     urls = _stream_urls(parts.tickets, record)
     if record.replayed:
         answered["Idempotent-Replayed"] = "true"
     status = 202
     if preference.wait_s:
-        record = await engine.wait(record.job_id, timeout_s=preference.wait_s)
+        record = await _ended(engine, record, preference.wait_s)
         status = 200 if record.ended else 202
     address = f"/v1/jobs/{record.job_id}"
     content = record_json(record, parts.settings.result_inline_bytes_max) | urls
     return Json(content, status, answered | {"Location": address})
+
+
+async def _ended(engine: Engine, record: JobRecord, wait_s: float) -> JobRecord:
+    """Wait for a job's end. Of a job that is no longer kept (a repeated key), return the first answer again."""
+    try:
+        return await engine.wait(record.job_id, timeout_s=wait_s)
+    except Refused:
+        if not record.replayed:
+            raise
+        return record
 
 
 async def _digest(request: Request, large: LargeBody | None) -> str:

@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
-from killable.api.http.auth import only_watches
+from killable.api.http.access import CALLER
+from killable.api.http.auth import is_operator, only_watches, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.output import media_type_of, nothing, pieces_of
@@ -56,6 +57,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
             204: answer("The terminal event was already received", None, "Cache-Control"),
         },
         "unknown_job",
+        "too_many_streams",
         "invalid",
     ),
 )
@@ -77,9 +79,16 @@ async def stream_job(
             raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
         # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
-    watches = only_watches(request, record)
     return open_stream(
-        parts.engine, parts.settings, parts.streams, record, after=after, markers=query.markers, watches=watches
+        parts.engine,
+        parts.settings,
+        parts.streams,
+        record,
+        after=after,
+        markers=query.markers,
+        watches=only_watches(request, record),
+        tenant=tenant_of(request) if CALLER in request.scope else record.tenant,  # a ticket is its job's tenant's
+        operator=is_operator(request.scope),
     )
 
 

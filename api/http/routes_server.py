@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.audit import note_jobs
-from killable.api.http.auth import caller_of, key_name_of
+from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.problems import problem
 from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
@@ -24,6 +24,7 @@ from killable.workers.errors import Refused
 FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
+    "tenants",
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 
@@ -83,6 +84,14 @@ async def kill_worker(
     return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)
 
 
+@router.get("/v1/tenants", responses=documented({200: answer("The tenants", schemas.TenantList)}))
+async def list_tenants(request: Request) -> Response:
+    """List what each tenant has now, beside its bounds. A key that is not an operator's gets its own tenant only."""
+    sees_all = caller_of(request.scope) is None or is_operator(request.scope)
+    found = await engine_of(request).tenants(None if sees_all else tenant_of(request))
+    return Json({"tenants": [tenant._asdict() for tenant in found]})
+
+
 @router.get("/livez", responses=LIVE_RESPONSES)
 @router.get("/health", responses=LIVE_RESPONSES)
 async def live() -> Response:
@@ -100,6 +109,7 @@ async def ready(request: Request) -> Response:
     """Return whether any job can start, and everything that is degraded."""
     engine = engine_of(request)
     can_start, degraded = await engine.ready()
+    degraded = [*degraded, *(text for trouble in request.app.state.troubles if (text := trouble()))]
     audit_log = parts_of(request).audit_log
     if audit_log is not None and (trouble := audit_log.trouble):
         degraded = [*degraded, trouble]

@@ -25,7 +25,15 @@ from pydantic import (
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
-from killable.supervisor.models import DrainProgress, JobRecord, PoolRecord, RetiredWorker, WorkerRecord
+from killable.supervisor.models import (
+    PRIORITY_MAX,
+    DrainProgress,
+    JobRecord,
+    PoolRecord,
+    RetiredWorker,
+    TenantRecord,
+    WorkerRecord,
+)
 from killable.workers.authoring.identifiers import OPERATION_PATH
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 
@@ -126,7 +134,7 @@ else:
 
 class _Job(Request):
     limits: LimitsRequest = LimitsRequest()
-    priority: Annotated[int, Field(ge=-1000, le=1000), TO_INTEGER] = 0
+    priority: Annotated[int, Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX), TO_INTEGER] = 0
     tags: Tags = {}
     stop_when_client_leaves: bool = False
 
@@ -326,6 +334,8 @@ JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
 JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
 WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
 """`retired`: the latest workers that were not reused, latest first."""
+Tenant = _model_of("Tenant", TenantRecord)
+TenantList = _answer("TenantList", tenants=_list_of(Tenant))
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 
 

@@ -16,16 +16,19 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
+from killable.api.http.problems import refused
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
@@ -147,17 +150,21 @@ def open_stream(
     after: int,
     markers: bool | None,
     watches: bool = False,
+    tenant: str,
+    operator: bool,
 ) -> Response:
     """Return the stream of a job from the event after `after`; 204 when its reader has seen the terminal event.
 
     `markers` None: as the job was submitted. `watches`: this reader's leaving does not end the job. 204 is what stops
-    an EventSource from connecting again. Raise Refused: too_many_connections.
+    an EventSource from connecting again. The stream counts for the reader's `tenant`, and is refused (too_many_streams)
+    when it is begun. Raise Refused: too_many_connections.
     """
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
         streams.check()
-        return EventStream(engine, settings, streams, record.job_id, after, markers, watches)
+        reader = Reader(record.job_id, after, markers, watches, tenant, operator)
+        return EventStream(engine, settings, streams, reader)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
@@ -167,19 +174,24 @@ def _ping() -> ServerSentEvent:
     return ServerSentEvent(comment="ping", sep="\n")
 
 
+class Reader(NamedTuple):
+    """Who reads which events of which job."""
+
+    job_id: str
+    after: int
+    markers: bool
+    watches: bool
+    tenant: str
+    operator: bool
+
+
 class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
-    def __init__(
-        self, engine: Engine, settings: HttpSettings, streams: OpenStreams, job_id: str, after: int, markers: bool,
-        watches: bool,
-    ) -> None:  # fmt: skip
+    def __init__(self, engine: Engine, settings: HttpSettings, streams: OpenStreams, reader: Reader) -> None:
         self._engine = engine
         self._streams = streams
-        self._job_id = job_id
-        self._after = after
-        self._markers = markers
-        self._watches = watches
+        self._reader = reader
         super().__init__(
             self._pieces(),
             ping=settings.ping_s,
@@ -196,7 +208,14 @@ class EventStream(EventSourceResponse):
             return
 
         assert self.send_timeout is not None
-        await self._engine.reader_came(self._job_id, watches=self._watches)
+        reader = self._reader
+        try:
+            await self._engine.reader_came(
+                reader.job_id, reader.tenant, operator=reader.operator, watches=reader.watches
+            )
+        except Refused as error:  # here and not before: between a check and this, others may come
+            await (await refused(Request(scope), error))(scope, receive, send)
+            return
         self._streams.open += 1
         try:
             await super().__call__(scope, receive, in_whole_events(send, self.send_timeout))
@@ -204,16 +223,17 @@ class EventStream(EventSourceResponse):
             pass  # a body of the GET that did not come in time
         except* TimeoutError:
             # Returning without the closing message makes the server close the connection.
-            log.warning("disconnected a reader of %s that read nothing for %s s", self._job_id, self.send_timeout)
+            log.warning("disconnected a reader of %s that read nothing for %s s", reader.job_id, self.send_timeout)
         finally:
             self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(self._job_id, watches=self._watches)
+                if await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches):
+                    act_of(scope).event = "client_gone"
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = RETRY
         try:
-            async with aclosing(self._engine.events(self._job_id, self._after)) as batches:
+            async with aclosing(self._engine.events(self._reader.job_id, self._reader.after)) as batches:
                 async for batch in batches:
                     for start in range(0, len(batch), EVENTS_PER_TURN):
                         part = batch[start : start + EVENTS_PER_TURN]
@@ -222,10 +242,10 @@ class EventStream(EventSourceResponse):
                                 yield write
                             first = b""
                         _, name, data = part[-1]
-                        if self._markers and name in TERMINAL_STATES:
+                        if self._reader.markers and name in TERMINAL_STATES:
                             yield marker(name, json.loads(data).get("error"))
                         if len(part) == EVENTS_PER_TURN:
                             await asyncio.sleep(0)  # neither a backlog nor a socket that takes all waits by itself
         except Refused:
             # The reader sees an end without a terminal event.
-            log.info("the record of %s was dropped while its stream was read", self._job_id)
+            log.info("the record of %s was dropped while its stream was read", self._reader.job_id)

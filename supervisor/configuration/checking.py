@@ -19,6 +19,7 @@ from killable.supervisor.configuration.tables import (
     PoolTable,
     SandboxTable,
     ServerTable,
+    TenantTable,
 )
 from killable.workers.authoring.identifiers import did_you_mean
 
@@ -53,6 +54,8 @@ def keys_of(*section: str) -> list[str]:
             return list(SandboxTable.model_fields)
         case ["jobs", _]:
             return list(JobTable.model_fields)
+        case ["tenants", _]:
+            return list(TenantTable.model_fields)
         case _:
             return list(LimitsTable.model_fields)
 
@@ -75,6 +78,8 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
     kind, bounds = details["type"], details.get("ctx", {})
     if kind in _UNKNOWN:
         return f"unknown key{_near(path)}"
+    if kind == "string_pattern_mismatch" and path[0] == "tenants":
+        return "expected the name of an API key: characters A-Z a-z 0-9 _ . - (64 at most)"
     if kind == "string_pattern_mismatch":
         return "expected a name: a lower-case letter, then letters, digits, _ and - (63 at most)"
     if kind == "missing":

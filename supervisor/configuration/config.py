@@ -185,6 +185,7 @@ def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: An
         limits=over(DEFAULT_LIMITS, _lowered(tables) | tables.limits.given()),
         caps=tables.caps.given(),
         jobs={n: JobSettings(job.limits.given(), job.caps.given()) for n, job in tables.jobs.items()},
+        tenants={name: table.given() | {"caps": table.caps.given()} for name, table in tables.tenants.items()},
         proof=proof,
         **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
@@ -16,6 +16,7 @@ from killable.supervisor.configuration.faults import may_be_secret
 from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
 from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, cap_of, flat, value_of
 
 DEFAULT = "default"
@@ -75,6 +76,12 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for table, values in (("limits", job.limits), ("caps", job.caps)):
             for _, limit, value in flat(values):
                 yield _setting(config, f"jobs.{name}.{table}", limit, value)
+    for name, written in config.settings.tenants.items():
+        for bound, value in written.items():
+            if bound != "caps":
+                yield _setting(config, f"tenants.{name}", bound, value)
+        for limit, cap in written["caps"].items():
+            yield _setting(config, f"tenants.{name}.caps", limit, cap)
 
 
 def limits_in_force(config: Config, job_type: JobType) -> Iterator[Setting]:
@@ -107,6 +114,8 @@ def spelled(name: str, value: Any) -> str:
         return _in_units(value, {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10})
     if isinstance(value, Mapping):
         return "{}"  # an empty one: `flat` yields the values of any other one by one
+    if name.endswith("_per_s"):
+        return f"{value:g}"
     if name.endswith("_s") or name.startswith("operation_s."):
         return _in_units(value, {"h": 3600, "m": 60})
     if isinstance(value, (list, tuple)):
@@ -156,7 +165,11 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
 
 def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example, each with its keys and the spelled values."""
-    limits = DEFAULT_LIMITS
+    limits, server = DEFAULT_LIMITS, ServerSettings()
+    halves = {name: getattr(server, name) // 2 for name in ("queue_jobs_max", "queue_bytes_max")}
+    tenants = {
+        each.name: spelled(each.name, halves.get(each.name)) for each in fields(TenantSettings) if each.name != "caps"
+    }
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
@@ -164,19 +177,23 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         "sandbox": "{ network = true }",
     }  # fmt: skip
     return (
-        (("server",), {name: spelled(name, value) for name, value in asdict(ServerSettings()).items()}),
+        (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
         (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
         (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
         (("pools", "text"), pool),
         (("jobs", "split", "limits"), {"run_s": "30"}),
         (("jobs", "split", "caps"), {"run_s": '"2m"'}),
+        (("tenants", "dashboard"), tenants),
+        (("tenants", "dashboard", "caps"), {"run_s": '"1h"'}),
     )
 
 
 def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
     """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
-    table = schema["$defs"][names[section[-1] if section[0] == "jobs" else section[0]]]
-    of = schema["$defs"]["JobTable"]["properties"] if section[0] == "jobs" else schema["properties"]
-    about = of[section[-1] if section[0] == "jobs" else section[0]]
+    names |= {"tenants": "TenantTable"}
+    inner = {"jobs": "JobTable", "tenants": "TenantTable"}.get(section[0]) if len(section) == 3 else None
+    name = section[-1] if inner else section[0]
+    table = schema["$defs"][names[name]]
+    about = (schema["$defs"][inner] if inner else schema)["properties"][name]
     return table["properties"], about.get("description", table["description"])

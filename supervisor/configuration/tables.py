@@ -25,8 +25,9 @@ from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.models import PRIORITY_MAX
 from killable.supervisor.server_settings import ServerSettings
-from killable.workers.authoring.identifiers import OPERATION_PATH, TYPE_NAME
+from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
 
@@ -57,6 +58,10 @@ def _amount(number: str, text: str, example: str) -> WithJsonSchema:
     )
 
 
+def _number_or_none(kind: str) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"const": NO_LIMIT}]})
+
+
 _SECONDS = _parsed(parse_seconds, 'seconds, not negative: a number, or text like "5m"')
 _BYTES = _parsed(parse_bytes, 'bytes, not negative: a whole number, or text like "1GiB"')
 _COUNT = _parsed(parse_count, "a whole number, at least 1")
@@ -82,7 +87,10 @@ SecondsOrNone = Annotated[SomeSeconds | None, BeforeValidator(_none_word), _SECO
 AnySecondsOrNone = Annotated[Seconds | None, BeforeValidator(_none_word), _SECONDS_OR_NONE_FORM]
 BytesOrNone = Annotated[SomeBytes | None, BeforeValidator(_none_word), _BYTES_OR_NONE_FORM]
 CountOrNone = Annotated[Annotated[int, _COUNT] | None, BeforeValidator(_none_word), _COUNT_OR_NONE_FORM]
-
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+RateOrNone = Annotated[_Rate | None, BeforeValidator(_none_word), _number_or_none("number")]
+_Priority = Annotated[int, Strict(), Field(ge=-PRIORITY_MAX, le=PRIORITY_MAX)]
+PriorityOrNone = Annotated[_Priority | None, BeforeValidator(_none_word), _number_or_none("integer")]
 
 Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsOrNone]
 
@@ -285,7 +293,31 @@ class JobTable(_Table):
     """Caps of this job type; none may be above the server's."""
 
 
+class TenantTable(_Table):
+    """Bounds of one tenant, which is the name of an API key; "none" takes a bound away."""
+
+    queue_jobs_max: CountOrNone = None
+    """Maximum number of its waiting jobs (429 tenant_queue_full); default: half of server.queue_jobs_max."""
+    queue_bytes_max: BytesOrNone = None
+    """Maximum bytes of input of its waiting jobs; default: half of server.queue_bytes_max."""
+    running_max: CountOrNone = None
+    """Maximum number of its jobs that have a worker; others wait, also while workers are idle. Default: none."""
+    keep_jobs: CountOrNone = None
+    """Number of its ended jobs that stay readable; default: none but server.keep_jobs."""
+    keep_bytes: BytesOrNone = None
+    """Maximum memory that its ended jobs hold; default: none but server.keep_bytes."""
+    streams_max: CountOrNone = None
+    """Maximum number of its open streams (429 too_many_streams); default: none but server.connections_max."""
+    submissions_per_s: RateOrNone = None
+    """Submissions a second, ten seconds' worth of them at once (429 too_many_submissions). Default: none."""
+    priority_max: PriorityOrNone = None
+    """Highest priority of its jobs; a higher one is refused (422 priority_over_max). Default: none."""
+    caps: CapsTable = CapsTable()
+    """The largest limits that its jobs may have, if they are lower than those of the job type."""
+
+
 _Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
+_KeyName = Annotated[str, StringConstraints(pattern=f"^{KEY_NAME}$")]
 
 
 class FileTable(_Table):
@@ -301,6 +333,8 @@ class FileTable(_Table):
     """The modules to serve, and the workers of each pool."""
     jobs: dict[_Name, JobTable] = {}
     """Limits and caps of single job types."""
+    tenants: dict[_KeyName, TenantTable] = {}
+    """Bounds of single tenants, and of all others: [tenants.default]."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -312,6 +346,6 @@ def json_schema() -> dict[str, Any]:
             key.pop("default", None)
     for name, key in schema["properties"].items():
         key.pop("default", None)
-        if name in ("pools", "jobs"):
+        if name in ("pools", "jobs", "tenants"):
             key["additionalProperties"] = False  # names that do not match the pattern
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -51,6 +51,7 @@ class Admission:
     ) -> None:
         self._jobs = jobs
         self._registry = registry
+        self._tenants = registry.tenants
         self._drain = drain
         self._observer = observer
         self._record_of = record_of
@@ -119,7 +120,7 @@ class Admission:
         """Return the first answer to this idempotency key, or its future. Raise Refused: idempotency_conflict."""
         waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
         if waiting is None:
-            return self._registry.idempotency_keys.first_answer(submission)
+            return self._registry.idempotency_keys.first_answer(submission, self._clock.now())
         job, answer = waiting
         check_same_request(submission, job.submission.body_digest, job.id)
         return answer
@@ -128,9 +129,13 @@ class Admission:
         """Check a submission and create its job. Raise Refused."""
         self._drain.check()
         job_type = self._jobs.fleet.type(submission.type)
-        in_force = limits.limits_of_job(job_type.limits, job_type.caps, submission.limits, submission.within_s)
-        self._check_time(job_type, in_force)
-        self._check_room(job_type, len(submission.input))  # last: a full queue passes, other faults stay
+        self._tenants.check_priority(submission)
+        defaults, caps = job_type.limits, job_type.caps
+        if own := self._tenants.bounds_of(submission).caps:
+            defaults, caps = limits.limits_of_tenant(defaults, caps, own)
+        in_force = limits.limits_of_job(defaults, caps, submission.limits, submission.within_s)
+        self._check_time(job_type, in_force, submission)
+        self._check_room(job_type, submission)  # last: a full queue passes, other faults stay
         job = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
         if self._journal_writer is None:
             self._observer.on_submitted(job)
@@ -145,25 +150,33 @@ class Admission:
         self._registry.note_accepted(job, record)
         return record
 
-    def _check_room(self, job_type: JobType, input_bytes: int) -> None:
-        """Raise Refused: queue_full."""
+    def _check_room(self, job_type: JobType, submission: Submission) -> None:
+        """Raise Refused: tenant_queue_full, queue_full."""
         try:
-            self._jobs.backlog.check(input_bytes)
+            self._tenants.check_room(submission)
         except QueueFull as full:
-            # There is room when the first waiting job has started.
-            wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
-            again_s = max(1, round(wait_s or 1))
-            facts = {"bound": full.bound, "limit": full.limit, "retry_after_s": again_s}
-            raise Refused(f"the queue is full: {full}", code="queue_full", **facts) from full
+            whose = f"the share of tenant {submission.tenant} in the queue is full"
+            raise self._no_room(job_type, full, whose, "tenant_queue_full", tenant=submission.tenant) from full
+        try:
+            self._jobs.backlog.check(len(submission.input), reserve=submission.operator)
+        except QueueFull as full:
+            raise self._no_room(job_type, full, "the queue is full", "queue_full") from full
 
-    def _check_time(self, job_type: JobType, in_force: Limits) -> None:
+    def _no_room(self, job_type: JobType, full: QueueFull, what: str, code: str, **facts: str) -> Refused:
+        # There is room when the first waiting job has started.
+        wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(0)
+        again_s = max(1, round(wait_s or 1))
+        return Refused(f"{what}: {full}", code=code, bound=full.bound, limit=full.limit, retry_after_s=again_s, **facts)
+
+    def _check_time(self, job_type: JobType, in_force: Limits, submission: Submission) -> None:
         """Raise Refused: deadline_unmeetable, for a job whose `total_s` would be over while it waits."""
         if in_force["total_s"] is None:
             return
-        occupancy = self._jobs.fleet.pool_of(job_type).occupancy()
-        if occupancy.queued < occupancy.slots_free:
+        pool = self._jobs.fleet.pool_of(job_type)
+        ahead = self._jobs.backlog.position_of_new(pool.spec.name, submission.tenant, submission.priority)
+        if ahead < pool.occupancy().slots_free:
             return
-        wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(occupancy.queued) or 0.0
+        wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(ahead) or 0.0
         if wait_s > in_force["total_s"]:
             raise Refused(
                 f"its estimated wait of {wait_s:g} s is longer than its total_s of "

@@ -27,7 +27,7 @@ from killable.supervisor.jobs.backlog import Backlog, Waiting
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import JobType, Outcome, Verdict
+from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.supervisor.pools.fleet import Fleet
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.pool import Pool
@@ -66,6 +66,8 @@ class Dispatcher:
         self._available: set[Pool] = set()
         """The pools that may be able to start a job."""
         self._is_dispatching = False
+        self._let_go: list[Pool] = []
+        """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
         self._journal_writer: JournalWriter | None = None
         self._reserved: dict[str, Worker] = {}
@@ -91,6 +93,7 @@ class Dispatcher:
             waiting = self.backlog.remove(job.id)
             assert waiting is not None
             self._begin(job, worker, waiting)
+            self._note_reserved(job, -1)
 
     def _push(self, job: Job) -> bool:
         """Put a job in the queue. Return False when it can have no worker and has ended."""
@@ -151,13 +154,35 @@ class Dispatcher:
 
     def transition(self, job: Job, cause: Cause) -> None:
         """Store a job's next state. No other method does."""
-        job.state = lifecycle.step(job.state, cause)
+        before = job.state
+        job.state = lifecycle.step(before, cause)
+        if not job.is_executor_task and (before is State.QUEUED or job.state is State.QUEUED or job.is_over):
+            self._note_share(job, before)
         self._observer.on_transition(job, cause)
+
+    def _note_share(self, job: Job, before: State) -> None:
+        """Count what the job's tenant has."""
+        self._registry.tenants.moved(job, before)
+        self._hold_back_or_let_go(job.submission)
+
+    def _note_reserved(self, job: Job, number: int) -> None:
+        """Count the workers that are kept for jobs of the tenant: they run soon."""
+        self._registry.tenants.reserved(job, number)
+        self._hold_back_or_let_go(job.submission)
+        self._start_let_go()
+
+    def _hold_back_or_let_go(self, submission: Submission) -> None:
+        """Hold a tenant's waiting jobs back as long as it runs as many as it may."""
+        if self._registry.tenants.is_at_share(submission):
+            self.backlog.hold_back(submission.tenant)
+        else:
+            pools = self.backlog.let_go(submission.tenant)
+            self._let_go += [pool for pool in self.fleet if pool.spec.name in pools] if pools else []
 
     def _dispatch(self, pool: Pool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        while self.backlog.depth(name) and not self._journal_fails:
+        while self.backlog.startable(name) and not self._journal_fails:
             worker = pool.take()
             if worker is None:
                 break
@@ -197,7 +222,8 @@ class Dispatcher:
         """
         pool = self.fleet.pool_of(job.type)
         cannot_start = not job.type.available or pool.state == "broken" or self._journal_fails or self._closing
-        if cannot_start or self._is_dispatching or self.backlog.depth(pool.spec.name):
+        must_wait = self.backlog.startable(pool.spec.name) or self._registry.tenants.is_at_share(job.submission)
+        if cannot_start or must_wait or self._is_dispatching:
             return None
         self._is_dispatching = True  # what a worker reports meanwhile must not assign this one
         try:
@@ -213,12 +239,14 @@ class Dispatcher:
         worker = self._reserved.pop(job.id, None)
         if worker is not None:
             worker.unreserve()
+            self._note_reserved(job, -1)
 
     def _reserve(self, job: Job, worker: Worker) -> Start:
         from killable.supervisor.journal.journal_writer import Start
 
         worker.reserve()
         self._reserved[job.id] = worker
+        self._note_reserved(job, 1)
         return Start(self._clock.wall(), worker.id, worker.process.pid)
 
     def _write_start(self, journal_writer: JournalWriter, job: Job, worker: Worker, waiting: Waiting) -> None:
@@ -231,12 +259,15 @@ class Dispatcher:
                 worker.unreserve()
             else:
                 self._begin(job, worker, waiting)
+            self._note_reserved(job, -1)
 
         journal_writer.starts(job, self._reserve(job, worker), on_written)
 
     def _begin(self, job: Job, worker: Worker, waiting: Waiting) -> None:
         """Assign the job to the worker that was kept for it. If that has died meanwhile, the job waits again."""
         if worker.is_reserved():
+            if self._journal_writer is not None:
+                self._journal_writer.begin_output(job)
             self._assign(job, worker)
             return
         if self._journal_writer is not None:
@@ -355,8 +386,9 @@ class Dispatcher:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
-        if self._journal_writer is not None and attempt.job.certificate is certificate and attempt.job.is_over:
-            self._journal_writer.amended(attempt.job)
+        job = attempt.job
+        if self._journal_writer is not None and job.certificate is certificate and self._registry.keeps(job):
+            self._journal_writer.amended(job)
 
     def _retry_wait_s(self, job: Job, outcome: Outcome) -> float | None:
         """Return the seconds until the job's next attempt; None: there is none."""
@@ -378,6 +410,7 @@ class Dispatcher:
             self._journal_writer.waits(job)
         job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
         job.wake()
+        self._start_let_go()
 
     def _requeue(self, job: Job) -> None:
         job.queued, job.queue_timer = self._clock.now(), None
@@ -391,7 +424,13 @@ class Dispatcher:
             self._journal_writer.ended(job, lambda why: _on_end_written(job, why))
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
+        self._start_let_go()
         self.finish_shutdown_if_idle()
+
+    def _start_let_go(self) -> None:
+        """Assign jobs of tenants that may run more again; workers may be idle because these were held back."""
+        while self._let_go:
+            self.on_worker_available(self._let_go.pop())
 
     def conclude(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome, once. The terminal event is the job's last and is built from this record."""
@@ -439,7 +478,7 @@ class Dispatcher:
             self._lane_holder.on_early_output(data, stream)
 
     def queued(self, pool: Pool) -> int:
-        return self.backlog.depth(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
+        return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
 
 
 def _on_end_written(job: Job, why: str) -> None:

@@ -3,6 +3,7 @@
 Runs in: supervisor, at its start: after the orphan cleanup, and when the job types are known.
 
     it had ended            unchanged, for the rest of its `keep_s`
+    … and was dropped       its idempotency key only, for the rest of `idempotency_s`
     its start was on disk   `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
     … and its type says     queued again, RERUNS_MAX times at most, unless it was asked to end
       `on_loss="rerun"`
@@ -13,7 +14,8 @@ Runs in: supervisor, at its start: after the orphan cleanup, and when the job ty
 How many events a lost job had is unknown. Its terminal event gets an id above all that it can have had (each takes at
 least one byte of `output_bytes`, except for a few), so that a client that resumes with Last-Event-ID gets it, once. A
 job that waited for a retry, or is run again, continues after such a gap with the event `restored`. A row that cannot be
-used is set aside, and the other jobs are restored.
+used is set aside, and the other jobs are restored. With `journal_output` all events that anybody has seen are in the
+journal, and there is no gap.
 """
 
 from __future__ import annotations
@@ -59,12 +61,15 @@ async def restore(
     for job in restoring.waiting:
         job.submission = await seal_large_input(job.submission)
     # What follows is one turn of the loop.
+    now = clock.now()
     for job, answer in restored:
-        registry.restore(job)
-        registry.note_accepted(job, answer)
+        if job in restoring.reduced:
+            registry.restore_key(job, answer, now)
+        else:
+            registry.restore(job)
+            registry.note_accepted(job, answer)
     taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
     logger.info("restored", extra=taken | {"path": journal_writer.journal.path})
-    now = clock.now()
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
     for job, outcome in restoring.lost:
@@ -85,6 +90,8 @@ class _Restoring:
         self.ended: list[Job] = []
         self.lost: list[tuple[Job, Outcome]] = []
         self.waiting: list[Job] = []
+        self.reduced: set[Job] = set()
+        """Jobs that were dropped and have an idempotency key."""
 
     def take(self, row: JournalRow) -> tuple[Job, JobRecord]:
         """Return a row's job, and its record at the time of acceptance: the answer to its idempotency key."""
@@ -107,20 +114,22 @@ class _Restoring:
         answer = job.record(accepted["instance_id"])
         answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
         job.lost_attempts = (row.ended or row.started or {}).get("lost_attempts", 0)
-        if row.ended is not None:
+        if row.ended is not None and row.ended.get("reduced"):
+            self.reduced.add(job)
+        elif row.ended is not None:
             self._end(job, row.ended, row.pieces)
             self.ended.append(job)
         elif row.started is not None and not row.started.get("waits"):
-            self._lose(job, row.started, may_rerun=row.stopped is None and not missing)
+            self._lose(job, row.started, row.pieces, may_rerun=row.stopped is None and not missing)
         else:
-            self._wait(job, row.started, missing)
+            self._wait(job, row.started, row.pieces, missing)
         return job, answer
 
-    def _wait(self, job: Job, started: dict[str, Any] | None, missing: str) -> None:
+    def _wait(self, job: Job, started: dict[str, Any] | None, pieces: dict[str, bytes], missing: str) -> None:
         """Queue the job again, or fail it when its type is gone; `missing` is the reason, else empty."""
         if started is not None:
             job.attempts = started["attempt"]
-            job.log = _log_after_gap(job)
+            job.log = self._log_of(job, started, pieces)
             job_events.note_restored(job)
         if missing:
             message = f"the restarted server has no job type {job.type.name}: {missing}"
@@ -147,11 +156,11 @@ class _Restoring:
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
         job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 
-    def _lose(self, job: Job, started: dict[str, Any], *, may_rerun: bool) -> None:
+    def _lose(self, job: Job, started: dict[str, Any], pieces: dict[str, bytes], *, may_rerun: bool) -> None:
         """End the job as lost, with the facts that are known; or queue it again if its type says so."""
         outcome = self._loss_of(started)
         job.attempts = started["attempt"]
-        job.log = _log_after_gap(job)
+        job.log = self._log_of(job, started, pieces)
         if may_rerun and job.type.on_loss == "rerun" and job.lost_attempts < RERUNS_MAX:
             job.lost_attempts += 1
             job_events.note_restored(job, outcome)
@@ -159,6 +168,12 @@ class _Restoring:
             return
         job.instance_id, job.worker_id, job.pid = started["instance_id"], started["worker_id"], started["pid"]
         self.lost.append((job, outcome))
+
+    def _log_of(self, job: Job, started: dict[str, Any], pieces: dict[str, bytes]) -> EventLog:
+        """Return the log of a job that had begun, as far as it is known."""
+        if started.get("has_output"):
+            return _log_from_journal(job, pieces.get("output", b""))
+        return _log_after_gap(job)
 
     def _loss_of(self, started: dict[str, Any]) -> Outcome:
         """Return how an attempt has ended of which no more is known than its start."""
@@ -178,6 +193,14 @@ class _Restoring:
         facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
         facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
         return Outcome("failed", code, f"{what}; how far it got is not known", facts)
+
+
+def _log_from_journal(job: Job, output: bytes) -> EventLog:
+    """Return the log of a job whose output was written: nobody has seen an event that is not in it."""
+    log = EventLog.decode(output, job.limits["output_bytes"], job.log.first)
+    log.output_bytes = log.bytes
+    job.shown = len(log)
+    return log
 
 
 def _log_after_gap(job: Job) -> EventLog:

@@ -1,4 +1,4 @@
-"""The queue: bounded in jobs and bytes, ordered by priority, fair between tenants, first in first out within one.
+"""The queue: bounded in jobs and bytes, fair between tenants, ordered by priority, first in first out within one.
 
 Runs in: supervisor. Pure.
 """
@@ -8,11 +8,17 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-Place = tuple[int, int, int, str]
-"""Sort key of a waiting job: (-priority, round of its tenant, arrival number, job id)."""
+Place = tuple[int, int, str]
+"""Sort key of a waiting job among those of its tenant: (-priority, arrival number, job id)."""
 
-REMOVED_MAX = 64
-"""Turns are counted anew when the removed jobs outnumber the waiting ones by more than this."""
+Head = tuple[int, int, int, str]
+"""Sort key of a tenant among those of a pool: the round of its first job, and that job's place without its id."""
+
+SERVED_MAX = 1000
+"""Tenants without a waiting job that are remembered as served; without this bound nothing would forget them."""
+
+RESERVE = 10
+"""The room that only operators have is this part of the queue: one job or byte for ten of the bound."""
 
 
 class QueueFull(Exception):
@@ -24,35 +30,54 @@ class QueueFull(Exception):
 
 
 @dataclass(slots=True)
-class _Rounds:
-    """The rounds of the jobs of one priority: in each, every tenant has one turn."""
+class _TenantLine:
+    """The jobs of one tenant that wait for one pool; at least one."""
 
-    current: int = 0
-    last: dict[str, int] = field(default_factory=dict)
-
-    def next_turn(self, tenant: str) -> int:
-        turn = self.last[tenant] = max(self.current, self.last.get(tenant, -1) + 1)
-        return turn
-
-    def reach(self, turn: int) -> None:
-        """Advance to the round of a job that is taken. Forget tenants that have no turn in it or later."""
-        if turn > self.current:
-            self.current = turn
-            self.last = {tenant: last for tenant, last in self.last.items() if last >= turn}
-
-
-@dataclass(slots=True)
-class _PoolQueue:
-    """The queue of one pool."""
-
+    round: int
+    """The round of the first job; each job behind it has the next one."""
     places: list[Place] = field(default_factory=list)
     """Sorted, not a heap: positions are queried as often as jobs are taken, and moving a thousand pointers takes less
     than a microsecond.
     """
-    rounds: dict[int, _Rounds] = field(default_factory=dict)
-    """By the first member of a place: -priority."""
-    removed: int = 0
-    """Jobs removed since the turns were last counted anew."""
+
+
+@dataclass(slots=True)
+class _PoolQueue:
+    """The queue of one pool. In each round, every tenant has one turn."""
+
+    lines: dict[str, _TenantLine] = field(default_factory=dict)
+    """By tenant. Each has a round of `round` or the one after it."""
+    heads: list[Head] = field(default_factory=list)
+    """Sorted; one for each tenant that is not held back."""
+    round: int = 0
+    """Of the job that was taken last."""
+    served: set[str] = field(default_factory=set)
+    """Tenants without a waiting job that have had their turn in this round."""
+    depth: int = 0
+    startable: int = 0
+    """Jobs of tenants that are not held back."""
+
+    def head(self, tenant: str) -> Head:
+        line = self.lines[tenant]
+        return (line.round, *line.places[0][:2], tenant)
+
+    def show(self, tenant: str) -> None:
+        insort(self.heads, self.head(tenant))
+
+    def hide(self, tenant: str) -> None:
+        del self.heads[bisect_left(self.heads, self.head(tenant))]
+
+    def round_of(self, line: _TenantLine) -> int:
+        """Return the round of a tenant's first job: what it could not use while it was held back is no credit."""
+        return max(line.round, self.round)
+
+    def end_line(self, tenant: str, next_round: int) -> None:
+        """Forget a tenant without a waiting job, except that it was served in this round."""
+        del self.lines[tenant]
+        if next_round > self.round:
+            if len(self.served) >= SERVED_MAX:
+                self.served.clear()
+            self.served.add(tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +91,23 @@ class Waiting:
 
     @property
     def job_id(self) -> str:
-        return self.place[3]
+        return self.place[2]
 
 
 class Backlog:
-    """Jobs that wait for a worker. Within one priority, each round takes one job of each tenant (fair queuing)."""
+    """Jobs that wait for a worker. Each round takes one job of each tenant, its most urgent one (fair queuing).
+
+    Within a round, the job with the highest priority goes first: a tenant's priority puts none of its other jobs before
+    another tenant's first.
+    """
 
     def __init__(self, jobs_max: int, bytes_max: int) -> None:
         self._jobs_max = jobs_max
         self._bytes_max = bytes_max
-        self._lines: dict[str, _PoolQueue] = {}
+        self._pools: dict[str, _PoolQueue] = {}
         self._waiting: dict[str, Waiting] = {}
+        self._held_back: set[str] = set()
+        """Tenants whose jobs are not taken now."""
         self._arrivals = 0
         self._held = 0
         self.bytes = 0
@@ -85,14 +116,26 @@ class Backlog:
         return len(self._waiting) + self._held
 
     def depth(self, pool: str) -> int:
-        line = self._lines.get(pool)
-        return len(line.places) if line else 0
+        queue = self._pools.get(pool)
+        return queue.depth if queue else 0
 
-    def check(self, input_bytes: int) -> None:
-        """Raise QueueFull when there is no room for one more job with an input of this size."""
-        if len(self) >= self._jobs_max:
+    def startable(self, pool: str) -> int:
+        """Return how many jobs of a pool wait only for a worker, and not for another job of their tenant to end."""
+        queue = self._pools.get(pool)
+        return queue.startable if queue else 0
+
+    def check(self, input_bytes: int, *, reserve: bool = False) -> None:
+        """Raise QueueFull when there is no room for one more job with an input of this size.
+
+        With `reserve` (an operator's job) there is a tenth more room.
+        """
+        jobs_max, bytes_max = self._jobs_max, self._bytes_max
+        if reserve:
+            jobs_max += -(-jobs_max // RESERVE)
+            bytes_max += -(-bytes_max // RESERVE)
+        if len(self) >= jobs_max:
             raise QueueFull("queue_jobs_max", self._jobs_max)
-        if self.bytes + input_bytes > self._bytes_max:
+        if self.bytes + input_bytes > bytes_max:
             raise QueueFull("queue_bytes_max", self._bytes_max)
 
     def hold(self, input_bytes: int) -> None:
@@ -107,40 +150,74 @@ class Backlog:
 
     def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int) -> None:
         """Queue a job. The bounds apply to new jobs only (`check`): an accepted job always has room."""
-        line = self._lines.setdefault(pool, _PoolQueue())
-        turn = line.rounds.setdefault(-priority, _Rounds()).next_turn(tenant)
-        place = (-priority, turn, self._arrivals, job_id)
+        queue = self._pools.get(pool)
+        if queue is None:
+            queue = self._pools[pool] = _PoolQueue()
+        place = (-priority, self._arrivals, job_id)
         self._arrivals += 1
+        shown = tenant not in self._held_back
+        line = queue.lines.get(tenant)
+        if line is None:
+            line = queue.lines[tenant] = _TenantLine(_next_round(queue, tenant))
+            queue.served.discard(tenant)
+        elif shown and place < line.places[0]:
+            queue.hide(tenant)
         insort(line.places, place)
+        queue.depth += 1
+        if shown:
+            queue.startable += 1
+            if line.places[0] is place:
+                queue.show(tenant)
         self._waiting[job_id] = Waiting(pool, tenant, input_bytes, place)
         self.bytes += input_bytes
 
     def pop(self, pool: str) -> str | None:
-        """Remove the job whose turn it is and return its id; None: no job waits for this pool."""
+        """Remove the job whose turn it is and return its id; None: no job waits for this pool, or only jobs of tenants
+        that are held back.
+        """
         waiting = self.take(pool)
         return None if waiting is None else waiting.job_id
 
     def take(self, pool: str) -> Waiting | None:
         """Remove the job whose turn it is as `pop` does, and return what `put_back` needs."""
-        line = self._lines.get(pool)
-        if not line or not line.places:
+        queue = self._pools.get(pool)
+        if not queue or not queue.heads:
             return None
+        round, _, _, tenant = queue.heads.pop(0)
+        if round > queue.round:
+            queue.round = round
+            queue.served.clear()
+        line = queue.lines[tenant]
         place = line.places.pop(0)
-        waiting = self._waiting.pop(place[3])
+        line.round += 1
+        queue.depth -= 1
+        queue.startable -= 1
+        if line.places:
+            queue.show(tenant)
+        else:
+            queue.end_line(tenant, line.round)
+        waiting = self._waiting.pop(place[2])
         self.bytes -= waiting.bytes
-        line.rounds[place[0]].reach(place[1])
-        if not line.places:
-            self._forget_turns(line)
         return waiting
 
     def put_back(self, waiting: Waiting) -> None:
-        """Queue a job again, at the place that it had before `take` or `remove`."""
-        line = self._lines[waiting.pool]
-        rank, turn, _, job_id = waiting.place
-        rounds = line.rounds.setdefault(rank, _Rounds(turn))
-        rounds.last[waiting.tenant] = max(turn, rounds.last.get(waiting.tenant, turn))
-        insort(line.places, waiting.place)
-        self._waiting[job_id] = waiting
+        """Queue a job again, before those of its tenant that came later, and give back the turn that it took."""
+        queue, tenant, place = self._pools[waiting.pool], waiting.tenant, waiting.place
+        shown = tenant not in self._held_back
+        line = queue.lines.get(tenant)
+        if line is None:
+            line = queue.lines[tenant] = _TenantLine(queue.round)
+            queue.served.discard(tenant)
+        else:
+            if shown:
+                queue.hide(tenant)
+            line.round = max(queue.round, line.round - 1)
+        insort(line.places, place)
+        queue.depth += 1
+        if shown:
+            queue.startable += 1
+            queue.show(tenant)
+        self._waiting[waiting.job_id] = waiting
         self.bytes += waiting.bytes
 
     def remove(self, job_id: str) -> Waiting | None:
@@ -149,27 +226,92 @@ class Backlog:
         if waiting is None:
             return None
         self.bytes -= waiting.bytes
-        line = self._lines[waiting.pool]
-        del line.places[bisect_left(line.places, waiting.place)]
-        line.removed += 1
-        if not line.places or line.removed > len(line.places) + REMOVED_MAX:
-            self._forget_turns(line)
+        queue, tenant = self._pools[waiting.pool], waiting.tenant
+        line, shown = queue.lines[tenant], tenant not in self._held_back
+        index = bisect_left(line.places, waiting.place)
+        if shown and index == 0:
+            queue.hide(tenant)
+        del line.places[index]
+        queue.depth -= 1
+        queue.startable -= shown
+        if not line.places:
+            queue.end_line(tenant, line.round)
+        elif shown and index == 0:
+            queue.show(tenant)
         return waiting
 
+    def hold_back(self, tenant: str) -> None:
+        """Take none of this tenant's jobs until `let_go`: others go past them."""
+        if tenant in self._held_back:
+            return
+        for queue in self._pools.values():
+            line = queue.lines.get(tenant)
+            if line is not None:
+                queue.hide(tenant)
+                queue.startable -= len(line.places)
+        self._held_back.add(tenant)
+
+    def let_go(self, tenant: str) -> list[str]:
+        """Take this tenant's jobs again. Return the pools for which it has some."""
+        if tenant not in self._held_back:
+            return []
+        self._held_back.remove(tenant)
+        pools = []
+        for name, queue in self._pools.items():
+            line = queue.lines.get(tenant)
+            if line is not None:
+                line.round = queue.round_of(line)
+                queue.show(tenant)
+                queue.startable += len(line.places)
+                pools.append(name)
+        return pools
+
     def position(self, job_id: str) -> int | None:
-        """Return how many jobs of its pool come before this one."""
+        """Return how many jobs of its pool come before this one, if no tenant is held back."""
         waiting = self._waiting.get(job_id)
-        return None if waiting is None else bisect_left(self._lines[waiting.pool].places, waiting.place)
+        if waiting is None:
+            return None
+        queue = self._pools[waiting.pool]
+        line = queue.lines[waiting.tenant]
+        ahead = bisect_left(line.places, waiting.place)
+        return ahead + _ahead_of(queue, waiting.tenant, queue.round_of(line) + ahead, waiting.place)
+
+    def position_of_new(self, pool: str, tenant: str, priority: int) -> int:
+        """Return the position that a job would have if it came now."""
+        queue = self._pools.get(pool)
+        if queue is None:
+            return 0
+        place = (-priority, self._arrivals, "")
+        line = queue.lines.get(tenant)
+        ahead = bisect_left(line.places, place) if line else 0
+        round = queue.round_of(line) if line else _next_round(queue, tenant)
+        return ahead + _ahead_of(queue, tenant, round + ahead, place)
 
     def jobs_of(self, pool: str) -> list[str]:
-        """Return the pool's jobs in the order in which they would be popped."""
-        line = self._lines.get(pool)
-        return [place[3] for place in line.places] if line else []
+        """Return the pool's jobs in the order in which they would be popped, if no tenant is held back."""
+        queue = self._pools.get(pool)
+        if queue is None:
+            return []
+        lines = queue.lines.values()
+        return [
+            place[2]
+            for _, place in sorted(
+                (queue.round_of(line) + at, place) for line in lines for at, place in enumerate(line.places)
+            )
+        ]
 
-    def _forget_turns(self, line: _PoolQueue) -> None:
-        """Forget the turns of removed jobs, and of tenants that have no waiting job."""
-        line.removed = 0
-        before, line.rounds = line.rounds, {}
-        for rank, turn, _, job_id in line.places:
-            rounds = line.rounds.setdefault(rank, _Rounds(before[rank].current))
-            rounds.last[self._waiting[job_id].tenant] = turn  # places are sorted, so the latest turn stays
+
+def _next_round(queue: _PoolQueue, tenant: str) -> int:
+    """Return the round of the first job of a tenant that has none waiting."""
+    return queue.round + (tenant in queue.served)
+
+
+def _ahead_of(queue: _PoolQueue, tenant: str, round: int, place: Place) -> int:
+    """Return how many jobs of other tenants come before the place in the round."""
+    ahead = 0
+    for other, line in queue.lines.items():
+        same_round = round - queue.round_of(line)
+        if other != tenant and same_round >= 0:
+            ahead += min(same_round, len(line.places))
+            ahead += same_round < len(line.places) and line.places[same_round] < place
+    return ahead

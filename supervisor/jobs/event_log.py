@@ -90,6 +90,13 @@ class EventLog:
         """Yield the events of a sealed log as bytes, in parts to be joined in order. May run in any thread."""
         return map(_Block.encode, self._packed)
 
+    def encode_some(self, first: int, limit: int, bytes_max: int) -> tuple[int, bytes]:
+        """Return the id after the last of up to `limit` events from the id `first` on, of about `bytes_max` in total,
+        and these events as bytes; they may be joined with others.
+        """
+        events = self.read(first - 1, limit, bytes_max)
+        return first + len(events), _Block.of([(name, data) for _, name, data in events]).encode()
+
     def append(self, name: str, data: bytes) -> bool:
         """Add one event. Return False when it is output over the bound, which is then only counted."""
         size = len(data)

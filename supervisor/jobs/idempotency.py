@@ -1,48 +1,135 @@
 """Idempotency keys: the first answer to each, and the refusal of the same key with another request.
 
 Runs in: supervisor. Does no I/O.
+
+    noted ──its job is dropped──► kept for the rest of its time ──► forgotten
+                                    └── its tenant has more than keys_max of these: the oldest ──► forgotten, and said
 """
 
 from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import JobRecord, Submission
 from killable.workers.errors import Refused
 
+SAY_EVERY_S = 60.0
+"""Seconds between two log lines about keys of one tenant that were forgotten before their time."""
+
+Key = tuple[str, str]
+"""Tenant and key."""
+
+logger = logging.getLogger("killable.jobs")
+
+
+class _Answer(NamedTuple):
+    digest: str
+    record: JobRecord
+    """The first answer."""
+    number: int
+    """Of its job."""
+    due: float
+    """When the key may be forgotten, if its job is not kept then."""
+
 
 class IdempotencyKeys:
-    """The keys of accepted jobs. A key is remembered as long as its job is kept."""
+    """The keys of accepted jobs. A key is remembered as long as its job is kept, and until its time is over."""
 
-    def __init__(self) -> None:
-        self._answers: dict[tuple[str, str], tuple[str, JobRecord]] = {}
-        """Digest of the request and first answer, by tenant and key."""
+    def __init__(
+        self, *, keep_s: float, keys_max: int, on_forgotten: Callable[[int, bool], None] | None = None
+    ) -> None:
+        """`keys_max` bounds the keys of one tenant whose jobs are no longer kept. `on_forgotten` gets the number of
+        each such job when its key is forgotten, and whether that is because of the bound.
+        """
+        self._keep_s = keep_s
+        self._keys_max = keys_max
+        self._on_forgotten = on_forgotten
+        self._answers: dict[Key, _Answer] = {}
+        self._alone: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
+        """By tenant, the keys whose jobs are no longer kept, those of the longest ended jobs first. The tenant that was
+        looked at last is the last one.
+        """
+        self._said: dict[str, float] = {}
+        """When it was last said that keys of a tenant were forgotten before their time."""
 
     def __len__(self) -> int:
         return len(self._answers)
 
-    def first_answer(self, submission: Submission) -> JobRecord | None:
-        """Return the first answer to this submission's key, if that job is still kept.
+    def count_alone(self, tenant: str) -> int:
+        """Return how many keys of a tenant are remembered without their jobs."""
+        return len(self._alone.get(tenant, ()))
+
+    def first_answer(self, submission: Submission, now: float) -> JobRecord | None:
+        """Return the first answer to this submission's key, if it is remembered.
 
         Raise Refused: idempotency_conflict, for the same key with another request.
         """
-        first = self._answers.get((submission.tenant, submission.idempotency_key))
+        key = submission.tenant, submission.idempotency_key
+        first = self._answers.get(key)
         if first is None:
             return None
-        digest, record = first
-        check_same_request(submission, digest, record.job_id)
-        return record
+        if self._is_alone(key) and now >= first.due:
+            self._forget(key)
+            return None
+        check_same_request(submission, first.digest, first.record.job_id)
+        return first.record
 
-    def note(self, submission: Submission, record: JobRecord) -> None:
+    def note(self, job: Job, record: JobRecord) -> None:
         """Remember the answer to an accepted submission, if it has a key."""
+        submission = job.submission
         if submission.idempotency_key:
-            self._answers[submission.tenant, submission.idempotency_key] = (submission.body_digest, record)
+            key = submission.tenant, submission.idempotency_key
+            # The limits of most jobs are those of their type: one object for all answers, which is never changed.
+            first = record._replace(limits=cast("dict[str, Any]", job.limits))
+            self._answers[key] = _Answer(submission.body_digest, first, job.number, job.created + self._keep_s)
 
-    def forget(self, job: Job) -> None:
-        """Forget the key of a job that is no longer kept, unless the key belongs to another job by now."""
+    def on_dropped(self, job: Job, now: float) -> bool:
+        """Take note that a job is no longer kept. Return whether its key is still remembered."""
         key = job.submission.tenant, job.submission.idempotency_key
-        _, record = self._answers.get(key, ("", None))
-        if record is not None and record.job_id == job.id:
+        if self._alone:
+            self._make_room(next(iter(self._alone)), now)  # so that those of tenants that do nothing go, too
+        first = self._answers.get(key)
+        if first is None or first.number != job.number:
+            return False  # it had none, or the key belongs to another job by now
+        if now >= first.due:
             del self._answers[key]
+            return False
+        self._alone.setdefault(key[0], OrderedDict())[key[1]] = None
+        self._make_room(key[0], now)
+        return True
+
+    def _make_room(self, tenant: str, now: float) -> None:
+        """Forget a tenant's keys whose time is over, and then the oldest ones over the bound."""
+        alone = self._alone[tenant]
+        self._alone.move_to_end(tenant)
+        while alone:
+            oldest = tenant, next(iter(alone))
+            is_over = now >= self._answers[oldest].due
+            if not is_over and len(alone) <= self._keys_max:
+                return
+            self._forget(oldest, early=not is_over)
+            if not is_over and now >= self._said.get(tenant, now - SAY_EVERY_S) + SAY_EVERY_S:
+                self._said[tenant] = now
+                detail = f"server.idempotency_keys_max of {self._keys_max} is reached: the oldest are forgotten"
+                logger.warning("idempotency_keys_forgotten", extra={"tenant": tenant, "detail": detail})
+
+    def _is_alone(self, key: Key) -> bool:
+        return key[1] in self._alone.get(key[0], ())
+
+    def _forget(self, key: Key, *, early: bool = False) -> None:
+        """Forget a key whose job is no longer kept."""
+        answer = self._answers.pop(key)
+        tenant, name = key
+        alone = self._alone[tenant]
+        del alone[name]
+        if not alone:
+            del self._alone[tenant]
+        if self._on_forgotten is not None:
+            self._on_forgotten(answer.number, early)
 
 
 def check_same_request(submission: Submission, digest: str, job_id: str) -> None:

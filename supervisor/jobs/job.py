@@ -84,6 +84,8 @@ class Job:
     ended: float | None = None
     attempt: CurrentAttempt | None = None
     attempts: int = 0
+    shown: int | None = None
+    """With its output in the journal: the id of the first event that is not on disk, and not shown. None: all are."""
     lost_attempts: int = 0
     """How many of them were lost with a server and followed by another one."""
     may_retry: bool = True

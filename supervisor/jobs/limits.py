@@ -105,3 +105,16 @@ def limits_of_job(
     if within_s is None or (in_force["total_s"] is not None and in_force["total_s"] <= within_s):
         return in_force
     return over(in_force, {"total_s": within_s})
+
+
+def limits_of_tenant(
+    defaults: Limits, caps: Mapping[str, float], own: Mapping[str, float]
+) -> tuple[Limits, dict[str, float]]:
+    """Return a type's default limits and caps for a tenant with caps of its own: the lower cap applies."""
+    lowered: dict[str, Any] = {}
+    for limit, cap in own.items():
+        value = value_of(defaults, limit)
+        if is_over(value, cap):
+            lowered[limit] = _lowered(value, cap)
+    lower = {limit: min(cap, caps.get(limit, cap)) for limit, cap in own.items()}
+    return over(defaults, lowered), {**caps, **lower}

@@ -5,24 +5,44 @@ Runs in: supervisor. Does no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from killable.supervisor.jobs.idempotency import IdempotencyKeys
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.retention import Retention
-from killable.supervisor.models import JobRecord
+from killable.supervisor.jobs.tenants import Tenants
+from killable.supervisor.models import JobRecord, TenantRecord
+from killable.supervisor.settings import SupervisorSettings
 
 
 class Registry:
     """Jobs by id, in order of submission. Live jobs are never dropped."""
 
     def __init__(
-        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, on_dropped: Callable[[Job], None] | None = None
+        self,
+        settings: SupervisorSettings,
+        tenants: Tenants,
+        *,
+        on_dropped: Callable[[Job, bool], None] | None = None,
+        on_forgotten: Callable[[int, bool], None] | None = None,
     ) -> None:
-        """`on_dropped` is called for each ended job that retention drops."""
-        self.retention = Retention(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s, drop=self._drop)
-        self.idempotency_keys = IdempotencyKeys()
+        """`on_dropped` is called for each ended job that retention drops, and with whether its idempotency key is still
+        remembered; `on_forgotten` then with its number when that is forgotten, too, and whether that was early.
+        """
+        self.tenants = tenants
+        self.retention = Retention(
+            keep_jobs=settings.keep_jobs,
+            keep_bytes=settings.keep_bytes,
+            keep_s=settings.keep_s,
+            tenants=tenants,
+            drop=self._drop,
+        )
+        self.idempotency_keys = IdempotencyKeys(
+            keep_s=settings.idempotency_s, keys_max=settings.idempotency_keys_max, on_forgotten=on_forgotten
+        )
         self._on_dropped = on_dropped
+        self._on_forgotten = on_forgotten
         self._jobs: dict[str, Job] = {}
         self._numbers = 0
 
@@ -35,6 +55,8 @@ class Registry:
 
     def add(self, job: Job) -> None:
         self._jobs[job.id] = job
+        if job.state is State.QUEUED:
+            self.tenants.entered(job)
 
     def skip_number(self, number: int) -> None:
         """Give no job this number: a row of the journal that was set aside had it."""
@@ -57,10 +79,21 @@ class Registry:
             raise self.retention.unknown(job_id, tenant)
         return job
 
+    def keeps(self, job: Job) -> bool:
+        """Return whether a job has ended and its record can be read."""
+        return job.is_over and job.id in self._jobs
+
     def note_accepted(self, job: Job, record: JobRecord) -> None:
-        """Remember the first answer to an idempotency key, as long as the job is kept."""
+        """Remember the first answer to an idempotency key."""
         if job.id in self._jobs:
-            self.idempotency_keys.note(job.submission, record)
+            self.idempotency_keys.note(job, record)
+
+    def restore_key(self, job: Job, record: JobRecord, now: float) -> None:
+        """Remember the key of a job of an earlier server run that is no longer kept."""
+        self._numbers = max(self._numbers, job.number)
+        self.idempotency_keys.note(job, record)
+        if not self.idempotency_keys.on_dropped(job, now) and self._on_forgotten is not None:
+            self._on_forgotten(job.number, False)
 
     def active(self) -> list[Job]:
         return [job for job in self._jobs.values() if not job.is_over]
@@ -76,11 +109,33 @@ class Registry:
             return
         self.retention.note_end(job, now)
 
-    def _drop(self, job: Job) -> None:
+    def known_tenants(self) -> set[str]:
+        """Return every tenant that has something now, or a table of its own."""
+        return self.tenants.active() | {tenant for tenant, _, _ in self.retention.shares()}
+
+    def tenant_records(self, tenants: Iterable[str]) -> list[TenantRecord]:
+        """Return what each of these has beside its bounds, sorted by name."""
+        kept = {tenant: (jobs, size) for tenant, jobs, size in self.retention.shares()}
+        return [
+            TenantRecord(
+                tenant=tenant,
+                queued=self.tenants.queued[tenant],
+                queued_bytes=self.tenants.queued_bytes[tenant],
+                running=self.tenants.running[tenant],
+                kept=kept.get(tenant, (0, 0))[0],
+                kept_bytes=kept.get(tenant, (0, 0))[1],
+                streams=self.tenants.streams[tenant],
+                idempotency_keys=self.idempotency_keys.count_alone(tenant),
+                bounds=self.tenants.bounds(tenant).as_json(),
+            )
+            for tenant in sorted(tenants)
+        ]
+
+    def _drop(self, job: Job, now: float) -> None:
         del self._jobs[job.id]
-        self.idempotency_keys.forget(job)
+        has_key = self.idempotency_keys.on_dropped(job, now)
         if self._on_dropped is not None:
-            self._on_dropped(job)
+            self._on_dropped(job, has_key)
 
     def matching(
         self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, tenant: str | None = None

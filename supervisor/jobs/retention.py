@@ -2,16 +2,21 @@
 
 Runs in: supervisor. Does no I/O.
 
-There are three bounds: number of jobs, their bytes, and their age. One timer runs, for the job that ended first.
+There are three bounds: number of jobs, their bytes, and their age. Over one of the first two, the tenant that has the
+most loses the one of its jobs that ended first; a tenant may have bounds of its own. One timer runs, for the job that
+ended first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.jobs.tenants import Tenants
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -30,19 +35,41 @@ class DroppedJob(NamedTuple):
     ended_at: str | None
     bound: str
     """The setting because of which it was dropped."""
+    limit: float
+    """Its value."""
+    table: str
+    """The table of the file that it is in."""
     tenant: str
 
 
-class Retention:
-    """Ended jobs in the order of their ends; `drop` is called for each job that is dropped."""
+class _Ended(NamedTuple):
+    job: Job
+    size: int
+    """The bytes that were counted for it: the same number is subtracted later."""
 
-    def __init__(self, *, keep_jobs: int, keep_bytes: int, keep_s: float, drop: Callable[[Job], None]) -> None:
+
+@dataclass(slots=True)
+class _Share:
+    """The ended jobs of one tenant."""
+
+    jobs: OrderedDict[str, _Ended] = field(default_factory=OrderedDict)
+    bytes: int = 0
+
+
+class Retention:
+    """Ended jobs in the order of their ends; `drop` is called for each job that is dropped, with the time."""
+
+    def __init__(
+        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, tenants: Tenants, drop: Callable[[Job, float], None]
+    ) -> None:
         self._keep_jobs = keep_jobs
         self._keep_bytes = keep_bytes
         self._keep_s = keep_s
+        self._tenants = tenants
         self._drop = drop
-        self._ended: dict[str, tuple[Job, int]] = {}
-        """Each with the bytes that were counted for it: the same number is subtracted later."""
+        self._ended: OrderedDict[str, _Ended] = OrderedDict()
+        self._shares: dict[str, _Share] = {}
+        """By tenant; none is empty."""
         self._bytes = 0
         self._dropped: dict[str, DroppedJob] = {}
         self._clock: Clock | None = None
@@ -60,30 +87,84 @@ class Retention:
 
     def note_end(self, job: Job, now: float) -> None:
         """Keep a job that has ended; it may be dropped from here on."""
-        size = _size(job)
-        self._ended[job.id] = job, size
-        self._bytes += size
+        ended = _Ended(job, _size(job))
+        tenant = job.submission.tenant
+        share = self._shares.get(tenant)
+        if share is None:
+            share = self._shares[tenant] = _Share()
+        self._ended[job.id] = share.jobs[job.id] = ended
+        share.bytes += ended.size
+        self._bytes += ended.size
         self.expire(now)
+        self._make_room_of(share, job, now)
+        self._make_room(now)
         self._arm()
 
     def forget(self, job: Job) -> None:
         """Stop counting an ended job that was never accepted."""
-        _, size = self._ended.pop(job.id, (job, 0))
-        self._bytes -= size
+        if job.id in self._ended:
+            self._remove(job)
 
     def expire(self, now: float) -> None:
-        """Drop ended jobs, the longest ended first, until every bound holds."""
+        """Drop the jobs whose time is over."""
         while self._ended:
-            job_id, (job, size) = next(iter(self._ended.items()))
-            bound = self._exceeded(job, now)
-            if not bound:
+            oldest = next(iter(self._ended.values())).job
+            if now < self._due(oldest):
                 return
-            del self._ended[job_id]
-            self._bytes -= size
-            self._dropped[job_id] = DroppedJob(job.public_state, job.ended_at, bound, job.submission.tenant)
-            if len(self._dropped) > DROPPED_MAX:
-                del self._dropped[next(iter(self._dropped))]
-            self._drop(job)
+            self._drop_for(oldest, "keep_s", now)
+
+    def shares(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each tenant with the number of its ended jobs and their bytes."""
+        return ((tenant, len(share.jobs), share.bytes) for tenant, share in self._shares.items())
+
+    def _make_room_of(self, share: _Share, newest: Job, now: float) -> None:
+        """Drop a tenant's jobs, the longest ended first, until its own bounds hold; its newest one stays."""
+        bounds = self._tenants.bounds_of(newest.submission)
+        keep_jobs = math.inf if bounds.keep_jobs is None else bounds.keep_jobs
+        keep_bytes = math.inf if bounds.keep_bytes is None else bounds.keep_bytes
+        while len(share.jobs) > 1 and (len(share.jobs) > keep_jobs or share.bytes > keep_bytes):
+            bound = "keep_jobs" if len(share.jobs) > keep_jobs else "keep_bytes"
+            self._drop_for(next(iter(share.jobs.values())).job, bound, now, of_tenant=True)
+
+    def _make_room(self, now: float) -> None:
+        """Drop jobs until the bounds of all tenants together hold: the longest ended of the tenant that has the most.
+
+        The newest job stays readable, whatever its size.
+        """
+        while len(self._ended) > 1:
+            if len(self._ended) > self._keep_jobs:
+                bound, most = "keep_jobs", max(self._shares.values(), key=lambda share: len(share.jobs))
+            elif self._bytes > self._keep_bytes:
+                bound, most = "keep_bytes", max(self._shares.values(), key=lambda share: share.bytes)
+            else:
+                return
+            victim, newest = next(iter(most.jobs.values())).job, next(reversed(self._ended.values())).job
+            if victim is newest:
+                victim = next(iter(self._ended.values())).job
+            self._drop_for(victim, bound, now)
+
+    def _drop_for(self, job: Job, bound: str, now: float, *, of_tenant: bool = False) -> None:
+        """Drop a job because of a bound, and remember why."""
+        limit = {"keep_jobs": self._keep_jobs, "keep_bytes": self._keep_bytes, "keep_s": self._keep_s}[bound]
+        table = "server"
+        if of_tenant:
+            limit = getattr(self._tenants.bounds_of(job.submission), bound)
+            table = f"tenants.{job.submission.tenant}"
+        self._remove(job)
+        self._dropped[job.id] = DroppedJob(job.public_state, job.ended_at, bound, limit, table, job.submission.tenant)
+        if len(self._dropped) > DROPPED_MAX:
+            del self._dropped[next(iter(self._dropped))]
+        self._drop(job, now)
+
+    def _remove(self, job: Job) -> None:
+        size = self._ended.pop(job.id).size
+        self._bytes -= size
+        tenant = job.submission.tenant
+        share = self._shares[tenant]
+        share.bytes -= size
+        del share.jobs[job.id]
+        if not share.jobs:
+            del self._shares[tenant]
 
     def unknown(self, job_id: str, tenant: str | None = None) -> Refused:
         """Return the refusal for a job that is not kept, with everything that is remembered of it.
@@ -98,35 +179,24 @@ class Retention:
                 code="unknown_job",
                 job_id=job_id,
             )
-        limit = {"keep_jobs": self._keep_jobs, "keep_bytes": self._keep_bytes, "keep_s": self._keep_s}[dropped.bound]
         return Refused(
             f"job {job_id} ended {dropped.state} at {dropped.ended_at} and is no longer kept, because of "
-            f"{dropped.bound} = {_number(limit)}; "
-            f"to keep jobs longer raise {dropped.bound} under [server] in killable.toml",
+            f"{dropped.bound} = {_number(dropped.limit)}; "
+            f"to keep jobs longer raise {dropped.bound} under [{dropped.table}] in killable.toml",
             code="unknown_job",
             job_id=job_id,
             state=dropped.state,
             ended_at=dropped.ended_at,
             dropped_by=dropped.bound,
-            limit=limit,
+            limit=dropped.limit,
         )
-
-    def _exceeded(self, oldest: Job, now: float) -> str:
-        """Return the bound because of which the job that ended first is to be dropped, or ""."""
-        if now >= self._due(oldest):
-            return "keep_s"
-        if len(self._ended) == 1:
-            return ""  # the newest job stays readable, whatever its size
-        if len(self._ended) > self._keep_jobs:
-            return "keep_jobs"
-        return "keep_bytes" if self._bytes > self._keep_bytes else ""
 
     # ── time ──
 
     def _arm(self) -> None:
         if self._clock is None or self._timer is not None or not self._ended or math.isinf(self._keep_s):
             return
-        oldest, _ = next(iter(self._ended.values()))
+        oldest = next(iter(self._ended.values())).job
         self._timer = self._clock.call_at(self._due(oldest), self._on_timer)
 
     def _due(self, job: Job) -> float:

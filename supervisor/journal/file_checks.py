@@ -67,6 +67,7 @@ def _create(path: str) -> None:
     try:
         os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, MODE))
         schema.create(new)
+        Path(path + MARK).unlink(missing_ok=True)  # of a journal that was moved away
         try:
             os.link(new, path)
         except FileExistsError:
@@ -75,7 +76,6 @@ def _create(path: str) -> None:
             os.rename(new, path)
     finally:
         Path(new).unlink(missing_ok=True)
-    Path(path + MARK).unlink(missing_ok=True)  # of a journal that was moved away
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

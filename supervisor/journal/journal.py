@@ -29,6 +29,7 @@ from killable.supervisor.journal.journal_file import (
     JournalFile,
     JournalRow,
     Note,
+    ReducedNote,
     StartedNote,
 )
 from killable.supervisor.journal.refusals import JournalRefused
@@ -243,7 +244,7 @@ class Journal:
     def _owe(self, entry: Entry) -> dict[int, str]:
         """Keep an entry for later. Return the answers to those that no longer matter: their job is dropped."""
         given_up: list[Entry] = []
-        if isinstance(dropped := entry.notes[0], DroppedNote):
+        if isinstance(dropped := entry.notes[0], (DroppedNote, ReducedNote)):
             given_up = [owed for owed in self._owed if owed.notes[0].number == dropped.number]
             self._owed = [owed for owed in self._owed if owed.notes[0].number != dropped.number]
         self._owed.append(entry)

@@ -57,6 +57,18 @@ class StoppedNote:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputNote:
+    """Events of a job that runs."""
+
+    number: int
+    place: int
+    """The id of the first of them."""
+    data: bytes
+    is_first: bool
+    """Whether earlier ones of the job are no longer part of its log."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndedNote:
     """The job is over, and its input is no longer needed."""
 
@@ -71,6 +83,14 @@ class EndedNote:
 @dataclass(frozen=True, slots=True)
 class AmendedNote:
     """The description of a job's end has changed."""
+
+    number: int
+    members: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ReducedNote:
+    """The job is no longer kept; only the row that its idempotency key needs stays."""
 
     number: int
     members: bytes
@@ -92,7 +112,17 @@ class SetAsideNote:
     why: str
 
 
-Note = AcceptedNote | StartedNote | StoppedNote | EndedNote | AmendedNote | DroppedNote | SetAsideNote
+Note = (
+    AcceptedNote
+    | StartedNote
+    | StoppedNote
+    | OutputNote
+    | EndedNote
+    | AmendedNote
+    | ReducedNote
+    | DroppedNote
+    | SetAsideNote
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +136,7 @@ class JournalRow:
     stopped: dict[str, Any] | None
     ended: dict[str, Any] | None
     pieces: dict[str, bytes]
-    """By kind: input · result · partial · events; a result of None has no piece."""
+    """By kind: input · output (events so far) · result · partial · events; a result of None has no piece."""
 
 
 class BadRow(NamedTuple):
@@ -242,8 +272,9 @@ class JournalFile:
         rows = self._connection.execute(
             "SELECT kind, place, data, sum FROM pieces WHERE number = ? ORDER BY kind, place", (number,)
         ).fetchall()
-        if len(rows) != written:
-            raise ValueError(f"it has {len(rows)} pieces of its {written}")
+        count = sum(row[0] != b"output" for row in rows)
+        if count != written:
+            raise ValueError(f"it has {count} pieces of its {written}")
         for kind_text, place, data, sum_found in rows:
             kind = kind_text.decode("utf-8", "replace")
             if sum_found != schema.checksum(number, kind, place, data):
@@ -291,6 +322,8 @@ class JournalFile:
         pieces = row.pieces if row.ended is not None else {"input": row.pieces.get("input", b"")}
         written = sum(self._put_pieces(row.number, kind, [value]) for kind, value in pieces.items())
         counts = (0, written) if row.ended is not None else (written, None)
+        if row.ended is None and "output" in row.pieces:
+            self._put_pieces(row.number, "output", [row.pieces["output"]])
         values: list[Any] = [row.number, row.job_id, *counts]
         for part, place in zip(schema.PARTS, (counts[0], 0, 0, counts[1]), strict=True):
             members = getattr(row, part)
@@ -318,6 +351,11 @@ class JournalFile:
                 self._put_part(number, "started", note.members)
             case StoppedNote():
                 self._put_part(number, "stopped", note.members)
+            case OutputNote():
+                if note.is_first:
+                    execute("DELETE FROM pieces WHERE number = ? AND kind = 'output'", (number,))
+                found = schema.checksum(number, "output", note.place, note.data)
+                execute("INSERT INTO pieces VALUES (?, 'output', ?, ?, ?)", (number, note.place, note.data, found))
             case EndedNote():
                 if execute("SELECT 1 FROM jobs WHERE number = ?", (number,)).fetchone() is None:
                     return  # the job was refused in the end
@@ -331,6 +369,10 @@ class JournalFile:
                 row = execute("SELECT end_pieces FROM jobs WHERE number = ?", (number,)).fetchone()
                 if row is not None:
                     self._put_part(number, "ended", note.members, row[0])
+            case ReducedNote():
+                execute("DELETE FROM pieces WHERE number = ?", (number,))
+                execute("UPDATE jobs SET end_pieces = 0 WHERE number = ?", (number,))
+                self._put_part(number, "ended", note.members, 0)
             case DroppedNote():
                 execute("DELETE FROM pieces WHERE number = ?", (number,))
                 execute("DELETE FROM jobs WHERE number = ?", (number,))

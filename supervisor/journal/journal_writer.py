@@ -21,6 +21,8 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalRow,
     Note,
+    OutputNote,
+    ReducedNote,
     SetAsideNote,
     StartedNote,
     StoppedNote,
@@ -33,6 +35,11 @@ KEPT_OF_SUBMISSION = tuple(f.name for f in fields(Submission) if f.name not in (
 """Type and limits are stored beside them, as they are in force; the input is stored as a piece."""
 RETRY_AFTER_S = 5
 """When a full disk has room again is unknown; sooner retries would only load the server."""
+
+
+OUTPUT_EVENTS_MAX = 4096
+OUTPUT_BYTES_MAX = 256 << 10
+"""Bounds of one group of a job's events."""
 
 
 class JournalPort(Protocol):
@@ -72,8 +79,10 @@ class Start(NamedTuple):
 class JournalWriter:
     """Writes the journal of one server run, on one boot of a machine."""
 
-    def __init__(self, journal: JournalPort, instance_id: str, boot: str) -> None:
+    def __init__(self, journal: JournalPort, instance_id: str, boot: str, *, has_output: bool = False) -> None:
+        """`has_output`: what jobs emit is written, too."""
         self.journal = journal
+        self._has_output = has_output
         """Opened and closed by the writer's owner."""
         self.boot = boot
         self._instance_id = instance_id
@@ -112,6 +121,7 @@ class JournalWriter:
             "pid": start.pid,
             "first_event": job.log.first,
             "lost_attempts": job.lost_attempts,
+            "has_output": self._has_output,
         }
         return StartedNote(job.number, dump_json(members))
 
@@ -122,8 +132,18 @@ class JournalWriter:
             "attempt": job.attempts,
             "first_event": job.log.first,
             "lost_attempts": job.lost_attempts,
+            "has_output": self._has_output and job.shown is not None,
         }
         self.journal.note(StartedNote(job.number, dump_json(members)))
+
+    def begin_output(self, job: Job) -> None:
+        """From here on write what the job emits, if that is wanted. Its streams show what is on disk."""
+        if not self._has_output:
+            job.shown = None  # an earlier server had it written
+        elif job.listener is None:
+            if job.shown is None:
+                job.shown = job.log.first
+            job.listener = _OutputWriter(self.journal)
 
     def stopping(self, job: Job, verdict: Verdict) -> None:
         """Record that a job was asked to end: it is not run again, whatever its type says."""
@@ -148,8 +168,13 @@ class JournalWriter:
         """Record a certificate that was completed after the job's end."""
         self.journal.note(AmendedNote(job.number, dump_json(self._end_of(job))))
 
-    def dropped(self, job: Job) -> None:
-        self.journal.note(DroppedNote(job.number))
+    def reduced(self, job: Job) -> None:
+        """Record that a job is no longer kept, but its idempotency key is."""
+        members = {"reduced": True, "state": job.public_state, "ended_at": job.ended_at}
+        self.journal.note(ReducedNote(job.number, dump_json(members)))
+
+    def dropped(self, number: int) -> None:
+        self.journal.note(DroppedNote(number))
 
     def _end_of(self, job: Job) -> dict[str, Any]:
         outcome = job.outcome
@@ -170,6 +195,38 @@ class JournalWriter:
             "certificate": job.certificate,
             "first_event": job.log.first,
         }
+
+
+class _OutputWriter:
+    """Writes the events of one job: one group at a time, of all that has come while the one before was written."""
+
+    def __init__(self, journal: JournalPort) -> None:
+        self._journal = journal
+        self._is_writing = False
+
+    def on_changed(self, job: Job) -> None:
+        first = job.shown
+        if self._is_writing or job.is_over or first is None or first >= len(job.log):
+            return  # its end brings all events
+        self._is_writing = True
+        following, data = job.log.encode_some(first, OUTPUT_EVENTS_MAX, OUTPUT_BYTES_MAX)
+
+        def on_written(why: str, _: bool) -> None:
+            self._is_writing = False
+            if not why:
+                job.shown = following
+                job.wake()
+
+        self._journal.note(OutputNote(job.number, first, data, first == job.log.first), on_written)
+
+    def on_assigned(self, job: Job) -> bool:
+        return True
+
+    def on_output(self, job: Job, data: bytes, stream: str) -> None:
+        """Do nothing: it is in the log, too."""
+
+    def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
+        """Do nothing: only an Executor's workers send these."""
 
 
 def _refusal(why: str, *, is_known: bool) -> Refused:

@@ -51,7 +51,7 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
         return [pid]
     walked = [pid]
     for parent in walked:
-        for child in _children(parent):
+        for child in children(parent):
             if len(found) >= at_most:
                 return list(found)[:at_most]
             if child not in found:
@@ -60,7 +60,7 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
     return list(found)[:at_most]
 
 
-def _children(pid: int) -> Iterator[int]:
+def children(pid: int) -> Iterator[int]:
     """Yield the children of every thread of a process. The kernel may leave out some while others end."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
-from killable.supervisor.linux import procfs
+from killable.supervisor.linux import procfs, tree_usage
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
@@ -184,6 +184,7 @@ class WorkerProcess:
             self._fence = fence
 
     def note_before(self) -> None:
+        self._signal(signal.SIGCONT)  # 1 µs: who stopped it while it was idle did not mean the job, which would wait
         self._stack.begin()
         self._oom_before = self._oom.read()
         self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
@@ -278,22 +279,7 @@ class WorkerProcess:
             self._is_bounded = (memory_bytes, processes_max) != (None, None)
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        if self.pid is None:
-            return None
-        began_cpu_s = clock.thread_cpu_s()
-        grouped = self._cgroup.processes() if self._cgroup is not None and at_most > 1 else ()
-        # As many zombies are looked past, which only the job can reap; more are as bad as processes.
-        looked_at = 1 if at_most == 1 else 2 * at_most
-        pids = procfs.members(self.pid, grouped, looked_at)
-        own, *others = map(procfs.memory, pids)
-        if own is None:
-            return None
-        there = [own, *(each for each in others if each is not None and each.is_alive)][:at_most]
-        in_group_s = self._cgroup.cpu_s() if self._cgroup is not None and cpu else None
-        used_s, cost_s = procfs.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
-        processes = len(there) if len(pids) < looked_at else max(len(there), at_most)
-        others_bytes, shared_bytes = sum(each.private for each in there[1:]), sum(each.shared for each in there)
-        sample = Sample(own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes)
+        sample = None if self.pid is None else tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
         return sample if self._alive() else None
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
@@ -309,17 +295,7 @@ class WorkerProcess:
         measuring.add_done_callback(tell)
 
     def _measure_exactly(self, sample: Sample) -> Sample:
-        """Use the larger of two lower bounds for the others: the sum of their private pages, and the sum of their
-        proportional shares less all pages of the worker, for those shares may include parts of the worker's pages.
-        """
-        began_cpu_s = clock.thread_cpu_s()
-        grouped = () if self._cgroup is None else self._cgroup.processes()
-        pids = [] if self.pid is None else procfs.members(self.pid, grouped, 2 * sample.processes)
-        private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
-        others = max(private, shares - sample.own_bytes)
-        shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0
-        cost_s = clock.thread_cpu_s() - began_cpu_s
-        return sample._replace(others_bytes=others, shared_bytes=shared, proven=True, cost_s=cost_s)
+        return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
     def stack(self) -> str | None:
         return self._stack.text()

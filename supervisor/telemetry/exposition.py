@@ -85,9 +85,12 @@ class _Scrape:
         yield _counter("tokens", "Tokens emitted", {(): metrics.tokens + gauges.live_tokens})
         yield _counter("tokens_saved", "Tokens that stopped jobs had announced and did not emit",
                        {(): metrics.tokens_saved})  # fmt: skip
+        yield _counter("idempotency_keys_forgotten", "Idempotency keys forgotten early, at a tenant's bound",
+                       {(): metrics.keys_forgotten})  # fmt: skip
         yield _counter("zygote_restarts", "Restarts of zygotes that died", {(): gauges.zygote_restarts})
         yield _gauge("queue_depth", "Jobs waiting for a worker", gauges.queue_depth)
         yield _gauge("queue_bytes", "Input of the jobs waiting for a worker, in bytes", gauges.queue_bytes)
+        yield from _of_tenants(gauges)
         workers = GaugeMetricFamily("killable_workers", "Worker processes", labels=["state"])
         for state, number in gauges.workers.items():
             workers.add_metric([state], number)
@@ -103,6 +106,20 @@ class _Scrape:
             "loop_longest_seconds", "Longest iteration of that loop in the last minute or two", gauges.loop_longest_s
         )
         yield from metrics.registry.collect()
+
+
+def _of_tenants(gauges: Gauges) -> Iterator[Metric]:
+    jobs = GaugeMetricFamily(
+        "killable_tenant_jobs", "Jobs of the tenants that have the most, by state: queued, running, kept",
+        labels=["tenant", "state"],
+    )  # fmt: skip
+    streams = GaugeMetricFamily("killable_tenant_streams", "Open streams of these tenants", labels=["tenant"])
+    for tenant in gauges.tenants:
+        for state in ("queued", "running", "kept"):
+            jobs.add_metric([tenant.tenant, state], getattr(tenant, state))
+        streams.add_metric([tenant.tenant], tenant.streams)
+    yield jobs
+    yield streams
 
 
 class _WithoutCreated:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.backlog import Backlog
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import ACTIVE_STATES
+from killable.supervisor.models import ACTIVE_STATES, TenantRecord
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.telemetry import loop_turns
+
+TENANTS_MAX = 100
+"""Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""
 
 WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
 
@@ -25,6 +28,8 @@ WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined
 class Gauges:
     queue_depth: int
     queue_bytes: int
+    tenants: list[TenantRecord]
+    """Those that have the most now, TENANTS_MAX at most."""
     jobs: dict[str, int]
     """Active jobs by public state."""
     workers: dict[str, int]
@@ -55,6 +60,7 @@ async def read_gauges(
     return Gauges(
         queue_depth=len(backlog),
         queue_bytes=backlog.bytes,
+        tenants=registry.tenant_records(_busiest(registry)),
         jobs={state: jobs[state] for state in ACTIVE_STATES},
         workers={state: workers[state] for state in WORKER_STATES},
         live_tokens=sum(job.log.tokens for job in active),
@@ -63,6 +69,13 @@ async def read_gauges(
         loop_lag_s=loop_lag_s,
         loop_longest_s=loop_turns.longest_s(),
     )
+
+
+def _busiest(registry: Registry) -> list[str]:
+    """Return the tenants that have the most jobs now, TENANTS_MAX at most."""
+    counts = registry.tenants
+    known = sorted(registry.known_tenants(), key=lambda name: (-counts.queued[name] - counts.running[name], name))
+    return known[:TENANTS_MAX]
 
 
 async def read_rss_bytes(pools: Iterable[Pool]) -> int:

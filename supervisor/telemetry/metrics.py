@@ -78,6 +78,8 @@ class Metrics:
         self.unproven = 0
         """Attempts of which it is not proven that no process is left."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
+        self.keys_forgotten = 0
+        """Idempotency keys that were forgotten before their time."""
         self.tokens = 0
         """Tokens of ended jobs; those of live jobs are read at each scrape."""
         self.tokens_saved = 0

@@ -121,6 +121,19 @@ async def test_refusals_are_recorded_also_of_reads(audited: Audited) -> None:
 
 
 @pytest.mark.own_server
+async def test_a_reader_whose_leaving_ends_its_job_is_recorded(audited: Audited) -> None:
+    job = (await audited.ask(SECRET, "POST", "/v1/jobs", json={"type": "spin", "stop_when_client_leaves": True})).json()
+    for key, address in ((OPERATE.key, f"/v1/jobs/{job['job_id']}/stream"), ("", job["stream_url"])):
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        async with audited.server.client.stream("GET", address, headers=headers) as answer:
+            assert answer.status_code == 200
+    await audited.server.supervisor.wait(job["job_id"])
+    submit, gone = await audited.records(2)
+    assert (gone["event"], gone["via"], gone["job_id"]) == ("client_gone", "ticket", job["job_id"])
+    assert gone["owners"] == [submit["tenant"]] == ["team"]
+
+
+@pytest.mark.own_server
 @pytest.mark.row("A25")
 async def test_a_flood_of_refusals_does_not_fill_the_disk_nor_hide_a_key(audited: Audited) -> None:
     evil = {"host": "evil.example"}

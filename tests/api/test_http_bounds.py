@@ -13,12 +13,9 @@ from api_server import OwnServer, Server, StartServer
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol
-from killable.api.cli.server.bounded_protocol import (
-    FIELDS_MAX,
-    HEADER_BYTES_MAX,
-    LINGERING_MAX,
-    PARAMETERS_MAX,
-)
+from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX
+from killable.api.cli.server.connections import LINGERING_MAX
+from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import Submission
 
@@ -58,34 +55,118 @@ async def accepted(server: OwnServer, gate: Path) -> str:
 # ── connections ──
 
 
-async def test_one_connection_too_many_is_told_so(start_server: StartServer) -> None:
+async def busy(server: OwnServer, gate: Path, number: int) -> list[asyncio.StreamWriter]:
+    """Open connections that wait for the end of a job, until its gate is there."""
+    job_id = await accepted(server, gate)
+    waits = f"GET /v1/jobs/{job_id}/result?wait_s=60 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    writers = [(await server.raw(waits))[1] for _ in range(number)]
+
+    async def all_wait() -> Any:
+        waiting = len(server.supervisor._registry.get(job_id).waiters)
+        return waiting == number or Pending(waiting)
+
+    await until_async(all_wait, "every request waits for the job")
+    return writers
+
+
+async def test_one_connection_too_many_is_told_so(start_server: StartServer, tmp_path: Path) -> None:
     async with start_server(http=HttpSettings(connections_max=3)) as server:
-        held = [await server.raw(b"") for _ in range(3)]
+        writers = await busy(server, tmp_path / "gate", 3)
         problem = problem_in(await ask(server, HEALTH), 503, "too_many_connections")
         assert problem["retryable"] and "server.connections_max" in problem["detail"]
-        _, writer = held.pop()
-        writer.close()
+        writers.pop().close()
 
         async def lets_in() -> Any:
             answer = await server.client.get("/health")
             return answer.status_code == 200 or Pending(answer.text)
 
         await until_async(lets_in, "the place that was left is given to the next")
+        for writer in writers:
+            writer.close()
+        (tmp_path / "gate").touch()
+
+
+async def test_the_connection_that_was_idle_longest_makes_room(start_server: StartServer) -> None:
+    async with start_server(http=HttpSettings(connections_max=3)) as server:
+        held = [await server.raw(start) for start in (b"", b"GET /health HT", HEALTH)]
+        await held[2][0].readuntil(b"healthy")
+        for number in range(3):  # the oldest goes for each that comes: one that never sent a request, too
+            held.append(await server.raw(HEALTH))
+            assert (await held[-1][0].readline()).startswith(b"HTTP/1.1 200")
+            assert b"HTTP" not in (await held[number][0].read()), "it is closed without a word"
         for _, writer in held:
             writer.close()
 
 
 async def test_of_a_flood_of_connections_most_are_only_closed(
-    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(bounded_protocol, "LINGER_S", 600.0)  # those that were told so are still there at the last one
     async with start_server(http=HttpSettings(connections_max=1)) as server:
+        (writer,) = await busy(server, tmp_path / "gate", 1)
         held = [await server.raw(b"") for _ in range(LINGERING_MAX + 20)]
-        reader, writer = await server.raw(HEALTH)
+        reader, last = await server.raw(HEALTH)
         with pytest.raises(ConnectionError):
             assert await reader.read() == b""
             raise ConnectionResetError  # an end without a word is what we want as well
-        for _, each in [*held, (reader, writer)]:
+        for each in (*(each for _, each in held), last, writer):
+            each.close()
+        (tmp_path / "gate").touch()
+
+
+async def test_idle_connections_do_not_shut_an_operator_out(start_server: StartServer) -> None:
+    key = ApiKey("oncall", "operate", "oncall-0123456789abcdef")
+    async with start_server(http=HttpSettings(connections_max=20, keys=(key,)), workers=1) as server:
+        operator = [await server.raw(request_of(key, "GET", "/v1/info"))]
+        await operator[0][0].readuntil(b"version")
+        job_id = (await server.supervisor.submit(Submission("spin", b"{}"))).job_id
+        hostile = [await server.raw(HEALTH) for _ in range(200)]
+        reader, writer = operator[0]  # it has a key, so it is still there
+        writer.write(request_of(key, "GET", f"/v1/jobs/{job_id}"))
+        await reader.readuntil(job_id.encode())
+        cancel = request_of(key, "DELETE", f"/v1/jobs/{job_id}?grace_s=0", "Connection: close")
+        assert b'"cancelled"' in await ask(server, cancel)
+        for _, each in (*hostile, *operator):
+            each.close()
+
+
+async def test_an_operator_gets_in_though_every_connection_is_busy(start_server: StartServer, tmp_path: Path) -> None:
+    oncall, ann = (
+        ApiKey("oncall", "operate", "oncall-0123456789abcdef"),
+        ApiKey("ann", "submit", "ann-0123456789abcdef"),
+    )
+    async with start_server(http=HttpSettings(connections_max=4, keys=(oncall, ann)), workers=1) as server:
+        job_id = await accepted(server, tmp_path / "never")
+        waits = request_of(ann, "GET", f"/v1/jobs/{job_id}/result?wait_s=60")
+        held = [await server.raw(waits) for _ in range(4)]
+
+        async def all_wait() -> Any:
+            return len(server.supervisor._registry.get(job_id).waiters) == 4 or Pending("not yet")
+
+        await until_async(all_wait, "every request waits for the job")
+        refused = problem_in(await ask(server, request_of(ann, "GET", "/v1/info")), 503, "too_many_connections")
+        assert refused["retryable"]
+        assert (await ask(server, HEALTH[:-2] + b"Connection: close\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        cancel = request_of(oncall, "DELETE", f"/v1/jobs/{job_id}?grace_s=0", "Connection: close")
+        assert b'"cancelled"' in await ask(server, cancel)
+        for _, writer in held:
+            writer.close()
+
+
+def request_of(key: ApiKey, method: str, target: str, *headers: str) -> bytes:
+    lines = (f"{method} {target} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key.key}", *headers, "", "")
+    return "\r\n".join(lines).encode()
+
+
+async def test_one_address_does_not_take_the_connections_of_others(start_server: StartServer, tmp_path: Path) -> None:
+    async with start_server(http=HttpSettings(connections_max=20, connections_per_address_max=2)) as server:
+        writers = await busy(server, tmp_path / "gate", 2)
+        problem_in(await ask(server, HEALTH), 503, "too_many_connections")
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+        writer.write(HEALTH)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+        (tmp_path / "gate").touch()
+        for each in (*writers, writer):
             each.close()
 
 

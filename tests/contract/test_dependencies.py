@@ -94,7 +94,8 @@ async def test_no_name_of_ours_is_one_of_uvicorns() -> None:
     theirs = HttpToolsProtocol(config, ServerState(), {})
     meant = {
         "__init__", "__doc__", "__module__", "__slots__", "connection_made", "connection_lost", "data_received",
-        "on_message_begin", "on_headers_complete", "on_header", "on_body", "send_400_response",
+        "on_message_begin", "on_headers_complete", "on_header", "on_body", "on_message_complete",
+        "on_response_complete", "send_400_response",
     }  # fmt: skip
     ours = {name for name in vars(BoundedProtocol) if not name.startswith("__")}
     assert ours & (set(dir(HttpToolsProtocol)) | set(vars(theirs))) == ours & meant

@@ -376,7 +376,15 @@ def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Serv
 def test_every_verb_that_asks_has_json(command: Command) -> None:
     job_id = command.ok("submit", "add", "-i", "a=1", "-d").strip()
     command.ok("result", job_id, "--wait", "30s")
-    for args in (("ps", "-a"), ("workers",), ("types",), ("inspect", job_id), ("explain", job_id), ("drain", "--off")):
+    for args in (
+        ("ps", "-a"),
+        ("workers",),
+        ("tenants",),
+        ("types",),
+        ("inspect", job_id),
+        ("explain", job_id),
+        ("drain", "--off"),
+    ):
         assert isinstance(command.json(*args), dict), args
     assert command.json("kill", "--all") == {"killed": []}
     for args in (("workers",), ("types",), ("explain", "ffff"), ("logs", "ffff"), ("drain",), ("shutdown",)):

@@ -63,6 +63,7 @@ journal = "disk/jobs.journal"
 keep_jobs = 1000000
 keep_bytes = "1GiB"
 queue_jobs_max = 100
+journal_output = OUTPUT
 
 [pools.own]
 module = "./my_jobs.py"
@@ -70,8 +71,8 @@ workers = 3
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
+@pytest.fixture(params=["false", "true"], ids=["without output", "with output"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounting = ["mount", "-t", "tmpfs", "-o", "size=128m,mode=0700", "killable-soak", str(disk)]
@@ -79,7 +80,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("only root may mount a file system of its own")
     try:
         (tmp_path / "my_jobs.py").write_text(JOBS)
-        (tmp_path / "killable.toml").write_text(CONFIGURATION)
+        (tmp_path / "killable.toml").write_text(CONFIGURATION.replace("OUTPUT", request.param))
         yield tmp_path
     finally:
         subprocess.run(["umount", str(disk)], check=True)

@@ -68,12 +68,11 @@ def test_an_operator_gets_through_beside_connections_that_hold_all_others(
         assert job.record()["tenant"] == "team"
     waits = f"GET /v1/jobs/{job.id}/result?wait_s=60 HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {key}\r\n\r\n"
     with ExitStack() as held:
-        for number in range(HOSTILE):
-            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
-            if number < CONNECTIONS_MAX:
-                connection.sendall(waits.encode())
 
         def shut_out() -> bool | Pending:
+            """One more connection waits for the job: unlike an idle one it is never closed for another."""
+            connection = held.enter_context(socket.create_connection((host, int(port)), timeout=60))
+            connection.sendall(waits.encode())
             with Client(server.url, api_key=key, retries=0) as client:
                 try:
                     client.info()
@@ -82,6 +81,8 @@ def test_an_operator_gets_through_beside_connections_that_hold_all_others(
             return Pending("let in")
 
         until(shut_out, "a server that lets nobody in")
+        for _ in range(HOSTILE):
+            held.enter_context(socket.create_connection((host, int(port)), timeout=60))
         own = Command(tmp_path, url)
         assert own.json("ps")["jobs"][0]["job_id"] == job.id
         own.ok("kill", job.id, "--now")

@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,14 @@ import pytest
 from support import user_jobs
 from support.certificate_checks import was_killed
 from support.killable_command import COMMAND, Command, Server, open_gate
+from support.waiting import Pending, until
 
 from killable.api.client.client import Client
 
 JOBS = '''
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -430,6 +434,24 @@ def test_the_collector_of_a_server_has_little_to_look_at(serve: Serve) -> None:
     assert looked_at < spared / 4, said
 
 
+# ── descriptors ──
+
+
+def test_connections_are_fitted_to_the_open_files_and_many_of_them_are_few_lines(serve: Serve) -> None:
+    server = serve("--port", "0", program=("sh", "-c", 'ulimit -n 256 && exec "$0" "$@"', *COMMAND))
+    address = ("127.0.0.1", httpx.URL(server.url).port or 0)
+    with ExitStack() as held, httpx.Client(base_url=server.url) as client:
+        for _ in range(600):
+            held.enter_context(socket.create_connection(address))
+        assert not [text for text in client.get("/readyz").json()["degraded"] if "accepted" in text]
+        assert Stream(client, "deaf").id
+        client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})
+    code, left, said = server.stop()
+    assert (code, left) == (0, [])
+    assert "connections_max_lowered" in said and "open_files_max=256" in said
+    assert len(said.splitlines()) < 20 and "Traceback" not in said
+
+
 @pytest.mark.parametrize(
     ("args", "full", "other"), [((), "stderr", "stdout"), (("--json",), "stdout", "stderr")], ids=["people", "json"]
 )
@@ -458,3 +480,32 @@ def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
     finally:
         server.stop()
     assert {"HF_TOKEN", "OWN_KEY", "HARMLESS", "PATH"} <= seen and "PAYMENT_SECRET" not in seen
+
+
+ADOPTS = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, as PID 1 of a container; it outlives the exec
+if os.fork() == 0:
+    if os.fork() == 0:
+        os._exit(0)  # a stranger, whose parent does not wait for it
+    os._exit(0)
+os.wait()
+os.execv(sys.executable, [sys.executable, "-c", "from killable.supervisor.linux import own_process;"
+         "own_process.REAP_S = 0.05; from killable.api.cli import main; main()", *sys.argv[1:]])
+"""
+
+
+def test_a_server_that_adopts_orphans_reaps_them(tmp_path: Path) -> None:
+    (tmp_path / "my_jobs.py").write_text("from killable import job\n\n@job\ndef works() -> None: ...\n")
+    server = Server(Command(tmp_path, program=(sys.executable, "-c", ADOPTS)), "my_jobs.py", "--port", "0")
+
+    def only_guards() -> bool | Pending:
+        states = [child.status() for child in psutil.Process(server.process.pid).children()]
+        return psutil.STATUS_ZOMBIE not in states or Pending(states)
+
+    try:
+        until(only_guards, "strangers are reaped")
+        with Client(server.url) as client:
+            client.run("works", {})
+    finally:
+        assert server.stop()[:2] == (0, [])

@@ -390,3 +390,42 @@ def in_file(journal: Path) -> list[str]:
 def test_a_path_on_the_command_line_wins_and_is_from_where_one_stands(runs: Runs) -> None:
     runs.start("--journal", "other")
     assert (runs.folder / "other").exists() and not os.path.exists(runs.journal)
+
+
+@pytest.mark.row("B16")
+def test_the_verb_journal_checks_copies_and_saves_the_file_of_a_server(runs: Runs) -> None:
+    runs.start()
+    done = [runs.submit("add", a=number) for number in (1, 2)]
+    for job_id in done:
+        runs.ended(job_id)
+    command = Command(runs.folder)
+    assert command.ok("journal", "verify", "state/jobs.journal") == (
+        "state/jobs.journal: 2 jobs: 0 waiting, 0 running, 2 ended\n"
+    )
+    copied = command.json("journal", "backup", "state/jobs.journal", "copy")
+    assert (copied["sound"], copied["jobs"], copied["written"]) == (True, 2, "copy")
+    runs.server.die()
+    with closing(JournalFile.open(str(runs.journal))) as file:
+        file._connection.execute("UPDATE pieces SET data = 'x' WHERE number = 1 AND kind = 'result'")
+    found = command.run("journal", "verify", "state/jobs.journal", "--json")
+    assert found.returncode == 1 and json.loads(found.stdout)["damaged_rows"] == [
+        {"number": 1, "job_id": done[0], "why": "the checksum of its result is wrong"}
+    ]
+    assert command.run("journal", "backup", "state/jobs.journal", "another").returncode == 65
+    said = command.ok("journal", "salvage", "state/jobs.journal", "saved")
+    assert f"  row 1, {done[0]}: the checksum of its result is wrong\nwritten: saved\n" in said
+    for args, code, words in (
+        (("verify", "my_jobs.py"), 65, "is not a journal"),
+        (("verify", "nowhere"), 65, "there is no journal nowhere"),
+        (("backup", "saved"), 2, "needs NEW, the file to write"),
+        (("verify", "saved", "more"), 2, "takes one file"),
+    ):
+        refused = command.run("journal", *args)
+        assert refused.returncode == code and words in refused.stderr.replace("\n", " "), refused.stderr
+    for journal, kept in (("saved", done[1:]), ("copy", done)):
+        runs.start("--journal", journal)
+        assert [job["job_id"] for job in runs.client.get("/v1/jobs").json()["jobs"]] == kept[::-1]
+        runs.server.die()
+    runs.start()  # the damaged one is set aside
+    assert [job["job_id"] for job in runs.client.get("/v1/jobs").json()["jobs"]] == done[1:]
+    assert f"journal_row_set_aside job_id={done[0]}" in runs.server.die()

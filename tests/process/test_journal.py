@@ -553,3 +553,109 @@ async def test_a_job_that_a_close_gave_up_may_be_on_disk_and_run(
     following = await supervisor(hostile_pool(), journal=str(tmp_path / "second"))
     assert (await follow(following, record.job_id)).state == "completed"  # it did run
     assert "not known" in caught.value.message
+
+
+def read_only(journal: Path, query: str) -> list[Any]:
+    """The first column of what is in a journal that no server uses."""
+    with closing(sqlite3.connect(journal)) as connection:
+        return [row[0] for row in connection.execute(query)]
+
+
+async def test_a_key_outlives_its_job_and_the_server_and_not_its_time(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    pool = hostile_pool(workers=1)
+    first = await supervisor(pool, journal=str(journal), keep_jobs=1)
+    record = await first.submit(KEYED)
+    for job_id in (record.job_id, (await first.submit(replace(KEYED, idempotency_key=""))).job_id):
+        assert (await follow(first, job_id)).state == "completed"
+    with pytest.raises(Refused, match="no longer kept"):
+        await first.get(record.job_id)
+    await first.close()
+    assert read_only(journal, "SELECT count(*) FROM jobs") == [2]
+    assert read_only(journal, "SELECT count(*) FROM pieces WHERE number = 1") == [0], "only what the key needs"
+    second = await supervisor(pool, journal=str(journal), keep_jobs=1)
+    again = await second.submit(KEYED)
+    assert again == record._replace(replayed=True, queue=None)
+    with pytest.raises(Refused) as caught:
+        await second.submit(replace(KEYED, body_digest="another"))
+    assert caught.value.code == "idempotency_conflict"
+    await second.close()
+    third = await supervisor(pool, journal=str(journal), keep_jobs=1, idempotency_s=0.0)
+    assert (await third.submit(KEYED)).job_id != record.job_id
+    await third.close()
+    assert record.job_id not in read_only(journal, "SELECT job_id FROM jobs")
+
+
+# ── with the output of running jobs ──
+
+
+@pytest.mark.row("B16", "D23")
+async def test_a_stream_survives_the_server_without_a_gap(supervisor: StartSupervisor, tmp_path: Path) -> None:
+    """What a reader has seen is there again, with the same ids; the end follows at the next one."""
+    gates = [str(tmp_path / name) for name in ("one", "two")]
+    settings = {"journal_output": True}
+    first = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-0"), **settings)
+    job_id = (await first.submit(Submission("gated", json.dumps({"gates": gates}).encode()))).job_id
+    Path(gates[0]).touch()
+    seen: list[JobEvent] = []
+    async for batch in first.events(job_id):
+        seen += batch
+        if len(seen) == 3:  # started, the first token, and the one of the first gate
+            break
+    copy_journal(tmp_path / "journal-0", tmp_path / "journal-1")
+    await first.close(grace_s=0)
+    second = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-1"), **settings)
+    events = await events_until(second, job_id, "failed")
+    assert events[:3] == seen and [event.id for event in events] == [0, 1, 2, 3]
+    assert json.loads(events[3].data)["error"]["code"] == "supervisor_lost"
+    assert await events_until(second, job_id, "failed", after=2) == events[3:]
+
+
+@pytest.mark.row("B16")
+async def test_no_event_is_shown_before_the_disk_has_it(
+    supervisor: StartSupervisor, tmp_path: Path, disk: Disk
+) -> None:
+    gate = str(tmp_path / "one")
+    server = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal"), journal_output=True)
+    job_id = (await server.submit(Submission("gated", json.dumps({"gates": [gate]}).encode()))).job_id
+    await events_until(server, job_id, "token")
+    disk.clear()
+    Path(gate).touch()
+
+    async def is_over() -> bool | Pending:
+        counts = await server.counts()
+        return counts["running"] == 0 or Pending(counts)
+
+    await until_async(is_over, "it is over")
+    stream = server.events(job_id)
+    assert [event.name for event in await anext(stream)] == ["started", "token"]
+    more = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    assert not more.done()
+    disk.set()
+    rest = [*await more, *[event async for batch in stream for event in batch]]
+    assert [(event.id, event.name) for event in rest] == [(2, "token"), (3, "completed")]
+
+
+@pytest.mark.row("B16", "D23")
+async def test_a_job_that_is_run_again_goes_on_where_its_stream_was(
+    supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    settings = {"journal_output": True}
+    server = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-0"), **settings)
+    job_id = (await server.submit(Submission("repeatable", json.dumps({"gate": str(gate)}).encode()))).job_id
+    seen = await events_until(server, job_id, "token")
+    for number in (1, 2):
+        copy_journal(tmp_path / f"journal-{number - 1}", tmp_path / f"journal-{number}")
+        await server.close(grace_s=0)
+        server = await supervisor(SERVES_BOTH, journal=str(tmp_path / f"journal-{number}"), **settings)
+        seen += await events_until(server, job_id, "token", after=seen[-1].id)
+    gate.touch()
+    events = await events_until(server, job_id, "completed")
+    assert events[: len(seen)] == seen
+    names = [event.name for event in events]
+    assert names == ["started", "token", *["restored", "started", "token"] * 2, "completed"]
+    assert [event.id for event in events] == list(range(len(events)))

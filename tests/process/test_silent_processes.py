@@ -62,6 +62,20 @@ def halt(pid: int) -> None:
     until(lambda: (seen := processes.read_process(pid)) and seen.state == "T", "it is stopped")
 
 
+async def test_a_spare_that_was_stopped_takes_its_job_at_once(supervisor: StartSupervisor) -> None:
+    """What counts is what stopped it before: nobody waits for `start_s`."""
+    server = await supervisor(hostile_pool(workers=1, spares=1))
+    (spare,) = await until_async(lambda: idle_workers(server), "a spare is there")
+    halt(spare)
+    story = await run(server, "echoes", limits={"start_s": 20, "attempts_max": 1})
+    assert (story.state, story.record.pid) == ("completed", spare)
+
+
+async def idle_workers(server: Supervisor) -> list[int | None] | Pending:
+    workers = await server.workers()
+    return [worker.pid for worker in workers if worker.state == "idle"] or Pending(workers)
+
+
 @pytest.mark.row("D20")
 async def test_a_zygote_that_is_stopped_is_continued_and_its_jobs_live(impatient: StartImpatient) -> None:
     server = await impatient(hostile_pool(workers=2, spares=0))

@@ -255,6 +255,8 @@ class Simulation:
         job.events.append(event)
         self.world.note("event", job.number, event.id, event.name)
         if event.name not in TERMINAL_STATES:
+            if self.disk is not None and self.settings.journal_output:
+                self._check_shown(job, event)
             return
         job.end = json.loads(event.data)
         record = self.record(job)
@@ -263,6 +265,13 @@ class Simulation:
         truth = self.world.truths.get(job.number)
         if truth is not None and job.code != "unkillable":
             check(truth.tree_empty, f"job {job.number}: its terminal event came before its tree was empty")
+
+    def _check_shown(self, job: Job, event: JobEvent) -> None:
+        """An event is on disk, or the end of its job has waited long enough for that."""
+        row, ended = self.disk and self.disk.row_of(job.number), self.supervisor._registry.get(job.id).ended
+        is_late = ended is not None and (self.loop.time() >= ended + TELL_S - SLACK_S or self.supervisor._closing)
+        written = row is not None and (event.id < row.output or row.is_over)
+        self.world.check(written or is_late, f"job {job.number}: event {event.id} is shown, and on disk is {row}")
 
     def _check_told(self, job: Job, *, marked: bool) -> None:
         """A client is told of an end: it is on disk, or it is marked."""
@@ -331,6 +340,23 @@ class Simulation:
         """Every job has ended as the record of the simulated side says."""
         for job in self.jobs:
             self._check_end(job)
+        self.raise_violations()
+
+    def check_shares(self) -> None:
+        """What is counted for each tenant is what its jobs are, and none has more running than it may."""
+        tenants, check = self.supervisor._tenants, self.world.check
+        states = [(self.record(job), job.submission) for job in self.jobs]
+        for counted, state in ((tenants.queued, ("queued",)), (tenants.running, ("running", "stopping"))):
+            true = Counter(record.tenant for record, _ in states if record.state in state)
+            check(counted == true, f"{counted} are counted as {state}, and are {true}")
+        sizes: Counter[str] = Counter()
+        for record, submission in states:
+            if record.state == "queued":
+                sizes[record.tenant] += len(submission.input)
+        check(tenants.queued_bytes == sizes, f"{tenants.queued_bytes} are counted, and are {sizes}")
+        for tenant, number in tenants.running.items():
+            most = tenants.bounds(tenant).running_max
+            check(most is None or number <= most, f"{tenant} runs {number} of {most}")
         self.raise_violations()
 
     def check_metrics(self) -> None:

@@ -38,19 +38,80 @@ def test_a_key_with_another_request_is_a_conflict_and_another_tenants_key_is_not
     simulate(main, pool(workers=2))
 
 
-def test_a_key_is_forgotten_with_its_job_and_jobs_without_one_are_never_the_same() -> None:
+async def flood(sim: Simulation, number: int, **fields: object) -> None:
+    """Run trivial jobs, of which `sim` remembers nothing."""
+    before = list(sim.jobs)
+    for _ in range(number):
+        sim.jobs[:] = []
+        await sim.ended(await sim.submit(Script(run_s=0.001), watched=False, **fields))
+    sim.jobs[:] = [job for job in before if job.id in sim.supervisor._registry._jobs]
+
+
+def keys(sim: Simulation) -> int:
+    return len(sim.supervisor._registry.idempotency_keys)  # bounded: not to be seen from outside
+
+
+@pytest.mark.parametrize("tenant", ["another", "default"])
+def test_a_flood_does_not_make_a_request_that_comes_again_a_second_job(tenant: str) -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(Script(run_s=0.1), watched=False, **KEY)
+        first = sim.record(job)
         await sim.ended(job)
-        for _ in range(3):
-            sim.jobs.clear()
-            await sim.ended(await sim.submit(Script(run_s=0.1), watched=False))
-        sim.jobs.clear()
-        assert (await refusal(sim.supervisor.get(job.id))).code == "unknown_job"
-        assert (await sim.submit(FOREVER, **KEY)).id != job.id
-        assert len(sim.supervisor._registry.idempotency_keys) == 1  # bounded: not to be seen from outside
+        await flood(sim, 50, tenant=tenant)
+        if tenant == "default":
+            assert (await refusal(sim.supervisor.get(job.id))).code == "unknown_job"
+        again = answer(sim.supervisor.submit(job.submission))
+        assert again == first._replace(replayed=True)
+        conflict = await refusal(sim.supervisor.submit(replace(job.submission, body_digest="d2")))
+        assert conflict.code == "idempotency_conflict"
 
     simulate(main, keep_jobs=2)
+
+
+def test_a_key_is_forgotten_when_its_time_is_over_and_its_job_is_not_kept() -> None:
+    async def main(sim: Simulation) -> None:
+        kept = await sim.submit(Script(run_s=0.001), watched=False, tenant="ann", **KEY)
+        gone = await sim.submit(Script(run_s=0.001), watched=False, **KEY)
+        await sim.ended(kept, gone)
+        await flood(sim, 3)
+        await asyncio.sleep(99)
+        assert answer(sim.supervisor.submit(gone.submission)).replayed
+        await asyncio.sleep(2)
+        assert answer(sim.supervisor.submit(kept.submission)).replayed, "as long as its job is kept"
+        assert (await sim.submit(FOREVER, **KEY)).id != gone.id
+
+    simulate(main, keep_jobs=2, idempotency_s=100.0)
+
+
+def test_keys_without_jobs_are_bounded_by_tenant_and_what_is_forgotten_is_said() -> None:
+    async def main(sim: Simulation) -> None:
+        other = await sim.submit(Script(run_s=0.001), watched=False, tenant="ann", **KEY)
+        first = await sim.submit(Script(run_s=0.001), watched=False, **KEY)
+        await sim.ended(other, first)
+        for number in range(20):
+            await flood(sim, 1, idempotency_key=f"k{number + 2}", body_digest="d1")
+        assert answer(sim.supervisor.submit(other.submission)).replayed, "it has a bound of its own"
+        latest = replace(first.submission, idempotency_key="k18")
+        assert answer(sim.supervisor.submit(latest)).replayed
+        (told,) = await sim.supervisor.tenants("default")
+        assert told.idempotency_keys == 5 and keys(sim) == 5 + 2
+        assert sim.supervisor._observer.metrics.keys_forgotten == 15
+        assert (await sim.submit(FOREVER, **KEY)).id != first.id
+
+    simulate(main, keep_jobs=2, idempotency_keys_max=5)
+
+
+def test_a_key_whose_time_is_over_makes_room_when_the_next_job_is_dropped() -> None:
+    async def main(sim: Simulation) -> None:
+        await flood(sim, 4, **KEY | {"tenant": "ann"})
+        for number in range(4):
+            await flood(sim, 1, idempotency_key=f"k{number}", body_digest="d1")
+        await asyncio.sleep(101)
+        await flood(sim, 3)
+        assert keys(sim) == 0
+        assert sim.supervisor._observer.metrics.keys_forgotten == 0, "none before its time"
+
+    simulate(main, keep_jobs=1, idempotency_s=100.0)
 
 
 @pytest.mark.row("G5")

@@ -154,7 +154,7 @@ def test_jobs_start_by_priority_and_tenants_take_turns() -> None:
         sim.cancel(jobs[0])
         await sim.ended(*jobs)
         started = [int(line.split()[-1]) for line in sim.world.trace if " RUN " in line]
-        assert started == [0, 6, 1, 4, 2, 5, 3, 7]
+        assert started == [0, 6, 4, 1, 5, 2, 7, 3]
 
     simulate(main)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     AmendedNote,
@@ -18,6 +19,7 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalRow,
     Note,
+    OutputNote,
     StartedNote,
 )
 
@@ -37,6 +39,8 @@ class Row:
     attempt: int = 0
     """Of the last start."""
     waits: bool = False
+    output: int = 0
+    """The id of the first event that is not there."""
     is_over: bool = False
 
 
@@ -131,6 +135,9 @@ class FakeDisk:
                 assert row is not None, note
                 said = json.loads(note.members)
                 row.attempt, row.waits = said["attempt"], said.get("waits", False)
+            case OutputNote():
+                assert row is not None and row.output == note.place, note
+                row.output = len(EventLog.decode(note.data, 1 << 30, note.place))
             case EndedNote():
                 if row is not None:
                     row.is_over = True

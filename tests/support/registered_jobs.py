@@ -5,11 +5,15 @@ Runs in: the test process.
 
 from __future__ import annotations
 
+from typing import Any
+
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.models import JobType, Submission
+from killable.supervisor.settings import SupervisorSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 TYPE = JobType(
@@ -17,17 +21,20 @@ TYPE = JobType(
 )
 
 
-def registry(keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9) -> Registry:
-    return Registry(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
+def registry(
+    keep_jobs: int = 10, keep_bytes: int = 1 << 30, keep_s: float = 1e9, tenants: dict[str, Any] | None = None
+) -> Registry:
+    settings = SupervisorSettings(keep_jobs=keep_jobs, keep_bytes=keep_bytes, keep_s=keep_s)
+    return Registry(settings, Tenants(tenants or {}, queue_jobs_max=1000, queue_bytes_max=1 << 30))
 
 
-def add(jobs: Registry, **fields: object) -> Job:
+def add(jobs: Registry, tenant: str = "default", **fields: object) -> Job:
     number = jobs.next_number()
     job = Job(
         id=f"job-{number}",
         number=number,
         type=TYPE,
-        submission=Submission("work", b"input"),
+        submission=Submission("work", b"input", tenant=tenant),
         limits=DEFAULT_LIMITS,
         log=EventLog(1 << 20),
         created_at="",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.jobs.backlog import REMOVED_MAX, Backlog, QueueFull
+from killable.supervisor.jobs.backlog import SERVED_MAX, Backlog, QueueFull
 
 BIG = 1 << 40
 
@@ -73,17 +73,82 @@ def test_a_tenant_with_one_job_at_a_time_does_not_keep_out_one_with_many() -> No
     assert [job_id for job_id in served if job_id and job_id[0] == "b"] == [f"b{number}" for number in range(10)]
 
 
-def test_turns_are_taken_within_one_priority() -> None:
-    """A hundred jobs that can wait do not put a tenant's urgent one behind those of another."""
+def test_a_tenants_urgent_job_goes_before_its_own_that_can_wait() -> None:
     queue = backlog()
     for number in range(100):
         push(queue, f"slow{number}", "ann", priority=0)
     for number in range(3):
         push(queue, f"b{number}", "bob", priority=5)
     push(queue, "a", "ann", priority=5)
-    assert [queue.pop("p") for _ in range(4)] == ["b0", "a", "b1", "b2"]
-    push(queue, "new", "cay", priority=0)
-    assert [queue.pop("p") for _ in range(2)] == ["slow0", "new"]
+    assert [queue.pop("p") for _ in range(4)] == ["b0", "a", "b1", "slow0"]
+
+
+def test_no_priority_puts_a_tenants_second_job_before_anothers_first() -> None:
+    queue = backlog()
+    push(queue, "running", "ann")
+    queue.pop("p")
+    for number in range(500):
+        push(queue, f"a{number}", "ann", priority=1000)
+    push(queue, "b", "bob", priority=-1000)
+    assert queue.position("b") == 0 == queue.position_of_new("p", "cay", -5)
+    assert [queue.pop("p") for _ in range(3)] == ["b", "a0", "a1"]
+
+
+def test_within_a_round_the_most_urgent_goes_first() -> None:
+    queue = backlog()
+    for tenant, priority in (("ann", 0), ("bob", 7), ("cay", 3)):
+        push(queue, f"{tenant} 1", tenant, priority=priority)
+        push(queue, f"{tenant} 2", tenant, priority=priority)
+    assert drain(queue) == ["bob 1", "cay 1", "ann 1", "bob 2", "cay 2", "ann 2"]
+
+
+def test_a_tenant_that_is_held_back_lets_others_go_past_and_gets_no_credit_for_it() -> None:
+    queue = backlog()
+    for number in range(5):
+        push(queue, f"a{number}", "ann", priority=9)
+    queue.hold_back("ann")
+    assert (queue.depth("p"), queue.startable("p"), queue.pop("p")) == (5, 0, None)
+    for number in range(5):
+        push(queue, f"b{number}", "bob")
+    push(queue, "a5", "ann", priority=10)
+    assert (queue.depth("p"), queue.startable("p")) == (11, 5)
+    assert [queue.pop("p") for _ in range(3)] == ["b0", "b1", "b2"]
+    assert queue.let_go("ann") == ["p"] and queue.let_go("ann") == []
+    assert queue.startable("p") == queue.depth("p") == 8
+    assert drain(queue) == ["a5", "a0", "b3", "a1", "b4", "a2", "a3", "a4"]
+
+
+def test_a_job_of_a_tenant_that_is_held_back_can_be_removed() -> None:
+    queue = backlog()
+    for job_id in "abc":
+        push(queue, job_id)
+    queue.hold_back("ann")
+    assert queue.remove("a") and queue.remove("c") and queue.startable("p") == 0
+    queue.let_go("ann")
+    assert drain(queue) == ["b"] and (queue.depth("p"), queue.startable("p")) == (0, 0)
+    queue.hold_back("ann")
+    push(queue, "d")
+    assert queue.remove("d") and queue.let_go("ann") == []
+
+
+@pytest.mark.row("B11")
+def test_an_operator_has_a_tenth_more_room() -> None:
+    queue = backlog(jobs_max=10, bytes_max=100)
+    for number in range(10):
+        push(queue, f"j{number}", size=10)
+    with pytest.raises(QueueFull):
+        queue.check(0)
+    queue.check(10, reserve=True)
+    with pytest.raises(QueueFull) as caught:
+        queue.check(11, reserve=True)
+    assert (caught.value.bound, caught.value.limit) == ("queue_bytes_max", 100)
+    push_over(queue, "operator's")
+    with pytest.raises(QueueFull):
+        queue.check(0, reserve=True)
+
+
+def push_over(queue: Backlog, job_id: str) -> None:
+    queue.push(job_id, pool="p", tenant="oncall", priority=0, input_bytes=0)
 
 
 def test_pools_have_lines_of_their_own() -> None:
@@ -143,8 +208,8 @@ def test_an_id_that_comes_back_has_its_new_place() -> None:
 
 def kept(queue: Backlog) -> int:
     """How many things the queue remembers."""
-    lines = queue._lines.values()
-    return sum(len(line.places) + sum(1 + len(rounds.last) for rounds in line.rounds.values()) for line in lines)
+    pools = queue._pools.values()
+    return sum(len(pool.lines) + len(pool.heads) + len(pool.served) for pool in pools) + len(queue._waiting)
 
 
 def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty() -> None:
@@ -160,44 +225,22 @@ def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty(
     assert kept(queue) < 100
 
 
-def test_removed_jobs_are_forgotten_though_nothing_is_ever_popped() -> None:
+def test_tenants_that_come_once_are_forgotten_though_the_line_is_often_empty() -> None:
+    queue = backlog()
+    for number in range(3 * SERVED_MAX):
+        push(queue, f"j{number}", f"tenant {number}")
+        queue.pop("p")
+    assert kept(queue) <= SERVED_MAX
+
+
+def test_removed_jobs_leave_no_trace() -> None:
     queue = backlog()
     push(queue, "stuck")
-    for number in range(10_000):
+    before = kept(queue)
+    for number in range(1000):
         push(queue, f"j{number}", f"tenant {number}", priority=number % 2001)
         assert queue.remove(f"j{number}")
-    assert queue.jobs_of("p") == ["stuck"]
-    assert kept(queue) <= 2 * (REMOVED_MAX + 5) + REMOVED_MAX
-
-
-def test_building_anew_keeps_the_order_and_the_turns() -> None:
-    queue, small = backlog(), backlog()
-    for number in range(300):
-        push(queue, f"gone{number}", "dan")
-        for each in (queue, small):
-            if number % 30 == 0:
-                push(each, f"a{number}", "ann")
-                push(each, f"b{number}", "bob" if number % 60 else "ann")
-    for number in range(300):
-        queue.remove(f"gone{number}")
-    assert queue.jobs_of("p") == small.jobs_of("p")
-    for each in (queue, small):
-        push(each, "late", "bob")
-        push(each, "new", "cay")
-    assert drain(queue) == drain(small)
-
-
-def test_an_empty_queue_remembers_nothing() -> None:
-    queue = backlog()
-    for number in range(100):
-        push(queue, f"j{number}", f"tenant {number}", priority=number)
-    for number in range(0, 100, 2):
-        queue.remove(f"j{number}")
-    drain(queue)
-    assert kept(queue) == 0
-    push(queue, "x")
-    queue.remove("x")
-    assert kept(queue) == 0
+    assert queue.jobs_of("p") == ["stuck"] and kept(queue) == before
 
 
 @pytest.mark.row("B16")

@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.inventory import example
 from killable.supervisor.configuration.tables import json_schema
+from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import SandboxSpec, Settings, usable_cores, usable_processors
+from killable.supervisor.settings import SandboxSpec, Settings, TenantSettings, usable_cores, usable_processors
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
@@ -357,6 +359,37 @@ def test_a_types_cap_over_the_servers_would_never_hold() -> None:
     assert "raise caps.run_s too" in found["jobs.x.caps.run_s"]["expected"]
 
 
+def test_a_tenants_table_is_read_and_its_faults_are_said() -> None:
+    settings = read(
+        """
+        [tenants.default]
+        running_max = 2
+        caps = { run_s = "1m", grace_s = 2 }
+        [tenants."team.A"]
+        queue_jobs_max = "none"
+        keep_bytes = "1MiB"
+        caps = { run_s = "none" }
+        """
+    ).settings
+    tenants = Tenants(settings.tenants, queue_jobs_max=1000, queue_bytes_max=1 << 20)
+    everybody, own, alone = tenants.bounds("x"), tenants.bounds("team.A"), tenants.bounds("default")
+    assert (everybody.queue_jobs_max, everybody.queue_bytes_max, everybody.running_max) == (500, 1 << 19, 2)
+    assert everybody.caps == {"run_s": 60.0, "grace_s": 2.0}
+    assert (own.queue_jobs_max, own.queue_bytes_max, own.running_max) == (None, 1 << 19, 2)
+    assert (own.keep_bytes, own.caps) == (1 << 20, {"grace_s": 2.0})
+    assert (alone.queue_jobs_max, alone.running_max) == (None, 2), "without keys there is nobody to share with"
+    assert tenants.bounds("x", operator=True) == TenantSettings()
+    assert tenants.bounds("team.A", operator=True) == own
+    found = faults(
+        "[tenants.'a b']\nrunning_max = 1\n[tenants.a]\nrunning_max = 0\nsubmissions_per_s = 0\n"
+        "priority_max = 1001\nqueue_max = 3\n"
+    )
+    assert "name of an API key" in found["tenants.a b"]["expected"]
+    assert "did you mean queue_jobs_max?" in found["tenants.a.queue_max"]["expected"]
+    for key in ("running_max", "submissions_per_s", "priority_max"):
+        assert found[f"tenants.a.{key}"]["source"].startswith("given.toml:")
+
+
 def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     Path("out").mkdir()
@@ -517,6 +550,10 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     for section, table in (("server", "Server"), ("limits", "Limits"), ("caps", "Caps")):
         names = json_schema()["$defs"][f"{table}{'Settings' if table == 'Server' else 'Table'}"]["properties"]
         assert list(tree[section]) == list(names), section
+    assert set(tree["tenants"]["dashboard"]) == set(json_schema()["$defs"]["TenantTable"]["properties"])
+    others = Tenants(config.settings.tenants, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("dashboard")
+    built_in = Tenants({}, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("dashboard")
+    assert replace(others, caps={}) == built_in
     assert set(tree["pools"]["text"]) == set(json_schema()["$defs"]["PoolTable"]["properties"])
     assert all(len(line) <= 120 for line in text.splitlines())
 
@@ -537,6 +574,9 @@ def test_every_key_is_documented() -> None:
     [
         ("[limits]\nstart_s = 'none'\nmemory_bytes = '1.5GiB'\nqueue_s = '1h30m'", True),
         ("[pools.a]\nmodule = ['a', 'b']\n[jobs.x.caps]\nrun_s = 3", True),
+        ("[tenants.Team-1]\nsubmissions_per_s = 0.5\npriority_max = 'none'\ncaps = { run_s = 'none' }", True),
+        ("[tenants.'a b']\nrunning_max = 1", False),
+        ("[tenants.a]\nrunning_max = 0", False),
         ("[server]\nprot = 1", False),
         ("[limits]\nrun_s = 'soon'", False),
         ("[limits]\nmemory_bytes = -1", False),

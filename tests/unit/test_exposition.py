@@ -9,7 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from killable.supervisor.models import Outcome, Verdict
+from killable.supervisor.models import Outcome, TenantRecord, Verdict
 from killable.supervisor.telemetry import exposition
 from killable.supervisor.telemetry.gauges import WORKER_STATES, Gauges
 from killable.supervisor.telemetry.metrics import Metrics
@@ -25,12 +25,14 @@ BY_TYPE = {"job_duration_seconds", "queue_wait_seconds", "start_seconds", "first
 """Histograms that a limit of a type is set from."""
 MORE = {
     "submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set(),
-    "retries_total": {"code"}, "unproven_total": set(),
+    "retries_total": {"code"}, "unproven_total": set(), "tenant_jobs": {"tenant", "state"},
+    "tenant_streams": {"tenant"}, "idempotency_keys_forgotten_total": set(),
 }  # fmt: skip
 """Rows F3, F4 and D23."""
 GAUGES = Gauges(
     queue_depth=3, queue_bytes=99, jobs={"queued": 3, "running": 1, "stopping": 0},
     workers=dict.fromkeys(WORKER_STATES, 0) | {"idle": 2, "busy": 1},
+    tenants=[TenantRecord("ann", 3, 99, 1, 7, 700, 2, 0, {})],
     live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002, loop_longest_s=0.5,
 )  # fmt: skip
 

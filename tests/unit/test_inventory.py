@@ -35,6 +35,12 @@ grace_s = 3
 output_bytes = "1MiB"
 [pools.a.sandbox]
 write = ["out"]
+[tenants.dashboard]
+queue_bytes_max = "1MiB"
+submissions_per_s = 0.5
+priority_max = "none"
+[tenants.dashboard.caps]
+run_s = 60
 """
 
 
@@ -59,6 +65,9 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     expected |= {"pools.a.sandbox.write"}
     expected |= {f"pools.a.env.{name}" for name in ("OMP_NUM_THREADS", "MODEL", "PIN_KEY", "EMPTY")}
     expected |= {"jobs.split.limits.grace_s", "jobs.split.caps.output_bytes"}
+    expected |= {
+        f"tenants.dashboard.{name}" for name in ("queue_bytes_max", "submissions_per_s", "priority_max", "caps.run_s")
+    }
     assert set(found) == expected
 
 
@@ -84,6 +93,10 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
         ("pools.a.env.MODEL", NOT_SHOWN, "killable.toml:9"),
         ("pools.a.env.PIN_KEY", NOT_SHOWN, "killable.toml:9"),
         ("jobs.split.caps.output_bytes", '"1MiB"', "killable.toml:13"),
+        ("tenants.dashboard.queue_bytes_max", '"1MiB"', "killable.toml:17"),
+        ("tenants.dashboard.submissions_per_s", "0.5", "killable.toml:18"),
+        ("tenants.dashboard.priority_max", '"none"', "killable.toml:19"),
+        ("tenants.dashboard.caps.run_s", '"1m"', "killable.toml:21"),
     ],
 )
 def test_a_value_as_the_file_spells_it_and_who_wrote_it(config: Config, key: str, text: str, source: str) -> None:

@@ -19,6 +19,7 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalFile,
     JournalRow,
+    OutputNote,
     StartedNote,
     StoppedNote,
 )
@@ -67,6 +68,28 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
     assert (two.accepted, two.started, two.ended) == ({"n": 2}, {"at": 2}, {"end": 2})
     assert two.pieces == {"result": b"r" * 1000, "events": b"".join(log.encoded())}  # its input is not needed any more
     assert EventLog.decode(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
+
+
+@pytest.mark.row("B16")
+def test_events_of_a_running_job_are_one_log_until_it_ends_or_begins_a_new_one(file: JournalFile) -> None:
+    log = EventLog(1 << 20)
+    for number in range(20):
+        log.append("token", b'{"value":%d}' % number)
+    file.write([ACCEPTED])
+    place = 0
+    while place < len(log):
+        following, data = log.encode_some(place, 8, 1 << 20)
+        file.write([OutputNote(1, place, data, place == 0)])
+        place = following
+    (row,) = file.read()
+    assert row.pieces["input"] == ACCEPTED.input
+    assert EventLog.decode(row.pieces["output"], 1 << 20).read(-1, 100) == log.read(-1, 100)
+    file.write([OutputNote(1, 100, log.encode_some(0, 3, 1 << 20)[1], True)])
+    (row,) = file.read()
+    assert [event.id for event in EventLog.decode(row.pieces["output"], 1 << 20, 100).read(-1, 9)] == [100, 101, 102]
+    file.write([EndedNote(1, b"{}", None, None, sealed(("completed", b"{}")))])
+    (row,) = file.read()
+    assert set(row.pieces) == {"events"}
 
 
 @pytest.mark.row("B16")

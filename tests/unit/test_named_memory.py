@@ -69,7 +69,15 @@ def test_only_files_of_its_owner_in_the_folder_of_shared_memory_are_removed(tmp_
     link.symlink_to(outside)
     try:
         lines = [f"MADE:{os.stat(outside).st_ino}:/../..{outside}", f"MADE:{os.lstat(link).st_ino}:/{link.name}"]
-        lines += ["MADE:0:/", "MADE:0:", f"REGISTER:{outside}:{SEMAPHORE}", "REGISTER:/.:shared_memory"]
+        lines += [
+            "MADE:0:/",
+            "MADE:0:",
+            "OPEN:/\0",
+            "OPEN:/" + "x" * 300,
+            "OPEN:/" + "ä" * 200,
+            f"REGISTER:{outside}:{SEMAPHORE}",
+            "REGISTER:/.:shared_memory",
+        ]
         log.write_text("".join(f"{line}\n" for line in lines))
         assert memory_removal.remove_named(str(log)) == (0, [])
         assert outside.exists() and link.is_symlink()

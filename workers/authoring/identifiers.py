@@ -14,6 +14,9 @@ OPERATION_NAME = r"[A-Za-z0-9_.-]{1,64}"
 OPERATION_PATH = rf"{OPERATION_NAME}(/{OPERATION_NAME})*"
 """The path of an operation inside others: `load/download`."""
 
+KEY_NAME = r"[A-Za-z0-9_.-]{1,64}"
+"""The name of an API key, which is a tenant."""
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return the closest of the known names, as a question, or a list of all."""

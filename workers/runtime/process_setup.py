@@ -16,6 +16,7 @@ from collections.abc import Iterable
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+PR_GET_CHILD_SUBREAPER = 37
 PR_SET_NO_NEW_PRIVS = 38
 
 ZYGOTE_OOM_SCORE, WORKER_OOM_SCORE = 200, 500
@@ -99,6 +100,15 @@ _requests = _BlockedDuringFork()
 def adopt_orphans() -> None:
     """Become a subreaper: orphans below this process become its children instead of init's."""
     prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def is_subreaper() -> bool:
+    """Return whether this process is a subreaper: the attribute outlives an exec. Raise OSError."""
+    found = ctypes.c_int()
+    if _libc.prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0) != 0:
+        errno = ctypes.get_errno()
+        raise OSError(errno, f"prctl({PR_GET_CHILD_SUBREAPER}): {os.strerror(errno)}")
+    return bool(found.value)
 
 
 def die_with(parent: int) -> None:

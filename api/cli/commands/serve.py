@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import logging
 import os
 import signal
 import sys
@@ -74,9 +76,9 @@ def serve(
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.
 
     API keys are read from a file (server.api_keys_file in killable.toml) and
-    from the variable KILLABLE_API_KEY. No process that the server started
-    outlives it, even if it is killed. With --journal, accepted jobs survive a
-    restart: the next server with the same file runs those that were queued, and
+    from the variable KILLABLE_API_KEY. If the server is killed, its guards end
+    every process that it started; if they are killed too, the next start does.
+    With --journal, accepted jobs survive a restart: the next server with the same file runs those that were queued, and
     knows how the others ended. SIGHUP reads the file of keys again.
     """
     with errors.reporting(as_json):
@@ -103,8 +105,9 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
 
     own_process.protect()
     in_force = load(config, os.environ, flags, target)
-    server = in_force.config.server
-    raise_file_limit()
+    fitted, lowered = _fitted(in_force.config, raise_file_limit())
+    in_force = dataclasses.replace(in_force, config=fitted)
+    server = fitted.server
     with (
         no_end_by_hang_up(),
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
@@ -112,6 +115,8 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
         listen_for_operators(server) or contextlib.nullcontext() as operators,
     ):
         log = log_lines.configure(server.log_format, server.log_level, server.redact)
+        if lowered:
+            logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
         try:
             with (
                 audit_log_of(server) as audit_log,
@@ -122,6 +127,19 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
         finally:
             log.close()
+
+
+def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
+    """Return the configuration with no more connections than the limit of open files allows, and what was lowered."""
+    from killable.api.cli.server.listener import fitting_connections
+
+    wanted = config.server.connections_max
+    workers = sum(pool.workers + pool.spares for pool in config.settings.pools)
+    fitting = fitting_connections(wanted, files, workers)
+    if fitting >= wanted:
+        return config, {}
+    server = dataclasses.replace(config.server, connections_max=fitting)
+    return dataclasses.replace(config, server=server), {"from": wanted, "to": fitting, "open_files_max": files}
 
 
 def require_linux(verb: str) -> None:
@@ -138,12 +156,15 @@ async def _serve(
     from killable.api.cli.server import announcement, gc_freeze
     from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
+    from killable.supervisor.linux import own_process
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
     supervisor = Supervisor(config.settings)
+    adopts = own_process.is_reaper_of_strangers()
+    reaper = own_process.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
         try:
             manager.status("starting pools")
@@ -164,6 +185,8 @@ async def _serve(
             await web.close(LAST_WORDS_S)
         finally:
             await supervisor.close(grace_s=0)
+            if reaper is not None:
+                reaper.close()
 
 
 class _Stop:

@@ -43,6 +43,7 @@ EXIT_CODES: dict[str, CommandExit] = {
             "input.invalid",
             "invalid",
             "limit_over_cap",
+            "priority_over_max",
             "too_large",
             "idempotency_conflict",
             "malformed",
@@ -53,6 +54,9 @@ EXIT_CODES: dict[str, CommandExit] = {
         ),
         CommandExit.NOT_NOW: (
             "queue_full",
+            "tenant_queue_full",
+            "too_many_submissions",
+            "too_many_streams",
             "draining",
             "deadline_unmeetable",
             "journal_failed",

@@ -160,6 +160,30 @@ def retired(records: Sequence[Record]) -> Listing:
     return listing
 
 
+def tenants(records: Sequence[Record]) -> Listing:
+    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10."""
+    listing = Listing(
+        [
+            Column("TENANT", cut=True), Column("QUEUED", numeric=True), Column("BYTES", 3, numeric=True),
+            Column("RUNNING", numeric=True), Column("KEPT", numeric=True), Column("BYTES", 2, numeric=True),
+            Column("STREAMS", 4, numeric=True), Column("KEYS", 1, numeric=True), Column("RATE", 6, numeric=True),
+            Column("PRIORITY", 5, numeric=True),
+        ]
+    )  # fmt: skip
+    for tenant in records:
+        bounds = tenant["bounds"]
+        rate, priority = bounds["submissions_per_s"], bounds["priority_max"]
+        listing.add(
+            str(tenant["tenant"]), _of(tenant["queued"], bounds["queue_jobs_max"]),
+            _size_of(tenant["queued_bytes"], bounds["queue_bytes_max"]),
+            _of(tenant["running"], bounds["running_max"]), _of(tenant["kept"], bounds["keep_jobs"]),
+            _size_of(tenant["kept_bytes"], bounds["keep_bytes"]), _of(tenant["streams"], bounds["streams_max"]),
+            str(tenant["idempotency_keys"]), "-" if rate is None else f"{rate:g}/s",
+            "-" if priority is None else f"≤ {priority}",
+        )  # fmt: skip
+    return listing
+
+
 def job_types(records: Sequence[Record]) -> Listing:
     """Return TYPE POOL INPUT DESCRIPTION; an unavailable type shows the reason in place of its description."""
     listing = Listing(
@@ -195,6 +219,14 @@ def input_members(schema: Record) -> Listing:
 def _age_s(job: Record) -> float | None:
     """Return the seconds since the job was accepted, also of an ended one."""
     return render.age_s(job["created_at"])
+
+
+def _of(number: int, bound: int | None) -> str:
+    return f"{number}" if bound is None else f"{number}/{bound}"
+
+
+def _size_of(number: int, bound: int | None) -> str:
+    return render.size(number) + ("" if bound is None else f"/{render.size(bound)}")
 
 
 def _pid(worker: Record) -> str:

@@ -88,6 +88,10 @@ def _access(in_force: InForce) -> list[Text]:
         if server.host.strip("[]") in ("0.0.0.0", "::") and not server.allowed_hosts:
             names = "other machines are refused (421) until server.allowed_hosts lists the host names that they use"
             lines.append(Text.assemble(("note: ", "bold yellow"), names))
+    if len(in_force.keys) > 1:
+        shared = [pool.name for pool in in_force.config.settings.pools if pool.jobs_per_worker_max != 1]
+        words = "uses workers again, for other keys too: a hostile job can read later inputs (jobs_per_worker_max)"
+        lines += [Text.assemble((f"pool {name} note: ", "bold yellow"), words) for name in shared]
     return lines
 
 
@@ -154,6 +158,7 @@ def _guards(pools: Sequence[PoolRecord]) -> list[Text]:
     return [
         Text.assemble(("kills   ", "dim"), f"by pidfd: {kills}"),
         Text.assemble(
-            ("guards  ", "dim"), "one per pool: no process of a job outlives this server, even if it is killed"
+            ("guards  ", "dim"),
+            "one per pool: ends all jobs when this server is killed; when both are, the next start does",
         ),
     ]

@@ -4,17 +4,22 @@ Runs in: supervisor, in its event loop. Without them, one client that connects a
 
     connected ──header complete──► handled by uvicorn (its keep-alive timer) ──next request's first byte──┐
         └── header_timeout_s: 408 ◄───────────────────────────────────────────────────────────────────────┘
+
+`connections` decides who gets in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from functools import partial
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from killable.api.cli.server.connections import Admittance, Connections
+from killable.api.http.connection_use import CONNECTION, TOO_MANY
 from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
 
@@ -30,8 +35,6 @@ and ten such clients a kill for 18 s.
 """
 LINGER_S = 1.0
 """Seconds for the client to read a refusal: closing at once would reset the connection if it is still sending."""
-LINGERING_MAX = 100
-"""Connections over the bound that get an answer; further ones are only closed."""
 FRAMING_BYTES_MAX = 64 << 10
 PIPELINED_BYTES_MAX = 256 << 10
 """What came behind a request that is not answered yet, while more than one waits; asyncio reads as much at once."""
@@ -41,15 +44,22 @@ FRAMING_OF_A_BYTE = 16
 """Bytes of chunked coding allowed for each byte of body: a chunk of one byte has six."""
 
 
-def protocol_of(settings: HttpSettings) -> type[asyncio.Protocol]:
+def protocol_of(settings: HttpSettings, bounds: Connections | None = None) -> type[asyncio.Protocol]:
     """Return the factory for `uvicorn.Config(http=...)`, called for every connection."""
     bounded = partial(
         BoundedProtocol,
-        connections_max=settings.connections_max,
+        bounds=bounds or bounds_of(settings),
         header_timeout_s=settings.header_timeout_s,
         silence_s=settings.send_timeout_s,
     )
     return cast("type[asyncio.Protocol]", bounded)
+
+
+def bounds_of(settings: HttpSettings) -> Connections:
+    """Return the bounds on the connections of one server."""
+    return Connections(
+        settings.connections_max, settings.connections_per_address_max, has_operators=bool(settings.keys)
+    )
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -57,14 +67,16 @@ class BoundedProtocol(HttpToolsProtocol):
 
     # Beside uvicorn's own in one dict they are more than Python shares the keys of: 1 KiB for each connection.
     __slots__ = (
-        "_connections_max", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header",
-        "_is_refused", "_pipelined_bytes", "_silence_s",
+        "_bounds", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header", "_is_refused",
+        "_pipelined_bytes", "_silence_s", "is_reserved",
     )  # fmt: skip
 
-    def __init__(self, *, connections_max: int, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
+    def __init__(self, *, bounds: Connections, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._silence_s = silence_s
-        self._connections_max = connections_max
+        self._bounds = bounds
+        self.is_reserved = False
+        """Whether only operators are answered on it."""
         self._header_timeout_s = header_timeout_s
         self._in_header = True
         self._header_bytes = 0
@@ -77,16 +89,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._bound_silence()
-        over = len(self.connections) - self._connections_max
-        if over > LINGERING_MAX:
+        entry = self._bounds.came(self, self.client[0] if self.client else "")
+        if entry is Admittance.DROPPED:
             transport.abort()
-        elif over > 0:
-            detail = f"{self._connections_max} connections are open (server.connections_max)"
-            self._refuse("too_many_connections", detail)
+        elif entry is Admittance.REFUSED:
+            self._refuse("too_many_connections", TOO_MANY)
         else:
+            self.is_reserved = entry is Admittance.RESERVED
             self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._bounds.left(self)
         self._disarm()
         super().connection_lost(exc)
 
@@ -119,6 +132,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[CONNECTION] = self
         self._in_header = True
         self._framing_bytes = 0
 
@@ -140,9 +154,33 @@ class BoundedProtocol(HttpToolsProtocol):
         self._framing_bytes = max(0, self._framing_bytes - FRAMING_OF_A_BYTE * len(body))
         super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        if not self._is_idle:
+            self._bounds.works(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.pipeline and self._is_idle:
+            self._bounds.rests(self)
+
     def send_400_response(self, msg: str) -> None:
         if not self._is_refused:
             self._refuse("malformed", "The request is not valid HTTP/1.1")
+
+    # ── called by the bounds, and by the application ──
+
+    def close_for_another(self) -> None:
+        """Close the connection, which rests: the next one needs its place."""
+        self._disarm()
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # a client that reads nothing would hold it
+        else:
+            self.transport.close()
+
+    def note_key(self) -> None:
+        """Take note that its request has a valid key."""
+        self._bounds.has_key(self)
 
     # ── internal ──
 
@@ -196,5 +234,6 @@ class BoundedProtocol(HttpToolsProtocol):
         lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
         self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with contextlib.suppress(OSError):  # the client has left in this turn of the loop
+                self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.cli.server.accepting_server import AcceptingServer
+from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.http.api_keys import ApiKey, KeyRing
@@ -42,12 +42,13 @@ class HttpServer:
         audit_log: AuditLog | None = None, operators: Listener | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
+        bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        self._server = _Server(
+        self._server = AcceptingServer(
             uvicorn.Config(
                 self._app,
-                http=protocol_of(settings),
+                http=protocol_of(settings, bounds),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -55,9 +56,13 @@ class HttpServer:
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
-            )
+            ),
+            bounds.make_room,
         )
-        self._operators = None if operators is None else OperatorServer(self._app, settings, operators)
+        self._operators = (
+            None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
+        )
+        self._app.state.troubles.append(self._server.trouble)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -113,20 +118,3 @@ class HttpServer:
         waiting = asyncio.create_task(event.wait())
         await asyncio.wait({self._serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server with an event for when it listens, and without signal handlers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Do nothing: uvicorn's handlers would end the server before the jobs, and then raise the signal again."""
-        yield

@@ -24,10 +24,15 @@ PATH_BYTES_MAX = 107
 """unix(7): sun_path has 108 bytes with the terminating zero."""
 
 DESCRIPTORS = 1 << 16
-BACKLOG = 128
-"""Connections that wait to be accepted, also while the pools warm up. asyncio accepts so many in one iteration, and
-logs each one for which there is no descriptor.
+FILES_BESIDES = 128
+"""Descriptors for everything but connections and workers: guards, zygotes, the journal, inputs that wait, and
+connections that were closed to make room in this turn of the loop.
 """
+FILES_OF_A_WORKER = 10
+CONNECTIONS_MIN = 10
+"""Fewer would be of no use; then workers may lack descriptors."""
+BACKLOG = 1024
+"""Connections that wait to be accepted, also while the pools warm up."""
 
 
 class CannotServe(KillableError):
@@ -58,8 +63,8 @@ class Listener:
                     os.unlink(self.path)
 
 
-def raise_file_limit() -> None:
-    """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)).
+def raise_file_limit() -> int:
+    """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)). Return it.
 
     A stream needs one descriptor, a worker ten; the usual 1024 are fewer than `server.connections_max`.
     """
@@ -67,6 +72,13 @@ def raise_file_limit() -> None:
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
+
+
+def fitting_connections(wanted: int, files: int, workers: int) -> int:
+    """Return how many connections a server with so many workers may have, with this limit of open files."""
+    return max(CONNECTIONS_MIN, min(wanted, files - FILES_BESIDES - workers * FILES_OF_A_WORKER))
 
 
 def listen(server: ServerSettings, source: str = "") -> Listener:

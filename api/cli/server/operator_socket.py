@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -20,6 +20,7 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import BoundedProtocol, protocol_of
 from killable.api.cli.server.listener import BACKLOG, Listener
 from killable.api.http.access import CALLER, VIA
@@ -37,10 +38,11 @@ CLOSES_S = 1.0
 class OperatorServer:
     """The same application on the operators' socket."""
 
-    def __init__(self, app: FastAPI, settings: HttpSettings, listener: Listener) -> None:
+    def __init__(self, app: FastAPI, settings: HttpSettings, listener: Listener, make_room: Callable[[], bool]) -> None:
+        """`make_room` closes a connection of another client when there is no descriptor for an operator's."""
         bounded = cast("partial[BoundedProtocol]", protocol_of(replace(settings, connections_max=CONNECTIONS_MAX)))
         self._listener = listener
-        self._server = _Server(
+        self._server = AcceptingServer(
             uvicorn.Config(
                 app,
                 http=cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords)),
@@ -52,7 +54,8 @@ class OperatorServer:
                 proxy_headers=False,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
-            )
+            ),
+            make_room,
         )
         self._serving: asyncio.Task[None] | None = None
 
@@ -76,22 +79,6 @@ class OperatorServer:
         self._serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._serving
-
-
-class _Server(uvicorn.Server):
-    """As for the other address: with an event for when it listens, and without signal handlers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.listening = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.listening.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class OperatorProtocol(BoundedProtocol):

@@ -43,6 +43,9 @@ def page() -> str:
         "## `[pools.NAME.sandbox]`",
         SANDBOX,
         table(KEYS, _rows(_defaults_of(SandboxTable), tables["SandboxTable"])),
+        "## `[tenants.NAME]`",
+        TENANTS,
+        table(KEYS, _tenant_rows(tables["TenantTable"])),
         VARIABLES,
         "## The whole file",
         EXAMPLE,
@@ -66,6 +69,19 @@ def _default(name: str, value: Any) -> str:
 
 def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
     return {name: each.get_default(call_default_factory=True) for name, each in model.model_fields.items()}
+
+
+def _tenant_rows(schema: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
+    for name, member in schema["properties"].items():
+        forms = {"queue_bytes_max": "bytes", "keep_bytes": "bytes", "submissions_per_s": "number", "caps": "table"}
+        about, _, default = member["description"].partition("efault: ")
+        default = default.rstrip(".") if default else "none"
+        yield (
+            code(name),
+            forms.get(name, "whole number"),
+            default,
+            about.removesuffix("; d").removesuffix(" D") or about,
+        )
 
 
 def _form(name: str, member: Mapping[str, Any]) -> str:
@@ -131,6 +147,12 @@ limit of the job type if that is higher; for what a job takes of the machine it 
 POOLS = """
 A pool is a set of worker processes that serve the job types of one module or of several. `NAME` is yours to choose.
 Without any pool, and without a module on the command line, `killable serve` serves the built-in job types.
+"""
+TENANTS = """
+`NAME` is the name of an API key, and `[tenants.default]` is for all others. A key that is absent has the value of
+`[tenants.default]`, then the default below; `"none"` removes a bound. Operators have only the bounds of a table with
+their own name. Without API keys, everybody is the tenant `default`, which has only the bounds that are written there.
+[Share a server between teams](../how-to/share-a-server.md) says what each bound does.
 """
 SANDBOX = """
 What the jobs of a pool, and all that they start, may not do.

@@ -1,0 +1,48 @@
+"""uvicorn's server with acceptors of our own, an event for when it listens, and without signal handlers.
+
+Runs in: supervisor, in its event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import uvicorn
+
+from killable.api.cli.server.acceptor import Acceptor
+
+
+class AcceptingServer(uvicorn.Server):
+    """Serves sockets that are bound already. Its application has no lifespan."""
+
+    def __init__(self, config: uvicorn.Config, make_room: Callable[[], bool]) -> None:
+        """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none."""
+        super().__init__(config)
+        self._make_room = make_room
+        self._acceptors: list[Acceptor] = []
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, as uvicorn's does with `loop.create_server`."""
+        self._acceptors = [Acceptor(sock, self._protocol, self._make_room) for sock in sockets or ()]
+        self.servers = cast("list[asyncio.base_events.Server]", self._acceptors)
+        self.started = True
+        self.listening.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(config=self.config, server_state=self.server_state, app_state={})
+        return protocol
+
+    def trouble(self) -> str:
+        """Return why connections have to wait; empty: they need not."""
+        return next((acceptor.trouble for acceptor in self._acceptors if acceptor.trouble), "")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing: uvicorn's handlers would end the server before the jobs, and then raise the signal again."""
+        yield

@@ -1,0 +1,112 @@
+"""Accepts connections, and pauses while the process has no descriptor for another one.
+
+Runs in: supervisor, in its event loop. asyncio's own server goes on through a whole backlog without a descriptor, logs
+a traceback for each attempt, and has as many timers begin again a second later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+ACCEPTED_MAX = 32
+"""Connections that are accepted in one turn of the loop."""
+PAUSE_S = 1.0
+"""Seconds until the next attempt, when no connection could be closed to make room."""
+ROOM_S = 0.01
+"""Seconds until the next attempt, when one was closed: its descriptor is free a turn of the loop later."""
+SAY_EVERY_S = 60.0
+"""Seconds between two lines of the log about it."""
+TROUBLE_S = 10.0
+"""Seconds for which it is reported as degraded after the last failure."""
+
+NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What fails without a descriptor or memory (accept(2))."""
+
+logger = logging.getLogger("killable.server")
+
+
+class Acceptor:
+    """Accepts the connections of one listening socket. Has the methods of `asyncio.Server` that uvicorn calls."""
+
+    def __init__(
+        self, sock: socket.socket, protocol: Callable[[], asyncio.Protocol], make_room: Callable[[], bool]
+    ) -> None:
+        """`make_room` closes a connection that rests, and returns False when there is none."""
+        self._socket = sock
+        self._protocol = protocol
+        self._make_room = make_room
+        self._loop = asyncio.get_running_loop()
+        self._adopting: set[asyncio.Task[None]] = set()
+        self._retry: asyncio.TimerHandle | None = None
+        self._failed_at: float | None = None
+        self._why = ""
+        self._said_at: float | None = None
+        self._unsaid = 0
+        self._is_closed = False
+        sock.setblocking(False)
+        self._resume()
+
+    @property
+    def trouble(self) -> str:
+        """Why connections have to wait; empty: they need not."""
+        if self._failed_at is None or self._loop.time() > self._failed_at + TROUBLE_S:
+            return ""
+        return f"connections wait to be accepted: {self._why}"
+
+    def close(self) -> None:
+        """Accept no more."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._pause()
+
+    async def wait_closed(self) -> None:
+        """Return at once: who owns the connections waits for them."""
+
+    def _resume(self) -> None:
+        self._retry = None
+        self._loop.add_reader(self._socket, self._accept)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._socket)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTED_MAX):
+            try:
+                connection, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except (InterruptedError, ConnectionAbortedError):
+                continue
+            except OSError as error:
+                self._on_failure(error)
+                return
+            connection.setblocking(False)
+            task = self._loop.create_task(self._adopt(connection))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)
+
+    async def _adopt(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()  # its client has left already
+
+    def _on_failure(self, error: OSError) -> None:
+        """Pause: nothing but a descriptor that is closed can help."""
+        self._pause()
+        self._why = (error.strerror or os.strerror(error.errno or errno.EIO)).lower()
+        now = self._failed_at = self._loop.time()
+        has_room = error.errno in NO_ROOM and self._make_room()
+        self._unsaid += 1
+        if self._said_at is None or now >= self._said_at + SAY_EVERY_S:
+            logger.warning("accept_paused", extra={"error": self._why, "attempts": self._unsaid})
+            self._said_at, self._unsaid = now, 0
+        self._retry = self._loop.call_later(ROOM_S if has_room else PAUSE_S, self._resume)

@@ -1,0 +1,48 @@
+"""Submissions a second: counted before a body is read, and told in RateLimit headers.
+
+Runs in: api. Plain ASGI, like the checks in `host_and_origin`. The engine decides (`count_submission`).
+"""
+
+from __future__ import annotations
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from killable.api.http import rate_headers
+from killable.api.http.auth import is_operator, tenant_of_scope
+from killable.api.http.bodies import SUBMISSION_PATH
+from killable.api.http.problems import refused
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import Quota
+from killable.workers.errors import Refused
+
+
+class SubmissionRate:
+    """Refuses a submission over its tenant's rate (429) without reading its body."""
+
+    def __init__(self, app: ASGIApp, engine: Engine) -> None:
+        self._app = app
+        self._engine = engine
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != SUBMISSION_PATH:
+            await self._app(scope, receive, send)
+            return
+        try:
+            quota = await self._engine.count_submission(tenant_of_scope(scope), operator=is_operator(scope))
+        except Refused as error:
+            await (await refused(Request(scope), error))(scope, receive, send)
+            return
+        await self._app(scope, receive, send if quota is None else _with_quota(send, quota))
+
+
+def _with_quota(send: Send, quota: Quota) -> Send:
+    async def send_with(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in rate_headers.of_quota(quota).items():
+                headers.setdefault(name, value)  # a refusal has those of its own bound
+        await send(message)
+
+    return send_with

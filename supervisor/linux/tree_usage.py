@@ -1,0 +1,46 @@
+"""What a worker and all processes of its job use together: memory, processor time, number of processes.
+
+Runs in: supervisor; the exact measurement in a thread. Part of the seam. What is read by pid may be another process's:
+the caller checks the pidfd afterwards.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor import clock
+from killable.supervisor.linux import procfs
+from killable.supervisor.linux.cgroup import Cgroup
+from killable.supervisor.ports import Sample
+
+
+def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
+    """Return what is used now, of `at_most` processes; None if the worker is gone."""
+    began_cpu_s = clock.thread_cpu_s()
+    grouped = cgroup.processes() if cgroup is not None and at_most > 1 else ()
+    # As many zombies are looked past, which only the job can reap; more are as bad as processes.
+    looked_at = 1 if at_most == 1 else 2 * at_most
+    pids = procfs.members(pid, grouped, looked_at)
+    own, *others = map(procfs.memory, pids)
+    if own is None:
+        return None
+    there = [own, *(each for each in others if each is not None and each.is_alive)][:at_most]
+    in_group_s = cgroup.cpu_s() if cgroup is not None and cpu else None
+    used_s, cost_s = procfs.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
+    processes = len(there) if len(pids) < looked_at else max(len(there), at_most)
+    others_bytes, shared_bytes = sum(each.private for each in there[1:]), sum(each.shared for each in there)
+    return Sample(own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes)
+
+
+def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> Sample:
+    """Return a sample with the memory of the processes below the worker counted exactly, which takes milliseconds.
+
+    It uses the larger of two lower bounds: the sum of their private pages, and the sum of their proportional shares
+    less all pages of the worker, for those shares may include parts of the worker's pages.
+    """
+    began_cpu_s = clock.thread_cpu_s()
+    grouped = () if cgroup is None else cgroup.processes()
+    pids = [] if pid is None else procfs.members(pid, grouped, 2 * sample.processes)
+    private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
+    others = max(private, shares - sample.own_bytes)
+    shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0
+    cost_s = clock.thread_cpu_s() - began_cpu_s
+    return sample._replace(others_bytes=others, shared_bytes=shared, proven=True, cost_s=cost_s)

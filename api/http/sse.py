@@ -83,8 +83,8 @@ class OpenStreams:
 def encode(events: Sequence[JobEvent]) -> Iterator[bytes | memoryview]:
     """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES.
 
-    One at a time: what waits for a reader is one piece. An event that is larger comes in pieces that are parts of its
-    data: with a copy of it for each reader, 450 of them who did not read took 1.4 GB.
+    One at a time: what waits for a reader is one piece. An event that is larger comes in parts of its data, which are
+    not copied here.
     """
     lines: list[bytes] = []
     size = 0

@@ -80,14 +80,21 @@ class OpenStreams:
             raise Refused(detail, code="too_many_connections", streams=self.open)
 
 
-def encode(events: Sequence[JobEvent]) -> Iterator[bytes]:
-    """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES; a piece cuts no event.
+def encode(events: Sequence[JobEvent]) -> Iterator[bytes | memoryview]:
+    """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES.
 
-    One at a time: what waits for a reader is one piece, however large the events are.
+    One at a time: what waits for a reader is one piece. An event that is larger comes in parts of its data, which are
+    not copied here.
     """
     lines: list[bytes] = []
     size = 0
     for id, name, data in events:
+        if len(data) > WRITE_BYTES:
+            yield b"".join([*lines, b"id: %d\nevent: %b\ndata: " % (id, _names[name])])
+            yield from cut(memoryview(data))
+            yield b"\n\n"
+            lines, size = [], 0
+            continue
         line = b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data)
         lines.append(line)
         size += len(line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from api_server import OwnServer, Server, StartServer
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol
-from killable.api.cli.server.bounded_protocol import HEADER_BYTES_MAX
+from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX
 from killable.api.cli.server.connections import LINGERING_MAX
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
@@ -251,6 +251,31 @@ async def test_a_header_of_any_size_is_not_kept(server: Server) -> None:
 async def test_a_long_header_is_taken(server: Server) -> None:
     answer = await server.client.get("/health", headers={"x": "x" * (HEADER_BYTES_MAX - 1000)})
     assert answer.status_code == 200
+
+
+TOO_LARGE = {
+    "bytes at once": b"GET /health HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * HEADER_BYTES_MAX),
+    "parameters": b"GET /health?%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % b"&".join([b"a"] * (PARAMETERS_MAX + 1)),
+    "fields": b"GET /health HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % (b"a:\r\n" * FIELDS_MAX),
+}
+
+
+@pytest.mark.parametrize("header", TOO_LARGE.values(), ids=TOO_LARGE)
+async def test_a_header_that_takes_long_to_read_is_not_read(server: Server, header: bytes) -> None:
+    """Ten clients with 15,000 parameters each held up a kill for 18 s; and a header that came at once had no bound."""
+    problem_in(await ask(server, header + HEALTH), 431, "header_too_large")
+
+
+async def test_what_waits_behind_an_answer_is_bounded_in_bytes(server: Server) -> None:
+    """A hundred requests with headers of the largest size were kept, for each connection."""
+    large = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (b"x" * (HEADER_BYTES_MAX - 1000))
+    reader, writer = await server.raw(large * 40)
+    answers = b""
+    with suppress(ConnectionError):
+        while part := await reader.read(1 << 16):
+            answers += part
+    writer.close()
+    assert answers.count(b"HTTP/1.1 200") < 40
 
 
 @pytest.mark.parametrize(

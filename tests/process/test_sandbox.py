@@ -160,6 +160,21 @@ async def test_a_job_in_a_sandbox_signals_only_its_own_and_root_has_no_privilege
 
 @NEEDS_FILE_RULES
 @NEEDS_NETWORK_RULE
+@pytest.mark.parametrize("rules", [{"write": ()}, {"network": False}], ids=str)
+async def test_a_job_in_a_sandbox_sets_limits_of_its_own_only(rules: Any, supervisor: StartSupervisor) -> None:
+    """RLIMIT_CPU of the server would end it, RLIMIT_NOFILE would have it stand still."""
+    server = await supervisor(pool(**rules))
+    here = str(os.getpid())
+    for how in HOW:
+        tries = [("limit", here), ("limit itself",), ("schedule", here), ("schedule itself",)]
+        assert await tried(server, *tries, how=how) == {
+            "limit": "PermissionError", "limit itself": "done",
+            "schedule": "PermissionError", "schedule itself": "done",
+        }  # fmt: skip
+
+
+@NEEDS_FILE_RULES
+@NEEDS_NETWORK_RULE
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start workers as another user")
 async def test_a_sandbox_and_a_user_of_its_own(supervisor: StartSupervisor) -> None:
     rules = SandboxSpec(network=False, write=())

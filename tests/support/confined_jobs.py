@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -72,6 +73,10 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "io_uring": _io_uring,
     "trace": _trace,
     "signal": lambda pid: os.kill(int(pid), 0),
+    "limit": lambda pid: resource.prlimit(int(pid), resource.RLIMIT_NOFILE),
+    "limit itself": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
+    "schedule": lambda pid: os.sched_setscheduler(int(pid), os.SCHED_OTHER, os.sched_param(0)),
+    "schedule itself": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
     "read": lambda path: Path(path).read_bytes(),
     "list": os.listdir,
     "write": lambda path: Path(path).write_text("new"),

@@ -81,6 +81,8 @@ class Sandbox:
             self._restrict_files(tmp)
         if not self._network:
             seccomp.forbid_network()
+        if not seccomp.why_not():
+            seccomp.forbid_limits_of_others()
         _drop_capabilities()
 
     def _restrict_files(self, tmp: str) -> None:

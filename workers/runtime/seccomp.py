@@ -36,11 +36,15 @@ class _Architecture(NamedTuple):
     ptrace: int
     process_vm_readv: int
     process_vm_writev: int
+    of_others: tuple[int, ...]
+    """Calls that change another process, whose pid is their first argument, and oneself with 0: prlimit64,
+    sched_setparam, sched_setscheduler, sched_setattr.
+    """
 
 
 _ARCHITECTURES = {
-    "x86_64": _Architecture(0xC000003E, 41, 53, 101, 310, 311),
-    "aarch64": _Architecture(0xC00000B7, 198, 199, 117, 270, 271),
+    "x86_64": _Architecture(0xC000003E, 41, 53, 101, 310, 311, (302, 142, 144, 314)),
+    "aarch64": _Architecture(0xC00000B7, 198, 199, 117, 270, 271, (261, 118, 119, 274)),
 }
 _IO_URING = (425, 426, 427)
 _PIDFD_GETFD = 438
@@ -67,8 +71,19 @@ def forbid_network() -> None:
     install((here.socket, *_IO_URING, *elsewhere), pairs=here.socketpair)
 
 
-def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
-    """Set a filter for these system calls. `pairs`: the number of socketpair(2), of which two kinds remain."""
+def forbid_limits_of_others() -> None:
+    """Forbid to set limits and schedulers of other processes: with RLIMIT_CPU the kernel would end a server of the same
+    user, with RLIMIT_NOFILE it would stand still. Landlock does not concern that. Raise OSError as `forbid_network`.
+    """
+    install((), own_only=_ARCHITECTURES[os.uname().machine].of_others)
+
+
+def install(forbidden: Iterable[int], *, pairs: int | None = None, own_only: Iterable[int] = ()) -> None:
+    """Set a filter for these system calls, beside those that are set.
+
+    `pairs`: the number of socketpair(2), of which two kinds remain. `own_only`: calls that remain with 0 as their first
+    argument.
+    """
     body = [(_JUMP_EQUAL, number) for number in forbidden]
     # Each entry is (code, value, where to go if true, if false), by name; names are resolved below.
     program: list[tuple[int, int, str, str]] = [
@@ -77,6 +92,7 @@ def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
         (_LOAD, _NUMBER_AT, "", ""),
         (_JUMP_AT_LEAST, _X32, "deny", ""),
         *((code, number, "deny", "") for code, number in body),
+        *((_JUMP_EQUAL, number, "own", "") for number in own_only),
     ]
     if pairs is not None:
         program += [
@@ -88,8 +104,9 @@ def install(forbidden: Iterable[int], *, pairs: int | None = None) -> None:
             (_JUMP_EQUAL, _STREAM, "allow", ""),
             (_JUMP_EQUAL, _SEQPACKET, "allow", "deny"),
         ]
-    places = {"allow": len(program), "deny": len(program) + 1}
-    program += [(_RETURN, _ALLOW, "", ""), (_RETURN, _EPERM, "", "")]
+    ends = [(_RETURN, _ALLOW, "", ""), (_RETURN, _EPERM, "", "")]
+    places = {"allow": len(program), "deny": len(program) + 1, "own": len(program) + 2, "other": len(program) + 5}
+    program += [*ends, (_LOAD, _FIRST_ARGUMENT_AT, "", ""), (_JUMP_EQUAL, 0, "", "other"), *ends]
     code = b"".join(
         struct.pack("=HBBI", operation, *(places[to] - at - 1 if to else 0 for to in (if_true, if_false)), value)
         for at, (operation, value, if_true, if_false) in enumerate(program)

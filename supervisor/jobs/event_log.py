@@ -28,6 +28,9 @@ OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
 RECENT_MAX = 2048
 """Events kept unpacked, for readers that keep up. When there are so many, the older half is packed."""
 
+LARGE_BYTES = 64 << 10
+"""Data of this size is not copied for a reader."""
+
 
 class EventLog:
     """Event ids are positions: the first is 0, or `first` when earlier events are lost. One thread appends; others may
@@ -171,9 +174,27 @@ class EventLog:
     def _pack(self, number: int) -> None:
         if number:
             start, recent = self._open
-            self._packed.append(_Block.of(recent[:number]))
-            self._starts.append(start)
+            first = start
+            for part in _apart(recent[:number]):
+                self._packed.append(_Block.of(part))
+                self._starts.append(first)
+                first += len(part)
             self._open = (start + number, recent[number:])
+
+
+def _apart(events: Batch) -> Iterator[Batch]:
+    """Yield the events in order, each large one on its own: what is read of a block is copied for each reader, but for
+    the data of a block with one event.
+    """
+    begin = 0
+    for place, (_, data) in enumerate(events):
+        if len(data) > LARGE_BYTES:
+            if begin < place:
+                yield events[begin:place]
+            yield [events[place]]
+            begin = place + 1
+    if begin < len(events):
+        yield events[begin:]
 
 
 class _Block(NamedTuple):

@@ -274,3 +274,20 @@ def test_a_small_step_in_a_large_block_copies_no_more_than_it_reads() -> None:
         assert tracemalloc.get_traced_memory()[1] < 1 << 19
     finally:
         tracemalloc.stop()
+
+
+def test_a_large_event_is_the_same_object_for_all_readers() -> None:
+    """Many readers that do not read would else hold a copy each."""
+    log = EventLog(1 << 30)
+    large = b"x" * 1_000_000
+    for data in (b"1", b"2", large, large + b"y", b"3"):
+        assert log.append("token", data)
+    for _ in range(RECENT_MAX):
+        log.append("token", b"small")
+    log.seal()
+    found = [event.data for event in log.read(-1, 10)]
+    assert found[:5] == [b"1", b"2", large, large + b"y", b"3"]
+    again = EventLog.decode(b"".join(log.encoded()), 1 << 30)
+    for each in (log, again):
+        one, other = each.read(1, 2), each.read(1, 2, bytes_max=10)
+        assert one[0].data is other[0].data and [event.id for event in one] == [2, 3]

@@ -6,6 +6,7 @@ Runs in: api. Plain ASGI, like the checks in `host_and_origin`.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import NamedTuple
 
 from fastapi import Request
@@ -58,6 +59,10 @@ class BodyCheck:
         self._all_bytes_max = settings.bodies_bytes_max
         self._all_bytes = 0
         """Of the bodies of all requests that are not answered yet."""
+        self._of_tenants: Counter[str] = Counter()
+        share = self._all_bytes_max // 2 if len(settings.keys) > 1 else self._all_bytes_max
+        self._tenant_bytes_max = max(share, settings.body_bytes_max)
+        """One tenant's bodies leave room for those of others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -69,13 +74,19 @@ class BodyCheck:
         elif int(length) > self._bytes_max:
             await problem("too_large", self._detail)(scope, receive, send)
         else:
-            body = _Count()
+            body, tenant = _Count(), tenant_of_scope(scope)
             try:
-                await self._app(scope, self._bounded(receive, body), send)
+                await self._app(scope, self._bounded(receive, body, tenant), send)
             finally:
-                self._all_bytes -= body.bytes
+                self._add(tenant, -body.bytes)
 
-    def _bounded(self, receive: Receive, body: _Count) -> Receive:
+    def _add(self, tenant: str, size: int) -> None:
+        self._all_bytes += size
+        self._of_tenants[tenant] += size
+        if not self._of_tenants[tenant]:
+            del self._of_tenants[tenant]
+
+    def _bounded(self, receive: Receive, body: _Count, tenant: str) -> Receive:
         """Return a `receive` that raises HTTPException, the only error that FastAPI passes on, at the body's bounds."""
         is_whole = False
         clock = asyncio.get_running_loop().time
@@ -93,10 +104,10 @@ class BodyCheck:
                 raise HTTPException(408, self._slow, {"Connection": "close"}) from error
             size = len(message.get("body", b""))
             body.bytes += size
-            self._all_bytes += size
+            self._add(tenant, size)
             if body.bytes > self._bytes_max:
                 raise HTTPException(413, self._detail)
-            if self._all_bytes > self._all_bytes_max:
+            if self._all_bytes > self._all_bytes_max or self._of_tenants[tenant] > self._tenant_bytes_max:
                 raise HTTPException(503, self._full, {"Connection": "close"})
             is_whole = not message.get("more_body", False)
             return message
@@ -113,7 +124,10 @@ class BodyCheck:
 
     @property
     def _full(self) -> str:
-        return f"All bodies together may have at most {self._all_bytes_max} bytes (server.bodies_bytes_max)"
+        return (
+            f"All bodies together may have at most {self._all_bytes_max} bytes, and those of one key at most "
+            f"{self._tenant_bytes_max} (server.bodies_bytes_max)"
+        )
 
 
 class _Count:

@@ -14,6 +14,7 @@ from api_server import Server, StartServer, problem_of
 from test_http_bounds import accepted
 
 from killable.api.http import check_pool
+from killable.api.http.api_keys import ApiKey
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
@@ -152,6 +153,24 @@ async def test_a_pool_that_did_not_start_is_started_by_the_next_check(
 async def test_only_a_submission_may_have_a_large_body(server: Server) -> None:
     answer = await server.client.post("/v1/jobs/cancel", json={"type": "echo", "reason": LARGE})
     problem_of(answer, 413, "too_large")
+
+
+async def test_the_bodies_of_one_key_leave_room_for_those_of_others(start_server: StartServer) -> None:
+    one, other = (ApiKey(name, "submit", f"{name}-0123456789") for name in ("one", "other"))
+    http = HttpSettings(keys=(one, other), bodies_bytes_max=80_000, body_bytes_max=40_000)
+    async with start_server(http=http) as server:
+        head = HEAD.replace(b"Host:", b"Authorization: Bearer one-0123456789\r\nHost:")
+        _, writer = await server.raw(head + b" " * 39_000)
+        small = {"type": "echo", "input": {"text": "x" * 12_000}}
+
+        async def status(key: ApiKey) -> int:
+            headers = {"authorization": f"Bearer {key.key}"}
+            return (await server.client.post("/v1/jobs", json=small, headers=headers)).status_code
+
+        while await status(one) == 202:
+            pass  # the first body is on its way
+        assert (await status(one), await status(other)) == (503, 202)
+        writer.close()
 
 
 async def test_all_bodies_together_are_bounded(start_server: StartServer) -> None:

@@ -254,6 +254,12 @@ class Process(Protocol):
         """
         ...
 
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
+        """Call `told` with the bytes on disk of its temporary directory, counted up to `at_most`, and the seconds that
+        it took; never, if it is gone by then.
+        """
+        ...
+
     def stack(self) -> str | None:
         """Return the requested stack, or the one written when it died of its own fault; None if there is neither."""
         ...

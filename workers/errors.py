@@ -42,6 +42,7 @@ CODES: dict[str, CodeRow] = {
     "limit.cpu": _ending("failed", "The job reached its processor time limit"),
     "limit.memory": _ending("failed", "The job reached its memory limit"),
     "limit.output": _ending("failed", "The job's output reached its limit"),
+    "limit.tmp": _ending("failed", "The job reached its limit of temporary files"),
     "limit.processes": _ending("failed", "The job reached its limit of processes"),
     "limit.files": _ending("failed", "The job reached its limit of open files"),
     "exception": _ending("failed", "The job raised an exception"),

@@ -45,6 +45,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "limit.memory",
         "limit.output",
         "limit.processes",
+        "limit.tmp",
         "limit.files",
         "exception",
         "exit",

@@ -18,6 +18,7 @@ from killable.supervisor.attempts.phase_times import PhaseTimes
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.attempts.run_order import is_announced, run_order
 from killable.supervisor.attempts.termination import SIGTERM, Termination
+from killable.supervisor.attempts.tmp_monitor import TmpMonitor
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs import payloads
 from killable.supervisor.jobs.event_log import Batch
@@ -83,6 +84,7 @@ class Attempt:
         self._resend_at: float | None = None
         self._rouse_at: float | None = None
         self._monitor = ResourceMonitor(worker.process, job.limits, clock, rules.cores, self.stop)
+        self._tmp_monitor = TmpMonitor(worker.process, job.limits, clock, self.stop)
         self._leave_at: float | None = None
         self._give_up_at: float | None = None
         self._entered = self._over = self._holds_output = False
@@ -109,6 +111,7 @@ class Attempt:
             if not self._json:
                 worker.note_result_buffer_passed()
             self._monitor.begin(self.job.assigned or self._clock.now())
+            self._tmp_monitor.begin()
         finally:  # even if the order failed: a job without a deadline would hold its slot for ever
             self._deadlines.assigned(self._clock.now(), self.job.created)
             if is_announced(self.job):
@@ -347,6 +350,7 @@ class Attempt:
         now = self._clock.now()
         self._phase_times.note("exited", now)
         self._monitor.close()
+        self._tmp_monitor.close()
         self._stack = self.worker.process.stack()
         self._deadlines.clear()
         self._resend_at = self._leave_at = None
@@ -371,6 +375,7 @@ class Attempt:
         self.hold_output(held=False)  # the worker may get another attempt
         self._over = True
         self._monitor.close()
+        self._tmp_monitor.close()
         self._arm()
         if not self._transcript.close():
             self._stop_for_output()

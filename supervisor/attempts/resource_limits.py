@@ -123,6 +123,11 @@ class ResourceWatch(NamedTuple):
 
 def is_wanted(limits: Limits) -> bool:
     """Return whether any limit has to be watched."""
+    return needs_samples(limits) or limits["tmp_bytes"] is not None
+
+
+def needs_samples(limits: Limits) -> bool:
+    """Return whether any limit of its processes has to be watched."""
     return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))
 
 

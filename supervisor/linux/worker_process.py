@@ -301,6 +301,21 @@ class WorkerProcess:
     def _measure_exactly(self, sample: Sample) -> Sample:
         return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
+        def tell(measured: asyncio.Future[tuple[int, float]]) -> None:
+            if not measured.cancelled() and self._alive():
+                told(*measured.result())
+
+        if not os.path.isdir(self._tmp):  # as mostly
+            told(0, 0.0)
+            return
+        try:
+            measuring = event_loops.in_bounded_threads(self._loop, partial(tree_usage.folder_bytes, self._tmp, at_most))
+        except RuntimeError:
+            told(0, 0.0)  # no thread can be started: it is looked at again
+        else:
+            measuring.add_done_callback(tell)
+
     def stack(self) -> str | None:
         return self._stack.text()
 

@@ -75,6 +75,8 @@ EXCESSES = [
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous"}),
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous", "children": 3}),
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "posix"}),
+    Excess("fills_tmp", "limit.tmp", {"tmp_bytes": MIB}, {}, "finally"),
+    Excess("fills_tmp", "limit.tmp", {"tmp_bytes": MIB, "grace_s": 60}, {"stubborn": True}),
     Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING}),
     Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING, "sessions": True}),
 ]
@@ -83,6 +85,7 @@ EXCESSES = [
 @pytest.mark.row("D19")
 @pytest.mark.row("D5")
 @pytest.mark.row("PEERS-G")
+@pytest.mark.code("limit.tmp")
 async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
     proof: str, supervisor: StartSupervisor
 ) -> None:
@@ -93,11 +96,11 @@ async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
         assert (story.state, story.code) == ("failed", case.code), (case, story.error)
         assert case.said in story.tokens, (case, story.tokens)
         error = story.error
-        (name,) = case.limits.keys() & {"memory_bytes", "cpu_s", "processes_max"}
+        (name,) = case.limits.keys() & {"memory_bytes", "cpu_s", "processes_max", "tmp_bytes"}
         assert (error["limit"], error["by"]) == (name, "supervisor"), case
         measured = error.get("measured_bytes") or error.get("measured_s") or error["processes"]
         assert measured >= case.limits[name], (case, error)
-        bound = size(case.limits[name]) if name == "memory_bytes" else str(case.limits[name])
+        bound = size(case.limits[name]) if name.endswith("_bytes") else str(case.limits[name])
         assert bound in error["message"] and "term_sent" in story.phases, case
         if case.type == "grows":  # and in its grace it went no further
             assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES

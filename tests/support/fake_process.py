@@ -224,6 +224,9 @@ class FakeProcess:
         exact = self._job.exactly(sample)
         self.world.soon(tell, 0.01)
 
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
+        pass  # it has no files
+
     def stack(self) -> str | None:
         return None if self._is_closed else self.stack_text or None
 

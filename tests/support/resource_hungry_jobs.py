@@ -51,6 +51,24 @@ def grows(ctx: Context, mib: int = 1, every_s: float = 0.0, stubborn: bool = Fal
 
 
 @job
+def fills_tmp(ctx: Context, stubborn: bool = False) -> None:
+    """Write 100 KiB to the temporary directory again and again, up to 200 MiB; a stubborn one does not hear SIGTERM."""
+    name_process(ctx)
+    if stubborn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    below = ctx.tmp / "below"
+    below.mkdir()
+    try:
+        announce_entry(ctx)
+        for number in range(2000):
+            (below / str(number)).write_bytes(bytes(100 << 10))
+            time.sleep(0.001)
+        _for_ever()
+    finally:
+        ctx.emit("finally")
+
+
+@job
 def grows_in_children(ctx: Context, children: int, mib: int, ceiling_mib: int) -> None:
     """Let forked children allocate, up to a ceiling each, and wait: none of them alone comes near the limit."""
     announce_entry(ctx)

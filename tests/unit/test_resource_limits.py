@@ -12,7 +12,7 @@ from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)
-NONE = over(DEFAULT_LIMITS, {"memory_bytes": None, "cpu_s": None, "processes_max": None})
+NONE = over(DEFAULT_LIMITS, {"memory_bytes": None, "cpu_s": None, "processes_max": None, "tmp_bytes": None})
 
 
 def watch(**limits: object) -> ResourceWatch:
@@ -25,7 +25,7 @@ def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False
 
 def test_nothing_is_watched_without_a_limit() -> None:
     assert not is_wanted(NONE)
-    for limit in ("memory_bytes", "cpu_s", "processes_max"):
+    for limit in ("memory_bytes", "cpu_s", "processes_max", "tmp_bytes"):
         assert is_wanted(over(NONE, {limit: 1}))
     assert is_wanted(DEFAULT_LIMITS)
 

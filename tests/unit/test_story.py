@@ -157,6 +157,12 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         record("failed", "limit.processes", HEARD, limit_processes=512, processes=530), "processes_max",
         ("processes_max of 512: 530 were counted at once", "--processes-max 1024", "@job(processes_max=1024)"),
     ),
+    "limit.tmp": (
+        limited(
+            record("failed", "limit.tmp", HEARD, limit_bytes=1 << 30, measured_bytes=3 << 29), tmp_bytes=1 << 30
+        ),
+        "tmp_bytes", ("tmp_bytes of 1.0 GiB: its temporary directory had 1.5 GiB", "--tmp-bytes 2GiB"),
+    ),
     "limit.files": (
         limited(record("failed", "limit.files", message="none"), files_max=64), "files_max",
         ("files_max of 64", "--files-max 128"),

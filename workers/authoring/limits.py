@@ -178,6 +178,13 @@ class Limits(TypedDict, total=False):
             of_resources=True, like="`ulimit -n`",
         ),
     ]  # fmt: skip
+    tmp_bytes: Annotated[
+        int | None,
+        Limit(
+            Unit.BYTES, 8 << 30, "bytes on disk in `ctx.tmp`, looked at every half second", ends_as=("limit.tmp",),
+            default_of_executor=None, of_resources=True, like="Kubernetes' limits.ephemeral-storage",
+        ),
+    ]  # fmt: skip
     output_bytes: Annotated[
         int,
         Limit(

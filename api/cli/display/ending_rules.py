@@ -109,6 +109,11 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
                 f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {processes} had used {used} of "
                 "processor time."
             )
+        case "limit.tmp" if "measured_bytes" in error:
+            return (
+                f"The limit tmp_bytes of {render.size(error['limit_bytes'])}: its temporary directory had "
+                f"{render.size(error['measured_bytes'])}."
+            )
         case "limit.processes" if "limit_processes" in error:
             return (
                 f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were counted at once."

@@ -1,0 +1,64 @@
+"""Measure the temporary directory of a busy worker, and stop its attempt at `tmp_bytes`.
+
+Runs in: supervisor; the measurement in a thread, for a job may leave a million files. A disk takes a gigabyte or two in
+the time between two looks: the bound is over the limit by as much. A job without a temporary directory costs a timer.
+"""
+
+from __future__ import annotations
+
+from killable.supervisor.attempts.resource_monitor import StopCallback
+from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.models import Verdict
+from killable.supervisor.ports import Process
+from killable.workers.authoring.backstops import BACKSTOP
+from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.units import size
+
+LOOK_S = 0.5
+COST_SHARE = 20
+"""A walk through many files is not repeated before this many times its duration."""
+
+
+class TmpMonitor:
+    """Looks from the order until it is closed, the grace included: a job that goes on writing loses it."""
+
+    def __init__(self, process: Process, limits: Limits, clock: Clock, stop: StopCallback) -> None:
+        self._process = process
+        self._limit = limits["tmp_bytes"]
+        self._clock = clock
+        self._stop = stop
+        self._timer: Timer | None = None
+        self._stop_requested = self._closed = False
+
+    def begin(self) -> None:
+        if self._limit is not None:
+            self._look_in(LOOK_S)
+
+    def close(self) -> None:
+        """Stop looking; may be called twice."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look_in(self, wait_s: float) -> None:
+        if not self._closed:
+            self._timer = self._clock.call_at(self._clock.now() + wait_s, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        assert self._limit is not None
+        self._process.measure_tmp(int(self._limit * BACKSTOP) + 1, self._on_measured)
+
+    def _on_measured(self, used: int, took_s: float) -> None:
+        if self._closed or self._limit is None:
+            return
+        if used > self._limit:
+            words = f"tmp_bytes of {size(self._limit)} was reached: its temporary directory had {size(used)}"
+            facts = {"limit": "tmp_bytes", "limit_bytes": self._limit, "measured_bytes": used, "message": words}
+            beyond = used > self._limit * BACKSTOP
+            # The first finding sends SIGTERM: a job that then stops writing keeps its grace.
+            verdict = Verdict("limit.tmp", by="supervisor", facts=facts)
+            self._stop(verdict, 0.0 if beyond and self._stop_requested else None)
+            self._stop_requested = True
+        self._look_in(max(LOOK_S, COST_SHARE * took_s))

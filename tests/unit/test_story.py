@@ -321,3 +321,9 @@ def test_what_is_not_proven_is_said() -> None:
     told = prose(story.tell(record("failed", "unkillable", certificate, message="still there")))
     assert "it is not proven that no process of it is left: nobody looked" in told
     assert "state D" in told
+
+
+def test_what_was_left_is_told_with_the_proof() -> None:
+    left = HEARD | {"processes_swept": 2, "shared_memory_removed": 1}
+    told = prose(story.tell(record("cancelled", "cancelled", left)))
+    assert "after the kill of 2 processes that it had started, and the removal of 1 piece of shared memory" in told

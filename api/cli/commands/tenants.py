@@ -14,8 +14,8 @@ def tenants(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
     """List the tenants with what each has now and may have: waiting and running jobs, kept results, streams.
 
     A tenant is the name of an API key; without keys everybody is `default`. A
-    number alone has no bound but the server's own. The bounds are in
-    [tenants.NAME] and [tenants.default] of killable.toml. A key that is not an
+    number alone has no bound but the server's own. The bounds are in the tables
+    tenants.NAME and tenants.default of killable.toml. A key that is not an
     operator's sees its own tenant only.
     """
     with errors.reporting(as_json), open_client(url) as client:

@@ -253,8 +253,11 @@ def _exit(certificate: Members) -> str:
 
 
 def _swept(certificate: Members) -> str:
-    count = certificate.get("processes_swept") or 0
-    swept = f", after the kill of {render.counted(count, 'process', 'processes')} that it had started" if count else ""
+    swept = ""
+    if count := certificate.get("processes_swept"):
+        swept = f", after the kill of {render.counted(count, 'process', 'processes')} that it had started"
+    if count := certificate.get("shared_memory_removed"):
+        swept += f", and the removal of {render.counted(count, 'piece')} of shared memory"
     return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 

@@ -138,7 +138,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if size > HEADER_BYTES_MAX or len(self.headers) > FIELDS_MAX or self.url.count(b"&") >= PARAMETERS_MAX:
+        if self.url.count(b"&") >= PARAMETERS_MAX:
+            self._refuse("malformed", f"A request may have at most {PARAMETERS_MAX} parameters")
+            raise ValueError("too many parameters")  # the parser stops
+        if size > HEADER_BYTES_MAX or len(self.headers) > FIELDS_MAX:
             self._refuse_header()
             raise ValueError("the header is too large")  # the parser stops
         super().on_headers_complete()
@@ -218,7 +221,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse_header(self) -> None:
-        bounds = f"{HEADER_BYTES_MAX} bytes, {FIELDS_MAX} fields and {PARAMETERS_MAX} parameters"
+        bounds = f"{HEADER_BYTES_MAX} bytes and {FIELDS_MAX} fields"
         self._refuse("header_too_large", f"The header of a request may have {bounds}")
 
     def _refuse(self, code: str, detail: str) -> None:

@@ -12,16 +12,36 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.listener import BACKLOG
+
+KEEP_ALIVE_S = 15
+"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 
 
 class AcceptingServer(uvicorn.Server):
     """Serves sockets that are bound already. Its application has no lifespan."""
 
-    def __init__(self, config: uvicorn.Config, make_room: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: FastAPI, protocol: type[asyncio.Protocol], make_room: Callable[[], bool], *, behind_proxy: bool
+    ) -> None:
         """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none."""
-        super().__init__(config)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=behind_proxy,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                backlog=BACKLOG,
+            )
+        )
         self._make_room = make_room
         self._acceptors: list[Acceptor] = []
         self.listening = asyncio.Event()

@@ -11,11 +11,9 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import uvicorn
-
 from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
-from killable.api.cli.server.listener import BACKLOG, Listener, cannot_listen
+from killable.api.cli.server.listener import Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 15
-"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 CUT_OFF_S = 1.0
 """Seconds for uvicorn to end after it was asked to drop its connections."""
 
@@ -45,20 +41,7 @@ class HttpServer:
         bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        self._server = AcceptingServer(
-            uvicorn.Config(
-                self._app,
-                http=protocol_of(settings, bounds),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                backlog=BACKLOG,
-            ),
-            bounds.make_room,
-        )
+        self._server = AcceptingServer(self._app, protocol_of(settings, bounds), bounds.make_room, behind_proxy=True)
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )

@@ -17,12 +17,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
-import uvicorn
 from fastapi import FastAPI
 
 from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import BoundedProtocol, protocol_of
-from killable.api.cli.server.listener import BACKLOG, Listener
+from killable.api.cli.server.listener import Listener
 from killable.api.http.access import CALLER, VIA
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
@@ -31,7 +30,6 @@ logger = logging.getLogger("killable.server")
 
 CONNECTIONS_MAX = 64
 """More than operators and their tools have; each is a descriptor that jobs could need."""
-KEEP_ALIVE_S = 15
 CLOSES_S = 1.0
 
 
@@ -42,21 +40,8 @@ class OperatorServer:
         """`make_room` closes a connection of another client when there is no descriptor for an operator's."""
         bounded = cast("partial[BoundedProtocol]", protocol_of(replace(settings, connections_max=CONNECTIONS_MAX)))
         self._listener = listener
-        self._server = AcceptingServer(
-            uvicorn.Config(
-                app,
-                http=cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords)),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                backlog=BACKLOG,
-            ),
-            make_room,
-        )
+        protocol = cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords))
+        self._server = AcceptingServer(app, protocol, make_room, behind_proxy=False)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -54,7 +54,7 @@ async def test_a_long_output_comes_whole_and_in_pieces(server: Server) -> None:
 
 LARGE = {
     "plain": "x" * 200_000,
-    "escapes": "\n\"\\" * 70_000,
+    "escapes": '\n"\\' * 70_000,
     "one shifted": "x" + "\\" * 200_000,
     "umlauts": "ü" * 40_000,
     "pairs": "a\U0001f600" * 20_000,

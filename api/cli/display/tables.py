@@ -160,8 +160,14 @@ def retired(records: Sequence[Record]) -> Listing:
     return listing
 
 
+NO_KEY = "*"
+
+
 def tenants(records: Sequence[Record]) -> Listing:
-    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10."""
+    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10.
+
+    A name that no API key has ends with NO_KEY.
+    """
     listing = Listing(
         [
             Column("TENANT", cut=True), Column("QUEUED", numeric=True), Column("BYTES", 3, numeric=True),
@@ -174,7 +180,8 @@ def tenants(records: Sequence[Record]) -> Listing:
         bounds = tenant["bounds"]
         rate, priority = bounds["submissions_per_s"], bounds["priority_max"]
         listing.add(
-            str(tenant["tenant"]), _of(tenant["queued"], bounds["queue_jobs_max"]),
+            f"{tenant['tenant']}{'' if tenant.get('has_key', True) else NO_KEY}",
+            _of(tenant["queued"], bounds["queue_jobs_max"]),
             _size_of(tenant["queued_bytes"], bounds["queue_bytes_max"]),
             _of(tenant["running"], bounds["running_max"]), _of(tenant["kept"], bounds["keep_jobs"]),
             _size_of(tenant["kept_bytes"], bounds["keep_bytes"]), _of(tenant["streams"], bounds["streams_max"]),

@@ -25,9 +25,10 @@ class AcceptingServer(uvicorn.Server):
     """Serves sockets that are bound already. Its application has no lifespan."""
 
     def __init__(
-        self, app: FastAPI, protocol: type[asyncio.Protocol], make_room: Callable[[], bool], *, behind_proxy: bool
-    ) -> None:
-        """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none."""
+        self, app: FastAPI, protocol: type[asyncio.Protocol], make_room: Callable[[], bool],
+        defer: Callable[[Callable[[], None]], bool] | None = None, *, behind_proxy: bool,
+    ) -> None:  # fmt: skip
+        """`make_room` and `defer` are those of an Acceptor."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -42,13 +43,13 @@ class AcceptingServer(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self._make_room = make_room
+        self._make_room, self._defer = make_room, defer
         self._acceptors: list[Acceptor] = []
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, as uvicorn's does with `loop.create_server`."""
-        self._acceptors = [Acceptor(sock, self._protocol, self._make_room) for sock in sockets or ()]
+        self._acceptors = [Acceptor(sock, self._protocol, self._make_room, self._defer) for sock in sockets or ()]
         self.servers = cast("list[asyncio.base_events.Server]", self._acceptors)
         self.started = True
         self.listening.set()

@@ -8,7 +8,7 @@ import resource
 import socket
 from contextlib import ExitStack
 
-from killable.api.cli.server.reading_turns import READ_BYTES, READS_MAX, Reading, ReadingTurns
+from killable.api.cli.server.reading_turns import READ_BYTES, READS_MAX, ConnectionReading, ReadingTurns
 from killable.api.http.precedence import Precedence
 
 FEW = 10
@@ -20,7 +20,7 @@ class Peer(asyncio.Protocol):
     def __init__(self, stage: Stage, source: str) -> None:
         self.stage = stage
         self.source = source
-        self.reading: Reading | None = None
+        self.reading: ConnectionReading | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)

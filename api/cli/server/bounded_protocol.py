@@ -20,7 +20,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from killable.api.cli.server.connections import Admittance, Connections
-from killable.api.cli.server.reading_turns import Reading, ReadingTurns
+from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.connection_use import CONNECTION, TOO_MANY
 from killable.api.http.networks import network_of
 from killable.api.http.precedence import Precedence
@@ -88,7 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._silence_s = silence_s
         self._bounds = bounds
         self._turns = turns
-        self._reading: Reading | None = None
+        self._reading: ConnectionReading | None = None
         self.is_reserved = False
         """Whether only operators are answered on it."""
         self._header_timeout_s = header_timeout_s

@@ -25,7 +25,7 @@ POLLED_MAX = 256
 _ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
 
 
-class Reading:
+class ConnectionReading:
     """The reading of one connection. uvicorn's flow control has it in place of the transport."""
 
     __slots__ = ("_fd", "_is_gone", "_is_idle", "_is_wanted", "_transport", "_turns", "source")
@@ -89,14 +89,14 @@ class ReadingTurns:
     def __init__(self, precedence: Precedence) -> None:
         self._precedence = precedence
         self._epoll: select.epoll | None = None
-        self._members: dict[int, Reading] = {}
-        self._readable: FairQueue[Reading] = FairQueue()
+        self._members: dict[int, ConnectionReading] = {}
+        self._readable: FairQueue[ConnectionReading] = FairQueue()
         self._left = READS_MAX
         """Reads that may begin in this turn."""
         self._is_deferred = False
         """Whether they wait for the end of an operator's request."""
 
-    def join(self, transport: asyncio.Transport, source: str) -> Reading | None:
+    def join(self, transport: asyncio.Transport, source: str) -> ConnectionReading | None:
         """Read a connection by turns from now on. Return None if that cannot be: asyncio reads it then."""
         fd = transport.get_extra_info("socket").fileno()
         try:
@@ -109,7 +109,7 @@ class ReadingTurns:
             return None
         transport.pause_reading()
         cast(Any, transport).max_size = READ_BYTES  # asyncio's; it has no other setting
-        reading = self._members[fd] = Reading(self, transport, fd, source)
+        reading = self._members[fd] = ConnectionReading(self, transport, fd, source)
         return reading
 
     def wait(self, fd: int) -> None:

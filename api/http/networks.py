@@ -10,7 +10,7 @@ import ipaddress
 NETWORK_BITS = 64
 """Of an IPv6 address: a client has all addresses of such a network (RFC 6177)."""
 ADDRESS_CHARS_MAX = 64
-"""A proxy on this machine says an address in a header, which may be any text."""
+"""A trusted proxy says an address in a header, which may be any text."""
 
 
 def network_of(address: str) -> str:

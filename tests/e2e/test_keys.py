@@ -170,6 +170,20 @@ def test_a_server_does_not_start_without_its_audit_log(command: Command) -> None
 
 
 @pytest.mark.row("A25")
+@pytest.mark.parametrize(("trusted", "source"), [("[]", "127.0.0.1"), ('["127.0.0.0/8"]', "203.0.113.66")])
+def test_who_is_forwarded_for_is_believed_of_trusted_proxies_only(
+    tmp_path: Path, serve: Serve, trusted: str, source: str
+) -> None:
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    (tmp_path / "killable.toml").write_text(f"[server]\naudit_log = 'audit.log'\ntrusted_proxies = {trusted}\n")
+    server = serve("my_jobs.py", "--port", "0", program=COMMAND)
+    httpx.delete(f"{server.url}/v1/jobs/none", headers={"X-Forwarded-For": "203.0.113.66"})
+    assert server.stop()[:2] == (0, [])
+    records = [json.loads(line) for line in (tmp_path / "audit.log").read_text().splitlines()]
+    assert [each["from"] for each in records if each["event"] == "cancel"] == [source]
+
+
+@pytest.mark.row("A25")
 def test_a_hang_up_never_ends_a_server(tmp_path: Path, serve: Serve) -> None:
     """Not one without keys, nor one that is ending."""
     (tmp_path / "my_jobs.py").write_text(JOBS)

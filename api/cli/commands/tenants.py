@@ -5,7 +5,11 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from killable.api.cli.display import console, errors, tables
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.options import Json, Url, open_client
 from killable.api.client.addresses import DEFAULT_URL
 
@@ -23,6 +27,38 @@ def tenants(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
         if as_json:
             console.print_json({"tenants": found})
         elif found:
-            console.print_table(tables.tenants(found))
+            console.print_table(listing(found))
         else:
             console.stderr_console().print("no tenant has a job, a result or a stream now", style="dim")
+
+
+def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
+    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10."""
+    table = Listing(
+        [
+            Column("TENANT", cut=True), Column("QUEUED", numeric=True), Column("BYTES", 3, numeric=True),
+            Column("RUNNING", numeric=True), Column("KEPT", numeric=True), Column("BYTES", 2, numeric=True),
+            Column("STREAMS", 4, numeric=True), Column("KEYS", 1, numeric=True), Column("RATE", 6, numeric=True),
+            Column("PRIORITY", 5, numeric=True),
+        ]
+    )  # fmt: skip
+    for tenant in records:
+        bounds = tenant["bounds"]
+        rate, priority = bounds["submissions_per_s"], bounds["priority_max"]
+        table.add(
+            str(tenant["tenant"]), _of(tenant["queued"], bounds["queue_jobs_max"]),
+            _size_of(tenant["queued_bytes"], bounds["queue_bytes_max"]),
+            _of(tenant["running"], bounds["running_max"]), _of(tenant["kept"], bounds["keep_jobs"]),
+            _size_of(tenant["kept_bytes"], bounds["keep_bytes"]), _of(tenant["streams"], bounds["streams_max"]),
+            str(tenant["idempotency_keys"]), "-" if rate is None else f"{rate:g}/s",
+            "-" if priority is None else f"≤ {priority}",
+        )  # fmt: skip
+    return table
+
+
+def _of(number: int, bound: int | None) -> str:
+    return f"{number}" if bound is None else f"{number}/{bound}"
+
+
+def _size_of(number: int, bound: int | None) -> str:
+    return render.size(number) + ("" if bound is None else f"/{render.size(bound)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import uvicorn
@@ -25,10 +25,18 @@ class AcceptingServer(uvicorn.Server):
     """Serves sockets that are bound already. Its application has no lifespan."""
 
     def __init__(
-        self, app: FastAPI, protocol: type[asyncio.Protocol], make_room: Callable[[], bool],
-        defer: Callable[[Callable[[], None]], bool] | None = None, *, behind_proxy: bool,
-    ) -> None:  # fmt: skip
-        """`make_room` and `defer` are those of an Acceptor."""
+        self,
+        app: FastAPI,
+        protocol: type[asyncio.Protocol],
+        make_room: Callable[[], bool],
+        defer: Callable[[Callable[[], None]], bool] | None = None,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
+        """`make_room` and `defer` are those of an Acceptor.
+
+        What the headers X-Forwarded-For and -Proto say is believed of `trusted_proxies`, addresses or networks. Without
+        any it is what the client says of itself.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -38,7 +46,8 @@ class AcceptingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=behind_proxy,
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=[*trusted_proxies],
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
             )

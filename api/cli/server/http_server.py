@@ -49,7 +49,8 @@ class HttpServer:
         self._app = create_app(engine, settings, audit_log)
         precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
-        self._server = AcceptingServer(self._app, protocol, bounds.make_room, precedence.defer, behind_proxy=True)
+        proxies = server.trusted_proxies
+        self._server = AcceptingServer(self._app, protocol, bounds.make_room, precedence.defer, proxies)
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )

@@ -41,7 +41,7 @@ class OperatorServer:
         bounded = cast("partial[BoundedProtocol]", protocol_of(replace(settings, connections_max=CONNECTIONS_MAX)))
         self._listener = listener
         protocol = cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords | {"turns": None}))
-        self._server = AcceptingServer(app, protocol, make_room, behind_proxy=False)
+        self._server = AcceptingServer(app, protocol, make_room)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -144,8 +144,9 @@ class JobFuture(Future[T]):
             self._owner.drop_withdrawn(self, reason)
 
     def running(self) -> bool:
-        """Return whether a worker has the task."""
-        return super().running() or (self._state == PENDING and self._owner.is_begun(self))
+        """Return whether a worker has the task. One that began behind another is said to when that one's end is read."""
+        # In this order: a task that leaves its line as a job is marked as running first.
+        return self._state not in _DONE and (self._owner.is_begun(self) or super().running())
 
     def _cancel_pending(self, reason: str) -> bool:
         if self._state != PENDING or not self._owner.withdraw(self):

@@ -250,6 +250,8 @@ class PendingTasks:
         if task is None:
             return False
         with self.lock:
+            if not self._matching.locked():
+                self.repair()
             return task.lane is not None and task.lane.has_begun(task)
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:

@@ -188,8 +188,11 @@ class Task:
 
     # ── in the supervisor's thread ──
 
-    def adopt(self, given: Given) -> None:
+    def begin(self) -> None:
+        self.lane = None
         self.future.begin()
+
+    def adopt(self, given: Given) -> None:
         self._become_job(given)
 
     def complete(self, result: bytes) -> None:

@@ -33,8 +33,8 @@ LINE_S = 0.002
 SHARE = 8
 """A call counts for an eighth of the average duration."""
 BEFORE_S = 1.0
-"""The readings that tell how a worker died are taken again when the last ones are older than this. Each is a system call
-before the call is sent, and beside a thread that computes it costs the caller the interpreter, for 5 ms.
+"""The readings that tell how a worker died are taken again when the last ones are older than this. Each is a system
+call before the call is sent, and beside a thread that computes it costs the caller the interpreter, for 5 ms.
 """
 
 _RAN = int(Kind.RAN)
@@ -227,11 +227,11 @@ class Lane:
         if not line:
             return True
         return (
-            self.quiet
-            and not call.is_alone
+            len(line) * self._seconds < LINE_S
             and len(line) < DEPTH_MAX
-            and len(line) * self._seconds < LINE_S
+            and self.quiet
             and not line[0].is_alone
+            and not call.is_alone
         )
 
     def line_up(self, call: LaneCall) -> bool:

@@ -383,7 +383,7 @@ class LaneSimulation:
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.remove(worker)
-        worker.close_in_child()
+        worker.close_result_buffer()
         self._fork()
 
     # ── what may happen next ──
@@ -460,7 +460,7 @@ class LaneSimulation:
 
     def close(self) -> None:
         for worker in self.workers:
-            worker.close_in_child()  # closes its result buffer
+            worker.close_result_buffer()
 
     def settle(self) -> None:
         """Let everything go on until nothing happens any more; what is stuck is cancelled."""

@@ -24,7 +24,8 @@ import os
 import pickle
 import struct
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
@@ -50,6 +51,11 @@ _LOADED_MAX = 100
 _COUNT = struct.Struct("<I")
 _COUNTS = struct.Struct("<II")
 _SMALL = struct.Struct("<IQ")
+
+_FUNCTIONS = frozenset({FunctionType, BuiltinFunctionType})
+_ATOMS, _WORDS = frozenset({bool, int, float, type(None)}), frozenset({str, bytes})
+_WORD_MAX = 4096
+"""The longest of the texts and bytes of a small call."""
 
 Part = bytes | bytearray | memoryview
 
@@ -190,6 +196,24 @@ def in_band(value: object) -> bytes:
     """Pickle a value that plain pickle can send, without buffers beside it."""
     encoded = pickle.dumps(value, PROTOCOL)
     return _SMALL.pack(0, len(encoded)) + encoded
+
+
+def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """Return a call of a module's function with a few numbers and words, as `pickled` would encode it, in half the
+    time. None: it is another call.
+    """
+    if type(function) not in _FUNCTIONS or getattr(function, "__module__", None) in script_globals.MAINS:
+        return None
+    for each in itertools.chain(args, kwargs.values()) if kwargs else args:
+        kind = type(each)
+        if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
+            return None
+    if cloudpickle.list_registry_pickle_by_value():
+        return None
+    try:
+        return in_band({"function": function, "args": args, "kwargs": kwargs})
+    except Exception:
+        return None  # a lambda, or a function in a function
 
 
 def returned(value: object, *, beside: bool = True) -> Pickled:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ class Supervisor:
         the only pool, if it is started already.
         """
         self.settings = settings
-        self.instance_id = uuid.uuid4().hex
+        self.instance_id = os.urandom(16).hex()
         self.started_at = ""
         self._open_spawner = open_spawner
         self._journal_factory = open_journal

@@ -1,13 +1,13 @@
 """The errors of jobs whose process died, and the class of each code.
 
 Runs in: any. Apart from `errors`, because `concurrent.futures.process` imports multiprocessing and its queues, 10 ms:
-the command and the clients need it only for an error. An Executor imports it at once: when the program exits, it cannot
-be imported any more.
+they are needed only for an error.
 """
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
+import threading
+from typing import TYPE_CHECKING
 
 from killable.workers.errors import (
     CODES,
@@ -20,6 +20,18 @@ from killable.workers.errors import (
     OutOfMemory,
     Refused,
 )
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+else:
+    is_exiting = getattr(threading, "_SHUTTING_DOWN", False)
+    try:
+        # As it is imported it registers a callback with `threading`, which refuses that once the program exits. Then
+        # there is nothing that it would have to wait for.
+        threading._SHUTTING_DOWN = False
+        from concurrent.futures.process import BrokenProcessPool
+    finally:
+        threading._SHUTTING_DOWN = is_exiting
 
 
 class WorkerCrashed(JobError, BrokenProcessPool):

@@ -6,8 +6,8 @@ Runs in: supervisor (the methods under "in the thread" run in its thread) | any 
 from __future__ import annotations
 
 import itertools
+import os
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -23,7 +23,6 @@ from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskL
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
-from killable.workers.error_classes import WorkerCrashed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
@@ -80,7 +79,7 @@ class PendingTasks:
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
-        self._prefix = f"job-{uuid.uuid4().hex[:8]}"
+        self._prefix = f"job-{os.urandom(4).hex()}"
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
@@ -142,6 +141,8 @@ class PendingTasks:
         """Return the error of a call that comes after the shutdown, or after the thread has failed."""
         if self.supervisor_thread.failure is None:
             return RuntimeError(why)
+        from killable.workers.error_classes import WorkerCrashed
+
         return WorkerCrashed(why, code="supervisor_lost")
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:

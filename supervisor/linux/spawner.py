@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
@@ -93,7 +92,7 @@ class PoolSpawner:
             groups=[] if become is None else become.groups,
             account_env={} if become is None else {**become.environment, **spec.env},
             setup=self._write_setup(),
-            sandbox=asdict(spec.sandbox) if spec.sandbox.forbids else None,
+            sandbox=spec.sandbox._asdict() if spec.sandbox.forbids else None,
             tmp_suffix=self._tmp_suffix,
         )
 

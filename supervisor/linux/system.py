@@ -6,10 +6,10 @@ Runs in: supervisor. Part of the seam.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import tempfile
-from dataclasses import dataclass, field
+import sys
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
@@ -27,22 +27,32 @@ from killable.workers.runtime.removal import remove_tree
 logger = logging.getLogger("killable.system")
 
 
-@dataclass(slots=True)
 class System:
     """The machine resources of one supervisor, from its start to its end."""
 
-    loop: asyncio.AbstractEventLoop
-    owner: InstanceId
-    instance_id: str
-    cgroups: CgroupRoot | None
-    tmp: str
-    oom: OomCounter
-    patience_s: float
-    """How long killed processes may take to disappear, in seconds."""
-    early_guard: EarlyGuard | None = None
-    """The first guard of the only pool, if it is started already."""
-    answer_s: float = ANSWER_S
-    spawners: list[PoolSpawner] = field(default_factory=list)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: InstanceId,
+        instance_id: str,
+        cgroups: CgroupRoot | None,
+        tmp: str,
+        patience_s: float,
+        early_guard: EarlyGuard | None,
+    ) -> None:
+        """`patience_s`: how long killed processes may take to disappear. `early_guard`: the first guard of the only
+        pool, if it is started already.
+        """
+        self.loop = loop
+        self.owner = owner
+        self.instance_id = instance_id
+        self.cgroups = cgroups
+        self.tmp = tmp
+        self.oom = OomCounter()
+        self.patience_s = patience_s
+        self.early_guard = early_guard
+        self.answer_s = ANSWER_S
+        self.spawners: list[PoolSpawner] = []
 
     @classmethod
     def open(
@@ -60,12 +70,12 @@ class System:
         try:
             owner = InstanceId.of(os.getpid())
             assert owner is not None
-            tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
+            tmp = _make_folder(owner.folder_prefix)
         except OSError:
             if cgroups is not None:
                 cgroups.remove()
             raise
-        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s, early_guard)
+        return cls(loop, owner, instance_id, cgroups, tmp, settings.unkillable_s, early_guard)
 
     async def sweep_orphans(self) -> bool:
         """End what dead supervisors left, for it may hold what this one needs; return whether that was done in time."""
@@ -115,6 +125,21 @@ class System:
         remove_tree(self.tmp)
         if os.path.isdir(self.tmp):
             remove_tree(self.tmp)  # the first try may have lacked a descriptor
+
+
+def _make_folder(prefix: str) -> str:
+    """Make a private folder where `tempfile` would. Its import takes 4 ms, and an Executor's program may not need it.
+    Raise OSError.
+    """
+    if "tempfile" not in sys.modules:
+        parent = os.environ.get("TMPDIR") or os.environ.get("TEMP") or os.environ.get("TMP") or "/tmp"
+        folder = os.path.join(os.path.abspath(parent), prefix + os.urandom(4).hex())
+        with contextlib.suppress(OSError):
+            os.mkdir(folder, 0o700)
+            return folder
+    import tempfile
+
+    return tempfile.mkdtemp(prefix=prefix)
 
 
 def _require_pidfd() -> None:

@@ -6,7 +6,6 @@ Runs in: supervisor (the methods under "in the thread" run in its thread) | any 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
+from killable.supervisor.linux.instance_id import random_id
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
@@ -79,7 +79,7 @@ class PendingTasks:
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
-        self._prefix = f"job-{os.urandom(4).hex()}"
+        self._prefix = f"job-{random_id()[:8]}"
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()

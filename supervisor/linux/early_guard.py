@@ -16,7 +16,7 @@ from weakref import WeakSet
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
-from killable.supervisor.linux.instance_id import MARKER, InstanceId
+from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
 from killable.workers.protocol import control, fd_passing
 
 LEAVE_S = 1.0
@@ -41,7 +41,7 @@ class EarlyGuard:
         """One until it is taken, by one of two threads: `pop` is atomic."""
         owner = InstanceId.of(os.getpid())
         assert owner is not None
-        marker = f"{owner.marker(os.urandom(16).hex(), pool)}/0"
+        marker = f"{owner.marker(random_id(), pool)}/0"
         with host_forks.forks_postponed:
             ours, theirs = fd_passing.open_pair()
             with theirs:

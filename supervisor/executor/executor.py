@@ -104,11 +104,10 @@ class Executor(concurrent.futures.Executor):
             if early_guard is not None:
                 undo.callback(early_guard.close)
 
-            from killable.supervisor.executor import host_program
-            from killable.supervisor.executor.futures import JobFuture
-            from killable.supervisor.executor.pending_tasks import PendingTasks
             from killable.supervisor.settings import PoolSpec, usable_cores
 
+            _check_names(limits)
+            self._limits = parse_limits(limits)
             pool = PoolSpec(
                 name=POOL,
                 modules=(POOL_MODULE,),
@@ -120,8 +119,13 @@ class Executor(concurrent.futures.Executor):
                 codec="pickle",
                 setup=setup.encode(sys.path),
             )
-            _check_names(limits)
-            self._limits = parse_limits(limits)
+            if early_guard is not None:
+                early_guard.begin_pool(pool)
+
+            from killable.supervisor.executor import host_program
+            from killable.supervisor.executor.futures import JobFuture
+            from killable.supervisor.executor.pending_tasks import PendingTasks
+
             self._max_workers = pool.workers
             """Unused here: dask and other libraries read it from a `ProcessPoolExecutor`."""
             self._future_type: type[JobFuture[Any]] = JobFuture

@@ -6,10 +6,8 @@ Runs in: supervisor. Part of the seam.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
-import sys
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
@@ -17,6 +15,7 @@ from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.oom_counter import OomCounter
+from killable.supervisor.linux.own_folder import make_folder
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.zygote_host import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
@@ -64,13 +63,16 @@ class System:
     ) -> System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
+        owner = InstanceId.of(os.getpid())
+        assert owner is not None
+        early = None if early_guard is None else early_guard.take_folder()
+        if early is not None:
+            return cls(loop, owner, instance_id, early.cgroups, early.tmp, settings.unkillable_s, early_guard)
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
         try:
-            owner = InstanceId.of(os.getpid())
-            assert owner is not None
-            tmp = _make_folder(owner.folder_prefix)
+            tmp = make_folder(owner.folder_prefix)
         except OSError:
             if cgroups is not None:
                 cgroups.remove()
@@ -125,21 +127,6 @@ class System:
         remove_tree(self.tmp)
         if os.path.isdir(self.tmp):
             remove_tree(self.tmp)  # the first try may have lacked a descriptor
-
-
-def _make_folder(prefix: str) -> str:
-    """Make a private folder where `tempfile` would. Its import takes 4 ms, and an Executor's program may not need it.
-    Raise OSError.
-    """
-    if "tempfile" not in sys.modules:
-        parent = os.environ.get("TMPDIR") or os.environ.get("TEMP") or os.environ.get("TMP") or "/tmp"
-        folder = os.path.join(os.path.abspath(parent), prefix + os.urandom(4).hex())
-        with contextlib.suppress(OSError):
-            os.mkdir(folder, 0o700)
-            return folder
-    import tempfile
-
-    return tempfile.mkdtemp(prefix=prefix)
 
 
 def _require_pidfd() -> None:

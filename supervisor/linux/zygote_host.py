@@ -89,6 +89,8 @@ class ZygoteHost:
         self._zygote_pidfd = -1
         self._unwanted: NewWorker | None = None
         """An early worker that was let go, and whose cgroup is still there."""
+        self._early_fork: tuple[int, int] | None = None
+        """Pid and pidfd of the early worker, if they came before the pool wanted it."""
         self._processes: dict[str, WorkerProcess] = {}
         self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
@@ -127,8 +129,20 @@ class ZygoteHost:
             self._drop_early_worker()
             return None
         self._early_pool = early._replace(worker=None)
-        self._watchdog.expect()
         return early.worker
+
+    def _note_early_fork(self, pid: int, descriptors: list[int]) -> None:
+        """Keep the pidfd of the early worker until the pool wants it."""
+        if self._early_pool is not None and self._early_pool.worker is not None and descriptors:
+            self._early_fork = pid, descriptors[0]
+            return
+        self._drop_early_worker()  # no descriptor was left here for its pidfd
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _take_early_fork(self) -> tuple[int, int] | None:
+        fork, self._early_fork = self._early_fork, None
+        return fork
 
     def _drop_early_worker(self) -> None:
         """Let a worker that nobody wants leave, or die with its zygote."""
@@ -137,6 +151,9 @@ class ZygoteHost:
             self._early_pool = early._replace(worker=None)
             early.worker.let_go()
             self._unwanted = early.worker
+            fork = self._take_early_fork()
+            if fork is not None:
+                os.close(fork[1])
 
     def start_zygote(self, configure: control.Configure) -> None:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
@@ -194,7 +211,19 @@ class ZygoteHost:
         self._watchdog.expect()
 
     def add(self, worker_id: str, process: WorkerProcess) -> None:
+        """Register a process, which hears of its fork and its exit."""
         self._processes[worker_id] = process
+        fork = self._take_early_fork()
+        if fork is not None:
+            self._loop.call_soon(self._tell_fork, worker_id, *fork)  # its worker does not know it yet
+        else:
+            self._watchdog.expect()
+
+    def _tell_fork(self, worker_id: str, pid: int, pidfd: int) -> None:
+        if worker_id in self._processes:
+            self._processes[worker_id].forked(pid, pidfd)
+        else:
+            os.close(pidfd)
 
     def note_exit(self) -> None:
         """Expect the zygote's report of how a process ended: its pidfd has shown the exit."""
@@ -229,6 +258,8 @@ class ZygoteHost:
         self._guard_pidfd = self._zygote_pidfd = -1
         if self._early_pool is not None and self._early_pool.worker is not None:
             self._early_pool.worker.close_in_child()
+        if self._early_fork is not None:
+            os.close(self._early_fork[1])
         for process in self._processes.values():
             process.close_in_child()
 
@@ -296,9 +327,11 @@ class ZygoteHost:
                 self._listener.on_preloaded(threads)
             case control.PreloadFailed(traceback, declaration):
                 self._listener.on_preload_failed(traceback, declaration)
-            case control.Forked(worker_id) | control.ForkFailed(worker_id) if worker_id not in self._processes:
-                for descriptor in descriptors:  # the early worker, which nobody wanted
-                    os.close(descriptor)
+            case control.Forked(worker_id, pid) if worker_id not in self._processes:
+                self._note_early_fork(pid, descriptors)
+            case control.ForkFailed(worker_id) | control.Exited(worker_id) if worker_id not in self._processes:
+                self._drop_early_worker()
+                self._remove_unwanted()  # it is gone
             case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.Forked(worker_id):
@@ -307,8 +340,7 @@ class ZygoteHost:
             case control.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
             case control.Exited(worker_id, ending, swept, orphans):
-                if worker_id in self._processes:
-                    self._processes.pop(worker_id).swept(ending, swept, orphans)
+                self._processes.pop(worker_id).swept(ending, swept, orphans)
             case control.Pong():
                 pass
             case _:

@@ -107,7 +107,7 @@ def _with_context(
 
 def _place(function: Any, name: str) -> int | None:
     """Return the position of a parameter; None if it can be given only by name."""
-    import inspect  # here: 5 ms of the start, and few functions have such a parameter
+    import inspect  # here: 5 ms of the first worker's start, and few functions have such a parameter
 
     how: dict[str, Any] = {}
     if sys.version_info >= (3, 14):

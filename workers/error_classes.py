@@ -6,6 +6,7 @@ they are needed only for an error.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,20 @@ from killable.workers.errors import (
 if TYPE_CHECKING:
     from concurrent.futures.process import BrokenProcessPool
 else:
-    is_exiting = getattr(threading, "_SHUTTING_DOWN", False)
+    register = threading._register_atexit
+
+    def register_unless_exiting(*arguments: object, **options: object) -> None:
+        """Register a callback, as that module does when it is imported. When the program exits, which `threading`
+        reports as an error, there is nothing left that it would have to wait for.
+        """
+        with contextlib.suppress(RuntimeError):
+            register(*arguments, **options)
+
+    threading._register_atexit = register_unless_exiting
     try:
-        # As it is imported it registers a callback with `threading`, which refuses that once the program exits. Then
-        # there is nothing that it would have to wait for.
-        threading._SHUTTING_DOWN = False
         from concurrent.futures.process import BrokenProcessPool
     finally:
-        threading._SHUTTING_DOWN = is_exiting
+        threading._register_atexit = register
 
 
 class WorkerCrashed(JobError, BrokenProcessPool):

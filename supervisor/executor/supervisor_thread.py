@@ -23,11 +23,10 @@ from killable.supervisor.telemetry.job_log import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-WHILE_WORKERS_START = ("killable.supervisor.attempts.attempt",)
-"""Imported while the first workers start: each one's first task needs it."""
-LATER = ("killable.supervisor.executor.ending_notes", "killable.supervisor.attempts.exit_outcome")
-"""Imported some time after the start: what ends otherwise than by itself needs it, and is not to wait for it then."""
-LATER_S = 0.1
+WHILE_WORKERS_START = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+"""Imported while the first workers start. Not later: an import in a thread after a Ctrl-C can make CPython forget that
+the interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
+"""
 CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
@@ -177,9 +176,7 @@ class SupervisorThread:
             self.has_started = True
             self._callbacks.on_started()
             _import(WHILE_WORKERS_START)
-            later = asyncio.get_running_loop().call_later(LATER_S, _import, LATER)
             await leaving
-            later.cancel()
         starting.cancel()  # a preload may take long
         with self._lock:
             self._closed = True

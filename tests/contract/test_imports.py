@@ -21,11 +21,15 @@ NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "m
 NOT_FOR_A_NAMED_FUNCTION = (*RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform")
 """Nothing of these is needed in the first worker for a function that it finds in a module."""
 NOT_FOR_A_RESULT = (
-    "pydantic", "importlib.metadata", "tempfile", "shutil", "random", "hashlib", "concurrent.futures.process",
-    "multiprocessing.connection", "multiprocessing.util", "cloudpickle", "uuid", "platform",
-    "killable.supervisor.executor.ending_notes", "killable.supervisor.journal", "killable.supervisor.configuration",
+    "pydantic", "importlib.metadata", "hashlib", "cloudpickle", "uuid", "platform", "killable.supervisor.journal",
+    "killable.supervisor.configuration",
 )  # fmt: skip
 """Nothing of these is needed in a program that calls a function of a module, until it has the result."""
+NOT_FOR_A_SUPERVISOR = (
+    *NOT_FOR_A_RESULT, "tempfile", "shutil", "random", "datetime", "multiprocessing", "concurrent.futures.process",
+    "killable.supervisor.attempts.attempt",
+)  # fmt: skip
+"""Nothing of these is imported before an Executor's first worker can start; some come while it does."""
 NOT_FOR_THE_NAME = ("asyncio", "pydantic", "dataclasses", "subprocess", "socket", "json", "pickle", "multiprocessing")
 """Nothing of these is imported by `from killable import Executor` itself."""
 GUARDS = {
@@ -118,6 +122,15 @@ def test_the_first_result_waits_for_no_import_that_can_come_later() -> None:
     ours = {name for name in in_program if name.partition(".")[0] == "killable"}
     assert too_many(in_program, ours, NOT_FOR_A_RESULT) == set()
     assert too_many(in_worker, of_workers(WORKERS), NOT_FOR_A_NAMED_FUNCTION) == set()
+
+
+def test_an_executors_supervisor_imports_nothing_that_can_come_while_its_workers_start() -> None:
+    program = "import killable.supervisor.executor.host_program; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; {program}"],
+                          capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+    loaded = set(done.stdout.split())
+    ours = {name for name in loaded if name.partition(".")[0] == "killable"}
+    assert too_many(loaded, ours, NOT_FOR_A_SUPERVISOR) == set()
 
 
 def test_the_name_executor_imports_nothing_that_can_wait_for_the_start_of_the_guard() -> None:

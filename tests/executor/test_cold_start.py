@@ -107,3 +107,23 @@ def test_an_executor_has_the_worker_that_was_ordered_before_its_supervisor(monke
         pid = executor.submit(os.getpid).result()
         assert executor.submit(os.getpid).result() == pid
     assert made == [(FIRST_WORKER, True)]
+
+
+def test_the_classes_of_crashes_can_be_imported_when_the_program_exits() -> None:
+    """Where the module of BrokenProcessPool cannot register its callback any more."""
+    program = """
+import threading
+
+def late():
+    from concurrent.futures.process import BrokenProcessPool
+    from killable import WorkerCrashed
+    print(issubclass(WorkerCrashed, BrokenProcessPool))
+
+def first():
+    import killable.workers.error_classes
+    late()
+
+threading._register_atexit(first)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -39,6 +39,8 @@ class HttpServerSettings:
     """File to which it is appended who did what: a JSON object a line, readable by its owner only; empty: none."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names, besides loopback and `host`, under which clients reach this server."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; empty: of nobody."""
     cors_origins: tuple[str, ...] = ()
     """Origins like "https://app.example" whose pages may call this server."""
     connections_max: PositiveCount = 2000

@@ -15,6 +15,7 @@ from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs.backlog import QueueFull
+from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
@@ -55,10 +56,6 @@ if TYPE_CHECKING:
 EVENTS_PER_BATCH = 4096
 BYTES_PER_BATCH = 256 << 10
 """Limits of one read of events: enough to be cheap, short enough for other readers. A slow reader holds no more."""
-TELL_S = 3.0
-"""With a journal: how long after a job's end, in seconds, clients wait for it to be on disk. Then they are told of it
-all the same, and that it is not.
-"""
 
 logger = logging.getLogger("killable.jobs")
 
@@ -114,6 +111,7 @@ class Supervisor:
         try:
             if self.settings.journal:
                 rows = await self._open_journal(self.settings.journal)
+            self._ends = DurableEnds(self._clock, None if self._job_notes is None else self._job_notes.journal)
             self.jobs.start(self._clock, self._job_notes)
             self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
@@ -248,15 +246,15 @@ class Supervisor:
     ) -> AsyncGenerator[Sequence[JobEvent], None]:
         job = self._registry.get(job_id)
         while True:
-            batch = _shown(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))
+            batch = visible(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))
             if batch:
                 after = batch[-1].id
                 yield batch
             elif job.durable is False:
-                await self._until_durable(job)
+                await self._ends.until_durable(job)
                 while batch := job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH):
                     after = batch[-1].id
-                    yield batch if after < len(job.log) - 1 else [*batch[:-1], _marked(batch[-1], job)]
+                    yield batch if after < len(job.log) - 1 else [*batch[:-1], marked(batch[-1], job)]
                 return
             elif job.is_over or not follow:
                 return
@@ -267,7 +265,7 @@ class Supervisor:
         job = self._registry.get(job_id)
         give_up = None if timeout_s is None else self._clock.now() + timeout_s
         await self._wait_for_end(job, timeout_s)
-        await self._until_durable(job, give_up)
+        await self._ends.until_durable(job, give_up)
         return self._record(job)
 
     async def cancel(
@@ -451,41 +449,12 @@ class Supervisor:
             pass
 
     async def _told(self, job: Job) -> JobRecord:
-        """Return a job's record. An end that is not on disk waits for that, unless the journal fails."""
-        if job.durable is False and self._job_notes is not None and not self._job_notes.journal.trouble:
-            await self._until_durable(job)
+        """Return a job's record when its end, if any, may be told."""
+        await self._ends.until_told(job)
         return self._record(job)
-
-    async def _until_durable(self, job: Job, give_up: float | None = None) -> None:
-        """Wait until the end of a job is on disk: at most until TELL_S after it, and until `give_up`."""
-        if job.durable is not False or self._job_notes is None or job.ended is None:
-            return
-        due = job.ended + TELL_S if give_up is None else min(give_up, job.ended + TELL_S)
-        try:
-            async with asyncio.timeout(max(0.0, due - self._clock.now())):
-                while job.durable is False and not self._job_notes.journal.is_over:
-                    await job.changed()
-        except TimeoutError:
-            pass
 
     def _record(self, job: Job) -> JobRecord:
         return job.record(self.instance_id, self.jobs.place_of(job))
-
-
-def _shown(job: Job, batch: list[JobEvent]) -> list[JobEvent]:
-    """Return those events that clients may see before the end is on disk; all if it is, or without a journal."""
-    if job.durable is False and batch and batch[-1].id == len(job.log) - 1:
-        batch = batch[:-1]
-    if job.shown is not None and not job.durable and batch:
-        batch = batch[: max(0, job.shown - batch[0].id)]
-    return batch
-
-
-def _marked(terminal: JobEvent, job: Job) -> JobEvent:
-    """Return the terminal event as clients see it: with a mark if the end is not on disk."""
-    if job.durable is not False:
-        return terminal
-    return terminal._replace(data=terminal.data[:-1] + b',"durable":false}')
 
 
 def _cancel_status(job: Job) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from killable.workers.errors import CODES, KillableError
+from killable.workers.errors import CODES, KillableError, Refused
 
 Record = dict[str, Any]
 """A JSON object from the server. Its documentation lists the members; newer servers may add some."""
@@ -102,12 +102,13 @@ def job_error(members: Mapping[str, Any]) -> KillableError:
 
 
 def problem_error(members: Mapping[str, Any], **more: Any) -> KillableError:
-    """Return the typed error of a problem answer (RFC 9457), with `more` facts."""
+    """Return the typed error of a problem answer (RFC 9457), with `more` facts: Refused, or Unreachable.
+
+    A problem is about a request, also where a job could end with its code: no job has the facts of a JobError.
+    """
     code = str(members["code"])
     detail = str(members.get("detail") or members.get("title") or code)
     facts = {name: value for name, value in members.items() if name not in _NO_FACTS and name != "type"}
     if facts.get("is_accepted") == "unknown":
         return Unreachable(detail, **facts | more)
-    from killable.workers.error_classes import error_class
-
-    return error_class(code)(detail, code=code, **facts | more)
+    return Refused(detail, code=code, **facts | more)

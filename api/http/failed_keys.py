@@ -15,7 +15,7 @@ DELAY_S = 1.0
 ADDRESSES_MAX = 1024
 """Addresses that are counted in a window, some 150 KB; every further one has to wait, too."""
 ADDRESS_CHARS_MAX = 64
-"""A proxy on this machine says an address in a header, which may be any text."""
+"""A trusted proxy says an address in a header, which may be any text."""
 WAITING_MAX = 2000
 """Answers that wait at once, some 20 MB; further ones are given at once, and their connection is closed."""
 

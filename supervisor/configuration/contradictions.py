@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def contradictions(
         yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
     if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
         yield from _queue_below_body(server)
+    yield from _proxies(server)
 
 
 def configured_caps(table: CapsTable) -> dict[str, float]:
@@ -145,3 +147,12 @@ def _queue_below_body(server: ServerSettings) -> Iterator[ConfigFault]:
     if server.body_bytes_max > server.queue_bytes_max:
         expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
         yield ConfigFault("server.body_bytes_max", expected, shown(server.body_bytes_max))
+
+
+def _proxies(server: ServerSettings) -> Iterator[ConfigFault]:
+    for address in server.trusted_proxies:
+        try:
+            ip_network(address)
+        except ValueError as error:
+            expected = 'expected IP addresses or networks, like "127.0.0.1" or "10.0.0.0/8"'
+            yield ConfigFault("server.trusted_proxies", expected, f"{shown(address)}: {error}")

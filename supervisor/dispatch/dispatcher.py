@@ -21,6 +21,7 @@ from killable.supervisor.dispatch import retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
 from killable.supervisor.jobs.backlog import Backlog, Waiting
+from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
@@ -424,7 +425,7 @@ class Dispatcher:
         self._observer.on_ended(job)
         if self._job_notes is not None:
             job.durable = False
-            self._job_notes.ended(job, lambda why: _on_end_written(job, why))
+            self._job_notes.ended(job, lambda why: on_end_written(job, why))
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()
@@ -482,11 +483,6 @@ class Dispatcher:
 
     def queued(self, pool: Pool) -> int:
         return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
-
-
-def _on_end_written(job: Job, why: str) -> None:
-    job.durable = not why
-    job.wake()
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:

@@ -116,15 +116,16 @@ class EventLog:
         self._pack_older()
         return True
 
-    def append_tokens(self, batch: Batch, size: int) -> bool:
-        """Add tokens that arrived together, with `size` bytes of data in total: the fast path of `append`."""
+    def append_output(self, batch: Batch, size: int) -> bool:
+        """Add tokens, or lines, that came together, with `size` bytes of data in total: the fast path of `append`."""
         if self.overflowed or self.output_bytes + size > self.output_bytes_max:
             for name, data in batch:
                 self.append(name, data)
             return False
         self.output_bytes += size
         self.bytes += size
-        self.tokens += len(batch)
+        if batch and batch[0][0] == "token":
+            self.tokens += len(batch)
         self._open[1].extend(batch)
         self._pack_older()
         return True
@@ -168,7 +169,7 @@ class EventLog:
         return events
 
     def _pack_older(self) -> None:
-        if len(self._open[1]) >= RECENT_MAX:
+        while len(self._open[1]) >= RECENT_MAX:
             self._pack(RECENT_MAX // 2)
 
     def _pack(self, number: int) -> None:
@@ -186,6 +187,9 @@ def _apart(events: Batch) -> Iterator[Batch]:
     """Yield the events in order, each large one on its own: what is read of a block is copied for each reader, but for
     the data of a block with one event.
     """
+    if max(map(len, map(_DATA, events)), default=0) <= LARGE_BYTES:  # as mostly
+        yield events
+        return
     begin = 0
     for place, (_, data) in enumerate(events):
         if len(data) > LARGE_BYTES:

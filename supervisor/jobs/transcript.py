@@ -33,7 +33,7 @@ class Transcript:
 
     def tokens(self, batch: Batch, size: int) -> bool:
         before = self._log.tokens
-        fits = self._log.append_tokens(batch, size)
+        fits = self._log.append_output(batch, size)
         if not before and self._log.tokens:
             self._on_first_token()
         return fits
@@ -56,9 +56,7 @@ class Transcript:
         return self._append(rests) and early_fits
 
     def _append(self, lines: list[bytes]) -> bool:
-        for line in lines:
-            self._log.append("log", line)
-        return not self._log.overflowed
+        return self._log.append_output([("log", line) for line in lines], sum(map(len, lines)))
 
 
 def too_much(limit: int) -> Verdict:

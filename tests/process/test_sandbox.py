@@ -14,6 +14,7 @@ from job_runs import HOSTILE_POOL, run, stop, submit, wait_for_tokens
 from support import confined_jobs
 from support.supervisor_fixture import StartSupervisor
 
+from killable.supervisor.linux.cgroup import own_directory
 from killable.supervisor.settings import PoolSpec, SandboxSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.runtime import landlock, private_memory
@@ -171,6 +172,25 @@ async def test_a_job_in_a_sandbox_sets_limits_of_its_own_only(rules: Any, superv
             "limit": "PermissionError", "limit itself": "done",
             "schedule": "PermissionError", "schedule itself": "done",
         }  # fmt: skip
+
+
+@NEEDS_FILE_RULES
+@NEEDS_NETWORK_RULE
+@pytest.mark.parametrize("rules", [{"network": False}, {"read": ("/proc", "/sys", "/tmp")}], ids=str)
+async def test_a_job_in_a_sandbox_writes_to_nothing_of_the_kernel_and_where_it_may_otherwise(
+    rules: Any, supervisor: StartSupervisor, tmp_path: Path
+) -> None:
+    """Who may write into a control group moves a process into it that he may not signal, and kills the group."""
+    server = await supervisor(pool(**rules))
+    groups = own_directory()
+    kernels = [("append", "/proc/self/oom_score_adj"), ("append", "/proc/sys/kernel/core_pattern")]
+    kernels += [("mkdir", f"{groups}/sandbox-test")] if groups is not None else []
+    kernels += [("append", f"{groups}/cgroup.procs")] if groups is not None else []
+    assert [(await tried(server, each))[each[0]] for each in kernels] == ["PermissionError"] * len(kernels)
+    free = await tried(server, ("write", f"{tmp_path}/new"), ("append", "/dev/null"), ("mkdir", f"{tmp_path}/folder"))
+    assert set(free.values()) == {"done"}, free
+    moved = await tried(server, ("rename", f"{tmp_path}/new", f"{tmp_path}/folder/moved"))
+    assert moved == {"rename": "done"}
 
 
 @NEEDS_FILE_RULES

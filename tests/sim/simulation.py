@@ -20,9 +20,10 @@ from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
+from killable.supervisor.jobs.durable_ends import TELL_S
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.supervisor import TELL_S, Supervisor
+from killable.supervisor.supervisor import Supervisor
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind

@@ -9,8 +9,8 @@ import pytest
 from support.fake_disk import FakeDisk
 from support.fake_world import Script
 
+from killable.supervisor.jobs.durable_ends import TELL_S
 from killable.supervisor.models import Submission
-from killable.supervisor.supervisor import TELL_S
 from killable.workers.errors import Refused
 from sim.scenario_helpers import FOREVER, LATENCY_S, job_began, near, simulate
 from sim.simulation import Job, Simulation, pool

@@ -19,7 +19,7 @@ from support.scripted_server import ID, PATH, Answer, Script, as_json, event, ev
 from killable.api.client import exchange, job_calls, submission
 from killable.api.client.client import Client, NotEnded, Unreachable
 from killable.workers.error_classes import WorkerCrashed
-from killable.workers.errors import JobFailed, JobTimedOut, KillableError, Refused
+from killable.workers.errors import JobTimedOut, KillableError, Refused
 
 DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty": 1.0}})
 
@@ -82,9 +82,25 @@ def test_a_problem_becomes_its_typed_error_with_every_fact(script: Script, clien
 
 def test_a_code_of_a_newer_server_is_an_error_too(script: Script, client: OneClient) -> None:
     script.on("GET", PATH, problem(418, "teapot", "I am one", message="a fact of that name"))
-    with pytest.raises(JobFailed, match="I am one") as caught:
+    with pytest.raises(Refused, match="I am one") as caught:
         client.job(ID).record()
     assert caught.value.code == "teapot"
+
+
+def test_a_request_that_is_refused_with_a_code_of_an_ending_is_no_error_of_a_job(
+    script: Script, client: OneClient
+) -> None:
+    script.on("GET", PATH, problem(422, "input.invalid", "the check of the input took too long"))
+    with pytest.raises(Refused, match="took too long") as caught:
+        client.job(ID).record()
+    assert caught.value.code == "input.invalid"
+
+
+@pytest.mark.parametrize("jobs", ['"none"', '["job-1"]', "null"])
+def test_a_list_that_has_no_records_is_no_killable_servers(script: Script, client: OneClient, jobs: str) -> None:
+    script.on("GET", "/v1/jobs", Answer(200, b'{"jobs":%s}' % jobs.encode()))
+    with pytest.raises(Unreachable, match="not an answer of a killable server"):
+        list(client.jobs())
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,7 @@ def test_everything_wrong_is_said_at_once_with_key_expectation_and_finding() -> 
         ("server = 3", "a table"),
         ("[server\n", "TOML"),
         ("[server]\nallowed_hosts = 'a'", "list"),
+        ("[server]\ntrusted_proxies = ['10.0.0.0/8', '10.0.0.1/8']", "IP addresses or networks"),
         ("pools = []", "table"),
     ],
 )

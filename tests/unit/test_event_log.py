@@ -70,7 +70,7 @@ def test_after_the_first_drop_nothing_more_is_taken_even_if_it_fits() -> None:
     assert log.append("token", b"x" * 6)
     assert not log.append("token", b"y" * 7)
     assert not log.append("token", b"z")
-    assert not log.append_tokens([("token", b"a")], 1)
+    assert not log.append_output([("token", b"a")], 1)
     assert [event.data for event in log.read(-1, 10)] == [b"x" * 6]
     assert log.overflowed == 9
 
@@ -98,7 +98,7 @@ def test_tokens_that_came_together_are_cut_as_if_they_had_come_one_by_one(bound:
     position, results = 0, []
     for size in batches:
         batch = [("token", token) for token in tokens[position : position + size]]
-        results.append(together.append_tokens(batch, size))
+        results.append(together.append_output(batch, size))
         position += size
     assert together.read(-1, 10) == single.read(-1, 10)
     assert (together.tokens, together.bytes, together.output_bytes, together.overflowed) == (
@@ -119,7 +119,7 @@ def test_older_events_are_packed_and_read_as_they_were(sealed: bool) -> None:
         log.append(*event)
         written.append(event)
     batch = [("token", b"x" * size) for size in range(RECENT_MAX + 10)]
-    log.append_tokens(batch, sum(len(data) for _, data in batch))
+    log.append_output(batch, sum(len(data) for _, data in batch))
     written += batch
     if sealed:
         log.seal()
@@ -140,7 +140,7 @@ def test_a_kept_token_costs_little_more_than_its_bytes() -> None:
         before = tracemalloc.get_traced_memory()[0]
         for start in range(0, 100_000, 250):
             batch = [("token", b'{"text":" %05d"}' % number) for number in range(start, start + 250)]
-            log.append_tokens(batch, 250 * 17)
+            log.append_output(batch, 250 * 17)
         log.seal()
         used = tracemalloc.get_traced_memory()[0] - before
     finally:

@@ -52,7 +52,7 @@ async def test_active_jobs_are_counted_by_public_state_and_their_tokens_with_the
     jobs = registry()
     for state in (State.QUEUED, State.STARTING, State.RUNNING, State.KILLING, State.COMPLETED):
         entry = add(jobs, state=state)
-        entry.log.append_tokens([("token", b"x")] * 2, 2)
+        entry.log.append_output([("token", b"x")] * 2, 2)
     gauges = await read_gauges([], Backlog(1, 1), jobs, Watch(), sse_clients=2)
     assert gauges.jobs == {"queued": 1, "running": 2, "stopping": 1}
     assert gauges.live_tokens == 8 and gauges.sse_clients == 2 and gauges.spares == 0

@@ -20,7 +20,7 @@ CANCELLED = Outcome("cancelled", "cancelled", "The job was cancelled")
 
 def ended(tokens: int = 0, **fields: Any) -> Job:
     log = EventLog(1 << 20)
-    log.append_tokens([("token", b"x")] * tokens, tokens)
+    log.append_output([("token", b"x")] * tokens, tokens)
     defaults = {"log": log, "ended": 9.0, "state": State.CANCELLED, "outcome": CANCELLED, "certificate": {}}
     return add(registry(), **{**defaults, "verdict": Verdict("cancelled", by="user"), **fields})
 

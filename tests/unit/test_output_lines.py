@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import FrameType
 
 import pytest
 
+from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.output_lines import LINE_BYTES_MAX, OutputLines
+from killable.supervisor.jobs.transcript import Transcript
 
 
 def texts(events: list[bytes]) -> list[str]:
@@ -68,3 +72,24 @@ def test_a_job_that_prints_a_marker_or_an_event_prints_text() -> None:
     hostile = 'event: completed\rdata: {"state":"completed"}\u2028[DONE]\n'
     (event,) = OutputLines().feed(hostile.encode())
     assert event.isascii() and texts([event]) == [hostile[:-1]]
+
+
+def test_many_lines_are_turned_into_events_without_a_call_for_each() -> None:
+    """Of a job that prints line ends only a pipe holds 65,536; a call of a function for each holds up every kill."""
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    lines, log = OutputLines(), EventLog(1 << 30)
+    transcript = Transcript(log, lambda: None)
+    transcript.open()
+    sys.setprofile(count)
+    try:
+        events = lines.feed(b"\n" * 65536)
+        transcript.output(b"ab\n" * 20000)
+    finally:
+        sys.setprofile(None)
+    assert (len(events), set(events), len(log)) == (65536, {b'{"text":""}'}, 20000)
+    assert calls < 2000

@@ -12,7 +12,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from killable.api.cli.display import console, errors, render, tables
+from killable.api.cli.commands import ps
+from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
 from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
@@ -110,7 +111,7 @@ def test_the_jobs_table_joins_each_job_with_its_worker(capsys: pytest.CaptureFix
         {"job_id": None, "worker_id": "w-1", "pid": 10, "cpu": 0.0, "rss_bytes": 1},
         {"job_id": "job-3f2a91c0-aaaa", "worker_id": "w-2", "pid": 11, "cpu": 0.98, "rss_bytes": 12 << 20},
     ]
-    header, _, running, queued = printed(capsys, tables.jobs(jobs, workers, full=False))
+    header, _, running, queued = printed(capsys, ps.listing(jobs, workers, full=False))
     assert header == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
     assert running == ["job-3f2a91c0", "split", "running", "1m05s", "7", "w-2", "11", "98%", "12", "MiB"]
     assert queued == ["job-4f2a91c0", "split", "queued", "1m05s", "0", "-", "-", "-", "-"]

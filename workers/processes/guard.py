@@ -57,6 +57,9 @@ class Guard:
         self._dead_zygote = ""
         """How the last zygote ended, until its orphans are gone; empty otherwise."""
         self._folder = ""
+        self._since = time.time()
+        self._ended: list[int] = []
+        """The pids of the workers and of what they started, which were reaped when the owner was gone."""
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
@@ -100,6 +103,8 @@ class Guard:
         from killable.workers.runtime import memory_removal  # here: mostly nobody needs it
 
         memory_removal.remove_all(folder)
+        if segments := memory_removal.segments_of(self._ended, self._since):
+            memory_removal.remove_segments(segments)
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
         parent = os.getpid()
@@ -160,7 +165,7 @@ class Guard:
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # an unreaped child: no other process can have its number
         while True:
-            self._orphans.kill((), lambda pid, status, usage, suspects: None)
+            self._orphans.kill((), lambda pid, status, usage, suspects: self._ended.append(pid))
             if not self._orphans:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)

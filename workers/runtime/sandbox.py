@@ -29,6 +29,7 @@ _SYSTEM = (
     ),
 )
 """What programs and their libraries read, where it exists. None of it tells a secret to whom its mode keeps it from."""
+_OF_THE_KERNEL = frozenset({"proc", "sys"})
 _CAPABILITY_VERSION = 0x20080522
 """linux/capability.h, version 3: two halves of 32 capabilities each."""
 
@@ -87,10 +88,13 @@ class Sandbox:
 
     def _restrict_files(self, tmp: str) -> None:
         handled = landlock.DEVICE_NODES  # never of use to a job, and without any right there are no rules
-        handled |= 0 if self._write is None else landlock.WRITE
+        if self._write is not None or landlock.abi() >= landlock.ABI_WANTED:
+            handled |= landlock.WRITE
         handled |= 0 if self._read is None else landlock.READ
         rules = landlock.Ruleset(handled)
         private = [] if self._shared_memory else [private_memory.FOLDER]
+        if self._write is None:
+            rules.allow(_outside_the_kernel(), landlock.WRITE & ~landlock.DEVICE_NODES)
         rules.allow([*(self._write or ()), tmp, *private, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
         rules.allow([*(self._read or ()), *self._needed], landlock.READ)
         rules.allow([self._folder], landlock.LIST)  # to import a module, Python lists the folder that it is in
@@ -115,6 +119,15 @@ def _needed(modules: Iterable[str], folder: str, packages: Mapping[str, str]) ->
         spec = PathFinder.find_spec(name.partition(".")[0], [folder or ".", *sys.path])
         if spec is not None:
             yield from spec.submodule_search_locations or filter(None, [spec.origin])
+
+
+def _outside_the_kernel() -> Iterator[str]:
+    """Yield all folders and files of the root folder but the kernel's own: by writing into a control group, or a
+    setting of the kernel, a job ends processes that it may not signal.
+    """
+    for name in os.listdir("/"):
+        if name not in _OF_THE_KERNEL and os.path.exists(f"/{name}"):
+            yield f"/{name}"
 
 
 def _existing(paths: Iterable[str]) -> Iterator[str]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from killable.api.cli.display import console, errors, render, tables
+from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.options import Json, Url, open_client
@@ -70,7 +71,7 @@ def ps(
             stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
             return
         stderr.print(summary(jobs), style="dim")
-        console.print_table(tables.jobs(shown, workers, full=full))
+        console.print_table(listing(shown, workers, full=full))
         if len(shown) < len(jobs):
             stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
 
@@ -93,3 +94,29 @@ def summary(jobs: Sequence[Mapping[str, Any]]) -> str:
     states = [*_ORDER, *sorted(counts.keys() - set(_ORDER))]
     named = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state])
     return f"{render.counted(len(jobs), 'job')}: {named}"
+
+
+def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str, Any]], *, full: bool) -> Listing:
+    """Return JOB TYPE STATE AGE TOKENS WORKER PID CPU RSS; `full`: with whole ids."""
+    table = Listing(
+        [
+            Column("JOB"), Column("TYPE", cut=True), Column("STATE"), Column("AGE", 6, numeric=True),
+            Column("TOKENS", 5, numeric=True), Column("WORKER", 1), Column("PID", 4, numeric=True),
+            Column("CPU", 3, numeric=True), Column("RSS", 2, numeric=True),
+        ]
+    )  # fmt: skip
+    holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
+    for job in records:
+        worker = holders.get(job["job_id"], {})
+        name = job["job_id"] if full else render.short(job["job_id"])
+        table.add(
+            name, render.plain(job["type"]), render.job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
+            str(worker.get("worker_id") or "-"), render.pid(worker), render.share(worker.get("cpu")),
+            render.size(worker.get("rss_bytes")),
+        )  # fmt: skip
+    return table
+
+
+def _age_s(job: Mapping[str, Any]) -> float | None:
+    """Return the seconds since the job was accepted, also of an ended one."""
+    return render.age_s(job["created_at"])

@@ -277,3 +277,8 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
     stack = str(certificate.get("stack") or "").rstrip()
     # Folded also on a console with soft_wrap, which cuts the long lines of a group.
     return Group(table, Text(stack, overflow="fold", no_wrap=False)) if stack else Group(table)
+
+
+def pid(worker: Mapping[str, Any]) -> str:
+    """Return the process id of a worker, or a dash."""
+    return str(worker.get("pid") or "-")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import uvicorn
@@ -25,9 +25,17 @@ class AcceptingServer(uvicorn.Server):
     """Serves sockets that are bound already. Its application has no lifespan."""
 
     def __init__(
-        self, app: FastAPI, protocol: type[asyncio.Protocol], make_room: Callable[[], bool], *, behind_proxy: bool
+        self,
+        app: FastAPI,
+        protocol: type[asyncio.Protocol],
+        make_room: Callable[[], bool],
+        trusted_proxies: Sequence[str] = (),
     ) -> None:
-        """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none."""
+        """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none.
+
+        What the headers X-Forwarded-For and -Proto say is believed of `trusted_proxies`, addresses or networks. Without
+        any it is what the client says of itself.
+        """
         super().__init__(
             uvicorn.Config(
                 app,
@@ -37,7 +45,8 @@ class AcceptingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=behind_proxy,
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=[*trusted_proxies],
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
             )

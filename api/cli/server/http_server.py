@@ -41,7 +41,8 @@ class HttpServer:
         bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        self._server = AcceptingServer(self._app, protocol_of(settings, bounds), bounds.make_room, behind_proxy=True)
+        protocol = protocol_of(settings, bounds)
+        self._server = AcceptingServer(self._app, protocol, bounds.make_room, server.trusted_proxies)
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )

@@ -93,5 +93,6 @@ REFUSALS_INTRO = "A refused request starts nothing and changes nothing. In Pytho
 CLASSES_INTRO = prose(
     """
     All are subclasses of `KillableError`; those of a job that ended are also subclasses of `JobError`.
+    A refused request raises `Refused`, also where a job can end with its code (`input.invalid`).
     """
 )

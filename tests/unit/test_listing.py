@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from killable.api.cli.display import tables
-from killable.api.cli.display.tables import Column, Listing, fitting
+from killable.api.cli.commands import ps
+from killable.api.cli.commands.workers import type_listing, worker_listing
+from killable.api.cli.display.listing import Column, Listing, fitting
 
 
 def ago(seconds: float) -> str:
@@ -55,9 +56,9 @@ TYPES: list[dict[str, Any]] = [
     },
 ]  # fmt: skip
 LISTINGS = {
-    "jobs": lambda: tables.jobs(JOBS, WORKERS, full=False),
-    "workers": lambda: tables.workers(WORKERS),
-    "types": lambda: tables.job_types(TYPES),
+    "jobs": lambda: ps.listing(JOBS, WORKERS, full=False),
+    "workers": lambda: worker_listing(WORKERS),
+    "types": lambda: type_listing(TYPES),
 }
 
 
@@ -79,20 +80,20 @@ def test_every_record_is_one_line_that_fits(kind: str, width: int) -> None:
 
 
 def test_what_matters_stays_when_there_is_little_room() -> None:
-    head, _, running, queued = lines(tables.jobs(JOBS, WORKERS, full=False), 60)
+    head, _, running, queued = lines(ps.listing(JOBS, WORKERS, full=False), 60)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "PID"]
     assert "…" in running and "running 45%" in running
     assert queued.split()[:4] == ["job-4f2a91c0", "split", "queued", "#412"]
-    head, *_ = lines(tables.jobs(JOBS, WORKERS, full=False), 80)
+    head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "PID", "CPU", "RSS"]
-    head, *_ = lines(tables.jobs(JOBS, WORKERS, full=False), 1000)
+    head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 1000)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
 
 
 def test_ordinary_jobs_have_all_their_columns_at_80() -> None:
     jobs = [JOBS[0] | {"type": "generate", "progress": None, "tokens": 812, "created_at": ago(7384)}]
     workers = [WORKERS[0] | {"worker_id": "w-12", "pid": 43210, "rss_bytes": 198 << 20}]
-    head, _, row = lines(tables.jobs(jobs, workers, full=False), 80)
+    head, _, row = lines(ps.listing(jobs, workers, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
     assert row.split() == [
         "job-3f2a91c0", "generate", "running", "2h03m", "812", "w-12", "43210", "98%", "198", "MiB",
@@ -101,7 +102,7 @@ def test_ordinary_jobs_have_all_their_columns_at_80() -> None:
 
 @pytest.mark.row("G9")
 def test_a_worker_is_shown_with_its_job_and_what_it_uses() -> None:
-    head, _, busy, idle = lines(tables.workers(WORKERS), 1000)
+    head, _, busy, idle = lines(worker_listing(WORKERS), 1000)
     assert head.split() == ["WORKER", "POOL", "STATE", "JOB", "TYPE", "PID", "AGE", "JOBS", "CPU", "RSS", "USS"]
     assert busy.split()[:4] == ["w-12345", "a-pool-with-a-long-name", "busy", "job-3f2a91c0"]
     assert busy.split()[5:] == ["4194303", "23h59m", "1000", "98%", "1023", "MiB", "900", "MiB"]
@@ -109,7 +110,7 @@ def test_a_worker_is_shown_with_its_job_and_what_it_uses() -> None:
 
 
 def test_a_type_that_cannot_start_says_what_to_do() -> None:
-    _, _, split, ocr = lines(tables.job_types(TYPES), 1000)
+    _, _, split, ocr = lines(type_listing(TYPES), 1000)
     assert "text: string, chunk: integer = 4000" in split
     assert "unavailable: pip install tesseract" in ocr
 
@@ -131,5 +132,5 @@ def test_fitting(room: int, shown: list[int], widths: list[int]) -> None:
 
 
 def test_a_cell_cannot_move_the_cursor() -> None:
-    (*_, row, _) = lines(tables.job_types([TYPES[0] | {"description": "a\x1b[2Jb\nc"}, TYPES[1]]), 1000)
+    (*_, row, _) = lines(type_listing([TYPES[0] | {"description": "a\x1b[2Jb\nc"}, TYPES[1]]), 1000)
     assert "\x1b" not in row and row.rstrip().endswith("a�[2Jb c")

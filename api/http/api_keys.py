@@ -90,6 +90,11 @@ class KeyRing:
         implied: Visibility = "all" if key.role == "operate" else self._visibility
         return replace(key, visibility=key.visibility or implied)
 
+    @property
+    def count(self) -> int:
+        """The number of keys, with those that have expired."""
+        return len(self._keys)
+
     def has(self, name: str) -> bool:
         """Return whether a key has this name, expired or not."""
         return any(key.name == name for key in self._keys.values())

@@ -66,7 +66,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
     app.add_middleware(LargeBodies, pool=checks)
-    app.add_middleware(BodyCheck, settings=settings)
+    app.add_middleware(BodyCheck, settings=settings, keys=keys)
     app.add_middleware(SubmissionRate, engine=engine)
     app.add_middleware(ConnectionUse)
     if tickets is not None and keys is not None:

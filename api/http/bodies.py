@@ -14,7 +14,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.auth import tenant_of_scope
+from killable.api.http.api_keys import KeyRing
+from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
@@ -52,17 +53,16 @@ class BodyCheck:
     than all bodies together may have (503).
     """
 
-    def __init__(self, app: ASGIApp, settings: HttpSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: HttpSettings, keys: KeyRing | None) -> None:
         self._app = app
+        self._keys = keys
         self._bytes_max = settings.body_bytes_max
         self._timeout_s = settings.body_timeout_s
         self._all_bytes_max = settings.bodies_bytes_max
         self._all_bytes = 0
-        """Of the bodies of all requests that are not answered yet."""
+        """Of the bodies of all requests that are not answered yet, but for operators'."""
         self._of_tenants: Counter[str] = Counter()
-        share = self._all_bytes_max // 2 if len(settings.keys) > 1 else self._all_bytes_max
-        self._tenant_bytes_max = max(share, settings.body_bytes_max)
-        """One tenant's bodies leave room for those of others."""
+        self._of_operators = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
@@ -74,19 +74,35 @@ class BodyCheck:
         elif int(length) > self._bytes_max:
             await problem("too_large", self._detail)(scope, receive, send)
         else:
-            body, tenant = _Count(), tenant_of_scope(scope)
+            body, tenant = _Count(), None if is_operator(scope) else tenant_of_scope(scope)
             try:
                 await self._app(scope, self._bounded(receive, body, tenant), send)
             finally:
                 self._add(tenant, -body.bytes)
 
-    def _add(self, tenant: str, size: int) -> None:
+    def _add(self, tenant: str | None, size: int) -> None:
+        """Count bytes of a tenant; None: of an operator."""
+        if tenant is None:
+            self._of_operators += size
+            return
         self._all_bytes += size
         self._of_tenants[tenant] += size
         if not self._of_tenants[tenant]:
             del self._of_tenants[tenant]
 
-    def _bounded(self, receive: Receive, body: _Count, tenant: str) -> Receive:
+    def _has_room(self, tenant: str | None) -> bool:
+        """Return whether what is counted is within the bounds. Operators cancel and drain while others hold all."""
+        if tenant is None:
+            return self._of_operators <= self._all_bytes_max
+        return self._all_bytes <= self._all_bytes_max and self._of_tenants[tenant] <= self._tenant_bytes_max
+
+    @property
+    def _tenant_bytes_max(self) -> int:
+        """The most bytes of one tenant: its bodies leave room for those of others."""
+        share = self._all_bytes_max // 2 if self._keys is not None and self._keys.count > 1 else self._all_bytes_max
+        return max(share, self._bytes_max)
+
+    def _bounded(self, receive: Receive, body: _Count, tenant: str | None) -> Receive:
         """Return a `receive` that raises HTTPException, the only error that FastAPI passes on, at the body's bounds."""
         is_whole = False
         clock = asyncio.get_running_loop().time
@@ -107,7 +123,7 @@ class BodyCheck:
             self._add(tenant, size)
             if body.bytes > self._bytes_max:
                 raise HTTPException(413, self._detail)
-            if self._all_bytes > self._all_bytes_max or self._of_tenants[tenant] > self._tenant_bytes_max:
+            if not self._has_room(tenant):
                 raise HTTPException(503, self._full, {"Connection": "close"})
             is_whole = not message.get("more_body", False)
             return message

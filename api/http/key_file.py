@@ -24,6 +24,7 @@ from typing import Any
 
 from killable.api.http.access import ROLES, VISIBILITIES, Role, Visibility
 from killable.api.http.api_keys import ApiKey, new_key
+from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import KillableError
 
 KEY_CHARS_MIN = 16
@@ -192,6 +193,8 @@ def make_key(
     def add(lines: list[str]) -> list[str]:
         if not NAME.fullmatch(name):
             raise _invalid(path, ["a name has 1 to 64 characters of A-Z a-z 0-9 _ . -"])
+        if name == DEFAULT_TENANT:
+            raise _invalid(path, [f"{name} is the tenant of requests without a key; choose another name"])
         if any(each.name == name for each in _parsed(path, lines, may_be_empty=True)):
             raise _invalid(path, [f"there is a key named {name}; revoke it first, or choose another name"])
         return [*(lines or [HEADER]), _line(key)]

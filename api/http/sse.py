@@ -66,6 +66,10 @@ class _Names(dict[str, bytes]):
 _names = _Names()
 
 
+OF_OPERATORS = 64
+"""Streams that operators may have open while those of others hold all."""
+
+
 class OpenStreams:
     """How many streams one app has open, and may have."""
 
@@ -73,9 +77,9 @@ class OpenStreams:
         self.open = 0
         self._open_max = open_max
 
-    def check(self) -> None:
-        """Raise Refused when there is room for no other one."""
-        if self.open >= self._open_max:
+    def check(self, *, operator: bool) -> None:
+        """Raise Refused when there is room for no other one. Operators have some more than others."""
+        if self.open >= self._open_max + (OF_OPERATORS if operator else 0):
             detail = f"{self.open} streams are open, the maximum beside other requests (server.connections_max)"
             raise Refused(detail, code="too_many_connections", streams=self.open)
 
@@ -169,7 +173,7 @@ def open_stream(
     markers = record.markers if markers is None else markers
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
-        streams.check()
+        streams.check(operator=operator)
         reader = Reader(record.job_id, after, markers, watches, tenant, operator)
         return EventStream(engine, settings, streams, reader)
     if not markers:

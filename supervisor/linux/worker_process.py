@@ -96,6 +96,8 @@ class WorkerProcess:
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
+        self.gone = asyncio.Event()
+        """Its descriptors are closed: it was reported as gone, or abandoned."""
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:
@@ -416,6 +418,7 @@ class WorkerProcess:
 
     def _close(self) -> None:
         self._closed = True
+        self.gone.set()
         self._orders.close()
         self.line.close()
         for reader in self._readers:

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Protocol
@@ -96,10 +96,13 @@ class ZygoteHost:
         self._early_fork: tuple[int, int] | None = None
         """Pid and pidfd of the early worker, if they came before the pool wanted it."""
         self._processes: dict[str, WorkerProcess] = {}
+        self._leaving: list[WorkerProcess] = []
+        """Reaped, while what they have left in memory is removed in a thread."""
         self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
         self._reminder: asyncio.TimerHandle | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stuck = False
         self._closing = False
@@ -230,6 +233,14 @@ class ZygoteHost:
         else:
             os.close(pidfd)
 
+    def _sweep(
+        self, process: WorkerProcess, ending: ProcessEnding | None, swept: int, orphans: Sequence[int] = (), *,
+        zygote_lost: bool = False,
+    ) -> None:  # fmt: skip
+        """Tell a process that it is reaped, and wait for what it leaves at the close."""
+        process.swept(ending, swept, orphans, zygote_lost=zygote_lost)
+        self._leaving = [each for each in (*self._leaving, process) if not each.gone.is_set()]
+
     def note_ending(self) -> None:
         """Expect the zygote's report of how a process ended: it was killed, or its pidfd has shown the exit."""
         if self._zygote_socket is not None:
@@ -257,7 +268,9 @@ class ZygoteHost:
                 self._forget_guard()  # not even the guard can be killed
         self._forget_zygote()
         self._remove_unwanted()
-        for process in unkillable:
+        for process in self._leaving:
+            await event_loops.wait_within(process.gone, self._patience_s)
+        for process in (*unkillable, *self._leaving):
             process.abandon()  # closes its descriptors; harmless if it is gone
 
     def close_in_child(self) -> None:
@@ -360,7 +373,7 @@ class ZygoteHost:
             case control.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
             case control.Exited(worker_id, ending, swept, orphans):
-                self._processes.pop(worker_id).swept(ending, swept, orphans)
+                self._sweep(self._processes.pop(worker_id), ending, swept, orphans)
             case control.Pong():
                 pass
             case _:
@@ -413,7 +426,7 @@ class ZygoteHost:
             ending = None if process.pid is None else self._orphans.get(process.pid)
             if ending is not None and process.has_empty_group():
                 process.drop_descendants_proof()
-                self._processes.pop(worker_id).swept(ending, 0, zygote_lost=True)
+                self._sweep(self._processes.pop(worker_id), ending, 0, zygote_lost=True)
 
     def _give_up(self) -> None:
         """Leave unkillable processes to this guard. A held worker ends as unkillable, by the rules of its attempt."""
@@ -441,10 +454,22 @@ class ZygoteHost:
         processes, self._processes = self._processes, {}
         for process in processes.values():
             known = orphans.get(process.pid) if process.pid is not None else None
-            process.swept(known, len(orphans), [*orphans], zygote_lost=True)
+            self._sweep(process, known, len(orphans), [*orphans], zygote_lost=True)
         if self._stuck:
             self._forget_guard_socket()  # another host has taken over: this guard may exit
-        elif not self._closing:
+        elif self._leaving:
+            self._telling = self._loop.create_task(self._tell_loss(how))
+        else:
+            self._on_loss(how)
+
+    async def _tell_loss(self, how: str) -> None:
+        """Tell of the loss when the last worker is told to be gone, as what it has left in memory is removed."""
+        for process in self._leaving:
+            await event_loops.wait_within(process.gone, self._patience_s)
+        self._on_loss(how)
+
+    def _on_loss(self, how: str) -> None:
+        if not self._closing:
             self._owner.on_zygote_lost(self, how)
 
     # ── sockets ──

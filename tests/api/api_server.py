@@ -16,6 +16,7 @@ import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 
 from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.http.api_keys import KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
@@ -131,6 +132,7 @@ class OwnServer(Server):
     supervisor: Supervisor
     connections: set[Any]
     """The server's side of each: uvicorn's protocols."""
+    keys: KeyRing | None
 
     async def _wait(self, job_id: str, wait_s: float) -> None:
         await self.supervisor.wait(job_id, wait_s)
@@ -187,7 +189,7 @@ async def serve(
                     await asyncio.sleep(0)
             port = server.servers[0].sockets[0].getsockname()[1]
             async with client_of(f"http://127.0.0.1:{port}") as client:
-                yield OwnServer(client, supervisor, server.server_state.connections)
+                yield OwnServer(client, supervisor, server.server_state.connections, app.state.parts.keys)
                 await supervisor.close()
         finally:
             server.should_exit = True

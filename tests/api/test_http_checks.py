@@ -173,6 +173,34 @@ async def test_the_bodies_of_one_key_leave_room_for_those_of_others(start_server
         writer.close()
 
 
+async def test_a_key_that_comes_later_has_its_share_of_the_bodies_and_operators_have_their_own(
+    start_server: StartServer,
+) -> None:
+    one, other = (ApiKey(name, "submit", f"{name}-0123456789") for name in ("one", "other"))
+    oncall = ApiKey("oncall", "operate", "oncall-0123456789")
+    http = HttpSettings(keys=(one,), bodies_bytes_max=80_000, body_bytes_max=40_000)
+    async with start_server(http=http) as server:
+        head = HEAD.replace(b"Host:", b"Authorization: Bearer one-0123456789\r\nHost:")
+        writers = [(await server.raw(head + b" " * 39_000))[1] for _ in range(2)]
+        small = {"type": "echo", "input": {"text": "x" * 12_000}}
+
+        async def status(key: ApiKey, path: str, body: dict[str, Any]) -> int:
+            headers = {"authorization": f"Bearer {key.key}"}
+            return (await server.client.post(path, json=body, headers=headers)).status_code
+
+        while await status(one, "/v1/jobs", small) == 202:
+            pass  # the first bodies are on their way
+        assert server.keys is not None
+        server.keys.replace((one, other, oncall))
+        assert await status(other, "/v1/jobs", small) == 503, "all is taken"
+        assert await status(oncall, "/v1/jobs/cancel", {"type": "echo", "reason": "maintenance"}) == 200
+        writers.pop().close()
+        while await status(other, "/v1/jobs", small) == 503:
+            pass  # the server has yet to see that its client has left
+        assert await status(one, "/v1/jobs", small) == 503, "half of it is another key's now"
+        writers.pop().close()
+
+
 async def test_all_bodies_together_are_bounded(start_server: StartServer) -> None:
     http = HttpSettings(bodies_bytes_max=50_000)
     async with start_server(http=http) as server:

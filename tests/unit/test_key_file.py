@@ -59,7 +59,11 @@ def test_lines_that_are_there_stay_as_they_are(path: Path) -> None:
 def test_what_cannot_be_written_leaves_the_file_alone(path: Path) -> None:
     make(path)
     before, files = path.read_bytes(), os.listdir(path.parent)
-    for fault, name in (("there is a key named ci", "ci"), ("a name has 1 to 64 characters", "a b")):
+    for fault, name in (
+        ("there is a key named ci", "ci"),
+        ("a name has 1 to 64 characters", "a b"),
+        ("without a key", "default"),
+    ):
         with pytest.raises(KeysInvalid, match=fault):
             make(path, name)
     with pytest.raises(KeysInvalid, match="there is no key named none"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
@@ -19,6 +20,16 @@ from killable.api.cli.server.listener import BACKLOG
 
 KEEP_ALIVE_S = 15
 """Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
+
+
+_OF_ONE_REQUEST = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
+
+
+def is_about_the_server(record: logging.LogRecord) -> bool:
+    """Return whether a record of uvicorn's is about more than one request: anyone could fill a disk with those that are
+    no HTTP, or ask for another protocol. Their clients are told.
+    """
+    return record.levelno != logging.WARNING or record.msg not in _OF_ONE_REQUEST
 
 
 class AcceptingServer(uvicorn.Server):
@@ -52,6 +63,7 @@ class AcceptingServer(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(is_about_the_server)
         self._make_room, self._defer = make_room, defer
         self._acceptors: list[Acceptor] = []
         self.listening = asyncio.Event()

@@ -7,3 +7,15 @@ from __future__ import annotations
 
 DEFAULT_URL = "http://127.0.0.1:7833"
 UNIX_PREFIX = "unix:"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host can only be this machine. A name that begins like an address can be anywhere."""
+    if host == "localhost":
+        return True
+    import ipaddress  # here: the help of a verb does not need it
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -120,15 +120,15 @@ class AsyncClient:
 
     async def types(self) -> list[Record]:
         """Return the job types that can be started, each with the JSON Schema of its input."""
-        return await self._transport.do(self._calls.member("/v1/job-types", "job_types"))
+        return await self._transport.do(self._calls.records("/v1/job-types", "job_types"))
 
     async def workers(self) -> list[Record]:
         """Return the records of the server's worker processes."""
-        return await self._transport.do(self._calls.member("/v1/workers", "workers"))
+        return await self._transport.do(self._calls.records("/v1/workers", "workers"))
 
     async def tenants(self) -> list[Record]:
         """Return what each tenant has now, beside its bounds; with a key that is not an operator's, its own only."""
-        return await self._transport.do(self._calls.member("/v1/tenants", "tenants"))
+        return await self._transport.do(self._calls.records("/v1/tenants", "tenants"))
 
     async def workers_and_retired(self) -> Record:
         """Return `{workers, retired}`. `retired` are the latest workers that were not reused because of what a job left

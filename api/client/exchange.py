@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 import httpx
 
-from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX
+from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback
 from killable.api.client.outcomes import Record, Unreachable, problem_error
 from killable.workers.errors import KillableError, Refused
 
@@ -116,8 +116,7 @@ class Server:
     @property
     def is_here(self) -> bool:
         """Whether it can only be on this machine."""
-        host = httpx.URL(self.url).host
-        return bool(self.uds or host in ("localhost", "::1") or host.startswith("127."))
+        return bool(self.uds) or is_loopback(httpx.URL(self.url).host)
 
     def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
         """Create an httpx client of these classes, blocking or not.
@@ -186,6 +185,13 @@ class Server:
         if name not in members:
             raise self.unexpected_answer(response)
         return members[name]
+
+    def records(self, response: httpx.Response, name: str) -> list[Record]:
+        """Return the JSON objects in one member of an answer. Raise Unreachable if it has no list of them."""
+        found = self.member(response, name)
+        if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+            raise self.unexpected_answer(response)
+        return found
 
     def value(self, response: httpx.Response) -> Any:
         """Return the JSON value of an answer, of any type. Raise Unreachable if it has none."""

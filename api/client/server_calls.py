@@ -31,15 +31,13 @@ class ServerCalls:
         answer = yield from self.requester.ask(
             HttpCall("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
-        members = self.requester.server.members(answer)
-        if "jobs" not in members:
-            raise self.requester.server.unexpected_answer(answer)
-        return members["jobs"], members.get("next_cursor")
+        server = self.requester.server
+        return server.records(answer, "jobs"), server.members(answer).get("next_cursor")
 
-    def member(self, path: str, name: str) -> Flow[list[Record]]:
-        """Return the list in one member of the answer at a path."""
+    def records(self, path: str, name: str) -> Flow[list[Record]]:
+        """Return the objects in one member of the answer at a path."""
         answer = yield from self.requester.ask(HttpCall("GET", path))
-        return list(self.requester.server.member(answer, name))
+        return self.requester.server.records(answer, name)
 
     def get(self, path: str) -> Flow[Record]:
         return self.requester.members(HttpCall("GET", path))

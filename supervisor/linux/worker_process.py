@@ -35,6 +35,12 @@ and ends in a moment or, unkillable, never. Each wait is twice as long as the on
 """
 
 
+NOTIFICATIONS_MAX = 256
+"""The latest ones of a read; earlier ones are dropped. A worker never has so many unread, but a job can write any
+number, and each takes time of the event loop, in which no other job is killed.
+"""
+
+
 class WorkerProcess:
     """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
 
@@ -76,7 +82,7 @@ class WorkerProcess:
         for descriptor in (output, stderr):
             if descriptor >= 0:
                 self._has_printed.register(descriptor, select.POLLIN)
-        self._notifications = PipeReader(loop, notifications, listener.on_notifications)
+        self._notifications = PipeReader(loop, notifications, self._on_notifications)
         self._readers = (self._notifications, *self._output, self._frames)
         self._pidfd = -1
         self._fence: int | None = None
@@ -366,6 +372,9 @@ class WorkerProcess:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
+
+    def _on_notifications(self, notifications: bytes) -> None:
+        self._listener.on_notifications(notifications[-NOTIFICATIONS_MAX:])
 
     def _on_pidfd(self) -> None:
         if self._pidfd < 0 or self._exit_reported:

@@ -18,7 +18,7 @@ from support.waiting import until, until_async
 
 from killable.supervisor.attempts.attempt import Attempt
 from killable.supervisor.attempts.termination import Termination
-from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.linux.worker_process import NOTIFICATIONS_MAX, WorkerProcess
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 
@@ -179,3 +179,21 @@ async def test_the_end_of_an_operation_comes_too_late_for_a_job_that_has_returne
     server = await supervisor(late_pool(modules=("support.delayed_end_jobs",)))
     story = await run(server, "never_leaves_its_operations", limits={"ack_s": LIMIT_S, "grace_s": LIMIT_S})
     assert (story.state, story.end["result"]) == ("completed", 7), story.error
+
+
+async def test_of_a_flood_of_notifications_only_the_latest_are_heard(
+    supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job took the loop for half a second with what it wrote into the pipe, and nobody could be killed."""
+    heard: list[int] = []
+    on_notifications = Termination.on_notifications
+
+    def and_count(termination: Termination, notifications: bytes) -> None:
+        heard.append(len(notifications))
+        on_notifications(termination, notifications)
+
+    monkeypatch.setattr(Termination, "on_notifications", and_count)
+    server = await supervisor(late_pool())
+    story = await run(server, "floods_the_wakeup_descriptor")
+    assert story.state == "completed" and story.end["result"] > NOTIFICATIONS_MAX, story.error
+    assert 0 < max(heard) <= NOTIFICATIONS_MAX

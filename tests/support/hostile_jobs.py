@@ -158,6 +158,18 @@ def blocks_term(ctx: Context) -> None:
 
 
 @job
+def floods_the_wakeup_descriptor(ctx: Context) -> int:
+    """Fill the pipe of notifications with what a worker says when its handler was replaced; return how much fits."""
+    descriptor = signal.set_wakeup_fd(-1)
+    written = 0
+    try:
+        while True:
+            written += os.write(descriptor, b"\xa8" * 4096)
+    except BlockingIOError:
+        return written
+
+
+@job
 def takes_wakeup_descriptor(ctx: Context) -> int:
     """Take the descriptor that tells of a signal's delivery, and compute in one C call that holds the GIL."""
     signal.set_wakeup_fd(-1)

@@ -96,6 +96,13 @@ def test_a_request_that_is_refused_with_a_code_of_an_ending_is_no_error_of_a_job
     assert caught.value.code == "input.invalid"
 
 
+@pytest.mark.parametrize("jobs", ['"none"', '["job-1"]', "null"])
+def test_a_list_that_has_no_records_is_no_killable_servers(script: Script, client: OneClient, jobs: str) -> None:
+    script.on("GET", "/v1/jobs", Answer(200, b'{"jobs":%s}' % jobs.encode()))
+    with pytest.raises(Unreachable, match="not an answer of a killable server"):
+        list(client.jobs())
+
+
 @pytest.mark.parametrize(
     "answer",
     [Answer(502, b"<html>Bad Gateway</html>", "text/html"), Answer(200, b"[]"), Answer(404, b'{"detail":"Not Found"}')],

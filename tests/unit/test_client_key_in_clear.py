@@ -11,8 +11,22 @@ import pytest
 from killable.api.client.async_client import AsyncClient
 from killable.api.client.client import Client
 
-AWAY = ("http://jobs.example:7833", "jobs.example", "http://10.0.0.7", "http://user:secret@[2001:db8::1]:80")
-HERE = ("http://127.0.0.1:7833", "localhost:1", "http://[::1]:7833", "https://jobs.example", "unix:/run/k", None)
+AWAY = (
+    "http://jobs.example:7833",
+    "jobs.example",
+    "http://127.0.0.1.example",
+    "http://10.0.0.7",
+    "http://user:secret@[2001:db8::1]:80",
+)
+HERE = (
+    "http://127.9.9.9:1",
+    "http://127.0.0.1:7833",
+    "localhost:1",
+    "http://[::1]:7833",
+    "https://jobs.example",
+    "unix:/run/k",
+    None,
+)
 
 
 @pytest.mark.parametrize("client", [Client, AsyncClient])

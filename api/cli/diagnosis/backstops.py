@@ -7,22 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-Status = Literal["ok", "warn", "fail"]
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One test and its result; `advice` is what to do about it."""
-
-    name: str
-    status: Status
-    found: str
-    advice: str = ""
-
+from killable.api.cli.diagnosis.check import Check
 
 DELEGATE = (
     "to enable it, boot with systemd.unified_cgroup_hierarchy=1 and add it to cgroup.subtree_control of the server's "

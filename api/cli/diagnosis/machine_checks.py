@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from killable.api.cli.diagnosis.backstops import Check, Status, limit_backstops
+from killable.api.cli.diagnosis.backstops import limit_backstops
+from killable.api.cli.diagnosis.check import Check, Status
 from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37

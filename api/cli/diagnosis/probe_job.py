@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from killable.api.cli.diagnosis.backstops import Check
+from killable.api.cli.diagnosis.check import Check
 from killable.api.cli.display import render
 from killable.workers.errors import KillableError
 

@@ -18,13 +18,11 @@ from urllib.parse import urlsplit
 
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.server import owner_socket
-from killable.api.client.addresses import UNIX_PREFIX
+from killable.api.client.addresses import UNIX_PREFIX, is_loopback
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
     import psutil
-
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Foreign(KillableError):
@@ -116,7 +114,7 @@ class RunningServer:
 
 def is_on_this_machine(address: str) -> bool:
     """Return whether an address can only be on this machine."""
-    return address.startswith(UNIX_PREFIX) or urlsplit(address).hostname in LOOPBACK
+    return address.startswith(UNIX_PREFIX) or is_loopback(urlsplit(address).hostname or "")
 
 
 def _is_serve(words: list[str]) -> bool:

@@ -101,13 +101,13 @@ class System:
 
     async def close(self) -> None:
         self.oom.close()
-        if self.cgroups is not None:
-            self.cgroups.remove()
         await event_loops.threads_are_done(self.patience_s)
         try:
             await event_loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started
             self._remove_tmp()
+        if self.cgroups is not None:
+            self.cgroups.remove()  # the last worker's own is gone when what it has left in memory was removed
         await event_loops.threads_are_done(self.patience_s)
 
     def _remove_tmp(self) -> None:

@@ -90,6 +90,8 @@ class WorkerProcess:
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
+        self._is_tidied = False
+        """It is gone, and what it has left in memory is being removed: `on_gone` follows."""
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -141,6 +143,7 @@ class WorkerProcess:
             self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, orphans, zygote_lost=zygote_lost))
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
+        self._is_tidied = True
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]
         self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
 
@@ -335,7 +338,8 @@ class WorkerProcess:
         return used if self._alive() else Usage()
 
     def abandon(self) -> None:
-        self._close()
+        if not self._is_tidied:
+            self._close()
 
     # ── inside ──
 

@@ -53,24 +53,27 @@ class WorkerProcess:
         cgroup: Cgroup | None,
         tmp: str,
         oom: OomCounter,
-        on_exit: Callable[[], None],
+        on_ending: Callable[[], None],
         *,
+        since: float,
         is_program: bool = False,
     ) -> None:
-        """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
+        """Take over the descriptors and the cgroup, even on failure. `since`: when they were made, CLOCK_REALTIME
+        seconds. Raise OSError.
+        """
         orders, frames, output, stderr, notifications, stack, tokens = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
-        self._memory = LeftoverMemory(tmp, clock.realtime(), is_program=is_program)
+        self._memory = LeftoverMemory(tmp, since, is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
         self.base: Sample | None = None
-        self._on_exit = on_exit
+        self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
         self._frames = FrameReader(loop, frames, tokens, listener)
@@ -90,8 +93,6 @@ class WorkerProcess:
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
-        self._is_tidied = False
-        """It is gone, and what it has left in memory is being removed: `on_gone` follows."""
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -143,7 +144,6 @@ class WorkerProcess:
             self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, orphans, zygote_lost=zygote_lost))
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
-        self._is_tidied = True
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]
         self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
 
@@ -238,6 +238,7 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
         elif self._kill():
+            self._on_ending()
             # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
             for reader in self._readers:
                 reader.pause()
@@ -338,8 +339,7 @@ class WorkerProcess:
         return used if self._alive() else Usage()
 
     def abandon(self) -> None:
-        if not self._is_tidied:
-            self._close()
+        self._close()
 
     # ── inside ──
 
@@ -387,12 +387,17 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         self._notifications.drain()  # before the exit is reported: a delivery has to come first
         self._listener.on_exited()
-        self._on_exit()
+        self._on_ending()
 
     @property
     def awaits_report(self) -> bool:
         """Whether the zygote has yet to report its fork, or its exit, which the pidfd has shown."""
         return self.pid is None or self._exit_reported
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was killed, or the pidfd has shown its exit, and the zygote has yet to report that."""
+        return self.pid is not None and (self._was_killed or self._exit_reported)
 
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""

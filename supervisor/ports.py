@@ -83,6 +83,8 @@ class Sample(NamedTuple):
     """Processor time (not wall time) that the measurement took, in seconds."""
     shared_bytes: int = 0
     """Memory that they have mapped to share it. What several have mapped counts in each, unless `proven`."""
+    threads: int = 1
+    """Of all of them, the main threads included."""
 
 
 class ProcessListener(Protocol):
@@ -234,9 +236,9 @@ class Process(Protocol):
         """Return the processor time that it has used; None when it is gone."""
         ...
 
-    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
-        """Limit the worker's cgroup to this memory growth over `base` and this number of processes until the attempt
-        is over, as far as the cgroup has the controllers.
+    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
+        """Limit the worker's cgroup to this memory growth over `base` and this number of threads until the attempt is
+        over, as far as the cgroup has the controllers.
         """
         ...
 

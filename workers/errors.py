@@ -44,6 +44,7 @@ CODES: dict[str, CodeRow] = {
     "limit.output": _ending("failed", "The job's output reached its limit"),
     "limit.tmp": _ending("failed", "The job reached its limit of temporary files"),
     "limit.processes": _ending("failed", "The job reached its limit of processes"),
+    "limit.threads": _ending("failed", "The job reached its limit of threads"),
     "limit.files": _ending("failed", "The job reached its limit of open files"),
     "exception": _ending("failed", "The job raised an exception"),
     "input.invalid": _ending("failed", "The job's input does not fit its type"),

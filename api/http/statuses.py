@@ -46,6 +46,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "limit.output",
         "limit.processes",
         "limit.tmp",
+        "limit.threads",
         "limit.files",
         "exception",
         "exit",

@@ -22,6 +22,8 @@ BYTES_PER_S = 16 << 30
 """More than one core can fill: pages have to be cleared first."""
 FORKS_PER_S = 10_000
 """More than one core can fork: a fork of a small C program takes 0.1 ms."""
+THREADS_PER_S = 20_000
+"""As many as Python starts. C can start more between two looks; `pids.max` and RLIMIT_NPROC hold it."""
 COST_SHARE = 10
 """A slow measurement, of a tree of hundreds of processes, is not repeated before this many times its duration."""
 PROOF_SHARE = 20
@@ -56,7 +58,7 @@ class ResourceWatch(NamedTuple):
 
     def look(self, sample: Sample, now: float) -> Finding:
         """Return the finding for a sample."""
-        found = [*self._memory(sample, now), *self._processes(sample), *self._cpu(sample)]
+        found = [*self._memory(sample, now), *self._processes(sample), *self._threads(sample), *self._cpu(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = LOOK_S if verdict is not None else min(each.next_at for each in found)
         return Finding(
@@ -102,6 +104,17 @@ class ResourceWatch(NamedTuple):
             beyond = sample.processes > limit * BACKSTOP
             return [Finding(0.0, _verdict("limit.processes", words, facts, sample), beyond)]
         return [Finding((limit + 1 - sample.processes) / (FORKS_PER_S * self.cores))]
+
+    def _threads(self, sample: Sample) -> list[Finding]:
+        limit = self.limits["threads_max"]
+        if limit is None:
+            return []
+        if sample.threads > limit:
+            facts = {"limit": "threads_max", "limit_threads": limit, "threads": sample.threads}
+            words = f"threads_max of {limit} was reached: {_its_processes(sample)} had {sample.threads} at once"
+            beyond = sample.threads > limit * BACKSTOP
+            return [Finding(0.0, _verdict("limit.threads", words, facts, sample), beyond)]
+        return [Finding((limit + 1 - sample.threads) / (THREADS_PER_S * self.cores))]
 
     def _cpu(self, sample: Sample) -> list[Finding]:
         limit = self.limits["cpu_s"]

@@ -152,7 +152,7 @@ class Executor(concurrent.futures.Executor):
 
         Seconds (also "5m"): total_s, queue_s, start_s, first_token_s, idle_s, run_s, cpu_s, grace_s, ack_s, backoff_s,
         operation_s (by name). Bytes (also "2GiB"): memory_bytes, tmp_bytes, output_bytes. Counts: processes_max,
-        files_max, attempts_max. None: no such limit.
+        threads_max, files_max, attempts_max. None: no such limit.
         Raise ValueError for a bad value, TypeError for an unknown name.
         """
         view = object.__new__(type(self))

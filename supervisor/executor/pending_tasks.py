@@ -149,7 +149,7 @@ class PendingTasks:
             return RuntimeError(why)
         from killable.workers.error_classes import WorkerCrashed
 
-        return WorkerCrashed(why, code="supervisor_lost")
+        return WorkerCrashed(why, code=self.supervisor_thread.code_of_loss)
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
         """Return the limits in force for tasks of a view of the Executor."""
@@ -339,7 +339,7 @@ class PendingTasks:
             self._closed_reason = self._closed_reason or why
             calls = list(self._under_way.values())
         for call in calls:
-            call.fail_lost(why)
+            call.fail_lost(why, self.supervisor_thread.code_of_loss)
         self._repeated.close()
         self.output.relay.close()
 

@@ -84,6 +84,11 @@ class SupervisorThread:
         """Return `failure` as text; empty: there is none."""
         return "" if self.failure is None else f"its processes cannot be started: {self.failure}"
 
+    @property
+    def code_of_loss(self) -> str:
+        """Return the code of tasks that end because this thread does: none had begun before the supervisor started."""
+        return "supervisor_lost" if self.has_started else "spawn"
+
     def start(self) -> None:
         """Start the thread. Raise RuntimeError when it cannot be started."""
         self._thread.start()

@@ -264,9 +264,9 @@ class Task:
         else:
             self.drop()
 
-    def fail_lost(self, why: str) -> None:
+    def fail_lost(self, why: str, code: str) -> None:
         """End the task: the supervisor and every process that it started are gone."""
-        self._end(Outcome("failed", "supervisor_lost", why))
+        self._end(Outcome("failed", code, why))
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""

@@ -16,6 +16,10 @@ TELL_S = 3.0
 """How long after a job's end, in seconds, clients wait for it to be on disk. Then they are told of it all the same, and
 that it is not.
 """
+READ_S = 0.25
+"""The same for who reads a record or a list, and did not wait for an end: far longer than a commit takes, and not as
+long as a disk that hangs.
+"""
 
 
 class Disk(Protocol):
@@ -40,9 +44,11 @@ class DurableEnds:
         self._disk = disk
 
     async def until_told(self, job: Job) -> None:
-        """Wait until clients may be told of a job's end. Return at once while the journal fails, or without an end."""
-        if self._disk is not None and not self._disk.trouble:
-            await self.until_durable(job)
+        """Wait until the record may tell of a job's end: at most until READ_S after it. Return at once while the
+        journal fails, or without an end.
+        """
+        if self._disk is not None and not self._disk.trouble and job.ended is not None:
+            await self.until_durable(job, job.ended + READ_S)
 
     async def until_durable(self, job: Job, give_up: float | None = None) -> None:
         """Wait until the end of a job is on disk: at most until TELL_S after it, and until `give_up`."""

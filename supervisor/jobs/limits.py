@@ -127,4 +127,5 @@ def is_watched(limits: Limits) -> bool:
 
 def needs_samples(limits: Limits) -> bool:
     """Return whether its processes have to be measured."""
-    return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))
+    measured = limits["memory_bytes"], limits["cpu_s"], limits["processes_max"], limits["threads_max"]
+    return any(each is not None for each in measured)

@@ -1,4 +1,4 @@
-"""What a worker and all processes of its job use together: memory, processor time, processes, temporary files.
+"""What a worker and all processes of its job use together: memory, processor time, processes, threads, temporary files.
 
 Runs in: supervisor; the exact measurement in a thread. Part of the seam. What is read by pid may be another process's:
 the caller checks the pidfd afterwards.
@@ -25,12 +25,16 @@ def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Samp
     own, *others = map(procfs.memory, pids)
     if own is None:
         return None
-    there = [own, *(each for each in others if each is not None and each.is_alive)][:at_most]
+    alive = {each: used for each, used in zip(pids[1:], others, strict=True) if used is not None and used.is_alive}
+    there = [own, *alive.values()][:at_most]
+    threads = sum(map(procfs.threads, [pid, *alive][:at_most]))
     in_group_s = cgroup.cpu_s() if cgroup is not None and cpu else None
     used_s, cost_s = procfs.cpu_s(pids, in_group_s) if cpu else 0.0, clock.thread_cpu_s() - began_cpu_s
     processes = len(there) if len(pids) < looked_at else max(len(there), at_most)
     others_bytes, shared_bytes = sum(each.private for each in there[1:]), sum(each.shared for each in there)
-    return Sample(own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes)
+    return Sample(
+        own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes, threads=threads
+    )
 
 
 def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> Sample:

@@ -25,7 +25,6 @@ from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.authoring.backstops import TASKS_SPARE
 from killable.workers.protocol.control import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
@@ -287,12 +286,12 @@ class WorkerProcess:
         used = None if self.pid is None else clock.processor_use(self.pid)
         return used if self._alive() else None
 
-    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
         if self._cgroup is not None:
             used = self._group_bytes  # None: not known, and then it cannot be bounded
             memory_max = None if memory_bytes is None or used is None else used + memory_bytes
-            self._cgroup.bound(memory_max, None if processes_max is None else processes_max + TASKS_SPARE)
-            self._is_bounded = (memory_bytes, processes_max) != (None, None)
+            self._cgroup.bound(memory_max, tasks_max)
+            self._is_bounded = (memory_bytes, tasks_max) != (None, None)
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         sample = None if self.pid is None else tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)

@@ -18,8 +18,8 @@ from killable.workers.errors import Refused
 ASKED: dict[str, Any] = {
     "total_s": 40.0, "queue_s": 9.0, "start_s": 8.0, "first_token_s": 7.0, "idle_s": None, "run_s": 6.0,
     "operation_s": {"load/download": 5.0}, "grace_s": 0.0, "ack_s": None, "memory_bytes": 1 << 29, "cpu_s": 4.0,
-    "processes_max": 3, "files_max": 40, "tmp_bytes": 1 << 20, "output_bytes": 1 << 20, "attempts_max": 2,
-    "backoff_s": 0.5,
+    "processes_max": 3, "threads_max": 9, "files_max": 40, "tmp_bytes": 1 << 20, "output_bytes": 1 << 20,
+    "attempts_max": 2, "backoff_s": 0.5,
 }  # fmt: skip
 CAP, CAP_BYTES = 50, 1 << 30
 TIGHTER = 20

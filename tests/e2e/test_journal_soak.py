@@ -1,6 +1,6 @@
 """SIGKILLs of a real server under load, with a journal on a small file system that is full now and then. By hand:
 
-pytest -m soak -s tests/e2e/test_journal_soak.py
+KILLABLE_JOURNAL_KILLS=200 pytest -m soak -s tests/e2e/test_journal_soak.py
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import pytest
 from support.killable_command import Command, Server
 from support.waiting import Pending, until
 
-KILLS = int(os.environ.get("KILLABLE_JOURNAL_KILLS", "60"))
+KILLS = int(os.environ.get("KILLABLE_JOURNAL_KILLS", "200"))
 CLIENTS = 4
 JOBS = """
 import os
@@ -75,7 +75,7 @@ workers = 3
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=128m,mode=0700", "killable-soak", str(disk)]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "killable-soak", str(disk)]
     if os.geteuid() or subprocess.run(mounting, capture_output=True).returncode:
         pytest.skip("only root may mount a file system of its own")
     try:
@@ -184,7 +184,7 @@ class Client(threading.Thread):
 
 def fill(disk: Path) -> None:
     """Leave no room."""
-    assert os.statvfs(disk).f_blocks * os.statvfs(disk).f_frsize < 1 << 30, "not the small disk of this test"
+    assert os.statvfs(disk).f_blocks * os.statvfs(disk).f_frsize <= 64 << 20, "not the small disk of this test"
     with open(disk / "ballast", "wb", buffering=0) as ballast:
         with suppress(OSError):  # the server takes some of it meanwhile
             free = os.statvfs(disk)

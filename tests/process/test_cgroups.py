@@ -28,8 +28,8 @@ from killable.workers.authoring.limits import NO_CAPS
 MIB = 1 << 20
 USED = 5_000_000
 """What the group of a worker holds before its job."""
-BOUNDED = {"memory_bytes": 512 * MIB, "processes_max": 9}
-UNBOUNDED = {"memory_bytes": None, "processes_max": None}
+BOUNDED = {"memory_bytes": 512 * MIB, "processes_max": 5, "threads_max": 9}
+UNBOUNDED = {"memory_bytes": None, "processes_max": None, "threads_max": None}
 AT_BIRTH = {
     "cgroup.procs": "", "cgroup.kill": "", "cgroup.events": "populated 0\nfrozen 0\n", "cgroup.subtree_control": "",
     "memory.current": f"{USED}\n", "memory.max": "max\n", "memory.swap.max": "max\n", "memory.oom.group": "0\n",

@@ -75,6 +75,8 @@ EXCESSES = [
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous"}),
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "anonymous", "children": 3}),
     Excess("shares", "limit.memory", {"memory_bytes": 48 * MIB}, {"how": "posix"}),
+    Excess("threads", "limit.threads", {"threads_max": 20}, {"number": 20}, "finally"),
+    Excess("threads", "limit.threads", {"threads_max": 20}, {"number": 6, "children": 3}, "finally"),
     Excess("fills_tmp", "limit.tmp", {"tmp_bytes": MIB}, {}, "finally"),
     Excess("fills_tmp", "limit.tmp", {"tmp_bytes": MIB, "grace_s": 60}, {"stubborn": True}),
     Excess("bombs", "limit.processes", {"processes_max": 32, "grace_s": 60}, {"ceiling": CEILING}),
@@ -85,7 +87,7 @@ EXCESSES = [
 @pytest.mark.row("D19")
 @pytest.mark.row("D5")
 @pytest.mark.row("PEERS-G")
-@pytest.mark.code("limit.tmp")
+@pytest.mark.code("limit.tmp", "limit.threads")
 async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
     proof: str, supervisor: StartSupervisor
 ) -> None:
@@ -96,14 +98,24 @@ async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
         assert (story.state, story.code) == ("failed", case.code), (case, story.error)
         assert case.said in story.tokens, (case, story.tokens)
         error = story.error
-        (name,) = case.limits.keys() & {"memory_bytes", "cpu_s", "processes_max", "tmp_bytes"}
+        (name,) = case.limits.keys() & {"memory_bytes", "cpu_s", "processes_max", "threads_max", "tmp_bytes"}
         assert (error["limit"], error["by"]) == (name, "supervisor"), case
-        measured = error.get("measured_bytes") or error.get("measured_s") or error["processes"]
+        measured = error.get("measured_bytes") or error.get("measured_s") or error.get("threads") or error["processes"]
         assert measured >= case.limits[name], (case, error)
         bound = size(case.limits[name]) if name.endswith("_bytes") else str(case.limits[name])
         assert bound in error["message"] and "term_sent" in story.phases, case
         if case.type == "grows":  # and in its grace it went no further
             assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES
+
+
+async def test_a_thousand_threads_are_too_many_and_pools_of_twice_the_processors_are_not(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(gluttons(workers=1, spares=0), proof=proof)
+    assert (await run(server, "threads", number=2 * (os.cpu_count() or 1), then="return")).state == "completed"
+    story = await run(server, "threads", number=1000)
+    assert (story.code, story.error["limit_threads"]) == ("limit.threads", 1000), story.error
+    assert "finally" in story.tokens
 
 
 async def test_the_dead_do_not_count_as_processes(proof: str, supervisor: StartSupervisor) -> None:
@@ -305,7 +317,7 @@ async def test_workers_of_another_user_or_group(
     python = interpreter_of(uid, start_method)
     kind = {"start_method": start_method, "python": python, "user": user, "group": group, "affinity": (processor,)}
     server = await supervisor(gluttons(workers=1, spares=0, jobs_per_worker_max=0, nice=9, **kind))
-    first, second = [await run(server, "tells_itself", limits={"processes_max": 9}) for _ in range(2)]
+    first, second = [await run(server, "tells_itself", limits={"threads_max": 9}) for _ in range(2)]
     assert first.pid == second.pid  # its directory was removed by itself, closed folder and all
     for story in (first, second):
         told = story.end["result"]

@@ -33,7 +33,15 @@ T = TypeVar("T")
 STATE_ORDER = {"queued": 0, "running": 1, "stopping": 2, **dict.fromkeys(TERMINAL_STATES, 3)}
 LIMITS = over(
     DEFAULT_LIMITS,
-    {"queue_s": None, "start_s": None, "run_s": None, "grace_s": 2.0, "ack_s": 0.5, "processes_max": None},
+    {
+        "queue_s": None,
+        "start_s": None,
+        "run_s": None,
+        "grace_s": 2.0,
+        "ack_s": 0.5,
+        "processes_max": None,
+        "threads_max": None,
+    },
 )
 
 

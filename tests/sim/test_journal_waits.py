@@ -9,7 +9,7 @@ import pytest
 from support.fake_disk import FakeDisk
 from support.fake_world import Script
 
-from killable.supervisor.jobs.durable_ends import TELL_S
+from killable.supervisor.jobs.durable_ends import READ_S, TELL_S
 from killable.supervisor.models import Submission
 from killable.workers.errors import Refused
 from sim.scenario_helpers import FOREVER, LATENCY_S, job_began, near, simulate
@@ -64,7 +64,7 @@ def test_the_next_job_begins_when_its_start_is_on_disk_and_the_end_before_it_is_
 
 
 @pytest.mark.row("B16")
-def test_get_and_wait_tell_an_end_when_it_is_on_disk_and_a_cancel_at_once() -> None:
+def test_a_wait_tells_an_end_when_it_is_on_disk_a_record_soon_and_a_cancel_at_once() -> None:
     async def test(sim: Simulation) -> None:
         running, _ = await two_jobs(sim)
         asked = sim.loop.time()
@@ -73,13 +73,25 @@ def test_get_and_wait_tell_an_end_when_it_is_on_disk_and_a_cancel_at_once() -> N
         assert sim.loop.time() < asked + 10 * LATENCY_S and sim.truth(running).tree_empty
         again = await sim.supervisor.cancel(running.id)
         assert (again.state, again.durable) == ("cancelled", False)
-        got, waited, (listed, _) = await asyncio.gather(
-            sim.supervisor.get(running.id), sim.supervisor.wait(running.id), sim.supervisor.list(state="cancelled")
-        )
-        assert {record.durable for record in (got, waited, *listed)} == {True}
+        got, (listed, _) = await asyncio.gather(sim.supervisor.get(running.id), sim.supervisor.list(state="cancelled"))
+        assert {record.durable for record in (got, *listed)} == {False}
+        assert near(sim.loop.time(), asked + READ_S), "it takes longer than any commit: nobody waits for more"
+        assert (await sim.supervisor.get(running.id)).durable is False and near(sim.loop.time(), asked + READ_S)
+        assert (await sim.supervisor.wait(running.id)).durable is True
         assert sim.loop.time() > asked + COMMIT_S and "durable" not in running.end
 
     simulate(test, commit_s=COMMIT_S)
+
+
+@pytest.mark.row("B16")
+def test_a_record_waits_for_an_ordinary_commit() -> None:
+    async def test(sim: Simulation) -> None:
+        running, _ = await two_jobs(sim)
+        assert (await sim.supervisor.cancel(running.id)).durable is False
+        got, (listed, _) = await asyncio.gather(sim.supervisor.get(running.id), sim.supervisor.list(state="cancelled"))
+        assert {record.durable for record in (got, *listed)} == {True}
+
+    simulate(test, commit_s=READ_S / 2)
 
 
 @pytest.mark.row("B16")

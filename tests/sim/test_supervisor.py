@@ -82,6 +82,7 @@ def draw_limits(dice: random.Random) -> dict[str, object]:
         "operation_s": dice.choice(({}, {"load": 0.2}, {"load/download": 0.03}, {"load/download": None})),
         "memory_bytes": dice.choice((None,) * 39 + (1 << 28,)),  # every few ms it is looked at what it holds
         "processes_max": dice.choice((None,) * 59 + (2, 3)),  # so with this
+        "threads_max": None,  # and of threads the simulated machine knows only the processes
         "cpu_s": dice.choice((None, None, 0.2, 3.0)),
         "grace_s": dice.choice((0.0, 0.05, 0.5, 2.0, 12.0)),
         "ack_s": dice.choice((None, 0.05, 0.5)),

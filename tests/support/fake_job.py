@@ -73,6 +73,7 @@ class FakeJob:
             others * (self._truth.script.child_bytes if self._truth is not None else 0),
             1 + others,
             self.processor_use().cpu_s if cpu else 0.0,
+            threads=1 + others,
         )
 
     def exactly(self, sample: Sample) -> Sample:

@@ -210,7 +210,7 @@ class FakeProcess:
     def processor_use(self) -> ProcessorUse | None:
         return self._job.processor_use() if self._is_there else None
 
-    def bound(self, memory_bytes: int | None, processes_max: int | None) -> None:
+    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
         pass
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:

@@ -201,6 +201,35 @@ def forks(ctx: Context, children: int, zombies: bool = False) -> str:
 
 
 @job
+def threads(ctx: Context, number: int, children: int = 0, then: str = "wait") -> None:
+    """Start so many threads with small stacks, here or in each of the children, and wait, or end them."""
+    name_process(ctx)
+    threading.stack_size(64 << 10)
+    is_over = threading.Event()
+    try:
+        announce_entry(ctx)
+        for _ in range(children):
+            if os.fork() == 0:
+                _start_threads(number, is_over)
+                _for_ever()
+        started = _start_threads(0 if children else number, is_over)
+        if then == "wait":
+            _for_ever()
+    finally:
+        is_over.set()
+        ctx.emit("finally")
+    for thread in started:
+        thread.join()
+
+
+def _start_threads(number: int, is_over: threading.Event) -> list[threading.Thread]:
+    started = [threading.Thread(target=is_over.wait, daemon=True) for _ in range(number)]
+    for thread in started:
+        thread.start()
+    return started
+
+
+@job
 def hoards_zombies(ctx: Context, children: int) -> str:
     """Fork so many, one after the other, that end and are not waited for; then compute for a while."""
     announce_entry(ctx)

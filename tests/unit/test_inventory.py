@@ -156,6 +156,7 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         "memory_bytes": ('"1MiB"', "decorator"),
         "cpu_s": ('"none"', "default"),
         "processes_max": ("100", "KILLABLE_LIMITS__PROCESSES_MAX"),
+        "threads_max": ("1000", "default"),
         "files_max": ('"none"', "default"),
         "tmp_bytes": ('"8GiB"', "default"),
         "output_bytes": ('"1MiB"', "lowered to jobs.split.caps.output_bytes (killable.toml:13)"),

@@ -45,7 +45,9 @@ def test_the_lower_cap_holds(server: dict[str, float | None], of_type: dict[str,
     assert caps_of_type(settings(caps=server, type_caps=of_type), "work", {})["run_s"] == cap
 
 
-OF_RESOURCES = {"memory_bytes": 2 << 30, "processes_max": 512, "tmp_bytes": 8 << 30, "output_bytes": 64 << 20}
+OF_RESOURCES = {
+    "memory_bytes": 2 << 30, "processes_max": 512, "threads_max": 1000, "tmp_bytes": 8 << 30, "output_bytes": 64 << 20
+}  # fmt: skip
 
 
 @pytest.mark.row("C4")

@@ -13,7 +13,8 @@ from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)
-NONE = over(DEFAULT_LIMITS, {"memory_bytes": None, "cpu_s": None, "processes_max": None, "tmp_bytes": None})
+WATCHED = ("memory_bytes", "cpu_s", "processes_max", "threads_max", "tmp_bytes")
+NONE = over(DEFAULT_LIMITS, dict.fromkeys(WATCHED))
 
 
 def watch(**limits: object) -> ResourceWatch:
@@ -26,7 +27,7 @@ def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False
 
 def test_nothing_is_watched_without_a_limit() -> None:
     assert not is_watched(NONE)
-    for limit in ("memory_bytes", "cpu_s", "processes_max", "tmp_bytes"):
+    for limit in WATCHED:
         assert is_watched(over(NONE, {limit: 1}))
     assert is_watched(DEFAULT_LIMITS)
 
@@ -102,6 +103,20 @@ def test_as_many_processes_as_allowed_are_allowed() -> None:
     assert look.verdict is not None and look.verdict.code == "limit.processes"
     assert (look.verdict.facts["limit_processes"], look.verdict.facts["processes"]) == (8, 9)
     assert one.at_most > 8 * BACKSTOP + 1  # as many have to be counted to know that there is no time for a grace
+
+
+def test_as_many_threads_as_allowed_are_allowed() -> None:
+    one = watch(threads_max=100)
+    assert one.look(Sample(0, threads=100), 0.0).verdict is None
+    look = one.look(Sample(0, 0, 3, threads=101), 0.0)
+    assert look.verdict is not None and not look.beyond and one.look(Sample(0, threads=126), 0.0).beyond
+    assert (look.verdict.code, look.verdict.facts) == (
+        "limit.threads",
+        {
+            "limit": "threads_max", "limit_threads": 100, "threads": 101, "processes": 3,
+            "message": "threads_max of 100 was reached: its 3 processes had 101 at once",
+        },
+    )  # fmt: skip
 
 
 def test_a_look_that_took_long_is_not_repeated_at_once() -> None:

@@ -157,6 +157,10 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         record("failed", "limit.processes", HEARD, limit_processes=512, processes=530), "processes_max",
         ("processes_max of 512: 530 were counted at once", "--processes-max 1024", "@job(processes_max=1024)"),
     ),
+    "limit.threads": (
+        record("failed", "limit.threads", HEARD, limit_threads=1000, threads=1002), "threads_max",
+        ("threads_max of 1000: 1002 were counted at once", "--threads-max 2000", "@job(threads_max=2000)"),
+    ),
     "limit.tmp": (
         limited(
             record("failed", "limit.tmp", HEARD, limit_bytes=1 << 30, measured_bytes=3 << 29), tmp_bytes=1 << 30

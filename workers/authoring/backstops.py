@@ -11,7 +11,7 @@ BACKSTOP_BYTES = 32 << 20
 a clean-up, and for growth between two measurements.
 """
 TASKS_SPARE = 1024
-"""The kernel's bounds (RLIMIT_NPROC, pids.max) are over `processes_max` by this number: they count threads."""
+"""The kernel's bounds of tasks (RLIMIT_NPROC, pids.max) are over a job's limit by this number."""
 
 
 def backstop_bytes(memory_bytes: int) -> int:
@@ -20,3 +20,9 @@ def backstop_bytes(memory_bytes: int) -> int:
     The limit itself is measured, so that a job gets its grace. Growth in it, or between measurements, ends here.
     """
     return max(int(memory_bytes * BACKSTOP), memory_bytes + BACKSTOP_BYTES)
+
+
+def tasks_bound(processes_max: int | None, threads_max: int | None) -> int | None:
+    """Return how many tasks the kernel lets a job have: it counts each thread of each process. None: no bound."""
+    most = processes_max if threads_max is None else threads_max
+    return None if most is None else most + TASKS_SPARE

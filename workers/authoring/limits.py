@@ -171,6 +171,14 @@ class Limits(TypedDict, total=False):
             default_of_executor=None, of_resources=True, like="`ulimit -u`",
         ),
     ]  # fmt: skip
+    threads_max: Annotated[
+        int | None,
+        # Pools of a large machine are far below it; containers get some 2,000 tasks (podman's pids_limit).
+        Limit(
+            Unit.COUNT, 1000, "threads of all its processes at once, the worker's own included",
+            ends_as=("limit.threads",), default_of_executor=None, of_resources=True, like="cgroup v2's pids.max",
+        ),
+    ]  # fmt: skip
     files_max: Annotated[
         int | None,
         Limit(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.backstops import backstop_bytes, tasks_bound
 
 LIMIT_MAX = (1 << 63) - 1
 """The largest value that the kernel does not take for infinity."""
@@ -30,7 +30,8 @@ class ResourceLimits:
     def hold(self, limits: Mapping[str, Any], data_bytes: int | None) -> None:
         """Set the rlimits of an attempt. Memory may grow from `data_bytes` (private memory; None: measure it now)."""
         memory_bytes, cpu_s = limits.get("memory_bytes"), limits.get("cpu_s")
-        processes_max, files_max = limits.get("processes_max"), limits.get("files_max")
+        tasks_max = tasks_bound(limits.get("processes_max"), limits.get("threads_max"))
+        files_max = limits.get("files_max")
         if memory_bytes is not None:
             grows_from = measure_data_bytes() if data_bytes is None else data_bytes
             self._set(resource.RLIMIT_DATA, grows_from + backstop_bytes(memory_bytes))
@@ -40,8 +41,8 @@ class ResourceLimits:
             self._set(resource.RLIMIT_CPU, math.ceil(used_s + cpu_s) + 1)
         if files_max is not None:
             self._set(resource.RLIMIT_NOFILE, files_max + len(os.listdir("/proc/self/fd")) - 1)
-        if processes_max is not None and self._own_user:
-            self._set(resource.RLIMIT_NPROC, processes_max + TASKS_SPARE)
+        if tasks_max is not None and self._own_user:
+            self._set(resource.RLIMIT_NPROC, tasks_max)
 
     def restore(self) -> None:
         """Restore the previous soft limits. May be called when nothing was set."""

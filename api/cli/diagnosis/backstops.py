@@ -32,7 +32,7 @@ def limit_backstops() -> Iterator[Check]:
         "pids",
         delegated,
         "pids.max bounds a job's group",
-        "only the watch enforces processes_max: a fork bomb exceeds it for some milliseconds",
+        "only the watch enforces processes_max and threads_max: a fork bomb exceeds them for some milliseconds",
     )
     yield _out_of_memory()
     yield _accounts()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from killable.api.cli.diagnosis.backstops import limit_backstops
 from killable.api.cli.diagnosis.check import Check, Status
+from killable.api.cli.diagnosis.init_check import init_check
 from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
@@ -43,7 +44,8 @@ def examine() -> Iterator[Check]:
         )
         return
     yield Check("Linux", "ok", platform.release())
-    yield from (_pidfd(), _subreaper(), _death_signal(), _memfd(), *_cgroup(), *limit_backstops(), *sandbox_checks())
+    yield from (_pidfd(), _subreaper(), _death_signal(), init_check(), _memfd(), *_cgroup())
+    yield from (*limit_backstops(), *sandbox_checks())
     yield from (_open_files(), _pids(), _temporary_folder(), *_models())
 
 

@@ -118,6 +118,8 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
             return (
                 f"The limit processes_max of {error['limit_processes']}: {error.get('processes')} were counted at once."
             )
+        case "limit.threads" if "limit_threads" in error:
+            return f"The limit threads_max of {error['limit_threads']}: {error.get('threads')} were counted at once."
         case "limit.files" if limits.get("files_max") is not None:
             return f"The limit files_max of {limits['files_max']}: opening one more failed, which it did not handle."
         case "spawn":

@@ -30,7 +30,6 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.stage.read.append((self.stage.turn, self.source, data))
         if self.reading is not None:
-            self.reading.begun()
             self.reading.done()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -83,12 +83,18 @@ class KeyRing:
         """
         before, self._keys = self._keys, {key.sha256: self._complete(key) for key in keys}
         came = [key.name for digest, key in self._keys.items() if digest not in before]
+        self._are_shared = len({key.name for key in self._keys.values() if key.role != "operate"}) > 1
         gone = [key.name for digest, key in before.items() if digest not in self._keys]
         return came, gone
 
     def _complete(self, key: ApiKey) -> ApiKey:
         implied: Visibility = "all" if key.role == "operate" else self._visibility
         return replace(key, visibility=key.visibility or implied)
+
+    @property
+    def are_shared(self) -> bool:
+        """Whether there are several names that are not operators'."""
+        return self._are_shared
 
     def find(self, presented: bytes) -> ApiKey | None:
         """Return the matching key, which may have expired, or None.

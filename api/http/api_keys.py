@@ -96,6 +96,10 @@ class KeyRing:
         """Whether there are several names that are not operators'."""
         return self._are_shared
 
+    def has(self, name: str) -> bool:
+        """Return whether a key has this name, expired or not."""
+        return any(key.name == name for key in self._keys.values())
+
     def find(self, presented: bytes) -> ApiKey | None:
         """Return the matching key, which may have expired, or None.
 

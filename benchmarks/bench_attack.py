@@ -30,6 +30,11 @@ LATE_MS = "run_s 0.3 late by, ms"
 STARTS = "first job of another tenant: others that started before it"
 ADDED_MB = "server's memory above quiet, MB"
 RUN_S = 0.3
+CANCEL_EVERY_S = 0.6
+"""In a crowd, which needs some seconds to be at its worst: 40 cancels take 25 s."""
+POLL_S = 0.005
+PART_S = 120.0
+"""Bound of one part: a server that does not answer is a failure, not a wait."""
 SETTLE_S = 2.0
 """The attackers' first bodies have then been taken, and the processes that check them are started."""
 KEYS = {"victim": "submit", "attacker": "submit", "operator": "operate"}
@@ -51,9 +56,10 @@ def key_file() -> Iterator[str]:
 
 @asynccontextmanager
 async def attacked(kind: str, server: Server) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run attackers beside what the caller does."""
+    """Run attackers beside what the caller does. What a flood says of its answers is there to be read."""
     command = (sys.executable, str(HERE / "attackers.py"), kind, str(server.port), ATTACKER)
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
+    stdout = subprocess.PIPE if kind == "flood" else subprocess.DEVNULL  # a full pipe would stop the attack
+    process = await asyncio.create_subprocess_exec(*command, stdout=stdout)
     try:
         yield process
     finally:
@@ -100,8 +106,9 @@ async def measure_share(plan: Plan, results: Samples) -> None:
             victim, operator = await server.connect(VICTIM), await server.connect(OPERATOR)
             async with attacked("flood", server) as attackers:
                 assert attackers.stdout is not None
-                while (await attackers.stdout.readline()).strip() != b"429":
-                    pass
+                while (line := await attackers.stdout.readline()).strip() != b"429":
+                    if not line:
+                        raise RuntimeError("the attackers have ended")
                 for _ in range(max(1, plan.deletes // 10)):
                     results.add(STARTS, await _others_before(victim, operator))
             await victim.close()
@@ -128,10 +135,12 @@ async def measure_crowd(plan: Plan, results: Samples) -> None:
         async with serve_process(workers=2, api_keys_file=keys, operator_socket=socket) as server:
             operator = await Connection.open_unix(socket)
             await _cancel(operator, plan, results, QUIET)
+            before_mb = server.uss_mb
             async with attacked("connections", server):
                 await asyncio.sleep(2 * SETTLE_S)
                 fresh = await Connection.open_unix(socket)  # it gets in although no place is left
                 await _cancel(fresh, plan, results, CROWD)
+                results.add(ADDED_MB, server.uss_mb - before_mb)
                 await fresh.close()
             await operator.close()
 
@@ -140,13 +149,29 @@ async def _cancel(operator: Connection, plan: Plan, results: Samples, when: str)
     for _ in range(plan.deletes):
         job_id = await operator.submit("wait_for_signal")
         while (await operator.request("GET", f"/v1/jobs/{job_id}"))["state"] != "running":
-            pass
+            await asyncio.sleep(POLL_S)
         began = time.monotonic()
         await operator.request("DELETE", f"/v1/jobs/{job_id}?grace_s=0")
         results.add(f"operator's {KILL_MS} · {when}", (time.monotonic() - began) * 1000)
+        if when == CROWD:
+            await asyncio.sleep(CANCEL_EVERY_S)
 
 
-PARTS = {"large bodies": measure_bodies, "a share of the queue": measure_share, "a crowd": measure_crowd}
+def bounded(part: runner.Part) -> runner.Part:
+    """Return a part that raises TimeoutError after PART_S."""
+
+    async def measured(plan: Plan, results: Samples) -> None:
+        async with asyncio.timeout(PART_S):
+            await part(plan, results)
+
+    return measured
+
+
+PARTS = {
+    "large bodies": bounded(measure_bodies),
+    "a share of the queue": bounded(measure_share),
+    "a crowd": bounded(measure_crowd),
+}
 
 
 def figures(results: Samples) -> list[Figure]:

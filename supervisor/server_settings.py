@@ -47,6 +47,9 @@ class HttpServerSettings:
     """Maximum number of open connections; one more closes the one that has been idle longest, or is refused (503)."""
     connections_per_address_max: Count = 0
     """Maximum number of connections from one address (of IPv6: from one /64); 0: 95 % of connections_max."""
+    connections_per_key_max: Count = 0
+    """Maximum number of requests of one key at once, streams among them; 0: half of connections_max, if several share.
+    """
     header_timeout_s: PositiveSeconds = 10.0
     """Time until a request's header must be complete, from its first byte or, on a new connection, from its start."""
     body_bytes_max: PositiveBytes = 1 << 20

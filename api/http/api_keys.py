@@ -83,6 +83,7 @@ class KeyRing:
         """
         before, self._keys = self._keys, {key.sha256: self._complete(key) for key in keys}
         came = [key.name for digest, key in self._keys.items() if digest not in before]
+        self._are_shared = len({key.name for key in self._keys.values() if key.role != "operate"}) > 1
         gone = [key.name for digest, key in before.items() if digest not in self._keys]
         return came, gone
 
@@ -91,9 +92,9 @@ class KeyRing:
         return replace(key, visibility=key.visibility or implied)
 
     @property
-    def count(self) -> int:
-        """The number of keys, with those that have expired."""
-        return len(self._keys)
+    def are_shared(self) -> bool:
+        """Whether there are several names that are not operators'."""
+        return self._are_shared
 
     def has(self, name: str) -> bool:
         """Return whether a key has this name, expired or not."""

@@ -68,7 +68,8 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings, keys=keys)
     app.add_middleware(SubmissionRate, engine=engine)
-    app.add_middleware(ConnectionUse)
+    per_key_max, share_max = settings.connections_per_key_max, max(1, settings.connections_max // 2)
+    app.add_middleware(ConnectionUse, keys=keys, per_key_max=per_key_max, share_max=share_max)
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:

@@ -99,7 +99,7 @@ class BodyCheck:
     @property
     def _tenant_bytes_max(self) -> int:
         """The most bytes of one tenant: its bodies leave room for those of others."""
-        share = self._all_bytes_max // 2 if self._keys is not None and self._keys.count > 1 else self._all_bytes_max
+        share = self._all_bytes_max // 2 if self._keys is not None and self._keys.are_shared else self._all_bytes_max
         return max(share, self._bytes_max)
 
     def _bounded(self, receive: Receive, body: _Count, tenant: str | None) -> Receive:

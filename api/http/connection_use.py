@@ -1,17 +1,19 @@
-"""What the application tells the server of a connection: that it has a key. What it refuses on a reserved one.
+"""What the application tells the server of a connection: that it has a key. What it refuses on a reserved one, and to a
+key that has too many.
 
-Runs in: api. Plain ASGI, inside the check of keys. Without such a connection in the scope (another server) it does
-nothing.
+Runs in: api. Plain ASGI, inside the check of keys. Another server has no such connections in the scope.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.access import CALLER, OPEN_PATHS
-from killable.api.http.auth import is_operator
+from killable.api.http.access import CALLER, OPEN_PATHS, access_to
+from killable.api.http.api_keys import KeyRing
+from killable.api.http.auth import caller_of, is_operator
 from killable.api.http.problems import problem
 
 CONNECTION = "killable.connection"
@@ -33,10 +35,19 @@ class Connection(Protocol):
 
 
 class ConnectionUse:
-    """Lets connections with a valid key go last, and keeps the reserved ones for operators (503 for others)."""
+    """Lets connections with a valid key go last, and keeps the reserved ones for operators (503 for others). Bounds the
+    requests of one key, and with them its connections that are busy (503), so that others have some; its cancels get
+    through.
+    """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing | None, per_key_max: int, share_max: int) -> None:
+        """`per_key_max` 0: `share_max`, where several share the server, else no bound."""
         self._app = app
+        self._keys = keys
+        self._per_key_max = per_key_max
+        self._share_max = share_max
+        self._of_keys: Counter[str] = Counter()
+        """Requests that are being answered, by the name of their key; not those of operators."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         connection: Connection | None = scope.get(CONNECTION)
@@ -47,4 +58,18 @@ class ConnectionUse:
                 return
             if CALLER in scope:
                 connection.note_key()
-        await self._app(scope, receive, send)
+        if self._keys is None or (caller := caller_of(scope)) is None or is_operator(scope):
+            await self._app(scope, receive, send)
+            return
+        name, most = caller.name, self._per_key_max or (self._share_max if self._keys.are_shared else 0)
+        if most and self._of_keys[name] >= most and access_to(scope["method"], scope["path"]).verb != "cancel":
+            told = f"{most} requests of the key {name} are being answered (server.connections_per_key_max)"
+            await problem("too_many_connections", told)(scope, receive, send)
+            return
+        self._of_keys[name] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._of_keys[name] -= 1
+            if not self._of_keys[name]:
+                del self._of_keys[name]

@@ -27,15 +27,14 @@ from killable.api.http.networks import network_of
 from killable.api.http.precedence import Precedence
 from killable.api.http.problems import problem
 
-WAITING_MAX = 1000
-"""Requests of one key, or of one address without a key, that wait: about a second of them."""
 RETRY_AFTER_S = 1
 
 
 class RequestTurns:
     """Who may begin in which turn of the loop, and who waits. In one application's event loop."""
 
-    def __init__(self, waiting_max: int = WAITING_MAX) -> None:
+    def __init__(self, waiting_max: int) -> None:
+        """`waiting_max`: requests of one source that may wait."""
         self.precedence = Precedence()
         self.waiting_max = waiting_max
         self.shed = 0

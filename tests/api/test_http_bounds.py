@@ -170,6 +170,37 @@ async def test_one_address_does_not_take_the_connections_of_others(start_server:
             each.close()
 
 
+async def test_a_key_leaves_connections_to_others(start_server: StartServer, tmp_path: Path) -> None:
+    """One key's streams and waits took all of them."""
+    ann, bob, oncall = (
+        ApiKey(name, role, f"{name}-0123456789abcdef")
+        for name, role in (("ann", "submit"), ("bob", "read"), ("oncall", "operate"))
+    )
+    async with start_server(http=HttpSettings(connections_max=8, keys=(ann, bob, oncall)), workers=1) as server:
+        job_id = await accepted(server, tmp_path / "never")
+        waits = request_of(ann, "GET", f"/v1/jobs/{job_id}/result?wait_s=60")
+        held = [await server.raw(waits) for _ in range(4)]
+
+        async def all_wait() -> Any:
+            return len(server.supervisor._registry.get(job_id).waiters) == 4 or Pending("not yet")
+
+        await until_async(all_wait, "every request waits for the job")
+        closing = "Connection: close"
+        refused = problem_in(
+            await ask(server, request_of(ann, "GET", "/v1/info", closing)), 503, "too_many_connections"
+        )
+        assert refused["retryable"] and "server.connections_per_key_max" in refused["detail"]
+        for key in (bob, oncall):
+            assert (await ask(server, request_of(key, "GET", "/v1/info", closing))).startswith(b"HTTP/1.1 200")
+        cancel = request_of(ann, "DELETE", f"/v1/jobs/{job_id}?grace_s=0", closing)
+        assert b'"cancelled"' in await ask(server, cancel)
+        for reader, _ in held:
+            await reader.readuntil(b"no_result")
+        assert (await ask(server, request_of(ann, "GET", "/v1/info", closing))).startswith(b"HTTP/1.1 200")
+        for _, writer in held:
+            writer.close()
+
+
 async def test_streams_leave_room_for_cancels(start_server: StartServer, tmp_path: Path) -> None:
     async with start_server(http=HttpSettings(connections_max=10), workers=1) as server, AsyncExitStack() as streams:
         job_id = await server.submit("gated", gates=[str(tmp_path / "never")])

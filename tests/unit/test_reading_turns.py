@@ -8,7 +8,7 @@ import resource
 import socket
 from contextlib import ExitStack
 
-from killable.api.cli.server.reading_turns import READ_BYTES, READS_MAX, ConnectionReading, ReadingTurns
+from killable.api.cli.server.reading_turns import OPEN_MAX, READ_BYTES, READS_MAX, ConnectionReading, ReadingTurns
 from killable.api.http.precedence import Precedence
 
 FEW = 10
@@ -30,7 +30,6 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.stage.read.append((self.stage.turn, self.source, data))
         if self.reading is not None:
-            self.reading.begun()
             self.reading.done()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,6 +84,26 @@ async def test_a_few_are_read_in_a_turn_and_sources_alternate() -> None:
             client.close()
         await stage.until_left(FEW + 1)
         assert stage.turns._epoll is None, "it has no descriptor that it does not need"
+
+
+async def test_those_that_were_read_last_stay_open_and_the_others_wait_for_their_turn() -> None:
+    with ExitStack() as clients:
+        stage = Stage(clients)
+        few = [(await stage.connect("a"))[0] for _ in range(OPEN_MAX + 2)]
+        for _ in range(2):
+            for client in few:
+                before = len(stage.read)
+                client.sendall(b"x")
+                await stage.until_read(before + 1)
+                assert len(stage.turns._open) <= OPEN_MAX
+        few[-1].sendall(b"open")
+        before = len(stage.read)
+        await stage.until_read(before + 1)
+        assert len(stage.turns._open) == OPEN_MAX
+        for client in few:
+            client.close()
+        await stage.until_left(len(few))
+        assert not stage.turns._open
 
 
 async def test_what_one_sends_comes_in_parts() -> None:

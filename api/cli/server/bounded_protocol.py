@@ -129,12 +129,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.cycle = cast(Any, None)
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is None:
-            self._take(data)
-            return
-        self._reading.begun()
         self._take(data)
-        self._reading.done()
+        if self._reading is not None:
+            self._reading.done()
 
     def _take(self, data: bytes) -> None:
         if self._is_refused:

@@ -23,6 +23,7 @@ import mmap
 import os
 import pickle
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType
@@ -208,7 +209,8 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
         kind = type(each)
         if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
             return None
-    if cloudpickle.list_registry_pickle_by_value():
+    its_registry = sys.modules.get("cloudpickle")
+    if its_registry is not None and its_registry.list_registry_pickle_by_value():
         return None
     try:
         return in_band({"function": function, "args": args, "kwargs": kwargs})

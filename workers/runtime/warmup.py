@@ -13,6 +13,7 @@ from typing import Any
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.registered import RegisteredJob
+from killable.workers.protocol.call_message import encode_call
 from killable.workers.protocol.codec import Codec
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Idle, Kind, Run
@@ -87,3 +88,11 @@ def warm_up(tmp: str, codec: Codec) -> None:
         ours.close()
         orders.close()
         os.close(null)
+
+
+def call_message() -> bytes:
+    """Return a call of an Executor that does nothing, as a worker receives it."""
+    from killable.workers.protocol import pickling
+
+    call = {"function": abs, "args": (1,), "kwargs": {}}
+    return encode_call(_FENCE, _FENCE, 0, 0, _NAME.encode(), b"{}", pickling.in_band(call))

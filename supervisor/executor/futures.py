@@ -18,13 +18,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
-from killable.supervisor.attempts.phase_times import undisturbed_certificate
-from killable.supervisor.executor.ending_notes import add_notes
 from killable.supervisor.models import Outcome
-from killable.workers.error_classes import (  # here: multiprocessing cannot be imported at the exit
-    WorkerCrashed,
-    error_class,
-)
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.exception_pickling import set_attribute
@@ -368,6 +362,8 @@ class JobFuture(Future[T]):
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
         self._payload = result
+        from killable.supervisor.attempts.phase_times import undisturbed_certificate
+
         self.certificate = undisturbed_certificate()
         self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
 
@@ -380,6 +376,9 @@ class JobFuture(Future[T]):
             self.set_running_or_notify_cancel()
             return
         if outcome.code is not None:
+            from killable.supervisor.executor.ending_notes import add_notes
+            from killable.workers.error_classes import WorkerCrashed, error_class
+
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]

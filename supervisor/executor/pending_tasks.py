@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,10 +19,10 @@ from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
+from killable.supervisor.linux.instance_id import random_id
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
-from killable.workers.error_classes import WorkerCrashed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
@@ -80,7 +79,7 @@ class PendingTasks:
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
-        self._prefix = f"job-{uuid.uuid4().hex[:8]}"
+        self._prefix = f"job-{random_id()[:8]}"
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
@@ -148,6 +147,8 @@ class PendingTasks:
         """Return the error of a call that comes after the shutdown, or after the thread has failed."""
         if self.supervisor_thread.failure is None:
             return RuntimeError(why)
+        from killable.workers.error_classes import WorkerCrashed
+
         return WorkerCrashed(why, code="supervisor_lost")
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:

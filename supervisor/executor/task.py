@@ -14,13 +14,12 @@ import contextvars
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from killable.supervisor.attempts.resource_limits import is_wanted
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
-from killable.supervisor.jobs.limits import limits_of_job
+from killable.supervisor.jobs.limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -65,9 +64,9 @@ class TaskLimits(NamedTuple):
     def of(cls, job_type: JobType, asked: Mapping[str, Any]) -> TaskLimits:
         """Work out the limits of tasks that ask for these."""
         in_force = limits_of_job(job_type.limits, job_type.caps, asked)
-        announced, is_watched = announces(in_force), is_wanted(in_force)
-        is_alone = announced or is_watched or job_type.name == executor_setup.STREAM
-        return cls(asked, in_force, limits_as_json(in_force), announced, is_watched, is_alone)
+        announced, watched = announces(in_force), is_watched(in_force)
+        is_alone = announced or watched or job_type.name == executor_setup.STREAM
+        return cls(asked, in_force, limits_as_json(in_force), announced, watched, is_alone)
 
 
 class TaskOwner(Protocol):

@@ -29,11 +29,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped]
+from killable.workers.protocol import script_globals
 
-from killable.workers.protocol import by_value, script_globals
-
+# Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
+    from killable.workers.protocol import by_value
     from killable.workers.protocol.definitions import Identify, Needed
 
 PROTOCOL = 5
@@ -188,6 +188,8 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
     """
     found = None if _calls_main(value) else _plain(value, beside)
     if found is None:
+        from killable.workers.protocol import by_value
+
         found, pickler = _by_value(by_value.Pickler, value, beside)
         found.define(_definitions_for(pickler, identify))
     return found
@@ -209,8 +211,7 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
         kind = type(each)
         if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
             return None
-    its_registry = sys.modules.get("cloudpickle")
-    if its_registry is not None and its_registry.list_registry_pickle_by_value():
+    if _some_modules_go_by_value():
         return None
     try:
         return in_band({"function": function, "args": args, "kwargs": kwargs})
@@ -220,11 +221,18 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
 
 def returned(value: object, *, beside: bool = True) -> Pickled:
     """Pickle a value for the program that this worker belongs to. Raise as `pickled`."""
-    return _plain(value, beside) or _by_value(by_value.PicklerForProgram, value, beside)[0]
+    found = _plain(value, beside)
+    if found is None:
+        from killable.workers.protocol import by_value
+
+        found, _ = _by_value(by_value.PicklerForProgram, value, beside)
+    return found
 
 
 def raised(error: BaseException) -> Pickled:
     """Pickle an exception for the program, as much of it as can be pickled. Raise as `pickled`."""
+    from killable.workers.protocol import by_value
+
     try:
         return _by_value(by_value.PicklerOfRaised, error, True)[0]
     except Exception:
@@ -234,6 +242,8 @@ def raised(error: BaseException) -> Pickled:
 
 def defined(value: object) -> None:
     """Pickle a value as what a script has in a global. Raise as `pickled`."""
+    from killable.workers.protocol import by_value
+
     _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
     _definitions_for(pickler)
 
@@ -250,9 +260,15 @@ def _calls_main(value: object) -> bool:
     return getattr(function, "__module__", None) in script_globals.MAINS
 
 
+def _some_modules_go_by_value() -> bool:
+    """Return whether the program has called `cloudpickle.register_pickle_by_value`."""
+    cloudpickle = sys.modules.get("cloudpickle")  # not imported for this
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+
+
 def _plain(value: object, beside: bool) -> Pickled | None:
     """Pickle a value as pickle does. Return None if that fails, or names something of `__main__`."""
-    if cloudpickle.list_registry_pickle_by_value():
+    if _some_modules_go_by_value():
         return None
     try:
         plain = Pickled().dumped(pickle.Pickler, value, beside)

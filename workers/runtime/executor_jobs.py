@@ -5,7 +5,6 @@ Runs in: worker. The program that owns the Executor pickled the function (`pickl
 
 from __future__ import annotations
 
-import inspect
 import sys
 import typing
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -108,6 +107,8 @@ def _with_context(
 
 def _place(function: Any, name: str) -> int | None:
     """Return the position of a parameter; None if it can be given only by name."""
+    import inspect  # here: 5 ms of the first worker's start, and few functions have such a parameter
+
     how: dict[str, Any] = {}
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -146,6 +147,8 @@ def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any
 
 
 def _evaluated(function: Any, kind: object) -> object:
+    import inspect
+
     try:
         return eval(kind, getattr(inspect.unwrap(function), "__globals__", {})) if isinstance(kind, str) else kind
     except Exception:

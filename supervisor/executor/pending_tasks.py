@@ -203,7 +203,7 @@ class PendingTasks:
                 task.waits_as_job = True
                 self._call(self._serve_waiting)
             return
-        self.repair()
+        self._leave_queue(lane, task)
         if lane.is_alone:
             self._call(lambda _: lane.settle())
 
@@ -212,9 +212,15 @@ class PendingTasks:
         if self._doubt is not None:
             lane, task = self._doubt
             if lane.repair(task):
-                task.future.pid = lane.process.pid
-                self._waiting.pop(task.future, None)
-            self._doubt = None
+                self._leave_queue(lane, task)
+            else:
+                self._doubt = None
+
+    def _leave_queue(self, lane: Lane, task: Task) -> None:
+        """Complete a move to a lane."""
+        task.future.pid = lane.process.pid
+        self._waiting.pop(task.future, None)
+        self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
     def _call(self, act: Callable[[Supervisor], None]) -> None:
         try:

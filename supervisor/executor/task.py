@@ -57,12 +57,16 @@ class TaskLimits(NamedTuple):
     """The worker reports that the function is entered: a time limit runs until then, or from then on."""
     is_watched: bool
     """Resources are measured."""
+    is_alone: bool
+    """A task is not lined up behind another one, nor another one behind it."""
 
     @classmethod
     def of(cls, job_type: JobType, asked: Mapping[str, Any]) -> TaskLimits:
         """Work out the limits of tasks that ask for these."""
         in_force = limits_of_job(job_type.limits, job_type.caps, asked)
-        return cls(asked, in_force, limits_as_json(in_force), announces(in_force), is_watched(in_force))
+        announced, watched = announces(in_force), is_watched(in_force)
+        is_alone = announced or watched or job_type.name == executor_setup.STREAM
+        return cls(asked, in_force, limits_as_json(in_force), announced, watched, is_alone)
 
 
 class TaskOwner(Protocol):
@@ -143,12 +147,11 @@ class Task:
 
     @property
     def is_watched(self) -> bool:
-        return self._rules().is_watched
+        return (self._in_force or self._rules()).is_watched
 
     @property
     def is_alone(self) -> bool:
-        limits = self._in_force or self._rules()
-        return limits.is_watched or limits.announced or self._type == executor_setup.STREAM
+        return (self._in_force or self._rules()).is_alone
 
     @property
     def is_job(self) -> bool:
@@ -203,7 +206,8 @@ class Task:
         self._become_job(given)
 
     def complete(self, result: bytes) -> None:
-        self._close_input()
+        if self._shared is not None or type(self._input) is not bytes:
+            self._close_input()
         self.future.complete(result)
         self._owner.forget(self)
 

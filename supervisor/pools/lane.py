@@ -146,7 +146,7 @@ class LinedUp:
 
     __slots__ = ("at", "call", "fence", "is_alone", "passes_result_buffer", "sent")
 
-    def __init__(self, call: LaneCall, fence: int, *, is_alone: bool, passes_result_buffer: bool) -> None:
+    def __init__(self, call: LaneCall, fence: int, is_alone: bool, passes_result_buffer: bool) -> None:
         self.call = call
         self.fence = fence
         self.is_alone = is_alone
@@ -236,18 +236,20 @@ class Lane:
 
     def line_up(self, call: LaneCall) -> bool:
         """Send a call to the worker. Return False if the socket takes no more. After an interrupt call `repair`."""
-        self._note_before()
+        line = self._line
+        if not line:
+            self._note_before()
         if call.is_watched:
             self.process.note_base()
         fence, passes = next(self._fences), self._passes_result_buffer
         message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1)
-        place = LinedUp(call, fence, is_alone=call.is_alone or not self.quiet, passes_result_buffer=passes)
-        self._line.append(place)
+        place = LinedUp(call, fence, not self.quiet or call.is_alone, passes)
+        line.append(place)
         try:
             self.process.line.send(message, passed, place.sent)
         except OSError:  # no room, no memory, or the worker is gone, which is reported in a moment
-            self._line.pop()
-            self._is_full = bool(self._line)
+            line.pop()
+            self._is_full = bool(line)
             return False
         self._passes_result_buffer = False
         call.lane = self
@@ -256,7 +258,7 @@ class Lane:
     def _note_before(self) -> None:
         """Take the readings from which the end of the next call is explained, unless there are recent ones."""
         now = monotonic()
-        if not self._line and now - self._before_at > BEFORE_S:
+        if now - self._before_at > BEFORE_S:
             self._before_at = now
             self.process.note_before()
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 # The program imports this module before it starts the first guard, which should not wait: the rest is imported below.
 
-POOL_MODULE = "killable.workers.runtime.executor_jobs"
+POOL_MODULE = "killable.workers.runtime.call_execution"
 IMPORTED_AHEAD = (POOL_MODULE, "killable.workers.protocol.pickling", "multiprocessing")
 """What the zygote of an Executor imports while the program still starts."""
 CALL, STREAM = "call", "stream"

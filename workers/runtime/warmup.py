@@ -1,7 +1,8 @@
 """Run a trivial job once through the real code path, so that the first job of a fresh fork starts faster.
 
 Runs in: worker, before it is ready. After a fork every page is shared, and the first write to each copies it (changing
-a reference count is a write). Without the warm-up the first job of a worker entered 0.3 ms later.
+a reference count is a write). Without the warm-up the first job of a worker entered 0.3 ms later. A worker of an
+Executor also runs a call (`Harness.rehearse`): its first one then begins 1.5 ms sooner.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.registered import RegisteredJob
+from killable.workers.protocol.call_message import encode_call
 from killable.workers.protocol.codec import Codec
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Idle, Kind, Run
@@ -92,3 +94,11 @@ def warm_up(tmp: str, codec: Codec) -> None:
         ours.close()
         orders.close()
         os.close(null)
+
+
+def call_message() -> bytes:
+    """Return a call of an Executor that does nothing, as a worker receives it."""
+    from killable.workers.protocol import pickling
+
+    call = {"function": abs, "args": (1,), "kwargs": {}}
+    return encode_call(_FENCE, _FENCE, 0, 0, _NAME.encode(), b"{}", pickling.in_band(call))

@@ -117,7 +117,7 @@ class Executor(concurrent.futures.Executor):
                 start_method=start_method or _start_method(mp_context),
                 nice=nice,
                 codec="pickle",
-                setup=setup.encode(sys.path),
+                setup=_encoded(setup),
             )
             _check_names(limits)
             self._limits = parse_limits(limits)
@@ -527,6 +527,17 @@ def _setup(
         initargs=initargs,
         sends_logging=sends_logging,
     )
+
+
+def _encoded(setup: ExecutorSetup) -> bytes:
+    """Raise any exception of pickling, with a note that says which argument it is."""
+    try:
+        return setup.encode(sys.path)
+    except Exception as error:
+        from killable.supervisor.executor import pickling_errors
+
+        pickling_errors.name_in_setup(error, setup.initializer, setup.initargs)
+        raise
 
 
 def _names(modules: Sequence[str]) -> tuple[str, ...]:

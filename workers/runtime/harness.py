@@ -126,6 +126,7 @@ class Harness:
         self._result_buffer = -1
         self._outputs: tuple[int, ...] = ()
         """The output pipes, from the first call on, also when a call has put other files in their place."""
+        self._since = time.time()
         self._served = 0
         self._heard = 0
         """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
@@ -202,7 +203,7 @@ class Harness:
         if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
             memory_names.names.hand_over()
         elif not (is_last or change):
-            change = _memory_left()
+            change = _memory_left(self._since)
         if not (is_last or change):
             if attempt.has_tmp:
                 self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
@@ -282,11 +283,13 @@ class Harness:
                 os.close(descriptor)
 
 
-def _memory_left() -> str:
-    """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker."""
+def _memory_left(since: float) -> str:
+    """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker, which
+    exists since then (CLOCK_REALTIME seconds): a segment that is older was made by another process with its pid.
+    """
     names = memory_names.names.left()
     try:
-        has_segments = bool(segments_of([os.getpid()]))
+        has_segments = bool(segments_of([os.getpid()], since))
     except OSError as error:
         return f"it is not known whether shared memory is left ({error.strerror})"
     if names or has_segments:

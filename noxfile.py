@@ -52,10 +52,16 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def pyright(session: nox.Session) -> None:
-    """Run pyright, strictly, on the programs that mypy checks in the tests. By hand: it brings node."""
+    """Run pyright, strictly, on the programs that mypy checks in the tests and on those of the documents. By hand: it
+    brings node.
+    """
     install(session, "test")
     session.install("pyright[nodejs]")
+    programs = session.create_tmp()
+    session.run("python", "tests/docs/write_programs.py", programs)
     session.run("pyright", "tests/contract/typed_programs.py")
+    with session.chdir(programs):  # or it does not find what a program has beside it
+        session.run("pyright", ".")
 
 
 @nox.session

@@ -117,7 +117,7 @@ class Executor(concurrent.futures.Executor):
                 start_method=start_method or _start_method(mp_context),
                 nice=nice,
                 codec="pickle",
-                setup=setup.encode(sys.path),
+                setup=_encoded(setup),
             )
             if early_guard is not None:
                 early_guard.begin_pool(pool)
@@ -547,6 +547,17 @@ def _setup(
         initargs=initargs,
         sends_logging=sends_logging,
     )
+
+
+def _encoded(setup: ExecutorSetup) -> bytes:
+    """Raise any exception of pickling, with a note that says which argument it is."""
+    try:
+        return setup.encode(sys.path)
+    except Exception as error:
+        from killable.supervisor.executor import pickling_errors
+
+        pickling_errors.name_in_setup(error, setup.initializer, setup.initargs)
+        raise
 
 
 def _names(modules: Sequence[str]) -> tuple[str, ...]:

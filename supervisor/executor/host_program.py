@@ -64,6 +64,7 @@ class LastWait:
             while not each.supervisor_thread.join(0):
                 for one in self._executors:
                     one.stop_unread()
+                relay.work_off_all()
                 if self._say_at <= monotonic():
                     self._say_at = float("inf")
                     self._say()

@@ -24,8 +24,25 @@ def name_it(error: Exception, function: Any, args: Sequence[Any], kwargs: Mappin
         if function in (apply_to_each, try_each):  # from `map`: the columns are the arguments
             function, *args = args
         found = _first([Part(None, function), *_arguments(args, kwargs)], seen=set())
-        if found:
-            error.add_note(f"{found} cannot be sent to a worker: make it there, in the function or an `initializer`.")
+        _say(error, found)
+
+
+def name_in_setup(error: Exception, initializer: Any, initargs: Sequence[Any]) -> None:
+    """Do it for what an Executor was made with."""
+    with contextlib.suppress(Exception):
+        parts = (Part(f"{each.name} of the initializer", each.value) for each in _arguments(initargs, {}))
+        _say(error, _first([Part(None, initializer), *parts], seen=set()))
+
+
+def _say(error: Exception, found: str | None) -> None:
+    if found:
+        error.add_note(f"{found} cannot be sent to a worker: {_advice(error)}.")
+
+
+def _advice(error: Exception) -> str:
+    if "through inheritance" in str(error):  # what multiprocessing says of its locks, queues and shared values
+        return "take one of a `multiprocessing.Manager()`"
+    return "make it there, in the function or an `initializer`"
 
 
 class Part(NamedTuple):

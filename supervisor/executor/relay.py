@@ -34,6 +34,8 @@ Act = Callable[[], None]
 
 _at_work: set[Relay] = set()
 """Relays whose thread runs."""
+_without_thread: set[Relay] = set()
+"""Relays whose thread could not be started: Python 3.12.0 and 3.12.1 start none once the main thread has ended."""
 
 
 class Relay:
@@ -93,17 +95,22 @@ class Relay:
         thread = self._thread
         if thread is threading.current_thread():
             return
-        while self._thread is None and self._acts:  # no thread could be started
-            _run(self._acts.popleft()[1])
+        self.work_off()
         with self._changed:
             while not self.is_idle and not (self.is_stuck and not is_patient):
                 self._changed.wait(None if is_patient else STUCK_S)
         if thread is not None and self._closed and self.is_idle:
             thread.join()
 
+    def work_off(self) -> None:
+        """Do what was put in, in the calling thread, if there is no other."""
+        while self._thread is None and (act := self._next(waits=False)) is not None:
+            _run(act)
+
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent."""
         _at_work.discard(self)
+        _without_thread.discard(self)
         self._changed = threading.Condition()  # another thread may have held it at the fork
         self._acts.clear()
         self._bytes, self._busy_since, self._thread = 0, None, None
@@ -116,17 +123,19 @@ class Relay:
             try:
                 thread.start()
             except RuntimeError:  # no thread can be started
+                _without_thread.add(self)
                 return
             self._thread = thread
             _at_work.add(self)
+            _without_thread.discard(self)
 
     def _run(self) -> None:
         while (act := self._next()) is not None:
             _run(act)
             del act  # it may hold the text of a task
 
-    def _next(self) -> Act | None:
-        """Return the next act once there is one; None when the relay is closed and empty."""
+    def _next(self, *, waits: bool = True) -> Act | None:
+        """Return the next act once there is one; None when the relay is closed and empty, or empty if not `waits`."""
         with self._changed:
             self._busy_since = None
             if self._waiting_for_room and self._bytes <= ROOM_BYTES // 2:
@@ -138,6 +147,8 @@ class Relay:
             if not self._acts:
                 self._changed.notify_all()  # `join`
             while not self._acts:
+                if not waits:
+                    return None
                 if self._closed:
                     self._thread = None
                     _at_work.discard(self)
@@ -156,7 +167,14 @@ def _run(act: Act) -> None:
         logger.exception("relay_failed")
 
 
+def work_off_all() -> None:
+    """Do, in the calling thread, what relays have whose thread could not be started."""
+    for relay in list(_without_thread):
+        relay.work_off()
+
+
 def join_all(*, is_patient: bool) -> None:
     """Wait, at the exit of the program, until every relay has shown what it has (`Relay.join`)."""
+    work_off_all()
     for relay in list(_at_work):
         relay.join(is_patient=is_patient)

@@ -13,7 +13,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.executor.futures import JobFuture
 
 
-async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | None:
+async def stopped(future: JobFuture[Any]) -> Mapping[str, Any] | Any:
     """Wait until no process of a task is alive. Return its certificate; None if it was never accepted.
 
     Cancels nothing, even if the waiting coroutine is cancelled. `asyncio.wait_for` on a wrapped future cancels it and

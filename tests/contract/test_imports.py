@@ -49,6 +49,7 @@ WORKERS = GUARDS | {
     "runtime.memory_names", "runtime.memory_removal",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.stop_signal", "runtime.warmup",
+    "runtime.worker_identity",
 }  # fmt: skip
 """Modules of `killable.workers`."""
 NAME = {

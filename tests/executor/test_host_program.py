@@ -252,6 +252,31 @@ def test_a_program_that_ends_finishes_what_is_pending() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "ends\n0\n1\n4\n", "")
 
 
+@pytest.mark.parametrize("starts_threads", [True, False])
+def test_a_program_that_ends_shows_what_pending_calls_print(starts_threads: bool) -> None:
+    """More than is kept for its reader, too. Python 3.12.0 starts no thread once the main one has ended."""
+    done = run(f"""
+        import threading
+        from killable import Executor
+
+        def refuse(thread):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        def talk():
+            for number in range(3000):
+                print(number, "x" * 1000)
+
+        executor = Executor(max_workers=1)
+        if not {starts_threads}:
+            threading.Thread.start = refuse
+        print("ends", flush=True)
+        executor.submit(talk)
+    """)
+    first, *lines = done.stdout.splitlines()
+    assert (done.returncode, first, done.stderr) == (0, "ends", "")
+    assert [line.partition(" ")[0] for line in lines] == [str(number) for number in range(3000)]
+
+
 @pytest.mark.parametrize(
     ("pending", "last", "code"),
     [

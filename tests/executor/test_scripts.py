@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 
-def run(folder: Path, text: str, *arguments: str) -> str:
-    """Run a script; return what it has printed."""
+def run(folder: Path, text: str, *arguments: str, stderr: str = "") -> str:
+    """Run a script; return what it has printed. `stderr`: what it prints there."""
     script = folder / "script.py"
     script.write_text(textwrap.dedent(text))
     done = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=240, cwd="/"
     )
-    assert done.stderr == ""
+    assert done.stderr == stderr
     return done.stdout
 
 
@@ -447,3 +447,45 @@ def test_what_cannot_be_sent_is_refused_by_name(tmp_path: Path, argument: str, w
     """
     told = f"{what} cannot be sent to a worker: make it there, in the function or an `initializer`.\n"
     assert run(tmp_path, text) == (told if what else "\n")
+
+
+def test_what_of_multiprocessing_cannot_be_sent_is_refused_with_what_can(tmp_path: Path) -> None:
+    text = """
+        import multiprocessing
+        from killable import Executor
+
+        shared = multiprocessing.Value("i", 0)
+
+        def use(number, value):
+            pass
+
+        try:
+            Executor(1, initializer=use, initargs=(1, shared))
+        except RuntimeError as error:
+            print(*error.__notes__)
+        with Executor(1) as executor:
+            print(*executor.submit(use, 1, value=shared).exception().__notes__)
+    """
+    told = "cannot be sent to a worker: take one of a `multiprocessing.Manager()`.\n"
+    assert run(tmp_path, text) == f"Argument 2 of the initializer {told}Argument 'value' {told}"
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_worker_is_told_from_the_program_as_multiprocessing_tells_it(tmp_path: Path, start_method: str) -> None:
+    text = f"""
+        import logging
+        import multiprocessing
+        import os
+        from killable import Executor
+
+        def who():
+            parent = multiprocessing.parent_process()
+            parent.join(0)
+            logging.warning("from it")
+            return multiprocessing.current_process().name, parent.name, parent.pid, parent.is_alive()
+
+        logging.basicConfig(format="%(processName)s %(message)s")
+        with Executor(1, spares=0, start_method={start_method!r}) as executor:
+            print(executor.submit(who).result() == ("Worker-1", "MainProcess", os.getpid(), True))
+    """
+    assert run(tmp_path, text, stderr="Worker-1 from it\n") == "True\n"

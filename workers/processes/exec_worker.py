@@ -10,7 +10,6 @@ import os
 import signal
 import site
 import sys
-import traceback
 from typing import Any, NoReturn
 
 from killable.workers.exit_codes import ExitCode
@@ -63,7 +62,7 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
     settings = Configure(**configure)
     try:
         catalogue.load(settings, run_preloads=True)
-    except BaseException:
-        report_broken(pipes.frames, traceback.format_exc())
+    except BaseException as error:
+        report_broken(pipes.frames, catalogue.traceback_of(error))
         os._exit(ExitCode.NOT_IMPORTABLE)
     run_worker(pipes, settings, tmp, cgroup_errno)

@@ -7,6 +7,7 @@ Runs in: any.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -44,7 +45,7 @@ class ExecutorSetup(NamedTuple):
         facts = script_globals.facts_of_main()
         logging = LoggingSetup.of_program() if self.sends_logging else None
         rest = pickling.pickled(self).to_bytes()
-        return pickle.dumps((list(path), sys.argv, authkey, facts, logging, rest))
+        return pickle.dumps((list(path), sys.argv, os.getpid(), authkey, facts, logging, rest))
 
 
 _in_pool = False
@@ -64,11 +65,13 @@ def prepare(encoded: bytes) -> None:
 
     from killable.workers.authoring.preloads import preload
     from killable.workers.protocol import pickling, script_globals
+    from killable.workers.runtime import worker_identity
 
-    path, arguments, authkey, facts, logging, rest = pickle.loads(encoded)
+    path, arguments, program, authkey, facts, logging, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     sys.argv[:] = arguments
     multiprocessing.current_process().authkey = authkey
+    worker_identity.descend_from(program)
     script_globals.share(facts)
     if logging is not None:
         logging.take_effect()

@@ -82,6 +82,10 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
 def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     memory_names.names.install(os.path.join(tmp, named_memory.LOG_NAME))
+    if configure.setup:
+        from killable.workers.runtime.worker_identity import take_name
+
+        take_name(os.path.basename(tmp))
     try:
         run_preloads(each_worker=True)
     except BaseException as error:

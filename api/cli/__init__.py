@@ -63,4 +63,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A job's output may contain characters that the encoding of the terminal lacks.
             stream.reconfigure(errors="backslashreplace")
+    # httpx has a command of its own, which it imports where click and rich are installed. None: an ImportError.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     app()

@@ -5,6 +5,7 @@ Runs in: any machine. Where another release of Typer is made otherwise, it works
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterable
 from types import ModuleType
@@ -22,6 +23,10 @@ class VerbCommand(typer.core.TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         prepare_help()
         super().format_help(ctx, formatter)
+
+    def invoke(self, ctx: Any) -> Any:
+        gc.enable()
+        return super().invoke(ctx)
 
     def get_params(self, ctx: Any) -> Any:
         return with_values_as_given(super().get_params(ctx))

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,9 @@ LEAVE_S = float(os.environ.get("LEAVE_S", 20))
 
 sys.dont_write_bytecode = False
 """Each process of pytest-xdist imports every test: it takes twice as long where asserts have to be rewritten anew."""
+
+gc.disable()
+"""Until all tests are collected: next to nothing of that is garbage, and each process collects them all."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell script that starts this with & has had it ignored (POSIX, Shell 2.12), and everything that a test starts
@@ -80,41 +84,59 @@ class Belongings:
             _handlers(),
         )
 
-    def more(self) -> dict[str, Any]:
+    def more(self, besides: Collection[str] = ()) -> dict[str, Any]:
         """Return what there is now that was not there then, by kind; kinds of which there is no more are absent."""
-        descriptors = open_descriptors()
+        changed = {n: to for n, to in open_descriptors().items() if self.descriptors.get(n) != to}
         processes: list[ProcessInfo] = [
             seen for seen in started_by_tests() if (seen.pid, seen.started) not in self.processes
         ]
         more = {
-            "descriptors": {n: to for n, to in descriptors.items() if self.descriptors.get(n) != to},
+            "descriptors": {n: to for n, to in changed.items() if n > 2},
+            "streams": {n: to for n, to in changed.items() if n <= 2},
             "threads": [thread for thread in threading.enumerate() if thread not in self.threads],
             "processes": processes,
             "cgroups": [path for path in cgroups_of(os.getpid()) if path not in self.cgroups],
             "handlers": {n: now for n, now in _handlers().items() if now != self.handlers[n]},
         }
-        return {kind: left for kind, left in more.items() if left}
+        return {kind: left for kind, left in more.items() if left and kind not in besides}
 
 
 def _handlers() -> dict[int, Any]:
     return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
 
 
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """After each test descriptors, threads, processes and cgroups are as before. It ends after the test's event loop,
-    whose executor's threads are gone by then.
-    """
+@contextmanager
+def _leaves_nothing(who: str, besides: Collection[str] = ()) -> Iterator[None]:
     before = Belongings.now()
     yield
 
     def nothing_more() -> bool | Pending:
-        if not before.more():
+        if not before.more(besides):
             return True
         gc.collect()  # what a thread lets go of late may be garbage only now
-        return Pending(more) if (more := before.more()) else True
+        return Pending(more) if (more := before.more(besides)) else True
 
-    until(nothing_more, "the test leaves nothing behind", LEAVE_S)
+    until(nothing_more, f"{who} leaves nothing behind", LEAVE_S)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test descriptors, threads, processes and cgroups are as before. It ends after the test's event loop,
+    whose executor's threads are gone by then.
+
+    Descriptors and threads of an Executor that tests share come and go with its workers; they are looked at when it is
+    over.
+    """
+    shares = "shared_executor" in request.fixturenames
+    with _leaves_nothing("the test", ("descriptors", "threads") if shares else ()):
+        yield
+
+
+@pytest.fixture(scope="module")
+def nothing_left_of_module() -> Iterator[None]:
+    """The same after all tests of a module, and what they shared. Where pytest captures output is its own matter."""
+    with _leaves_nothing("the module", besides=("streams",)):
+        yield
 
 
 @pytest_asyncio.fixture
@@ -137,6 +159,7 @@ async def no_task_left() -> AsyncIterator[None]:
 def pytest_collection_finish() -> None:
     """What was imported stays to the end: no collector has to go through it."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -108,7 +108,7 @@ class PoolSpawner:
                 new.cgroup,
                 os.path.join(self._tmp, worker_id + tmp_suffix(self._spec)),
                 self._oom,
-                zygote_host.note_exit,
+                zygote_host.note_ending,
                 since=new.since,
                 is_program=bool(self._spec.setup),
             )

@@ -54,7 +54,7 @@ class WorkerProcess:
         cgroup: Cgroup | None,
         tmp: str,
         oom: OomCounter,
-        on_exit: Callable[[], None],
+        on_ending: Callable[[], None],
         *,
         since: float,
         is_program: bool = False,
@@ -74,7 +74,7 @@ class WorkerProcess:
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
         self.base: Sample | None = None
-        self._on_exit = on_exit
+        self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
         self._frames = FrameReader(loop, frames, tokens, listener)
@@ -93,7 +93,7 @@ class WorkerProcess:
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
+        self._kill_wanted = self._was_killed = self._closed = self._exit_reported = self._is_removing = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -146,6 +146,7 @@ class WorkerProcess:
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]
+        self._is_removing = True
         self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
 
     def _on_memory_removed(self, ending: ProcessEnding | None, swept: int, zygote_lost: bool, removed: int) -> None:
@@ -239,6 +240,7 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
         elif self._kill():
+            self._on_ending()
             # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
             for reader in self._readers:
                 reader.pause()
@@ -339,7 +341,8 @@ class WorkerProcess:
         return used if self._alive() else Usage()
 
     def abandon(self) -> None:
-        self._close()
+        if not self._is_removing:  # else it is gone in a moment, and says so
+            self._close()
 
     # ── inside ──
 
@@ -387,12 +390,17 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         self._notifications.drain()  # before the exit is reported: a delivery has to come first
         self._listener.on_exited()
-        self._on_exit()
+        self._on_ending()
 
     @property
     def awaits_report(self) -> bool:
         """Whether the zygote has yet to report its fork, or its exit, which the pidfd has shown."""
         return self.pid is None or self._exit_reported
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was killed, or the pidfd has shown its exit, and the zygote has yet to report that."""
+        return self.pid is not None and (self._was_killed or self._exit_reported)
 
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""

@@ -50,19 +50,59 @@ def test_nothing():
 TESTS = Path(__file__).parents[1]
 
 
-def test_whoever_leaves_something_is_told(tmp_path: Path) -> None:
-    (tmp_path / "test_leaks.py").write_text(LEAKS)
+LEAKS_OF_A_MODULE = """
+import os
+import subprocess
+
+kept = []
+
+
+def test_descriptors(executor):
+    kept.append(os.pipe())
+
+
+def test_processes(executor):
+    kept.append(subprocess.Popen(["sleep", "60"]))
+
+
+def test_last(executor):
+    with kept[1] as process:
+        process.kill()
+    assert executor.submit(pow, 2, 3).result() == 8
+"""
+
+
+def run(folder: Path, *options: str) -> str:
+    """Run the tests of a folder, which pass; return what is printed."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto",
-         "-o", "asyncio_default_fixture_loop_scope=function", f"--rootdir={tmp_path}", "-rA", "test_leaks.py"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TESTS), "LEAVE_S": "0.2"},
+        [sys.executable, "-m", "pytest", "-p", "conftest", *options, "-p", "no:cacheprovider", "-o",
+         "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", f"--rootdir={folder}", "-rA",
+         "test_leaks.py"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(TESTS), "LEAVE_S": "0.2"},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    told = dict(re.findall(r"^ERROR test_leaks.py::test_(\w+) - (.*)$", done.stdout, re.MULTILINE))
-    assert set(told) == {"descriptors", "threads", "processes", "orphans", "handlers", "task"}, (
-        done.stdout + done.stderr
-    )
-    assert done.stdout.count("PASSED") == 7
+    return done.stdout + done.stderr
+
+
+def errors_in(printed: str) -> dict[str, str]:
+    """Return what is said of each test that has left something."""
+    return dict(re.findall(r"^ERROR test_leaks.py::test_(\w+) - (.*)$", printed, re.MULTILINE))
+
+
+def test_whoever_leaves_something_is_told(tmp_path: Path) -> None:
+    (tmp_path / "test_leaks.py").write_text(LEAKS)
+    printed = run(tmp_path)
+    told = errors_in(printed)
+    assert set(told) == {"descriptors", "threads", "processes", "orphans", "handlers", "task"}, printed
+    assert printed.count("PASSED") == 7
     for kind in set(told) - {"orphans", "task"}:
-        assert f"{{'{kind}': " in done.stdout
-    assert len(re.findall(r"^E .*\{'processes': .*'sleep'", done.stdout, re.MULTILINE)) == 2, "a child, and an orphan"
+        assert f"{{'{kind}': " in printed
+    assert len(re.findall(r"^E .*\{'processes': .*'sleep'", printed, re.MULTILINE)) == 2, "a child, and an orphan"
+
+
+def test_beside_a_shared_executor_descriptors_are_told_when_it_is_over(tmp_path: Path) -> None:
+    (tmp_path / "test_leaks.py").write_text(LEAKS_OF_A_MODULE)
+    printed = run(tmp_path, "-p", "executor.conftest")
+    assert set(errors_in(printed)) == {"processes", "last"}, printed
+    assert printed.count("PASSED") == 3
+    assert re.search(r"^E .*the module leaves nothing behind: .*\{'descriptors': ", printed, re.MULTILINE), printed

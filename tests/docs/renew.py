@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+sys.path.append(str(Path(__file__).parents[1]))  # which pytest does for tests
+
 from outputs import ANY_LINES, is_shown
 from session import Session
 

@@ -1,4 +1,7 @@
-"""A page is followed as a reader would: its files are written, its programs and commands run, in one folder."""
+"""A page is followed as a reader would: its files are written, its programs and commands run, in one folder.
+
+The command `killable` runs in a fork, which is sooner there; its start is tested elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from documents import Block, Step, blocks_of, steps_of
 from outputs import JOB_ID, ids_of, is_shown
+from support.forked_script import ForkedScript
 
 SERVERS = ("killable serve", "uvicorn ")
 """Commands that a reader leaves running in a terminal of their own."""
@@ -84,6 +89,8 @@ class Session:
     def __init__(self, folder: Path, *, checks: bool = True) -> None:
         """Without `checks` outputs are collected, and not compared."""
         self._folder = folder
+        self._scripts = folder
+        """Where `killable` is, for its commands."""
         self._checks = checks
         self._ports = dict(zip(PORTS.values(), _free_ports(len(PORTS)), strict=True))
         self._ids: dict[str, str] = {}
@@ -95,6 +102,11 @@ class Session:
 
     def follow(self, path: Path) -> None:
         """Do what a page says, from its first block to its last. Raise Broken."""
+        with TemporaryDirectory() as scripts, ForkedScript(Path(scripts) / "bin") as script:
+            self._scripts = script.folder
+            self._follow(path)
+
+    def _follow(self, path: Path) -> None:
         try:
             blocks = [block for block in blocks_of(path) if block.mark in ("", "cell")]
             cells: list[tuple[Block, Block | None]] = []
@@ -205,7 +217,7 @@ class Session:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("KILLABLE_", "PYTEST_"))}
         port = self._ports["7833"]
         return kept | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self._scripts}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self._folder),
             "COLUMNS": "120",
             "PYTEST_ADDOPTS": "-p no:asyncio",  # which warns, where it has no settings

@@ -24,15 +24,39 @@ PEERS = {
 KILLS = 2
 
 
-def run(benchmark: str, *options: str) -> str:
-    command = [sys.executable, str(BENCHMARKS / f"{benchmark}.py"), *options]
-    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent).stdout
+NAMES = sorted(path.stem for path in BENCHMARKS.glob("bench_*.py"))
+
+EACH = """
+import contextlib, io, json, runpy, sys
+
+said = {}
+for path in sys.argv[1:]:
+    for option in ("--help", "--list"):
+        sys.argv, text = [path, option], io.StringIO()
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            runpy.run_path(path, run_name="__main__")
+        said[f"{path} {option}"] = text.getvalue()
+print(json.dumps(said))
+"""
+"""Runs each benchmark with each option. They import the same packages, which takes longer than all else."""
 
 
-@pytest.mark.parametrize("benchmark", sorted(path.stem for path in BENCHMARKS.glob("bench_*.py")))
-def test_its_help_has_examples_of_options_and_parts_that_there_are(benchmark: str) -> None:
-    described, _, examples = run(benchmark, "--help").partition("Examples:")
-    parts = run(benchmark, "--list").splitlines()
+@pytest.fixture(scope="module")
+def said() -> dict[str, str]:
+    """What each benchmark says about itself."""
+    paths = [f"benchmarks/{name}.py" for name in NAMES]
+    command = [sys.executable, "-c", EACH, *paths]
+    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=BENCHMARKS.parent, env=environment)
+    printed: dict[str, str] = json.loads(done.stdout)
+    return printed
+
+
+@pytest.mark.parametrize("benchmark", NAMES)
+def test_its_help_has_examples_of_options_and_parts_that_there_are(benchmark: str, said: dict[str, str]) -> None:
+    described, _, examples = said[f"benchmarks/{benchmark}.py --help"].partition("Examples:")
+    parts = said[f"benchmarks/{benchmark}.py --list"].splitlines()
+    assert parts
     lines = [shlex.split(line) for line in examples.strip().splitlines()]
     assert lines and all(line[:2] == ["python", f"benchmarks/{benchmark}.py"] for line in lines)
     for line in lines:
@@ -42,7 +66,9 @@ def test_its_help_has_examples_of_options_and_parts_that_there_are(benchmark: st
 
 
 def test_its_parts_are_listed() -> None:
-    listed = run("bench_executor", "--list").splitlines()
+    """By the program itself."""
+    command = [sys.executable, str(BENCHMARKS / "bench_executor.py"), "--list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {"cancel python_loop", "cancel native_loop", "timeout", "recovery"} <= set(listed)
 
 

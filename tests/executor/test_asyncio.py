@@ -132,16 +132,16 @@ async def test_a_with_that_blocks_nobody_says_nothing() -> None:
 # ── what a coroutine calls ──
 
 
-async def test_submitting_and_cancelling_wait_for_nobody(executor: Executor) -> None:
+async def test_submitting_and_cancelling_wait_for_nobody(own_executor: Executor) -> None:
     """The supervisor's thread stands still: who waited for it would never come back."""
-    executor.submit(executor_tasks.square, 1).result()
-    with stalled_supervisor_thread(executor):
-        futures = [executor.submit(executor_tasks.square, number) for number in range(200)]
-        large = executor.submit(len, bytes(20 << 20))
-        stream = executor.astream(executor_tasks.count, 3)
+    own_executor.submit(executor_tasks.square, 1).result()
+    with stalled_supervisor_thread(own_executor):
+        futures = [own_executor.submit(executor_tasks.square, number) for number in range(200)]
+        large = own_executor.submit(len, bytes(20 << 20))
+        stream = own_executor.astream(executor_tasks.count, 3)
         for future in futures[100:]:
             future.cancel()
-        shut = asyncio.create_task(executor.ashutdown())
+        shut = asyncio.create_task(own_executor.ashutdown())
         await asyncio.sleep(0)
     assert [await asyncio.wrap_future(future) for future in futures[:100]] == [number**2 for number in range(100)]
     assert await asyncio.wrap_future(large) == 20 << 20 and [each async for each in stream] == [0, 1, 2]

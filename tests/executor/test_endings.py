@@ -90,9 +90,9 @@ def test_what_is_returned_in_the_grace_is_a_partial_result(executor: Executor, t
     assert future.partial == b"x" * size == future.partial
 
 
-def test_nothing_of_the_tree_is_left(executor: Executor, tmp_path: Path) -> None:
+def test_nothing_of_the_tree_is_left(own_executor: Executor, tmp_path: Path) -> None:
     before = {seen.pid for seen in processes.started_by_tests()}
-    future = executor.submit(executor_tasks.fork_and_loop, str(tmp_path / "in"))
+    future = own_executor.submit(executor_tasks.fork_and_loop, str(tmp_path / "in"))
     arrived(tmp_path / "in")
     assert len({seen.pid for seen in processes.started_by_tests()} - before) >= 3
     future.cancel(grace_s=0)

@@ -13,6 +13,12 @@ from killable import Executor, WorkerCrashed
 from killable.supervisor.settings import StartMethod
 
 
+@pytest.fixture
+def executor(own_executor: Executor) -> Executor:
+    """Its workers have the program's levels and filters from when it starts."""
+    return own_executor
+
+
 @pytest.fixture(autouse=True)
 def levels(caplog: pytest.LogCaptureFixture) -> None:
     """Those that are carried over when the executor starts."""

@@ -47,7 +47,7 @@ def test_a_callback_that_raises_is_logged(executor: Executor, caplog: pytest.Log
 
 
 def test_a_callback_that_blocks_holds_up_no_kill_and_no_other_task(
-    executor: Executor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_executor: Executor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reached, free = threading.Event(), threading.Event()
 
@@ -55,14 +55,14 @@ def test_a_callback_that_blocks_holds_up_no_kill_and_no_other_task(
         reached.set()
         free.wait()
 
-    future = executor.submit(talking_tasks.report, 1, str(tmp_path / "never"))
+    future = own_executor.submit(talking_tasks.report, 1, str(tmp_path / "never"))
     future.add_progress_callback(block)
     reached.wait()
-    assert executor.submit(print, "shown when there is time").result() is None
+    assert own_executor.submit(print, "shown when there is time").result() is None
     future.cancel(grace_s=0)
     future.wait_until_done()
     assert future.cancelled()
     assert capsys.readouterr().out == ""
     free.set()
-    executor.shutdown()
+    own_executor.shutdown()
     assert capsys.readouterr().out == "shown when there is time\n"

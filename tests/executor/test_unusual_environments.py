@@ -55,16 +55,16 @@ def test_a_mount_of_nothing_on_a_path_that_is_no_text(tmp_path: Path) -> None:
     assert run(under=("unshare", "--mount", "sh", "-c", os.fsdecode(mounting), "sh")) == "1024"
 
 
-def test_a_folder_of_the_pool_that_was_tidied_away(executor: Executor) -> None:
-    zygote = executor.submit(os.getppid).result()
+def test_a_folder_of_the_pool_that_was_tidied_away(own_executor: Executor) -> None:
+    zygote = own_executor.submit(os.getppid).result()
     with open(f"/proc/{zygote}/environ") as file:
         assert "KILLABLE_INSTANCE" in file.read()
-    for folder in folders_of(executor):
+    for folder in folders_of(own_executor):
         shutil.rmtree(folder)
-    (pool,) = executor._tasks.supervisor._fleet
+    (pool,) = own_executor._tasks.supervisor._fleet
     os.kill(zygote, signal.SIGKILL)
     until(lambda: pool.zygote_restarts == 1 or Pending(pool), "its pool has heard of it")
-    assert executor.submit(executor_tasks.square, 4).result(timeout=60) == 16
+    assert own_executor.submit(executor_tasks.square, 4).result(timeout=60) == 16
 
 
 def folders_of(executor: Executor) -> list[str]:

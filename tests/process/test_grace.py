@@ -41,10 +41,8 @@ LONG_S = 60.0
 
 @pytest.mark.row("PEERS-C", "PEERS-9")
 @pytest.mark.row("D4")
-async def test_native_code_that_cannot_hear_is_killed_after_ack_s_of_the_job(
-    proof: str, supervisor: StartSupervisor
-) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_native_code_that_cannot_hear_is_killed_after_ack_s_of_the_job(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     waits = [0.1, 0.3]
     jobs = [await start_computing(server, "hold_gil", limits={"grace_s": LONG_S, "ack_s": ack_s}) for ack_s in waits]
     stories = await asyncio.gather(*(stop(server, job_id) for job_id in jobs))
@@ -65,19 +63,17 @@ async def test_without_an_ack_s_below_the_grace_native_code_keeps_its_whole_grac
 
 
 @pytest.mark.row("PEERS-C", "PEERS-11", "D14")
-async def test_a_job_that_cleans_up_in_python_is_not_taken_for_stuck(proof: str, supervisor: StartSupervisor) -> None:
+async def test_a_job_that_cleans_up_in_python_is_not_taken_for_stuck(supervisor: StartSupervisor) -> None:
     """It computes for longer than ack_s and ack_cpu_s: acknowledged is acknowledged."""
-    server = await supervisor(hostile_pool(), proof=proof)
+    server = await supervisor(hostile_pool())
     job_id = await start_computing(server, "cleans_slowly", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
     assert story.tokens == ["in", "cleaned"] and ended_with(story.certificate, 143)
     assert not was_killed(story.certificate)
 
 
-async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(
-    proof: str, supervisor: StartSupervisor
-) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_a_job_with_a_signal_handler_of_its_own_has_its_whole_grace(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     job_id = await start_computing(server, "replaces_handler", limits={"grace_s": LONG_S, "ack_s": 0.05}, cpu_s=0.3)
     story = await stop(server, job_id)
     assert story.end["partial"] == "heard it myself"
@@ -243,10 +239,8 @@ async def test_ordinary_code_cleans_up_in_two_thousand_cancels(supervisor: Start
 # ── asking again ──
 
 
-async def test_a_second_cancel_shortens_the_grace_and_cannot_lengthen_it(
-    proof: str, supervisor: StartSupervisor
-) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_a_second_cancel_shortens_the_grace_and_cannot_lengthen_it(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     job_id = await start_computing(server, "ignores_term", limits={"grace_s": LONG_S})
 
     record = await server.cancel(job_id, grace_s=30, wait_s=0)
@@ -271,8 +265,8 @@ async def test_repeating_a_cancel_changes_nothing(supervisor: StartSupervisor) -
 
 
 @pytest.mark.row("D6")
-async def test_the_escalation_goes_on_when_whoever_asked_is_cancelled(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_the_escalation_goes_on_when_whoever_asked_is_cancelled(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     job_id = await start_computing(server, "ignores_term", limits={"grace_s": 0.3})
     asking = asyncio.create_task(server.cancel(job_id))
     await wait_for_state(server, job_id, "stopping")
@@ -293,8 +287,8 @@ async def test_a_cancel_that_does_not_wait_that_long_says_so(supervisor: StartSu
 
 @pytest.mark.row("PEERS-F")
 @pytest.mark.row("D22")
-async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=4), proof=proof)
+async def test_stubborn_jobs_end_together_and_hold_up_nobody(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=4))
     jobs = [await submit(server, "stops_itself", ignore=True, limits={"grace_s": 4}) for _ in range(3)]
     for job_id in jobs:
         await wait_until_stopped(server, job_id)
@@ -311,8 +305,8 @@ async def test_stubborn_jobs_end_together_and_hold_up_nobody(proof: str, supervi
 
 
 @pytest.mark.row("D13")
-async def test_a_value_returned_in_the_grace_is_kept_as_partial(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_a_value_returned_in_the_grace_is_kept_as_partial(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     job_id = await start_computing(server, "returns_in_grace", limits={"grace_s": LONG_S})
     story = await stop(server, job_id, reason="enough")
     assert story.state == "cancelled" and story.end["result"] is None

@@ -30,9 +30,9 @@ def check_counted(said: list[str]) -> int:
 @pytest.mark.parametrize("width", [1, 5_000], ids=["short", "long"])
 @pytest.mark.parametrize("grace_s", [0, 5], ids=["killed", "asked"])
 async def test_tokens_before_a_cancel_are_an_exact_prefix(
-    width: int, grace_s: float, proof: str, supervisor: StartSupervisor
+    width: int, grace_s: float, supervisor: StartSupervisor
 ) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+    server = await supervisor(hostile_pool())
     for _ in range(2):
         job_id = await submit(server, "counts_for_ever", width=width)
         seen = await wait_for_tokens(server, job_id, 50)
@@ -42,11 +42,9 @@ async def test_tokens_before_a_cancel_are_an_exact_prefix(
         assert story.certificate["tokens"] == len(story.tokens)
 
 
-async def test_what_was_said_before_the_process_ended_is_read_to_its_end(
-    proof: str, supervisor: StartSupervisor
-) -> None:
+async def test_what_was_said_before_the_process_ended_is_read_to_its_end(supervisor: StartSupervisor) -> None:
     """All of it is still in the pipes when the exit is known: the event loop is held until the process is reaped."""
-    server = await supervisor(hostile_pool(), proof=proof)
+    server = await supervisor(hostile_pool())
     job_id = await submit(server, "says_and_exits", tokens=1000, code=3)
 
     async def begun() -> int | None:
@@ -60,16 +58,16 @@ async def test_what_was_said_before_the_process_ended_is_read_to_its_end(
     assert (story.code, story.error["exit_code"]) == ("exit", 3)
 
 
-async def test_tokens_before_a_crash_are_all_there(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_tokens_before_a_crash_are_all_there(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     story = await run(server, "dies_in_a_frame", code=3)
     assert story.tokens == ["in"] and story.code == "exit"
     story = await run(server, "writes_garbage", then="loop")
     assert story.tokens == ["in"] and story.plot == ["started", "token", "failed"]
 
 
-async def test_printed_lines_before_a_kill_are_an_exact_prefix(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_printed_lines_before_a_kill_are_an_exact_prefix(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     job_id = await submit(server, "prints_for_ever")
     seen = 0
     async for batch in server.events(job_id):
@@ -87,10 +85,8 @@ async def test_printed_lines_before_a_kill_are_an_exact_prefix(proof: str, super
 
 @pytest.mark.row("B19")
 @pytest.mark.parametrize("type", ["counts_for_ever", "prints_for_ever"])
-async def test_output_stops_at_its_bound_and_what_came_before_is_kept(
-    type: str, proof: str, supervisor: StartSupervisor
-) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_output_stops_at_its_bound_and_what_came_before_is_kept(type: str, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     bound = 100_000
     story = await run(server, type, limits={"output_bytes": bound})
     assert (story.state, story.code) == ("failed", "limit.output")
@@ -124,9 +120,9 @@ async def test_a_token_larger_than_a_frame_is_an_error_of_the_job(supervisor: St
 @pytest.mark.row("PEERS-E")
 @pytest.mark.row("B19")
 @pytest.mark.parametrize("grace_s", [0, 60], ids=["killed", "asked"])
-async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, proof: str, supervisor: StartSupervisor) -> None:
+async def test_a_job_that_is_blocked_in_emit_is_ended(grace_s: float, supervisor: StartSupervisor) -> None:
     """Nobody reads while the event loop is held here: the pipe is full, and the job sleeps in its write."""
-    server = await supervisor(hostile_pool(), proof=proof)
+    server = await supervisor(hostile_pool())
     job_id = await submit(server, "emits_large", size=1 << 20, last="last", limits={"ack_s": None})
     await wait_for_tokens(server, job_id)
     pid = (await server.get(job_id)).pid
@@ -174,8 +170,8 @@ async def test_a_last_line_without_an_end_is_logged_too(supervisor: StartSupervi
 
 
 @pytest.mark.row("B18")
-async def test_jobs_side_by_side_do_not_mix_their_output(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=4, jobs_per_worker_max=0), proof=proof)
+async def test_jobs_side_by_side_do_not_mix_their_output(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=4, jobs_per_worker_max=0))
     names = [f"job {number}" for number in range(12)]
     stories = await asyncio.gather(*(run(server, "tells", name=name, lines=100) for name in names))
     for name, story in zip(names, stories, strict=True):
@@ -210,8 +206,8 @@ async def test_the_last_words_on_stderr_of_a_worker_that_dies_are_told(
         assert [each.lines for each in told.paragraphs if each.title == "Printed"] == [tuple(words)]
 
 
-async def test_nothing_that_is_printed_harms_the_tokens(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(), proof=proof)
+async def test_nothing_that_is_printed_harms_the_tokens(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool())
     story = await run(server, "prints_frames")
     assert story.state == "completed" and story.tokens == ["before"] * 4 + ["after"]
     assert {"data: [DONE]", "event: completed", "data: {}"} <= set(story.lines)

@@ -46,8 +46,8 @@ async def test_of_many_that_end_together_those_at_work_are_signalled_first(
 
 @pytest.mark.row("B1")
 @pytest.mark.row("B7")
-async def test_a_job_goes_through_its_states(proof: str, tmp_path: Path, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1, spares=0), proof=proof)
+async def test_a_job_goes_through_its_states(tmp_path: Path, supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1, spares=0))
     gate = tmp_path / "gate"
     job_id = await submit(server, "waits_for", gate=str(gate))
     record = await server.get(job_id)
@@ -130,8 +130,8 @@ async def test_the_record_is_final_when_the_terminal_event_is_read(supervisor: S
 
 
 @pytest.mark.row("B8")
-async def test_hundreds_of_jobs_at_once_each_get_their_own_result(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=4, jobs_per_worker_max=0), proof=proof)
+async def test_hundreds_of_jobs_at_once_each_get_their_own_result(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=4, jobs_per_worker_max=0))
     texts = [f"text {number}" for number in range(300)]
     stories = await asyncio.gather(*(run(server, "echoes", text=text) for text in texts))
     assert [story.end["result"]["text"] for story in stories] == texts
@@ -139,8 +139,8 @@ async def test_hundreds_of_jobs_at_once_each_get_their_own_result(proof: str, su
 
 
 @pytest.mark.row("D22")
-async def test_stuck_jobs_leave_the_other_workers_to_others(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=3, spares=1), proof=proof)
+async def test_stuck_jobs_leave_the_other_workers_to_others(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=3, spares=1))
     stuck = [await submit(server, type, limits={"grace_s": 60}) for type in ("hold_gil", "ignores_term")]
     for job_id in stuck:
         await wait_until_computing(server, job_id)
@@ -154,8 +154,8 @@ async def test_stuck_jobs_leave_the_other_workers_to_others(proof: str, supervis
 
 
 @pytest.mark.row("D9")
-async def test_a_queued_job_that_is_cancelled_never_has_a_process(proof: str, supervisor: StartSupervisor) -> None:
-    server = await supervisor(hostile_pool(workers=1), proof=proof)
+async def test_a_queued_job_that_is_cancelled_never_has_a_process(supervisor: StartSupervisor) -> None:
+    server = await supervisor(hostile_pool(workers=1))
     busy = await submit(server, "loop_python")
     await wait_until_computing(server, busy)
     queued = [await submit(server, "echoes") for _ in range(3)]

@@ -56,9 +56,9 @@ async def test_a_fork_workers_parent_is_the_zygote_and_its_parent_the_guard(
 
 
 @pytest.mark.row("PEERS-K")
-async def test_a_kill_costs_the_next_job_nothing(proof: str, supervisor: StartSupervisor) -> None:
+async def test_a_kill_costs_the_next_job_nothing(supervisor: StartSupervisor) -> None:
     """A worker that was warm before the kill takes it."""
-    server = await supervisor(hostile_pool(workers=1, spares=1), proof=proof)
+    server = await supervisor(hostile_pool(workers=1, spares=1))
     for _ in range(3):
         job_id = await submit(server, "hold_gil")
         await wait_until_computing(server, job_id)
@@ -70,7 +70,7 @@ async def test_a_kill_costs_the_next_job_nothing(proof: str, supervisor: StartSu
 
 
 async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
-    tmp_path: Path, proof: str, supervisor: StartSupervisor
+    tmp_path: Path, supervisor: StartSupervisor
 ) -> None:
     pool = write_module(
         tmp_path,
@@ -88,7 +88,7 @@ async def test_a_preload_is_shared_and_costs_a_worker_next_to_nothing(
                 pass
         """,
     )
-    server = await supervisor(pool, proof=proof)
+    server = await supervisor(pool)
     job_id = await submit(server, "use")
     pid = await wait_until_computing(server, job_id)
     rollup = dict(

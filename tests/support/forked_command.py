@@ -62,8 +62,12 @@ class ForkedProcess:
         stdout: int = subprocess.PIPE,
         stderr: int = subprocess.PIPE,
         constants: Constants | None = None,
+        script: str = "",
     ) -> None:
-        """Each stream is a descriptor, PIPE or DEVNULL. `constants` have other values there, by module and name."""
+        """Each stream is a descriptor, PIPE or DEVNULL. `constants` have other values there, by module and name.
+
+        `script`: the file to run in place of the module, as when its path is executed.
+        """
         self.args = args
         self.returncode: int | None = None
         self.stdout: TextIO | None = None
@@ -77,11 +81,16 @@ class ForkedProcess:
                     setattr(self, name, os.fdopen(readable))
                 streams.append(_descriptor(given, os.O_WRONLY, theirs))
             passed = [_Passed(descriptor) for descriptor in streams]
-            arguments = list(args), str(folder), dict(environment), passed, dict(constants or {})
+            arguments = list(args), str(folder), dict(environment), passed, dict(constants or {}), script
             self._process = _context.Process(target=_become, args=arguments)
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
+
+    @property
+    def sentinel(self) -> int:
+        """A descriptor that can be read from when it has ended, until that was noticed."""
+        return self._process.sentinel
 
     def poll(self) -> int | None:
         """Return the exit code, or None as long as it runs."""
@@ -157,7 +166,7 @@ def _descriptor(given: int, flags: int, opened: ExitStack) -> int:
 
 
 def _become(
-    args: list[str], folder: str, environment: dict[str, str], streams: list[int], constants: Constants
+    args: list[str], folder: str, environment: dict[str, str], streams: list[int], constants: Constants, script: str
 ) -> None:
     """In the fork: with its streams, its environment and its folder, as if it had been started with them."""
     for number, descriptor in enumerate(streams):
@@ -168,11 +177,14 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    sys.path[0] = folder
-    sys.argv = [MODULE, *args]
+    sys.path[0] = os.path.dirname(script) or folder
+    sys.argv = [script or MODULE, *args]
     for module, values in constants.items():
         patch.multiple(module, **values).start()  # fails without that name
     try:
-        runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
+        if script:
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module(MODULE, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()

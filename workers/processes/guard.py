@@ -12,7 +12,6 @@ import select
 import signal
 import socket
 import time
-from typing import Any
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
@@ -141,8 +140,8 @@ class Guard:
             self._tell(control.ZygoteGone(self._dead_zygote))
             self._dead_zygote = ""
 
-    def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
-        self._tell(control.OrphanReaped(pid, control.ProcessEnding.from_wait(status, usage, time.monotonic())))
+    def _note_orphan(self, pid: int, ending: control.ProcessEnding, suspects: frozenset[int]) -> None:
+        self._tell(control.OrphanReaped(pid, ending))
 
     def _tell(self, message: control.Message) -> None:
         """Send a message; stop waiting when the owner dies: a copy of its descriptors may keep the socket open."""
@@ -165,7 +164,7 @@ class Guard:
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # an unreaped child: no other process can have its number
         while True:
-            self._orphans.kill((), lambda pid, status, usage, suspects: self._ended.append(pid))
+            self._orphans.kill((), lambda pid, ending, suspects: self._ended.append(pid))
             if not self._orphans:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)

@@ -85,9 +85,9 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
-        import traceback
+        from killable.workers.runtime.catalogue import traceback_of
 
-        report_broken(pipes.frames, "".join(traceback.format_exception(error)))
+        report_broken(pipes.frames, traceback_of(error))
         return ExitCode.NOT_IMPORTABLE
     worker = Harness(pipes, configure, tmp)
     warm_up(tmp, CODECS[configure.codec])

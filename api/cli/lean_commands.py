@@ -56,9 +56,11 @@ class _AsGiven:
         if value is None:
             return () if param.multiple or param.nargs == -1 else None
         described = param.type_descriptor
-        is_text = described.annotation is str and described.parameter_info.parser is None and param.nargs == 1
-        if is_text and not param.multiple and isinstance(value, str):
-            return value
+        if described.parameter_info.parser is None:
+            if described.annotation is str and isinstance(value, str):
+                return value
+            if described.annotation == list[str] and isinstance(value, list | tuple) and set(map(type, value)) <= {str}:
+                return list(value)
         param._runtime_param = None  # its own is made
         return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 

@@ -27,7 +27,7 @@ from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import Pickled
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 from killable.workers.runtime.executor_setup import is_in_pool
 
 if TYPE_CHECKING:
@@ -105,20 +105,15 @@ class PendingTasks:
         """
         if self._closed_reason:  # before the work of pickling
             raise self._closed_error(self._closed_reason)
-        function, args, kwargs = call
-        try:
-            members = {"function": function, "args": args, "kwargs": kwargs}
-            content = TaskContent(self._repeated)
-            packed = pickling.pickled(members, identify=content.identify)
-            brought = packed.size
-            shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
-            input = _inline_or_sealed(packed)
-        except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
-            pickling_errors.name_it(error, function, args, kwargs)
-            future.fail(error)
-            return
-        if brought > INLINE_BYTES_MAX:
-            large_globals.warn(brought, function, args, kwargs)
+        input: bytes | SealedInput | None = pickling.small_call(*call)
+        shared = None
+        if input is None or len(input) > INLINE_BYTES_MAX:
+            try:
+                input, shared = self._packed(*call)
+            except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
+                pickling_errors.name_it(error, *call)
+                future.fail(error)
+                return
         task = Task(self, type, input, limits, future, shared=shared)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
@@ -136,6 +131,17 @@ class PendingTasks:
             raise
         if why_closed:
             raise self._closed_error(why_closed)
+
+    def _packed(self, function: Any, args: Any, kwargs: Any) -> tuple[bytes | SealedInput, SharedParts | None]:
+        """Pickle a call, its large pieces into shared memory."""
+        content = TaskContent(self._repeated)
+        packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs}, identify=content.identify)
+        brought = packed.size
+        shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
+        input = _inline_or_sealed(packed)
+        if brought > INLINE_BYTES_MAX:
+            large_globals.warn(brought, function, args, kwargs)
+        return input, shared
 
     def _closed_error(self, why: str) -> RuntimeError:
         """Return the error of a call that comes after the shutdown, or after the thread has failed."""
@@ -251,6 +257,8 @@ class PendingTasks:
         if task is None:
             return False
         with self.lock:
+            if not self._matching.locked():
+                self.repair()
             return task.lane is not None and task.lane.has_begun(task)
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:

@@ -112,7 +112,6 @@ class System:
         self.oom.close()
 
     async def close(self) -> None:
-        await event_loops.threads_are_done(self.patience_s)  # workers whose memory is removed in one are gone then
         self.oom.close()
         if self.cgroups is not None:
             self.cgroups.remove()

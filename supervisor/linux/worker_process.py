@@ -93,7 +93,7 @@ class WorkerProcess:
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
-        self._kill_wanted = self._was_killed = self._closed = self._exit_reported = self._is_removing = False
+        self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.pid: int | None = None
@@ -146,7 +146,6 @@ class WorkerProcess:
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]
-        self._is_removing = True
         self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
 
     def _on_memory_removed(self, ending: ProcessEnding | None, swept: int, zygote_lost: bool, removed: int) -> None:
@@ -341,8 +340,7 @@ class WorkerProcess:
         return used if self._alive() else Usage()
 
     def abandon(self) -> None:
-        if not self._is_removing:  # else it is gone in a moment, and says so
-            self._close()
+        self._close()
 
     # ── inside ──
 

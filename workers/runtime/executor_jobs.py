@@ -94,7 +94,7 @@ def _with_context(
 ) -> Arguments:
     """Add the Context to the arguments, if a parameter of the function is annotated so."""
     annotations = _annotations(function)
-    if not annotations or not any(_may_be_context(kind) for kind in annotations.values()):
+    if not annotations or not any(map(_may_be_context, annotations.values())):
         return args, kwargs
     for name, kind in _resolved(function, annotations).items():
         if kind is Context and name != "return" and name not in kwargs:

@@ -5,6 +5,7 @@ Runs in: any machine; `serve` and `demo` on Linux.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -63,4 +64,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A job's output may contain characters that the encoding of the terminal lacks.
             stream.reconfigure(errors="backslashreplace")
+    # httpx has a command of its own, which it imports where click and rich are installed. None: an ImportError.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    gc.disable()  # until the verb runs (`lean_commands`): imports make no garbage, and take a tenth less time without
     app()

@@ -13,6 +13,9 @@ import typer
 import typer.core
 import typer.main
 
+from killable.api.cli import lean_commands
+from killable.api.cli.lean_commands import VerbCommand
+
 T = TypeVar("T")
 
 
@@ -37,7 +40,7 @@ class Verb(NamedTuple):
         function = getattr(import_module(f"killable.api.cli.commands.{self.module}"), self.function)
         epilog = "Examples:\n\n" + "\n\n".join(self.examples) if self.examples else None
         alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        alone.command(name, rich_help_panel=self.panel, epilog=epilog, hidden=self.hidden)(function)
+        alone.command(name, cls=VerbCommand, rich_help_panel=self.panel, epilog=epilog, hidden=self.hidden)(function)
         return typer.main.get_command(alone)
 
 
@@ -228,13 +231,7 @@ class Verbs(typer.core.TyperGroup):
         self._only_listed = False
 
     def get_params(self, ctx: Any) -> Any:
-        params = super().get_params(ctx)
-        for each in params:
-            # Typer validates a flag that is not given, None, with pydantic, whose import would take each verb 60 ms.
-            # False it takes as it is. All flags here are off when they are not given.
-            if getattr(each, "is_flag", False) and each.default is None:
-                each.default = False
-        return params
+        return lean_commands.with_values_as_given(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)  # Typer's own looks at each command, which imports it
@@ -244,6 +241,7 @@ class Verbs(typer.core.TyperGroup):
         return verb.entry(cmd_name) if verb is not None and self._only_listed else super().get_command(ctx, cmd_name)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
+        lean_commands.prepare_help()
         self._listing(lambda: super(Verbs, self).format_help(ctx, formatter))
 
     def shell_complete(self, ctx: Any, incomplete: str) -> Any:

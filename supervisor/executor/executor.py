@@ -457,6 +457,10 @@ def _collector_paused() -> Iterator[None]:
         yield
     finally:
         if pauses:
+            if not gc.get_freeze_count():
+                # All that was made belongs to the oldest generation now, without a look at it.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -43,12 +43,14 @@ _Key = tuple[int, int]
 class _Place:
     """What was found at one place in memory when a task last brought it."""
 
-    __slots__ = ("changes", "is_watched", "key", "owner", "part")
+    __slots__ = ("changes", "edges", "is_watched", "key", "owner", "part")
 
     def __init__(self, key: _Key, owner: weakref.ref[object] | None, changes: int) -> None:
         self.key = key
         self.is_watched = False
         """Whether all writes since then are noticed."""
+        self.edges = b"", b""
+        """What is before and behind the whole pages, as it is in the copy."""
         self.part: weakref.ref[SharedPart] | None = None
         """The copy; None: there is none yet."""
         self.changes = changes
@@ -127,7 +129,8 @@ class RepeatedContent:
             before = self._places.get(key)
             last = None if before is None else before.copy
             is_unwritten = before is not None and self._is_unwritten(before)
-            if before is not None and last is not None and is_unwritten and _are_edges_equal(last, buffer):
+            edges = memory_writes.edges(key[0], buffer)
+            if before is not None and last is not None and is_unwritten and before.edges == edges:
                 self._note_repeat(before, last)
                 return last
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
@@ -141,6 +144,7 @@ class RepeatedContent:
         with self._lock:
             if self._places.get(key) is place:  # else another thread has brought it meanwhile
                 place.part = weakref.ref(copy)
+                place.edges = memory_writes.edges_of_copy(*key, copy.descriptor)
                 if is_same:
                     self._note_repeat(place, copy)
                 elif before is not None:
@@ -225,12 +229,6 @@ def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref
 
 
 def _ignore(_: object) -> None: ...
-
-
-def _are_edges_equal(copy: SharedPart, buffer: memoryview) -> bool:
-    from killable.supervisor.linux.memory_writes import are_edges_equal
-
-    return are_edges_equal(copy.descriptor, buffer)
 
 
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:

@@ -120,8 +120,13 @@ class EarlyGuard:
             self._has_folder = True
             if spec.start_method == "fork":
                 worker = worker_order.NewWorker.make(FIRST_WORKER, spec, pool.cgroups)
+                try:
+                    worker.order(send)
+                except BaseException:  # nobody will fork it
+                    worker.let_go()
+                    worker.remove_cgroup()
+                    raise
                 self._started[:] = [started._replace(pool=pool._replace(worker=worker))]
-                worker.order(send)
 
     def take_folder(self) -> EarlyPool | None:
         """Hand the folder and the cgroups over to the caller; None: there are none."""

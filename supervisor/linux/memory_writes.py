@@ -98,12 +98,39 @@ def are_equal(first: object, second: object, size: int) -> bool:
     return bool(_libc.memcmp(address_of(first), address_of(second), size) == 0)
 
 
-def are_edges_equal(descriptor: int, buffer: memoryview) -> bool:
-    """Return whether the parts of a buffer outside of whole pages are as in a file: those cannot be watched."""
-    address = address_of(buffer)
+def edges(address: int, buffer: memoryview) -> tuple[bytes, bytes]:
+    """Return the parts of a buffer outside of whole pages, before and behind: those cannot be watched."""
     start, end = (page - address for page in whole_pages(address, buffer.nbytes))
-    head, tail = os.pread(descriptor, start, 0), os.pread(descriptor, PAGE_BYTES, end)
-    return head == bytes(buffer[:start]) and tail == bytes(buffer[end:])
+    return bytes(buffer[:start]), bytes(buffer[end:])
+
+
+def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, bytes]:
+    """Return the same parts of a copy in a file. Raise OSError."""
+    start, end = (page - address for page in whole_pages(address, size))
+    return os.pread(descriptor, start, 0), os.pread(descriptor, PAGE_BYTES, end)
+
+
+class _Look:
+    """One look at the pages of a piece of memory, which is mostly repeated: made once."""
+
+    def __init__(self, start: int, end: int) -> None:
+        pages = (end - start) // PAGE_BYTES
+        self._start, self._size = start, end - start
+        self._there = bytearray(pages)
+        self._all = b"\1" * pages
+        self._into = (ctypes.c_ubyte * pages).from_buffer(self._there)
+        self._region = _Region()
+        self.scan = _Scan(
+            size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(self._region),
+            vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
+        )  # fmt: skip
+
+    def is_of(self, start: int, end: int) -> bool:
+        return (start, end - start) == (self._start, self._size)
+
+    def is_all_there(self) -> bool:
+        """Return whether all pages are in memory (mincore(2))."""
+        return _libc.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
 
 
 class WriteWatch:
@@ -112,6 +139,8 @@ class WriteWatch:
     def __init__(self) -> None:
         """Raise OSError where the kernel cannot do it, or does not permit it (as under Docker's seccomp profile)."""
         self._faults = self._pages = -1
+        self._look: _Look | None = None
+        """The last one; None: a thread uses it."""
         self._private: set[tuple[int, int]] = set()
         """Where all pages were found to be private anonymous memory. They stay so as long as they are watched."""
         if _SYS_USERFAULTFD is None:
@@ -155,20 +184,16 @@ class WriteWatch:
                 return False
             self._private.add((start, end))
             return True
-        region = _Region()
-        scan = _Scan(
-            size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(region),
-            vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
-        )  # fmt: skip
+        look = self._look if self._look is not None and self._look.is_of(start, end) else _Look(start, end)
+        self._look = None  # another thread makes its own meanwhile
         try:
-            if fcntl.ioctl(self._pages, _SCAN, scan):
+            if fcntl.ioctl(self._pages, _SCAN, look.scan):
                 return False
         except OSError:
             return False  # it is no longer watched: other memory is there now
-        pages = (end - start) // PAGE_BYTES
-        there = bytearray(pages)
-        found = _libc.mincore(start, end - start, (ctypes.c_ubyte * pages).from_buffer(there))
-        return (found == 0 and there.count(1) == pages) or self._is_marked_everywhere(start, end)
+        is_all_there = look.is_all_there()
+        self._look = look
+        return is_all_there or self._is_marked_everywhere(start, end)
 
     def _is_marked_everywhere(self, start: int, end: int) -> bool:
         """Return whether each page is private anonymous memory, and has its mark still."""

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup
-from killable.supervisor.linux.early_guard import EarlyGuard, EarlyPool
+from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard, EarlyPool
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
 from killable.supervisor.linux.watchdog import Watchdog
@@ -363,8 +363,9 @@ class ZygoteHost:
             case control.Forked(worker_id, pid) if worker_id not in self._processes:
                 self._note_early_fork(pid, descriptors)
             case control.ForkFailed(worker_id) | control.Exited(worker_id) if worker_id not in self._processes:
-                self._drop_early_worker()
-                self._remove_unwanted()  # it is gone
+                if worker_id == FIRST_WORKER:
+                    self._drop_early_worker()
+                    self._remove_unwanted()  # it is gone
             case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.Forked(worker_id):

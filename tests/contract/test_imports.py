@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from killable import Executor
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.verbs import VERBS
 
 RUNTIME = ("asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess")
@@ -58,6 +59,9 @@ NAME = {
     "killable.workers.runtime.executor_setup",
 }  # fmt: skip
 
+NOT_FOR_HELP = ("pydantic", "httpx", "rich.markdown", "rich.traceback", "markdown_it", "pygments")
+"""Nothing of these is needed to show help."""
+
 START_GUARD = """
 import os
 from killable.supervisor.linux.guard_launch import start_guard
@@ -82,12 +86,12 @@ def of_workers(names: set[str]) -> set[str]:
     return {"killable", "killable.workers", *(f"killable.workers.{name}" for name in names)}
 
 
-def imported(*command: str, **env: str) -> set[str]:
+def imported(*command: str, returns: int = 0, **env: str) -> set[str]:
     """Return what the processes of a command import, as they report it themselves (-X importtime; a module that
     `importlib.import_module` is asked for is not among them, but all that it imports is).
     """
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, **env})
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == returns, done.stderr
     return set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
 
 
@@ -154,17 +158,38 @@ def test_a_list_of_verbs_imports_no_verb(asked: dict[str, str]) -> None:
     command = [str(Path(sys.executable).parent / "killable"), *words.split()]
     loaded = imported(*command, PYTHONPROFILEIMPORTTIME="1", **env)
     assert "killable.api.cli.verbs" in loaded
-    assert too_many(loaded, {"killable", "killable.api", "killable.api.cli", "killable.api.cli.verbs"},
-                    ("asyncio", "pydantic", "httpx")) == set()  # fmt: skip
+    ours = {f"killable{name}" for name in ("", ".api", ".api.cli", ".api.cli.lean_commands", ".api.cli.verbs")}
+    assert too_many(loaded, ours, ("asyncio", *NOT_FOR_HELP)) == set()
 
 
 @pytest.mark.parametrize("verb", ["ps", "serve", "submit", "wait", "kill", "shutdown", "demo"])
 def test_the_help_of_a_verb_imports_neither_client_nor_server(verb: str) -> None:
     loaded = imported(str(Path(sys.executable).parent / "killable"), verb, "--help", PYTHONPROFILEIMPORTTIME="1")
     assert "killable.api.cli.display.errors" in loaded, "what each verb imports"
-    never = ("pydantic", "httpx", "fastapi", "uvicorn", "killable.api.client.client", "killable.api.http",
+    never = (*NOT_FOR_HELP, "fastapi", "uvicorn", "killable.api.client.client", "killable.api.http",
              "killable.supervisor.supervisor")  # fmt: skip
     assert {name for name in loaded if any(name == each or name.startswith(f"{each}.") for each in never)} == set()
+
+
+@pytest.mark.parametrize("words", ["ps --limit 3", "inspect w-1", "kill job-1 --reason why", "types"])
+def test_a_verb_that_calls_a_server_imports_no_validation_and_no_other_command(words: str) -> None:
+    """Typer would import pydantic to validate text as text, and httpx its own command, with click and rich."""
+    command = [str(Path(sys.executable).parent / "killable"), *words.split(), "--url", f"unix:{__file__}"]
+    loaded = imported(*command, returns=CommandExit.UNREACHABLE, PYTHONPROFILEIMPORTTIME="1")
+    assert "httpx" in loaded
+    never = ("click", *(("pydantic",) if "--limit" not in words else ()))
+    assert {name for name in loaded if any(name == each or name.startswith(f"{each}.") for each in never)} == set()
+
+
+@pytest.mark.parametrize("verb", ["", "ps", "submit", "keys"])
+def test_help_is_what_typer_shows_with_all_that_it_imports(verb: str) -> None:
+    whole = "import typer.rich_utils, sys; from killable.api.cli import main; sys.argv[0] = 'killable'; main()"
+    env = {**os.environ, "COLUMNS": "90", "FORCE_COLOR": "1"}
+    told = [
+        subprocess.run([*command, *verb.split(), "--help"], capture_output=True, timeout=60, check=True, env=env).stdout
+        for command in ([sys.executable, "-c", whole], [str(Path(sys.executable).parent / "killable")])
+    ]
+    assert told[0] == told[1] and b"\x1b[" in told[0]
 
 
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if not verb.hidden])

@@ -347,6 +347,54 @@ def test_a_large_global_stays_in_its_worker_until_the_program_changes_it(tmp_pat
     assert shown == "True [1.0, ' 0!'] [2.0, '0!!'] 0.0\n7.0\n(7.0, 'another')\n"
 
 
+def test_an_array_that_changes_in_any_way_is_sent_as_it_is(tmp_path: Path) -> None:
+    """Its content, its form, the object behind the name, and another name of the same object."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import gc, weakref
+            import numpy
+            from killable import Executor
+
+            TABLE = numpy.zeros(1_000_000)
+
+            def look():
+                return TABLE.shape, TABLE.dtype.name, float(TABLE.reshape(-1)[0])
+
+            def is_one_object():
+                return TABLE is OTHER
+
+            if __name__ == "__main__":
+                with Executor(max_workers=1, spares=0) as executor:
+                    for _ in range(3):
+                        told = [executor.submit(look).result()]
+                    TABLE[0] = 1
+                    told.append(executor.submit(look).result())
+                    TABLE.shape = 1000, 1000
+                    told.append(executor.submit(look).result())
+                    TABLE.dtype = "int64"
+                    told.append(executor.submit(look).result()[:2])
+                    old, TABLE = weakref.ref(TABLE), numpy.ones(1_000_000, "float32")
+                    told.append(executor.submit(look).result())
+                    gc.collect()
+                    told.append(old() is None)
+                    OTHER = TABLE
+                    told.append(executor.submit(is_one_object).result())
+                    told.append(executor.submit(look).result())
+                    print(told)
+            """
+        )
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    million, square = (1_000_000,), (1000, 1000)
+    told = [
+        (million, "float64", 0.0), (million, "float64", 1.0), (square, "float64", 1.0), (square, "int64"),
+        (million, "float32", 1.0), True, True, (million, "float32", 1.0),
+    ]  # fmt: skip
+    assert done.stdout == f"{told}\n", done.stderr
+
+
 def test_large_arguments_are_no_reason_to_warn(tmp_path: Path) -> None:
     text = """
         import numpy as np

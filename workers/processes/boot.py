@@ -36,6 +36,7 @@ def main() -> int:
     for name, folder in arguments["packages"].items():
         load_package(name, folder)
     main = importlib.import_module(ROLES[role]).main
+    gc.freeze()
     gc.enable()
     return int(main(**arguments))
 

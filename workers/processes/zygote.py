@@ -70,6 +70,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     configure = _receive_configure(sock)
     if configure is None:
         return ExitCode.RETIRED
+    gc.freeze()  # modules: the collector need not look at them
     gc.enable()
     zygote = Zygote(sock, configure, packages)
     if not zygote.preload():
@@ -205,7 +206,8 @@ class Zygote:
         process_setup.reset_signals()
         process_setup.ignore_stop_signals()
         self._wakeups, self._wakeups_end = child_reaper.watch_children()
-        gc.collect()
+        if not self._shares_more:  # else before the second fork: the first one is waited for
+            gc.collect()
         gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)
         _flush()
         _tell(self._sock, control.Preloaded(self._threads))
@@ -279,7 +281,9 @@ class Zygote:
             self._shares_more = False
             with suppress(Exception):  # each worker imports it again, and reports why it fails
                 _import(_SHARED_LATER)
-                gc.freeze()
+            gc.unfreeze()
+            gc.collect()
+            gc.freeze()
         self._has_forked = True
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:

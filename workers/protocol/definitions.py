@@ -6,7 +6,8 @@ A task names what it uses of `__main__`; its definitions come along, each pickle
 name. A worker that has a definition with this digest skips it (`script_globals`). Those that must exist before each
 other (a class with an attribute that is an object of that class's subclass) are pickled together.
 
-A definition is pickled again only if its value may have changed since (`unchanged`).
+A definition is pickled again only if its value may have changed since (`unchanged`). Of those that have to be, what was
+pickled is not kept, since it may be the program's own memory, but what they need and their digest.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import contextlib
 import hashlib
 import pickle
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from killable.workers.protocol import definition_order, reducers
 from killable.workers.protocol.by_value import Key, Pickler, PicklerOfGlobals
@@ -61,35 +63,42 @@ class Definition:
         self,
         values: Mapping[Key, Any],
         own: dict[str, Any],
-        shared: Mapping[int, str],
+        shared: Mapping[int, str] | None,
         pieces: Pieces,
         identify: Identify,
     ) -> None:
-        """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`. `pieces` are empty.
+        """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`; None: it is an array of numbers,
+        which refers to nothing. `pieces` are empty.
 
         Raise any exception of pickling.
         """
         self._key, self._value = next(iter(values.items()))
         name = self._key.name if self._key.module in MAINS else ""
-        self._snapshot = Snapshot.of(self._value, name) if len(values) == 1 else None
+        is_array = shared is None
+        self._snapshot = Snapshot.of(self._value, name) if len(values) == 1 and not is_array else None
         self.module = self._key.module
         self.names = tuple(key.name for key in values)
         made: list[PicklerOfGlobals] = []
 
         def pickler(*arguments: Any, **options: Any) -> PicklerOfGlobals:
             made.append(PicklerOfGlobals(*arguments, **options))
-            made[0].defines, made[0].others = values, shared
+            made[0].defines, made[0].others = values, shared or {}
             return made[0]
 
-        pieces.dumped(pickler, tuple(values.values()), True)
+        pieces.dumped(pickle.Pickler if is_array else pickler, tuple(values.values()), True)
         self.parts, self.buffers = pieces.parts, pieces.buffers
         self.size = sum(map(len, pieces.parts))
         self.digest = _digest((*pieces.parts, *pieces.buffers), identify)
-        self.refers = made[0].refers - values.keys()
-        self.uses = made[0].uses - values.keys()
-        self.looks_around = made[0].looks_around
-        self.sources = {self.module: own, **made[0].sources}
+        self.refers = made[0].refers - values.keys() if made else set()
+        self.uses = made[0].uses - values.keys() if made else set()
+        self.looks_around = bool(made) and made[0].looks_around
+        self.sources = {self.module: own, **(made[0].sources if made else {})}
         self._targets = [(key, _value_of(key, self.sources)) for key in self.refers]
+
+    @property
+    def key(self) -> Key:
+        """The first of its globals."""
+        return self._key
 
     @property
     def may_be_kept(self) -> bool:
@@ -109,6 +118,20 @@ class Definition:
         return all(_value_of(key, self.sources) is value for key, value in self._targets)
 
 
+class _Outline(NamedTuple):
+    """What is kept of a definition whose value may change: whether it has, its next pickle tells."""
+
+    key: Key
+    digest: bytes
+    refers: Collection[Key]
+    uses: Collection[Key]
+    looks_around: bool
+
+    @classmethod
+    def of(cls, definition: Definition) -> _Outline:
+        return cls(definition.key, definition.digest, definition.refers, definition.uses, definition.looks_around)
+
+
 class Needed:
     """The definitions that a pickle needs, in an order in which they can be loaded."""
 
@@ -116,13 +139,12 @@ class Needed:
         self,
         definitions: Sequence[Definition],
         missing: Iterable[Key],
-        sources: Mapping[str, Mapping[str, Any]],
+        sources: Mapping[str, dict[str, Any]],
         size: int,
     ) -> None:
         """`missing` were asked for and are not there (builtins, mostly). `size`: of `__main__`, if all of it was asked
         for, else 0.
         """
-        self._definitions = definitions
         self._sources = sources
         self._missing = [(sources[key.module], key.name) for key in missing]
         self._size = size
@@ -130,25 +152,55 @@ class Needed:
             [(each.module, each.names, each.digest, each.size, len(each.buffers)) for each in definitions],
             pickle.HIGHEST_PROTOCOL,
         )
-        self.parts = [struct.pack("<I", len(table)) + table, *(part for each in definitions for part in each.parts)]
-        self.buffers = [buffer for each in definitions for buffer in each.buffers]
-        self.may_be_kept = all(each.may_be_kept for each in definitions)
-        if self.may_be_kept:
-            self.parts = [b"".join(self.parts)]
+        self._table = struct.pack("<I", len(table)) + table
+        self._known = [each if each.may_be_kept else _Outline.of(each) for each in definitions]
+        self._together = (
+            b"".join([self._table, *(part for each in definitions for part in each.parts)])
+            if all(each.may_be_kept for each in definitions)
+            else b""
+        )
+        """The whole, if nothing of it may change."""
+        self.may_be_kept = all(len(each.names) == 1 for each in definitions if not each.may_be_kept)
 
-    def __bool__(self) -> bool:
-        return bool(self._definitions)
+    def pieces(self, definitions: Sequence[Definition]) -> DefinitionPieces:
+        """Return what a pickle brings along: the table, then these definitions, which are as they were."""
+        if not definitions:
+            return [], []
+        if self._together:
+            return [self._together], []
+        parts = [self._table, *(part for each in definitions for part in each.parts)]
+        return parts, [buffer for each in definitions for buffer in each.buffers]
 
-    def holds(self, sources: Mapping[str, Mapping[str, Any]]) -> bool:
-        """Return whether these are still the definitions that are needed, for functions with these globals."""
-        return (
+    def again(
+        self, sources: Mapping[str, Mapping[str, Any]], define: Callable[[Key, dict[str, Any]], Definition]
+    ) -> DefinitionPieces | None:
+        """Return what a pickle brings along that needs the same again, for functions with these globals. Return None
+        if the definitions are others now. `define` pickles a global.
+        """
+        if not (
             all(self._sources.get(module) is own for module, own in sources.items())
             and not (self._size and self._size != len(self._sources[MAIN]))
             and all(name not in own for own, name in self._missing)
-            and all(each.holds() for each in self._definitions)
-        )
+            and all(each.holds() for each in self._known if isinstance(each, Definition))
+        ):
+            return None
+        found: list[Definition] = []
+        for each in self._known:
+            if isinstance(each, Definition):
+                found.append(each)
+                continue
+            own = self._sources[each.key.module]
+            if each.key.name not in own:
+                return None
+            made = define(each.key, own)
+            if made.may_be_kept or _Outline.of(made) != each:
+                return None
+            found.append(made)
+        return self.pieces(found)
 
 
+DefinitionPieces = tuple[list[Any], list[memoryview]]
+"""Parts and buffers of a pickle."""
 _known: dict[Key, Definition] = {}
 _known_sets: dict[tuple[frozenset[Key], frozenset[Key], bool], Needed] = {}
 
@@ -158,23 +210,24 @@ def hash_of(piece: bytes | memoryview) -> bytes:
     return hashlib.sha256(piece, usedforsecurity=False).digest()
 
 
-def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -> Needed:
+def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -> DefinitionPieces:
     """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
 
     Raise any exception of pickling.
     """
     asked = frozenset(pickler.refers), frozenset(pickler.uses), pickler.looks_around
-    known = _known_sets.get(asked)
-    if known is not None and known.holds(pickler.sources):
-        return known
     search = _Search(pickler.sources, new, identify)
+    known = _known_sets.get(asked)
+    again = None if known is None else known.again(pickler.sources, search.define_one)
+    if again is not None:
+        return again
     search.add([*pickler.uses, *pickler.refers])
-    needed = search.needed(pickler.looks_around)
+    definitions, needed = search.needed(pickler.looks_around)
     if needed.may_be_kept:
         if len(_known_sets) >= KNOWN_MAX:
             _known_sets.clear()
         _known_sets[asked] = needed
-    return needed
+    return needed.pieces(definitions)
 
 
 class _Search:
@@ -200,8 +253,8 @@ class _Search:
             else:
                 self._missing.add(key)
 
-    def needed(self, looks_around: bool) -> Needed:
-        """Return what was found; with all code of `__main__` if any function looks around in it."""
+    def needed(self, looks_around: bool) -> tuple[list[Definition], Needed]:
+        """Return what was found, in order; with all code of `__main__` if any function looks around in it."""
         looks_around = looks_around or any(each.looks_around for each in self._found.values())
         if looks_around:
             self._add_code()
@@ -213,7 +266,7 @@ class _Search:
             else:
                 values = {key: _value_of(key, self._sources) for key in sorted(circle)}
                 order.append(self._define(values, self._main))
-        return Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
+        return order, Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
 
     def _add_code(self) -> None:
         """Add all functions and classes of `__main__` that need no other data and can be pickled."""
@@ -244,15 +297,28 @@ class _Search:
         known = _known.get(key)
         own = self._sources[key.module]
         if known is None or not known.is_of(own):
-            known = self._define({key: own.get(key.name)}, own)
+            known = self.define_one(key, own)
             if known.may_be_kept:
                 _known[key] = known
         self._found[key] = known
         self._sources = {**known.sources, **self._sources}
         return known.uses | known.refers
 
+    def define_one(self, key: Key, own: dict[str, Any]) -> Definition:
+        """Pickle one global of a module with these globals."""
+        return self._define({key: own.get(key.name)}, own)
+
     def _define(self, values: Mapping[Key, Any], own: dict[str, Any]) -> Definition:
-        return Definition(values, own, self._shared_objects(), self._new(), self._identify)
+        shared = None if len(values) == 1 and self._is_plain_array(*values.items()) else self._shared_objects()
+        return Definition(values, own, shared, self._new(), self._identify)
+
+    def _is_plain_array(self, named: tuple[Key, Any]) -> bool:
+        """Return whether plain pickle does for an array, which is nine times as fast: it has no other name."""
+        key, value = named
+        return _is_array(value) and not any(
+            other is value and (self._main is not self._sources[key.module] or name != key.name)
+            for name, other in list(self._main.items())
+        )
 
     def _shared_objects(self) -> Mapping[int, str]:
         """Return the names of the objects in `__main__` that other globals may refer to, by id."""
@@ -263,6 +329,15 @@ class _Search:
                 if not (name.startswith("_") or isinstance(value, _NOT_SHARED))
             }
         return self._shared
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether it is an array of numbers, and so refers to nothing."""
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or type(value) is not getattr(numpy, "ndarray", None):
+        return False
+    kind: Any = value.dtype
+    return bool(kind.isbuiltin == 1 and not kind.hasobject)
 
 
 def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:

@@ -34,7 +34,7 @@ from killable.workers.protocol import script_globals
 # Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
     from killable.workers.protocol import by_value
-    from killable.workers.protocol.definitions import Identify, Needed
+    from killable.workers.protocol.definitions import DefinitionPieces, Identify
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -85,12 +85,13 @@ class Pickled:
         self._measure()
         return self
 
-    def define(self, needed: Needed) -> None:
+    def define(self, needed: DefinitionPieces) -> None:
         """Put definitions before the pickle."""
-        if needed:
+        parts, buffers = needed
+        if parts:
             self._flags = _HAS_DEFINITIONS
-            self.parts = [*needed.parts, *self.parts]
-            self.buffers = [*needed.buffers, *self.buffers]
+            self.parts = [*parts, *self.parts]
+            self.buffers = [*buffers, *self.buffers]
             self._measure()
 
     def pieces_over(self, bytes_min: int) -> dict[int, bytes | memoryview]:
@@ -248,7 +249,7 @@ def defined(value: object) -> None:
     _definitions_for(pickler)
 
 
-def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> Needed:
+def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> DefinitionPieces:
     from killable.workers.protocol import definitions  # here: only programs need it
 
     return definitions.needed_by(pickler, Pickled, identify or definitions.hash_of)

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from killable.api.http.access import CALLER, VIA, Access, access_to, includes
 from killable.api.http.api_keys import ApiKey, KeyRing, Reader, Tickets
 from killable.api.http.audit import act_of
+from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
@@ -81,8 +82,11 @@ class KeyCheck:
         address = (scope.get("client") or ("",))[0]
         delay_s = self._failed.note(address, asyncio.get_running_loop().time())
         act_of(scope).caller = expired
-        if delay_s and self._failed.waiting < WAITING_MAX:
+        connection: Connection | None = scope.get(CONNECTION)
+        if delay_s and self._failed.waiting < WAITING_MAX and not (connection is not None and connection.is_reserved):
             self._failed.waiting += 1
+            if connection is not None:
+                connection.note_refused()
             try:
                 async with asyncio.timeout(delay_s):
                     await _until_gone(receive)

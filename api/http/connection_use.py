@@ -7,31 +7,14 @@ Runs in: api. Plain ASGI, inside the check of keys. Another server has no such c
 from __future__ import annotations
 
 from collections import Counter
-from typing import Protocol
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from killable.api.http.access import CALLER, OPEN_PATHS, access_to
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.auth import caller_of, is_operator
+from killable.api.http.connection import CONNECTION, TOO_MANY, Connection
 from killable.api.http.problems import problem
-
-CONNECTION = "killable.connection"
-"""Member of the scope with the request's Connection."""
-TOO_MANY = "As many connections are open as may be (server.connections_max, server.connections_per_address_max)"
-
-
-class Connection(Protocol):
-    """A connection, as the application sees it."""
-
-    is_reserved: bool
-    """Whether only operators are answered on it."""
-
-    @property
-    def has_left(self) -> bool:
-        """Whether its client has left."""
-
-    def note_key(self) -> None: ...
 
 
 class ConnectionUse:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.access import CALLER, access_to
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.auth import presented_key
-from killable.api.http.connection_use import CONNECTION, Connection
+from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.fair_queue import FairQueue
 from killable.api.http.networks import network_of
 from killable.api.http.precedence import Precedence

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from killable.api.cli.server import bounded_protocol
 from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX, PIPELINED_MAX
 from killable.api.cli.server.connections import LINGERING_MAX
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.failed_keys import FREE
 from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import Submission
 
@@ -438,3 +440,45 @@ async def test_a_body_in_the_smallest_chunks_is_taken(server: Server) -> None:
     reader, writer = await server.raw(CHUNKED + chunks)
     assert b" 202 " in await reader.readline()
     writer.close()
+
+
+async def test_refusals_that_wait_make_room_for_others(start_server: StartServer) -> None:
+    """Who has no key held all connections with wrong ones: each kept one for a second."""
+    key, oncall = (ApiKey(role, role, f"{role}-0123456789abcdef") for role in ("submit", "operate"))
+    http = HttpSettings(connections_max=3, connections_per_address_max=3, keys=(key, oncall), failed_key_delay_s=3600)
+    wrong = request_of(replace(key, key="wrong-0123456789abcdef"), "GET", "/v1/info")
+    async with start_server(http=http, workers=1) as server:
+        reader, writer = await server.raw(b"")
+        for _ in range(FREE):
+            writer.write(wrong)
+            await reader.readuntil(b"not valid")
+        writer.close()
+        held = [(await server.raw(wrong))[1] for _ in range(3)]
+
+        def all_wait() -> int | Pending:
+            waiting = sum(not each._is_idle for each in server.connections)
+            return waiting if waiting == 3 else Pending(waiting)
+
+        await until_async(all_wait, "all connections have a refusal that waits")
+        answer = await ask(server, request_of(key, "GET", "/v1/info", "Connection: close"))
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        for writer in held:
+            writer.close()
+
+
+async def test_no_refusal_waits_on_a_connection_that_is_reserved(start_server: StartServer, tmp_path: Path) -> None:
+    key, oncall = (ApiKey(role, role, f"{role}-0123456789abcdef") for role in ("submit", "operate"))
+    http = HttpSettings(connections_max=2, connections_per_address_max=2, keys=(key, oncall), failed_key_delay_s=3600)
+    wrong = request_of(replace(key, key="wrong-0123456789abcdef"), "GET", "/v1/info")
+    async with start_server(http=http, workers=1) as server:
+        reader, writer = await server.raw(b"")
+        for _ in range(FREE):
+            writer.write(wrong)
+            await reader.readuntil(b"not valid")
+        job_id = (await server.supervisor.submit(Submission("spin", b"{}"))).job_id
+        streams = [await server.raw(request_of(oncall, "GET", f"/v1/jobs/{job_id}/stream")) for _ in range(2)]
+        for stream, _ in streams:
+            await stream.readuntil(b"200 OK")
+        problem_in(await ask(server, wrong), 401, "unauthorized")
+        for _, each in ((reader, writer), *streams):
+            each.close()

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from killable.api.cli.server.connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
-from killable.api.http.connection_use import CONNECTION, TOO_MANY
+from killable.api.http.connection import CONNECTION, TOO_MANY
 from killable.api.http.networks import network_of
 from killable.api.http.precedence import Precedence
 from killable.api.http.problems import problem
@@ -217,6 +217,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def note_key(self) -> None:
         """Take note that its request has a valid key."""
         self._bounds.has_key(self)
+
+    def note_refused(self) -> None:
+        """Let it rest until its request is answered: that is refused, and waits only to slow its client down."""
+        self._bounds.rests(self)
 
     @property
     def has_left(self) -> bool:

@@ -20,7 +20,9 @@ import uvicorn
 from http_client import Connection
 
 from killable.api.cli.server import gc_freeze
+from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import create_app
+from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -63,9 +65,11 @@ async def serving_http(supervisor: Supervisor) -> AsyncIterator[int]:
 
     On exit all jobs are ended before the server stops, so that streams end by themselves.
     """
+    protocol = protocol_of(HttpSettings())
     config = uvicorn.Config(
-        create_app(supervisor), host="127.0.0.1", port=0, lifespan="off", log_config=None, access_log=False
-    )
+        create_app(supervisor), http=protocol, host="127.0.0.1", port=0, lifespan="off", log_config=None,
+        access_log=False,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())
     try:

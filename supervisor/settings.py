@@ -1,14 +1,15 @@
 """The settings of a supervisor: plain values, already checked (`config` makes them from a file).
 
-Runs in: supervisor. Pure. Those of a server are in `server_settings`.
+Runs in: supervisor. Pure. Those of a server are in `server_settings`. A named tuple takes less time to define than a
+dataclass, and each start of a program with an Executor waits for it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
 
 from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
 
@@ -25,8 +26,7 @@ def usable_processors() -> Set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxSpec:
+class SandboxSpec(NamedTuple):
     """What the workers of a pool may do to the rest of the machine. The default forbids nothing."""
 
     network: bool = True
@@ -58,7 +58,7 @@ class SandboxSpec:
         return "; ".join(parts)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PoolSpec:
     """One pool of `killable.toml`, or the pool of an Executor."""
 
@@ -95,16 +95,14 @@ class PoolSpec:
     """The working directory of workers, and the first folder on their sys.path; empty: the supervisor's own."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobSettings:
+class JobSettings(NamedTuple):
     """`[jobs.NAME]`: limits that override the decorator's, and caps that are at most those of `[caps]`."""
 
-    limits: Mapping[str, Any] = field(default_factory=dict)
-    caps: Mapping[str, float | None] = field(default_factory=dict)
+    limits: Mapping[str, Any] = {}
+    caps: Mapping[str, float | None] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantSettings:
+class TenantSettings(NamedTuple):
     """The bounds of one tenant; None is no bound but the server's own."""
 
     queue_jobs_max: int | None = None
@@ -115,11 +113,11 @@ class TenantSettings:
     streams_max: int | None = None
     submissions_per_s: float | None = None
     priority_max: int | None = None
-    caps: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, float] = {}
 
     def as_json(self) -> dict[str, Any]:
         """Return every bound by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)} | {"caps": dict(self.caps)}
+        return self._asdict() | {"caps": dict(self.caps)}
 
 
 Seconds = Annotated[float, "seconds, 0 or more"]

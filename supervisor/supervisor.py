@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.instance_id import boot_id
+from killable.supervisor.linux.instance_id import boot_id, random_id
 from killable.supervisor.models import (
     DEFAULT_TENANT,
     BulkCancel,
@@ -79,7 +78,7 @@ class Supervisor:
         the only pool, if it is started already.
         """
         self.settings = settings
-        self.instance_id = uuid.uuid4().hex
+        self.instance_id = random_id()
         self.started_at = ""
         self._open_spawner = open_spawner
         self._journal_factory = open_journal

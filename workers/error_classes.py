@@ -1,13 +1,14 @@
 """The errors of jobs whose process died, and the class of each code.
 
 Runs in: any. Apart from `errors`, because `concurrent.futures.process` imports multiprocessing and its queues, 10 ms:
-the command and the clients need it only for an error. An Executor imports it at once: when the program exits, it cannot
-be imported any more.
+they are needed only for an error.
 """
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
+import contextlib
+import threading
+from typing import TYPE_CHECKING
 
 from killable.workers.errors import (
     CODES,
@@ -20,6 +21,24 @@ from killable.workers.errors import (
     OutOfMemory,
     Refused,
 )
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+else:
+    register = threading._register_atexit
+
+    def register_unless_exiting(*arguments: object, **options: object) -> None:
+        """Register a callback, as that module does when it is imported. When the program exits, which `threading`
+        reports as an error, there is nothing left that it would have to wait for.
+        """
+        with contextlib.suppress(RuntimeError):
+            register(*arguments, **options)
+
+    threading._register_atexit = register_unless_exiting
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    finally:
+        threading._register_atexit = register
 
 
 class WorkerCrashed(JobError, BrokenProcessPool):

@@ -28,6 +28,7 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem
+from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
@@ -52,9 +53,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     )
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
-    checks = CheckPool(settings)
+    checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log
+        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log, turns
     )
     app.state.troubles = []
     install_problems(app)
@@ -87,6 +88,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(HostAndOriginCheck, settings=settings)
     if audit_log is not None:
         app.add_middleware(Audit, log=audit_log, engine=engine)
+    app.add_middleware(InTurn, turns=turns, keys=keys)
     return app
 
 

@@ -44,7 +44,7 @@ class KeyCheck:
             return
         access = access_to(scope["method"], scope["path"])
         given = Headers(scope=scope).getlist("authorization")
-        caller: ApiKey | None = scope.get(CALLER) or self._presented(given)
+        caller: ApiKey | None = scope.get(CALLER) or presented_key(scope, self._keys)
         has_expired = caller is not None and caller.has_expired(time.time())
         if caller is not None and not has_expired:
             act_of(scope).caller, act_of(scope).via = caller, scope.get(VIA, "key")
@@ -60,12 +60,6 @@ class KeyCheck:
             await self._app({**scope, TICKET: reader}, receive, send)
         else:
             await self._refuse(given, caller if has_expired else None, scope, receive, send)
-
-    def _presented(self, headers: list[str]) -> ApiKey | None:
-        if len(headers) != 1:
-            return None
-        scheme, _, key = headers[0].partition(" ")
-        return self._keys.find(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
 
     def _ticket_of(self, scope: Scope) -> Reader | None:
         match = STREAM_PATH.fullmatch(scope["path"])
@@ -100,6 +94,15 @@ class KeyCheck:
         elif delay_s:
             headers["Connection"] = "close"
         await problem("unauthorized", detail, headers=headers)(scope, receive, send)
+
+
+def presented_key(scope: Scope, keys: KeyRing) -> ApiKey | None:
+    """Return the key that a request presents, which may have expired; None: it has none, or one that is not valid."""
+    headers = Headers(scope=scope).getlist("authorization")
+    if len(headers) != 1:
+        return None
+    scheme, _, key = headers[0].partition(" ")
+    return keys.find(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -25,6 +25,10 @@ class Connection(Protocol):
     is_reserved: bool
     """Whether only operators are answered on it."""
 
+    @property
+    def has_left(self) -> bool:
+        """Whether its client has left."""
+
     def note_key(self) -> None: ...
 
 

@@ -16,6 +16,7 @@ from killable.api.http.auth import caller_of
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
 from killable.api.http.own_jobs import OwnJobs
+from killable.api.http.request_turns import RequestTurns
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
 from killable.supervisor.engine import Engine
@@ -33,6 +34,7 @@ class Dependencies:
     tickets: Tickets | None
     keys: KeyRing | None
     audit_log: AuditLog | None
+    turns: RequestTurns
 
 
 def parts_of(request: Request) -> Dependencies:

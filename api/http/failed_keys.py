@@ -6,7 +6,7 @@ keys never wait, also those that come from the same address (a proxy has one for
 
 from __future__ import annotations
 
-import ipaddress
+from killable.api.http.networks import network_of
 
 FREE = 50
 """Refusals of one address in a window that are answered at once: more than people and programs in trouble need."""
@@ -14,8 +14,6 @@ WINDOW_S = 10.0
 DELAY_S = 1.0
 ADDRESSES_MAX = 1024
 """Addresses that are counted in a window, some 150 KB; every further one has to wait, too."""
-ADDRESS_CHARS_MAX = 64
-"""A trusted proxy says an address in a header, which may be any text."""
 WAITING_MAX = 2000
 """Answers that wait at once, some 20 MB; further ones are given at once, and their connection is closed."""
 
@@ -34,19 +32,8 @@ class FailedKeys:
         if now - self._since >= WINDOW_S:
             self._since = now
             self._counts.clear()
-        source = _source(address)
+        source = network_of(address)
         if source not in self._counts and len(self._counts) >= ADDRESSES_MAX:
             return self._delay_s
         self._counts[source] = count = self._counts.get(source, 0) + 1
         return self._delay_s if count > FREE else 0.0
-
-
-def _source(address: str) -> str:
-    """Return what one client can have of addresses: of IPv6 64 bits (RFC 6177)."""
-    address = address[:ADDRESS_CHARS_MAX]
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address

@@ -23,7 +23,7 @@ from killable.workers.protocol.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]
 
-COMMON_CODES = ("misdirected", "forbidden", "too_many_connections", "internal")
+COMMON_CODES = ("misdirected", "forbidden", "too_many_connections", "busy", "internal")
 """Codes of all routes."""
 BODY_CODES = ("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid")
 """Codes of routes that read a body."""

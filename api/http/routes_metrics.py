@@ -70,6 +70,8 @@ class Counts(BaseModel):
     loop_longest_ms: float
     uptime_s: float
     audit_records_lost: int = Field(description="Records that the audit log could not take (server.audit_log)")
+    requests_waiting: int = Field(description="HTTP requests that wait for their turn")
+    requests_shed: int = Field(description="HTTP requests refused (503 busy), as too many of their client waited")
 
 
 def _texts() -> Responses:
@@ -93,7 +95,9 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
             return await _text(request, media_type == OPENMETRICS)
         if media_type in ("application/json", "application/*", "*/*"):
             break
-    return Json({**await engine.counts(), "audit_records_lost": _lost(request)})
+    turns = parts_of(request).turns
+    of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed}
+    return Json({**await engine.counts(), "audit_records_lost": _lost(request), **of_http})
 
 
 def _lost(request: Request) -> int:
@@ -103,16 +107,24 @@ def _lost(request: Request) -> int:
 
 async def _text(request: Request, openmetrics: bool) -> Response:
     body = await engine_of(request).exposition(openmetrics=openmetrics)
+    turns, total = parts_of(request).turns, "" if openmetrics else "_total"
+    lines = [
+        "# HELP killable_requests_waiting HTTP requests that wait for their turn",
+        "# TYPE killable_requests_waiting gauge",
+        f"killable_requests_waiting {turns.waiting}.0",
+        *_counter("killable_requests_shed", total, "HTTP requests refused as busy", turns.shed),
+    ]
     if parts_of(request).audit_log is not None:
-        # It comes first: in OpenMetrics, the text of the engine has an end.
-        name = "killable_audit_records_lost"
-        lines = (
-            f"# HELP {name}{'' if openmetrics else '_total'} Records that the audit log could not take",
-            f"# TYPE {name}{'' if openmetrics else '_total'} counter",
-            f"{name}_total {_lost(request)}.0\n",
-        )
-        body = "\n".join(lines).encode() + body
+        told = "Records that the audit log could not take"
+        lines += _counter("killable_audit_records_lost", total, told, _lost(request))
+    # They come first: in OpenMetrics, the text of the engine has an end.
+    body = "\n".join([*lines, ""]).encode() + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
+
+
+def _counter(name: str, suffix: str, about: str, value: int) -> list[str]:
+    """Return the lines of a counter. `suffix`: of its name in the first two lines."""
+    return [f"# HELP {name}{suffix} {about}", f"# TYPE {name}{suffix} counter", f"{name}_total {value}.0"]
 
 
 def _accepted(accept: str) -> list[str]:

@@ -6,7 +6,6 @@ Runs in: api.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -40,7 +39,7 @@ router = APIRouter(tags=["server"], default_response_class=Json)
 async def list_job_types(request: Request) -> Response:
     """List the job types that clients can start, each with the schema of its input."""
     engine = engine_of(request)
-    types = [asdict(job_type) for job_type in await engine.job_types() if job_type.codec == "json"]
+    types = [job_type._asdict() for job_type in await engine.job_types() if job_type.codec == "json"]
     return Json({"job_types": types})
 
 

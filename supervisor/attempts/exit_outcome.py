@@ -6,6 +6,7 @@ process ended. Unknown is a value: no exit code is invented, and our own SIGKILL
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from killable.supervisor.attempts.deadlines import Deadlines
@@ -109,7 +110,7 @@ def message_of(verdict: Verdict) -> str:
     return verdict.facts.get("message") or CODES[verdict.code].title
 
 
-def without_message(facts: dict[str, Any]) -> dict[str, Any]:
+def without_message(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name != "message"}
 
 

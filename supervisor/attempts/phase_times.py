@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from killable.supervisor.attempts.exit_outcome import signal_name
 from killable.supervisor.models import PHASES, Certificate, ExitStatus
 from killable.supervisor.ports import Gone
 
@@ -38,6 +37,8 @@ class PhaseTimes:
 
     def note_gone(self, gone: Gone, status: ExitStatus, now: float) -> None:
         """Keep what the kernel reported about the process. The tree is empty if there is a proof of it."""
+        from killable.supervisor.attempts.exit_outcome import signal_name  # here: a task that just runs needs no more
+
         ending = gone.ending
         if ending is not None:
             self._note_ending(ending.reaped_at)

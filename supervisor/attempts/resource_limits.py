@@ -121,16 +121,6 @@ class ResourceWatch(NamedTuple):
         return sample.own_bytes + sample.others_bytes + shared - self.base.own_bytes
 
 
-def is_wanted(limits: Limits) -> bool:
-    """Return whether any limit has to be watched."""
-    return needs_samples(limits) or limits["tmp_bytes"] is not None
-
-
-def needs_samples(limits: Limits) -> bool:
-    """Return whether any limit of its processes has to be watched."""
-    return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))
-
-
 def _its_processes(sample: Sample) -> str:
     return "its process" if sample.processes == 1 else f"its {sample.processes} processes"
 

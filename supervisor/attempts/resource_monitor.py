@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from killable.supervisor.attempts import resource_limits
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.jobs.limits import needs_samples
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
 from killable.workers.authoring.backstops import backstop_bytes
@@ -43,14 +43,14 @@ class ResourceMonitor:
 
     def prepare(self, *, has_order: bool) -> None:
         """Record the base, unless the thread that sent the order has done so, and set the kernel's limits."""
-        if resource_limits.needs_samples(self._limits) and not has_order:
+        if needs_samples(self._limits) and not has_order:
             self._process.note_base()
         memory = self._limits["memory_bytes"]
         self._process.bound(None if memory is None else backstop_bytes(memory), self._limits["processes_max"])
 
     def begin(self, ordered: float) -> None:
         """Start measuring. The order was sent before, at `ordered`: the job need not wait, and may be over by now."""
-        if not resource_limits.needs_samples(self._limits):
+        if not needs_samples(self._limits):
             return
         base = self._process.base
         if base is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
@@ -69,7 +69,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for name, value in pool.env.items():
             harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
-        for name, value in asdict(pool.sandbox).items():
+        for name, value in pool.sandbox._asdict().items():
             if value not in (True, None):
                 yield _setting(config, f"{section}.sandbox", name, value)
     for name, job in config.settings.jobs.items():
@@ -167,9 +167,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     """Return the sections of the example, each with its keys and the spelled values."""
     limits, server = DEFAULT_LIMITS, ServerSettings()
     halves = {name: getattr(server, name) // 2 for name in ("queue_jobs_max", "queue_bytes_max")}
-    tenants = {
-        each.name: spelled(each.name, halves.get(each.name)) for each in fields(TenantSettings) if each.name != "caps"
-    }
+    tenants = {name: spelled(name, halves.get(name)) for name in TenantSettings._fields if name != "caps"}
     pool = {
         "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",

@@ -16,9 +16,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.attempts import exit_outcome
-from killable.supervisor.attempts.attempt import Attempt
-from killable.supervisor.attempts.escalation import Rules
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import retries
 from killable.supervisor.dispatch.drain import Drain
@@ -39,6 +36,7 @@ from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
+    from killable.supervisor.attempts.attempt import Attempt
     from killable.supervisor.journal.job_notes import JobNotes, Start
 
 
@@ -296,6 +294,9 @@ class Dispatcher:
         pool.fill_soon()
 
     def _assign(self, job: Job, worker: Worker, given: Given | None = None) -> None:
+        from killable.supervisor.attempts.attempt import Attempt  # here: a task that just runs has no attempt
+        from killable.supervisor.attempts.escalation import Rules
+
         job.leave_queue()
         job.assigned = self._clock.now() if given is None else given.at
         job.attempts += 1
@@ -333,6 +334,8 @@ class Dispatcher:
 
     def _end_queued(self, job: Job, verdict: Verdict) -> None:
         """End a job that has no worker."""
+        from killable.supervisor.attempts import exit_outcome
+
         self.backlog.remove(job.id)
         job.verdict = verdict
         facts = exit_outcome.without_message(verdict.facts)

@@ -18,13 +18,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
-from killable.supervisor.attempts.phase_times import undisturbed_certificate
-from killable.supervisor.executor.ending_notes import add_notes
 from killable.supervisor.models import Outcome
-from killable.workers.error_classes import (  # here: multiprocessing cannot be imported at the exit
-    WorkerCrashed,
-    error_class,
-)
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.exception_pickling import set_attribute
@@ -102,30 +96,32 @@ class JobFuture(Future[T]):
     `done()` is true when the process tree of the job is proven gone, or its worker is idle and will be reused.
     """
 
+    # Of the class until a future has its own: a call that does nothing sets three of them.
+    _is_unpickled = False
+    _value: Any = None
+    _error: BaseException | None = None
+    _payload: bytes | MemoryFile | None = None
+    _raised = b""
+    _partial: bytes | MemoryFile | None = None
+    _log: EventLog | None = None
+    _ending: JobError | None = None
+    _progress_callbacks: Sequence[Callable[[Progress], object]] = ()
+    _progress_data: Mapping[str, Any] | None = None
+    _is_progress_due = False
+    """Whether the callbacks are about to be called."""
+    progress: Progress | None = None
+    """What the task has reported last with `ctx.progress`; None: nothing."""
+    job_id = ""
+    """The id in the logs; empty until the task was accepted."""
+    pid: int | None = None
+    """The process id of the worker, once the job runs. For people and logs."""
+    certificate: Mapping[str, Any] | Any = None  # `Any`: who knows that it is done need not check for None
+    """The timed record of the end; None until the future is done."""
+
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
         self._owner = owner
         self._unpickle_lock = threading.RLock()  # reentrant: unpickling runs the program's code, and signal handlers
-        self._is_unpickled = False
-        self._value: Any = None
-        self._error: BaseException | None = None
-        self._payload: bytes | MemoryFile | None = None
-        self._raised = b""
-        self._partial: bytes | MemoryFile | None = None
-        self._log: EventLog | None = None
-        self._ending: JobError | None = None
-        self._progress_callbacks: list[Callable[[Progress], object]] = []
-        self._progress_data: Mapping[str, Any] | None = None
-        self._is_progress_due = False
-        """Whether the callbacks are about to be called."""
-        self.progress: Progress | None = None
-        """What the task has reported last with `ctx.progress`; None: nothing."""
-        self.job_id = ""
-        """The id in the logs; empty until the task was accepted."""
-        self.pid: int | None = None
-        """The process id of the worker, once the job runs. For people and logs."""
-        self.certificate: Mapping[str, Any] | Any = None  # `Any`: who knows that it is done need not check for None
-        """The timed record of the end; None until the future is done."""
 
     # ── for the caller ──
 
@@ -151,8 +147,9 @@ class JobFuture(Future[T]):
             self._owner.drop_withdrawn(self, reason)
 
     def running(self) -> bool:
-        """Return whether a worker has the task."""
-        return super().running() or (self._state == PENDING and self._owner.is_begun(self))
+        """Return whether a worker has the task. True of one behind another only once that one's end is known."""
+        # In this order: a task that leaves its line as a job is marked as running first.
+        return self._state not in _DONE and (self._owner.is_begun(self) or super().running())
 
     def _cancel_pending(self, reason: str) -> bool:
         if self._state != PENDING or not self._owner.withdraw(self):
@@ -184,13 +181,14 @@ class JobFuture(Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what `result` would raise, or None. Raise JobCancelled and TimeoutError as `result` does."""
-        try:
-            super().exception(timeout)
-        except CancelledError:
-            raise self._ending or JobCancelled() from None
-        except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
-            self.cancel(reason="its caller was interrupted")
-            raise
+        if self._state != FINISHED:
+            try:
+                super().exception(timeout)
+            except CancelledError:
+                raise self._ending or JobCancelled() from None
+            except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
+                self.cancel(reason="its caller was interrupted")
+                raise
         with self._unpickle_lock:
             if not self._is_unpickled:
                 self._open()
@@ -254,7 +252,7 @@ class JobFuture(Future[T]):
         It runs in a thread of the Executor, one callback at a time; an exception is logged. The last report comes
         before the future is done, unless a callback takes more than half a second.
         """
-        self._progress_callbacks.append(fn)
+        self._progress_callbacks = (*self._progress_callbacks, fn)
         if self.progress is not None:
             self._owner.relay(partial(self._call_with_progress, fn, self.progress))
 
@@ -339,7 +337,7 @@ class JobFuture(Future[T]):
         """Call the callbacks with the latest progress, in the relay's thread."""
         self._is_progress_due = False  # first: what comes from here on is told again
         assert self.progress is not None
-        for fn in list(self._progress_callbacks):
+        for fn in self._progress_callbacks:
             self._call_with_progress(fn, self.progress)
 
     def _call_with_progress(self, fn: Callable[[Progress], object], progress: Progress) -> None:
@@ -367,6 +365,8 @@ class JobFuture(Future[T]):
         if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
             return
         self._payload = result
+        from killable.supervisor.attempts.phase_times import undisturbed_certificate
+
         self.certificate = undisturbed_certificate()
         self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
 
@@ -379,6 +379,9 @@ class JobFuture(Future[T]):
             self.set_running_or_notify_cancel()
             return
         if outcome.code is not None:
+            from killable.supervisor.executor.ending_notes import add_notes
+            from killable.workers.error_classes import WorkerCrashed, error_class
+
             facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
             ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
             assert isinstance(ending, JobError), CODES[outcome.code]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,15 +19,15 @@ from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
+from killable.supervisor.linux.instance_id import random_id
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
-from killable.workers.error_classes import WorkerCrashed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import Pickled
-from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 from killable.workers.runtime.executor_setup import is_in_pool
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class PendingTasks:
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
-        self._prefix = f"job-{uuid.uuid4().hex[:8]}"
+        self._prefix = f"job-{random_id()[:8]}"
         self._numbers = itertools.count(1)
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
@@ -106,20 +105,15 @@ class PendingTasks:
         """
         if self._closed_reason:  # before the work of pickling
             raise self._closed_error(self._closed_reason)
-        function, args, kwargs = call
-        try:
-            members = {"function": function, "args": args, "kwargs": kwargs}
-            content = TaskContent(self._repeated)
-            packed = pickling.pickled(members, identify=content.identify)
-            brought = packed.size
-            shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
-            input = _inline_or_sealed(packed)
-        except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
-            pickling_errors.name_it(error, function, args, kwargs)
-            future.fail(error)
-            return
-        if brought > INLINE_BYTES_MAX:
-            large_globals.warn(brought, function, args, kwargs)
+        input: bytes | SealedInput | None = pickling.small_call(*call)
+        shared = None
+        if input is None or len(input) > INLINE_BYTES_MAX:
+            try:
+                input, shared = self._packed(*call)
+            except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
+                pickling_errors.name_it(error, *call)
+                future.fail(error)
+                return
         task = Task(self, type, input, limits, future, shared=shared)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
@@ -138,10 +132,23 @@ class PendingTasks:
         if why_closed:
             raise self._closed_error(why_closed)
 
+    def _packed(self, function: Any, args: Any, kwargs: Any) -> tuple[bytes | SealedInput, SharedParts | None]:
+        """Pickle a call, its large pieces into shared memory."""
+        content = TaskContent(self._repeated)
+        packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs}, identify=content.identify)
+        brought = packed.size
+        shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
+        input = _inline_or_sealed(packed)
+        if brought > INLINE_BYTES_MAX:
+            large_globals.warn(brought, function, args, kwargs)
+        return input, shared
+
     def _closed_error(self, why: str) -> RuntimeError:
         """Return the error of a call that comes after the shutdown, or after the thread has failed."""
         if self.supervisor_thread.failure is None:
             return RuntimeError(why)
+        from killable.workers.error_classes import WorkerCrashed
+
         return WorkerCrashed(why, code="supervisor_lost")
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
@@ -250,6 +257,8 @@ class PendingTasks:
         if task is None:
             return False
         with self.lock:
+            if not self._matching.locked():
+                self.repair()
             return task.lane is not None and task.lane.has_begun(task)
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:

@@ -7,14 +7,15 @@ no change of its environment, directory or umask.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.host_forks import leave_loop_to_parent
+from killable.supervisor.linux.host_forks import forks_postponed, leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -22,6 +23,10 @@ from killable.supervisor.telemetry.job_log import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
+WHILE_WORKERS_START = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+"""Imported while the first workers start. Not later: an import in a thread after a Ctrl-C can make CPython forget that
+the interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
+"""
 CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
@@ -170,6 +175,7 @@ class SupervisorThread:
                 self._supervisor.jobs.close()  # a supervisor that has started in part begins no job
             self.has_started = True
             self._callbacks.on_started()
+            _import(WHILE_WORKERS_START)
             await leaving
         starting.cancel()  # a preload may take long
         with self._lock:
@@ -193,3 +199,10 @@ class SupervisorThread:
                     self._loop.call_soon(self._read_inbox)  # the inbox may hold more
                     raise
         self._loop.call_soon(self._read_inbox)
+
+
+def _import(modules: Sequence[str]) -> None:
+    """Import modules, and let no other thread fork meanwhile: the child would find their locks taken."""
+    with forks_postponed:
+        for name in modules:
+            importlib.import_module(name)

@@ -14,13 +14,12 @@ import contextvars
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from killable.supervisor.attempts.resource_limits import is_wanted
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
-from killable.supervisor.jobs.limits import limits_of_job
+from killable.supervisor.jobs.limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -63,7 +62,7 @@ class TaskLimits(NamedTuple):
     def of(cls, job_type: JobType, asked: Mapping[str, Any]) -> TaskLimits:
         """Work out the limits of tasks that ask for these."""
         in_force = limits_of_job(job_type.limits, job_type.caps, asked)
-        return cls(asked, in_force, limits_as_json(in_force), announces(in_force), is_wanted(in_force))
+        return cls(asked, in_force, limits_as_json(in_force), announces(in_force), is_watched(in_force))
 
 
 class TaskOwner(Protocol):
@@ -89,6 +88,7 @@ class Task:
     __slots__ = (
         "_asked",
         "_context",
+        "_in_force",
         "_input",
         "_job",
         "_limits",
@@ -123,6 +123,7 @@ class Task:
         self._input = input
         self._shared = shared
         self._limits = limits
+        self._in_force: TaskLimits | None = None
         self._submitted_at = monotonic()
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
         self.waits_as_job = is_timed or (isinstance(input, bytes) and len(input) > INLINE_TASK_BYTES_MAX)
@@ -134,13 +135,19 @@ class Task:
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
+    def _rules(self) -> TaskLimits:
+        """Return the limits in force. Its type must be known by now."""
+        if self._in_force is None:
+            self._in_force = self._owner.limits_of(self._type, self._limits)
+        return self._in_force
+
     @property
     def is_watched(self) -> bool:
-        return self._owner.limits_of(self._type, self._limits).is_watched
+        return self._rules().is_watched
 
     @property
     def is_alone(self) -> bool:
-        limits = self._owner.limits_of(self._type, self._limits)
+        limits = self._in_force or self._rules()
         return limits.is_watched or limits.announced or self._type == executor_setup.STREAM
 
     @property
@@ -154,7 +161,7 @@ class Task:
     # ── in any thread ──
 
     def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
-        limits, content = self._owner.limits_of(self._type, self._limits), self._input
+        limits, content = self._rules(), self._input
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
         if limits.announced:
@@ -188,8 +195,11 @@ class Task:
 
     # ── in the supervisor's thread ──
 
-    def adopt(self, given: Given) -> None:
+    def begin(self) -> None:
+        self.lane = None
         self.future.begin()
+
+    def adopt(self, given: Given) -> None:
         self._become_job(given)
 
     def complete(self, result: bytes) -> None:
@@ -215,7 +225,7 @@ class Task:
         """Create the job. Raise Refused when its type does not exist: the pool is broken."""
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)
-        in_force = self._owner.limits_of(self._type, self._limits).in_force
+        in_force = self._rules().in_force
         submission = Submission(self._type, self._input, limits=dict(self._limits), shared=self._shared)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:

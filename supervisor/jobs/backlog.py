@@ -6,7 +6,7 @@ Runs in: supervisor. Pure.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 Place = tuple[int, int, str]
 """Sort key of a waiting job among those of its tenant: (-priority, arrival number, job id)."""
@@ -29,33 +29,37 @@ class QueueFull(Exception):
         self.bound, self.limit = bound, limit
 
 
-@dataclass(slots=True)
 class _TenantLine:
     """The jobs of one tenant that wait for one pool; at least one."""
 
-    round: int
-    """The round of the first job; each job behind it has the next one."""
-    places: list[Place] = field(default_factory=list)
-    """Sorted, not a heap: positions are queried as often as jobs are taken, and moving a thousand pointers takes less
-    than a microsecond.
-    """
+    __slots__ = ("places", "round")
+
+    def __init__(self, round: int) -> None:
+        self.round = round
+        """The round of the first job; each job behind it has the next one."""
+        self.places: list[Place] = []
+        """Sorted, not a heap: positions are queried as often as jobs are taken, and moving a thousand pointers takes
+        less than a microsecond.
+        """
 
 
-@dataclass(slots=True)
 class _PoolQueue:
     """The queue of one pool. In each round, every tenant has one turn."""
 
-    lines: dict[str, _TenantLine] = field(default_factory=dict)
-    """By tenant. Each has a round of `round` or the one after it."""
-    heads: list[Head] = field(default_factory=list)
-    """Sorted; one for each tenant that is not held back."""
-    round: int = 0
-    """Of the job that was taken last."""
-    served: set[str] = field(default_factory=set)
-    """Tenants without a waiting job that have had their turn in this round."""
-    depth: int = 0
-    startable: int = 0
-    """Jobs of tenants that are not held back."""
+    __slots__ = ("depth", "heads", "lines", "round", "served", "startable")
+
+    def __init__(self) -> None:
+        self.lines: dict[str, _TenantLine] = {}
+        """By tenant. Each has a round of `round` or the one after it."""
+        self.heads: list[Head] = []
+        """Sorted; one for each tenant that is not held back."""
+        self.round = 0
+        """Of the job that was taken last."""
+        self.served: set[str] = set()
+        """Tenants without a waiting job that have had their turn in this round."""
+        self.depth = 0
+        self.startable = 0
+        """Jobs of tenants that are not held back."""
 
     def head(self, tenant: str) -> Head:
         line = self.lines[tenant]
@@ -80,8 +84,7 @@ class _PoolQueue:
             self.served.add(tenant)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(NamedTuple):
     """One job in the queue."""
 
     pool: str

@@ -5,7 +5,6 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from killable.supervisor.models import Submission
@@ -29,7 +28,7 @@ async def seal_large_input(submission: Submission) -> Submission:
         return submission
     try:
         sealed = event_loops.in_bounded_threads(asyncio.get_running_loop(), partial(SealedInput.of, content))
-        return replace(submission, input=await sealed)
+        return submission._replace(input=await sealed)
     except (OSError, RuntimeError):  # RuntimeError: no thread can be started
         return submission
 

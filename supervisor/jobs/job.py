@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer, asleep_s
@@ -179,7 +179,7 @@ class Job:
         """Close and drop the input: an ended job is not run again."""
         close_input(self.submission)
         if not self.is_executor_task:  # the job itself is not kept then
-            self.submission = replace(self.submission, input=b"")
+            self.submission = self.submission._replace(input=b"")
 
     def wake(self) -> None:
         """Notify the listener and all waiters of a change."""
@@ -214,7 +214,7 @@ class Job:
             started_at=self.started_at,
             ended_at=self.ended_at,
             limits=dict(self.limits),
-            tags=self.submission.tags,
+            tags=dict(self.submission.tags),
             tenant=self.submission.tenant,
             priority=self.submission.priority,
             queue=queue,

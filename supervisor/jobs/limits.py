@@ -118,3 +118,13 @@ def limits_of_tenant(
             lowered[limit] = _lowered(value, cap)
     lower = {limit: min(cap, caps.get(limit, cap)) for limit, cap in own.items()}
     return over(defaults, lowered), {**caps, **lower}
+
+
+def is_watched(limits: Limits) -> bool:
+    """Return whether any limit of a job is one on resources, which are measured."""
+    return needs_samples(limits) or limits["tmp_bytes"] is not None
+
+
+def needs_samples(limits: Limits) -> bool:
+    """Return whether its processes have to be measured."""
+    return any(each is not None for each in (limits["memory_bytes"], limits["cpu_s"], limits["processes_max"]))

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from killable.supervisor.clock import Clock, Timer
@@ -48,12 +47,14 @@ class _Ended(NamedTuple):
     """The bytes that were counted for it: the same number is subtracted later."""
 
 
-@dataclass(slots=True)
 class _Share:
     """The ended jobs of one tenant."""
 
-    jobs: OrderedDict[str, _Ended] = field(default_factory=OrderedDict)
-    bytes: int = 0
+    __slots__ = ("bytes", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: OrderedDict[str, _Ended] = OrderedDict()
+        self.bytes = 0
 
 
 class Retention:

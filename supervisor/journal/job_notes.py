@@ -10,7 +10,6 @@ dropped is there once more.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.jobs.job import Job
@@ -31,7 +30,7 @@ from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
-KEPT_OF_SUBMISSION = tuple(f.name for f in fields(Submission) if f.name not in ("type", "input", "limits"))
+KEPT_OF_SUBMISSION = tuple(name for name in Submission._fields if name not in ("type", "input", "limits"))
 """Type and limits are stored beside them, as they are in force; the input is stored as a piece."""
 RETRY_AFTER_S = 5
 """When a full disk has room again is unknown; sooner retries would only load the server."""

@@ -1,4 +1,4 @@
-"""A guard and a zygote that start before the supervisor that will own them, and import beside it, on another core.
+"""A guard, a zygote and a first worker that start before the supervisor that will own them, on another core.
 
 Runs in: supervisor, in the thread of the program that makes an Executor. Part of the seam. What is imported here is
 imported before that start, one after the other with it: nothing that can wait.
@@ -11,16 +11,44 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
-from killable.supervisor.linux.instance_id import MARKER, InstanceId
+from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
 from killable.workers.protocol import control, fd_passing
 
-LEAVE_S = 1.0
+if TYPE_CHECKING:
+    from killable.supervisor.linux.cgroup import CgroupRoot
+    from killable.supervisor.linux.worker_order import NewWorker
+    from killable.supervisor.settings import PoolSpec
+
+FIRST_WORKER = "w-1"
+LEAVE_S = 5.0
 """How long a guard that nobody needs may take to end what it has started; then it is killed."""
+
+
+class EarlyPool(NamedTuple):
+    """A pool whose zygote has its Configure."""
+
+    tmp: str
+    """The supervisor's temporary folder."""
+    cgroups: CgroupRoot | None
+    worker: NewWorker | None
+    """The first worker, which is ordered. None: somebody has it, or there is none."""
+
+    def remove(self) -> None:
+        """Remove the folder and the cgroups, when no process is left."""
+        from killable.workers.runtime import memory_removal
+        from killable.workers.runtime.removal import remove_tree
+
+        if self.worker is not None:
+            self.worker.remove_cgroup()
+        if self.cgroups is not None:
+            self.cgroups.remove()
+        memory_removal.remove_all(self.tmp)
+        remove_tree(self.tmp)
 
 
 class StartedGuard(NamedTuple):
@@ -30,18 +58,23 @@ class StartedGuard(NamedTuple):
     guard_socket: socket.socket
     zygote_socket: socket.socket
     marker: str
+    pool: EarlyPool | None = None
 
 
 class EarlyGuard:
-    """A guard with a zygote that waits for its Configure. A zygote host takes them over, or `close` ends them."""
+    """A guard and a zygote, which has no Configure before `begin_pool`. A zygote host takes them over, or `close` ends
+    them.
+    """
 
     def __init__(self, pool: str, path: Sequence[str], modules: Sequence[str]) -> None:
         """Start them; the zygote imports `modules` at once, from `path`. Raise OSError."""
         self._started: list[StartedGuard] = []
         """One until it is taken, by one of two threads: `pop` is atomic."""
+        self._has_folder = False
+        """Whether the folder and the cgroups of the pool are still to be removed here."""
         owner = InstanceId.of(os.getpid())
         assert owner is not None
-        marker = f"{owner.marker(os.urandom(16).hex(), pool)}/0"
+        marker = f"{owner.marker(random_id(), pool)}/0"
         with host_forks.forks_postponed:
             ours, theirs = fd_passing.open_pair()
             with theirs:
@@ -59,6 +92,43 @@ class EarlyGuard:
                     self.close()
                     raise
 
+    def begin_pool(self, spec: PoolSpec) -> None:
+        """Make the supervisor's folder and cgroup, send the zygote its Configure, and order the first worker.
+
+        What fails here the supervisor does later, and reports. Call it before anybody can take the guard.
+        """
+        from killable.supervisor.linux import cgroup, worker_order
+        from killable.supervisor.linux.own_folder import make_folder
+
+        (started,) = self._started
+        owner = InstanceId.of(os.getpid())
+        assert owner is not None
+
+        def send(order: control.Fork, descriptors: list[int]) -> None:
+            fd_passing.send(started.zygote_socket, control.to_wire(order), descriptors)
+
+        with host_forks.forks_postponed, suppress(OSError, fd_passing.MessageError):
+            pool = EarlyPool(make_folder(owner.folder_prefix), cgroup.find_root(random_id()[:8]), None)
+            try:
+                configure = worker_order.configure_of(spec, pool.tmp, spec.start_method)
+                fd_passing.send(started.guard_socket, control.to_wire(control.UseFolder(pool.tmp)))
+                fd_passing.send(started.zygote_socket, control.to_wire(configure))
+            except BaseException:
+                pool.remove()
+                raise
+            self._started[:] = [started._replace(pool=pool)]
+            self._has_folder = True
+            if spec.start_method == "fork":
+                worker = worker_order.NewWorker.make(FIRST_WORKER, spec, pool.cgroups)
+                self._started[:] = [started._replace(pool=pool._replace(worker=worker))]
+                worker.order(send)
+
+    def take_folder(self) -> EarlyPool | None:
+        """Hand the folder and the cgroups over to the caller; None: there are none."""
+        pool = self._started[0].pool if self._started else None
+        self._has_folder = False
+        return pool
+
     def take(self) -> StartedGuard | None:
         """Hand the processes and sockets over to the caller; None if that was done, or in a fork of the program."""
         _waiting.discard(self)
@@ -72,13 +142,20 @@ class EarlyGuard:
         started = self.take()
         if started is None:
             return
+        worker = None if started.pool is None else started.pool.worker
         started.zygote_socket.close()
         started.guard_socket.close()  # end-of-file: the guard ends the zygote and itself
+        if worker is not None:
+            worker.let_go()
         try:
             started.process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
             started.process.kill()
             started.process.wait()
+        if started.pool is not None and self._has_folder:
+            started.pool.remove()
+        elif worker is not None:
+            worker.remove_cgroup()
 
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: they belong to the parent."""
@@ -86,6 +163,8 @@ class EarlyGuard:
         if started is not None:
             started.zygote_socket.close()
             started.guard_socket.close()
+            if started.pool is not None and started.pool.worker is not None:
+                started.pool.worker.close_in_child()
 
 
 def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, imports: control.ImportAhead) -> None:

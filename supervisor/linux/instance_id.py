@@ -9,8 +9,9 @@ import os
 import re
 from typing import NamedTuple
 
-_NAME = re.compile(r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)")
-_FOLDER = re.compile(r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}")
+_NAME = r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)"
+_FOLDER = r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}"
+"""Compiled when they are used: the first guard, which does not use them, waits for this module (`early_guard`)."""
 
 MARKER = "KILLABLE_INSTANCE"
 """Set for the guard's exec. A fork keeps it, and an exec passes it on unless the job cleans its environment."""
@@ -38,7 +39,7 @@ class InstanceId(NamedTuple):
     @classmethod
     def named(cls, name: str) -> InstanceId | None:
         """Parse a `name`; return None if it is not exactly such a name."""
-        found = _NAME.fullmatch(name)
+        found = re.fullmatch(_NAME, name)
         return None if found is None else cls(found[1], *(int(number) for number in found.groups()[1:]))
 
     @property
@@ -51,7 +52,7 @@ class InstanceId(NamedTuple):
 
     @property
     def folder_prefix(self) -> str:
-        """Prefix of the temporary folder's name, for `tempfile.mkdtemp`.
+        """Prefix of the temporary folder's name. Eight characters of [a-z0-9_] follow, as `tempfile` chooses them.
 
         It is short because of the 108 bytes of a Unix socket's path (unix(7)): jobs make such sockets below it.
         """
@@ -67,6 +68,11 @@ class InstanceId(NamedTuple):
             return False  # /proc cannot be read: no descriptor is left
 
 
+def random_id() -> str:
+    """Return 32 random hexadecimal digits. `uuid` would import `platform`, 3 ms."""
+    return os.urandom(16).hex()
+
+
 def boot_id() -> str:
     """Return the id of this boot of this machine; every boot of every machine has another. Raise OSError."""
     return _read("/proc/sys/kernel/random/boot_id").strip().replace("-", "")
@@ -74,7 +80,7 @@ def boot_id() -> str:
 
 def owner_of_folder(name: str) -> InstanceId | None:
     """Return the owner of a temporary folder; None if the name has another form, or another boot or pid namespace."""
-    found = _FOLDER.fullmatch(name)
+    found = re.fullmatch(_FOLDER, name)
     if found is None or found[1] != _digest(*_here()):
         return None
     return InstanceId(*_here(), int(found[2], 16), int(found[3], 16))
@@ -106,9 +112,8 @@ def _here() -> tuple[str, int]:
 
 
 def _digest(boot: str, namespace: int) -> str:
-    import hashlib  # 2 ms, and the first guard needs none: `early_guard`
-
-    return hashlib.blake2s(f"{boot}-{namespace}".encode(), digest_size=6).hexdigest()
+    """The first 48 bits of a boot id are random (RFC 9562), and a pid namespace has an inode of its own."""
+    return f"{int(boot[:12], 16) ^ namespace:012x}"
 
 
 def _start_ticks(pid: int) -> int | None:

@@ -12,7 +12,6 @@ import logging
 import os
 import select
 import stat
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +43,8 @@ def sweep_in_thread(finished: Callable[[], None]) -> None:
             _try(_sweep_what_runs)
         finally:
             finished()
+        import tempfile
+
         _try(lambda: sweep_folders(tempfile.gettempdir()))
 
     _start_thread(sweep)

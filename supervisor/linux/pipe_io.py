@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from killable.supervisor.ports import PIPE_BYTES
 
@@ -36,15 +36,16 @@ class PipeReader:
         self._loop = loop
         self._descriptor = descriptor
         self._sink = sink
-        self._around_read = nullcontext() if around_read is None else around_read
+        self._around_read = around_read
         self.read_bytes = READ_BYTES
         os.set_blocking(descriptor, False)
 
     def start(self) -> None:
         """Read whenever the pipe is readable. Raise OSError."""
-        self._loop.add_reader(self._descriptor, self._read_once)
+        self._loop.add_reader(self._descriptor, self._read_some if self._around_read is None else self._read_within)
 
-    def _read_once(self) -> None:
+    def _read_within(self) -> None:
+        assert self._around_read is not None
         with self._around_read:
             self._read_some()
 

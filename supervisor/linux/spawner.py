@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import asdict
 
 from killable.supervisor.linux import host_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
@@ -15,14 +14,11 @@ from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.inherited_environment import inherited
 from killable.supervisor.linux.oom_counter import OomCounter
-from killable.supervisor.linux.user_accounts import account
-from killable.supervisor.linux.worker_pipes import open_pipes
+from killable.supervisor.linux.worker_order import NewWorker, configure_of, tmp_suffix
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.linux.zygote_host import ZygoteHost
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
-from killable.workers.protocol import control
-from killable.workers.protocol.named_memory import CONFINED
 
 
 class PoolSpawner:
@@ -48,7 +44,6 @@ class PoolSpawner:
         self._listener = listener
         self._cgroups = cgroups
         self._tmp = tmp
-        self._tmp_suffix = CONFINED if spec.sandbox.keeps_from_shared_memory else ""
         self._oom = oom
         self._marker = marker
         self._patience_s = patience_s
@@ -66,45 +61,11 @@ class PoolSpawner:
 
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
-        configure = self._configure(start_method)
         with host_forks.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
-            self._zygote_host.start_zygote(configure)
-
-    def _configure(self, start_method: str) -> control.Configure:
-        spec = self._spec
-        become = account(spec.user, spec.group)
-        if become is not None:
-            os.chmod(self._tmp, 0o711)  # each worker has a folder of its own in it
-        return control.Configure(
-            pool=spec.name,
-            modules=list(spec.modules),
-            folder=spec.folder,
-            start_method=start_method,
-            codec=spec.codec,
-            jobs_per_worker_max=spec.jobs_per_worker_max,
-            nice=spec.nice,
-            tmp=self._tmp,
-            affinity=list(spec.affinity),
-            core_dumps=spec.core_dumps,
-            uid=None if become is None else become.uid,
-            gid=None if become is None else become.gid,
-            groups=[] if become is None else become.groups,
-            account_env={} if become is None else {**become.environment, **spec.env},
-            setup=self._write_setup(),
-            sandbox=asdict(spec.sandbox) if spec.sandbox.forbids else None,
-            tmp_suffix=self._tmp_suffix,
-        )
-
-    def _write_setup(self) -> str:
-        """Write an Executor's setup to a file: it may be too large for a message. Return the path; empty for none."""
-        if not self._spec.setup:
-            return ""
-        path = os.path.join(self._tmp, f"{self._spec.name}.setup")
-        with open(path, "wb") as file:
-            file.write(self._spec.setup)
-        return path
+            if not self._zygote_host.has_early_pool():
+                self._zygote_host.start_zygote(configure_of(self._spec, self._tmp, start_method))
 
     def _open_zygote_host(self) -> ZygoteHost:
         self._zygote_hosts += 1
@@ -133,40 +94,33 @@ class PoolSpawner:
         zygote_host = self._zygote_host
         if zygote_host is None:
             raise ZygoteLost
-        cgroup = None if self._cgroups is None else self._cgroups.create(worker_id)
-        try:
-            pipes = open_pipes(separate_stderr=bool(self._spec.setup))
-        except OSError:
-            if cgroup is not None:
-                cgroup.remove()
-            raise
-        sent = list(pipes.theirs)
-        closing = list(pipes.only_theirs)
-        tmp = os.path.join(self._tmp, worker_id + self._tmp_suffix)
+        new = zygote_host.take_early_worker(worker_id)
+        is_ordered = new is not None
+        if new is None:
+            new = NewWorker.make(worker_id, self._spec, self._cgroups)
         process = None
         try:
             process = WorkerProcess(
                 self._loop,
                 listener,
-                pipes.ours,
-                pipes.line,
-                cgroup,
-                tmp,
+                new.pipes.ours,
+                new.pipes.line,
+                new.cgroup,
+                os.path.join(self._tmp, worker_id + tmp_suffix(self._spec)),
                 self._oom,
                 zygote_host.note_ending,
+                since=new.since,
                 is_program=bool(self._spec.setup),
             )
-            if cgroup is not None:
-                sent.append(cgroup.open_procs())
-                closing.append(sent[-1])
-            zygote_host.fork(control.Fork(worker_id, cgroup=cgroup is not None), sent)
-        except (OSError, ZygoteLost):
-            if process is not None:
-                process.abandon()
-            raise
         finally:
-            for descriptor in closing:
-                os.close(descriptor)
+            if process is None and not is_ordered:
+                new.close_theirs()
+        if not is_ordered:
+            try:
+                new.order(zygote_host.fork)
+            except (OSError, ZygoteLost):
+                process.abandon()
+                raise
         zygote_host.add(worker_id, process)
         return process
 

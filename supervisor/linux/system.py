@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
-from dataclasses import dataclass, field
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
@@ -17,6 +15,7 @@ from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.oom_counter import OomCounter
+from killable.supervisor.linux.own_folder import make_folder
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.zygote_host import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
@@ -27,22 +26,32 @@ from killable.workers.runtime.removal import remove_tree
 logger = logging.getLogger("killable.system")
 
 
-@dataclass(slots=True)
 class System:
     """The machine resources of one supervisor, from its start to its end."""
 
-    loop: asyncio.AbstractEventLoop
-    owner: InstanceId
-    instance_id: str
-    cgroups: CgroupRoot | None
-    tmp: str
-    oom: OomCounter
-    patience_s: float
-    """How long killed processes may take to disappear, in seconds."""
-    early_guard: EarlyGuard | None = None
-    """The first guard of the only pool, if it is started already."""
-    answer_s: float = ANSWER_S
-    spawners: list[PoolSpawner] = field(default_factory=list)
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        owner: InstanceId,
+        instance_id: str,
+        cgroups: CgroupRoot | None,
+        tmp: str,
+        patience_s: float,
+        early_guard: EarlyGuard | None,
+    ) -> None:
+        """`patience_s`: how long killed processes may take to disappear. `early_guard`: the first guard of the only
+        pool, if it is started already.
+        """
+        self.loop = loop
+        self.owner = owner
+        self.instance_id = instance_id
+        self.cgroups = cgroups
+        self.tmp = tmp
+        self.oom = OomCounter()
+        self.patience_s = patience_s
+        self.early_guard = early_guard
+        self.answer_s = ANSWER_S
+        self.spawners: list[PoolSpawner] = []
 
     @classmethod
     def open(
@@ -54,18 +63,21 @@ class System:
     ) -> System:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
+        owner = InstanceId.of(os.getpid())
+        assert owner is not None
+        early = None if early_guard is None else early_guard.take_folder()
+        if early is not None:
+            return cls(loop, owner, instance_id, early.cgroups, early.tmp, settings.unkillable_s, early_guard)
         cgroups = None if settings.proof == "descendants" else cgroup.find_root(instance_id[:8])
         if settings.proof == "cgroup+descendants" and cgroups is None:
             raise OSError(0, "KILLABLE_PROOF asks for a cgroup, and no writable cgroup2 directory was found")
         try:
-            owner = InstanceId.of(os.getpid())
-            assert owner is not None
-            tmp = tempfile.mkdtemp(prefix=owner.folder_prefix)
+            tmp = make_folder(owner.folder_prefix)
         except OSError:
             if cgroups is not None:
                 cgroups.remove()
             raise
-        return cls(loop, owner, instance_id, cgroups, tmp, OomCounter(), settings.unkillable_s, early_guard)
+        return cls(loop, owner, instance_id, cgroups, tmp, settings.unkillable_s, early_guard)
 
     async def sweep_orphans(self) -> bool:
         """End what dead supervisors left, for it may hold what this one needs; return whether that was done in time."""

@@ -56,15 +56,18 @@ class WorkerProcess:
         oom: OomCounter,
         on_ending: Callable[[], None],
         *,
+        since: float,
         is_program: bool = False,
     ) -> None:
-        """Take over the descriptors and the cgroup, even on failure. Raise OSError."""
+        """Take over the descriptors and the cgroup, even on failure. `since`: when they were made, CLOCK_REALTIME
+        seconds. Raise OSError.
+        """
         orders, frames, output, stderr, notifications, stack, tokens = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
-        self._memory = LeftoverMemory(tmp, clock.realtime(), is_program=is_program)
+        self._memory = LeftoverMemory(tmp, since, is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""

@@ -18,10 +18,11 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup
-from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.linux.early_guard import EarlyGuard, EarlyPool
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
 from killable.supervisor.linux.watchdog import Watchdog
+from killable.supervisor.linux.worker_order import NewWorker
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import control, fd_passing
@@ -81,13 +82,19 @@ class ZygoteHost:
         self._guard_pidfd = -1
         self._early_zygote: socket.socket | None = None
         """The socket of a zygote that the guard has been asked for, and that waits for its Configure."""
+        self._early_pool: EarlyPool | None = None
+        """The zygote has its Configure, and its first worker is ordered."""
         started = None if early_guard is None else early_guard.take()
         if started is None:
             self._guard, self._guard_socket = start_guard(python, folder, {**environment, MARKER: marker})
         else:
-            self._guard, self._guard_socket, self._early_zygote, self._marker = started
+            self._guard, self._guard_socket, self._early_zygote, self._marker, self._early_pool = started
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
+        self._unwanted: NewWorker | None = None
+        """An early worker that was let go, and whose cgroup is still there."""
+        self._early_fork: tuple[int, int] | None = None
+        """Pid and pidfd of the early worker, if they came before the pool wanted it."""
         self._processes: dict[str, WorkerProcess] = {}
         self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
@@ -106,9 +113,52 @@ class ZygoteHost:
             self._forget_guard_socket()
             if self._early_zygote is not None:
                 self._early_zygote.close()
+            self._drop_early_worker()
             self._guard.kill()  # it has started nothing yet, or a zygote that dies with it
             self._guard.wait()
             raise
+
+    def has_early_pool(self) -> bool:
+        """Begin to read what the early zygote says, if it has its Configure already. Return whether it has."""
+        if self._early_pool is None or self._early_zygote is None or self._guard_socket is None:
+            return False
+        self._watch_early_zygote(self._guard_socket)
+        return True
+
+    def take_early_worker(self, worker_id: str) -> NewWorker | None:
+        """Hand the worker over that is ordered already, if it has this id; else it is not wanted."""
+        early = self._early_pool
+        if early is None or early.worker is None:
+            return None
+        if early.worker.worker_id != worker_id or self._zygote_socket is None:
+            self._drop_early_worker()
+            return None
+        self._early_pool = early._replace(worker=None)
+        return early.worker
+
+    def _note_early_fork(self, pid: int, descriptors: list[int]) -> None:
+        """Keep the pidfd of the early worker until the pool wants it."""
+        if self._early_pool is not None and self._early_pool.worker is not None and descriptors:
+            self._early_fork = pid, descriptors[0]
+            return
+        self._drop_early_worker()  # no descriptor was left here for its pidfd
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    def _take_early_fork(self) -> tuple[int, int] | None:
+        fork, self._early_fork = self._early_fork, None
+        return fork
+
+    def _drop_early_worker(self) -> None:
+        """Let a worker that nobody wants leave, or die with its zygote."""
+        early = self._early_pool
+        if early is not None and early.worker is not None:
+            self._early_pool = early._replace(worker=None)
+            early.worker.let_go()
+            self._unwanted = early.worker
+            fork = self._take_early_fork()
+            if fork is not None:
+                os.close(fork[1])
 
     def start_zygote(self, configure: control.Configure) -> None:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
@@ -117,7 +167,7 @@ class ZygoteHost:
         with suppress(OSError):  # the guard is gone, which is noticed below
             fd_passing.send(self._guard_socket, control.to_wire(control.UseFolder(configure.tmp)))
         if self._early_zygote is not None:
-            self._configure_early_zygote(configure, self._guard_socket)
+            self._watch_early_zygote(self._guard_socket, configure)
             return
         ours, theirs = fd_passing.open_pair()
         ours.setblocking(False)
@@ -136,11 +186,13 @@ class ZygoteHost:
                 raise
         self._zygote_socket = ours
 
-    def _configure_early_zygote(self, configure: control.Configure, guard_socket: socket.socket) -> None:
+    def _watch_early_zygote(self, guard_socket: socket.socket, configure: control.Configure | None = None) -> None:
+        """Read what the early zygote says, which gets its Configure now if it has none."""
         assert self._early_zygote is not None
         ours, self._early_zygote = self._early_zygote, None
         try:
-            fd_passing.send(ours, control.to_wire(configure))
+            if configure is not None:
+                fd_passing.send(ours, control.to_wire(configure))
             self._loop.add_reader(ours, self._on_zygote_message)
         except OSError:  # the zygote has gone, or it goes with its socket: its guard leaves, which is reported
             ours.close()
@@ -164,7 +216,19 @@ class ZygoteHost:
         self._watchdog.expect()
 
     def add(self, worker_id: str, process: WorkerProcess) -> None:
+        """Register a process, which hears of its fork and its exit."""
         self._processes[worker_id] = process
+        fork = self._take_early_fork()
+        if fork is not None:
+            self._loop.call_soon(self._tell_fork, worker_id, *fork)  # its worker does not know it yet
+        else:
+            self._watchdog.expect()
+
+    def _tell_fork(self, worker_id: str, pid: int, pidfd: int) -> None:
+        if worker_id in self._processes:
+            self._processes[worker_id].forked(pid, pidfd)
+        else:
+            os.close(pidfd)
 
     def note_ending(self) -> None:
         """Expect the zygote's report of how a process ended: it was killed, or its pidfd has shown the exit."""
@@ -192,6 +256,7 @@ class ZygoteHost:
             if not await event_loops.wait_within(self._ended, self._patience_s + ORPHAN_SEARCH_S):
                 self._forget_guard()  # not even the guard can be killed
         self._forget_zygote()
+        self._remove_unwanted()
         for process in unkillable:
             process.abandon()  # closes its descriptors; harmless if it is gone
 
@@ -206,6 +271,10 @@ class ZygoteHost:
                 os.close(descriptor)
         self._guard_socket = self._zygote_socket = None
         self._guard_pidfd = self._zygote_pidfd = -1
+        if self._early_pool is not None and self._early_pool.worker is not None:
+            self._early_pool.worker.close_in_child()
+        if self._early_fork is not None:
+            os.close(self._early_fork[1])
         for process in self._processes.values():
             process.close_in_child()
 
@@ -278,6 +347,11 @@ class ZygoteHost:
                 self._listener.on_preloaded(threads)
             case control.PreloadFailed(traceback, declaration):
                 self._listener.on_preload_failed(traceback, declaration)
+            case control.Forked(worker_id, pid) if worker_id not in self._processes:
+                self._note_early_fork(pid, descriptors)
+            case control.ForkFailed(worker_id) | control.Exited(worker_id) if worker_id not in self._processes:
+                self._drop_early_worker()
+                self._remove_unwanted()  # it is gone
             case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.Forked(worker_id):
@@ -286,8 +360,7 @@ class ZygoteHost:
             case control.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
             case control.Exited(worker_id, ending, swept, orphans):
-                if worker_id in self._processes:
-                    self._processes.pop(worker_id).swept(ending, swept, orphans)
+                self._processes.pop(worker_id).swept(ending, swept, orphans)
             case control.Pong():
                 pass
             case _:
@@ -363,6 +436,7 @@ class ZygoteHost:
     def _lose_zygote(self, how: str) -> None:
         """Report that everything below the zygote is gone. The guard has sent its workers' true statuses, if known."""
         self._forget_zygote()
+        self._remove_unwanted()
         orphans, self._orphans = self._orphans, {}
         processes, self._processes = self._processes, {}
         for process in processes.values():
@@ -415,8 +489,15 @@ class ZygoteHost:
             os.close(self._zygote_pidfd)
             self._zygote_pidfd = -1
 
+    def _remove_unwanted(self) -> None:
+        """Remove the cgroup of an early worker that nobody wanted. It is gone with its zygote."""
+        if self._unwanted is not None:
+            self._unwanted.remove_cgroup()
+            self._unwanted = None
+
     def _forget_zygote_socket(self) -> None:
         self._watchdog.stop()
+        self._drop_early_worker()
         if self._zygote_socket is not None:
             self._loop.remove_reader(self._zygote_socket)
             self._zygote_socket.close()

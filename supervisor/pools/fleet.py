@@ -96,7 +96,7 @@ class Fleet:
         """Close inherited descriptors in a fork of this process; the rest belongs to the parent."""
         for pool in self:
             for worker in pool.workers.values():
-                worker.close_in_child()
+                worker.close_result_buffer()
         if self._system is not None:
             self._system.close_in_child()
 

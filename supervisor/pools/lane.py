@@ -32,8 +32,10 @@ LINE_S = 0.002
 """Calls are lined up for about so long: longer ones gain nothing by it, and a worker that is free takes them sooner."""
 SHARE = 8
 """A call counts for an eighth of the average duration."""
-BEFORE_S = 0.002
-"""The readings that tell how a worker died are taken again when the last ones are older than this."""
+BEFORE_S = 1.0
+"""The readings that tell how a worker died are taken again when the last ones are older than this. Each is a system
+call before the call is sent, and beside a thread that computes it costs the caller the interpreter, for 5 ms.
+"""
 
 _RAN = int(Kind.RAN)
 _seconds_of: Callable[[bytes], tuple[float]] = struct.Struct(RAN_SECONDS).unpack_from
@@ -73,6 +75,10 @@ class LaneCall(Protocol):
 
     def complete(self, result: bytes) -> None:
         """Finish the call with its result, in the supervisor's thread. Its worker is free already."""
+        ...
+
+    def begin(self) -> None:
+        """Take the call out of its lane, as one that its worker has. The lock is held: it is never seen as waiting."""
         ...
 
     def adopt(self, given: Given) -> None:
@@ -204,7 +210,8 @@ class Lane:
         self.is_over = False
         self._seconds = math.inf
         """The average duration of the latest calls; infinite: none is known."""
-        self._before_at = -math.inf
+        self._before_at = monotonic()
+        self.process.note_before()
 
     # ── in any thread, with the lock held ──
 
@@ -220,11 +227,11 @@ class Lane:
         if not line:
             return True
         return (
-            self.quiet
-            and not call.is_alone
+            len(line) * self._seconds < LINE_S
             and len(line) < DEPTH_MAX
-            and len(line) * self._seconds < LINE_S
+            and self.quiet
             and not line[0].is_alone
+            and not call.is_alone
         )
 
     def line_up(self, call: LaneCall) -> bool:
@@ -352,7 +359,7 @@ class Lane:
             self._line.clear()
             self.is_over = self.is_closed = True
             if first is not None:
-                first.call.lane = None
+                first.call.begin()
         self._worker.on_lane_over()
         if first is None:
             self.process.hold(None)

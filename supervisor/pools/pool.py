@@ -116,6 +116,8 @@ class Pool:
         if self._refill is not None:
             self._refill.cancel()
         await self._spawner.close()
+        for worker in self.workers.values():  # ended, but what they left in memory is still being removed
+            worker.close_result_buffer()
 
     # ── workers ──
 

@@ -243,8 +243,8 @@ class Worker:
         self._result_buffer_passed = False
         return result_buffer.take()
 
-    def close_in_child(self) -> None:
-        """Close the inherited result buffer in a fork of this process."""
+    def close_result_buffer(self) -> None:
+        """Close it in a fork of this process, and when the pool is closed. May be called twice."""
         if self._result_buffer is not None:
             self._result_buffer.close()
 
@@ -255,8 +255,7 @@ class Worker:
     def _leave(self) -> None:
         self.stage = WorkerStage.GONE
         self._gone.set()
-        if self._result_buffer is not None:
-            self._result_buffer.close()
+        self.close_result_buffer()
 
     # ── ProcessListener ──
 

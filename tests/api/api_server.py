@@ -171,7 +171,7 @@ async def serve(
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
             app,
-            http=protocol_of(http),
+            http=protocol_of(http, precedence=app.state.parts.turns.precedence),
             port=0,
             lifespan="off",
             ws="none",

@@ -13,7 +13,7 @@ from api_server import OwnServer, Server, StartServer
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol
-from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX
+from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX, PIPELINED_MAX
 from killable.api.cli.server.connections import LINGERING_MAX
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
@@ -270,16 +270,35 @@ async def test_a_query_of_many_parameters_is_not_parsed(server: Server) -> None:
     problem_in(await ask(server, b"GET /health?%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % query), 400, "malformed")
 
 
-async def test_what_waits_behind_an_answer_is_bounded_in_bytes(server: Server) -> None:
+async def test_what_waits_behind_an_answer_is_bounded(start_server: StartServer, tmp_path: Path) -> None:
     """A hundred requests with headers of the largest size were kept, for each connection."""
     large = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n" % (b"x" * (HEADER_BYTES_MAX - 1000))
-    reader, writer = await server.raw(large * 40)
+    async with start_server(workers=1) as server:
+        (writer,) = await busy(server, tmp_path / "gate", 1)
+        (connection,) = server.connections
+        writer.write(large * 40)
+
+        async def waits() -> Any:
+            return len(connection.pipeline) > 0 or Pending("none has come")
+
+        await until_async(waits, "a request waits behind the one that is not answered")
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert len(connection.pipeline) == 1, "the others are left to the kernel"
+        (tmp_path / "gate").touch()
+        writer.close()
+
+
+async def test_of_many_small_requests_that_come_at_once_few_are_parsed(server: Server) -> None:
+    """They cost 20 µs each, and one read brought thousands."""
+    small = b"GET / HTTP/1.1\r\n\r\n"
+    reader, writer = await server.raw(small * 500)
     answers = b""
     with suppress(ConnectionError):
         while part := await reader.read(1 << 16):
             answers += part
     writer.close()
-    assert answers.count(b"HTTP/1.1 200") < 40
+    assert answers.count(b"HTTP/1.1") <= 1 + PIPELINED_MAX
 
 
 @pytest.mark.parametrize(

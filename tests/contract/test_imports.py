@@ -18,6 +18,18 @@ from killable.api.cli.verbs import VERBS
 RUNTIME = ("asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess")
 """Nothing of these is needed in a guard, zygote or worker of an Executor."""
 NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "multiprocessing", "pickle", "threading")
+NOT_FOR_A_NAMED_FUNCTION = (*RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform")
+"""Nothing of these is needed in the first worker for a function that it finds in a module."""
+NOT_FOR_A_RESULT = (
+    "pydantic", "importlib.metadata", "hashlib", "cloudpickle", "uuid", "platform", "killable.supervisor.journal",
+    "killable.supervisor.configuration",
+)  # fmt: skip
+"""Nothing of these is needed in a program that calls a function of a module, until it has the result."""
+NOT_FOR_A_SUPERVISOR = (
+    *NOT_FOR_A_RESULT, "tempfile", "shutil", "random", "datetime", "multiprocessing", "concurrent.futures.process",
+    "killable.supervisor.attempts.attempt",
+)  # fmt: skip
+"""Nothing of these is imported before an Executor's first worker can start; some come while it does."""
 NOT_FOR_THE_NAME = ("asyncio", "pydantic", "dataclasses", "subprocess", "socket", "json", "pickle", "multiprocessing")
 """Nothing of these is imported by `from killable import Executor` itself."""
 GUARDS = {
@@ -90,6 +102,36 @@ def test_a_worker_of_an_executor_has_what_it_needs_and_no_declarations() -> None
     with Executor(max_workers=1, spares=0) as executor:
         loaded = executor.submit(lambda: set(sys.modules)).result()
     assert too_many(loaded, of_workers(WORKERS), RUNTIME) == set()
+
+
+FIRST_RESULT = """
+import sys
+from killable import Executor
+
+with Executor(max_workers=1, spares=0) as executor:
+    in_worker = executor.submit(eval, "list(__import__('sys').modules)").result()
+    print(*sys.modules)
+    print(*in_worker)
+"""
+
+
+def test_the_first_result_waits_for_no_import_that_can_come_later() -> None:
+    program = f"import sys; sys.path = {sys.path!r}; exec({FIRST_RESULT!r})"
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    in_program, in_worker = (set(line.split()) for line in done.stdout.splitlines())
+    assert "asyncio" in in_program and "killable.supervisor.supervisor" in in_program
+    ours = {name for name in in_program if name.partition(".")[0] == "killable"}
+    assert too_many(in_program, ours, NOT_FOR_A_RESULT) == set()
+    assert too_many(in_worker, of_workers(WORKERS), NOT_FOR_A_NAMED_FUNCTION) == set()
+
+
+def test_an_executors_supervisor_imports_nothing_that_can_come_while_its_workers_start() -> None:
+    program = "import killable.supervisor.executor.host_program; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; {program}"],
+                          capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+    loaded = set(done.stdout.split())
+    ours = {name for name in loaded if name.partition(".")[0] == "killable"}
+    assert too_many(loaded, ours, NOT_FOR_A_SUPERVISOR) == set()
 
 
 def test_the_name_executor_imports_nothing_that_can_wait_for_the_start_of_the_guard() -> None:

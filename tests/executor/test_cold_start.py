@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import pytest
 
 from killable import Executor
-from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard
+from killable.supervisor.linux.worker_order import NewWorker
+from killable.supervisor.settings import PoolSpec
+from killable.workers.runtime.executor_setup import IMPORTED_AHEAD, POOL_MODULE, ExecutorSetup
 
 FORKED = """
 import os, sys
@@ -24,6 +30,21 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "its descriptors are left in a fork"
 guard.close()
 assert started.process.returncode == 0, started.process.returncode
+"""
+FORKED_WITH_WORKER = """
+import os, sys
+from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.settings import PoolSpec
+from killable.workers.runtime.executor_setup import IMPORTED_AHEAD, POOL_MODULE, ExecutorSetup
+
+guard = EarlyGuard("calls", sys.path, IMPORTED_AHEAD)
+before = set(os.listdir("/proc/self/fd"))
+guard.begin_pool(PoolSpec("calls", (POOL_MODULE,), codec="pickle", setup=ExecutorSetup().encode(sys.path)))
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if set(os.listdir("/proc/self/fd")) <= before else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "its descriptors are left in a fork"
+guard.close()
 """
 
 
@@ -50,6 +71,59 @@ def test_a_guard_that_nobody_takes_over_ends_itself_and_its_zygote() -> None:
     guard.close()
 
 
-def test_a_fork_of_the_program_keeps_nothing_of_it() -> None:
-    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("program", [FORKED, FORKED_WITH_WORKER])
+def test_a_fork_of_the_program_keeps_nothing_of_it(program: str) -> None:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_first_worker_becomes_ready_without_a_supervisor_and_is_not_left_behind() -> None:
+    """`conftest` looks for processes, cgroups and folders that are left."""
+    guard = EarlyGuard("calls", sys.path, IMPORTED_AHEAD)
+    try:
+        setup = ExecutorSetup().encode(sys.path)
+        guard.begin_pool(PoolSpec("calls", (POOL_MODULE,), codec="pickle", jobs_per_worker_max=0, setup=setup))
+        (started,) = guard._started
+        assert started.pool is not None and started.pool.worker is not None
+        frames = started.pool.worker.pipes.ours[1]
+        assert select.select([frames], [], [], 60)[0]
+        assert b"cgroup_errno" in os.read(frames, 1024), "the first frame is READY"
+    finally:
+        guard.close()
+    assert not os.path.exists(started.pool.tmp)
+
+
+def test_an_executor_has_the_worker_that_was_ordered_before_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pool makes none with the same number."""
+    made: list[tuple[str, bool]] = []
+    make = NewWorker.make
+
+    def make_and_tell(worker_id: str, *arguments: Any) -> NewWorker:
+        made.append((worker_id, threading.current_thread() is threading.main_thread()))
+        return make(worker_id, *arguments)
+
+    monkeypatch.setattr(NewWorker, "make", make_and_tell)
+    with Executor(max_workers=1, spares=0) as executor:
+        pid = executor.submit(os.getpid).result()
+        assert executor.submit(os.getpid).result() == pid
+    assert made == [(FIRST_WORKER, True)]
+
+
+def test_the_classes_of_crashes_can_be_imported_when_the_program_exits() -> None:
+    """Where the module of BrokenProcessPool cannot register its callback any more."""
+    program = """
+import threading
+
+def late():
+    from concurrent.futures.process import BrokenProcessPool
+    from killable import WorkerCrashed
+    print(issubclass(WorkerCrashed, BrokenProcessPool))
+
+def first():
+    import killable.workers.error_classes
+    late()
+
+threading._register_atexit(first)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")

@@ -130,7 +130,7 @@ def test_a_call_that_was_sent_is_not_given_to_a_second_worker(tmp_path: Path, mo
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Lane, "line_up", interrupted)
             executor.submit(executor_tasks.square, 3)
-        until(first.running, "it is not that one's caller who was interrupted")
+        assert first.running(), "it is not that one's caller who was interrupted"
         first.cancel(grace_s=0)
         with pytest.raises(JobCancelled):
             first.result(60)

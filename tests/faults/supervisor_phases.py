@@ -23,8 +23,8 @@ from support.waiting import Pending, until_async
 
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.settings import HttpSettings
+from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.escalation import Rules
-from killable.supervisor.dispatch import dispatcher
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -103,7 +103,7 @@ class SupervisorRun:
 
     async def works(self) -> None:
         """A next job runs, or it is said why none does. It is not given up where only its zygote stands still."""
-        with patch.object(dispatcher, "Rules", lambda **given: Rules(**given | {"unkillable_s": END_S / 2})):
+        with patch.object(escalation, "Rules", lambda **given: Rules(**given | {"unkillable_s": END_S / 2})):
             try:
                 job_id = await self.submit("echo", text="next")
             except Refused as refused:

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,7 @@ async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_t
     job_id = (await first.submit(Submission("dies_of", b'{"number": 9}', limits=twice))).job_id
     seen = await events_until(first, job_id, "retrying")
     await wait_for_tokens(first, (await first.submit(LOOP)).job_id)
-    before_it = await first.submit(replace(LOOP, priority=5))
+    before_it = await first.submit(LOOP._replace(priority=5))
     copy_journal(tmp_path / "first", tmp_path / "second")
     await first.close(grace_s=0)
 
@@ -568,7 +567,7 @@ async def test_a_key_outlives_its_job_and_the_server_and_not_its_time(
     pool = hostile_pool(workers=1)
     first = await supervisor(pool, journal=str(journal), keep_jobs=1)
     record = await first.submit(KEYED)
-    for job_id in (record.job_id, (await first.submit(replace(KEYED, idempotency_key=""))).job_id):
+    for job_id in (record.job_id, (await first.submit(KEYED._replace(idempotency_key=""))).job_id):
         assert (await follow(first, job_id)).state == "completed"
     with pytest.raises(Refused, match="no longer kept"):
         await first.get(record.job_id)
@@ -579,7 +578,7 @@ async def test_a_key_outlives_its_job_and_the_server_and_not_its_time(
     again = await second.submit(KEYED)
     assert again == record._replace(replayed=True, queue=None)
     with pytest.raises(Refused) as caught:
-        await second.submit(replace(KEYED, body_digest="another"))
+        await second.submit(KEYED._replace(body_digest="another"))
     assert caught.value.code == "idempotency_conflict"
     await second.close()
     third = await supervisor(pool, journal=str(journal), keep_jobs=1, idempotency_s=0.0)

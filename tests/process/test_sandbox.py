@@ -163,15 +163,17 @@ async def test_a_job_in_a_sandbox_signals_only_its_own_and_root_has_no_privilege
 @NEEDS_NETWORK_RULE
 @pytest.mark.parametrize("rules", [{"write": ()}, {"network": False}], ids=str)
 async def test_a_job_in_a_sandbox_sets_limits_of_its_own_only(rules: Any, supervisor: StartSupervisor) -> None:
-    """RLIMIT_CPU of the server would end it, RLIMIT_NOFILE would have it stand still."""
+    """RLIMIT_CPU of the server would end it, RLIMIT_NOFILE would have it stand still; at the lowest priority it would
+    kill late.
+    """
     server = await supervisor(pool(**rules))
     here = str(os.getpid())
     for how in HOW:
-        tries = [("limit", here), ("limit itself",), ("schedule", here), ("schedule itself",)]
-        assert await tried(server, *tries, how=how) == {
-            "limit": "PermissionError", "limit itself": "done",
-            "schedule": "PermissionError", "schedule itself": "done",
-        }  # fmt: skip
+        others = [("limit", here), ("schedule", here), ("priority", here), ("input and output", here)]
+        others += [("all priorities",)]
+        assert set((await tried(server, *others, how=how)).values()) == {"PermissionError"}
+        own = [("limit itself",), ("schedule itself",), ("priority itself",), ("input and output itself",)]
+        assert set((await tried(server, *own, how=how)).values()) == {"done"}
 
 
 @NEEDS_FILE_RULES

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,3 +69,20 @@ def test_a_value_is_read_from_pieces_of_a_byte() -> None:
     packed.leave_out(range(0, len(packed.parts), 2))
     others = [mapped(part) for part in packed.parts[::2]]
     assert pickling.loads(packed.to_bytes(), others) == value
+
+
+ATOMS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(), st.binary())
+
+
+@given(st.lists(ATOMS, max_size=3), st.dictionaries(st.text(), ATOMS, max_size=3))
+def test_a_small_call_is_pickled_as_any_other(args: list[Any], kwargs: dict[str, Any]) -> None:
+    found = pickling.small_call(plain, tuple(args), kwargs)
+    assert found == pickling.pickled({"function": plain, "args": tuple(args), "kwargs": kwargs}).to_bytes()
+
+
+@pytest.mark.parametrize(
+    ("function", "args"),
+    [(lambda: None, ()), (len, ([],)), (len, ("x" * 5000,)), (type("Local", (), {}), ()), (print, (plain,))],
+)
+def test_another_call_is_no_small_one(function: Any, args: tuple[Any, ...]) -> None:
+    assert pickling.small_call(function, args, {}) is None

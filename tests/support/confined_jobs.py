@@ -21,6 +21,7 @@ from typing import Any
 from killable import Context, job
 
 _PTRACE_SEIZE, _IO_URING_SETUP, _LANDLOCK_ABI = 0x4206, 425, 444
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}.get(os.uname().machine, -1)
 
 
 def _call(number: int, *arguments: Any) -> None:
@@ -77,6 +78,11 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "limit itself": lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)),
     "schedule": lambda pid: os.sched_setscheduler(int(pid), os.SCHED_OTHER, os.sched_param(0)),
     "schedule itself": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
+    "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, int(pid), os.getpriority(os.PRIO_PROCESS, int(pid))),
+    "all priorities": lambda: os.setpriority(os.PRIO_USER, 4_000_000_000, 0),
+    "priority itself": lambda: os.nice(1),
+    "input and output": lambda pid: _call(_IOPRIO_SET, 1, int(pid), 0),
+    "input and output itself": lambda: _call(_IOPRIO_SET, 1, 0, 0),
     "read": lambda path: Path(path).read_bytes(),
     "list": os.listdir,
     "write": lambda path: Path(path).write_text("new"),

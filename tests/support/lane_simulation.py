@@ -128,6 +128,7 @@ class SimulatedProcess:
 
     def hold(self, fence: int | None) -> None:
         self._held = fence
+        self._simulation.look_at(self)  # other threads of the program may ask at any moment
 
     def note_before(self) -> None: ...
     def note_base(self) -> None: ...
@@ -382,7 +383,7 @@ class LaneSimulation:
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.remove(worker)
-        worker.close_in_child()
+        worker.close_result_buffer()
         self._fork()
 
     # ── what may happen next ──
@@ -432,8 +433,16 @@ class LaneSimulation:
         if self.random.random() < 0.5:
             process.is_gone()
 
+    def look_at(self, process: SimulatedProcess) -> None:
+        """A call that runs is said to, once the end of the one before it is read."""
+        for future in self.futures:
+            if future.job_id == process.running and not (process.is_dead or process.frames):
+                assert future.running() or future.done(), f"{future.job_id} runs"
+
     def look(self) -> None:
         """What `running` says is true: a call that runs is not taken back."""
+        for worker in self.workers:
+            self.look_at(worker.process)  # type: ignore[arg-type]
         if self.futures:
             future = self.random.choice(self.futures)
             if future.running() and future._state == "PENDING":  # else it is an attempt
@@ -451,7 +460,7 @@ class LaneSimulation:
 
     def close(self) -> None:
         for worker in self.workers:
-            worker.close_in_child()  # closes its result buffer
+            worker.close_result_buffer()
 
     def settle(self) -> None:
         """Let everything go on until nothing happens any more; what is stuck is cancelled."""

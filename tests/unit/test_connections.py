@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from killable.api.cli.server import connections as module
-from killable.api.cli.server.connections import LINGERING_MAX, RESERVE, Admittance, Connections, network_of
+from killable.api.cli.server.connections import LINGERING_MAX, RESERVE, Admittance, Connections
 
 ADMITTED, RESERVED, REFUSED, DROPPED = Admittance.ADMITTED, Admittance.RESERVED, Admittance.REFUSED, Admittance.DROPPED
 
@@ -104,18 +104,6 @@ def test_over_the_bound_there_is_a_reserve_for_operators() -> None:
     assert crowd.bounds.make_room() and crowd.closed == ["r1", "r2"], "a descriptor is a descriptor"
     crowd.bounds.rests(crowd.peers["busy"])
     assert crowd.come("in place of the busy one") is ADMITTED and crowd.closed[-1] == "busy"
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("", ""), ("192.0.2.1", "192.0.2.1"), ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"), ("no:address", "no:address"),
-    ],
-)  # fmt: skip
-def test_whose_address_it_is(address: str, network: str) -> None:
-    assert network_of(address) == network
 
 
 @pytest.mark.parametrize("seed", range(20))

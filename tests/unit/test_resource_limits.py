@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, ResourceWatch, is_wanted
+from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, ResourceWatch
+from killable.supervisor.jobs.limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
 from killable.workers.authoring.backstops import BACKSTOP, backstop_bytes
@@ -24,10 +25,10 @@ def grown(own: int, others: int = 0, processes: int = 1, *, proven: bool = False
 
 
 def test_nothing_is_watched_without_a_limit() -> None:
-    assert not is_wanted(NONE)
+    assert not is_watched(NONE)
     for limit in ("memory_bytes", "cpu_s", "processes_max", "tmp_bytes"):
-        assert is_wanted(over(NONE, {limit: 1}))
-    assert is_wanted(DEFAULT_LIMITS)
+        assert is_watched(over(NONE, {limit: 1}))
+    assert is_watched(DEFAULT_LIMITS)
 
 
 def test_the_growth_counts_and_not_what_was_there() -> None:

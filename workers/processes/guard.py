@@ -6,6 +6,7 @@ orphan, and it imports no user code, so that no user code can hang or crash it.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -33,6 +34,7 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     zygote_start = Guard(sock, owner_pidfd).serve()
     if zygote_start is not None:
         # This is the forked child, with the guard's stack unwound: it is the zygote now.
+        gc.disable()  # until it runs code of others
         from killable.workers.processes import zygote
 
         return zygote.main(zygote_start, packages)

@@ -32,6 +32,10 @@ _FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
 """What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
 
 
+_SHARED_LATER = ("killable.workers.protocol.by_value", "inspect")
+"""What an Executor's workers share with the zygote, save the first one: its start is waited for, and it imports this
+itself if its task is a function of a script.
+"""
 _ORPHANS_TOLD_MAX = 500
 """Of one worker: their pids have to fit into a message."""
 
@@ -66,6 +70,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     configure = _receive_configure(sock)
     if configure is None:
         return ExitCode.RETIRED
+    gc.enable()
     zygote = Zygote(sock, configure, packages)
     if not zygote.preload():
         _leave(ExitCode.NOT_IMPORTABLE)
@@ -172,6 +177,8 @@ class Zygote:
         self._orphans = child_reaper.Orphans()
         self._wakeups = self._wakeups_end = -1
         self._threads = 1
+        self._shares_more = configure.codec == "pickle" and configure.start_method == "fork"
+        self._has_forked = False
         self._sandbox: Sandbox | None = None
 
     def preload(self) -> bool:
@@ -241,6 +248,7 @@ class Zygote:
 
     def _fork(self, order: control.Fork, descriptors: list[int]) -> WorkerStart | None:
         parent = os.getpid()
+        self._share_more()
         try:
             if self._threads > 1 and self._configure.start_method == "fork":
                 raise OSError(0, f"a zygote with {self._threads} threads does not fork")
@@ -264,6 +272,15 @@ class Zygote:
         _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
         os.close(pidfd)
         return None
+
+    def _share_more(self) -> None:
+        """Import before the second fork what the first one did not wait for."""
+        if self._shares_more and self._has_forked:
+            self._shares_more = False
+            with suppress(Exception):  # each worker imports it again, and reports why it fails
+                _import(_SHARED_LATER)
+                gc.freeze()
+        self._has_forked = True
 
     def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
         orders, frames, stdout, stderr, notifications, line, stack, tokens, *procs = descriptors

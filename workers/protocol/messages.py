@@ -113,6 +113,9 @@ def load_json(payload: bytes) -> Any:
     return value
 
 
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
 class Run(NamedTuple):
     """The order to run one attempt. `input` is in the pool's codec."""
 
@@ -123,7 +126,7 @@ class Run(NamedTuple):
     input: bytes
     limits: bytes = b"{}"
     """The limits as JSON: a thousand orders share one text, so it is encoded and parsed once."""
-    tags: Mapping[str, str] = MappingProxyType({})
+    tags: Mapping[str, str] = NO_TAGS
     correlation_id: str = ""
     announce: bool = True
     """Whether to send ENTERED: if no timer depends on it, it would wake the supervisor for nothing."""

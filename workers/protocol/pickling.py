@@ -23,15 +23,17 @@ import mmap
 import os
 import pickle
 import struct
+import sys
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle  # type: ignore[import-untyped]
+from killable.workers.protocol import script_globals
 
-from killable.workers.protocol import by_value, script_globals
-
+# Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
+    from killable.workers.protocol import by_value
     from killable.workers.protocol.definitions import Identify, Needed
 
 PROTOCOL = 5
@@ -50,6 +52,11 @@ _LOADED_MAX = 100
 _COUNT = struct.Struct("<I")
 _COUNTS = struct.Struct("<II")
 _SMALL = struct.Struct("<IQ")
+
+_FUNCTIONS = frozenset({FunctionType, BuiltinFunctionType})
+_ATOMS, _WORDS = frozenset({bool, int, float, type(None)}), frozenset({str, bytes})
+_WORD_MAX = 4096
+"""The longest of the texts and bytes of a small call."""
 
 Part = bytes | bytearray | memoryview
 
@@ -181,6 +188,8 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
     """
     found = None if _calls_main(value) else _plain(value, beside)
     if found is None:
+        from killable.workers.protocol import by_value
+
         found, pickler = _by_value(by_value.Pickler, value, beside)
         found.define(_definitions_for(pickler, identify))
     return found
@@ -192,13 +201,38 @@ def in_band(value: object) -> bytes:
     return _SMALL.pack(0, len(encoded)) + encoded
 
 
+def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """Return a call of a module's function with a few numbers and words, as `pickled` would encode it, in half the
+    time. None: it is another call.
+    """
+    if type(function) not in _FUNCTIONS or getattr(function, "__module__", None) in script_globals.MAINS:
+        return None
+    for each in itertools.chain(args, kwargs.values()) if kwargs else args:
+        kind = type(each)
+        if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
+            return None
+    if _some_modules_go_by_value():
+        return None
+    try:
+        return in_band({"function": function, "args": args, "kwargs": kwargs})
+    except Exception:
+        return None  # a lambda, or a function in a function
+
+
 def returned(value: object, *, beside: bool = True) -> Pickled:
     """Pickle a value for the program that this worker belongs to. Raise as `pickled`."""
-    return _plain(value, beside) or _by_value(by_value.PicklerForProgram, value, beside)[0]
+    found = _plain(value, beside)
+    if found is None:
+        from killable.workers.protocol import by_value
+
+        found, _ = _by_value(by_value.PicklerForProgram, value, beside)
+    return found
 
 
 def raised(error: BaseException) -> Pickled:
     """Pickle an exception for the program, as much of it as can be pickled. Raise as `pickled`."""
+    from killable.workers.protocol import by_value
+
     try:
         return _by_value(by_value.PicklerOfRaised, error, True)[0]
     except Exception:
@@ -208,6 +242,8 @@ def raised(error: BaseException) -> Pickled:
 
 def defined(value: object) -> None:
     """Pickle a value as what a script has in a global. Raise as `pickled`."""
+    from killable.workers.protocol import by_value
+
     _, pickler = _by_value(by_value.PicklerOfGlobals, value, True)
     _definitions_for(pickler)
 
@@ -224,9 +260,15 @@ def _calls_main(value: object) -> bool:
     return getattr(function, "__module__", None) in script_globals.MAINS
 
 
+def _some_modules_go_by_value() -> bool:
+    """Return whether the program has called `cloudpickle.register_pickle_by_value`."""
+    cloudpickle = sys.modules.get("cloudpickle")  # not imported for this
+    return cloudpickle is not None and bool(cloudpickle.list_registry_pickle_by_value())
+
+
 def _plain(value: object, beside: bool) -> Pickled | None:
     """Pickle a value as pickle does. Return None if that fails, or names something of `__main__`."""
-    if cloudpickle.list_registry_pickle_by_value():
+    if _some_modules_go_by_value():
         return None
     try:
         plain = Pickled().dumped(pickle.Pickler, value, beside)

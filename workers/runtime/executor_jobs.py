@@ -5,7 +5,6 @@ Runs in: worker. The program that owns the Executor pickled the function (`pickl
 
 from __future__ import annotations
 
-import inspect
 import sys
 import typing
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -95,7 +94,7 @@ def _with_context(
 ) -> Arguments:
     """Add the Context to the arguments, if a parameter of the function is annotated so."""
     annotations = _annotations(function)
-    if not annotations or not any(_may_be_context(kind) for kind in annotations.values()):
+    if not annotations or not any(map(_may_be_context, annotations.values())):
         return args, kwargs
     for name, kind in _resolved(function, annotations).items():
         if kind is Context and name != "return" and name not in kwargs:
@@ -108,6 +107,8 @@ def _with_context(
 
 def _place(function: Any, name: str) -> int | None:
     """Return the position of a parameter; None if it can be given only by name."""
+    import inspect  # here: 5 ms of the first worker's start, and few functions have such a parameter
+
     how: dict[str, Any] = {}
     if sys.version_info >= (3, 14):
         import annotationlib
@@ -146,6 +147,8 @@ def _resolved(function: Any, annotations: Mapping[str, Any]) -> Mapping[str, Any
 
 
 def _evaluated(function: Any, kind: object) -> object:
+    import inspect
+
     try:
         return eval(kind, getattr(inspect.unwrap(function), "__globals__", {})) if isinstance(kind, str) else kind
     except Exception:

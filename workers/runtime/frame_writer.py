@@ -158,12 +158,12 @@ class FrameWriter:
         self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
         try:
             with self._lock:
-                frames = [
-                    encode(kind, self._fence, self._sequence + number, payload)
-                    for number, (kind, payload) in enumerate(closing)
-                ]
-                self._write_all(b"".join(frames))
-                self._sequence += len(frames)
+                data, number = b"", self._sequence
+                for kind, payload in closing:
+                    data += encode(kind, self._fence, number, payload)
+                    number += 1
+                self._write_all(data)
+                self._sequence = number
         finally:
             self.busy = False
 

@@ -156,8 +156,6 @@ class Harness:
 
     def _run_call(self, message: bytes) -> int | None:
         """Run a call of an Executor, unless it is given again; return the exit code if it is the last one."""
-        from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
-
         try:
             call = decode_call(message)
             limits = parsed_limits(call.limits)
@@ -166,10 +164,16 @@ class Harness:
         if call.heard != self._heard:
             self._line.drop_descriptors()
             return None
-        self._outputs = self._outputs or (os.dup(1), os.dup(2))
-        run = call_execution.run_of(call)
-        attempt = self._attempt(call_execution.CallExecution, run, limits, self._line)
+        if not self._outputs:
+            self._prepare_for_calls()
+        attempt = self._attempt(self._call_type, self._run_of(call), limits, self._line)
         return self._run(attempt, call.fence, limits, is_call=True)
+
+    def _prepare_for_calls(self) -> None:
+        from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
+
+        self._call_type, self._run_of = call_execution.CallExecution, call_execution.run_of
+        self._outputs = os.dup(1), os.dup(2)
 
     def _attempt(
         self, kind: type[Execution], run: Run, limits: Mapping[str, Any], source: OrderReader | LineReader
@@ -184,9 +188,9 @@ class Harness:
             self._tmp,
             self._rlimits,
             self._data_bytes,
-            sealed=self._take_sealed(source, run),
-            shared=self._take_shared(source, run),
-            result_buffer=self._hold_result_buffer(source, run),
+            sealed=self._take_sealed(source) if run.sealed else None,
+            shared=self._take_shared(source, run.shared) if run.shared else (),
+            result_buffer=self._hold_result_buffer(source) if run.result_buffer else self._result_buffer,
         )
 
     def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:
@@ -233,17 +237,17 @@ class Harness:
             return False
         return True
 
-    def _take_sealed(self, source: OrderReader | LineReader, run: Run) -> SealedInput | None:
-        descriptor = source.take_descriptor() if run.sealed else None
+    def _take_sealed(self, source: OrderReader | LineReader) -> SealedInput | None:
+        descriptor = source.take_descriptor()
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _take_shared(self, source: OrderReader | LineReader, run: Run) -> list[MemoryFile]:
-        descriptors = [source.take_descriptor() for _ in range(run.shared)]
+    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[MemoryFile]:
+        descriptors = [source.take_descriptor() for _ in range(count)]
         return [MemoryFile(each) for each in descriptors if each is not None]
 
-    def _hold_result_buffer(self, source: OrderReader | LineReader, run: Run) -> int:
-        """Return the result buffer that came with this order or an earlier one; -1: none."""
-        descriptor = source.take_descriptor() if run.result_buffer else None
+    def _hold_result_buffer(self, source: OrderReader | LineReader) -> int:
+        """Return the result buffer that came with this order, or an earlier one if this one was not received."""
+        descriptor = source.take_descriptor()
         if descriptor is not None:
             self._drop_result_buffer()
             self._result_buffer = descriptor

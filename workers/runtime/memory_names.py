@@ -87,7 +87,7 @@ class MemoryNames:
         """Leave what a call has made, and keeps, to its program: it is removed when the pool ends. No process of the
         call exists any more.
         """
-        if not os.path.exists(self._path):
+        if not os.access(self._path, os.F_OK):  # as mostly; `exists` would make an exception of it
             return
         # What is not tracked was made to outlive its process (SharedMemory(track=False), Python 3.13).
         objects = [each for each in self.left() if each.is_held or each.is_tracked or each.kind != SHARED_MEMORY]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
@@ -24,6 +24,8 @@ _NUMBER_AT, _ARCHITECTURE_AT, _FIRST_ARGUMENT_AT, _SECOND_ARGUMENT_AT = 0, 4, 16
 """Places in struct seccomp_data; the lower half of an argument comes first on little-endian machines."""
 _X32 = 0x40000000
 """Set in the numbers of the x32 ABI, which x86-64 kernels may have."""
+
+_PRIO_PROCESS, _IOPRIO_WHO_PROCESS = 0, 1
 
 _AF_UNIX, _STREAM, _SEQPACKET, _TYPE_MASK = 1, 1, 5, 0xF
 
@@ -40,11 +42,13 @@ class _Architecture(NamedTuple):
     """Calls that change another process, whose pid is their first argument, and oneself with 0: prlimit64,
     sched_setparam, sched_setscheduler, sched_setattr.
     """
+    setpriority: int
+    ioprio_set: int
 
 
 _ARCHITECTURES = {
-    "x86_64": _Architecture(0xC000003E, 41, 53, 101, 310, 311, (302, 142, 144, 314)),
-    "aarch64": _Architecture(0xC00000B7, 198, 199, 117, 270, 271, (261, 118, 119, 274)),
+    "x86_64": _Architecture(0xC000003E, 41, 53, 101, 310, 311, (302, 142, 144, 314), 141, 251),
+    "aarch64": _Architecture(0xC00000B7, 198, 199, 117, 270, 271, (261, 118, 119, 274), 140, 30),
 }
 _IO_URING = (425, 426, 427)
 _PIDFD_GETFD = 438
@@ -72,27 +76,35 @@ def forbid_network() -> None:
 
 
 def forbid_limits_of_others() -> None:
-    """Forbid to set limits and schedulers of other processes: with RLIMIT_CPU the kernel would end a server of the same
-    user, with RLIMIT_NOFILE it would stand still. Landlock does not concern that. Raise OSError as `forbid_network`.
+    """Forbid to set limits, schedulers and priorities of other processes: with RLIMIT_CPU the kernel would end a server
+    of the same user, with RLIMIT_NOFILE it would stand still. Landlock does not concern that. Raise OSError as
+    `forbid_network`.
+
+    Processors (sched_setaffinity) may be chosen, as the C library names even its own threads by number there.
     """
-    install((), own_only=_ARCHITECTURES[os.uname().machine].of_others)
+    here = _ARCHITECTURES[os.uname().machine]
+    priorities = {here.setpriority: _PRIO_PROCESS, here.ioprio_set: _IOPRIO_WHO_PROCESS}
+    install((), own_only=here.of_others, priorities=priorities)
 
 
-def install(forbidden: Iterable[int], *, pairs: int | None = None, own_only: Iterable[int] = ()) -> None:
+def install(
+    forbidden: Iterable[int], *, pairs: int | None = None, own_only: Iterable[int] = (),
+    priorities: Mapping[int, int] | None = None,
+) -> None:  # fmt: skip
     """Set a filter for these system calls, beside those that are set.
 
     `pairs`: the number of socketpair(2), of which two kinds remain. `own_only`: calls that remain with 0 as their first
-    argument.
+    argument. `priorities`: calls that remain with this first argument, and 0 as their second one.
     """
-    body = [(_JUMP_EQUAL, number) for number in forbidden]
     # Each entry is (code, value, where to go if true, if false), by name; names are resolved below.
     program: list[tuple[int, int, str, str]] = [
         (_LOAD, _ARCHITECTURE_AT, "", ""),
         (_JUMP_EQUAL, _ARCHITECTURES[os.uname().machine].audit, "", "deny"),
         (_LOAD, _NUMBER_AT, "", ""),
         (_JUMP_AT_LEAST, _X32, "deny", ""),
-        *((code, number, "deny", "") for code, number in body),
-        *((_JUMP_EQUAL, number, "own", "") for number in own_only),
+        *((_JUMP_EQUAL, number, "deny", "") for number in forbidden),
+        *((_JUMP_EQUAL, number, "first is 0", "") for number in own_only),
+        *((_JUMP_EQUAL, number, f"first is {first}, second 0", "") for number, first in (priorities or {}).items()),
     ]
     if pairs is not None:
         program += [
@@ -104,9 +116,20 @@ def install(forbidden: Iterable[int], *, pairs: int | None = None, own_only: Ite
             (_JUMP_EQUAL, _STREAM, "allow", ""),
             (_JUMP_EQUAL, _SEQPACKET, "allow", "deny"),
         ]
-    ends = [(_RETURN, _ALLOW, "", ""), (_RETURN, _EPERM, "", "")]
-    places = {"allow": len(program), "deny": len(program) + 1, "own": len(program) + 2, "other": len(program) + 5}
-    program += [*ends, (_LOAD, _FIRST_ARGUMENT_AT, "", ""), (_JUMP_EQUAL, 0, "", "other"), *ends]
+    places: dict[str, int] = {}
+    ends: dict[str, list[tuple[int, int, str, str]]] = {"allow": [(_RETURN, _ALLOW, "", "")]}
+    ends["first is 0"] = [(_LOAD, _FIRST_ARGUMENT_AT, "", ""), (_JUMP_EQUAL, 0, "allow at end", "deny")]
+    for first in (priorities or {}).values():
+        ends[f"first is {first}, second 0"] = [
+            (_LOAD, _FIRST_ARGUMENT_AT, "", ""),
+            (_JUMP_EQUAL, first, "", "deny"),
+            (_LOAD, _SECOND_ARGUMENT_AT, "", ""),
+            (_JUMP_EQUAL, 0, "allow at end", "deny"),
+        ]
+    ends |= {"allow at end": [(_RETURN, _ALLOW, "", "")], "deny": [(_RETURN, _EPERM, "", "")]}
+    for name, lines in ends.items():  # jumps go forward only
+        places[name] = len(program)
+        program += lines
     code = b"".join(
         struct.pack("=HBBI", operation, *(places[to] - at - 1 if to else 0 for to in (if_true, if_false)), value)
         for at, (operation, value, if_true, if_false) in enumerate(program)

@@ -32,6 +32,11 @@ def _trivial_job(text: str, ctx: Context) -> str:
     return text
 
 
+def _trivial_call(text: str) -> str:
+    """Without a Context, for which a worker would import `inspect`."""
+    return text
+
+
 @cache
 def rehearsal(codec: str) -> tuple[RegisteredJob, dict[str, Any]]:
     """Return the job and its input. The zygote makes them once, so that no worker does.
@@ -57,7 +62,7 @@ def _called() -> tuple[RegisteredJob, dict[str, Any]]:
     """Return a call of an Executor, with its input."""
     from killable.workers.runtime.executor_jobs import CallType, call
 
-    return CallType(_NAME, call), {"function": _trivial_job, "args": (_NAME,), "kwargs": {}}
+    return CallType(_NAME, call), {"function": _trivial_call, "args": (_NAME,), "kwargs": {}}
 
 
 def warm_up(tmp: str, codec: Codec) -> None:

@@ -70,7 +70,7 @@ def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]
         "faults": [asdict(fault) for fault in faults],
         "keys": key_members(in_force),
         "pools": [pool._asdict() for pool in found.pools],
-        "job_types": [asdict(job_type) for job_type in found.types],
+        "job_types": [job_type._asdict() for job_type in found.types],
     }
 
 

@@ -29,9 +29,10 @@ class AcceptingServer(uvicorn.Server):
         app: FastAPI,
         protocol: type[asyncio.Protocol],
         make_room: Callable[[], bool],
+        defer: Callable[[Callable[[], None]], bool] | None = None,
         trusted_proxies: Sequence[str] = (),
     ) -> None:
-        """`make_room` closes a connection that rests when there is no descriptor for the next; False: there is none.
+        """`make_room` and `defer` are those of an Acceptor.
 
         What the headers X-Forwarded-For and -Proto say is believed of `trusted_proxies`, addresses or networks. Without
         any it is what the client says of itself.
@@ -51,13 +52,13 @@ class AcceptingServer(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self._make_room = make_room
+        self._make_room, self._defer = make_room, defer
         self._acceptors: list[Acceptor] = []
         self.listening = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept connections, as uvicorn's does with `loop.create_server`."""
-        self._acceptors = [Acceptor(sock, self._protocol, self._make_room) for sock in sockets or ()]
+        self._acceptors = [Acceptor(sock, self._protocol, self._make_room, self._defer) for sock in sockets or ()]
         self.servers = cast("list[asyncio.base_events.Server]", self._acceptors)
         self.started = True
         self.listening.set()

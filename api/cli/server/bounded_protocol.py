@@ -13,13 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, cast
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from killable.api.cli.server.connections import Admittance, Connections
+from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.connection_use import CONNECTION, TOO_MANY
+from killable.api.http.networks import network_of
+from killable.api.http.precedence import Precedence
 from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
 
@@ -38,17 +42,21 @@ LINGER_S = 1.0
 FRAMING_BYTES_MAX = 64 << 10
 PIPELINED_BYTES_MAX = 256 << 10
 """What came behind a request that is not answered yet, while more than one waits; asyncio reads as much at once."""
-PIPELINED_MAX = 100
-"""Pipelined requests of one connection: uvicorn reads on with each answer, thousands at a time."""
+PIPELINED_MAX = 16
+"""Pipelined requests of one connection: uvicorn parses all that one read brings, 20 µs for each."""
+TOO_MUCH = "Too many bytes of trailers or chunk extensions, or too many pipelined requests"
 FRAMING_OF_A_BYTE = 16
 """Bytes of chunked coding allowed for each byte of body: a chunk of one byte has six."""
 
 
-def protocol_of(settings: HttpSettings, bounds: Connections | None = None) -> type[asyncio.Protocol]:
+def protocol_of(
+    settings: HttpSettings, bounds: Connections | None = None, precedence: Precedence | None = None
+) -> type[asyncio.Protocol]:
     """Return the factory for `uvicorn.Config(http=...)`, called for every connection."""
     bounded = partial(
         BoundedProtocol,
         bounds=bounds or bounds_of(settings),
+        turns=ReadingTurns(precedence or Precedence()),
         header_timeout_s=settings.header_timeout_s,
         silence_s=settings.send_timeout_s,
     )
@@ -68,13 +76,19 @@ class BoundedProtocol(HttpToolsProtocol):
     # Beside uvicorn's own in one dict they are more than Python shares the keys of: 1 KiB for each connection.
     __slots__ = (
         "_bounds", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header", "_is_refused",
-        "_pipelined_bytes", "_silence_s", "is_reserved",
+        "_pipelined_bytes", "_reading", "_silence_s", "_turns", "is_reserved",
     )  # fmt: skip
 
-    def __init__(self, *, bounds: Connections, header_timeout_s: float, silence_s: float, **of_uvicorn: Any) -> None:
+    def __init__(
+        self, *, bounds: Connections, turns: ReadingTurns | None, header_timeout_s: float, silence_s: float,
+        **of_uvicorn: Any,
+    ) -> None:  # fmt: skip
+        """`turns` None: asyncio reads the connection as soon as it can."""
         super().__init__(**of_uvicorn)
         self._silence_s = silence_s
         self._bounds = bounds
+        self._turns = turns
+        self._reading: ConnectionReading | None = None
         self.is_reserved = False
         """Whether only operators are answered on it."""
         self._header_timeout_s = header_timeout_s
@@ -89,10 +103,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._bound_silence()
-        entry = self._bounds.came(self, self.client[0] if self.client else "")
+        address = self.client[0] if self.client else ""
+        entry = self._bounds.came(self, address)
         if entry is Admittance.DROPPED:
             transport.abort()
-        elif entry is Admittance.REFUSED:
+            return
+        if self._turns is not None:
+            self._reading = self._turns.join(transport, network_of(address))
+        if self._reading is not None:
+            self.flow = FlowControl(cast(asyncio.Transport, self._reading))
+        if entry is Admittance.REFUSED:
             self._refuse("too_many_connections", TOO_MANY)
         else:
             self.is_reserved = entry is Admittance.RESERVED
@@ -101,9 +121,22 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._bounds.left(self)
         self._disarm()
+        if self._reading is not None:
+            self._reading.left()
         super().connection_lost(exc)
+        self._forget_request()
+        self.pipeline.clear()
+        self.cycle = cast(Any, None)
 
     def data_received(self, data: bytes) -> None:
+        if self._reading is None:
+            self._take(data)
+            return
+        self._reading.begun()
+        self._take(data)
+        self._reading.done()
+
+    def _take(self, data: bytes) -> None:
         if self._is_refused:
             return
         if self._in_header:
@@ -116,14 +149,8 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         if self._in_header and self._header_bytes > HEADER_BYTES_MAX:
             self._refuse_header()
-        elif (
-            self._framing_bytes > FRAMING_BYTES_MAX
-            or len(self.pipeline) > PIPELINED_MAX
-            or self._pipelined_bytes > PIPELINED_BYTES_MAX
-        ):
-            self._refuse(
-                "header_too_large", "Too many bytes of trailers or chunk extensions, or too many pipelined requests"
-            )
+        elif self._framing_bytes > FRAMING_BYTES_MAX or self._pipelined_bytes > PIPELINED_BYTES_MAX:
+            self._refuse("header_too_large", TOO_MUCH)
         elif self._deadline is None and (self._in_header or self._is_idle):
             # Idle too: line ends between requests, or a body that no one reads, stop uvicorn's own timer.
             self._arm()
@@ -131,6 +158,9 @@ class BoundedProtocol(HttpToolsProtocol):
     # ── called by the parser ──
 
     def on_message_begin(self) -> None:
+        if len(self.pipeline) >= PIPELINED_MAX:
+            self._refuse("header_too_large", TOO_MUCH)
+            raise ValueError("too many pipelined requests")  # the parser stops
         super().on_message_begin()
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
         self._in_header = True
@@ -145,6 +175,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse_header()
             raise ValueError("the header is too large")  # the parser stops
         super().on_headers_complete()
+        if self._reading is not None:
+            self.flow.pause_reading()  # its body, if it has one: until the application asks for it
         self._in_header = False
         self._header_bytes = 0
         self._disarm()
@@ -159,6 +191,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        if self._reading is not None and not self.pipeline:
+            self.flow.resume_reading()  # so that it is noticed when its client leaves
         if not self._is_idle:
             self._bounds.works(self)
 
@@ -166,6 +200,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self.pipeline and self._is_idle:
             self._bounds.rests(self)
+            if self.scope is self.cycle.scope:  # else the next request has begun
+                self._forget_request()
 
     def send_400_response(self, msg: str) -> None:
         if not self._is_refused:
@@ -185,6 +221,11 @@ class BoundedProtocol(HttpToolsProtocol):
         """Take note that its request has a valid key."""
         self._bounds.has_key(self)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether its client has left."""
+        return self.transport.is_closing()
+
     # ── internal ──
 
     def _bound_silence(self) -> None:
@@ -195,6 +236,15 @@ class BoundedProtocol(HttpToolsProtocol):
         sock = self.transport.get_extra_info("socket")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(self._silence_s * 1000))
+
+    def _forget_request(self) -> None:
+        """Drop what is known of the last request. It leads back to this connection, which only the garbage collector
+        would find then: its passes over a crowd that comes and goes held up the event loop for 0.1 s.
+        """
+        self.scope = cast(Any, None)
+        self.headers = []
+        if self.cycle is not None and self._is_idle:
+            self.cycle.scope = cast(Any, None)
 
     @property
     def _is_idle(self) -> bool:
@@ -232,11 +282,18 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_idle:
             self.transport.close()  # a refusal would end up in the middle of that answer
             return
-        answer = problem(code, detail, headers={"Connection": "close"})
-        lines = [STATUS_LINE[answer.status_code]]
-        lines += [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *answer.raw_headers)]
-        self.transport.write(b"".join([*lines, b"\r\n", bytes(answer.body)]))
+        status_line, rest = _refusal(code, detail)
+        headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        self.transport.write(b"".join([status_line, *headers, rest]))
         if self.transport.can_write_eof():
             with contextlib.suppress(OSError):  # the client has left in this turn of the loop
                 self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
+
+
+@lru_cache(maxsize=16)
+def _refusal(code: str, detail: str) -> tuple[bytes, bytes]:
+    """Return the first line of an answer, and its other headers with its body. Thousands may get it in a second."""
+    answer = problem(code, detail, headers={"Connection": "close"})
+    headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
+    return STATUS_LINE[answer.status_code], headers + b"\r\n" + bytes(answer.body)

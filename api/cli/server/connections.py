@@ -11,18 +11,17 @@ body comes. One that works is never closed: it is a stream, or waits for a job.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from killable.api.http.networks import network_of
+
 RESERVE = 32
 """Connections over the bound on which operators are answered, and nobody else."""
 LINGERING_MAX = 100
 """Connections over the bound that get an answer; further ones are only closed."""
-NETWORK_BITS = 64
-"""Of an IPv6 address: a client has all addresses of such a network."""
 
 
 class Admittance(Enum):
@@ -168,16 +167,3 @@ class Connections:
         self.left(connection)
         connection.close_for_another()
         return True
-
-
-def network_of(address: str) -> str:
-    """Return whose connection it is: an IPv4 address, or the network of an IPv6 address."""
-    if ":" not in address:
-        return address
-    try:
-        found = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if found.ipv4_mapped is not None:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(found) >> NETWORK_BITS << NETWORK_BITS, NETWORK_BITS)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,11 @@ from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
+
+SWITCH_S = 0.0005
+"""After this time a thread may take the interpreter from the event loop (Python's default: 5 ms). A journal's commit
+needs it a few times; while clients keep the loop busy, each took 5 ms more until an end was on disk.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +47,10 @@ class HttpServer:
         bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        protocol = protocol_of(settings, bounds)
-        self._server = AcceptingServer(self._app, protocol, bounds.make_room, server.trusted_proxies)
+        precedence = self._app.state.parts.turns.precedence
+        protocol = protocol_of(settings, bounds, precedence)
+        proxies = server.trusted_proxies
+        self._server = AcceptingServer(self._app, protocol, bounds.make_room, precedence.defer, proxies)
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )
@@ -51,6 +59,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Start, and return once connections are accepted. Raise CannotServe."""
+        sys.setswitchinterval(SWITCH_S)
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:
             await self._until(self._server.listening)

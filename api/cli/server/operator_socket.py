@@ -40,7 +40,7 @@ class OperatorServer:
         """`make_room` closes a connection of another client when there is no descriptor for an operator's."""
         bounded = cast("partial[BoundedProtocol]", protocol_of(replace(settings, connections_max=CONNECTIONS_MAX)))
         self._listener = listener
-        protocol = cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords))
+        protocol = cast("type[asyncio.Protocol]", partial(OperatorProtocol, **bounded.keywords | {"turns": None}))
         self._server = AcceptingServer(app, protocol, make_room)
         self._serving: asyncio.Task[None] | None = None
 

@@ -203,8 +203,8 @@ was done.
 
 **Problems.** An error is `application/problem+json` ([`Problem`](#problem)). Programs look at its `code`; [Error
 codes](codes.md) has all. Every route can answer 401 `unauthorized`, 403 `forbidden`, 421 `misdirected`, 500
-`internal` and 503 `too_many_connections`. 429 and 503 have the header `Retry-After`. The tables below list what a
-route answers besides.
+`internal`, 503 `busy` and 503 `too_many_connections`. 429 and 503 have the header `Retry-After`. The tables below list
+what a route answers besides.
 
 **Streams** are server-sent events: see [Events](events.md).
 """

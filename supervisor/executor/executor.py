@@ -15,7 +15,7 @@ import sys
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, NoReturn, ParamSpec, Self, TypeVar, overload
 
 from killable.workers.runtime.executor_setup import (
     CALL,
@@ -318,6 +318,9 @@ class Executor(concurrent.futures.Executor):
             buffersize=buffersize,
             errors_are_items=return_exceptions,
         )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an Executor cannot be sent to a worker or pickled: it belongs to the program that made it")
 
     def __repr__(self) -> str:
         limits = "".join(f" {name}={value!r}" for name, value in self._limits.items())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
@@ -273,6 +273,9 @@ class JobFuture(Future[T]):
             return ""
         lines = (json.loads(event.data) for event in self._log.read(-1, len(self._log)) if event.name == "log")
         return "".join(line["text"] + "\n" for line in lines if line.get("stream", "stdout") in streams)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a future cannot be sent to a worker or pickled: send its result")
 
     def __repr__(self) -> str:
         words = [self.job_id, self._state.lower().partition("_")[0]]

@@ -75,6 +75,7 @@ def test_what_cannot_be_pickled_fails_its_own_future_only(executor: Executor) ->
     with pytest.raises(JobFailed, match="lock") as caught:
         result.result()
     assert caught.value.code == "result.unserializable"
+    assert str(caught.value).startswith("lock cannot be sent: ")
     with pytest.raises(JobFailed, match="cannot be unpickled here: ValueError: not here") as caught:
         unreadable.result()
     assert isinstance(caught.value.__cause__, ValueError)

@@ -470,6 +470,36 @@ def test_what_of_multiprocessing_cannot_be_sent_is_refused_with_what_can(tmp_pat
     assert run(tmp_path, text) == f"Argument 2 of the initializer {told}Argument 'value' {told}"
 
 
+def test_an_executor_in_an_object_or_a_global_is_said_to_be_what_cannot_be_sent(tmp_path: Path) -> None:
+    text = """
+        from killable import Executor
+
+        class Runner:
+            def __init__(self):
+                self.executor = Executor(1)
+
+            def work(self):
+                pass
+
+        def submit_more():
+            return runner.executor.submit(int)
+
+        runner = Runner()
+        with runner.executor as executor:
+            error = executor.submit(runner.work).exception()
+            print(error, *error.__notes__)
+            print(*executor.submit(submit_more).exception().__notes__)
+            print(executor.submit(print, executor.submit(int)).exception())
+    """
+    advice = "cannot be sent to a worker: make it there, in the function or an `initializer`."
+    assert run(tmp_path, text).splitlines() == [
+        "an Executor cannot be sent to a worker or pickled: it belongs to the program that made it"
+        f" The object of the method work {advice}",
+        f"In submit_more the global 'runner' {advice}",
+        "a future cannot be sent to a worker or pickled: send its result",
+    ]
+
+
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_worker_is_told_from_the_program_as_multiprocessing_tells_it(tmp_path: Path, start_method: str) -> None:
     text = f"""

@@ -102,7 +102,7 @@ def test_what_is_not_json_is_named_with_its_place(value: object, path: str, type
         with pytest.raises(Unserializable) as caught:
             encode(value)
         assert (caught.value.path, caught.value.type_name) == (path, type_name)
-        assert path in str(caught.value) and type_name in str(caught.value)
+        assert (path in str(caught.value) or path == "$") and type_name in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [endless(), nested(100_000)], ids=["refers to itself", "deep"])

@@ -33,10 +33,12 @@ _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 class Unserializable(Exception):
-    """A value that the codec cannot encode. `path` locates the part at fault (`$.a[3]`), `type_name` is its type."""
+    """A value that the codec cannot encode. `path` locates the part at fault (`$.a[3]`; `$`: all of it), `type_name` is
+    its type.
+    """
 
     def __init__(self, path: str, type_name: str, why: str) -> None:
-        super().__init__(f"{type_name} at {path}: {why}")
+        super().__init__(f"{type_name} cannot be sent: {why}" if path == "$" else f"{type_name} at {path}: {why}")
         self.path, self.type_name, self.why = path, type_name, why
 
 

@@ -162,7 +162,11 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        # One of several processes: a test that takes a minute is not to begin when the others have ended. These are
+        # those whose timeout is their own. All of them stay together, and so share what they share.
+        items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.

@@ -144,7 +144,7 @@ class Certificate(NamedTuple):
     removed.
     """
     max_rss_bytes: int | None = None
-    """Peak resident memory of the largest process of the worker, a preloaded model included."""
+    """Peak resident memory of the largest process of the worker, a preloaded model included; none of a traced one."""
     user_s: float | None = None
     """Processor time of the worker in user mode; if it was reused, for all of its jobs."""
     system_s: float | None = None

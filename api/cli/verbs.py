@@ -70,6 +70,12 @@ VERBS = {
         module="submit",
     ),
     "result": _job("result", "Print what a job returned.", "killable result 3f2a --wait 30s", module="submit"),
+    "wait": _job(
+        "wait",
+        "Wait until jobs have ended, and print the id, state and error code of each. Ctrl-C leaves them running.",
+        "killable wait 3f2a 91c0",
+        "killable wait 3f2a --timeout 5m --json",
+    ),
     "logs": _job(
         "logs",
         "Print what a job wrote to its stdout and stderr, also after its end. For its tokens: `killable stream`.",

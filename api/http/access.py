@@ -19,6 +19,9 @@ CALLER = "killable.caller"
 VIA = "killable.via"
 """Member of the scope that says how the caller in it came there, if not by its key."""
 
+SOCKET_USER = "uid:"
+"""Begins the names of callers on the operators' socket; no key has such a name."""
+
 
 class Access(NamedTuple):
     """What a route needs."""

@@ -90,6 +90,10 @@ class KeyRing:
         implied: Visibility = "all" if key.role == "operate" else self._visibility
         return replace(key, visibility=key.visibility or implied)
 
+    def has(self, name: str) -> bool:
+        """Return whether a key has this name, expired or not."""
+        return any(key.name == name for key in self._keys.values())
+
     def find(self, presented: bytes) -> ApiKey | None:
         """Return the matching key, which may have expired, or None.
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
+from killable.api.http.sse import WRITE_BYTES, cut
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobEvent, JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -30,11 +31,16 @@ async def media_type_of(engine: Engine, record: JobRecord) -> str:
     return TEXT
 
 
-async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes]:
-    """Yield the output up to this record, and not later tokens, which may not fit its media type."""
+async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | memoryview]:
+    """Yield the output up to this record, and not later tokens, which may not fit its media type.
+
+    What waits for a reader is one piece of some WRITE_BYTES, however large a token is.
+    """
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
-            yield b"".join(map(decode, tokens))
+            for piece in decoded(tokens):
+                yield piece
+                await asyncio.sleep(0)  # a socket that takes all does not wait by itself
 
 
 async def nothing() -> AsyncIterator[bytes]:
@@ -43,15 +49,76 @@ async def nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-def decode(token: bytes) -> bytes:
-    """Return a token as bytes: text as UTF-8 with lone surrogates escaped, bytes as they are, else a line of JSON."""
+def decoded(tokens: Sequence[bytes]) -> Iterator[bytes | memoryview]:
+    """Yield tokens as bytes: text as UTF-8 with lone surrogates escaped, bytes as they are, else a line of JSON.
+
+    Small ones are joined, a large one comes in parts. Raise ValueError for what no worker writes.
+    """
+    small: list[bytes] = []
+    size = 0
+    for token in tokens:
+        if len(token) <= WRITE_BYTES:
+            small.append(_decode(token))
+            size += len(small[-1])
+        if small and (len(token) > WRITE_BYTES or size >= WRITE_BYTES):
+            yield b"".join(small)
+            small, size = [], 0
+        if len(token) > WRITE_BYTES:
+            yield from _in_parts(token)
+    if small:
+        yield b"".join(small)
+
+
+_FORMS = ((b'{"text":"', b'"}'), (b'{"base64":"', b'"}'), (b'{"value":', b"}"))
+"""How `encode_token` begins and ends what it writes."""
+
+
+def _in_parts(token: bytes) -> Iterator[bytes | memoryview]:
+    begin, end = next((form for form in _FORMS if token.startswith(form[0]) and token.endswith(form[1])), (b"", b""))
+    inner = memoryview(token)[len(begin) : len(token) - len(end)]
+    match begin:
+        case b'{"text":"':
+            yield from map(_utf8, _texts(inner))
+        case b'{"base64":"':
+            yield from map(base64.b64decode, cut(inner, WRITE_BYTES // 3 * 4))
+        case b'{"value":':
+            yield from cut(inner)
+            yield b"\n"
+        case _:
+            yield _decode(token)
+
+
+def _decode(token: bytes) -> bytes:
     members = json.loads(token)
     if "text" in members:
-        text: str = members["text"]
-        return text.encode("utf-8", "backslashreplace")
+        return _utf8(members["text"])
     if "base64" in members:
         return base64.b64decode(members["base64"])
     return dump_json(members["value"]) + b"\n"
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _texts(quoted: memoryview) -> Iterator[str]:
+    """Yield a JSON string's content in parts. A cut is within no escape, and within no surrogate pair."""
+    while quoted:
+        part = bytes(quoted[:WRITE_BYTES])
+        is_last = len(part) == len(quoted)
+        if not is_last:
+            # The last backslash of the last six bytes begins an escape (of at most six), unless one escapes it.
+            start = part[: part.rfind(b"\\", -_ESCAPE_BYTES) + 1]
+            if (len(start) - len(start.rstrip(b"\\"))) % 2:
+                part = start[:-1]
+        text: str = json.loads(b'"%b"' % part)
+        if not is_last and "\ud800" <= text[-1] <= "\udbff":
+            text, part = text[:-1], part[:-_ESCAPE_BYTES]  # the second half of its pair may follow
+        quoted = quoted[len(part) :]
+        yield text
+
+
+_ESCAPE_BYTES = len(r"\ud83d")
 
 
 async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[bytes], None]:

@@ -14,11 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
+from killable.api.http.access import SOCKET_USER
+from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit import note_jobs
 from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.problems import problem
 from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
+from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import Refused
 
 FEATURES = (
@@ -89,7 +92,13 @@ async def list_tenants(request: Request) -> Response:
     """List what each tenant has now, beside its bounds. A key that is not an operator's gets its own tenant only."""
     sees_all = caller_of(request.scope) is None or is_operator(request.scope)
     found = await engine_of(request).tenants(None if sees_all else tenant_of(request))
-    return Json({"tenants": [tenant._asdict() for tenant in found]})
+    keys = parts_of(request).keys
+    return Json({"tenants": [each._asdict() | {"has_key": _has_key(each.tenant, keys)} for each in found]})
+
+
+def _has_key(tenant: str, keys: KeyRing | None) -> bool:
+    is_name = tenant == DEFAULT_TENANT if keys is None else keys.has(tenant)
+    return is_name or tenant.startswith(SOCKET_USER)
 
 
 @router.get("/livez", responses=LIVE_RESPONSES)

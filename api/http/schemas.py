@@ -308,13 +308,17 @@ def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Seq
 def _answer(name: str, base: type[BaseModel] = BaseModel, **members: Any) -> Any:
     """Create the model of an answer from its members, which are all required."""
     required: dict[str, Any] = {member: (form, ...) for member, form in members.items()}
-    return create_model(name, __base__=base, **required)
+    return create_model(name, __base__=base, __doc__=None if base is BaseModel else base.__doc__, **required)
 
 
 def _list_of(model: Any) -> Any:
     return list[model]
 
 
+_HAS_KEY = (
+    "Whether anyone can have this name: an API key has it, or it is a user of the operators' socket; without keys "
+    "everybody is `default`"
+)
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
     "progress", "queue", "error", "durable",
@@ -334,7 +338,9 @@ JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
 JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
 WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
 """`retired`: the latest workers that were not reused, latest first."""
-Tenant = _model_of("Tenant", TenantRecord)
+Tenant = _answer(
+    "Tenant", _model_of("TenantRecord", TenantRecord), has_key=Annotated[bool, Field(description=_HAS_KEY)]
+)
 TenantList = _answer("TenantList", tenants=_list_of(Tenant))
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 

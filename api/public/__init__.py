@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from killable.api.client.client import Client
     from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
     from killable.supervisor.executor.executor import Executor
+    from killable.supervisor.executor.futures import JobFuture
     from killable.supervisor.executor.stopped import stopped
+    from killable.supervisor.executor.streams import AsyncStream, Stream
     from killable.workers.authoring.context import Context, Stopping
     from killable.workers.authoring.job_functions import job, preload
     from killable.workers.authoring.limits import Limits
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncStream",
     "Client",
     "Context",
     "Ending",
@@ -39,6 +42,7 @@ __all__ = [
     "JobCancelled",
     "JobError",
     "JobFailed",
+    "JobFuture",
     "JobTimedOut",
     "KillableError",
     "Limits",
@@ -47,6 +51,7 @@ __all__ = [
     "OutOfMemory",
     "Refused",
     "Stopping",
+    "Stream",
     "Unreachable",
     "WorkerCrashed",
     "WorkerExited",
@@ -59,6 +64,7 @@ __all__ = [
 
 _MODULES = {
     "AsyncClient": "killable.api.client.async_client",
+    "AsyncStream": "killable.supervisor.executor.streams",
     "Client": "killable.api.client.client",
     "Context": "killable.workers.authoring.context",
     "Ending": "killable.api.client.outcomes",
@@ -67,6 +73,7 @@ _MODULES = {
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",
+    "JobFuture": "killable.supervisor.executor.futures",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
     "Limits": "killable.workers.authoring.limits",
@@ -75,6 +82,7 @@ _MODULES = {
     "OutOfMemory": "killable.workers.errors",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.authoring.context",
+    "Stream": "killable.supervisor.executor.streams",
     "Unreachable": "killable.api.client.outcomes",
     "WorkerCrashed": "killable.workers.error_classes",
     "WorkerExited": "killable.workers.error_classes",

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, TypeVar
 
 from killable.supervisor.attempts.phase_times import undisturbed_certificate
 from killable.supervisor.executor.ending_notes import add_notes
@@ -27,6 +27,7 @@ from killable.workers.error_classes import (  # here: multiprocessing cannot be 
 )
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
+from killable.workers.protocol.exception_pickling import set_attribute
 from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
@@ -89,6 +90,12 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text}"""'
 
 
+def add_traceback(raised: BaseException, text: str) -> None:
+    """Make the worker's traceback the cause of an exception, and its own cause the context."""
+    set_attribute(raised, "__context__", raised.__cause__ or raised.__context__)
+    set_attribute(raised, "__cause__", RemoteTraceback(text))
+
+
 class JobFuture(Future[T]):
     """A `concurrent.futures.Future` whose running job can be stopped.
 
@@ -117,7 +124,7 @@ class JobFuture(Future[T]):
         """The id in the logs; empty until the task was accepted."""
         self.pid: int | None = None
         """The process id of the worker, once the job runs. For people and logs."""
-        self.certificate: Mapping[str, Any] | None = None
+        self.certificate: Mapping[str, Any] | Any = None  # `Any`: who knows that it is done need not check for None
         """The timed record of the end; None until the future is done."""
 
     # ── for the caller ──
@@ -236,6 +243,10 @@ class JobFuture(Future[T]):
                     self._partial = bytes(content)
                 laid.close()  # free the descriptor: the future may be kept for long
         return _unpickled(self._partial)
+
+    if TYPE_CHECKING:  # the library's own says nothing of what its subclasses hand to the callback
+
+        def add_done_callback(self, fn: Callable[[Self], object]) -> None: ...
 
     def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:
         """Call `fn(progress)` for what the task reports with `ctx.progress`: the latest, if several come at once.
@@ -427,8 +438,7 @@ class JobFuture(Future[T]):
             except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
             else:
-                raised.__context__ = raised.__cause__ or raised.__context__  # the cause is the worker's traceback
-                raised.__cause__ = RemoteTraceback(ending.facts["traceback"])
+                add_traceback(raised, ending.facts["traceback"])
                 self._error = raised
         self._is_unpickled = True
 

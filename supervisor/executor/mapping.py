@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, read
+from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, add_traceback, read
 from killable.workers.errors import JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.runtime.executor_setup import ItemRaised
@@ -160,24 +160,26 @@ def _next(order: Order, deadline: float | None, errors_are_items: bool) -> list[
 
 def _error(raised: ItemRaised, future: JobFuture[Any]) -> BaseException:
     """Return the exception of an item, or a JobFailed if it cannot be pickled or unpickled."""
-    cause: BaseException | None = RemoteTraceback(raised.traceback)
-    error: object = None
+    cause: BaseException | None = None
     if raised.pickled:
         try:
             error = read(pickling.loads, raised.pickled)
         except UnpickleFailed as why:
             cause = why.__cause__
-    if not isinstance(error, BaseException):
-        error = JobFailed(
-            raised.message,
-            code="exception",
-            type=raised.type,
-            traceback=raised.traceback,
-            job_id=future.job_id,
-            certificate=future.certificate,
-        )
-    error.__cause__ = cause
-    return error
+        else:
+            assert isinstance(error, BaseException), error
+            add_traceback(error, raised.traceback)
+            return error
+    failed = JobFailed(
+        raised.message,
+        code="exception",
+        type=raised.type,
+        traceback=raised.traceback,
+        job_id=future.job_id,
+        certificate=future.certificate,
+    )
+    failed.__cause__ = cause or RemoteTraceback(raised.traceback)
+    return failed
 
 
 def _columns(iterables: Sequence[Iterable[Any]], size: int) -> Iterator[Columns]:

@@ -153,7 +153,7 @@ class PoolSpawner:
                 cgroup,
                 tmp,
                 self._oom,
-                zygote_host.note_exit,
+                zygote_host.note_ending,
                 is_program=bool(self._spec.setup),
             )
             if cgroup is not None:

@@ -54,7 +54,7 @@ class WorkerProcess:
         cgroup: Cgroup | None,
         tmp: str,
         oom: OomCounter,
-        on_exit: Callable[[], None],
+        on_ending: Callable[[], None],
         *,
         is_program: bool = False,
     ) -> None:
@@ -71,7 +71,7 @@ class WorkerProcess:
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
         self.base: Sample | None = None
-        self._on_exit = on_exit
+        self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
         self.line = CallLine(*line)
         self._frames = FrameReader(loop, frames, tokens, listener)
@@ -236,6 +236,7 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
         elif self._kill():
+            self._on_ending()
             # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
             for reader in self._readers:
                 reader.pause()
@@ -384,12 +385,17 @@ class WorkerProcess:
         self._loop.remove_reader(self._pidfd)
         self._notifications.drain()  # before the exit is reported: a delivery has to come first
         self._listener.on_exited()
-        self._on_exit()
+        self._on_ending()
 
     @property
     def awaits_report(self) -> bool:
         """Whether the zygote has yet to report its fork, or its exit, which the pidfd has shown."""
         return self.pid is None or self._exit_reported
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was killed, or the pidfd has shown its exit, and the zygote has yet to report that."""
+        return self.pid is not None and (self._was_killed or self._exit_reported)
 
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process: a copy of the orders socket would keep the worker alive."""

@@ -31,6 +31,10 @@ ANSWER_S = 5.0
 """How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
 first continued, in case it was stopped. After as long again it is ended, and its jobs with it.
 """
+REMIND_S, REMIND_S_MAX = 0.02, 1.0
+"""How long after a kill or an exit its report may take until the zygote is asked to look, and then again after twice as
+long: a tracer (ptrace(2)) hears of an exit first, and may keep it from the zygote. Mostly the report takes 1 ms.
+"""
 ORPHAN_SEARCH_S = 1.0
 """How long a closing supervisor looks for orphans of a killed guard."""
 
@@ -88,6 +92,7 @@ class ZygoteHost:
         self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
+        self._reminder: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._stuck = False
         self._closing = False
@@ -161,10 +166,20 @@ class ZygoteHost:
     def add(self, worker_id: str, process: WorkerProcess) -> None:
         self._processes[worker_id] = process
 
-    def note_exit(self) -> None:
-        """Expect the zygote's report of how a process ended: its pidfd has shown the exit."""
+    def note_ending(self) -> None:
+        """Expect the zygote's report of how a process ended: it was killed, or its pidfd has shown the exit."""
         if self._zygote_socket is not None:
             self._watchdog.expect()
+            if self._reminder is None:
+                self._reminder = self._loop.call_later(REMIND_S, self._remind, REMIND_S)
+
+    def _remind(self, waited_s: float) -> None:
+        """Have the zygote look closer at a worker whose exit it has not reported, until it has."""
+        self._reminder = None
+        if self._zygote_socket is not None and any(p.is_ending for p in self._processes.values()):
+            self._ping()
+            waited_s = min(2 * waited_s, REMIND_S_MAX)
+            self._reminder = self._loop.call_later(waited_s, self._remind, waited_s)
 
     async def close(self) -> None:
         """End the guard and everything below it; return when it is gone, or given up."""
@@ -214,7 +229,7 @@ class ZygoteHost:
         processes below it.
         """
         self._forget_guard()
-        self._guard.wait()
+        self._reap_guard(REMIND_S)
         self._mark_lost()
         self._forget_guard_socket()
         self._read_zygote_to_the_end()
@@ -229,6 +244,11 @@ class ZygoteHost:
             patience_s,
             lambda: event_loops.tell(self._loop, partial(self._end, threading.current_thread())),
         )
+
+    def _reap_guard(self, wait_s: float) -> None:
+        """Reap it without waiting: a process that traces it may keep it a zombie for as long as that lives."""
+        if self._guard.poll() is None:
+            self._loop.call_later(wait_s, self._reap_guard, min(2 * wait_s, REMIND_S_MAX))
 
     def _end(self, sweeping: threading.Thread) -> None:
         if sweeping is not threading.current_thread():
@@ -278,6 +298,9 @@ class ZygoteHost:
     def _ask_zygote(self) -> None:
         """Continue the zygote, in case it was stopped, and ping it: it answers even while it sweeps."""
         _signal(self._zygote_pidfd, signal.SIGCONT)
+        self._ping()
+
+    def _ping(self) -> None:
         if self._zygote_socket is not None:
             try:
                 fd_passing.send(self._zygote_socket, control.to_wire(control.Ping()))
@@ -383,9 +406,10 @@ class ZygoteHost:
     def _forget_zygote(self) -> None:
         self.zygote_pid = None
         self._watchdog.stop()
-        if self._settling is not None:
-            self._settling.cancel()
-            self._settling = None
+        for timer in (self._settling, self._reminder):
+            if timer is not None:
+                timer.cancel()
+        self._settling = self._reminder = None
         if self._zygote_pidfd >= 0:
             self._loop.remove_reader(self._zygote_pidfd)
             os.close(self._zygote_pidfd)

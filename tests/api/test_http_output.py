@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_server import OwnServer, Server, problem_of
 
-from killable.api.http.output import pieces_of
+from killable.api.http.output import decoded, pieces_of
+from killable.api.http.sse import WRITE_BYTES
+from killable.workers.protocol.codec import JsonCodec
 
 
 async def test_texts_one_after_the_other(server: Server) -> None:
@@ -46,6 +50,32 @@ async def test_a_long_output_comes_whole_and_in_pieces(server: Server) -> None:
         assert answer.headers["transfer-encoding"] == "chunked"
         text = "".join([part async for part in answer.aiter_text()])
     assert text == "".join(f" {number}" for number in range(20_000))
+
+
+LARGE = {
+    "plain": "x" * 200_000,
+    "escapes": '\n"\\' * 70_000,
+    "one shifted": "x" + "\\" * 200_000,
+    "umlauts": "ü" * 40_000,
+    "pairs": "a\U0001f600" * 20_000,
+    "halves": "\ud83d" * 40_000 + "x" + "\ude00" * 40_000,
+    "escaped names of halves": "\\ud83d" * 40_000,
+    "bytes": bytes(range(256)) * 1001,
+    "value": ["ü", None, {"text": 0.5}] * 10_000,
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_large_token_comes_in_parts(name: str) -> None:
+    value: Any = LARGE[name]
+    whole = value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode() + b"\n"
+    if isinstance(value, str):
+        # Halves that stand side by side are one character in JSON.
+        whole = json.loads(json.dumps(value)).encode("utf-8", "backslashreplace")
+    tokens = [JsonCodec().encode_token(each) for each in ("before", value, "behind")]
+    pieces = list(decoded(tokens))
+    assert b"".join(pieces) == b"before" + whole + b"behind"
+    assert len(pieces) > 3 and max(map(len, pieces)) <= WRITE_BYTES
 
 
 async def test_nothing_is_an_output_too(server: Server) -> None:

@@ -21,6 +21,7 @@ TENANTS = {
     "default": {"streams_max": 2},
     "ann": {"queue_jobs_max": 2, "priority_max": 5, "caps": {"run_s": 60.0}},
     "bob": {"submissions_per_s": 0.5},
+    "nobody": {"running_max": 1},
 }
 
 
@@ -129,7 +130,12 @@ async def test_a_tenant_sees_its_own_use_and_an_operator_everybodys(shared_out: 
     assert (own["tenant"], own["running"], own["bounds"]["queue_jobs_max"]) == ("bob", 0, 5)
     await post(shared_out, ONCALL, "echo")
     everybody = (await shared_out.client.get("/v1/tenants", headers=of(ONCALL))).json()["tenants"]
-    assert [tenant["tenant"] for tenant in everybody] == ["ann", "bob", "oncall"]
+    assert [(tenant["tenant"], tenant["has_key"]) for tenant in everybody] == [
+        ("ann", True),
+        ("bob", True),
+        ("nobody", False),
+        ("oncall", True),
+    ]
     scrape = (await shared_out.client.get("/metrics", headers=of(ONCALL))).text
     assert 'killable_tenant_jobs{state="running",tenant="ann"} 1.0' in scrape
     assert 'killable_tenant_jobs{state="queued",tenant="ann"} 1.0' in scrape

@@ -115,7 +115,7 @@ def test_a_list_of_verbs_imports_no_verb(asked: dict[str, str]) -> None:
                     ("asyncio", "pydantic", "httpx")) == set()  # fmt: skip
 
 
-@pytest.mark.parametrize("verb", ["ps", "serve", "submit", "kill", "shutdown", "demo"])
+@pytest.mark.parametrize("verb", ["ps", "serve", "submit", "wait", "kill", "shutdown", "demo"])
 def test_the_help_of_a_verb_imports_neither_client_nor_server(verb: str) -> None:
     loaded = imported(str(Path(sys.executable).parent / "killable"), verb, "--help", PYTHONPROFILEIMPORTTIME="1")
     assert "killable.api.cli.display.errors" in loaded, "what each verb imports"

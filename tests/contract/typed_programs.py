@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, assert_type
 
-from killable import Context, Executor
+from killable import AsyncStream, Context, Executor, JobError, JobFuture, Stream
 
 
 def length(text: str, factor: int = 1) -> int:
@@ -65,7 +65,21 @@ def submits(ex: Executor, model: Model) -> None:
     ex.submit(length("x"))  # type: ignore[call-overload]  # pyright: ignore
 
 
+def ends(future: JobFuture[int]) -> None:
+    assert_type(future.error, JobError | None)
+    print(future.certificate["cause"])
+
+
+def futures(ex: Executor) -> None:
+    future: JobFuture[int] = ex.submit(length, "x")
+    future.add_done_callback(ends)
+    future.add_done_callback(lambda done: print(done.stdout))
+    ex.submit(watched, "1.5").add_done_callback(ends)  # type: ignore[arg-type]  # pyright: ignore
+
+
 def streams(ex: Executor) -> None:
+    named: Stream[str] = ex.stream(words, "a b")
+    print(named)
     for word in ex.stream(words, "a b"):
         assert_type(word, str)
     for block in ex.stream(watched_words, "a b"):
@@ -77,6 +91,8 @@ def streams(ex: Executor) -> None:
 
 
 async def streams_in_a_coroutine(ex: Executor) -> AsyncIterator[str]:
+    named: AsyncStream[str] = ex.astream(words, "a b")
+    print(named)
     async for word in ex.astream(words, "a b"):
         assert_type(word, str)
         yield word

@@ -1,4 +1,4 @@
-"""The verbs of an operator against a real server: workers, logs, explain, types, drain, shutdown, completion."""
+"""The verbs of an operator against a real server: workers, logs, explain, types, wait, drain, shutdown, completion."""
 
 from __future__ import annotations
 
@@ -235,6 +235,72 @@ def test_metrics_as_a_table_as_json_and_as_prometheus_reads_them(command: Comman
     assert command.run("metrics", "--text", "--json").returncode == 2
 
 
+# ── wait ──
+
+
+def test_wait_says_how_each_job_ended_in_the_order_of_the_arguments(command: Command, gate: str) -> None:
+    gated = command.ok("submit", "gated", "-i", f"gate={gate}", "-d").strip()
+    added = command.ok("submit", "add", "-i", "a=1", "-d").strip()
+    with command.start("wait", gated[:12], added, added[4:14]) as waiting:
+        open_gate(gate)
+        out, err = waiting.communicate(timeout=60)
+    assert (waiting.returncode, err) == (0, "")
+    assert out == f"{gated[:12]}  completed  -\n{added[:12]}  completed  -\n"
+
+
+def test_wait_exits_with_the_code_of_the_first_job_that_did_not_complete(command: Command) -> None:
+    added = command.ok("submit", "add", "-i", "a=1", "-d").strip()
+    failed = command.ok("submit", "fails", "-d").strip()
+    cancelled = start_detached(command, "tick")
+    late = command.ok("submit", "tick", "-d", "--run-s", "100ms").strip()
+    command.ok("kill", cancelled)
+    done = command.run("wait", added, failed, cancelled)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.splitlines() == [
+        f"{added[:12]}  completed  -", f"{failed[:12]}  failed  exception", f"{cancelled[:12]}  cancelled  cancelled",
+    ]  # fmt: skip
+    document = command.run("wait", cancelled, failed, "--json")
+    assert document.returncode == 3
+    assert json.loads(document.stdout)["jobs"] == [
+        {"job_id": cancelled, "state": "cancelled", "code": "cancelled"},
+        {"job_id": failed, "state": "failed", "code": "exception"},
+    ]
+    done = command.run("wait", late)
+    assert (done.returncode, done.stdout) == (124, f"{late[:12]}  timed_out  timeout.run\n")
+
+
+def test_a_wait_with_a_timeout_leaves_the_jobs_running(command: Command) -> None:
+    ticking, failed = start_detached(command, "tick"), command.ok("submit", "fails", "-d").strip()
+    command.run("result", failed, "--wait", "30s")
+    done = command.run("wait", failed, ticking, "--timeout", "100ms")
+    assert (done.returncode, done.stderr) == (75, "1 job has not ended and continues\n")
+    assert done.stdout == f"{failed[:12]}  failed  exception\n{ticking[:12]}  running  -\n"
+    document = command.run("wait", ticking, "--timeout", "0", "--json")
+    assert (document.returncode, document.stderr) == (75, "")
+    assert json.loads(document.stdout) == {"jobs": [{"job_id": ticking, "state": "running", "code": None}]}
+    assert command.json("inspect", ticking)["state"] == "running"
+
+
+def test_ctrl_c_ends_a_wait_and_not_its_jobs(command: Command) -> None:
+    ended = command.ok("submit", "add", "-i", "a=1", "-d").strip()
+    ticking = start_detached(command, "tick")
+    with command.start("wait", ended, ticking) as waiting:
+        assert read_line(waiting) == f"{ended[:12]}  completed  -\n"
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.communicate(timeout=60) == ("", "")
+    assert waiting.returncode == 130
+    assert command.json("inspect", ticking)["state"] == "running"
+
+
+def test_wait_refuses_an_unknown_job_before_it_waits(command: Command) -> None:
+    ticking = start_detached(command, "tick")
+    for unknown in ("ffff", "job-00000000-0000-4000-8000-000000000000"):
+        done = command.run("wait", ticking, unknown)
+        assert (done.returncode, done.stdout) == (4, "") and "unknown_job" in done.stderr, done
+    assert command.run("wait").returncode == 2
+    assert command.run("wait", ticking, "--timeout", "soon").returncode == 2
+
+
 # ── drain, shutdown ──
 
 
@@ -383,11 +449,20 @@ def test_every_verb_that_asks_has_json(command: Command) -> None:
         ("types",),
         ("inspect", job_id),
         ("explain", job_id),
+        ("wait", job_id),
         ("drain", "--off"),
     ):
         assert isinstance(command.json(*args), dict), args
     assert command.json("kill", "--all") == {"killed": []}
-    for args in (("workers",), ("types",), ("explain", "ffff"), ("logs", "ffff"), ("drain",), ("shutdown",)):
+    for args in (
+        ("workers",),
+        ("types",),
+        ("explain", "ffff"),
+        ("logs", "ffff"),
+        ("wait", "ffff"),
+        ("drain",),
+        ("shutdown",),
+    ):
         done = command.run(*args, "--json", "--url", "http://127.0.0.1:1")
         assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (69, "unreachable"), args
         assert done.stderr == ""

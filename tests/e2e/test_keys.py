@@ -113,11 +113,17 @@ def test_doctor_says_which_keys_stand_there_in_clear_text(command: Command) -> N
 def test_a_hang_up_reads_the_keys_again_and_ends_nothing(
     command: Command, tmp_path: Path, serve: Serve, gate: str
 ) -> None:
-    """Nor does a file with faults, nor one that has gone: the keys stay as they are."""
+    """Nor does a file with faults, nor one that has gone: the keys stay as they are. Tables of tenants without a key
+    are told each time.
+    """
+    (tmp_path / "killable.toml").write_text(KEYS + "[tenants.second]\nrunning_max = 1\n[tenants.sceond]\n")
     first = command.json("keys", "make", "first", "--role", "operate")["key"]
     arguments = ("my_jobs.py", "--port", "0", "--log-format", "json")
     server = serve(*arguments, program=COMMAND, preexec_fn=HEARS_HANG_UP)
+    assert log_of(server, "tenants_without_key")["names"] == "sceond second"
     with Client(server.url, api_key=first) as client:
+        table = command.run("tenants", "--url", server.url, env={"KILLABLE_API_KEY": first})
+        assert "second*" in table.stdout and "no API key has this name" in table.stderr
         tokens = iter(client.submit("twice", {"gate": gate}))
         assert next(tokens) == "one"
 
@@ -126,6 +132,7 @@ def test_a_hang_up_reads_the_keys_again_and_ends_nothing(
         server.process.send_signal(signal.SIGHUP)
         record = log_of(server, "keys_reloaded")
         assert (record["came"], record.get("gone", ""), record["keys"]) == ("second", "", 2)
+        assert log_of(server, "tenants_without_key")["names"] == "sceond"
         assert status(server.url, second) == 200
 
         keys = tmp_path / "keys"

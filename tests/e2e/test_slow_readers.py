@@ -24,17 +24,25 @@ def much() -> Iterator[str]:
     for _ in range(450):
         yield "x" * 65536
     return "y" * (30 << 20)
+
+
+@job
+def large() -> Iterator[str]:
+    """Yield one token of as much."""
+    yield "x" * (30 << 20)
 '''
 READERS = 20
 MB_MAX = 60
 """More than one copy of it all, of which there are two in the log; a copy for each reader were 600."""
 
 
-@pytest.mark.parametrize("what", ["stream", "output", "result"])
-def test_a_reader_that_takes_little_holds_little(tmp_path: Path, what: str) -> None:
+@pytest.mark.parametrize(
+    ("type", "what"), [("much", "stream"), ("much", "output"), ("much", "result"), ("large", "output")]
+)
+def test_a_reader_that_takes_little_holds_little(tmp_path: Path, type: str, what: str) -> None:
     (tmp_path / "much.py").write_text(JOBS)
     server = Server(Command(tmp_path, program=COMMAND), "much.py", "--port", "0")  # its memory is looked at
-    job = httpx.post(f"{server.url}/v1/jobs", json={"type": "much"}, headers={"prefer": "wait=60"}, timeout=90).json()
+    job = httpx.post(f"{server.url}/v1/jobs", json={"type": type}, headers={"prefer": "wait=60"}, timeout=90).json()
     assert job["state"] == "completed", job
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss

@@ -1,19 +1,18 @@
 """Runs CPython's own tests of `ProcessPoolExecutor` with `killable.Executor` in its place.
 
 Runs in: a program of its own (`python cpython_test_runner.py test_wait`), because those tests check all children and
-threads of their process. It prints one line of JSON when a test begins, and one when it ends.
+threads of their process. It prints lines of JSON.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import importlib
-import json
 import sys
 import unittest
 from collections.abc import Iterator
-from typing import Any
 
+from foreign_test_result import ReportingResult
 from test import support
 from test.support import script_helper
 
@@ -31,48 +30,21 @@ class ProcessPoolExecutor(Executor):
     """The programs of those tests import the class by its name."""
 
 
-class ReportingResult(unittest.TestResult):
-    """Says at once what happened: whoever waits for a test that hangs knows its name."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._bad: list[str] = []
+class Result(ReportingResult):
+    def name_of(self, test: unittest.TestCase) -> str:
+        """Return `ExecutorShutdown.test_hang_issue12364[fork]`: which tests, and with which context."""
+        context: str = test.ctx  # type: ignore[attr-defined]
+        group = type(test).__name__.removeprefix(f"ProcessPool{context.capitalize()}").removesuffix("Test")
+        return f"{group}.{test._testMethodName}[{context}]"
 
     def startTest(self, test: unittest.TestCase) -> None:
         super().startTest(test)
-        self._bad = []
         support.environment_altered = False
-        report(begins=name_of(test))
 
     def stopTest(self, test: unittest.TestCase) -> None:
-        super().stopTest(test)
         if support.environment_altered:
-            self._bad.append("it leaves threads or processes behind")
-        report(name=name_of(test), bad=self._bad)
-
-    def addError(self, test: unittest.TestCase, err: Any) -> None:
-        super().addError(test, err)
-        self._bad.append(self.errors[-1][1])
-
-    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addFailure(test, err)
-        self._bad.append(self.failures[-1][1])
-
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
-        super().addSubTest(test, subtest, err)
-        if err is not None:
-            self._bad.append(self._exc_info_to_string(err, test))  # type: ignore[attr-defined]
-
-
-def report(**facts: Any) -> None:
-    print(json.dumps(facts), file=sys.__stdout__, flush=True)
-
-
-def name_of(test: unittest.TestCase) -> str:
-    """Return `ExecutorShutdown.test_hang_issue12364[fork]`: which tests, and with which context."""
-    context: str = test.ctx  # type: ignore[attr-defined]
-    group = type(test).__name__.removeprefix(f"ProcessPool{context.capitalize()}").removesuffix("Test")
-    return f"{group}.{test._testMethodName}[{context}]"
+            self.bad.append("it leaves threads or processes behind")
+        super().stopTest(test)
 
 
 def with_ours(tests: unittest.TestSuite | unittest.TestCase) -> Iterator[unittest.TestCase]:
@@ -98,7 +70,7 @@ def run(module_name: str) -> None:
     # Another class than `executor_type`: a test that the library's own executor does not pass leaves that one out.
     concurrent.futures.ProcessPoolExecutor = Executor  # type: ignore[misc]
     chosen = unittest.TestSuite(with_ours(unittest.defaultTestLoader.loadTestsFromModule(module)))
-    chosen.run(ReportingResult())
+    chosen.run(Result())
 
 
 if __name__ == "__main__":

@@ -226,8 +226,13 @@ def test_an_initializer_that_fails_breaks_the_pool_with_its_reason() -> None:
         future = executor.submit(executor_tasks.square, 1)
         with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="not ready"):
             future.result()
-        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match=r"ValueError: not ready\nTraceback"):
+        with pytest.raises(
+            concurrent.futures.process.BrokenProcessPool, match=r"ValueError: not ready\nTraceback"
+        ) as got:
             executor.submit(executor_tasks.square, 1).result()
+    told = str(got.value)
+    assert told.count('File "') == 1 and "executor_tasks.py" in told, "nothing of the library"
+    assert told.endswith("ValueError: not ready\nin the executor's initializer")
 
 
 def test_what_cannot_be_sent_is_named(executor: Executor) -> None:

@@ -368,6 +368,29 @@ def test_an_exception_of_any_constructor_arrives(tmp_path: Path) -> None:
     ]
 
 
+def test_an_exception_whose_class_forbids_attributes_arrives(tmp_path: Path) -> None:
+    text = """
+        import dataclasses
+        from killable import Executor
+
+        @dataclasses.dataclass(frozen=True)
+        class Refusal(Exception):
+            code: int
+
+        def fail(code):
+            error = Refusal(code)
+            raise error from KeyError("why")
+
+        with Executor(1) as executor:
+            for error in [executor.submit(fail, 4).exception(), *executor.map(fail, [5], return_exceptions=True)]:
+                print(repr(error), type(error.__cause__).__name__, repr(error.__context__))
+    """
+    assert run(tmp_path, text).splitlines() == [
+        "Refusal(code=4) RemoteTraceback KeyError('why')",
+        "Refusal(code=5) RemoteTraceback KeyError('why')",
+    ]
+
+
 def test_what_led_to_an_exception_is_its_context(tmp_path: Path) -> None:
     text = """
         from killable import Executor

@@ -7,11 +7,9 @@ listed and passes. By hand: `pytest -m cpython`.
 from __future__ import annotations
 
 import importlib.util
-import json
-import subprocess
-import sys
 from pathlib import Path
 
+import foreign_test_result
 import pytest
 
 PROGRAM = Path(__file__).with_name("cpython_test_runner.py")
@@ -73,17 +71,4 @@ def modules() -> list[str]:
 @pytest.mark.timeout(HUNG_S + 60)
 @pytest.mark.parametrize("module", modules())
 def test_as_the_library_s_own(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), module],
-        stdout=subprocess.PIPE, text=True, timeout=HUNG_S, cwd=PROGRAM.parent,
-    )  # fmt: skip
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    bad = {each["name"]: each["bad"] for each in told if "name" in each}
-    assert bad and done.returncode == 0 and "name" in told[-1], told[-1:]
-    not_listed = {name: why for name, why in bad.items() if why and reason(name) is None}
-    assert not not_listed, "\n".join(f"{name}: {each}" for name, why in not_listed.items() for each in why)
-    assert [name for name, why in bad.items() if not why and reason(name) is not None] == []
-
-
-def reason(name: str) -> str | None:
-    return NOT_PASSED.get(name) or NOT_PASSED.get(name.partition("[")[0])
+    foreign_test_result.check(PROGRAM, [module], NOT_PASSED, HUNG_S)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import time
 from collections.abc import Iterator
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -12,10 +14,13 @@ from typing import Any
 import pytest
 from job_runs import FORKED_OR_EXECED, HOSTILE_POOL, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from owner_process import CLEANUP_S, other_processes, owner
+from support.memory_jobs import make_system_v_segment
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_empty
 
+from killable.supervisor.linux.leftover_memory import LOOK_BYTES, LeftoverMemory
 from killable.supervisor.settings import PoolSpec
+from killable.workers.runtime.memory_removal import remove_segments
 
 SHARED = Path("/dev/shm")
 KINDS = 3
@@ -26,9 +31,16 @@ def memory_pool(**changes: Any) -> PoolSpec:
     return hostile_pool(modules=("support.memory_jobs",), **changes)
 
 
-def segments() -> set[int]:
-    """Return the ids of all System V segments."""
-    return {int(line.split()[1]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+def segments(*creators: int) -> set[int]:
+    """Return the ids of all System V segments, or of those that these processes have made."""
+    rows = [line.split() for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]
+    return {int(row[1]) for row in rows if not creators or int(row[4]) in creators}
+
+
+def mapped(pid: int) -> set[str]:
+    """Return the names in /dev/shm that a process has mapped."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {line.partition(f" {SHARED}/")[2] for line in lines} - {""}
 
 
 @pytest.fixture
@@ -107,6 +119,42 @@ async def test_whatever_stands_in_the_log_of_names_the_job_ends_and_what_it_left
     assert {worker.state for worker in await server.workers()} <= {"starting", "idle"}
 
 
+@pytest.fixture
+def many_segments() -> Iterator[set[int]]:
+    """More System V segments of this program than are looked at in the supervisor's loop."""
+    made = {make_system_v_segment() for _ in range(LOOK_BYTES // 100)}
+    yield made
+    assert remove_segments(made) == len(made), "they were another's, and were removed"
+
+
+async def test_on_a_machine_with_many_segments_those_of_the_job_are_found(
+    many_segments: set[int], foreign: str, supervisor: StartSupervisor
+) -> None:
+    server = await supervisor(memory_pool(workers=1, spares=0))
+    story = await run(server, "leaves_memory", end="returns", attach=foreign)
+    assert story.certificate["shared_memory_removed"] == KINDS + 2
+
+
+async def test_a_long_list_of_segments_is_not_read_in_the_loop(many_segments: set[int], tmp_path: Path) -> None:
+    since = time.time()
+    receiving, sending = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(sending, b"%d" % make_system_v_segment())
+        os._exit(0)
+    left = int(os.read(receiving, 100))
+    os.waitpid(pid, 0)
+    loop = asyncio.get_running_loop()
+    for creators, number in (([], 0), ([pid], 1)):
+        removed: asyncio.Future[int] = loop.create_future()
+        LeftoverMemory(str(tmp_path), since, is_program=False).remove(loop, creators, removed.set_result)
+        assert not removed.done(), "it was looked for in the loop"
+        assert await removed == number
+    assert left not in segments() and many_segments <= segments()
+    os.close(receiving)
+    os.close(sending)
+
+
 async def test_memory_of_a_lost_zygote_is_removed(supervisor: StartSupervisor, foreign: str) -> None:
     server = await supervisor(memory_pool())
     job_id = await submit(server, "leaves_memory", end="waits", attach=foreign)
@@ -122,12 +170,14 @@ async def test_memory_of_a_lost_zygote_is_removed(supervisor: StartSupervisor, f
 def test_memory_of_a_dead_owner_is_removed(proof: str, foreign: str) -> None:
     """By its guard, which no job and no thread of the owner can stop."""
     job = ["leaves_memory", {"end": "waits", "attach": foreign}, 1]
-    before = set(os.listdir(SHARED))
     pools = {"memory": {**HOSTILE_POOL, "modules": ["support.memory_jobs"]}}
     with owner(pools, jobs=[job], settings={"proof": proof}) as host:
         host.read_report()
-        made = set(os.listdir(SHARED)) - before
-        assert len(made) >= KINDS
+        pids = [process.pid for process in other_processes(host.pid)]
+        names = set().union(*map(mapped, pids)) - {foreign}
+        left = segments(*pids)
+        assert len(names) >= KINDS and len(left) == 2
         host.kill()
         until_empty(lambda: other_processes(host.pid), "everything is gone", CLEANUP_S)
-        assert [name for name in made if (SHARED / name).exists()] == []
+        assert [name for name in names if (SHARED / name).exists()] == []
+        assert segments().isdisjoint(left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,3 +65,19 @@ def test_closed_folders_go_and_links_are_not_followed(folder: Path) -> None:
 
 def test_what_is_not_there_is_no_fault(folder: Path) -> None:
     remove_tree(folder / "nothing")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("place", ["in it", "over it"])
+def test_what_is_mounted_in_it_is_unmounted_and_not_removed(folder: Path, tmp_path: Path, place: str) -> None:
+    """A job that mounted a folder of data into its directory lost the data at its end."""
+    theirs, tree = tmp_path / "theirs", folder / "a tree"
+    (theirs / "below").mkdir(parents=True)
+    (theirs / "below" / "file").write_text("precious")
+    point = tree / "mount" if place == "in it" else tree
+    point.mkdir(parents=True)
+    for _ in range(2):
+        subprocess.run(["mount", "--bind", theirs, point], check=True)
+    remove_tree(tree)
+    assert (theirs / "below" / "file").read_text() == "precious"
+    assert not tree.exists() and b"a\\040tree" not in Path("/proc/self/mountinfo").read_bytes()

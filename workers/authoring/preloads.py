@@ -34,6 +34,8 @@ class Preload(Generic[T]):
         self._made_by: int | None = None
         self.each_worker = each_worker
         self.requires = requires
+        self.name = ""
+        """What its author calls it, in errors; empty: by its place."""
 
     @property
     def is_made(self) -> bool:
@@ -92,7 +94,7 @@ def run_preloads(each_worker: bool) -> None:
             try:
                 declared()
             except BaseException as error:
-                error.add_note(f"in {declared!r}")
+                error.add_note(f"in {declared.name or repr(declared)}")
                 raise
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Container, Iterable
 
-from killable.workers.processes.descendants import kill_below, parent_of
+from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of
+from killable.workers.protocol.control import ProcessEnding
 
 
 def children() -> list[int]:
@@ -39,6 +41,72 @@ def is_zombie(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
+def kept_ending(pid: int) -> ProcessEnding | None:
+    """Return how a child ended that is not waitable, as another process traces it (ptrace(2)); None: it is not so.
+
+    A tracer may keep what it traces as a zombie for as long as it likes, and this process hears of nothing. No thread
+    of such a child runs, nor ever will.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            fields = file.readall().rpartition(b")")[2].split()
+        if fields[0] != b"Z" or len(os.listdir(f"/proc/{pid}/task")) > 1 or is_zombie(pid):
+            return None  # alive, or with threads that are (its first one may end before them), or to be reaped
+    except (OSError, IndexError):
+        return None
+    status, ticks = int(fields[49]), os.sysconf("SC_CLK_TCK")
+    is_signalled = os.WIFSIGNALED(status)
+    return ProcessEnding(
+        exit_code=None if is_signalled else os.waitstatus_to_exitcode(status),
+        signal=os.WTERMSIG(status) if is_signalled else None,
+        core_dumped=os.WCOREDUMP(status),
+        max_rss_bytes=None,
+        user_s=int(fields[11]) / ticks,
+        system_s=int(fields[12]) / ticks,
+        reaped_at=time.monotonic(),
+    )
+
+
+def end_tracer(pid: int) -> None:
+    """Kill the process below this one that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT).
+
+    No other signal ends that stop. A tracer elsewhere, such as a person's debugger, is left alone.
+    """
+    tracer = _stopper(pid)
+    if tracer and _is_below(tracer, os.getpid()):
+        try:
+            pidfd = os.pidfd_open(tracer)
+        except OSError:
+            return  # it has gone
+        try:
+            if _stopper(pid) == tracer:  # so it has not ended before it was opened
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except OSError:
+            pass
+        finally:
+            os.close(pidfd)
+
+
+def _stopper(pid: int) -> int:
+    """Return the tracer in whose stop a process is that SIGKILL has reached; 0: it is in none."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            members = dict(line.partition(b":\t")[::2] for line in file.readall().splitlines())
+    except OSError:
+        return 0
+    pending = int(members[b"ShdPnd"], 16) | int(members[b"SigPnd"], 16)
+    is_killed = bool(pending >> (signal.SIGKILL - 1) & 1)
+    return int(members[b"TracerPid"]) if is_killed and members[b"State"].startswith(b"t") else 0
+
+
+def _is_below(pid: int, ancestor: int) -> bool:
+    for _ in range(DEPTH_MAX):
+        pid = parent_of(pid)
+        if pid in (0, 1, ancestor):
+            break
+    return pid == ancestor
+
+
 def kill_group(leader: int) -> None:
     """Send SIGKILL to the process group of a zombie child, which reserves the number: no other group can have it."""
     try:
@@ -58,17 +126,20 @@ class Orphans:
         """For each orphan, the dead known children that may have left it. Its leader is always among them: the kernel
         reparents and makes the leader a zombie in one step (exit_notify, under the lock that a reader takes, too).
         """
+        self._kept: set[int] = set()
+        """Those that have ended, and that a tracer keeps from being reaped."""
 
-    def kill(self, known: Container[int], reaped: Callable[[int, int, object, frozenset[int]], None]) -> None:
+    def kill(self, known: Container[int], ended: Callable[[int, ProcessEnding, frozenset[int]], None]) -> None:
         """Send SIGKILL to every child that is not `known`, and reap those that have died, until none dies at once.
 
-        Call again on SIGCHLD: the children of a killed orphan become children of this process. `reaped(pid, status,
-        rusage, suspects)` is called for each reaped orphan.
+        Call again on SIGCHLD: the children of a killed orphan become children of this process. `ended(pid, ending,
+        suspects)` is called for each orphan that is gone.
         """
+        self._kept = {pid for pid in self._kept if not os.wait4(pid, os.WNOHANG)[0]}
         while True:
             gone = 0
             present = children()
-            fresh = [pid for pid in present if pid not in known and pid not in self._suspects]
+            fresh = [pid for pid in present if not (pid in known or pid in self._suspects or pid in self._kept)]
             if fresh:
                 suspects = frozenset(pid for pid in present if pid in known and _has_ended(pid))
                 self._suspects.update((pid, suspects) for pid in fresh)
@@ -76,21 +147,32 @@ class Orphans:
                 # An unreaped child: no other process can have its number.
                 os.kill(pid, signal.SIGKILL)
                 kill_below(pid)
+                end_tracer(pid)
                 if is_zombie(pid):
                     kill_group(pid)
-                done, status, usage = os.wait4(pid, os.WNOHANG)
-                if done:
-                    reaped(pid, status, usage, self._suspects.pop(pid))
+                ending = self._ending(pid)
+                if ending is not None:
+                    ended(pid, ending, self._suspects.pop(pid))
                     gone += 1
             if not gone:
                 return
 
+    def _ending(self, pid: int) -> ProcessEnding | None:
+        """Reap an orphan if it has ended, and return how; None: it has not."""
+        done, status, usage = os.wait4(pid, os.WNOHANG)
+        if done:
+            return ProcessEnding.from_wait(status, usage, time.monotonic())
+        ending = kept_ending(pid)
+        if ending is not None:
+            self._kept.add(pid)
+        return ending
+
     def __len__(self) -> int:
-        """Return the number of orphans that have not been reaped."""
+        """Return the number of orphans that have not ended."""
         return len(self._suspects)
 
     def may_be_of(self, leader: int) -> bool:
-        """Return whether an orphan that has not been reaped may come from this leader, which is a zombie."""
+        """Return whether an orphan that has not ended may come from this leader, which is a zombie."""
         return any(leader in suspects for suspects in self._suspects.values())
 
 

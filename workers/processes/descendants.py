@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 
-_DEPTH_MAX = 100
+DEPTH_MAX = 100
 """Each generation holds a descriptor. Deeper processes become children of this process once those above have died."""
 
 
@@ -30,7 +30,7 @@ def kill_below(parent: int, parent_pidfd: int = -1, depth: int = 1) -> None:
                 signal.pidfd_send_signal(parent_pidfd, 0)
             if is_below:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                if depth < _DEPTH_MAX:
+                if depth < DEPTH_MAX:
                     kill_below(pid, pidfd, depth + 1)
         except OSError:
             pass  # it is gone, or its parent is, and then it is a child of this process

@@ -11,7 +11,6 @@ import select
 import signal
 import socket
 import time
-from typing import Any
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
@@ -55,6 +54,9 @@ class Guard:
         self._dead_zygote = ""
         """How the last zygote ended, until its orphans are gone; empty otherwise."""
         self._folder = ""
+        self._since = time.time()
+        self._ended: list[int] = []
+        """The pids of the workers and of what they started, which were reaped when the owner was gone."""
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
@@ -98,6 +100,8 @@ class Guard:
         from killable.workers.runtime import memory_removal  # here: mostly nobody needs it
 
         memory_removal.remove_all(folder)
+        if segments := memory_removal.segments_of(self._ended, self._since):
+            memory_removal.remove_segments(segments)
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
         parent = os.getpid()
@@ -134,8 +138,8 @@ class Guard:
             self._tell(control.ZygoteGone(self._dead_zygote))
             self._dead_zygote = ""
 
-    def _note_orphan(self, pid: int, status: int, usage: Any, suspects: frozenset[int]) -> None:
-        self._tell(control.OrphanReaped(pid, control.ProcessEnding.from_wait(status, usage, time.monotonic())))
+    def _note_orphan(self, pid: int, ending: control.ProcessEnding, suspects: frozenset[int]) -> None:
+        self._tell(control.OrphanReaped(pid, ending))
 
     def _tell(self, message: control.Message) -> None:
         """Send a message; stop waiting when the owner dies: a copy of its descriptors may keep the socket open."""
@@ -158,7 +162,7 @@ class Guard:
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # an unreaped child: no other process can have its number
         while True:
-            self._orphans.kill((), lambda pid, status, usage, suspects: None)
+            self._orphans.kill((), lambda pid, ending, suspects: self._ended.append(pid))
             if not self._orphans:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)

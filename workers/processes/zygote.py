@@ -37,10 +37,12 @@ _ORPHANS_TOLD_MAX = 500
 
 
 class _Child:
-    __slots__ = ("orphans", "swept", "worker_id")
+    __slots__ = ("is_told", "orphans", "swept", "worker_id")
 
     def __init__(self, worker_id: str) -> None:
         self.worker_id = worker_id
+        self.is_told = False
+        """Its end was reported although a tracer keeps it from being reaped."""
         self.swept = 0
         self.orphans: list[int] = []
 
@@ -229,6 +231,7 @@ class Zygote:
                 message, descriptors = received
                 order = control.from_wire(message)
                 if isinstance(order, control.Ping):
+                    self._settle(asked=True)
                     _tell(self._sock, control.Pong())
                     continue
                 assert isinstance(order, control.Fork), order
@@ -274,24 +277,36 @@ class Zygote:
         tmp = os.path.join(self._configure.tmp, order.worker_id + self._configure.tmp_suffix)
         return WorkerStart(parent, pipes, (stdout, stderr), procs[0] if order.cgroup else None, tmp, self._sandbox)
 
-    def _settle(self) -> None:
-        """Kill orphans, then reap: a zombie leader's pid is reserved, so its process group can be killed safely."""
-        dead = [pid for pid in self._children if child_reaper.is_zombie(pid)]
+    def _settle(self, *, asked: bool = False) -> None:
+        """Kill orphans, then reap: a zombie leader's pid is reserved, so its process group can be killed safely.
+
+        `asked`: the supervisor has seen an exit of which this process may have no SIGCHLD, as the worker is traced.
+        """
+        endings = {}
+        for pid in self._children if asked else ():
+            child_reaper.end_tracer(pid)
+            endings[pid] = child_reaper.kept_ending(pid)
+        dead = [pid for pid in self._children if endings.get(pid) is not None or child_reaper.is_zombie(pid)]
         for pid in dead:
             child_reaper.kill_group(pid)
         self._orphans.kill(self._children, self._note_orphan_process)
         for pid in dead:
             if self._orphans.may_be_of(pid):
-                continue  # until a later SIGCHLD: a leader is reaped after its last orphan
-            _, status, usage = os.wait4(pid, 0)
-            child = self._children.pop(pid)
-            ending = control.ProcessEnding.from_wait(status, usage, time.monotonic())
-            _tell(self._sock, control.Exited(child.worker_id, ending, child.swept, child.orphans))
+                continue  # until a later SIGCHLD, or until asked again: a leader is reported after its last orphan
+            child = self._children[pid]
+            done, status, usage = os.wait4(pid, os.WNOHANG)
+            if done:
+                del self._children[pid]
+            ending = control.ProcessEnding.from_wait(status, usage, time.monotonic()) if done else endings.get(pid)
+            if not child.is_told and ending is not None:
+                child.is_told = True
+                _tell(self._sock, control.Exited(child.worker_id, ending, child.swept, child.orphans))
 
-    def _note_orphan_process(self, pid: int, status: int, usage: object, suspects: frozenset[int]) -> None:
+    def _note_orphan_process(self, pid: int, ending: control.ProcessEnding, suspects: frozenset[int]) -> None:
         """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""
-        for leader in suspects & self._children.keys():
-            child = self._children[leader]
+        for child in (self._children[leader] for leader in suspects & self._children.keys()):
+            if child.is_told:
+                continue
             child.swept += 1
             if len(child.orphans) < _ORPHANS_TOLD_MAX:
                 child.orphans.append(pid)

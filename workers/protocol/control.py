@@ -23,7 +23,8 @@ class ProcessEnding(NamedTuple):
     exit_code: int | None
     signal: int | None
     core_dumped: bool
-    max_rss_bytes: int
+    max_rss_bytes: int | None
+    """None: a tracer keeps it from being reaped, and nobody else is told."""
     user_s: float
     system_s: float
     reaped_at: float

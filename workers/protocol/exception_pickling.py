@@ -67,9 +67,14 @@ def make(cls: type[BaseException], args: tuple[Any, ...]) -> BaseException:
 
 
 def set_state(error: BaseException, state: State) -> None:
-    error.args, attributes = state
-    for name, value in attributes.items():
-        setattr(error, name, value)
+    args, attributes = state
+    for name, value in {"args": args, **attributes}.items():
+        set_attribute(error, name, value)
+
+
+def set_attribute(error: BaseException, name: str, value: object) -> None:
+    """Set an attribute of an exception whose class may forbid it, as a frozen dataclass does."""
+    object.__setattr__(error, name, value)
 
 
 def _slots_of(cls: type) -> Iterable[str]:

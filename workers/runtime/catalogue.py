@@ -40,11 +40,15 @@ def explain(error: BaseException) -> PreloadFailed:
     """Return the message to the supervisor about an error of the imports or preloads."""
     if isinstance(error, SurveyFailed):
         return error.failure
+    return PreloadFailed(traceback_of(error), _end_of(str(error)) if isinstance(error, DeclarationError) else "")
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return a traceback without the leading frames of this library, as much of its end as one message carries."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_LIBRARY_PATHS):
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
-    return PreloadFailed(_end_of(text), _end_of(str(error)) if isinstance(error, DeclarationError) else "")
+    return _end_of("".join(traceback.format_exception(type(error), error, frames)))
 
 
 def _end_of(text: str) -> str:

@@ -84,6 +84,8 @@ def prepare(encoded: bytes) -> None:
             script_globals.settle()
             return made
 
+        preloaded.name = "the executor's preload"
+
     if setup.initializer is not None:
         initialize = setup.initializer
 
@@ -92,6 +94,8 @@ def prepare(encoded: bytes) -> None:
             made = initialize(*setup.initargs)
             script_globals.settle()
             return made
+
+        initialized.name = "the executor's initializer"
 
 
 def apply_to_each(function: Callable[..., Any], *columns: Sequence[Any]) -> list[Any]:

@@ -85,9 +85,9 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
-        import traceback
+        from killable.workers.runtime.catalogue import traceback_of
 
-        report_broken(pipes.frames, "".join(traceback.format_exception(error)))
+        report_broken(pipes.frames, traceback_of(error))
         return ExitCode.NOT_IMPORTABLE
     worker = Harness(pipes, configure, tmp)
     warm_up(tmp, CODECS[configure.codec])
@@ -122,6 +122,7 @@ class Harness:
         self._result_buffer = -1
         self._outputs: tuple[int, ...] = ()
         """The output pipes, from the first call on, also when a call has put other files in their place."""
+        self._since = time.time()
         self._served = 0
         self._heard = 0
         """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
@@ -198,7 +199,7 @@ class Harness:
         if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
             memory_names.names.hand_over()
         elif not (is_last or change):
-            change = _memory_left()
+            change = _memory_left(self._since)
         if not (is_last or change):
             if attempt.has_tmp:
                 self._channel.close(closing_frames)  # first: removing the directory may outlast the job's time
@@ -278,11 +279,13 @@ class Harness:
                 os.close(descriptor)
 
 
-def _memory_left() -> str:
-    """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker."""
+def _memory_left(since: float) -> str:
+    """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker, which
+    exists since then (CLOCK_REALTIME seconds): a segment that is older was made by another process with its pid.
+    """
     names = memory_names.names.left()
     try:
-        has_segments = bool(segments_of([os.getpid()]))
+        has_segments = bool(segments_of([os.getpid()], since))
     except OSError as error:
         return f"it is not known whether shared memory is left ({error.strerror})"
     if names or has_segments:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Container, Iterable
+import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
 _NAME_BYTES_MAX = 255
 _SEGMENTS = "/proc/sysvipc/shm"
+_PIECE_BYTES = 64 << 10
 _IPC_RMID = 0
 
 
@@ -96,17 +98,30 @@ def _is_meant(found: NamedObject, status: os.stat_result, since: float) -> bool:
     return status.st_size == 0  # killed before it noted the inode: nothing has been written to it yet
 
 
-def segments_of(creators: Container[int], since: float = 0.0, *, unattached_only: bool = False) -> list[int]:
+def segments_of(
+    creators: Iterable[int], since: float = 0.0, *, unattached_only: bool = False, bytes_max: int = sys.maxsize
+) -> list[int] | None:
     """Return the ids of the System V segments that processes with these pids have created.
 
     since: CLOCK_REALTIME seconds; what is older was created by another process with such a pid.
     unattached_only: leave those to which a process is attached: the program of an Executor may use them.
+    bytes_max: return None if the machine's list of segments is longer (170 bytes for each).
     Raise OSError.
     """
+    listed = _listed(bytes_max)
+    if listed is None:
+        return None
+    title, *rows = listed.splitlines() or [b""]
+    if not rows:
+        return []
+    id, creator, attached, changed = map(title.split().index, (b"shmid", b"cpid", b"nattch", b"ctime"))
+    wanted = {b"%d" % pid for pid in creators}
+    # Split as far as the creator: of thousands of rows mostly none is wanted.
+    found = [row.split() for row in rows if row.split(None, creator + 1)[creator] in wanted]
     return [
-        each.id
-        for each in _segments()
-        if each.creator in creators and each.changed_at >= int(since) and not (unattached_only and each.attached)
+        int(row[id])
+        for row in found
+        if int(row[changed]) >= int(since) and not (unattached_only and int(row[attached]))
     ]
 
 
@@ -118,23 +133,19 @@ def remove_segments(ids: Iterable[int]) -> int:
     return sum(libc.shmctl(each, _IPC_RMID, None) == 0 for each in ids)
 
 
-class _Segment(NamedTuple):
-    id: int
-    creator: int
-    attached: int
-    changed_at: int
-
-
-def _segments() -> list[_Segment]:
+def _listed(bytes_max: int) -> bytes | None:
+    """Return the kernel's list of all segments, which it makes in pieces of a page; None: it is longer."""
+    parts: list[bytes] = []
     try:
         with open(_SEGMENTS, "rb", buffering=0) as file:
-            title, *rows = file.readall().splitlines()
-    except (FileNotFoundError, ValueError):  # a kernel without System V IPC
-        return []
-    if not rows:
-        return []
-    columns = [title.split().index(name) for name in (b"shmid", b"cpid", b"nattch", b"ctime")]
-    return [_Segment(*(int(row.split()[column]) for column in columns)) for row in rows]
+            while part := file.read(_PIECE_BYTES):
+                parts.append(part)
+                bytes_max -= len(part)
+                if bytes_max < 0:
+                    return None
+    except FileNotFoundError:  # a kernel without System V IPC
+        pass
+    return b"".join(parts)
 
 
 def hold(folder: str, objects: list[NamedObject]) -> None:

@@ -18,6 +18,7 @@ def tenants(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
     """List the tenants with what each has now and may have: waiting and running jobs, kept results, streams.
 
     A tenant is the name of an API key; without keys everybody is `default`. A
+    name that no key has is marked with a star: nobody can use its table. A
     number alone has no bound but the server's own. The bounds are in the tables
     tenants.NAME and tenants.default of killable.toml. A key that is not an
     operator's sees its own tenant only.
@@ -28,12 +29,17 @@ def tenants(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
             console.print_json({"tenants": found})
         elif found:
             console.print_table(listing(found))
+            if not all(tenant.get("has_key", True) for tenant in found):
+                console.stderr_console().print("* no API key has this name", style="dim")
         else:
             console.stderr_console().print("no tenant has a job, a result or a stream now", style="dim")
 
 
 def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
-    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10."""
+    """Return TENANT QUEUED BYTES RUNNING KEPT BYTES STREAMS KEYS RATE PRIORITY; `3/10` is 3 of at most 10.
+
+    A name that no API key has ends with a star.
+    """
     table = Listing(
         [
             Column("TENANT", cut=True), Column("QUEUED", numeric=True), Column("BYTES", 3, numeric=True),
@@ -46,7 +52,8 @@ def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
         bounds = tenant["bounds"]
         rate, priority = bounds["submissions_per_s"], bounds["priority_max"]
         table.add(
-            str(tenant["tenant"]), _of(tenant["queued"], bounds["queue_jobs_max"]),
+            f"{tenant['tenant']}{'' if tenant.get('has_key', True) else '*'}",
+            _of(tenant["queued"], bounds["queue_jobs_max"]),
             _size_of(tenant["queued_bytes"], bounds["queue_bytes_max"]),
             _of(tenant["running"], bounds["running_max"]), _of(tenant["kept"], bounds["keep_jobs"]),
             _size_of(tenant["kept_bytes"], bounds["keep_bytes"]), _of(tenant["streams"], bounds["streams_max"]),

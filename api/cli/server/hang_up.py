@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.key_file import KeysInvalid
+from killable.supervisor.models import DEFAULT_TENANT
 
 if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
@@ -70,7 +71,7 @@ class HangUp:
             self._task.cancel()
 
     async def _reload_when_asked(self) -> None:
-        warn_of_clear_text(key for key in self._in_force.keys if key is not self._in_force.own)
+        self._warn(self._in_force.keys)
         while True:
             await self._asked.wait()
             self._asked.clear()
@@ -94,7 +95,11 @@ class HangUp:
             return
         came, gone = self._web.replace_keys(keys)
         self._say("keys_reloaded", logging.INFO, keys=len(keys), came=" ".join(came), gone=" ".join(gone))
+        self._warn(keys)
+
+    def _warn(self, keys: Collection[ApiKey]) -> None:
         warn_of_clear_text(key for key in keys if key is not self._in_force.own)
+        warn_of_tables_without_key(self._in_force.config.settings.tenants, keys)
 
     def _say(self, event: str, level: int, **fields: Any) -> None:
         """Write a record to the log, and to the audit log."""
@@ -109,3 +114,11 @@ def warn_of_clear_text(keys: Iterable[ApiKey]) -> None:
     if names:
         advice = "make others with `killable keys make`, which keeps only their digests"
         logger.warning("keys_in_clear_text", extra={"names": " ".join(names), "advice": advice})
+
+
+def warn_of_tables_without_key(tables: Iterable[str], keys: Iterable[ApiKey]) -> None:
+    """Log which tables `[tenants.NAME]` bound nobody, for no key has that name."""
+    names = sorted({*tables} - {key.name for key in keys} - {DEFAULT_TENANT})
+    if names:
+        advice = "make a key of that name with `killable keys make`, or correct the name of the table"
+        logger.warning("tenants_without_key", extra={"names": " ".join(names), "advice": advice})

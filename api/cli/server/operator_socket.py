@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import BoundedProtocol, protocol_of
 from killable.api.cli.server.listener import Listener
-from killable.api.http.access import CALLER, VIA
+from killable.api.http.access import CALLER, SOCKET_USER, VIA
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
 
@@ -76,7 +76,7 @@ class OperatorProtocol(BoundedProtocol):
         self._operator: ApiKey | None = None
         if uid in (0, os.geteuid()):
             # No key has a name like this, so none sees the operators' jobs as its own.
-            self._operator = ApiKey(f"uid:{uid}", "operate", visibility="all")
+            self._operator = ApiKey(f"{SOCKET_USER}{uid}", "operate", visibility="all")
         else:
             logger.warning("operator_refused", extra={"uid": uid})
         super().connection_made(transport)

@@ -30,9 +30,9 @@ SECTIONS = (
         "Run functions of your own program in processes, and stop them.",
         (
             "Executor",
-            "killable.supervisor.executor.futures:JobFuture",
-            "killable.supervisor.executor.streams:Stream",
-            "killable.supervisor.executor.streams:AsyncStream",
+            "JobFuture",
+            "Stream",
+            "AsyncStream",
             "stopped",
         ),
     ),
@@ -143,9 +143,6 @@ def _entry(name: str, each: Any, inner: bool) -> Iterator[str]:
 LIKE = {"AsyncClient": "Client", "AsyncJobHandle": "killable.api.client.client:JobHandle"}
 """Classes whose methods are those of another one, as coroutines: what both document in the same words stands once."""
 _RETURNED_BY = {
-    "JobFuture": "`Executor.submit` returns it.",
-    "Stream": "`Executor.stream` returns it.",
-    "AsyncStream": "`Executor.astream` returns it.",
     "Operation": "`with ctx.operation(...) as operation` gives it.",
     "JobHandle": "`Client.submit` and `Client.job` return it.",
     "AsyncSubmission": "`AsyncClient.submit` returns it.",
@@ -191,7 +188,7 @@ HIDDEN = {
     "JobFuture": frozenset(
         (
             *("cancel_pending", "is_wanted", "wait_until_done", "fail", "begin", "note_cancelled", "take_back"),
-            *("on_accepted", "on_changed", "complete", "finish", "leave_to_parent"),
+            *("on_accepted", "on_changed", "complete", "finish", "close_in_child"),
         )
     ),
     "Operation": frozenset(("is_being_left", "timed_out")),
@@ -239,7 +236,7 @@ def _one_a_line(parameters: Iterable[inspect.Parameter]) -> str:
 
 
 INTRO = """
-Everything here is imported from `killable`: `from killable import Executor`. `Executor` and `stopped` need Linux; the
+Everything here is imported from `killable`: `from killable import Executor`. The first section needs Linux; the
 clients run anywhere. Durations are seconds, sizes are bytes. [Limits](limits.md) lists the limits that `Executor`,
 `job` and `submit` take. `killable.__version__` is the version as text.
 """

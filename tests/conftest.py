@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,11 +124,11 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test descriptors, threads, processes and cgroups are as before. It ends after the test's event loop,
     whose executor's threads are gone by then.
 
-    Descriptors and threads of an Executor that tests share come and go with its workers; they are looked at when it is
+    Descriptors, threads and cgroups of what tests share come and go with its workers; they are looked at when it is
     over.
     """
-    shares = "shared_executor" in request.fixturenames
-    with _leaves_nothing("the test", ("descriptors", "threads") if shares else ()):
+    shares = {"shared_executor", "shared_supervisor"}.intersection(request.fixturenames)
+    with _leaves_nothing("the test", ("descriptors", "threads", "cgroups") if shares else ()):
         yield
 
 
@@ -145,6 +145,19 @@ async def no_task_left() -> AsyncIterator[None]:
 
     But one that sse-starlette has in each loop that has streamed, until the loop is closed.
     """
+    async with _leaves_no_task():
+        yield
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def no_task_left_in_module() -> AsyncIterator[None]:
+    """The same where the tests of a module have one loop."""
+    async with _leaves_no_task():
+        yield
+
+
+@asynccontextmanager
+async def _leaves_no_task() -> AsyncIterator[None]:
     before = asyncio.all_tasks()
     yield
     here = asyncio.current_task()
@@ -162,11 +175,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        # One of several processes: a test that takes a minute is not to begin when the others have ended. These are
+        # those whose timeout is their own. All of them stay together, and so share what they share.
+        items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
-            item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, "no_task_left")
+            guard = "no_task_left_in_module" if "shared_supervisor" in item.fixturenames else "no_task_left"
+            item.fixturenames.insert(item.fixturenames.index("nothing_left") + 1, guard)
         callspec = getattr(item, "callspec", None)
         if callspec is not None and CGROUP_PROOF in callspec.params.values():
             item.add_marker(NEEDS_CGROUPS)

@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,11 +132,14 @@ class Injector:
     failure: Failure = 0
     ways: int = 0
     """In how many the one that has failed could."""
+    _turns: Counter[str] = field(default_factory=Counter)
+    """How many calls there were from each place."""
     _inside: bool = False
 
     def begin(self, phase: str) -> None:
         """Count from here on."""
         self._phase, self.calls, self.failed, self.ways, self._aim = phase, [], None, 0, None
+        self._turns = Counter()
 
     def end(self) -> list[Call]:
         """Neither count nor fail anything any more; return the calls of the phase."""
@@ -167,7 +171,8 @@ class Injector:
         if not caller or caller.startswith(WITHOUT_FAILURES):
             return 0
         site = f"{caller} {operation.name}"
-        call = Call(self._phase, site, sum(made.site == site for made in self.calls))
+        call = Call(self._phase, site, self._turns[site])
+        self._turns[site] += 1
         self.calls.append(call)
         if self._aim is None or self.failed is not None or not self._aim(call, len(self.calls)):
             return 0

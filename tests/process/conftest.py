@@ -1,11 +1,50 @@
-"""A test that claims codes of endings by `pytest.mark.code` must have seen jobs end with them."""
+"""A test that claims codes of endings by `pytest.mark.code` must have seen jobs end with them.
+
+A supervisor that starts takes longer than most tests: those of a module with a `SHARED_POOL`, which has to have one
+event loop for all its tests, share the supervisor that has this pool and no settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
+from typing import Any
 
 import pytest
+import pytest_asyncio
 from job_runs import ENDED_WITH
+from support.shared_supervisor import SharedSupervisor
+from support.supervisor_fixture import StartSupervisor
+
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared_supervisor(
+    nothing_left_of_module: None, request: pytest.FixtureRequest
+) -> AsyncIterator[SharedSupervisor]:
+    shared = SharedSupervisor(request.module.SHARED_POOL)
+    await shared.start()
+    yield shared
+    await shared.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def shared_or_own_supervisor(shared_supervisor: SharedSupervisor) -> AsyncIterator[StartSupervisor]:
+    """Give the module's supervisor to who asks for its pool, and start one for any other."""
+    started: list[Supervisor] = []
+
+    async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
+        if pools == (shared_supervisor.pool,) and not settings:
+            return shared_supervisor.supervisor
+        started.append(one := Supervisor(Settings(pools=pools, **settings)))
+        await one.start()
+        return one
+
+    yield start
+    for one in reversed(started):
+        await one.close(grace_s=0)
+    await shared_supervisor.tidy()
 
 
 @pytest.hookimpl(wrapper=True)

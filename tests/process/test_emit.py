@@ -10,6 +10,16 @@ from support.certificate_checks import was_killed
 from support.supervisor_fixture import StartSupervisor
 
 POOL = hostile_pool(modules=("support.emitting_jobs",))
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = POOL
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 LONG = {"grace_s": 60}
 
 

@@ -35,6 +35,14 @@ from killable.workers.errors import Refused
 
 LONG_S = 60.0
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = hostile_pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
 
 # ── adaptive ──
 

@@ -18,6 +18,15 @@ def pool(**changes: Any) -> PoolSpec:
     return hostile_pool(**{"modules": (*HOSTILE_POOL["modules"], "support.operation_jobs"), **changes})
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 LONG = {"run_s": 60, "grace_s": 20, "ack_s": 0.5}
 PATIENT = {**LONG, "ack_s": None}
 """For jobs that catch what is raised in them: on a busy machine that may take longer."""

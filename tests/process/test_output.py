@@ -15,6 +15,14 @@ from support.waiting import Pending, until, until_async
 from killable.api.cli.display import story as stories
 from killable.api.http.records import record_json
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = hostile_pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
 
 def check_counted(said: list[str]) -> int:
     """Check that these are the numbers from 0 without a gap; return how many."""

@@ -85,10 +85,11 @@ def iterate(runner: asyncio.Runner, values: AsyncIterator[T]) -> Iterator[T]:
     async def following() -> T:
         return await anext(values)
 
+    loop = runner.get_loop()  # without the runner's signal handler, for each of thousands of items
     try:
         while True:
             try:
-                value = runner.run(following())
+                value = loop.run_until_complete(following())
             except StopAsyncIteration:
                 return
             yield value

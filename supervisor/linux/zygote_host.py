@@ -17,7 +17,7 @@ from functools import partial
 from typing import Protocol
 
 from killable.supervisor import event_loops
-from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.linux import orphan_cleanup, procfs
 from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard, EarlyPool
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
@@ -36,6 +36,8 @@ REMIND_S, REMIND_S_MAX = 0.02, 1.0
 """How long after a kill or an exit its report may take until the zygote is asked to look, and then again after twice as
 long: a tracer (ptrace(2)) hears of an exit first, and may keep it from the zygote. Mostly the report takes 1 ms.
 """
+STOPS_MAX = 6
+"""So many reminders in a row, in 1.3 s, find a stopped zygote or guard that was continued each time."""
 ORPHAN_SEARCH_S = 1.0
 """How long a closing supervisor looks for orphans of a killed guard."""
 
@@ -102,6 +104,8 @@ class ZygoteHost:
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
         self._reminder: asyncio.TimerHandle | None = None
+        self._stops: dict[int | None, int] = {}
+        """How often in a row zygote and guard, by pid, were found stopped."""
         self._telling: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stuck = False
@@ -251,10 +255,20 @@ class ZygoteHost:
     def _remind(self, waited_s: float) -> None:
         """Have the zygote look closer at a worker whose exit it has not reported, until it has."""
         self._reminder = None
-        if self._zygote_socket is not None and any(p.is_ending for p in self._processes.values()):
+        if not self._closing and any(p.is_ending for p in self._processes.values()):
+            self._continue_stopped()
             self._ping()
             waited_s = min(2 * waited_s, REMIND_S_MAX)
             self._reminder = self._loop.call_later(waited_s, self._remind, waited_s)
+
+    def _continue_stopped(self) -> None:
+        """Continue zygote and guard if they were stopped (SIGSTOP). One that always is, is killed: a job does that."""
+        for pid, pidfd in ((self.zygote_pid, self._zygote_pidfd), (self._guard.pid, self._guard_pidfd)):
+            if pid is None or pidfd < 0 or not procfs.is_stopped(pid):
+                self._stops.pop(pid, None)
+                continue
+            self._stops[pid] = self._stops.get(pid, 0) + 1
+            _signal(pidfd, signal.SIGCONT if self._stops[pid] < STOPS_MAX else signal.SIGKILL)
 
     async def close(self) -> None:
         """End the guard and everything below it; return when it is gone, or given up."""

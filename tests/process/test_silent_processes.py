@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from job_runs import Reports, follow, hostile_pool, pool_of, run, stop, submit, wait_for_tokens
+from job_runs import END_S, Reports, follow, hostile_pool, pool_of, run, stop, submit, wait_for_tokens
 from support import processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -222,3 +222,16 @@ async def test_a_fork_whose_answer_is_lost_frees_its_slot_and_leaves_no_process(
         )
         spawner.fork("w-2", reports)
         await until_async(lambda: [frame.kind for frame in reports.frames] == [Kind.READY], "the next is ready")
+
+
+async def test_who_stops_guard_and_zygote_again_and_again_is_stopped_all_the_same(
+    proof: str, supervisor: StartSupervisor
+) -> None:
+    """The verdict `unkillable` came before the remedy, and the daemons of the job went on."""
+    server = await supervisor(hostile_pool(workers=1, spares=0), proof=proof)
+    job_id = await submit(server, "stops_guard_and_zygote", limits={"grace_s": 0})
+    await wait_for_tokens(server, job_id)
+    record = await server.cancel(job_id, wait_s=END_S)
+    assert record.state == "cancelled", record.error
+    story = await run(server, "exits", code=3)
+    assert story.code == "exit", "and the pool works as ever"

@@ -39,12 +39,12 @@ from killable.supervisor.models import (
     WorkerRecord,
 )
 from killable.supervisor.pools.lane import Given, LaneHolder
-from killable.supervisor.pools.readiness import readiness
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.readiness import readiness
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 

@@ -13,7 +13,8 @@ from typing import Any, Self, Unpack
 import httpx
 
 from killable.api.client.async_transport import AsyncTransport
-from killable.api.client.exchange import ANSWER_S, CONNECT_S, Server
+from killable.api.client.endpoint import ANSWER_S, CONNECT_S
+from killable.api.client.exchange import Server
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
 from killable.api.client.retries import RETRIES, Requester

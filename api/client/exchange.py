@@ -10,31 +10,21 @@ Nothing here waits or connects, so the blocking and the asyncio client share all
 from __future__ import annotations
 
 import json
-import os
-import re
 import ssl
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from importlib.metadata import version
-from typing import Any, Literal, TypeAlias, TypeGuard, TypeVar
+from typing import Any, Literal, TypeAlias, TypeGuard
 from urllib.parse import quote
 
 import httpx
 
-from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback
+from killable.api.client.endpoint import Endpoint, sendable
 from killable.api.client.outcomes import Record, Unreachable, problem_error
 from killable.workers.errors import KillableError, Refused
 
-C = TypeVar("C")
-
-CONNECT_S = 5.0
-"""Longest time to connect, in seconds. A server that takes longer counts as absent."""
-ANSWER_S = 30.0
-"""Longest time for an answer, in seconds, beyond the wait that the request asks for. Servers answer in milliseconds."""
 PROBLEM_URN = "urn:killable:problem:"
 """Prefix of the problem types of killable servers (RFC 9457, 3.1.1)."""
 ANSWER_S_MIN = 0.5
@@ -68,84 +58,15 @@ class HttpCall:
     """The monotonic time after which the answer is useless. Each sending contains the time that is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A killable server as a client reaches it: address, headers with the API key, and time limits."""
+class Server(Endpoint):
+    """A killable server: what calls to it look like, and what its answers say."""
 
-    url: str
-    uds: str | None
-    address: str
-    """The address for messages, without any password."""
-    headers: Mapping[str, str] = field(repr=False)
-    connect_s: float
-    answer_s: float
-
-    @classmethod
-    def at(
-        cls, url: str | None, *, uds: str | None, api_key: str | None, headers: Mapping[str, str] | None,
-        connect_s: float, answer_s: float,
-    ) -> Server:  # fmt: skip
-        """Parse an address: `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`. The environment supplies missing values.
-
-        Raise Unreachable for an invalid address, Refused for a key or header that cannot be sent. Warn, at the line
-        that makes the client, of a key that would go to another machine unencrypted.
-        """
-        url = url or ("" if uds else os.environ.get("KILLABLE_URL") or DEFAULT_URL)
-        api_key = (api_key or os.environ.get("KILLABLE_API_KEY") or "").strip()
-        if url.startswith(UNIX_PREFIX):
-            uds, url = url.removeprefix(UNIX_PREFIX).removeprefix("//"), ""
-        url = (url if "://" in url else f"http://{url}" if url else "http://localhost").rstrip("/")
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
-            shown, passwords = re.subn(r"(?<=://).*@", "", url, flags=re.DOTALL)
-            why = "" if passwords else f" ({error})"  # the message may repeat a part of the password
-            raise Unreachable(f"{shown!r} is not a valid address{why}; expected http://HOST:PORT", url=shown) from error
-        shown = f"{UNIX_PREFIX}{uds}" if uds else str(parsed.copy_with(userinfo=b"")).rstrip("/")
-        if not uds and (parsed.scheme not in ("http", "https") or not parsed.host):
-            raise Unreachable(f"{shown!r} is not a valid address: expected http://, https:// or unix:", url=shown)
-        sent = {"User-Agent": f"killable/{version('killable')}"} | _sendable(headers or {})
-        if api_key:
-            sent["Authorization"] = "Bearer " + _sendable({"API key": api_key})["API key"]
-        server = cls(url, uds, shown, sent, connect_s, answer_s)
-        if parsed.scheme == "http" and not server.is_here and any(name.lower() == "authorization" for name in sent):
-            why = "anyone on the way can read it; use https:// or a tunnel (ssh -L)"
-            warnings.warn(f"the API key goes to {shown} unencrypted: {why}", UserWarning, stacklevel=3)
-        return server
-
-    @property
-    def is_here(self) -> bool:
-        """Whether it can only be on this machine."""
-        return bool(self.uds) or is_loopback(httpx.URL(self.url).host)
-
-    def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
-        """Create an httpx client of these classes, blocking or not.
-
-        Raise Unreachable if the environment names a kind of proxy that is not installed, or certificates that do not
-        exist.
-        """
-        url = httpx.URL(self.url)
-        is_here = self.is_here
-        # Each open stream holds a connection: with httpx's default of 100, the next call (a cancel) could wait forever.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        try:
-            return client(
-                # A proxy from the environment cannot reach this machine's loopback.
-                trust_env=not is_here,
-                # Plain HTTP to this machine needs no certificates, and to read them all takes 20 ms.
-                verify=not (is_here and url.scheme == "http"),
-                limits=limits,
-                transport=transport(uds=self.uds, limits=limits, verify=False) if self.uds else None,
-                **options,
-            )
-        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-            why = f"no connection to {self.address} with the proxies or certificates of this environment: {error}"
-            raise Unreachable(why, url=self.address) from error
+    __slots__ = ()
 
     def arguments(self, call: HttpCall) -> dict[str, Any]:
         """Return a call as keyword arguments of httpx's `request` and `stream`."""
         answer_s = max(ANSWER_S_MIN, self.answer_s if call.answer_s is None else call.answer_s)
-        headers = dict(self.headers) | _sendable(call.headers)
+        headers = dict(self.headers) | sendable(call.headers)
         if call.body is not None:
             headers["Content-Type"] = "application/json"
         if call.until is not None:
@@ -274,16 +195,6 @@ def _retry_after(response: httpx.Response) -> dict[str, Any]:
     except (ValueError, OverflowError):
         return {}
     return {"retry_after_s": max(0.0, (due.replace(tzinfo=due.tzinfo or UTC) - datetime.now(UTC)).total_seconds())}
-
-
-def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers. Raise Refused for one that cannot be sent; the message has its name, never its value."""
-    for name, value in headers.items():
-        if not (value.isascii() and value.isprintable()):
-            raise Refused(
-                f"the {name} has a character that a header cannot contain; it must be printable ASCII", header=name
-            )
-    return dict(headers)
 
 
 def _text(value: Any) -> Any:

@@ -3,7 +3,7 @@
 Runs in: api. Plain ASGI, like the checks in `host_and_origin`, outside all of them.
 
     request ──the turn is free──────────────────────────────► the application
-       ├── an operator's ───────────────────────────────────► and others wait meanwhile (`precedence`)
+       ├── an operator's ───────────────────────────────────► and others wait meanwhile (`operators_first`)
        ├── else ──► waits for its turn: one of each key or address in a round, cancels first ──►
        └── too many of its key or address wait ──► 503 busy
 
@@ -24,7 +24,7 @@ from killable.api.http.auth import presented_key
 from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.fair_queue import FairQueue
 from killable.api.http.networks import network_of
-from killable.api.http.precedence import Precedence
+from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
 
 RETRY_AFTER_S = 1

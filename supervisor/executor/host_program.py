@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import relay
 from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.linux import host_forks
+from killable.supervisor.linux import fork_lock
 
 logger = logging.getLogger("killable.executor")
 
@@ -118,7 +118,7 @@ def _in_child() -> None:
             leaving.callback(each.close_in_child)
 
 
-host_forks.in_each_child(_in_child)
+fork_lock.in_each_child(_in_child)
 # Called before threads are joined, as in the library: the callback that was registered last runs first.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

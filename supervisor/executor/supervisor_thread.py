@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.host_forks import forks_postponed, leave_loop_to_parent
+from killable.supervisor.linux.fork_lock import forks_postponed, leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
-from killable.supervisor.linux import host_forks
+from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
 from killable.workers.protocol import control, fd_passing
@@ -75,7 +75,7 @@ class EarlyGuard:
         owner = InstanceId.of(os.getpid())
         assert owner is not None
         marker = f"{owner.marker(random_id(), pool)}/0"
-        with host_forks.forks_postponed:
+        with fork_lock.forks_postponed:
             ours, theirs = fd_passing.open_pair()
             with theirs:
                 try:
@@ -107,7 +107,7 @@ class EarlyGuard:
         def send(order: control.Fork, descriptors: list[int]) -> None:
             fd_passing.send(started.zygote_socket, control.to_wire(order), descriptors)
 
-        with host_forks.forks_postponed, suppress(OSError, fd_passing.MessageError):
+        with fork_lock.forks_postponed, suppress(OSError, fd_passing.MessageError):
             pool = EarlyPool(make_folder(owner.folder_prefix), cgroup.find_root(random_id()[:8]), None)
             try:
                 configure = worker_order.configure_of(spec, pool.tmp, spec.start_method)
@@ -188,4 +188,4 @@ def _in_child() -> None:
         each.close_in_child()
 
 
-host_forks.in_each_child(_in_child)
+fork_lock.in_each_child(_in_child)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from killable.supervisor.linux import host_forks
+from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
@@ -61,7 +61,7 @@ class PoolSpawner:
 
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
-        with host_forks.forks_postponed:
+        with fork_lock.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
             if not self._zygote_host.has_early_pool():
@@ -87,7 +87,7 @@ class PoolSpawner:
             self._zygote_host.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
-        with host_forks.forks_postponed:
+        with fork_lock.forks_postponed:
             return self._fork(worker_id, listener)
 
     def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:

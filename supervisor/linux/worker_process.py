@@ -95,8 +95,7 @@ class WorkerProcess:
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
-        self.gone = asyncio.Event()
-        """Its descriptors are closed: it was reported as gone, or abandoned."""
+        self.gone = asyncio.Event()  # set when its descriptors are closed: it was reported as gone, or abandoned
         self.pid: int | None = None
         self.proof = "descendants" if cgroup is None else "cgroup+descendants"
         try:

@@ -93,19 +93,16 @@ class ZygoteHost:
             self._guard, self._guard_socket, self._early_zygote, self._marker, self._early_pool = started
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
-        self._unwanted: NewWorker | None = None
-        """An early worker that was let go, and whose cgroup is still there."""
+        self._unwanted: NewWorker | None = None  # an early worker that was let go, and whose cgroup is still there
         self._early_fork: tuple[int, int] | None = None
         """Pid and pidfd of the early worker, if they came before the pool wanted it."""
         self._processes: dict[str, WorkerProcess] = {}
-        self._leaving: list[WorkerProcess] = []
-        """Reaped, while what they have left in memory is removed in a thread."""
+        self._leaving: list[WorkerProcess] = []  # reaped, while what they have left in memory is removed in a thread
         self._orphans: dict[int, ProcessEnding] = {}
         self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
         self._reminder: asyncio.TimerHandle | None = None
-        self._stops: dict[int | None, int] = {}
-        """How often in a row zygote and guard, by pid, were found stopped."""
+        self._stops: dict[int | None, int] = {}  # how often in a row zygote and guard, by pid, were found stopped
         self._telling: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._stuck = False

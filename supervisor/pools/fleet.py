@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.host_forks import forks_postponed
+from killable.supervisor.linux.fork_lock import forks_postponed
 from killable.supervisor.linux.system import System
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes

@@ -6,8 +6,7 @@ Runs in: supervisor.
     {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
 
 One record is always one line: all text from jobs and clients is escaped. Tokens and printed lines are never logged.
-Other text from jobs and clients (SAID) is cut. `redact` replaces it, and also the messages of exceptions and the texts
-of foreign libraries, which may quote anything.
+Other text from jobs and clients is cut, or replaced (`redaction`).
 """
 
 from __future__ import annotations
@@ -23,16 +22,10 @@ from typing import Any, Literal, TextIO
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
-from killable.supervisor.clock import rfc_3339
+from killable.supervisor.telemetry.redaction import OWN, RedactingFormatter
 
 Format = Literal["text", "json"]
 
-FOREIGN_TEXT_FIELDS = frozenset({"error", "reason", "tags", "detail", "command"})
-"""Fields with text from a job or its modules (error, detail, command) or from a client (reason, tags)."""
-FOREIGN_TEXT_CHARS_MAX = 1000
-"""Limit of one field, kept from both ends: a traceback ends with its cause. The job's record has the whole text."""
-REDACTED = "[redacted]"
-OWN = "killable"
 RECORDS_WAITING_MAX = 10_000
 """Maximum number of records in memory while stderr blocks; more are dropped. A blocked log never delays a job."""
 LAST_WORDS_S = 1.0
@@ -138,41 +131,7 @@ def _lost(number: int) -> logging.LogRecord:
     return record
 
 
-class _Redacting(logging.Formatter):
-    """The common part of both formats: time, cut fields and redaction."""
-
-    redact: bool
-
-    def format(self, record: logging.LogRecord) -> str:
-        record = _copied(record)  # other handlers get the same record
-        if record.name.partition(".")[0] != OWN and self.redact:
-            record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
-        for name in FOREIGN_TEXT_FIELDS & record.__dict__.keys():
-            value = record.__dict__[name]
-            record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
-        record.exc_text = None  # drop the text that another formatter has cached
-        record.levelname = record.levelname.lower()
-        return super().format(record)
-
-    def formatException(self, ei: Any) -> str:
-        if not self.redact:
-            return super().formatException(ei)
-        lines, error = [], ei[1]
-        while error is not None:
-            lines.append(f"{type(error).__name__}: {REDACTED}")
-            trace = error.__traceback__
-            while trace is not None:
-                code = trace.tb_frame.f_code
-                lines.append(f"  {code.co_filename}:{trace.tb_lineno} in {code.co_name}")
-                trace = trace.tb_next
-            error = error.__cause__ or error.__context__
-        return "\n".join(lines)
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return rfc_3339(record.created)
-
-
-class _TextLines(_Redacting):
+class _TextLines(RedactingFormatter):
     """Formats a record as time, level, logger, event and fields (name=value). An indented traceback follows."""
 
     def __init__(self, redact: bool) -> None:
@@ -195,7 +154,7 @@ class _TextLines(_Redacting):
         return "\n".join("    " + _one_line(line) for line in stack_info.splitlines())
 
 
-class _JsonLines(_Redacting, JsonFormatter):
+class _JsonLines(RedactingFormatter, JsonFormatter):
     """Formats a record as one JSON object: time, level, logger, event (other libraries: the text), and the fields."""
 
     def __init__(self, redact: bool) -> None:
@@ -205,25 +164,6 @@ class _JsonLines(_Redacting, JsonFormatter):
             rename_fields={"asctime": "time", "levelname": "level", "name": "logger", "message": "event"},
         )
         self.redact = redact
-
-
-def _copied(record: logging.LogRecord) -> logging.LogRecord:
-    """Copy a record without its constructor, which would query thread, process and time again."""
-    copy = logging.LogRecord.__new__(logging.LogRecord)
-    copy.__dict__.update(record.__dict__)
-    return copy
-
-
-def _cut(value: Any) -> Any:
-    if (
-        isinstance(value, dict)
-        and sum(len(str(key)) + len(str(each)) for key, each in value.items()) > FOREIGN_TEXT_CHARS_MAX
-    ):
-        value = json.dumps(value, default=str)
-    if isinstance(value, str) and len(value) > FOREIGN_TEXT_CHARS_MAX:
-        half = FOREIGN_TEXT_CHARS_MAX // 2
-        return f"{value[:half]} … {value[-half:]}"
-    return value
 
 
 def _one_line(text: str) -> str:

@@ -14,7 +14,7 @@ import pytest
 from api_server import OwnServer, Server, StartServer
 from support.waiting import Pending, until_async
 
-from killable.api.http import precedence
+from killable.api.http import operators_first
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
 
@@ -147,7 +147,7 @@ async def test_others_wait_while_an_operators_request_is_answered_but_not_for_ev
     start_server: StartServer, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hold_max_s: float,
     ending: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(precedence, "HOLD_MAX_S", hold_max_s)
+    monkeypatch.setattr(operators_first, "HOLD_MAX_S", hold_max_s)
     async with start_server(http=HTTP, workers=1) as server:
         gate = tmp_path / "gate"
         headers = {"authorization": f"Bearer {ONCALL.key}"}

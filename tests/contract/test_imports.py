@@ -49,13 +49,13 @@ WORKERS = GUARDS | {
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.line_reader",
     "runtime.memory_names", "runtime.memory_removal",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",
-    "runtime.reuse_check", "runtime.rlimits", "runtime.stop_signal", "runtime.warmup",
+    "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",
 }  # fmt: skip
 """Modules of `killable.workers`."""
 NAME = {
     "killable", "killable.supervisor", "killable.supervisor.executor", "killable.supervisor.executor.executor",
-    "killable.supervisor.linux", "killable.supervisor.linux.host_forks", "killable.workers", "killable.workers.runtime",
+    "killable.supervisor.linux", "killable.supervisor.linux.fork_lock", "killable.workers", "killable.workers.runtime",
     "killable.workers.runtime.executor_setup",
 }  # fmt: skip
 

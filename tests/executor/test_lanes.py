@@ -22,6 +22,7 @@ import executor_tasks
 import pytest
 from support import processes
 from support.executor_lanes import stalled_supervisor_thread, wait_for_lanes
+from support.lane_simulation import PLAIN, LaneSimulation
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExited
@@ -29,6 +30,7 @@ from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.task import Task
 from killable.supervisor.models import Outcome, Verdict
+from killable.supervisor.pools import lane
 from killable.workers.protocol.shared_memory import OwnedDescriptor
 
 
@@ -480,3 +482,23 @@ def test_many_threads_cancel_crash_and_compute_beside_each_other(tmp_path: Path)
     with Executor(max_workers=3) as executor, concurrent.futures.ThreadPoolExecutor(6) as threads:
         wrong = [each for found in threads.map(lambda thread: ask(executor, thread), range(6)) for each in found]
     assert wrong == []
+
+
+def test_one_call_after_the_other_is_sent_without_new_readings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a system call in the caller's thread, which may cost it the interpreter for 5 ms."""
+    readings: list[str] = []
+    simulation = LaneSimulation(1, 1)
+    worker = simulation.workers[0]
+    monkeypatch.setattr(worker.process, "note_before", lambda: readings.append("before"))
+    now = itertools.count(lane.monotonic())
+    monkeypatch.setattr(lane, "monotonic", lambda: next(now) / 100)
+    for number in range(20):
+        future: JobFuture[str] = JobFuture(simulation.queue)
+        simulation.kinds[f"{simulation.queue._prefix}-{number + 1}"] = "plain"
+        simulation.queue.submit("call", (abs, (number,), {}), PLAIN, future)
+        while simulation.work():
+            pass
+        simulation.read_frames()
+        assert future.result() == future.job_id
+    assert len(readings) <= 1
+    simulation.close()

@@ -5,15 +5,11 @@ A failure names its seed: `KILLABLE_LANE_SEEDS=12345 pytest tests/sim/test_lanes
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 
 import pytest
-from support.lane_simulation import PLAIN, LaneSimulation
-
-from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.pools import lane
+from support.lane_simulation import LaneSimulation
 
 HISTORIES, STEPS = 400, 60
 
@@ -50,23 +46,3 @@ def test_a_fault_of_the_other_side_is_seen(fault: str) -> None:
     with pytest.raises(AssertionError):
         for seed in seeds(20 * HISTORIES):
             play(seed, fault)
-
-
-def test_one_call_after_the_other_is_sent_without_new_readings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is a system call in the caller's thread, which may cost it the interpreter for 5 ms."""
-    readings: list[str] = []
-    simulation = LaneSimulation(1, 1)
-    worker = simulation.workers[0]
-    monkeypatch.setattr(worker.process, "note_before", lambda: readings.append("before"))
-    now = itertools.count(lane.monotonic())
-    monkeypatch.setattr(lane, "monotonic", lambda: next(now) / 100)
-    for number in range(20):
-        future: JobFuture[str] = JobFuture(simulation.queue)
-        simulation.kinds[f"{simulation.queue._prefix}-{number + 1}"] = "plain"
-        simulation.queue.submit("call", (abs, (number,), {}), PLAIN, future)
-        while simulation.work():
-            pass
-        simulation.read_frames()
-        assert future.result() == future.job_id
-    assert len(readings) <= 1
-    simulation.close()

@@ -12,7 +12,7 @@ import time
 from support.job_helpers import HeldBackOutput
 
 from killable import Context, job
-from killable.workers.runtime.stop_signal import StopSignal
+from killable.workers.runtime.sigterm_handler import StopSignal
 
 _forget = StopSignal.forget
 _held_back: list[HeldBackOutput] = []

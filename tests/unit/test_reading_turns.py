@@ -9,7 +9,7 @@ import socket
 from contextlib import ExitStack
 
 from killable.api.cli.server.reading_turns import OPEN_MAX, READ_BYTES, READS_MAX, ConnectionReading, ReadingTurns
-from killable.api.http.precedence import Precedence
+from killable.api.http.operators_first import Precedence
 
 FEW = 10
 

@@ -14,7 +14,7 @@ from killable.workers.protocol.messages import NO_TAGS, Run
 from killable.workers.runtime import executor_setup
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.executor_jobs import call_function, stream_function
-from killable.workers.runtime.stop_signal import StopSignal
+from killable.workers.runtime.sigterm_handler import StopSignal
 
 
 class CallExecution(Execution):

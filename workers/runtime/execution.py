@@ -29,7 +29,7 @@ from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
 
 if TYPE_CHECKING:
-    from killable.workers.runtime.stop_signal import StopSignal
+    from killable.workers.runtime.sigterm_handler import StopSignal
 
 Closing = tuple[Kind, bytes]
 

@@ -39,7 +39,7 @@ from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline, TaskFolder
 from killable.workers.runtime.rlimits import ResourceLimits, measure_data_bytes
-from killable.workers.runtime.stop_signal import StopSignal
+from killable.workers.runtime.sigterm_handler import StopSignal
 from killable.workers.runtime.warmup import call_message, warm_up
 
 pack_seconds = struct.Struct(RAN_SECONDS).pack

@@ -23,7 +23,7 @@ from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.reuse_check import Baseline, TaskFolder
 from killable.workers.runtime.rlimits import ResourceLimits
-from killable.workers.runtime.stop_signal import StopSignal
+from killable.workers.runtime.sigterm_handler import StopSignal
 
 _FENCE = 0
 _NAME = "rehearsal"

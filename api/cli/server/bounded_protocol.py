@@ -23,7 +23,7 @@ from killable.api.cli.server.connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.connection import CONNECTION, TOO_MANY
 from killable.api.http.networks import network_of
-from killable.api.http.precedence import Precedence
+from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings
 

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from killable.api.cli.server.accepting_server import AcceptingServer
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
+from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any, cast
 
 from killable.api.http.fair_queue import FairQueue
-from killable.api.http.precedence import Precedence
+from killable.api.http.operators_first import Precedence
 
 READS_MAX = 2
 """Connections that are read in one turn: 0.2 ms of small requests."""

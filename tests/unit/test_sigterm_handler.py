@@ -27,12 +27,12 @@ from killable.workers.authoring.operations import Operation, Operations, Operati
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Decoder, encode
 from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_EXPIRED, Expire, Kind, Raised, Run, Stop
-from killable.workers.runtime import stop_signal as module
+from killable.workers.runtime import sigterm_handler as module
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.rlimits import ResourceLimits
-from killable.workers.runtime.stop_signal import StopSignal
+from killable.workers.runtime.sigterm_handler import StopSignal
 
 LINES_MIN = 15
 """Fewer, and the signal was not sent again where it matters."""

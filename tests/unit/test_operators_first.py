@@ -8,7 +8,7 @@ from typing import Any
 
 from support.virtual_loop import VirtualLoop
 
-from killable.api.http.precedence import HOLD_MAX_S, SHARE, Precedence
+from killable.api.http.operators_first import HOLD_MAX_S, SHARE, Precedence
 
 
 def in_virtual_time(scenario: Callable[[Precedence], Coroutine[Any, Any, None]]) -> None:

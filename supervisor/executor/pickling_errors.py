@@ -40,9 +40,17 @@ def _say(error: Exception, found: str | None) -> None:
 
 
 def _advice(error: Exception) -> str:
-    if "through inheritance" in str(error):  # what multiprocessing says of its locks, queues and shared values
+    if _raised_in(error) == "multiprocessing.context":  # of its locks, queues and shared values
         return "take one of a `multiprocessing.Manager()`"
     return "make it there, in the function or an `initializer`"
+
+
+def _raised_in(error: Exception) -> str:
+    """Return the name of the module that raised it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 class Part(NamedTuple):

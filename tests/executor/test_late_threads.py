@@ -15,6 +15,7 @@ from support.waiting import until
 
 from killable import Executor, WorkerKilled
 from killable.supervisor.linux import oom_counter
+from killable.supervisor.pools import lane
 from killable.supervisor.pools.lane import Lane, LaneCall
 
 END_S = 100.0
@@ -85,6 +86,7 @@ def test_who_was_short_of_memory_before_a_call_says_nothing_of_it(
     counter = tmp_path / "memory.events"
     counter.write_text("oom_kill 0\n")
     monkeypatch.setattr(oom_counter, "own_group_file", lambda: counter)
+    monkeypatch.setattr(lane, "BEFORE_S", -1.0)  # as if the last reading were a second old
     with Executor(max_workers=1) as executor:
         wait_for_lanes(executor, 1)
         counter.write_text("oom_kill 1\n")

@@ -218,7 +218,7 @@ async def test_shared_memory_of_its_own_is_gone_with_the_worker_whoever_made_it(
         assert await tried(server, ("segment", segment.name), ("system v", "0")) == {
             "segment": "FileNotFoundError", "system v": "OSError",
         }  # fmt: skip
-        job_id = await submit(server, "leaves_memory")
+        job_id = await submit(server, "leaves_private_memory")
         assert await wait_for_tokens(server, job_id) == ["0 ['killable-test-left']"]
         assert not Path("/dev/shm/killable-test-left").exists()
         keys = [int(line.split()[0]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]]

@@ -231,17 +231,19 @@ async def test_zombies_of_a_job_go_with_it(proof: str, supervisor: StartSupervis
 async def test_a_process_that_does_not_go_away_is_given_up_and_its_slot_set_aside(
     proof: str, supervisor: StartSupervisor
 ) -> None:
-    """As under a debugger that holds the dead: the kernel hides the zombie from its parent until the tracer lets go."""
+    """As under a debugger that stops what it traces at its exit (PTRACE_O_TRACEEXIT): no SIGKILL ends that."""
     server = await supervisor(hostile_pool(workers=2), proof=proof, unkillable_s=4)
     job_id = await submit(server, "ignores_term")
     pid = await wait_until_computing(server, job_id)
-    assert libc().ptrace(0x4206, pid, None, None) == 0  # PTRACE_SEIZE: it goes on as before
+    assert libc().ptrace(0x4206, pid, None, 0x40) == 0  # PTRACE_SEIZE: it goes on as before
     try:
         await server.cancel(job_id, grace_s=0, wait_s=0)
         record = await server.wait(job_id)
     finally:
-        # Wait as its tracer, which lets the zombie go to its parent.
-        assert os.waitpid(pid, 0x40000000) == (pid, signal.SIGKILL)  # __WALL
+        # Let it go on, and wait as its tracer, which lets the zombie go to its parent.
+        assert os.WIFSTOPPED(os.waitpid(pid, 0x40000000)[1])  # __WALL
+        assert libc().ptrace(7, pid, None, None) == 0  # PTRACE_CONT
+        assert os.waitpid(pid, 0x40000000) == (pid, signal.SIGKILL)
     assert (record.state, record.error and record.error["code"]) == ("failed", "unkillable")
     ENDED_WITH.add("unkillable")
     assert record.certificate is not None and "tree_empty" not in record.certificate

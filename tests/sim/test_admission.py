@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 from support.fake_world import Script
@@ -30,7 +29,7 @@ def test_a_submission_that_comes_again_is_the_same_job_with_the_first_answer() -
 def test_a_key_with_another_request_is_a_conflict_and_another_tenants_key_is_not() -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(FOREVER, **KEY)
-        conflict = await refusal(sim.supervisor.submit(replace(job.submission, body_digest="d2")))
+        conflict = await refusal(sim.supervisor.submit(job.submission._replace(body_digest="d2")))
         assert (conflict.code, conflict.job_id) == ("idempotency_conflict", job.id)
         other = await sim.submit(FOREVER, **KEY, tenant="another")
         assert other.id != job.id
@@ -62,7 +61,7 @@ def test_a_flood_does_not_make_a_request_that_comes_again_a_second_job(tenant: s
             assert (await refusal(sim.supervisor.get(job.id))).code == "unknown_job"
         again = answer(sim.supervisor.submit(job.submission))
         assert again == first._replace(replayed=True)
-        conflict = await refusal(sim.supervisor.submit(replace(job.submission, body_digest="d2")))
+        conflict = await refusal(sim.supervisor.submit(job.submission._replace(body_digest="d2")))
         assert conflict.code == "idempotency_conflict"
 
     simulate(main, keep_jobs=2)
@@ -91,7 +90,7 @@ def test_keys_without_jobs_are_bounded_by_tenant_and_what_is_forgotten_is_said()
         for number in range(20):
             await flood(sim, 1, idempotency_key=f"k{number + 2}", body_digest="d1")
         assert answer(sim.supervisor.submit(other.submission)).replayed, "it has a bound of its own"
-        latest = replace(first.submission, idempotency_key="k18")
+        latest = first.submission._replace(idempotency_key="k18")
         assert answer(sim.supervisor.submit(latest)).replayed
         (told,) = await sim.supervisor.tenants("default")
         assert told.idempotency_keys == 5 and keys(sim) == 5 + 2

@@ -79,7 +79,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "schedule": lambda pid: os.sched_setscheduler(int(pid), os.SCHED_OTHER, os.sched_param(0)),
     "schedule itself": lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)),
     "priority": lambda pid: os.setpriority(os.PRIO_PROCESS, int(pid), os.getpriority(os.PRIO_PROCESS, int(pid))),
-    "all priorities": lambda: os.setpriority(os.PRIO_USER, 4_000_000_000, 0),
+    "all priorities": lambda: os.setpriority(os.PRIO_USER, 2_000_000_000, 0),
     "priority itself": lambda: os.nice(1),
     "input and output": lambda pid: _call(_IOPRIO_SET, 1, int(pid), 0),
     "input and output itself": lambda: _call(_IOPRIO_SET, 1, 0, 0),
@@ -142,7 +142,7 @@ def _in_a_fork(operation: list[str]) -> str:
 
 
 @job
-def leaves_memory() -> Iterator[str]:
+def leaves_private_memory() -> Iterator[str]:
     """Leave a file in /dev/shm that nobody knows of, and a System V segment of a child that has ended."""
     (Path("/dev/shm") / "killable-test-left").write_bytes(b"left")
     if os.fork() == 0:

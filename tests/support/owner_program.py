@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from killable.supervisor.linux import zygote_host
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -101,6 +102,8 @@ async def main(
     last: list[Any] | None = None,
     halted: str = "",
 ) -> None:
+    if last is not None:
+        zygote_host.REMIND_S = 60.0  # it stands still in a moment: a zygote that a job has stopped stays so
     logging.getLogger("killable").addHandler(logging.NullHandler())  # its stderr may have no reader
     if host:
         change_signal_settings()

@@ -68,12 +68,12 @@ class Guard:
         for descriptor in (self._sock.fileno(), self._owner_pidfd, self._wakeups):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = dict(poll.poll())
+            if self._owner_pidfd in ready or ready.get(self._sock.fileno(), 0) & select.POLLHUP:
+                break  # first: whose memory is left is known by the pids of what is reaped behind this
             if self._wakeups in ready:
                 child_reaper.drain_wakeups(self._wakeups)
                 self._settle()
-            if self._owner_pidfd in ready:
-                break
             if self._sock.fileno() in ready:
                 received = fd_passing.receive(self._sock)
                 if received is None:

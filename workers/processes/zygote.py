@@ -229,7 +229,9 @@ class Zygote:
         for descriptor in (self._sock.fileno(), self._wakeups):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = {descriptor for descriptor, _ in poll.poll()}
+            ready = dict(poll.poll())
+            if ready.get(self._sock.fileno(), 0) & select.POLLHUP:
+                return None  # first: what the workers of a dead supervisor leave is looked after by the guard
             if self._wakeups in ready:
                 child_reaper.drain_wakeups(self._wakeups)
                 self._settle()

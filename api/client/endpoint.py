@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 import httpx
 
-from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback
+from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback, unix_path
 from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import Refused
 
@@ -51,8 +51,8 @@ class Endpoint:
         """
         url = url or ("" if uds else os.environ.get("KILLABLE_URL") or DEFAULT_URL)
         api_key = (api_key or os.environ.get("KILLABLE_API_KEY") or "").strip()
-        if url.startswith(UNIX_PREFIX):
-            uds, url = url.removeprefix(UNIX_PREFIX).removeprefix("//"), ""
+        if (path := unix_path(url)) is not None:
+            uds, url = path, ""
         url = (url if "://" in url else f"http://{url}" if url else "http://localhost").rstrip("/")
         try:
             parsed = httpx.URL(url)

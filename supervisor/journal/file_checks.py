@@ -1,4 +1,4 @@
-"""What is looked at around a journal's database: its owner and mode, whether it is still in its place, its last write.
+"""What is looked at around a journal's database: its owner and mode, and whether it is still in its place.
 
 Runs in: supervisor; the journal's thread. The command.
 """
@@ -15,8 +15,10 @@ from killable.supervisor.journal.refusals import JournalRefused
 
 MODE = 0o600
 """It holds inputs and results. SQLite gives its write-ahead log the mode of the file."""
-WAL, MARK = "-wal", "-mark"
-"""The write-ahead log, and the mark of the last transaction."""
+WAL = "-wal"
+"""The end of the name of the write-ahead log."""
+MARK = "-mark"
+"""The same of the mark of the last transaction (`generation_mark`)."""
 
 logger = logging.getLogger("killable.journal")
 
@@ -110,46 +112,3 @@ class Place:
 def _inode(path: str) -> tuple[int, int]:
     found = os.stat(path)
     return found.st_dev, found.st_ino
-
-
-class GenerationMark:
-    """The number of the last transaction in a file beside the journal: a journal behind it has lost its end.
-
-    It is not synced: after a loss of power it may be older than the journal, and never newer.
-    """
-
-    def __init__(self, path: str, file_id: str) -> None:
-        """Raise OSError when it cannot be opened."""
-        self._path = path
-        self._file_id = file_id
-        self._descriptor = os.open(path + MARK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE)
-
-    def lost(self, generation: int) -> int:
-        """Return how many transactions after this one the journal once had."""
-        file_id, _, number = os.pread(self._descriptor, 100, 0).partition(b" ")
-        if file_id != self._file_id.encode() or not number.strip().isdigit():
-            return 0
-        return max(0, int(number) - generation)
-
-    def check(self, generation: int) -> None:
-        """Raise JournalRefused if the journal has lost its end."""
-        if lost := self.lost(generation):
-            raise JournalRefused(
-                f"the journal {self._path} has lost its last {lost} transactions: {self._path}{WAL} was cut, removed "
-                "or not copied with it. Jobs that wait in it may have run, and ends may be missing. `killable journal "
-                f"salvage {self._path} NEW` writes a journal in which such jobs are lost instead of run again",
-                journal=self._path,
-            )
-
-    def write(self, generation: int) -> None:
-        """Note that this transaction is on disk. Nothing happens if that fails: less is noticed then."""
-        try:
-            os.pwrite(self._descriptor, b"%b %020d\n" % (self._file_id.encode(), generation), 0)
-        except OSError:
-            pass
-
-    def close(self) -> None:
-        """Close it. May be called again."""
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.file_checks import GenerationMark, Place, prepare_file
+from killable.supervisor.journal.file_checks import Place, prepare_file
+from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.refusals import damaged, refused
 from killable.workers.protocol.messages import dump_json
 

@@ -1,4 +1,4 @@
-"""Exponential backoff: each retry waits twice as long as the one before.
+"""Exponential backoff: how long a pool waits before it starts a zygote or a worker again, and jobs before a retry.
 
 Runs in: supervisor.
 """
@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from killable.supervisor.clock import Clock, Timer
 
+RESTART_S, RESTART_S_MAX = 0.05, 5.0
+"""First and longest wait of a pool. Temporary faults are mostly over by then; lasting ones cost no core."""
+
 
 def doubled(first_s: float, times: int, most_s: float) -> float:
     """Return the wait after failure number `times`, from 1 on: doubled each time, `most_s` at most."""
@@ -16,13 +19,11 @@ def doubled(first_s: float, times: int, most_s: float) -> float:
 
 
 class Backoff:
-    """Counts consecutive failures, and waits before the next try."""
+    """Counts a pool's consecutive failures, and waits before the next try."""
 
-    def __init__(self, clock: Clock, first_s: float, most_s: float, try_again: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, try_again: Callable[[], None]) -> None:
         self.failures = 0
         self._clock = clock
-        self._first_s = first_s
-        self._longest_s = most_s
         self._try_again = try_again
         self._timer: Timer | None = None
 
@@ -33,7 +34,7 @@ class Backoff:
     def wait(self) -> None:
         """Schedule the next try, the later the more failures there were; harmless when one is scheduled."""
         if self._timer is None:
-            delay = doubled(self._first_s, self.failures, self._longest_s)
+            delay = doubled(RESTART_S, self.failures, RESTART_S_MAX)
             self._timer = self._clock.call_at(self._clock.now() + delay, self._now)
 
     def stop(self) -> None:

@@ -25,8 +25,6 @@ FAILURES_MAX = 3
 """After so many consecutive workers that never became ready a pool is broken, or restarting (`_count_failure`)."""
 REFILL_S = 0.001
 """Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
-BACKOFF_S, BACKOFF_S_MAX = 0.05, 5.0
-"""First and longest wait between two tries. Temporary faults are mostly over by then; lasting ones cost no core."""
 _PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
 """The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
 _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
@@ -79,7 +77,7 @@ class Pool:
         self._reported: list[dict[str, Any]] = []
         self._decided = asyncio.Event()
         self._warm_or_broken = asyncio.Event()
-        self._backoff = Backoff(clock, BACKOFF_S, BACKOFF_S_MAX, self._try_again)
+        self._backoff = Backoff(clock, self._try_again)
         self._zygote = ZygoteState.NONE
         self._was_ready = False
         """The pool was ready once."""

@@ -138,6 +138,7 @@ USING_FILES = {
     "supervisor/configuration/layers.py",
     "supervisor/settings.py",
     "supervisor/journal/file_checks.py",
+    "supervisor/journal/generation_mark.py",
 }
 """May import `os`: for paths, the number of processors, and what the journal's file is."""
 

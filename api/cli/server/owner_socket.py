@@ -14,7 +14,7 @@ import socket
 import struct
 from urllib.parse import urlsplit
 
-from killable.api.client.addresses import UNIX_PREFIX
+from killable.api.client.addresses import unix_path
 
 _BACKLOG = 64
 
@@ -48,7 +48,7 @@ def owner(address: str) -> int | None:
 
 def _name(address: str) -> str:
     """Return the name of the Unix socket; an abstract one begins with a zero byte."""
-    if address.startswith(UNIX_PREFIX):
-        return os.path.realpath(address.removeprefix(UNIX_PREFIX).removeprefix("//"))
+    if (path := unix_path(address)) is not None:
+        return os.path.realpath(path)
     split = urlsplit(address)
     return f"\0killable-serve-{split.port or (443 if split.scheme == 'https' else 80)}"

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.server import owner_socket
-from killable.api.client.addresses import UNIX_PREFIX, is_loopback
+from killable.api.client.addresses import is_loopback, unix_path
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class RunningServer:
 
 def is_on_this_machine(address: str) -> bool:
     """Return whether an address can only be on this machine."""
-    return address.startswith(UNIX_PREFIX) or is_loopback(urlsplit(address).hostname or "")
+    return unix_path(address) is not None or is_loopback(urlsplit(address).hostname or "")
 
 
 def _is_serve(words: list[str]) -> bool:
@@ -138,8 +138,8 @@ def _listens(process: psutil.Process, address: str) -> bool:
 def _has_socket(process: psutil.Process, address: str) -> bool:
     import psutil
 
-    if address.startswith(UNIX_PREFIX):
-        path = os.path.realpath(address.removeprefix(UNIX_PREFIX).removeprefix("//"))
+    if (named := unix_path(address)) is not None:
+        path = os.path.realpath(named)
         connections = process.net_connections("unix")
         return any(isinstance(c.laddr, str) and c.laddr and os.path.realpath(c.laddr) == path for c in connections)
     split = urlsplit(address)

@@ -114,7 +114,7 @@ class Pool:
         if self._refill is not None:
             self._refill.cancel()
         await self._spawner.close()
-        for worker in self.workers.values():  # ended, but what they left in memory is still being removed
+        for worker in self.workers.values():  # abandoned: their ends were not reported
             worker.close_result_buffer()
 
     # ── workers ──

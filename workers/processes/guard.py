@@ -135,7 +135,7 @@ class Guard:
             code = os.waitstatus_to_exitcode(status)
             self._dead_zygote = f"exit code {code}" if code >= 0 else f"signal {-code}"
             self._zygote = None
-        self._orphans.kill(() if self._zygote is None else (self._zygote,), self._note_orphan)
+        self._orphans.kill(() if self._zygote is None else (self._zygote,), self._note_orphan, closely=True)
         if self._dead_zygote and not self._orphans:
             self._tell(control.ZygoteGone(self._dead_zygote))
             self._dead_zygote = ""
@@ -164,7 +164,7 @@ class Guard:
         if self._zygote is not None:
             os.kill(self._zygote, signal.SIGKILL)  # an unreaped child: no other process can have its number
         while True:
-            self._orphans.kill((), lambda pid, ending, suspects: self._ended.append(pid))
+            self._orphans.kill((), lambda pid, ending, suspects: self._ended.append(pid), closely=True)
             if not self._orphans:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)

@@ -270,7 +270,7 @@ class Zygote:
             pidfd = os.pidfd_open(pid)  # cannot open another process: the child has not been reaped
         except OSError as error:  # no descriptor is free: without a pidfd the supervisor could not end the worker
             _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
-            self._orphans.kill(self._children, self._note_orphan_process)
+            self._orphans.kill(self._children, self._note_orphan_process, closely=False)
             return None
         self._children[pid] = _Child(order.worker_id)
         _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
@@ -312,7 +312,7 @@ class Zygote:
         dead = [pid for pid in self._children if endings.get(pid) is not None or child_reaper.is_zombie(pid)]
         for pid in dead:
             child_reaper.kill_group(pid)
-        self._orphans.kill(self._children, self._note_orphan_process)
+        self._orphans.kill(self._children, self._note_orphan_process, closely=asked)
         for pid in dead:
             if self._orphans.may_be_of(pid):
                 continue  # until a later SIGCHLD, or until asked again: a leader is reported after its last orphan

@@ -442,17 +442,22 @@ async def test_a_body_in_the_smallest_chunks_is_taken(server: Server) -> None:
     writer.close()
 
 
+async def use_up_quick_refusals(server: Server, wrong: bytes) -> None:
+    """Have so many wrong keys refused that the next refusal waits."""
+    reader, writer = await server.raw(b"")
+    for _ in range(FREE):
+        writer.write(wrong)
+        await reader.readuntil(b"not valid")
+    writer.close()
+
+
 async def test_refusals_that_wait_make_room_for_others(start_server: StartServer) -> None:
     """Who has no key held all connections with wrong ones: each kept one for a second."""
     key, oncall = (ApiKey(role, role, f"{role}-0123456789abcdef") for role in ("submit", "operate"))
     http = HttpSettings(connections_max=3, connections_per_address_max=3, keys=(key, oncall), failed_key_delay_s=3600)
     wrong = request_of(replace(key, key="wrong-0123456789abcdef"), "GET", "/v1/info")
     async with start_server(http=http, workers=1) as server:
-        reader, writer = await server.raw(b"")
-        for _ in range(FREE):
-            writer.write(wrong)
-            await reader.readuntil(b"not valid")
-        writer.close()
+        await use_up_quick_refusals(server, wrong)
         held = [(await server.raw(wrong))[1] for _ in range(3)]
 
         def all_wait() -> int | Pending:
@@ -471,14 +476,11 @@ async def test_no_refusal_waits_on_a_connection_that_is_reserved(start_server: S
     http = HttpSettings(connections_max=2, connections_per_address_max=2, keys=(key, oncall), failed_key_delay_s=3600)
     wrong = request_of(replace(key, key="wrong-0123456789abcdef"), "GET", "/v1/info")
     async with start_server(http=http, workers=1) as server:
-        reader, writer = await server.raw(b"")
-        for _ in range(FREE):
-            writer.write(wrong)
-            await reader.readuntil(b"not valid")
+        await use_up_quick_refusals(server, wrong)
         job_id = (await server.supervisor.submit(Submission("spin", b"{}"))).job_id
         streams = [await server.raw(request_of(oncall, "GET", f"/v1/jobs/{job_id}/stream")) for _ in range(2)]
         for stream, _ in streams:
             await stream.readuntil(b"200 OK")
         problem_in(await ask(server, wrong), 401, "unauthorized")
-        for _, each in ((reader, writer), *streams):
+        for _, each in streams:
             each.close()

@@ -16,6 +16,7 @@ from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
+from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
@@ -51,6 +52,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
+    from killable.supervisor.pools.execution import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
@@ -73,9 +75,10 @@ class Supervisor:
         observer: Observer | None = None,
         lane_holder: LaneHolder | None = None,
         early_guard: EarlyGuard | None = None,
+        remote_pools: RemotePools | None = None,
     ) -> None:
         """`lane_holder` (the Executor) may give idle workers calls, in any thread. `early_guard` is the first guard of
-        the only pool, if it is started already.
+        the only pool, if it is started already. `remote_pools` has the pools if they are not on this machine.
         """
         self.settings = settings
         self.instance_id = random_id()
@@ -93,7 +96,7 @@ class Supervisor:
             settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder)
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder, remote_pools)
         self._fleet = self.jobs.fleet
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
@@ -209,12 +212,25 @@ class Supervisor:
         given: Given | None = None, *, since: float,
     ) -> Job:  # fmt: skip
         """Queue or start a task that was submitted at `since`. If it was `given`, a worker has it already."""
-        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
+        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, is_executor_task=True)
         self._observer.on_submitted(job)
         if given is None:
             self.jobs.enqueue(job)
         else:
             self.jobs.adopt(job, given)
+        return job
+
+    def run(
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
+        log: EventLog, since: float, waits_since: float,
+    ) -> Job:  # fmt: skip
+        """Queue or start a job that another supervisor has accepted at `since`, and that waits since `waits_since`.
+
+        Its events go into `log`.
+        """
+        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
+        job.queued = waits_since
+        self.jobs.enqueue(job)
         return job
 
     def pool_details(self) -> str:

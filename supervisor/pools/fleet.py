@@ -129,7 +129,7 @@ class Fleet:
         raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Worker) -> WorkerRecord:
-        usage = await worker.process.usage()
+        usage = await worker.usage()
         return worker.record(self._clock.now(), usage)
 
     async def worker_records(self) -> Sequence[WorkerRecord]:

@@ -161,6 +161,7 @@ def _log(level: int, event: str, job: Job, **fields: Any) -> None:
             "job_id": job.id,
             "type": job.type.name,
             "worker_id": job.worker_id,
+            "node": job.node,
             "attempt": job.attempts or None,
             **_correlation(job.submission),
             **fields,

@@ -222,14 +222,14 @@ class Supervisor:
 
     def run(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
-        log: EventLog, since: float, waits_since: float,
+        log: EventLog, attempts: int, since: float, waits_since: float,
     ) -> Job:  # fmt: skip
         """Queue or start a job that another supervisor has accepted at `since`, and that waits since `waits_since`.
 
-        Its events go into `log`.
+        Its events go into `log`; so many `attempts` have ended.
         """
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
-        job.queued = waits_since
+        job.queued, job.attempts = waits_since, attempts
         self.jobs.enqueue(job)
         return job
 

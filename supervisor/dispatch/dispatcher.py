@@ -485,6 +485,10 @@ class Dispatcher:
         if self._lane_holder is not None:
             self._lane_holder.on_pool_broken()
 
+    def on_deposed(self) -> None:
+        self._drain.shut_down(None, "another head has taken the nodes over")
+        self._drain.set_due()
+
     def on_early_output(self, data: bytes, stream: str) -> None:
         if self._lane_holder is not None:
             self._lane_holder.on_early_output(data, stream)

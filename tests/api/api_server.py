@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import httpx
 import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
+from support.engines import new_supervisor
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
@@ -166,7 +167,7 @@ async def serve(
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
     http = http or HttpSettings()
-    supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
+    supervisor = new_supervisor(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
         app = create_app(supervisor, http, audit_log)

@@ -30,6 +30,7 @@ from killable.supervisor.models import (
     JobEvent,
     JobRecord,
     JobType,
+    NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
@@ -98,6 +99,7 @@ class Supervisor:
         self._observer = observer or Observer()
         self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder, remote_pools)
         self._fleet = self.jobs.fleet
+        self._remote_pools = remote_pools
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
         self._ending: asyncio.Future[None] | None = None
@@ -361,6 +363,15 @@ class Supervisor:
             pool.kill_idle(worker)
             await worker.until_gone(wait_s)
         return await self._fleet.worker_record(worker)
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        return () if self._remote_pools is None else self._remote_pools.node_records()
+
+    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
+        if self._remote_pools is None:
+            raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
+        logger.warning("node_draining" if drains else "node_undrained", extra={"node": name})
+        return self._remote_pools.drain_node(name, drains=drains)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

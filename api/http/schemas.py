@@ -321,7 +321,7 @@ _HAS_KEY = (
 )
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error", "durable",
+    "progress", "queue", "error", "durable", "node",
 )  # fmt: skip
 """The members of a job in a list."""
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}

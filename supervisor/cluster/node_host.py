@@ -52,7 +52,7 @@ class NodeHost:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
         suspended. `on_end` is called when nothing is left of a node whose lease is over, or that its head let go.
         """
-        observer = _NodeObserver(self._on_transition)
+        observer = _NodeObserver(self._on_transition, self._on_slot_ready)
         self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
@@ -68,6 +68,8 @@ class NodeHost:
         """Begin anew: no attempt is held, and none was seen."""
         self._held: dict[int, HeldAttempt] = {}
         self._jobs: dict[str, HeldAttempt] = {}
+        self._slots: dict[Job, HeldAttempt] = {}
+        """Attempts whose slots are not ready again."""
         self._parts: dict[int, dict[int, bytes]] = {}
         """By attempt: the pieces of an input whose `run` has not come yet."""
         self._seen: set[int] = set()
@@ -228,6 +230,7 @@ class NodeHost:
             waits_since=began - header["waited_s"],
         )  # fmt: skip
         held.use(job)
+        self._slots[job] = held
 
     def _stop(self, n: int, header: Header) -> None:
         verdict = Verdict(**header["verdict"])
@@ -249,6 +252,12 @@ class NodeHost:
         held = self._jobs.get(job.id)
         if held is not None:
             held.on_cause(job, cause)
+
+    def _on_slot_ready(self, job: Job, after_ms: float) -> None:
+        held = self._slots.pop(job, None)
+        if held is not None and held.is_told:  # else its end tells it
+            self._outbox.add({"n": held.n, "kind": "slot", "after_ms": after_ms})
+            self._news.set()
 
     def _on_news(self, held: HeldAttempt) -> None:
         if self._held.get(held.n) is held:
@@ -291,11 +300,17 @@ def _of_node(settings: Settings) -> Settings:
 
 
 class _NodeObserver(Unobserved):
-    """Tells of transitions; the head counts and logs."""
+    """Tells of transitions and of free slots; the head counts and logs."""
 
-    def __init__(self, on_transition: Callable[[Job, Cause], None]) -> None:
+    def __init__(
+        self, on_transition: Callable[[Job, Cause], None], on_slot_ready: Callable[[Job, float], None]
+    ) -> None:
         super().__init__()
         self._tell = on_transition
+        self._tell_slot_ready = on_slot_ready
 
     def on_transition(self, job: Job, cause: Cause) -> None:
         self._tell(job, cause)
+
+    def on_slot_ready(self, job: Job, after_ms: float) -> None:
+        self._tell_slot_ready(job, after_ms)

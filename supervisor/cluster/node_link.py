@@ -77,6 +77,8 @@ class NodeLink:
         self.is_draining = False
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
+        self._ended: dict[int, RemoteAttempt] = {}
+        """Those that are, and whose slot is not ready again."""
         self.decided = asyncio.Event()
         """Set when it has joined, or cannot be used, or is lost."""
         self._carrier = carrier
@@ -137,7 +139,8 @@ class NodeLink:
             answer, _ = await self._call("workers", {}, self._times.patience_s)
         except (TimeoutError, CarrierError):
             return []
-        return answer.get("workers", [])
+        found: list[dict[str, Any]] = answer.get("workers", [])
+        return found
 
     # ── its life ──
 
@@ -227,6 +230,11 @@ class NodeLink:
                 self._on_item(item, blob)
 
     def _on_item(self, item: Header, blob: bytes) -> None:
+        if item["kind"] == "slot":
+            ended = self._ended.pop(item["n"], None)
+            if ended is not None:
+                ended.on_slot_ready(item["after_ms"])
+            return
         attempt = self.attempts.get(item["n"])
         if attempt is None:
             return
@@ -237,12 +245,15 @@ class NodeLink:
             attempt.on_broken(str(error))
         if attempt.is_over:
             self.attempts.pop(attempt.n, None)
+            if attempt.waits_for_slot:
+                self._ended[attempt.n] = attempt
 
     def _lose(self) -> None:
         """Tell that everything on it has ended: its lease is over, and nobody has heard how."""
         self._note("lost", f"its lease of {self._times.lease_s:g} s is over")
         attempts, self.attempts = self.attempts, {}
         self._waiting.clear()
+        self._ended.clear()
         self._owner.on_lost(self)
         facts = {"incarnation": self.incarnation, "fenced": "lease"}
         for attempt in attempts.values():

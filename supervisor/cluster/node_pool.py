@@ -36,7 +36,8 @@ class NodeShare:
     def free(self) -> int:
         if not self.is_open or self.told["state"] != "ready":
             return 0
-        return max(0, self.told["slots"] - self.told["quarantined"] - self.used)
+        slots: int = self.told["slots"] - self.told["quarantined"]
+        return max(0, slots - self.used)
 
 
 class NodeSlot:
@@ -48,6 +49,8 @@ class NodeSlot:
         self.attempt: RemoteAttempt | None = None
         self.stage = WorkerStage.IDLE
         self._born = born
+        self._is_ready = False
+        self._when_ready: Callable[[], None] | None = None
 
     @property
     def id(self) -> WorkerId:
@@ -91,7 +94,15 @@ class NodeSlot:
         """Only this machine's workers have lanes."""
 
     def when_slot_ready(self, callback: Callable[[], None]) -> None:
-        """The node has a worker for it, or makes one: that is not told here."""
+        """Call `callback` when its node has told that it has a worker for the slot: at once, or later."""
+        self._when_ready = callback
+        if self._is_ready:
+            callback()
+
+    def on_slot_ready(self) -> None:
+        self._is_ready = True
+        if self._when_ready is not None:
+            self._when_ready()
 
     async def usage(self) -> Usage:
         return Usage()

@@ -32,6 +32,10 @@ class Outbox:
         """Take note that an attempt has news."""
         self._waiting.setdefault(held.n, held)
 
+    def add(self, header: Header) -> None:
+        """Add an item of an attempt whose end is told."""
+        self._left.append((header, b""))
+
     @property
     def has_news(self) -> bool:
         return bool(self._left or self._waiting)

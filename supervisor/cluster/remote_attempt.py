@@ -59,7 +59,7 @@ class RemoteAttempt:
         self._asked: Verdict | None = None
         self._asked_at: float | None = None
         self._grace_s: float | None = None
-        self._slot_ready_ms = 0.0
+        self._slot_ready_ms: float | None = None
         self.is_over = False
         self.certificate = Certificate()
 
@@ -94,7 +94,6 @@ class RemoteAttempt:
             self.job.verdict = verdict
             grace = self.job.limits["grace_s"]
             self._grace_s = grace if grace_s is None else min(grace_s, grace)
-            self._transition(Cause.STOP_REQUESTED)
         elif grace_s is not None and self._grace_s is not None:
             self._grace_s = min(grace_s, self._grace_s)
         asked = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason, "facts": dict(verdict.facts)}
@@ -119,7 +118,17 @@ class RemoteAttempt:
         )
 
     def slot_ready_ms(self, now: float) -> float:
-        return self._slot_ready_ms
+        """Return what the node has measured."""
+        return 0.0 if self._slot_ready_ms is None else self._slot_ready_ms
+
+    @property
+    def waits_for_slot(self) -> bool:
+        return self._slot_ready_ms is None
+
+    def on_slot_ready(self, after_ms: float) -> None:
+        """Take note that the node has a worker for the slot again, so many ms after the request or the exit."""
+        self._slot_ready_ms = after_ms
+        self.worker.on_slot_ready()
 
     # ── what the node reports ──
 
@@ -153,9 +162,8 @@ class RemoteAttempt:
             self._transition(cause)
 
     def _transition(self, cause: Cause) -> None:
-        """Repeat a transition of the node. Some cross with a stop that was asked for here, and change nothing more."""
-        is_known = cause is Cause.STOP_REQUESTED and self.job.state is State.TERMINATING
-        if cause in TABLE[self.job.state] and not is_known:
+        """Repeat a transition of the node."""
+        if cause in TABLE[self.job.state]:
             self._owner.transition(self.job, cause)
 
     def _on_events(self, at: int, batch: Batch, *, is_wrapped: bool) -> None:
@@ -185,7 +193,8 @@ class RemoteAttempt:
     def _on_end(self, end: dict[str, Any]) -> None:
         outcome = Outcome(**end["outcome"])
         job, certificate = self.job, Certificate(**end["certificate"])
-        self._slot_ready_ms = certificate.slot_ready or 0.0
+        if certificate.slot_ready is not None:
+            self.on_slot_ready(certificate.slot_ready)
         relayed = None if self._asked_at is None else round((self._clock.now() - self._asked_at) * 1000, 3)
         self.certificate = certificate._replace(slot_ready=None, node=self._orders.name, relayed=relayed)
         job.result = self._values.get("result")

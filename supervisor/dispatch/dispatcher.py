@@ -399,6 +399,7 @@ class Dispatcher:
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
         job = attempt.job
+        self._observer.on_slot_ready(job, slot_ready_ms)
         if self._job_notes is not None and job.certificate is certificate and self._registry.keeps(job):
             self._job_notes.amended(job)
 

@@ -235,6 +235,12 @@ class Supervisor:
         self.jobs.enqueue(job)
         return job
 
+    def lease(self, until: float) -> None:
+        """Have everything end at this time, in CLOCK_BOOTTIME seconds, also if this process is frozen. A later call
+        replaces it.
+        """
+        self._fleet.lease(until)
+
     def pool_details(self) -> str:
         """Return how the pools deviate from their settings, and why the broken ones are broken; empty: neither."""
         details = [pool.detail for pool in self._fleet]

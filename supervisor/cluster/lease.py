@@ -16,6 +16,8 @@ DRIFT = 1.01
 """How much faster one machine's clock may run than another's."""
 GUARD_MARGIN_S = 0.5
 """How much later than its node a guard ends everything. A node that runs does so itself, in order, before."""
+GUARDS_LATE_S = 0.25
+"""How much sooner than `GUARD_MARGIN_S` after its node a guard's may end: so seldom is it told of a new lease."""
 END_S = 0.5
 """How long the end of all processes of a node may take. Measured: 0.1 s at most."""
 ANSWERS_MAX = 256

@@ -21,7 +21,7 @@ from killable.supervisor.attempts.exit_outcome import message_of, without_messag
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.held_attempt import HeldAttempt
-from killable.supervisor.cluster.lease import NodeLease
+from killable.supervisor.cluster.lease import GUARD_MARGIN_S, GUARDS_LATE_S, NodeLease
 from killable.supervisor.cluster.outbox import Outbox
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.event_log import EventLog
@@ -60,6 +60,8 @@ class NodeHost:
         self._head = ""
         self._lease = NodeLease(0.0)
         self._lease_timer: Timer | None = None
+        self._guarded_until = 0.0
+        """The lease that the guards know."""
         self._is_over = False
         self._ending: asyncio.Task[None] | None = None
         self._forget_head()
@@ -130,6 +132,8 @@ class NodeHost:
             if header["epoch"] < self._epoch:
                 return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
             self._lease.begin(self._now())
+            self._guarded_until = 0.0
+            self._tell_guards()
             self._watch_lease()
         types = [job_type._asdict() for job_type in await self._supervisor.job_types()]
         self._pools = await self._pool_states()
@@ -153,6 +157,7 @@ class NodeHost:
     async def _poll(self, header: Header) -> bytes:
         outbox, ack = self._outbox, header["ack"]
         self._lease.renew(header["answer"])
+        self._tell_guards()
         self._note_low(header["low"])
         due = self._clock.now() + header["wait_s"]
         while not outbox.is_old(ack) and outbox.repeated(ack) is None:
@@ -265,6 +270,13 @@ class NodeHost:
             self._news.set()
 
     # ── the lease ──
+
+    def _tell_guards(self) -> None:
+        """Give the guards the lease, too: they end everything if this process is frozen when it is over."""
+        until = self._lease.until
+        if until is not None and until > self._guarded_until + GUARDS_LATE_S:
+            self._guarded_until = until
+            self._supervisor.lease(until + GUARD_MARGIN_S)
 
     def _has_ended(self) -> bool:
         if not self._is_over and self._lease.is_over(self._now()):

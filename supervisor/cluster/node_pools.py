@@ -98,6 +98,9 @@ class NodePools:
     async def until_warm(self) -> None:
         """A node that has joined has started its pools."""
 
+    def lease(self, until: float) -> None:
+        """Each node has a lease of its own."""
+
     async def close(self) -> None:
         self._closing.set()
         if self._watching is not None:

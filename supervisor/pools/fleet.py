@@ -84,6 +84,10 @@ class Fleet:
             if pool.spec.spares:
                 await pool.until_warm()
 
+    def lease(self, until: float) -> None:
+        for pool in self:
+            pool.lease(until)
+
     async def close(self) -> None:
         """End every worker and zygote; return when nothing is left."""
         async with asyncio.TaskGroup() as closing:

@@ -23,6 +23,10 @@ class Member(NamedTuple):
 class Carrier(Protocol):
     """Calls may be lost, late, doubled and out of order."""
 
+    async def open(self) -> None:
+        """Connect. Raise StartRefused."""
+        ...
+
     async def members(self) -> Sequence[Member]:
         """Return the machines that there are now. Raise CarrierError."""
         ...

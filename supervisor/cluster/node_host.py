@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from killable.supervisor import clock, event_loops
@@ -50,7 +51,7 @@ class NodeHost:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
-        suspended. `on_end` is called when nothing is left of a node whose lease is over, or that its head let go.
+        suspended. `on_end` is called when nothing is left of a node whose lease is over.
         """
         observer = _NodeObserver(self._on_transition, self._on_slot_ready)
         self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
@@ -118,7 +119,7 @@ class NodeHost:
                 records = [record._asdict() for record in await self._supervisor.workers()]
                 return wire.pack({"workers": records})
             case "leave":
-                self._end("its head has let it go")
+                await self.close()
                 return wire.pack({})
         raise ValueError(f"a call of {method!r}")
 
@@ -139,7 +140,7 @@ class NodeHost:
         self._pools = await self._pool_states()
         return wire.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
-             "pools": self._pools}
+             "pools": self._pools, "version": version("killable")}
         )  # fmt: skip
 
     async def _end_all_attempts(self) -> None:

@@ -28,6 +28,9 @@ ASK_AGAIN_S = 0.2
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
 
+LEAVE_S = 15.0
+"""How long a node may take to end its pools when it is let go."""
+
 logger = logging.getLogger("killable.cluster")
 
 
@@ -110,7 +113,7 @@ class NodeLink:
         self._closing.set()
         if self.state in ("live", "suspect"):
             try:
-                await self._call("leave", {}, self._times.patience_s)
+                await self._call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
                 logger.warning("node_not_told", extra={"node": self.name})
         for task in tuple(self._tasks):

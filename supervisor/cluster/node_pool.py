@@ -216,13 +216,18 @@ class NodePool:
     def zygote_restarts(self) -> int:
         return sum(share.told.get("zygote_restarts", 0) for share in self._shares.values())
 
+    @property
     def occupancy(self) -> Occupancy:
         shares = self._shares.values()
-        queued = 0 if self._dispatcher is None else self._dispatcher.queued(self)
         slots = sum(share.told["slots"] for share in shares)
         quarantined = sum(share.told["quarantined"] for share in shares)
         free = sum(share.free for share in shares)
-        return Occupancy(slots, self.spec.spares, free, 0, len(self.workers), quarantined, queued)
+        counts = {
+            WorkerStage.IDLE: free,
+            WorkerStage.BUSY: len(self.workers),
+            WorkerStage.QUARANTINED: quarantined,
+        }
+        return Occupancy(slots, self.spec.spares, counts)
 
     def take(self) -> NodeSlot | None:
         node = self._placement.best()
@@ -251,7 +256,7 @@ class NodePool:
     def kill_idle(self, worker: Any) -> None: ...
 
     def record(self) -> PoolRecord:
-        occupancy = self.occupancy()
+        occupancy = self.occupancy
         shares = list(self._shares.values())
         return PoolRecord(
             name=self.spec.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -20,7 +21,7 @@ from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
+from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.job_types import JobTypes
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
@@ -71,15 +72,22 @@ class NodePools:
     ) -> None:
         """Begin to use every machine that there is; return when each has joined or is refused, at most HELLO_S later.
 
-        Raise CarrierError.
+        Raise StartRefused: no machine can be used.
         """
         self._clock = clock
         # Later heads have higher epochs, also for nodes that only they have seen; a clock that was set back is noticed.
         self.epoch = Epoch(int(clocks.realtime() * 1000), instance_id)
-        await self._look_for_members()
+        await self._carrier.open()
+        try:
+            await self._look_for_members()
+        except CarrierError as error:
+            raise StartRefused(f"the machines of the cluster are not known: {error}") from error
         self._watching = asyncio.ensure_future(self._watch_members())
         for link in tuple(self._links.values()):
             await event_loops.wait_within(link.decided, HELLO_S)
+        if not self._joined:
+            causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
+            raise StartRefused(f"no machine of the cluster can be used: {causes or 'there is none with processors'}")
 
     async def _look_for_members(self) -> None:
         for member in await self._carrier.members():
@@ -142,6 +150,8 @@ class NodePools:
     # ── LinkOwner ──
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
+        if hello["version"] != version("killable"):
+            return f"it has killable {hello['version']}, and this server {version('killable')}"
         reported = dump_json(hello["types"])
         if not self._reported:
             self._reported = reported
@@ -163,7 +173,7 @@ class NodePools:
         if changed or not pools:
             self._note(link)
             for pool in self:
-                self._run_times[pool.spec.name].workers = max(1, pool.occupancy().workers_max)
+                self._run_times[pool.spec.name].workers = max(1, pool.occupancy.workers_max)
                 if pool.state == "broken":
                     self._owner.on_pool_broken(pool)
 

@@ -15,7 +15,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import may_be_secret
 from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
 from killable.supervisor.models import JobType
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, cap_of, flat, value_of
 
@@ -55,6 +55,8 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. A value that may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
+    for name, value in asdict(config.cluster).items():
+        yield _setting(config, "cluster", name, value)
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:
@@ -176,6 +178,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
+        (("cluster",), {name: spelled(name, value) for name, value in asdict(ClusterSettings()).items()}),
         (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
         (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
         (("pools", "text"), pool),
@@ -189,7 +192,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
 def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
     """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
-    names |= {"tenants": "TenantTable"}
+    names |= {"tenants": "TenantTable", "cluster": "ClusterSettings"}
     inner = {"jobs": "JobTable", "tenants": "TenantTable"}.get(section[0]) if len(section) == 3 else None
     name = section[-1] if inner else section[0]
     table = schema["$defs"][names[name]]

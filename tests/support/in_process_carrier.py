@@ -48,6 +48,8 @@ class InProcessCarrier:
         self._random = random.Random(self.seed)
         self._strays: set[asyncio.Task[bytes]] = set()
 
+    async def open(self) -> None: ...
+
     async def members(self) -> Sequence[Member]:
         return [Member(name) for name in self.names]
 

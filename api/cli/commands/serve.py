@@ -71,6 +71,12 @@ def serve(
         str | None,
         typer.Option("--log-format", metavar="text|json", help="Format of the log on stderr. Default: text."),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            "--ray", metavar="ADDRESS", help="Run jobs on the machines of a Ray cluster. Default: on this one."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.
@@ -86,6 +92,7 @@ def serve(
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
+            "cluster.ray": ray,
         }  # fmt: skip
         _run(flags, config, target, as_json)
 
@@ -154,15 +161,15 @@ async def _serve(
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server.cluster import supervisor_of
     from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
     from killable.supervisor.linux import own_process
-    from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
-    supervisor = Supervisor(config.settings)
+    supervisor = supervisor_of(config, os.environ)
     adopts = own_process.is_reaper_of_strangers()
     reaper = own_process.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():

@@ -13,7 +13,7 @@ class CarrierError(Exception):
     """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
 
 
-class Member(NamedTuple):
+class Machine(NamedTuple):
     """A machine that can be a node."""
 
     name: str
@@ -27,7 +27,7 @@ class Carrier(Protocol):
         """Connect. Raise StartRefused."""
         ...
 
-    async def members(self) -> Sequence[Member]:
+    async def members(self) -> Sequence[Machine]:
         """Return the machines that there are now. Raise CarrierError."""
         ...
 

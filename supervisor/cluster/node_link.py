@@ -25,6 +25,8 @@ from killable.supervisor.models import NodeRecord
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""
+JOIN_AGAIN_S = 1.0
+"""How long to wait until a node that cannot be used is tried again."""
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
 
@@ -100,6 +102,11 @@ class NodeLink:
         """Whether it may get another job."""
         return self.state == "live" and not self.is_draining
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it runs nothing, and does not answer."""
+        return self.state in ("joining", "lost", "refused") and not self.attempts
+
     def start(self) -> None:
         self._run(self._live())
 
@@ -153,7 +160,7 @@ class NodeLink:
                 await self._converse()
                 self._lose()
             self.decided.set()
-            await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+            await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
     async def _join(self) -> bool:
         """Begin an incarnation of the node under the head's epoch; return whether it can be used."""

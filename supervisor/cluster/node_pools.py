@@ -56,7 +56,8 @@ class NodePools:
         self._links: dict[str, NodeLink] = {}
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
-        self._joined: set[str] = set()
+        self._has_joined = False
+        """Whether a node was ever used: the epoch stays the same then."""
 
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
@@ -85,16 +86,19 @@ class NodePools:
         self._watching = asyncio.ensure_future(self._watch_members())
         for link in tuple(self._links.values()):
             await event_loops.wait_within(link.decided, HELLO_S)
-        if not self._joined:
+        if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
             raise StartRefused(f"no machine of the cluster can be used: {causes or 'there is none with processors'}")
 
     async def _look_for_members(self) -> None:
-        for member in await self._carrier.members():
-            if member.name not in self._links:
-                link = NodeLink(member.name, self._carrier, self._times, self._clock, self)
-                self._links[member.name] = link
-                link.start()
+        """Begin to use machines that are new, and forget those that are lost and do not come back."""
+        names = {member.name for member in await self._carrier.members()}
+        for name in names - self._links.keys():
+            link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
+            link.start()
+        for name in self._links.keys() - names:
+            if self._links[name].is_gone:
+                await self._links.pop(name).close()
 
     async def _watch_members(self) -> None:
         while not await event_loops.wait_within(self._closing, MEMBERS_S):
@@ -161,7 +165,7 @@ class NodePools:
             return f"its job types differ from those of the other nodes: {_difference(self._reported, reported)}"
         for pool in self:
             pool.join(NodeShare(link.name, link.incarnation))
-        self._joined.add(link.name)
+        self._has_joined = True
         return ""
 
     def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None:
@@ -182,7 +186,7 @@ class NodePools:
             pool.leave(link.name)
 
     def on_newer_epoch(self, number: int) -> bool:
-        if self._joined:
+        if self._has_joined:
             self._owner.on_deposed()
             return False
         self.epoch = Epoch(number + 1, self.epoch.head)

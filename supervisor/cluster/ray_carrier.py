@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, Member
+from killable.supervisor.cluster.carrier import CarrierError, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
@@ -67,13 +67,13 @@ class RayCarrier:
         """Ray's own calls block."""
         return await event_loops.in_thread(asyncio.get_running_loop(), act, is_waited_for=False)
 
-    async def members(self) -> Sequence[Member]:
+    async def members(self) -> Sequence[Machine]:
         try:
             found = await self._in_thread(ray.nodes)
         except (RayError, RuntimeError) as error:
             raise CarrierError(str(error)) from error
         self._node_ids |= {_name_of(node): node["NodeID"] for node in found if node["Alive"]}
-        return [Member(_name_of(node)) for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        return [Machine(_name_of(node)) for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
 
     async def start(self, node: str) -> None:
         try:

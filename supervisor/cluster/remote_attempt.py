@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.clock import Clock
@@ -20,16 +20,19 @@ from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import TABLE, Cause, State, terminal_state_of
 from killable.supervisor.models import Certificate, Outcome, Verdict
-
-if TYPE_CHECKING:
-    from killable.supervisor.cluster.node_pool import NodeSlot
-    from killable.supervisor.pools.execution import RunningAttemptOwner
+from killable.supervisor.pools.execution import JobWorker, RunningAttemptOwner
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
 
 
 class BrokenStream(Exception):
     """A node has sent something that cannot follow what it sent before: a bug, or another version."""
+
+
+class AttemptSlot(JobWorker, Protocol):
+    """The slot of a node that an attempt has."""
+
+    def on_slot_ready(self) -> None: ...
 
 
 class Orders(Protocol):
@@ -46,7 +49,7 @@ class RemoteAttempt:
     """One attempt, from its order until the node has told its end, or is lost."""
 
     def __init__(
-        self, job: Job, worker: NodeSlot, n: int, orders: Orders, *, clock: Clock, owner: RunningAttemptOwner
+        self, job: Job, worker: AttemptSlot, n: int, orders: Orders, *, clock: Clock, owner: RunningAttemptOwner
     ) -> None:
         self.job = job
         self.worker = worker

@@ -36,16 +36,16 @@ def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:
     return b"".join((dump_json({**header, "blobs": [len(blob) for blob in blobs]}), b"\n", *blobs))
 
 
-def unpack(message: bytes) -> tuple[Header, list[bytes]]:
+def unpack(packed: bytes) -> tuple[Header, list[bytes]]:
     """Return the header and the blobs of a message. Raise ValueError for anything else."""
-    place = message.index(b"\n") + 1
-    header = load_json(message[: place - 1])
+    place = packed.index(b"\n") + 1
+    header = load_json(packed[: place - 1])
     blobs = []
     for size in header.pop("blobs"):
-        blobs.append(message[place : place + size])
+        blobs.append(packed[place : place + size])
         place += size
-    if place != len(message):
-        raise ValueError(f"a message of {len(message)} bytes where {place} were announced")
+    if place != len(packed):
+        raise ValueError(f"a message of {len(packed)} bytes where {place} were announced")
     return header, blobs
 
 

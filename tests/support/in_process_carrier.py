@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from killable.supervisor import clock
-from killable.supervisor.cluster.carrier import CarrierError, Member
+from killable.supervisor.cluster.carrier import CarrierError, Machine
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.settings import Settings
 
@@ -50,8 +50,8 @@ class InProcessCarrier:
 
     async def open(self) -> None: ...
 
-    async def members(self) -> Sequence[Member]:
-        return [Member(name) for name in self.names]
+    async def members(self) -> Sequence[Machine]:
+        return [Machine(name) for name in self.names]
 
     async def start(self, node: str) -> None:
         self._check(node)

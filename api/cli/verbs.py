@@ -137,6 +137,12 @@ VERBS = {
         "killable workers",
         "killable workers --json",
     ),
+    "nodes": _server(
+        "nodes",
+        "List the machines of a cluster (`serve --ray`), each with the jobs that it runs and may run.",
+        "killable nodes",
+        "killable nodes --drain gpu-3-1a2b3c",
+    ),
     "tenants": _server(
         "tenants",
         "List the tenants with what each has now and may have: waiting and running jobs, kept results, streams.",

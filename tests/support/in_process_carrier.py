@@ -94,7 +94,7 @@ class InProcessCarrier:
         """Deliver a message once more, at some time; nobody hears the answer."""
 
         async def deliver() -> bytes:
-            await asyncio.sleep(self._random.random() * self.faults.late_s * 4)
+            await self._pass(self._random.random() * self.faults.late_s * 4)
             return await self._deliver(node, method, message)
 
         task = asyncio.ensure_future(deliver())
@@ -102,10 +102,15 @@ class InProcessCarrier:
         task.add_done_callback(self._strays.discard)
 
     async def _delay(self) -> None:
-        if self._happens(self.faults.late):
-            await asyncio.sleep(self._random.random() * self.faults.late_s)
-        else:
-            await asyncio.sleep(0)
+        await self._pass(self._random.random() * self.faults.late_s if self._happens(self.faults.late) else 0.0)
+
+    @staticmethod
+    async def _pass(delay_s: float) -> None:
+        """Let others run, for this time at least."""
+        loop = asyncio.get_running_loop()
+        passed = loop.create_future()
+        loop.call_later(delay_s, lambda: passed.done() or passed.set_result(None))
+        await passed
 
     async def _deliver(self, node: str, method: str, message: bytes) -> bytes:
         self._check(node)

@@ -38,7 +38,7 @@ GUARDS = {
     "protocol.control", "protocol.fd_passing", "runtime", "runtime.process_setup",
 }  # fmt: skip
 WORKERS = GUARDS | {
-    "authoring", "authoring.backstops", "authoring.context", "authoring.identifiers", "authoring.operations",
+    "authoring", "authoring.hard_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
     "authoring.preloads", "authoring.registered", "authoring.requirements", "authoring.shield",
     "processes.exec_worker", "processes.zygote", "protocol.by_value", "protocol.call_message", "protocol.codec",
     "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.messages",

@@ -48,7 +48,7 @@ WORKERS = GUARDS | {
     "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
     "runtime.line_reader", "runtime.memory_names", "runtime.memory_removal",
-    "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",
+    "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",
 }  # fmt: skip

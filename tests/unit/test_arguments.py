@@ -15,7 +15,7 @@ from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import LimitOption, seconds
 from killable.api.client.client import Client
 from killable.api.client.input_encoding import forms_of
-from killable.workers.authoring.types import BYTES
+from killable.workers.authoring.input_types import BYTES
 from killable.workers.errors import Refused
 
 SCHEMA = {

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from killable.api.cli.display import render
-
 if TYPE_CHECKING:
     import httpx
     from click.shell_completion import CompletionItem
@@ -51,6 +49,8 @@ def job_types(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 
 
 def _jobs(ask: Ask, **query: str) -> Offers:
+    from killable.api.cli.display import render
+
     records = ask("/v1/jobs", query | {"limit": str(OFFERED_MAX)})["jobs"]
     return [(render.short(record["job_id"]), f"{record['type']} {record['state']}") for record in records]
 

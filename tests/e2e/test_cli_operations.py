@@ -408,7 +408,8 @@ def completed(command: Command, *words: str, **env: str) -> list[str]:
     installed = Path(sys.executable).parent / "killable"  # the variable has its name
     done = subprocess.run([installed], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    return [line.partition(",")[2] for line in done.stdout.splitlines()]  # before it: how the shell is to treat it
+    # Before the comma: how the shell is to treat a word. What completes nothing is an empty line.
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Command) -> None:

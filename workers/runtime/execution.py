@@ -25,8 +25,8 @@ from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
-from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
+from killable.workers.runtime.tmp_removal import remove_tree
 
 if TYPE_CHECKING:
     from killable.workers.runtime.sigterm_handler import StopSignal

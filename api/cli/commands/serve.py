@@ -76,8 +76,8 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
     from killable.api.cli.server.auditing import audit_log_of
     from killable.api.cli.server.configuration import load
-    from killable.api.cli.server.hang_up import no_end_by_hang_up
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
+    from killable.api.cli.server.sighup import no_end_by_hang_up
     from killable.supervisor.linux import own_process
     from killable.supervisor.telemetry import log_lines, loop_turns
 
@@ -132,8 +132,8 @@ async def _serve(
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
-    from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
+    from killable.api.cli.server.sighup import HangUp
     from killable.supervisor.linux import own_process
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns

@@ -5,13 +5,11 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, get_args
 
-import click
 from click import Argument, Choice, Option
 
-from killable.api.cli.declarations.shared_options import CONFIG_FILE, JSON, REASON, TARGET, URL
+from killable.api.cli.declarations.shared_options import CONFIG_FILE, FILE, JSON, REASON, TARGET, URL
 from killable.api.cli.declarations.verb_command import VerbCommand
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.options import seconds
@@ -103,7 +101,7 @@ KEYS = VerbCommand(
     ),
     Option(
         ["--file"],
-        type=click.Path(path_type=Path),
+        type=FILE,
         metavar="FILE",
         help="Default: server.api_keys_file of the configuration.",
     ),
@@ -267,10 +265,10 @@ JOURNAL = VerbCommand(
     file itself is never changed.
     """,
     Argument(["action"], type=Choice(get_args(JournalAction)), metavar="verify|backup|salvage", help="What to do."),
-    Argument(["file"], type=click.Path(path_type=Path), metavar="FILE", help="The journal."),
+    Argument(["file"], type=FILE, metavar="FILE", help="The journal."),
     Argument(
         ["new"],
-        type=click.Path(path_type=Path),
+        type=FILE,
         required=False,
         metavar="[NEW]",
         help="File to write: for backup and salvage.",

@@ -21,12 +21,14 @@ URL = click.Option(
     ["--url"], envvar="KILLABLE_URL", show_envvar=True, default=DEFAULT_URL, metavar="URL",
     help="Address of the server: http://HOST:PORT or unix:PATH.",
 )  # fmt: skip
+FILE = click.Path(path_type=Path, readable=False)
+"""A path. Whoever opens it tells what is wrong with it."""
 TARGET = click.Argument(
-    ["target"], required=False, metavar="[MODULE_OR_FILE]", type=click.Path(),
+    ["target"], required=False, metavar="[MODULE_OR_FILE]", type=click.Path(readable=False),
     help="Your jobs. Default: the pools of killable.toml, or the built-in ones.",
 )  # fmt: skip
 CONFIG_FILE = click.Option(
-    ["--config"], metavar="FILE", type=click.Path(path_type=Path), help="Default: $KILLABLE_CONFIG or ./killable.toml."
+    ["--config"], metavar="FILE", type=FILE, help="Default: $KILLABLE_CONFIG or ./killable.toml."
 )
 JOB = click.Argument(["name"], metavar="JOB", help="Job id, or a unique prefix of it.", shell_complete=completion.jobs)
 REASON = click.Option(

@@ -47,7 +47,7 @@ def test_an_example_is_a_command_with_its_options(line: str) -> None:
         words.pop(0)
     program, verb, *arguments = words
     assert program == "killable"
-    VERBS[verb].command(verb).make_context(verb, arguments)  # raises for what it does not take
+    VERBS[verb].make_context(verb, arguments)  # raises for what it does not take
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:

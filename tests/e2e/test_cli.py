@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from support import user_jobs
 from support.killable_command import COMMAND, Command, Serve, open_gate, read_line, start_detached
-from typer.testing import CliRunner
 
 from killable.api.cli import app
 from killable.api.cli.verbs import VERBS

@@ -35,7 +35,7 @@ _ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__pat
 _LATE = [
     *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
-    *["typer._adapters", "typer.rich_utils", "httpcore", "h11", "uvicorn"],
+    *["httpcore", "h11", "uvicorn"],
 ]
 """What it imports where it needs it."""
 

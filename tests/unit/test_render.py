@@ -8,8 +8,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click
 import pytest
-import typer
 from rich.console import Console
 
 from killable.api.cli.commands import ps
@@ -215,14 +215,14 @@ def test_exit_codes_of_the_manual(error: KillableError, code: int) -> None:
 
 
 def test_an_interrupt_is_130() -> None:
-    with pytest.raises(typer.Exit) as caught, errors.reporting(False):
+    with pytest.raises(click.exceptions.Exit) as caught, errors.reporting(False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
 
 
 def test_what_the_machine_refuses_the_command_is_71(capsys: pytest.CaptureFixture[str]) -> None:
     for as_json in (False, True):
-        with pytest.raises(typer.Exit) as caught, errors.reporting(as_json):
+        with pytest.raises(click.exceptions.Exit) as caught, errors.reporting(as_json):
             raise PermissionError(errno.EACCES, "Permission denied", "the file")
         assert caught.value.exit_code == 71
         out, err = capsys.readouterr()
@@ -251,7 +251,7 @@ def test_the_limit_that_was_reached_is_named(
 @pytest.mark.row("G10")
 def test_an_error_as_json_is_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     error = JobFailed("x", code="of.tomorrow", job_id="job-1", text="\ud800")
-    with pytest.raises(typer.Exit), errors.reporting(True):
+    with pytest.raises(click.exceptions.Exit), errors.reporting(True):
         raise error
     out, err = capsys.readouterr()
     assert json.loads(out) == {

@@ -5,16 +5,13 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import Refused
 
 _RECORD_ORDER = (
@@ -25,18 +22,7 @@ _RECORD_ORDER = (
 _OWN_TABLES = frozenset({"error", "certificate"})
 
 
-def inspect(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="JOB|WORKER", help="Job id or a unique prefix of it, or worker id.", show_default=False,
-            autocompletion=completion.jobs_and_workers,
-        ),
-    ],
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """Show one job with its error and its certificate (how its process ended), or one worker process."""
+def inspect(name: str, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         try:
             record = find_job(client, name).record()

@@ -8,16 +8,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters import completion
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 from killable.api.client.input_encoding import is_bytes
 from killable.workers.errors import Refused
 
@@ -25,14 +22,7 @@ _SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title
 """Keywords of a member's schema that other columns show."""
 
 
-def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """List the server's worker processes: idle ones, busy ones with their jobs, and those that are stopping.
-
-    CPU is a share of one core, averaged over the worker's life; USS is the
-    memory that no other process shares. Below are the latest workers that were
-    not reused, with the reason: what their last job left behind (a thread, a
-    child process, a signal handler). `killable kill w-7` ends one.
-    """
+def workers(as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         answer = client.workers_and_retired()
         found, retired = answer["workers"], answer.get("retired")  # absent from older servers
@@ -53,17 +43,7 @@ def workers(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
             console.print_table(retired_listing(retired))
 
 
-def types(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TYPE", help="Show this job type in full.", show_default=False, autocompletion=completion.job_types
-        ),
-    ] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """List the job types with their inputs; with TYPE, show one in full: schema, limits, caps."""
+def types(name: str | None, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         found = client.types()
         if name is None:

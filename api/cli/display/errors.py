@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import render
@@ -49,15 +49,15 @@ def reporting(as_json: bool) -> Iterator[None]:
         yield
     except KillableError as error:
         report(error, as_json)
-        raise typer.Exit(exit_code(error)) from None
+        raise click.exceptions.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(CommandExit.INTERRUPTED) from None
+        raise click.exceptions.Exit(CommandExit.INTERRUPTED) from None
     except BrokenPipeError:
         raise  # the reader of stdout has gone: typer exits silently
     except OSError as error:
         members = {"code": "os", "message": str(error), "retryable": False}
         _print(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)
-        raise typer.Exit(CommandExit.OS) from None
+        raise click.exceptions.Exit(CommandExit.OS) from None
 
 
 def report(error: KillableError, as_json: bool) -> None:

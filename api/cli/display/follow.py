@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import render
@@ -114,7 +114,7 @@ class Follower:
         if self._as_json:
             print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
         else:
-            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
+            click.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
 
     def _write(self, token: Any) -> None:
         text = token if isinstance(token, (str, bytes)) else json.dumps(token) + "\n"
@@ -125,7 +125,7 @@ class Follower:
     def _end_line(self) -> None:
         """Start a new line in a terminal; a pipe gets the job's bytes and nothing else."""
         if not self._at_line_start and sys.stdout.isatty():
-            typer.echo()
+            click.echo()
             self._at_line_start = True
 
     def _print_result(self, ending: Mapping[str, Any]) -> None:
@@ -158,4 +158,4 @@ def print_value(value: Any) -> None:
     elif isinstance(value, str):
         write(value + "\n")
     elif value is not None:
-        typer.echo(json.dumps(value, indent=2))
+        click.echo(json.dumps(value, indent=2))

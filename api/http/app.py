@@ -55,8 +55,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
+    streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
     )
     app.state.troubles = []
     install_problems(app)

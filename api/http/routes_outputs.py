@@ -83,7 +83,6 @@ async def stream_job(
         after = int(last_event_id[:18])
     return open_stream(
         parts.engine,
-        parts.settings,
         parts.streams,
         record,
         after=after,

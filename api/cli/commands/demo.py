@@ -19,7 +19,9 @@ from rich.console import Console
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.cli.display.job_state import ended_by
 from killable.api.client.outcomes import token_of
 from killable.workers.errors import KillableError
 
@@ -169,8 +171,8 @@ class _Story:
 
     def _show_certificate(self, seen: dict[str, Any]) -> dict[str, Any]:
         certificate: dict[str, Any] = seen["certificate"] or {}
-        self._say(f"{render.ended_by(seen)}: {render.death(certificate)}")
-        self._console.print(render.certificate_table(certificate))
+        self._say(f"{ended_by(seen)}: {death_line(certificate)}")
+        self._console.print(certificate_table(certificate))
         return certificate
 
     def _head(self, title: str) -> None:

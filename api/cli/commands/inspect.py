@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors
+from killable.api.cli.display.certificate import certificate_table
+from killable.api.cli.display.facts import facts_table
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import Refused
@@ -30,7 +32,7 @@ def inspect(name: str, as_json: bool, url: str) -> None:
             worker = find_worker(client, name) if refusal.code == "unknown_job" else None
             if worker is None:
                 raise
-            console.print_json(worker) if as_json else console.print_table(render.facts_table(worker))
+            console.print_json(worker) if as_json else console.print_table(facts_table(worker))
             return
         if as_json:
             console.print_json(record)
@@ -40,10 +42,10 @@ def inspect(name: str, as_json: bool, url: str) -> None:
 
 def _print_record(record: dict[str, Any]) -> None:
     names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
-    console.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    console.print_table(facts_table({name: record[name] for name in dict.fromkeys(names)}))
     for name in ("error", "certificate"):
         members = record.get(name)
         if members:
             console.print_table(Text(f"\n{name}", "bold"))
-            table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
+            table = certificate_table(members) if name == "certificate" else facts_table(members)
             console.print_table(table)

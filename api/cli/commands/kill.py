@@ -16,7 +16,9 @@ import click
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.cli.display.job_state import ended_by
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.cli.parameters.options import open_client
@@ -231,10 +233,8 @@ def _print_line(done: _Kill) -> None:
         )
         return
     name = render.short(done.ending.job_id)
-    how = render.ended_by(
-        {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
-    )
-    death = "already ended" if done.ending.had_ended else render.death(done.ending.certificate)
+    how = ended_by({"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error})
+    death = "already ended" if done.ending.had_ended else death_line(done.ending.certificate)
     console.write(f"{name}  {how}  {death}\n")
 
 

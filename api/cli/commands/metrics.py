@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.facts import facts_table
 from killable.api.cli.parameters.options import open_client
 
 
@@ -25,7 +26,7 @@ def metrics(text: bool, as_json: bool, url: str) -> None:
         if as_json:
             console.print_json(counts)
         else:
-            console.print_table(render.facts_table(dict(flattened(counts))))
+            console.print_table(facts_table(dict(flattened(counts))))
 
 
 def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

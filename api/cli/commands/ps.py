@@ -12,6 +12,7 @@ from typing import Any
 
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.options import open_client
@@ -85,7 +86,7 @@ def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str,
         worker = holders.get(job["job_id"], {})
         name = job["job_id"] if full else render.short(job["job_id"])
         table.add(
-            name, render.plain(job["type"]), render.job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
+            name, render.plain(job["type"]), job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
             str(worker.get("worker_id") or "-"), render.pid(worker), render.share(worker.get("cpu")),
             render.size(worker.get("rss_bytes")),
         )  # fmt: skip

@@ -1,11 +1,10 @@
-"""`killable submit`, `stream`, `result`: start a job, stream its output, fetch its result.
+"""`killable submit`: start a job and stream its output.
 
 Runs in: any machine.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,8 @@ import click
 from killable.api.cli import interrupts
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.display.follow import Follower, print_value
+from killable.api.cli.display.follow import Follower
 from killable.api.cli.parameters.arguments import read_input, read_tags
-from killable.api.cli.parameters.job_lookup import find_job
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import KillableError
@@ -50,29 +48,6 @@ def submit(
         with interrupts.delayed():
             job = start()
             console.print_json(job.accepted) if as_json else click.echo(job.id)
-
-
-def stream(name: str, after: int | None, events: bool, as_json: bool, url: str) -> None:
-    with errors.reporting(as_json), open_client(url) as client:
-        follower = Follower(find_job(client, name), as_json=as_json, all_events=events, after=after)
-        try:
-            follower.follow()
-        except KeyboardInterrupt:
-            job = render.short(follower.job.id)
-            console.stderr_console().print(f"{job} keeps running; to end it: killable kill {job}")
-            raise
-        raise click.exceptions.Exit(follower.finish())
-
-
-def result(name: str, wait: float, as_json: bool, url: str) -> None:
-    with errors.reporting(as_json), open_client(url) as client:
-        value = find_job(client, name).result(wait_s=wait)
-        if not as_json:
-            print_value(value)
-        elif isinstance(value, bytes):
-            console.print_json({"base64": base64.b64encode(value).decode()})
-        else:
-            console.print_json(value)
 
 
 def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
+from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import CODES, JobError
 
@@ -79,5 +80,5 @@ def _members(standing: Standing) -> dict[str, str | None]:
 
 def _line(standing: Standing) -> Text:
     return Text("  ").join(
-        [Text(render.short(standing.job_id)), render.state(standing.state), Text(standing.code or "-")]
+        [Text(render.short(standing.job_id)), state_text(standing.state), Text(standing.code or "-")]
     )

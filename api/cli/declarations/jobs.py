@@ -60,7 +60,7 @@ STREAM = VerbCommand(
     Option(["--events"], is_flag=True, help="Print every event, one per line: id, name, data."),
     JSON,
     URL,
-    runs="submit.stream",
+    runs="stream.stream",
     examples=(
         "killable stream job-3f2a91c0",
         "killable stream 3f2a --after 17 --events",
@@ -84,7 +84,7 @@ RESULT = VerbCommand(
     ),
     JSON,
     URL,
-    runs="submit.result",
+    runs="result.result",
     examples=("killable result 3f2a --wait 30s",),
 )
 

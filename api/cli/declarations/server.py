@@ -184,7 +184,7 @@ TYPES = VerbCommand(
     ),
     JSON,
     URL,
-    runs="workers.types",
+    runs="types.types",
     examples=(
         "killable types",
         "killable types tokenize",

@@ -15,6 +15,7 @@ import click
 from rich.text import Text
 
 from killable.api.cli.display import render
+from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.limit_advice import limit_of
@@ -123,7 +124,7 @@ def _details(error: KillableError) -> Iterator[str]:
         yield from str(error.facts["traceback"]).rstrip().splitlines()
     certificate = _certificate(error)
     if "requested" in certificate:
-        yield render.death(certificate)
+        yield death_line(certificate)
     if certificate.get("stack"):
         yield from str(certificate["stack"]).rstrip().splitlines()
 

@@ -23,6 +23,7 @@ from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console, write
 from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
+from killable.api.cli.display.job_state import lasted_s, state_text
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
 from killable.api.client.outcomes import Event, job_error, token_of
 from killable.workers.errors import KillableError
@@ -140,10 +141,10 @@ class Follower:
 
     def _last_line(self, ending: Mapping[str, Any]) -> Text:
         try:
-            lasted = render.lasted_s(self.job.record())
+            lasted = lasted_s(self.job.record())
         except KillableError:
             lasted = time.monotonic() - self._began  # the server is shutting down, or no longer keeps the job
-        parts = [render.state(self.terminal.name if self.terminal else "")]
+        parts = [state_text(self.terminal.name if self.terminal else "")]
         parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
         parts += [Text(render.duration(lasted))] if lasted is not None else []
         if self._tokens and ending.get("result") is not None:

@@ -90,11 +90,8 @@ class Baseline(NamedTuple):
         try:
             return (
                 tasks.threads() <= self.threads
-                and _waitid(os.P_ALL, 0, None, _ANY_CHILD) != 0
-                and (
-                    not handlers.are_handlers_set
-                    or tuple(map(_signal.getsignal, _WATCHED)) == self.dispositions
-                )
+                and not _has_children()
+                and (not handlers.are_handlers_set or tuple(map(_signal.getsignal, _WATCHED)) == self.dispositions)
                 and self._keeps_wakeup()
                 and _signal.pthread_sigmask(signal.SIG_BLOCK, ()) == self.mask
                 and not (getitimer(ITIMER_REAL)[0] or getitimer(ITIMER_VIRTUAL)[0] or getitimer(ITIMER_PROF)[0])
@@ -161,4 +158,4 @@ def _wakeup_descriptor() -> int | None:
 
 
 def _has_children() -> bool:
-    return _waitid(os.P_ALL, 0, None, _ANY_CHILD) == 0
+    return not _waitid(os.P_ALL, 0, None, _ANY_CHILD)

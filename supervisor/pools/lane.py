@@ -51,7 +51,7 @@ class Given(NamedTuple):
     """When it was lined up or became the first, in monotonic seconds."""
 
 
-class Rules(Protocol):
+class LaneRules(Protocol):
     """What the limits of a call ask for."""
 
     @property
@@ -74,7 +74,7 @@ class LaneCall(Protocol):
     """Where it is lined up; None: nowhere."""
 
     @property
-    def rules(self) -> Rules: ...
+    def rules(self) -> LaneRules: ...
 
     def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed."""

@@ -142,6 +142,8 @@ def changes_process(ctx: Context, what: str) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         case "handler of another signal":
             signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+        case "handler put back":
+            signal.signal(signal.SIGWINCH, signal.signal(signal.SIGWINCH, signal.SIG_IGN))
         case "wakeup":
             signal.set_wakeup_fd(-1)
         case "timer":

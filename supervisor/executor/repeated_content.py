@@ -50,7 +50,7 @@ class _Place:
         self.is_watched = False
         """Whether all writes since then are noticed."""
         self.edges = b"", b""
-        """What is before and behind the whole pages, as it is in the copy."""
+        """What is before and behind the whole pages, which cannot be watched, as it is in the copy."""
         self.part: weakref.ref[SharedPart] | None = None
         """The copy; None: there is none yet."""
         self.changes = changes
@@ -61,6 +61,10 @@ class _Place:
     @property
     def copy(self) -> SharedPart | None:
         return None if self.part is None else self.part()
+
+    def has_edges_of(self, buffer: memoryview) -> bool:
+        head, tail = self.edges
+        return bytes(buffer[: len(head)]) == head and bytes(buffer[len(buffer) - len(tail) :]) == tail
 
 
 class TaskContent:
@@ -82,8 +86,7 @@ class TaskContent:
                 return hash_of(piece)  # it may be at another place each time
             part = self._repeated.part_of(piece, lasts=True)
             if not part.digest:
-                with part.mapped() as content, memoryview(content) as copy:
-                    part.digest = hash_of(copy)
+                part.digest = hash_of(memoryview(part.map()))
         except (OSError, ImportError):
             return hash_of(piece)
         self._identified[id(piece)] = piece, part
@@ -129,8 +132,7 @@ class RepeatedContent:
             before = self._places.get(key)
             last = None if before is None else before.copy
             is_unwritten = before is not None and self._is_unwritten(before)
-            edges = memory_writes.edges(key[0], buffer)
-            if before is not None and last is not None and is_unwritten and before.edges == edges:
+            if before is not None and last is not None and is_unwritten and before.has_edges_of(buffer):
                 self._note_repeat(before, last)
                 return last
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
@@ -152,6 +154,8 @@ class RepeatedContent:
                     self._kept.pop(key, None)
                 if lasts:
                     self._keep(place, copy)
+        if lasts or is_same:
+            copy.gather()
         return copy
 
     def _copies_of_size(self, size: int) -> list[SharedPart]:
@@ -201,6 +205,8 @@ class RepeatedContent:
 
     def _keep(self, place: _Place, copy: SharedPart) -> None:
         """Let a copy live on as long as the object that it is of."""
+        if self._kept and next(reversed(self._kept.values())) is copy:
+            return  # it is the latest already
         self._kept.pop(place.key, None)
         if place.owner is not None and place.owner() is not None:
             self._kept[place.key] = copy
@@ -234,5 +240,4 @@ def _ignore(_: object) -> None: ...
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:
     from killable.supervisor.linux.memory_writes import are_equal
 
-    with copy.mapped() as content:
-        return are_equal(content, buffer, buffer.nbytes)
+    return are_equal(copy.map(), buffer, buffer.nbytes)

@@ -34,7 +34,10 @@ from killable.workers.protocol import script_globals
 # Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
     from killable.workers.protocol import by_value
-    from killable.workers.protocol.definitions import DefinitionPieces, Identify
+    from killable.workers.protocol.definitions import DefinitionPieces, Identify, Needs
+    from killable.workers.protocol.shared_memory import MemoryFile
+
+    _Piece = memoryview | MemoryFile
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -84,6 +87,14 @@ class Pickled:
         self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
         self._measure()
         return self
+
+    @classmethod
+    def of_bytes(cls, encoded: bytes) -> Pickled:
+        """Return what has been pickled in one piece."""
+        made = cls()
+        made.write(encoded)
+        made.size = _SMALL.size + len(encoded)
+        return made
 
     def define(self, needed: DefinitionPieces) -> None:
         """Put definitions before the pickle."""
@@ -187,12 +198,17 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
-    found = None if _calls_main(value) else _plain(value, beside)
+    needs: Needs | None = None
+    if type(value) is dict and getattr(value.get("function"), "__module__", None) in script_globals.MAINS:
+        found, needs = _plain_call_of_main(value)
+    else:
+        found = _plain(value, beside)
     if found is None:
         from killable.workers.protocol import by_value
 
-        found, pickler = _by_value(by_value.Pickler, value, beside)
-        found.define(_definitions_for(pickler, identify))
+        found, needs = _by_value(by_value.Pickler, value, beside)
+    if needs is not None:
+        found.define(_definitions_for(needs, identify))
     return found
 
 
@@ -208,16 +224,36 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
     """
     if type(function) not in _FUNCTIONS or getattr(function, "__module__", None) in script_globals.MAINS:
         return None
-    for each in itertools.chain(args, kwargs.values()) if kwargs else args:
-        kind = type(each)
-        if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
-            return None
-    if _some_modules_go_by_value():
+    if not _are_small(args, kwargs) or _some_modules_go_by_value():
         return None
     try:
         return in_band({"function": function, "args": args, "kwargs": kwargs})
     except Exception:
         return None  # a lambda, or a function in a function
+
+
+def _are_small(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Return whether all arguments are numbers and short words."""
+    for each in itertools.chain(args, kwargs.values()) if kwargs else args:
+        kind = type(each)
+        if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
+            return False
+    return True
+
+
+def _plain_call_of_main(call: Mapping[str, Any]) -> tuple[Pickled, Needs] | tuple[None, None]:
+    """Pickle a call of a function that has a name in `__main__`, with small arguments, as pickle does: it needs that
+    name. Return None for another call.
+    """
+    function = call["function"]
+    if type(function) is FunctionType and _are_small(call["args"], call["kwargs"]) and not _some_modules_go_by_value():
+        from killable.workers.protocol import definitions
+
+        try:
+            return Pickled.of_bytes(pickle.dumps(call, PROTOCOL)), definitions.NeedsOfFunction(function)
+        except Exception:
+            pass  # a lambda, or a function in a function
+    return None, None
 
 
 def returned(value: object, *, beside: bool = True) -> Pickled:
@@ -249,16 +285,10 @@ def defined(value: object) -> None:
     _definitions_for(pickler)
 
 
-def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> DefinitionPieces:
+def _definitions_for(needs: Needs, identify: Identify | None = None) -> DefinitionPieces:
     from killable.workers.protocol import definitions  # here: only programs need it
 
-    return definitions.needed_by(pickler, Pickled, identify or definitions.hash_of)
-
-
-def _calls_main(value: object) -> bool:
-    """Return whether a value is a call of a function of `__main__`."""
-    function = value.get("function") if type(value) is dict else None
-    return getattr(function, "__module__", None) in script_globals.MAINS
+    return definitions.needed_by(needs, Pickled, identify or definitions.hash_of)
 
 
 def _some_modules_go_by_value() -> bool:
@@ -288,10 +318,11 @@ def _by_value(kind: type[by_value.Pickler], value: object, beside: bool) -> tupl
     return Pickled().dumped(pickler, value, beside), made[0]
 
 
-def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> Any:
+def loads(payload: Part | mmap.mmap, elsewhere: Iterable[MemoryFile] = ()) -> Any:
     """Return the value. From a mapping, its buffers may refer to the mapping; from bytes they are copied.
 
-    `elsewhere`: mappings of the pieces that were left out. Unpickling may raise any exception.
+    `elsewhere`: the pieces that were left out. Those that this process needs are mapped. Unpickling may raise any
+    exception.
     """
     view = memoryview(payload)
     (head,) = _COUNT.unpack_from(view)
@@ -311,14 +342,14 @@ def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> An
     left = _Pieces()
     for length in part_lengths:
         if length & _ELSEWHERE:
-            left.add(memoryview(next(others)))
+            left.add(next(others))
         else:
             left.add(view[start : start + length])
             start += length
-    buffers: list[memoryview] = []
+    buffers: list[_Piece] = []
     for length in buffer_lengths:
         if length & _ELSEWHERE:
-            buffers.append(memoryview(next(others)))
+            buffers.append(next(others))
         else:
             begin = start + _padding(start)
             start = begin + length
@@ -328,21 +359,26 @@ def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> An
     return pickle.loads(left.take(), buffers=_writable(buffers))
 
 
+def _content_of(piece: _Piece) -> memoryview:
+    return piece if isinstance(piece, memoryview) else memoryview(piece.map())
+
+
 class _Pieces:
     """What is left of a pickle in pieces."""
 
     def __init__(self) -> None:
-        self._left: deque[memoryview] = deque()
+        self._left: deque[_Piece] = deque()
 
-    def add(self, piece: memoryview) -> None:
+    def add(self, piece: _Piece) -> None:
         self._left.append(piece)
 
-    def skip(self, size: int) -> list[memoryview]:
+    def skip(self, size: int) -> list[_Piece]:
         """Remove so many bytes, and return them in pieces."""
-        found: list[memoryview] = []
+        found: list[_Piece] = []
         while size:
             piece = self._left.popleft()
             if len(piece) > size:
+                piece = _content_of(piece)
                 self._left.appendleft(piece[size:])
                 piece = piece[:size]
             size -= len(piece)
@@ -352,11 +388,11 @@ class _Pieces:
     def take(self, size: int | None = None) -> bytes | memoryview:
         """Remove so many bytes, or all, and return them in one piece."""
         found = self.skip(sum(map(len, self._left)) if size is None else size)
-        return found[0] if len(found) == 1 else b"".join(found)
+        return _content_of(found[0]) if len(found) == 1 else b"".join(map(_content_of, found))
 
 
-def _writable(buffers: Iterable[memoryview]) -> Iterator[memoryview | bytearray]:
-    for buffer in buffers:
+def _writable(buffers: Iterable[_Piece]) -> Iterator[memoryview | bytearray]:
+    for buffer in map(_content_of, buffers):
         yield bytearray(buffer) if buffer.readonly else buffer
 
 
@@ -364,7 +400,7 @@ _loaded: dict[bytes, tuple[int, int, int]] = {}
 """Tables whose definitions this process has: the version of its globals, the definitions' bytes and buffers."""
 
 
-def _load_definitions(left: _Pieces, buffers: list[memoryview]) -> None:
+def _load_definitions(left: _Pieces, buffers: list[_Piece]) -> None:
     """Bind the definitions that this process does not have. Remove them from the pickle, and their buffers."""
     table = bytes(left.take(*_COUNT.unpack(left.take(_COUNT.size))))
     version, size, count = _loaded.get(table, (-1, 0, 0))

@@ -17,7 +17,7 @@ DELEGATE = (
 )
 
 
-def limit_backstops() -> Iterator[Check]:
+def limit_checks() -> Iterator[Check]:
     """Yield what enforces each limit: the resource watch, on every machine, and the kernel as a backstop."""
     yield _memory_watch()
     yield _memory_limit()

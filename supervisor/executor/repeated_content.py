@@ -98,13 +98,16 @@ class TaskContent:
         A piece for which there is no memory or descriptor stays in the value.
         """
         pieces = packed.pieces_over(PART_BYTES_MIN)
-        largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
+        if len(pieces) > SHARED_PARTS_MAX:
+            largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
+            pieces = {number: pieces[number] for number in sorted(largest)}
         shared: dict[int, SharedPart] = {}
-        for number in sorted(largest):
-            with contextlib.suppress(OSError, ImportError):
-                piece = pieces[number]
+        for number, piece in pieces.items():
+            try:
                 _, known = self._identified.get(id(piece), (None, None))
                 shared[number] = self._repeated.part_of(piece) if known is None else known
+            except (OSError, ImportError):
+                pass  # it stays in the value
         packed.leave_out(shared.keys())
         return SharedParts(shared.values()) if shared else None
 

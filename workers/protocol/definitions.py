@@ -191,9 +191,8 @@ class _Array:
 
     def again(self, own: dict[str, Any], search: _Search) -> Pieces | None:
         array: Any = self._array()
-        if array is None or own.get(self.key.name) is not array or not search.has_one_name(array, own):
-            return None
-        if array.dtype is not self._dtype or _form_of(array) != self._form:
+        is_same = array is not None and own.get(self.key.name) is array and search.has_one_name(array, own)
+        if not is_same or array.dtype is not self._dtype or _form_of(array) != self._form:
             return None
         buffer = pickle.PickleBuffer(array).raw()
         return None if _content_of(buffer, search.identify) != self._content else ArrayPieces(self.parts, [buffer])

@@ -67,34 +67,23 @@ Part = bytes | bytearray | memoryview
 class Pickled:
     """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
-    __slots__ = ("_elsewhere", "_flags", "buffers", "parts", "size", "write")
+    __slots__ = ("_elsewhere", "_encoded", "_flags", "buffers", "parts", "write")
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
-        self.size = 0
-        """The encoded size in bytes."""
         self._elsewhere: Collection[int] = ()
         self._flags = 0
+        self._encoded: list[Part] = []
+        """The encoded value in pieces; empty: it is not made yet."""
 
     def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
-        if len(self.parts) == 1 and not self.buffers and len(self.parts[0]) < _PAYLOAD_BYTES:
-            self.size = _SMALL.size + len(self.parts[0])  # most values
-            return self
-        # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
-        self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
-        self._measure()
+        if len(self.parts) > 1:
+            # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
+            self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
         return self
-
-    @classmethod
-    def of_bytes(cls, encoded: bytes) -> Pickled:
-        """Return what has been pickled in one piece."""
-        made = cls()
-        made.write(encoded)
-        made.size = _SMALL.size + len(encoded)
-        return made
 
     def define(self, needed: DefinitionPieces) -> None:
         """Put definitions before the pickle."""
@@ -103,7 +92,7 @@ class Pickled:
             self._flags = _HAS_DEFINITIONS
             self.parts = [*parts, *self.parts]
             self.buffers = [*buffers, *self.buffers]
-            self._measure()
+            self._encoded = []
 
     def pieces_over(self, bytes_min: int) -> dict[int, bytes | memoryview]:
         """Return the large pieces by number, to be left out perhaps.
@@ -118,24 +107,8 @@ class Pickled:
 
     def leave_out(self, numbers: Collection[int]) -> None:
         """Leave out the pieces of these numbers: `loads` is given them in the same order."""
-        self._elsewhere = frozenset(numbers)
-        self._measure()
-
-    def _measure(self) -> None:
-        self.size = self._head_size() + sum(map(len, self._here(0, self.parts)))
-        for buffer in self._here(len(self.parts), self.buffers):
-            self.size += _padding(self.size) + buffer.nbytes
-
-    def _head_size(self) -> int:
-        if self._elsewhere:
-            return _COUNTS.size + 8 * (len(self.parts) + len(self.buffers))
-        return _SMALL.size + 8 * len(self.buffers)
-
-    def _here(self, first: int, pieces: Sequence[Any]) -> Sequence[Any]:
-        """Return those pieces that are not elsewhere; `first` is the number of the first one."""
-        if not self._elsewhere:
-            return pieces
-        return [piece for number, piece in enumerate(pieces, first) if number not in self._elsewhere]
+        self._elsewhere = numbers
+        self._encoded = []
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take a large buffer out of the pickle; return whether it stays in (the callback of protocol 5)."""
@@ -153,11 +126,13 @@ class Pickled:
         """Whether the pickle may refer to an object by its name in `__main__`."""
         return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
+    @property
+    def size(self) -> int:
+        """The encoded size in bytes."""
+        return sum(map(len, self._pieces()))
+
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
-        if len(self.parts) == 1 and not (self.buffers or self._elsewhere):
-            encoded: bytes = self._head() + self.parts[0]
-            return encoded
         return b"".join(self._pieces())
 
     def lay(self, descriptor: int) -> None:
@@ -171,24 +146,33 @@ class Pickled:
                 pieces[0] = pieces[0][count:]
 
     def _pieces(self) -> list[Part]:
-        pieces: list[Part] = [self._head(), *self._here(0, self.parts)]
-        end = sum(map(len, pieces)) if self.buffers else 0
-        for buffer in self._here(len(self.parts), self.buffers):
-            padding = _padding(end)
-            pieces += (b"\0" * padding, buffer)
-            end += padding + buffer.nbytes
-        return pieces
+        """Return the encoded value in pieces."""
+        if not self._encoded:
+            self._encoded = self._encode()
+        return self._encoded
 
-    def _head(self) -> bytes:
+    def _encode(self) -> list[Part]:
+        parts, buffers = self.parts, self.buffers
         if self._elsewhere:
-            pieces = enumerate((*self.parts, *self.buffers))
-            lengths = [len(piece) | (_ELSEWHERE if number in self._elsewhere else 0) for number, piece in pieces]
-            counts = len(self.buffers) | self._flags | _IN_PIECES, len(self.parts)
-            return _COUNTS.pack(*counts) + struct.pack(f"<{len(lengths)}Q", *lengths)
-        if not self.buffers:
-            return _SMALL.pack(self._flags, self.size - _SMALL.size)
-        sizes = [buffer.nbytes for buffer in self.buffers]
-        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
+            pieces = list(enumerate((*parts, *buffers)))
+            lengths = [len(piece) | _ELSEWHERE if number in self._elsewhere else len(piece) for number, piece in pieces]
+            head = _COUNTS.pack(len(buffers) | self._flags | _IN_PIECES, len(parts))
+            head += struct.pack(f"<{len(lengths)}Q", *lengths)
+            here = [(number, piece) for number, piece in pieces if number not in self._elsewhere]
+            parts = [piece for number, piece in here if number < len(self.parts)]
+            buffers = [piece for number, piece in here if number >= len(self.parts)]
+        elif buffers:
+            sizes = [*map(len, buffers), sum(map(len, parts))]
+            head = struct.pack(f"<I{len(sizes)}Q", len(buffers) | self._flags, *sizes)
+        else:
+            head = _SMALL.pack(self._flags, sum(map(len, parts)))
+        encoded: list[Part] = [head, *parts]
+        end = sum(map(len, encoded)) if buffers else 0
+        for buffer in buffers:
+            padding = _padding(end)
+            encoded += (b"\0" * padding, buffer)
+            end += padding + len(buffer)
+        return encoded
 
 
 def pickled(value: object, *, beside: bool = True, identify: Identify | None = None) -> Pickled:
@@ -250,7 +234,9 @@ def _plain_call_of_main(call: Mapping[str, Any]) -> tuple[Pickled, Needs] | tupl
         from killable.workers.protocol import definitions
 
         try:
-            return Pickled.of_bytes(pickle.dumps(call, PROTOCOL)), definitions.NeedsOfFunction(function)
+            found = Pickled()
+            found.write(pickle.dumps(call, PROTOCOL))
+            return found, definitions.NeedsOfFunction(function)
         except Exception:
             pass  # a lambda, or a function in a function
     return None, None

@@ -82,7 +82,7 @@ class TaskContent:
         from killable.workers.protocol.definitions import hash_of
 
         try:
-            if _owner_of(memoryview(piece), _ignore) is None:
+            if _owner_of(memoryview(piece)) is None:
                 return hash_of(piece)  # it may be at another place each time
             part = self._repeated.part_of(piece, lasts=True)
             if not part.digest:
@@ -134,9 +134,11 @@ class RepeatedContent:
         with self._lock:
             before = self._places.get(key)
             last = None if before is None else before.copy
-            is_unwritten = before is not None and self._is_unwritten(before)
+            watch = self._watch
+            is_unwritten = before is not None and before.is_watched and watch is not None and watch.is_unwritten(*key)
             if before is not None and last is not None and is_unwritten and before.has_edges_of(buffer):
-                self._note_repeat(before, last)
+                before.changes = 0
+                self._keep(before, last)
                 return last
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
             kept = self._kept
@@ -151,11 +153,11 @@ class RepeatedContent:
                 place.part = weakref.ref(copy)
                 place.edges = memory_writes.edges_of_copy(*key, copy.descriptor)
                 if is_same:
-                    self._note_repeat(place, copy)
+                    place.changes = 0
                 elif before is not None:
                     place.changes += 1
                     self._kept.pop(key, None)
-                if lasts:
+                if is_same or lasts:
                     self._keep(place, copy)
         if lasts or is_same:
             copy.gather()
@@ -198,14 +200,6 @@ class RepeatedContent:
                 self._watch = WriteWatch()
         return self._watch
 
-    def _is_unwritten(self, place: _Place) -> bool:
-        return place.is_watched and self._watch is not None and self._watch.is_unwritten(*place.key)
-
-    def _note_repeat(self, place: _Place, copy: SharedPart) -> None:
-        """Note that the same content was brought again."""
-        place.changes = 0
-        self._keep(place, copy)
-
     def _keep(self, place: _Place, copy: SharedPart) -> None:
         """Let a copy live on as long as the object that it is of."""
         if self._kept and next(reversed(self._kept.values())) is copy:
@@ -226,7 +220,7 @@ class RepeatedContent:
             watch.close()
 
 
-def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref.ref[object] | None:
+def _owner_of(buffer: memoryview, on_end: Callable[[object], object] | None = None) -> weakref.ref[object] | None:
     """Refer to the object that owns the memory, behind views, as numpy has them; None: bytes, mmap and others."""
     owner: object = buffer.obj
     while (base := getattr(owner, "base", None)) is not None:
@@ -235,9 +229,6 @@ def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref
         return weakref.ref(owner, on_end)
     except TypeError:
         return None
-
-
-def _ignore(_: object) -> None: ...
 
 
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:

@@ -42,6 +42,9 @@ _SKIPPED = frozenset({"__builtins__", "__name__", "__spec__", "__loader__"})
 _NOT_SHARED = (*FIXED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
 
 
+_Form = tuple[Any, ...]
+
+
 class Pieces(Protocol):
     """A pickle in pieces."""
 
@@ -87,7 +90,7 @@ class Definition:
     """One or more globals of one module, pickled."""
 
     __slots__ = (
-        *("buffers", "contents", "digest", "is_array", "key", "looks_around", "module", "names", "parts", "refers"),
+        *("buffers", "contents", "digest", "form", "key", "looks_around", "module", "names", "parts", "refers"),
         *("size", "sources", "uses", "value"),
         *("_snapshot", "_targets"),
     )
@@ -108,8 +111,9 @@ class Definition:
         self.key, self.value = next(iter(values.items()))
         """The first of its globals."""
         name = self.key.name if self.key.module in MAINS else ""
-        self.is_array = shared is None
-        self._snapshot = Snapshot.of(self.value, name) if len(values) == 1 and not self.is_array else None
+        self.form = _form_of(self.value) if shared is None else None
+        """Of an array of numbers: before it is pickled, so that a change meanwhile is seen the next time."""
+        self._snapshot = Snapshot.of(self.value, name) if len(values) == 1 and not self.form else None
         self.module = self.key.module
         self.names = tuple(key.name for key in values)
         made: list[PicklerOfGlobals] = []
@@ -119,7 +123,7 @@ class Definition:
             made[0].defines, made[0].others = values, shared or {}
             return made[0]
 
-        pieces.dumped(pickle.Pickler if self.is_array else pickler, tuple(values.values()), True)
+        pieces.dumped(pickle.Pickler if self.form else pickler, tuple(values.values()), True)
         self.parts, self.buffers = pieces.parts, pieces.buffers
         self.size = sum(map(len, pieces.parts))
         self.contents = [_content_of(buffer, identify) for buffer in pieces.buffers]
@@ -177,22 +181,24 @@ class _Array:
 
     __slots__ = ("_array", "_content", "_dtype", "_form", "key", "parts")
 
-    def __init__(self, array: Any, definition: Definition) -> None:
+    def __init__(self, definition: Definition, form: _Form) -> None:
         self.key = definition.key
         self.parts = [bytes(part) for part in definition.parts]
         (self._content,) = definition.contents
-        self._array = weakref.ref(array)
-        self._dtype, self._form = array.dtype, _form_of(array)
+        self._array = weakref.ref(definition.value)
+        self._dtype, *self._form = form
 
     @classmethod
     def of(cls, definition: Definition) -> _Array | None:
         """Return None if it is another definition, or the content is not beside the pickle."""
-        return cls(definition.value, definition) if definition.is_array and definition.contents else None
+        return cls(definition, definition.form) if definition.form and definition.contents else None
 
     def again(self, own: dict[str, Any], search: _Search) -> Pieces | None:
         array: Any = self._array()
-        is_same = array is not None and own.get(self.key.name) is array and search.has_one_name(array, own)
-        if not is_same or array.dtype is not self._dtype or _form_of(array) != self._form:
+        if array is None or own.get(self.key.name) is not self._array() or not search.has_one_name(array, own):
+            return None
+        dtype, *form = _form_of(array)
+        if dtype is not self._dtype or form != self._form:
             return None
         buffer = pickle.PickleBuffer(array).raw()
         return None if _content_of(buffer, search.identify) != self._content else ArrayPieces(self.parts, [buffer])
@@ -410,9 +416,9 @@ def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:
     return sources[key.module].get(key.name)
 
 
-def _form_of(array: Any) -> tuple[Any, ...]:
-    """Return what the pickle of an array tells, but for its dtype and content."""
-    return array.shape, array.strides, array.flags.writeable
+def _form_of(array: Any) -> _Form:
+    """Return what the pickle of an array tells, but for its content."""
+    return array.dtype, array.shape, array.strides, array.flags.writeable
 
 
 def _content_of(buffer: memoryview, identify: Identify) -> bytes:

@@ -226,8 +226,9 @@ class Supervisor:
         """Return why no job can start, as the broken pools report it; empty when no pool is broken."""
         return "\n".join(with_error_line(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
-    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
-        return await self._told(self._registry.get(job_id, tenant))
+    async def get(self, job_id: str, *, tenant: str | None = None, at_once: bool = False) -> JobRecord:
+        job = self._registry.get(job_id, tenant)
+        return self._record(job) if at_once else await self._told(job)
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,

@@ -210,7 +210,7 @@ class PendingTasks:
             self._call(partial(self._settle, lane))
 
     def _settle(self, lane: Lane, _supervisor: Supervisor) -> None:
-        """Make an attempt of a lane's only call: at once, or soon if that is only for the pool to replace the worker."""
+        """Make an attempt of a lane's only call: at once, or soon if only the pool needs it, to replace the worker."""
         if lane.quiet:
             lane.settle()
         else:

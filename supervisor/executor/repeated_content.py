@@ -207,7 +207,7 @@ class RepeatedContent:
 
     def _keep(self, place: _Place, copy: SharedPart) -> None:
         """Let a copy live on as long as the object that it is of."""
-        if self._kept and next(reversed(self._kept.values())) is copy:
+        if next(reversed(self._kept), None) == place.key and self._kept.get(place.key) is copy:
             return  # it is the latest already
         self._kept.pop(place.key, None)
         if place.owner is not None and place.owner() is not None:

@@ -30,6 +30,7 @@ def script(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     return made
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # numpy 2.5: of setting a shape or dtype
 @pytest.mark.parametrize(
     "change",
     [

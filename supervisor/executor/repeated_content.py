@@ -125,6 +125,13 @@ class RepeatedContent:
 
     def part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
         """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""
+        part, is_same = self._part_of(piece, lasts)
+        if is_same:
+            part.gather()
+        return part
+
+    def _part_of(self, piece: bytes | memoryview, lasts: bool) -> tuple[SharedPart, bool]:
+        """Return the copy of a piece, and whether the same was brought before. Raise OSError."""
         from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
 
         if self._is_closed:
@@ -139,7 +146,7 @@ class RepeatedContent:
             if before is not None and last is not None and is_unwritten and before.has_edges_of(buffer):
                 before.changes = 0
                 self._keep(before, last)
-                return last
+                return last, True
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
             kept = self._kept
             place = self._begin(before, key, _owner_of(buffer, lambda _: kept.pop(key, None)))
@@ -159,9 +166,7 @@ class RepeatedContent:
                     self._kept.pop(key, None)
                 if is_same or lasts:
                     self._keep(place, copy)
-        if lasts or is_same:
-            copy.gather()
-        return copy
+        return copy, is_same
 
     def _copies_of_size(self, size: int) -> list[SharedPart]:
         """Return the latest copies of this size, for a piece that is at no known place: it may be made anew each time,
@@ -202,7 +207,7 @@ class RepeatedContent:
 
     def _keep(self, place: _Place, copy: SharedPart) -> None:
         """Let a copy live on as long as the object that it is of."""
-        if self._kept and next(reversed(self._kept.values())) is copy:
+        if next(reversed(self._kept), None) == place.key and self._kept.get(place.key) is copy:
             return  # it is the latest already
         self._kept.pop(place.key, None)
         if place.owner is not None and place.owner() is not None:

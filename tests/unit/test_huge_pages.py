@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import gc
 import os
 from pathlib import Path
 
 import pytest
 
+from killable.supervisor.executor.repeated_content import RepeatedContent
 from killable.workers.protocol import huge_pages
 from killable.workers.protocol.shared_memory import HUGE_BYTES_MIN, SharedPart
 
@@ -33,6 +35,17 @@ def test_gathered_content_is_the_same_and_in_huge_pages() -> None:
     if not huge_bytes_of_mappings():
         pytest.skip("this kernel gathers no pages, or has no huge page left")
     assert huge_bytes_of_mappings() == SIZE // huge_pages.PAGE_BYTES * huge_pages.PAGE_BYTES
+
+
+def test_pages_are_gathered_for_content_that_comes_again() -> None:
+    repeated = RepeatedContent()
+    table = array.array("B", bytes(SIZE))
+    seen = []
+    for content in (0, 1, 1, 2):
+        table[5] = content
+        seen.append(repeated.part_of(memoryview(table), lasts=True)._is_gathered)
+    assert seen == [False, False, True, False]
+    repeated.close()
 
 
 @pytest.mark.parametrize("size", [100, SIZE])

@@ -7,8 +7,8 @@ name. A worker that has a definition with this digest skips it (`script_globals`
 other (a class with an attribute that is an object of that class's subclass) are pickled together.
 
 A definition is pickled again only if its value may have changed since (`unchanged`). Of those that have to be, what was
-pickled is not kept, since it may be the program's own memory, but what they need and their digest. An array of numbers
-is compared with its last pickle, beside which its content is.
+pickled is not kept, since it may be the program's own memory, but what they need and their digest. Of an array of
+numbers the form is compared, and the content where it is.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Definition:
         self.key, self.value = next(iter(values.items()))
         """The first of its globals."""
         name = self.key.name if self.key.module in MAINS else ""
-        self.form = _form_of(self.value) if shared is None else None
+        self.form = () if shared is not None else _form_of(self.value)
         """Of an array of numbers: before it is pickled, so that a change meanwhile is seen the next time."""
         self._snapshot = Snapshot.of(self.value, name) if len(values) == 1 and not self.form else None
         self.module = self.key.module
@@ -177,21 +177,31 @@ class _Outline(NamedTuple):
 
 
 class _Array:
-    """What is kept of the definition of an array of numbers: all but its content, which is beside the pickle."""
+    """What is kept of the definition of an array of numbers, and tells whether its form and content are the same."""
 
-    __slots__ = ("_array", "_content", "_dtype", "_form", "key", "parts")
+    __slots__ = ("_array", "_content", "_dtype", "_form", "_is_beside", "key", "parts")
 
-    def __init__(self, definition: Definition, form: _Form) -> None:
+    def __init__(self, definition: Definition, content: bytes) -> None:
         self.key = definition.key
         self.parts = [bytes(part) for part in definition.parts]
-        (self._content,) = definition.contents
+        self._is_beside = bool(definition.contents)
+        """Whether the content is beside the pickle."""
+        self._content = content
         self._array = weakref.ref(definition.value)
-        self._dtype, *self._form = form
+        self._dtype, *self._form = definition.form
 
     @classmethod
     def of(cls, definition: Definition) -> _Array | None:
-        """Return None if it is another definition, or the content is not beside the pickle."""
-        return cls(definition, definition.form) if definition.form and definition.contents else None
+        """Return None if it is another definition, or the content does not lie in one piece."""
+        if not definition.form:
+            return None
+        if definition.contents:
+            return cls(definition, *definition.contents)
+        with contextlib.suppress(BufferError):
+            content = bytes(pickle.PickleBuffer(definition.value).raw())
+            if content in b"".join(definition.parts):  # else another thread has written to it meanwhile
+                return cls(definition, content)
+        return None
 
     def again(self, own: dict[str, Any], search: _Search) -> Pieces | None:
         array: Any = self._array()
@@ -201,7 +211,8 @@ class _Array:
         if dtype is not self._dtype or form != self._form:
             return None
         buffer = pickle.PickleBuffer(array).raw()
-        return None if _content_of(buffer, search.identify) != self._content else ArrayPieces(self.parts, [buffer])
+        content = _content_of(buffer, search.identify) if self._is_beside else bytes(buffer)
+        return ArrayPieces(self.parts, [buffer] if self._is_beside else []) if content == self._content else None
 
 
 class ArrayPieces(NamedTuple):

@@ -183,8 +183,9 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
     needs: Needs | None = None
-    if type(value) is dict and getattr(value.get("function"), "__module__", None) in script_globals.MAINS:
-        found, needs = _plain_call_of_main(value)
+    function = value.get("function") if type(value) is dict else None
+    if getattr(function, "__module__", None) in script_globals.MAINS:
+        found, needs = _call_of_main(value)
     else:
         found = _plain(value, beside)
     if found is None:
@@ -206,40 +207,24 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
     """Return a call of a module's function with a few numbers and words, as `pickled` would encode it, in half the
     time. None: it is another call.
     """
-    if type(function) not in _FUNCTIONS or getattr(function, "__module__", None) in script_globals.MAINS:
+    if getattr(function, "__module__", None) in script_globals.MAINS:
         return None
-    if not _are_small(args, kwargs) or _some_modules_go_by_value():
-        return None
-    try:
-        return in_band({"function": function, "args": args, "kwargs": kwargs})
-    except Exception:
-        return None  # a lambda, or a function in a function
+    encoded = _small_call(function, args, kwargs)
+    return None if encoded is None else _SMALL.pack(0, len(encoded)) + encoded
 
 
-def _are_small(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether all arguments are numbers and short words."""
+def _small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """Pickle a call of a function that has a name, with a few numbers and words. Return None for another call."""
+    if type(function) not in _FUNCTIONS or _some_modules_go_by_value():
+        return None
     for each in itertools.chain(args, kwargs.values()) if kwargs else args:
         kind = type(each)
         if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
-            return False
-    return True
-
-
-def _plain_call_of_main(call: Mapping[str, Any]) -> tuple[Pickled, Needs] | tuple[None, None]:
-    """Pickle a call of a function that has a name in `__main__`, with small arguments, as pickle does: it needs that
-    name. Return None for another call.
-    """
-    function = call["function"]
-    if type(function) is FunctionType and _are_small(call["args"], call["kwargs"]) and not _some_modules_go_by_value():
-        from killable.workers.protocol import definitions
-
-        try:
-            found = Pickled()
-            found.write(pickle.dumps(call, PROTOCOL))
-            return found, definitions.NeedsOfFunction(function)
-        except Exception:
-            pass  # a lambda, or a function in a function
-    return None, None
+            return None
+    try:
+        return pickle.dumps({"function": function, "args": args, "kwargs": kwargs}, PROTOCOL)
+    except Exception:
+        return None  # a lambda, or a function in a function
 
 
 def returned(value: object, *, beside: bool = True) -> Pickled:
@@ -275,6 +260,18 @@ def _definitions_for(needs: Needs, identify: Identify | None = None) -> Definiti
     from killable.workers.protocol import definitions  # here: only programs need it
 
     return definitions.needed_by(needs, Pickled, identify or definitions.hash_of)
+
+
+def _call_of_main(call: Any) -> tuple[Pickled, Needs] | tuple[None, None]:
+    """Pickle a call of a function of `__main__`, if it is small: what it needs is the function's name."""
+    from killable.workers.protocol import definitions  # here: only programs need it
+
+    encoded = _small_call(**call) if call.keys() == {"function", "args", "kwargs"} else None
+    if encoded is None:
+        return None, None
+    found = Pickled()
+    found.write(encoded)
+    return found, definitions.NeedsOfFunction(call["function"])
 
 
 def _some_modules_go_by_value() -> bool:

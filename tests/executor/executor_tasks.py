@@ -426,9 +426,10 @@ def add(one: int, two: int) -> int:
 
 
 def sleep_at(number: int, path: str) -> int:
-    """Wait for ever at 3."""
+    """Wait for ever at 3, without processor time."""
     if number == 3:
-        loop(path)
+        say(path)
+        time.sleep(3600)
     return number
 
 

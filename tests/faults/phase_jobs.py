@@ -49,10 +49,10 @@ def leaves_memory() -> Iterator[str]:
 
 
 @job
-def spin() -> None:
-    """Compute for ever in Python."""
+def waits() -> None:
+    """Wait for ever in Python."""
     while True:
-        pass
+        time.sleep(3600)
 
 
 @job

@@ -19,7 +19,7 @@ from killable.api.client.job_calls import JobCalls
 from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
-from killable.api.client.stream_reading import Reading
+from killable.api.client.stream_position import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "AsyncSubmission"]

@@ -17,7 +17,7 @@ from httpx_sse import EventSource
 from killable.api.client.exchange import Outcome, Server, closed
 from killable.api.client.outcomes import Event
 from killable.api.client.retries import Flow, Pause, Step
-from killable.api.client.stream_reading import Reading
+from killable.api.client.stream_position import Reading
 from killable.workers.errors import KillableError
 
 T = TypeVar("T")

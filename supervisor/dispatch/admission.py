@@ -175,7 +175,7 @@ class Admission:
             return
         pool = self._jobs.fleet.pool_of(job_type)
         ahead = self._jobs.backlog.position_of_new(pool.spec.name, submission.tenant, submission.priority)
-        if ahead < pool.occupancy().slots_free:
+        if ahead < pool.occupancy.slots_free:
             return
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(ahead) or 0.0
         if wait_s > in_force["total_s"]:

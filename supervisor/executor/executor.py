@@ -122,7 +122,7 @@ class Executor(concurrent.futures.Executor):
             if early_guard is not None:
                 early_guard.begin_pool(pool)
 
-            from killable.supervisor.executor import host_program
+            from killable.supervisor.executor import program_end
             from killable.supervisor.executor.futures import JobFuture
             from killable.supervisor.executor.pending_tasks import PendingTasks
 
@@ -131,10 +131,10 @@ class Executor(concurrent.futures.Executor):
             self._future_type: type[JobFuture[Any]] = JobFuture
             name = f"killable-executor-{next(_numbers)}"
             self._tasks = PendingTasks(_settings(pool), name, is_captured=capture, early_guard=early_guard)
-            host_program.look_after(self._tasks)
+            program_end.look_after(self._tasks)
             undo.pop_all()  # it ends with the supervisor's thread
         self._leave = weakref.finalize(self, self._tasks.shut_down, cancel_pending=False)
-        self._leave.atexit = False  # `host_program` waits for the pending tasks
+        self._leave.atexit = False  # `program_end` waits for the pending tasks
         self._owner: Executor | None = None
         """The executor behind a view with limits of its own. Never read: it keeps that executor alive as long as the
         view, because the finalizer of the executor shuts the tasks down.

@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
+from killable.supervisor.executor.progress import Progress, ProgressReports
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
 from killable.workers.protocol import pickling
@@ -65,14 +65,6 @@ class FutureOwner(Protocol):
         ...
 
 
-class Progress(NamedTuple):
-    """What a task has reported with `ctx.progress`."""
-
-    done: float
-    total: float | None = None
-    unit: str = ""
-
-
 class RemoteTraceback(Exception):
     """The worker's traceback of an exception, as the `__cause__` of the exception that `result` raises."""
 
@@ -105,12 +97,8 @@ class JobFuture(Future[T]):
     _partial: bytes | MemoryFile | None = None
     _log: EventLog | None = None
     _ending: JobError | None = None
-    _progress_callbacks: Sequence[Callable[[Progress], object]] = ()
-    _progress_data: Mapping[str, Any] | None = None
-    _is_progress_due = False
-    """Whether the callbacks are about to be called."""
-    progress: Progress | None = None
-    """What the task has reported last with `ctx.progress`; None: nothing."""
+    _reports: ProgressReports | None = None
+    """None: there is no report, and no callback."""
     job_id = ""
     """The id in the logs; empty until the task was accepted."""
     pid: int | None = None
@@ -246,15 +234,24 @@ class JobFuture(Future[T]):
 
         def add_done_callback(self, fn: Callable[[Self], object]) -> None: ...
 
+    @property
+    def progress(self) -> Progress | None:
+        """What the task has reported last with `ctx.progress`; None: nothing."""
+        return None if self._reports is None else self._reports.latest
+
     def add_progress_callback(self, fn: Callable[[Progress], object]) -> None:
         """Call `fn(progress)` for what the task reports with `ctx.progress`: the latest, if several come at once.
 
         It runs in a thread of the Executor, one callback at a time; an exception is logged. The last report comes
         before the future is done, unless a callback takes more than half a second.
         """
-        self._progress_callbacks = (*self._progress_callbacks, fn)
-        if self.progress is not None:
-            self._owner.relay(partial(self._call_with_progress, fn, self.progress))
+        self._progress_reports().add_callback(fn)
+
+    def _progress_reports(self) -> ProgressReports:
+        with self._condition:
+            if self._reports is None:
+                self._reports = ProgressReports(self, self._owner.relay)
+            return self._reports
 
     @property
     def stdout(self) -> str:
@@ -325,26 +322,8 @@ class JobFuture(Future[T]):
             self._on_over(job)
 
     def note_progress(self, reported: Mapping[str, Any] | None) -> None:
-        if reported is self._progress_data or reported is None:
-            return
-        self._progress_data = reported
-        self.progress = Progress(reported.get("done", 0), reported.get("total"), reported.get("unit", ""))
-        if self._progress_callbacks and not self._is_progress_due:
-            self._is_progress_due = True
-            self._owner.relay(self._tell_progress)
-
-    def _tell_progress(self) -> None:
-        """Call the callbacks with the latest progress, in the relay's thread."""
-        self._is_progress_due = False  # first: what comes from here on is told again
-        assert self.progress is not None
-        for fn in self._progress_callbacks:
-            self._call_with_progress(fn, self.progress)
-
-    def _call_with_progress(self, fn: Callable[[Progress], object], progress: Progress) -> None:
-        try:
-            fn(progress)
-        except Exception:
-            LOGGER.exception("exception calling progress callback for %r", self)
+        if reported is not None:
+            self._progress_reports().take(reported)
 
     def _on_over(self, job: Job) -> None:
         outcome = job.outcome

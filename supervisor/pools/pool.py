@@ -6,7 +6,6 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Callable, Sequence
 from enum import Enum
@@ -14,21 +13,15 @@ from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import PoolRecord, RetiredWorker, StartRefused, WorkerId
-from killable.supervisor.pools import pool_sizing
+from killable.supervisor.pools import start_failures
 from killable.supervisor.pools.backoff import Backoff
-from killable.supervisor.pools.pool_sizing import Occupancy
+from killable.supervisor.pools.pool_sizing import Occupancy, forks_wanted
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 
-FAILURES_MAX = 3
-"""After so many consecutive workers that never became ready a pool is broken, or restarting (`_count_failure`)."""
 REFILL_S = 0.001
 """Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
-_PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
-"""The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
-_SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
-"""The machine has no process, memory, descriptor or disk to spare: mostly for a moment."""
 
 logger = logging.getLogger("killable.pool")
 
@@ -68,8 +61,7 @@ class Pool:
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
         self.workers: dict[WorkerId, Worker] = {}
-        self._stage_counts = dict.fromkeys(WorkerStage, 0)
-        """How many workers each stage has, so that no scan of them is needed."""
+        self.occupancy = Occupancy(spec.workers, spec.spares)
         self._idle: list[Worker] = []
         self._clock = clock
         self._owner = owner
@@ -96,7 +88,7 @@ class Pool:
         except OSError as error:
             self._backoff.failures += 1
             self._give_up(f"the guard cannot be started: {error}", error.errno)
-            if self._was_ready or error.errno not in _PERMANENT_ERRNOS:
+            if self._was_ready or start_failures.is_temporary(error.errno):
                 self._backoff.wait()
         else:
             self._zygote = ZygoteState.PRELOADING
@@ -119,46 +111,16 @@ class Pool:
 
     # ── workers ──
 
-    def occupancy(self) -> Occupancy:
-        number = self._stage_counts
-        return Occupancy(
-            self.spec.workers,
-            self.spec.spares,
-            number[WorkerStage.IDLE],
-            number[WorkerStage.SPAWNING],
-            self._slots_used(),
-            number[WorkerStage.QUARANTINED],
-            self._owner.queued(self),
-        )
-
-    def _slots_used(self) -> int:
-        """Return how many workers hold a slot: with a job, or kept for one."""
-        return self._stage_counts[WorkerStage.BUSY] + self._stage_counts[WorkerStage.RESERVED]
-
-    def _slots_free(self) -> int:
-        """Return how many more jobs may start."""
-        return self.spec.workers - self._slots_used() - self._stage_counts[WorkerStage.QUARANTINED]
-
     def _is_full(self) -> bool:
-        """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
-        if self.state != "ready":
-            return False  # it may want one more worker, as a probe
-        number = self._stage_counts
-        ours = (
-            number[WorkerStage.IDLE]
-            + number[WorkerStage.SPAWNING]
-            + self._slots_used()
-            + number[WorkerStage.QUARANTINED]
-        )
-        return ours == self.spec.workers + self.spec.spares
+        """Return whether no worker can be wanted. A pool that is not ready may want one more, as a probe."""
+        return self.state == "ready" and self.occupancy.is_full
 
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None:
-        self._stage_counts[was] -= 1
-        self._stage_counts[stage] += 1
+        self.occupancy.move(was, stage)
 
     def take(self) -> Worker | None:
         """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt."""
-        while self._idle and self._slots_free() > 0:
+        while self._idle and self.occupancy.slots_free > 0:
             # One with a lane first, so that lanes never outnumber the free slots, and one without a call before the
             # others; else the one that was busy last: its memory is the warmest.
             lanes = sorted((worker for worker in self._idle if worker.lane is not None), key=Worker.calls)
@@ -188,15 +150,13 @@ class Pool:
                 quiet += worker.lane.quiet
             elif worker.stage is WorkerStage.IDLE:
                 others.append(worker)
-        chosen = others[::-1][: max(0, self._slots_free() - lanes)]
+        chosen = others[::-1][: max(0, self.occupancy.slots_free - lanes)]
         may_be_quiet = len(chosen) if self._is_full() else self._slack() - quiet
         return [(worker, number < may_be_quiet) for number, worker in enumerate(chosen)]
 
     def _slack(self) -> int:
         """Return how many idle workers may become busy before one is missing, as a spare or for a queued job."""
-        if self._owner.queued(self):
-            return 0
-        return self._stage_counts[WorkerStage.IDLE] + self._stage_counts[WorkerStage.SPAWNING] - self.spec.spares
+        return 0 if self._owner.queued(self) else self.occupancy.slack
 
     def _limit_quiet_lanes(self) -> None:
         """Let no more lanes be quiet than there is slack for."""
@@ -213,8 +173,8 @@ class Pool:
         if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
             return
         self._limit_quiet_lanes()
-        occupancy = self.occupancy()
-        wanted = pool_sizing.forks_wanted(occupancy)
+        occupancy = self.occupancy
+        wanted = forks_wanted(occupancy, self._owner.queued(self))
         if self.state != "ready" and occupancy.room and not occupancy.idle + occupancy.spawning:
             wanted = max(1, wanted)  # a probe: no job can queue here while the pool is broken
         if wanted and self._fork() and wanted > 1 and self._refill is None:
@@ -228,8 +188,7 @@ class Pool:
             self.fill()  # a job waits for it
             return
         self._limit_quiet_lanes()
-        occupancy = self.occupancy()
-        wanted = pool_sizing.forks_wanted(occupancy)
+        wanted = forks_wanted(self.occupancy, self._owner.queued(self))
         if (wanted or self.state != "ready") and self._refill is None and not self._closing:
             self._refill = self._clock.call_at(self._clock.now() + REFILL_S, self._fill_now)
 
@@ -260,7 +219,7 @@ class Pool:
             self._count_failure(f"a worker cannot be started: {error}", error.errno, of_code=False)
             return False
         self.workers[worker_id] = worker
-        self._stage_counts[WorkerStage.SPAWNING] += 1
+        self.occupancy.add()
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:
@@ -318,21 +277,16 @@ class Pool:
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         alive = (WorkerStage.IDLE, WorkerStage.RESERVED, WorkerStage.BUSY)
         works = any(worker.stage in alive for worker in self.workers.values())
-        if self._backoff.failures >= FAILURES_MAX and not works:
+        if start_failures.are_too_many(self._backoff.failures) and not works:
             self._give_up(why, errno, of_code=of_code)
         self._backoff.wait()
 
     def _give_up(self, why: str, errno: int | None = None, *, of_code: bool = False) -> None:
-        """Break a pool whose code cannot be loaded. One that has worked, or may work yet, keeps its queue.
-
-        What it lacks then it mostly lacks for a moment, and the limits of each job say how long that one waits.
-        """
-        is_short = errno in _SHORTAGES
-        may_work = self._has_worked and not of_code and (errno is None or is_short)
-        if may_work or (is_short and self._stage_counts[WorkerStage.SPAWNING]):
-            self.state, self.detail, self.errno = "restarting", why, errno
-        else:
+        is_starting = self.occupancy.spawning > 0
+        if start_failures.is_broken(errno, of_code=of_code, has_worked=self._has_worked, is_starting=is_starting):
             self._break(why, errno)
+        else:
+            self.state, self.detail, self.errno = "restarting", why, errno
 
     def _try_again(self) -> None:
         if self._zygote is ZygoteState.NONE:
@@ -400,7 +354,7 @@ class Pool:
         self.zygote_restarts += 1
         how = how or "for an unknown reason"
         logger.error("zygote_gone", extra={"pool": self.spec.name, "ending": how})
-        if was in (ZygoteState.PRELOADING, ZygoteState.READY) and self._backoff.failures >= FAILURES_MAX:
+        if was in (ZygoteState.PRELOADING, ZygoteState.READY) and start_failures.are_too_many(self._backoff.failures):
             self._give_up(f"{self._backoff.failures} zygotes in a row ended before a worker was ready; the last: {how}")
         else:
             self.state = "restarting"
@@ -410,7 +364,7 @@ class Pool:
             self._backoff.wait()
 
     def record(self) -> PoolRecord:
-        occupancy = self.occupancy()
+        occupancy = self.occupancy
         return PoolRecord(
             name=self.spec.name,
             state=self.state,

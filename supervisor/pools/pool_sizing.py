@@ -1,24 +1,47 @@
-"""How many workers a pool should fork now.
+"""How many workers a pool has in each stage, how many more jobs may start, and how many workers to fork now.
 
 Runs in: supervisor. Pure.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+
+from killable.supervisor.pools.worker import WorkerStage
 
 
-class Occupancy(NamedTuple):
-    """How many workers of each kind, and queued jobs, a pool has at one moment."""
+class Occupancy:
+    """The workers of a pool, counted by stage, so that no scan of them is needed."""
 
-    workers_max: int
-    spares: int
-    idle: int
-    spawning: int
-    busy: int
-    """With a job, or still ending one: a slot is free when the process tree is empty."""
-    quarantined: int
-    queued: int
+    def __init__(self, workers_max: int, spares: int, counts: Mapping[WorkerStage, int] | None = None) -> None:
+        self.workers_max = workers_max
+        self.spares = spares
+        self._counts = dict.fromkeys(WorkerStage, 0) | dict(counts or {})
+
+    def add(self) -> None:
+        """Count a worker that was forked."""
+        self._counts[WorkerStage.SPAWNING] += 1
+
+    def move(self, was: WorkerStage, stage: WorkerStage) -> None:
+        self._counts[was] -= 1
+        self._counts[stage] += 1
+
+    @property
+    def idle(self) -> int:
+        return self._counts[WorkerStage.IDLE]
+
+    @property
+    def spawning(self) -> int:
+        return self._counts[WorkerStage.SPAWNING]
+
+    @property
+    def busy(self) -> int:
+        """With a job or kept for one, or still ending one: a slot is free when the process tree is empty."""
+        return self._counts[WorkerStage.BUSY] + self._counts[WorkerStage.RESERVED]
+
+    @property
+    def quarantined(self) -> int:
+        return self._counts[WorkerStage.QUARANTINED]
 
     @property
     def slots_free(self) -> int:
@@ -30,8 +53,18 @@ class Occupancy(NamedTuple):
         """Return how many workers there may be that hold no slot."""
         return self.workers_max + self.spares - self.busy - self.quarantined
 
+    @property
+    def is_full(self) -> bool:
+        """Return whether each slot and spare has a worker: then one job more or less changes nothing."""
+        return self.idle + self.spawning == self.room
 
-def forks_wanted(pool: Occupancy) -> int:
+    @property
+    def slack(self) -> int:
+        """Return how many idle workers may become busy before a spare is missing."""
+        return self.idle + self.spawning - self.spares
+
+
+def forks_wanted(pool: Occupancy, queued: int) -> int:
     """Return how many workers to fork: enough for each job that could start now, and for the spares."""
-    wanted = min(pool.queued, pool.slots_free) + pool.spares
+    wanted = min(queued, pool.slots_free) + pool.spares
     return max(0, min(wanted, pool.room) - pool.idle - pool.spawning)

@@ -106,7 +106,7 @@ OFFENCES = [
     Planted(TEXT, SUPERVISOR, "if 'memory' in error.message: pass", "error.message"),
     Planted(TEXT, WORKER, "try: pass\nexcept OSError as e:\n    x = 'busy' in str(e).lower()", "str(e).lower()"),
     Planted(TEXT, SUPERVISOR, "gone = error.args[0] == 'gone'", "error.args[0]"),
-    Planted(TEXT, "api/client/stream_reading.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
+    Planted(TEXT, "api/client/stream_position.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
     Planted(TEXT, SUPERVISOR, "import re\nfound = re.search('killed', error.get('message', ''))", "error.get("),
     Planted(TEXT, SUPERVISOR, "lost = problem.detail.partition(':')[0] == 'lost'", "problem.detail.partition"),
     Planted(TEXT, SUPERVISOR, "found = PATTERN.fullmatch(outcome.message)", "outcome.message"),

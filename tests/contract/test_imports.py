@@ -46,8 +46,8 @@ WORKERS = GUARDS | {
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
     "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
-    "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.line_reader",
-    "runtime.memory_names", "runtime.memory_removal",
+    "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
+    "runtime.line_reader", "runtime.memory_names", "runtime.memory_removal",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",
@@ -130,7 +130,7 @@ def test_the_first_result_waits_for_no_import_that_can_come_later() -> None:
 
 
 def test_an_executors_supervisor_imports_nothing_that_can_come_while_its_workers_start() -> None:
-    program = "import killable.supervisor.executor.host_program; print(*sys.modules)"
+    program = "import killable.supervisor.executor.program_end; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; {program}"],
                           capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
     loaded = set(done.stdout.split())

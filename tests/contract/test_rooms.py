@@ -14,6 +14,7 @@ PURE = [
     *(f"supervisor/attempts/{name}.py" for name in ("escalation", "exit_outcome", "resource_limits")),
     *(f"supervisor/jobs/{name}.py" for name in ("lifecycle", "backlog")),
     "supervisor/pools/pool_sizing.py",
+    "supervisor/pools/start_failures.py",
 ]
 LINUX = {each.name for each in sources("supervisor") if each.name.startswith("supervisor/linux/")}
 SYSTEM_MODULES = LINUX - {"supervisor/linux/__init__.py"}
@@ -205,7 +206,7 @@ IN_OTHER_THREADS = {
         "journal/journal_thread",
         "pools/lane",
         "telemetry/loop_turns",
-        *(f"executor/{name}" for name in ("host_program", "mapping", "pending_tasks", "relay", "streams", "task")),
+        *(f"executor/{name}" for name in ("program_end", "mapping", "pending_tasks", "relay", "streams", "task")),
     )
 }
 """Whose moments are those of another thread, or of the turns of the loop."""

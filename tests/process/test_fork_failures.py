@@ -15,7 +15,7 @@ from support import cgroup_v1, processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
-from killable.supervisor.pools.pool import FAILURES_MAX
+from killable.supervisor.pools.start_failures import FAILURES_MAX
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 

@@ -27,6 +27,7 @@ from killable.workers.authoring.operations import Operation, Operations, Operati
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Decoder, encode
 from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_EXPIRED, Expire, Kind, Raised, Run, Stop
+from killable.workers.runtime import interrupted_code
 from killable.workers.runtime import sigterm_handler as module
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
@@ -46,7 +47,7 @@ class Again:
         self.where = ""
 
     def __call__(self, frame: FrameType, event: str, _: object) -> Again | None:
-        if frame.f_code.co_filename != module.__file__:
+        if frame.f_code.co_filename not in (module.__file__, interrupted_code.__file__):
             return None
         if event == "line":
             self._lines -= 1
@@ -155,7 +156,7 @@ def test_what_asyncio_calls_of_the_library_is_its_own_and_what_the_job_calls_is_
     def watch(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_globals["__name__"] in ("json", "selectors"):
             place = frame.f_code.co_name if frame.f_globals["__name__"] == "selectors" else where
-            judged[place] = module._runs_the_loop(frame), module._is_event_loops(frame)
+            judged[place] = interrupted_code.runs_the_loop(frame), interrupted_code.is_event_loops(frame)
 
     async def main() -> None:
         nonlocal where
@@ -183,7 +184,7 @@ def test_a_signal_that_comes_again_while_asyncio_takes_the_first_one_is_asyncios
 
     def watch(frame: FrameType, event: str, _: object) -> None:
         if event == "call" and frame.f_globals["__name__"].startswith("killable."):
-            judged[frame.f_code.co_qualname] = door.stop_signal._reading or module._is_event_loops(frame)
+            judged[frame.f_code.co_qualname] = door.stop_signal._reading or interrupted_code.is_event_loops(frame)
 
     async def main() -> None:
         asyncio.get_running_loop().call_soon(signal.raise_signal, signal.SIGTERM)

@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Container, Iterable
 
-from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of
+from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of, stat_fields
 from killable.workers.protocol.control import ProcessEnding
 
 
@@ -48,8 +48,7 @@ def kept_ending(pid: int) -> ProcessEnding | None:
     of such a child runs, nor ever will.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.readall().rpartition(b")")[2].split()
+        fields = stat_fields(pid)
         if fields[0] != b"Z" or len(os.listdir(f"/proc/{pid}/task")) > 1 or is_zombie(pid):
             return None  # alive, or with threads that are (its first one may end before them), or to be reaped
     except (OSError, IndexError):
@@ -185,8 +184,7 @@ def _has_ended(pid: int) -> bool:
     the children before waitid(2) reports its end.
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            return file.readall().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+        return stat_fields(pid)[0] in (b"Z", b"X")
     except OSError:
         return True
 

@@ -52,8 +52,15 @@ def _children_of(pid: int) -> list[int]:
 def parent_of(pid: int) -> int:
     """Return the pid of a process's parent; 0 if the process is gone."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            stat = file.read()
+        return int(stat_fields(pid)[1])
     except OSError:
         return 0
-    return int(stat[stat.rindex(b")") + 2 :].split()[1])
+
+
+def stat_fields(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat from the state on. Raise OSError if the process is gone.
+
+    The field before it is the name of the program, which may have spaces and parentheses.
+    """
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.readall().rpartition(b")")[2].split()

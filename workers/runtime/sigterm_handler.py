@@ -30,6 +30,13 @@ from killable.workers.protocol.messages import (
     Stop,
 )
 from killable.workers.runtime import backward_jump
+from killable.workers.runtime.interrupted_code import (
+    interrupted_frame,
+    is_event_loops,
+    is_in_hook,
+    runs_the_loop,
+    suspended_frame,
+)
 
 if TYPE_CHECKING:
     from killable.workers.authoring.operations import Operations, OperationTimedOut
@@ -100,7 +107,7 @@ class StopSignal:
             self._on_signal(sys._getframe(1))
 
     def _on_term(self, _signum: int, frame: FrameType | None) -> None:
-        interrupted = _interrupted_frame(frame)
+        interrupted = interrupted_frame(frame)
         if not backward_jump.defer(interrupted, lambda: self._on_signal(interrupted)):
             self._on_signal(frame)
 
@@ -143,7 +150,7 @@ class StopSignal:
         """Record the stop after acknowledging it: a second signal may arrive in here and raise it at once."""
         deadline = time.monotonic() + stop.grace_s
         stopping = Stopping(stop.cause, by=stop.by, grace_s=stop.grace_s, deadline=deadline, reason=stop.reason)
-        write_stack(self._stack, _suspended_frame(self.generator) or frame)
+        write_stack(self._stack, suspended_frame(self.generator) or frame)
         self._notify(NOTIFY_ACKNOWLEDGED)
         self.stopping = stopping
 
@@ -151,12 +158,12 @@ class StopSignal:
         """Raise the stop or the operation timeout that is due, or ask for the signal to be sent again."""
         if self.stopping is None and not self._expired:
             return
-        if _is_in_hook(frame):
+        if is_in_hook(frame, StopSignal._on_unraisable.__code__):
             self._notify(NOTIFY_SWALLOWED)  # what is raised here is lost: ask for another signal
         elif self.stopping is not None:
-            if not (_is_event_loops(frame) and self._ask_event_loop()):
+            if not (is_event_loops(frame) and self._ask_event_loop()):
                 self._raise()
-        elif _runs_the_loop(frame):
+        elif runs_the_loop(frame):
             # No callback can raise it in a task: ask for more signals until one interrupts other code.
             self._notify(NOTIFY_SWALLOWED)
         else:
@@ -228,75 +235,6 @@ class StopSignal:
             os.write(self._notifications, bytes([notification]))
         except OSError:
             pass  # the pipe is full of signal numbers, or closed by the job: the supervisor relies on its timers
-
-
-_LOCKS = frozenset({"_acquireLock", "_releaseLock", "_prepareFork", "_afterFork"})
-"""The functions that logging registers with `os.register_at_fork`, up to Python 3.12 and from 3.13 on."""
-
-
-def _is_in_hook(frame: FrameType | None) -> bool:
-    """Return whether the signal interrupted a hook, where an exception would be swallowed.
-
-    The hooks are `sys.unraisablehook` (the job's, and ours, in which a worker without CPU time may stay longer than the
-    supervisor waits) and logging's for forks: they run first after each `os.fork`, and the lock would stay held.
-    """
-    hooks = (StopSignal._on_unraisable.__code__, getattr(sys.unraisablehook, "__code__", None))
-    while frame is not None and frame.f_code not in hooks:
-        if frame.f_code.co_name in _LOCKS and frame.f_globals.get("__name__") == "logging":
-            return True
-        frame = frame.f_back
-    return frame is not None
-
-
-def _is_event_loops(frame: FrameType | None) -> bool:
-    """Return whether the signal interrupted asyncio or standard-library code that asyncio called, not job code."""
-    while frame is not None and _is_skipped(frame):
-        if _package(frame) == "asyncio":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _runs_the_loop(frame: FrameType | None) -> bool:
-    """Return whether the signal interrupted the event loop while it ran a step.
-
-    False while the loop waits, and in asyncio functions that the job called (`asyncio.sleep`): there an exception
-    propagates into the job.
-    """
-    while frame is not None and _is_skipped(frame):
-        if _package(frame) == "selectors":
-            return False
-        if _package(frame) == "asyncio" and frame.f_code.co_name == "_run_once":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def _is_skipped(frame: FrameType) -> bool:
-    """Return whether to look at the frame's caller instead: it is library code, or this handler, itself interrupted."""
-    return _is_handlers(frame) or _package(frame) in sys.stdlib_module_names
-
-
-def _is_handlers(frame: FrameType) -> bool:
-    return frame.f_globals is globals() or frame.f_globals is vars(backward_jump)
-
-
-def _interrupted_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the frame that this handler interrupted, also when the handler itself was interrupted."""
-    while frame is not None and _is_handlers(frame):
-        frame = frame.f_back
-    return frame
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
-def _suspended_frame(generator: GeneratorType[Any, Any, Any] | None) -> FrameType | None:
-    """Return the frame of a generator that waits for its next step; None if it runs, since it is on the stack then."""
-    if generator is None or generator.gi_running:
-        return None
-    return generator.gi_frame
 
 
 def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[int], None]) -> None:

@@ -1,0 +1,40 @@
+"""What workers and zygotes that do not start mean for their pool: it is broken, or restarting.
+
+Runs in: supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+import errno
+
+FAILURES_MAX = 3
+"""After so many failures in a row, and no worker that works, a pool is broken or restarting."""
+
+_SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
+"""The machine has no process, memory, descriptor or disk to spare: mostly for a moment."""
+_PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
+"""The pool's interpreter, folder or account is missing or cannot be used; any other error may be temporary."""
+
+
+def are_too_many(failures: int) -> bool:
+    """Return whether a pool has failed so often in a row that it is not simply starting any more."""
+    return failures >= FAILURES_MAX
+
+
+def is_broken(reason: int | None, *, of_code: bool, has_worked: bool, is_starting: bool) -> bool:
+    """Return whether a pool is broken, and its queue refused; else it is restarting, and keeps its queue.
+
+    A pool that has worked, or may work yet, keeps its queue: what it lacks it mostly lacks for a moment, and the limits
+    of each job say how long that one waits.
+
+    `reason`: the errno of the failure; None: there is none. `of_code`: what a worker runs at its start has failed, by
+    its own report. `has_worked`: a worker was ready once. `is_starting`: a worker is starting now.
+    """
+    is_short = reason in _SHORTAGES
+    may_work = has_worked and not of_code and (reason is None or is_short)
+    return not (may_work or (is_short and is_starting))
+
+
+def is_temporary(reason: int | None) -> bool:
+    """Return whether what a guard could not be started for may pass: a pool that was never ready tries again then."""
+    return reason not in _PERMANENT_ERRNOS

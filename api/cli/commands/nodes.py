@@ -6,28 +6,14 @@ Runs in: any machine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
 
-def nodes(
-    drain: Annotated[str | None, typer.Option("--drain", metavar="NODE", help="Give this node no more jobs.")] = None,
-    undrain: Annotated[str | None, typer.Option("--undrain", metavar="NODE", help="Give it jobs again.")] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """List the machines of a cluster (`serve --ray`), each with the jobs that it runs and may run.
-
-    A node is suspect while it does not answer, and lost when its lease is over:
-    its jobs have ended then, with node_lost. With --drain a node gets no more
-    jobs; those that it runs go on.
-    """
+def nodes(drain: str | None, undrain: str | None, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         if drain is not None:
             client.drain_node(drain)

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from killable.supervisor.configuration.inventory import example, spelled
+from killable.supervisor.configuration.example import example
+from killable.supervisor.configuration.inventory import spelled
 from killable.supervisor.configuration.tables import (
     ClusterSettings,
     PoolTable,

@@ -6,6 +6,9 @@ Ray places and starts the actors, knows the machines, and carries the calls. It 
 an actor has died proves nothing of what runs there.
 """
 
+# mypy: disable-error-code="import-not-found"
+# Ray is an extra.
+
 from __future__ import annotations
 
 import asyncio

@@ -21,7 +21,7 @@ from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.connection_use import ConnectionUse
+from killable.api.http.connections_per_key import ConnectionsPerKey
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
@@ -55,8 +55,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
+    streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
     )
     app.state.troubles = []
     install_problems(app)
@@ -70,7 +71,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(BodyCheck, settings=settings, keys=keys)
     app.add_middleware(SubmissionRateCheck, engine=engine)
     per_key_max, share_max = settings.connections_per_key_max, max(1, settings.connections_max // 2)
-    app.add_middleware(ConnectionUse, keys=keys, per_key_max=per_key_max, share_max=share_max)
+    app.add_middleware(ConnectionsPerKey, keys=keys, per_key_max=per_key_max, share_max=share_max)
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:

@@ -22,10 +22,10 @@ from killable.api.http.access import CALLER, access_to
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.auth import presented_key
 from killable.api.http.connection import CONNECTION, Connection
-from killable.api.http.fair_queue import FairQueue
 from killable.api.http.networks import network_of
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
+from killable.supervisor.jobs.fair_queue import FairQueue
 
 RETRY_AFTER_S = 1
 

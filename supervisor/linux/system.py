@@ -21,7 +21,7 @@ from killable.supervisor.linux.zygote_host import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.runtime import memory_removal
-from killable.workers.runtime.removal import remove_tree
+from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
@@ -113,9 +113,9 @@ class System:
 
     async def close(self) -> None:
         self.oom.close()
-        if self.cgroups is not None:
-            self.cgroups.remove()
         await event_loops.threads_are_done(self.patience_s)
+        if self.cgroups is not None:
+            self.cgroups.remove()  # the thread has removed the groups of workers
         try:
             await event_loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started

@@ -12,7 +12,6 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from support.fake_spawner import FakeSpawner
 from support.fake_world import Faults, Life, World
 from support.waiting import Pending, until, until_async
 
+from killable.supervisor import event_loops
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.system import System
 from killable.supervisor.settings import PoolSpec, Settings
@@ -188,12 +188,13 @@ class RealSide:
     def _spec(self, broken: str) -> PoolSpec:
         # A name of its own: what a spawner sweeps it finds by it.
         self._pools += 1
-        return replace(POOL, name=f"stage-{self._pools}", modules=BREAKS[broken][0] or POOL.modules)
+        return POOL._replace(name=f"stage-{self._pools}", modules=BREAKS[broken][0] or POOL.modules)
 
     def warm(self) -> None:
         """Start the shared spawner outside of any test."""
 
-        async def nothing(_: Stage) -> None: ...
+        async def nothing(_: Stage) -> None:
+            event_loops.in_order(asyncio.get_running_loop(), lambda: None)  # the first kill starts its thread
 
         self.play(nothing, False, "")
 

@@ -26,8 +26,8 @@ from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
-from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
+from killable.workers.runtime.tmp_removal import remove_tree
 
 if TYPE_CHECKING:
     from killable.workers.runtime.sigterm_handler import StopSignal
@@ -162,12 +162,11 @@ class Execution:
         files = [*([] if self._sealed is None else [self._sealed]), *self._shared]
         if len(files) < run.sealed + run.shared:
             raise OSError(errno.EMFILE, "no file descriptor is free in this process for the job's input")
-        with contextlib.ExitStack() as closing:
+        try:
+            return self._codec.decode_input(run.input if self._sealed is None else self._sealed.map(), self._shared)
+        finally:
             for file in files:
-                closing.callback(file.close)
-            mapped = [closing.enter_context(file.mapped()) for file in files]
-            content = mapped.pop(0) if run.sealed else run.input
-            return self._codec.decode_input(content, mapped)
+                file.close()
 
     def _start(self, stop_signal: StopSignal) -> Any:
         """Call the job function; return its value, or the generator that it is."""

@@ -26,7 +26,7 @@ from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
-from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
+from killable.workers.protocol.shared_memory import SealedInput, SharedPart
 from killable.workers.protocol.token_ring import TokenRingWriter
 from killable.workers.runtime import memory_names, program_logging
 from killable.workers.runtime.crash_stack import CrashStack
@@ -258,9 +258,9 @@ class Harness:
         descriptor = source.take_descriptor()
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[MemoryFile]:
+    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[SharedPart]:
         descriptors = [source.take_descriptor() for _ in range(count)]
-        return [MemoryFile(each) for each in descriptors if each is not None]
+        return [SharedPart(each) for each in descriptors if each is not None]
 
     def _hold_result_buffer(self, source: OrderReader | LineReader) -> int:
         """Return the result buffer that came with this order, or an earlier one if this one was not received."""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.authoring.backstops import backstop_bytes, tasks_bound
+from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks
 
 LIMIT_MAX = (1 << 63) - 1
 """The largest value that the kernel does not take for infinity."""
@@ -34,11 +34,11 @@ class ResourceLimits:
         if limits is self._without:
             return
         memory_bytes, cpu_s = limits.get("memory_bytes"), limits.get("cpu_s")
-        tasks_max = tasks_bound(limits.get("processes_max"), limits.get("threads_max"))
+        tasks_max = hard_limit_of_tasks(limits.get("processes_max"), limits.get("threads_max"))
         files_max = limits.get("files_max")
         if memory_bytes is not None:
             grows_from = measure_data_bytes() if data_bytes is None else data_bytes
-            self._set(resource.RLIMIT_DATA, grows_from + backstop_bytes(memory_bytes))
+            self._set(resource.RLIMIT_DATA, grows_from + hard_limit_bytes(memory_bytes))
         if cpu_s is not None:
             # The grace period is added: SIGXCPU within it would cut the job's clean-up short.
             used_s = time.process_time() + limits.get("grace_s", 0.0)

@@ -50,7 +50,7 @@ def rehearsal(codec: str) -> tuple[RegisteredJob, dict[str, Any]]:
 
 def _declared() -> tuple[RegisteredJob, dict[str, Any]]:
     """Return a job as its author declares it, with its input."""
-    from killable.workers.authoring.declaration import read_parameters
+    from killable.workers.authoring.function_signature import read_parameters
     from killable.workers.authoring.input_schema import input_type_of
     from killable.workers.authoring.job_functions import JobFunction
 

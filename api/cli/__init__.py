@@ -24,7 +24,6 @@ def _turn_colours_off(ctx: click.Context, parameter: click.Parameter, wanted: bo
 @click.group(
     "killable",
     cls=Verbs,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Exit codes: 0 success, 1 failed, 2 usage error, 3 job cancelled, 4 unknown job, worker or type, "
     "65 request refused, 69 server unreachable, 71 not possible on this machine, 75 try again later, "

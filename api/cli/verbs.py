@@ -18,8 +18,8 @@ PANELS = {"Server": SERVER, "Jobs": JOBS, "Machine": MACHINE}
 ALIASES = (KILL.alias("cancel"), KILL.alias("stop"), PS.alias("list"), INSPECT.alias("status"))
 VERBS = {str(verb.name): verb for verb in (*SERVER, *JOBS, *MACHINE, *ALIASES)}
 
-INTERRUPTED = 130
-"""Exit code of Ctrl-C before the verb runs, which has its own (`CommandExit`)."""
+NO_VERB, INTERRUPTED = 2, 130
+"""Exit codes where no verb runs; verbs have their own (`CommandExit`)."""
 
 
 class Verbs(click.Group):
@@ -36,6 +36,12 @@ class Verbs(click.Group):
         for panel, verbs in PANELS.items():
             with formatter.section(panel):
                 formatter.write_dl([(str(verb.name).ljust(width), verb.summary) for verb in verbs])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())  # Click's own way writes it to stderr, where no pager gets it
+            ctx.exit(NO_VERB)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -132,7 +132,7 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
     workers = table.workers or len(table.affinity)
-    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
+    shared = set(PoolSpec._fields) & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
     members: dict[str, Any] = {each: getattr(table, each) for each in shared}
     if workers:
         members["workers"] = workers

@@ -59,7 +59,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         yield _cap(config, name)
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
-        members = {"module": pool.modules} | asdict(pool)
+        members = {"module": pool.modules} | pool._asdict()
         for name in _POOL_KEYS:
             found = _setting(config, section, name, members[name])
             cores = name == "workers" and found.source == DEFAULT

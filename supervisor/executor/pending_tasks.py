@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _CLOSED = "cannot schedule new futures after shutdown"
 TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
 """The largest task that is sent as an order if there is no memory file for it."""
+REPLACE_AFTER_S = 0.005
+"""Seconds for which a call may run before the pool is told to replace its worker: most calls are over by then."""
 VIEWS_MAX = 64
 """Views of an Executor whose limits are remembered."""
 
@@ -205,7 +207,14 @@ class PendingTasks:
             return
         self._leave_queue(lane, task)
         if lane.is_alone:
-            self._call(lambda _: lane.settle())
+            self._call(partial(self._settle, lane))
+
+    def _settle(self, lane: Lane, _supervisor: Supervisor) -> None:
+        """Make an attempt of a lane's only call: at once, or soon if only the pool needs it, to replace the worker."""
+        if lane.quiet:
+            lane.settle()
+        else:
+            self.supervisor_thread.call_later(REPLACE_AFTER_S, lambda: lane.settle() if lane.is_alone else None)
 
     def repair(self) -> None:
         """Complete a move to a lane that was interrupted. The lock is held."""

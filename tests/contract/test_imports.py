@@ -23,14 +23,12 @@ NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "m
 NOT_FOR_A_NAMED_FUNCTION = (*RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform")
 """Nothing of these is needed in the first worker for a function that it finds in a module."""
 NOT_FOR_A_RESULT = (
-    "pydantic", "importlib.metadata", "hashlib", "cloudpickle", "uuid", "platform", "killable.supervisor.journal",
-    "killable.supervisor.configuration",
-)  # fmt: skip
-"""Nothing of these is needed in a program that calls a function of a module, until it has the result."""
-NOT_FOR_A_SUPERVISOR = (
-    *NOT_FOR_A_RESULT, "tempfile", "shutil", "random", "datetime", "multiprocessing", "concurrent.futures.process",
+    "pydantic", "importlib.metadata", "hashlib", "cloudpickle", "uuid", "platform", "tempfile", "shutil", "random",
+    "datetime", "concurrent.futures.process", "killable.supervisor.journal", "killable.supervisor.configuration",
     "killable.supervisor.attempts.attempt",
 )  # fmt: skip
+"""Nothing of these is needed in a program that calls a function of a module, until it has the result."""
+NOT_FOR_A_SUPERVISOR = (*NOT_FOR_A_RESULT, "multiprocessing")
 """Nothing of these is imported before an Executor's first worker can start; some come while it does."""
 NOT_FOR_THE_NAME = ("asyncio", "pydantic", "dataclasses", "subprocess", "socket", "json", "pickle", "multiprocessing")
 """Nothing of these is imported by `from killable import Executor` itself."""
@@ -122,8 +120,10 @@ def test_a_worker_of_an_executor_has_what_it_needs_and_no_declarations() -> None
 FIRST_RESULT = """
 import sys
 from killable import Executor
+from killable.supervisor.executor import pending_tasks, supervisor_thread
 
-with Executor(max_workers=1, spares=0) as executor:
+pending_tasks.REPLACE_AFTER_S = supervisor_thread.FOR_ENDINGS_AFTER_S = 3600  # however slow this machine is
+with Executor(max_workers=2) as executor:  # which still starts workers
     in_worker = executor.submit(eval, "list(__import__('sys').modules)").result()
     print(*sys.modules)
     print(*in_worker)

@@ -7,10 +7,11 @@ The table goes to stdout, progress to stderr, samples to benchmarks/results/.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -76,14 +77,20 @@ async def burst_s(server: Server, _: Connection) -> float:
 MEASURES: dict[str, tuple[Measure, Callable[[Plan], int], float]] = {
     POST: (post_s, lambda plan: plan.request_pairs // 4, 2.0),
     FIRST_TOKEN: (first_token_s, lambda plan: plan.first_lines, 2.0),
-    DELETE: (delete_s, lambda plan: plan.deletes, 0.2),
+    DELETE: (delete_s, lambda plan: plan.deletes, 0.0),
     BURST: (burst_s, lambda plan: plan.batches * 5, 1.0 * BURST_JOBS),
 }
-"""How each is measured, how often, and what a journal may add in milliseconds."""
+"""How each is measured, how often, and what a journal may add in milliseconds. Nothing to a DELETE, as far as the
+measurement can tell.
+"""
 
 
 def sample_name(what: str, place: str, server: str) -> str:
     return f"{what} · {place} · {server}, ms"
+
+
+def added_name(what: str, place: str) -> str:
+    return f"{what} · {place} · added in a pair, ms"
 
 
 def sync_name(place: str) -> str:
@@ -98,7 +105,11 @@ def sync_s(descriptor: int) -> float:
 
 
 async def measure(place: str, plan: Plan, results: Samples) -> None:
-    """Ask both servers in turns, so that what disturbs one disturbs the other."""
+    """Ask both servers in turns, each first in every other pair: what disturbs one disturbs the other.
+
+    What a journal adds is the median of the differences within pairs. What both have in common, such as the processors
+    that others take, is not in it.
+    """
     PLACES[place].mkdir(exist_ok=True)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=PLACES[place]))
@@ -112,11 +123,14 @@ async def measure(place: str, plan: Plan, results: Samples) -> None:
             for what, (act, number_of, _) in MEASURES.items():
                 for turn in range(-2, number_of(plan)):
                     results.add(sync_name(place), sync_s(bare_file.fileno()) * 1000)
-                    for name, server in servers.items():
-                        took_s = await act(server, callers[name])
-                        if turn >= 0:  # the first ones fill caches
-                            results.add(sample_name(what, place, name), took_s * 1000)
+                    took_ms = {}
+                    for name in sorted(servers, reverse=turn % 2 == 1):
+                        took_ms[name] = await act(servers[name], callers[name]) * 1000
                         await asyncio.sleep(SETTLE_S)  # a spare is forked
+                    if turn >= 0:  # the first ones fill caches
+                        for name, ms in took_ms.items():
+                            results.add(sample_name(what, place, name), ms)
+                        results.add(added_name(what, place), took_ms["journal"] - took_ms[WITHOUT])
             for caller in callers.values():
                 await caller.close()
 
@@ -126,13 +140,23 @@ def figures(results: Samples) -> list[Figure]:
     for place in PLACES:
         for what, (_, _, bound) in MEASURES.items():
             bare, journaled = (results.median(sample_name(what, place, name)) for name in (WITHOUT, "journal"))
-            added = ratio = None
-            if bare is not None and journaled is not None:
-                added, ratio = journaled - bare, journaled / bare
-            note = "" if ratio is None else f"{bare:.2f} ms without, {journaled:.2f} ms with: {ratio:.2f} ×"
-            text = "0, within 0.2 ms" if what == DELETE else ""
+            added, note = results.median(added_name(what, place)), ""
+            if added is not None:
+                low, high = median_range(results.values[added_name(what, place)])
+                note = f"{low:.2f} … {high:.2f} (95 %); {bare:.2f} ms without, {journaled:.2f} ms with"
+                if what == DELETE:
+                    bound = max(0.0, added - low)  # reached if 0 is in the range
+            text = "0, in the range" if what == DELETE else ""
             found.append(Figure(f"{what}: added by a journal, {place}, p50", bound, added, "ms", False, 2, text, note))
     return found
+
+
+def median_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which values the median of all such lies, with 95 %: order statistics, normal approximation."""
+    ordered = sorted(values)
+    half = 0.98 * math.sqrt(len(ordered))
+    middle = len(ordered) / 2
+    return ordered[max(0, math.floor(middle - half))], ordered[min(len(ordered) - 1, math.ceil(middle + half))]
 
 
 def notes(results: Samples) -> list[str]:

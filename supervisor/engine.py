@@ -51,8 +51,11 @@ class Engine(Protocol):
         """
         ...
 
-    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
-        """Return the record of a job. Raise Refused: unknown_job, also if it is of another tenant than this."""
+    async def get(self, job_id: str, *, tenant: str | None = None, at_once: bool = False) -> JobRecord:
+        """Return the record of a job. Raise Refused: unknown_job, also if it is of another tenant than this.
+
+        `at_once`: also with an end that is not in the journal yet, of which the caller tells nobody.
+        """
         ...
 
     async def list(

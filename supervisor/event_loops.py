@@ -6,10 +6,12 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
+from queue import SimpleQueue
 from types import coroutine
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -18,6 +20,9 @@ T = TypeVar("T")
 
 QUEUE_THREADS_MAX = 4
 """Threads per loop for `in_bounded_threads`: more would take the interpreter lock from the loop."""
+
+
+logger = logging.getLogger("killable.system")
 
 
 class _LoopThreads:
@@ -33,9 +38,12 @@ class _LoopThreads:
         """Number of threads that take work from `waiting`."""
         self.lock = threading.Lock()
         """Guards `waiting` and `queue_threads`."""
+        self.in_order: SimpleQueue[Callable[[], object] | None] | None = None
+        """What the thread of `in_order` takes, while there is one; None ends it."""
 
     def note_end(self, thread: threading.Thread) -> None:
-        thread.join()  # it is about to end
+        if thread.ident is not None:  # else it was never started
+            thread.join()  # it is about to end
         self.threads.discard(thread)
         if self.all_ended is not None and not self.threads:
             self.all_ended.set()
@@ -108,7 +116,53 @@ def in_bounded_threads(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) ->
     return asyncio.shield(done)
 
 
+def in_order(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
+    """Run `act` in the one thread that does such work in its order, and stays until the supervisor is closed.
+
+    For short calls that the kernel may hold up. Unlike `in_thread` it starts no thread but the first time: that waits
+    until the thread has a processor, some 10 ms on a busy machine. Raise RuntimeError if no thread can be started.
+    """
+    aside = _threads_of(loop)
+    if aside.in_order is None:
+        work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        _start(loop, partial(_run_in_order, work), is_waited_for=True)
+        aside.in_order = work
+    aside.in_order.put(act)
+
+
+def _run_in_order(work: SimpleQueue[Callable[[], object] | None]) -> None:
+    while (act := work.get()) is not None:
+        try:
+            act()
+        except Exception:  # the next one has to be done all the same
+            logger.exception("work_aside_failed")
+
+
+def start_in_order(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> None:
+    """Run `act` in a thread of its own, which the thread of `in_order` starts. A close of the supervisor waits for it.
+
+    Nothing is done if no thread can be started then. Raise RuntimeError as `in_order`.
+    """
+    aside, thread = _threads_of(loop), _thread(loop, act)
+
+    def start() -> None:
+        try:
+            thread.start()
+        except RuntimeError:
+            tell(loop, partial(aside.note_end, thread))
+
+    in_order(loop, start)
+    aside.threads.add(thread)
+
+
 def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waited_for: bool) -> None:
+    thread = _thread(loop, act)
+    thread.start()
+    if is_waited_for:
+        _threads_of(loop).threads.add(thread)
+
+
+def _thread(loop: asyncio.AbstractEventLoop, act: Callable[[], None]) -> threading.Thread:
     aside = _threads_of(loop)
 
     def run() -> None:
@@ -116,9 +170,7 @@ def _start(loop: asyncio.AbstractEventLoop, act: Callable[[], None], *, is_waite
         tell(loop, partial(aside.note_end, thread))
 
     thread = threading.Thread(target=run, name="killable-aside", daemon=True)
-    thread.start()
-    if is_waited_for:
-        aside.threads.add(thread)
+    return thread
 
 
 def _do(loop: asyncio.AbstractEventLoop, act: Callable[[], T], done: asyncio.Future[T]) -> None:
@@ -142,6 +194,9 @@ def _run_queued(aside: _LoopThreads) -> None:
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for this loop's threads, but only so long: the kernel may hold one of them (a process in state D)."""
     aside = _threads_of(asyncio.get_running_loop())
+    if aside.in_order is not None:
+        aside.in_order.put(None)
+        aside.in_order = None
     if aside.threads:
         aside.all_ended = asyncio.Event()
         await wait_within(aside.all_ended, at_most_s)

@@ -226,8 +226,9 @@ class Supervisor:
         """Return why no job can start, as the broken pools report it; empty when no pool is broken."""
         return "\n".join(with_error_line(pool.detail) for pool in self._fleet.pool_records() if pool.state == "broken")
 
-    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
-        return await self._told(self._registry.get(job_id, tenant))
+    async def get(self, job_id: str, *, tenant: str | None = None, at_once: bool = False) -> JobRecord:
+        job = self._registry.get(job_id, tenant)
+        return self._record(job) if at_once else await self._told(job)
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
@@ -274,7 +275,7 @@ class Supervisor:
     ) -> JobRecord:  # fmt: skip
         job = self._registry.get(job_id)
         self.jobs.stop(job, Verdict("cancelled", by=by, reason=reason, key=key), grace_s)
-        await self._wait_for_end(job, wait_s)
+        await self._wait_for_end(job, wait_s, is_urgent=True)
         if job.is_over and job.state is not State.CANCELLED:
             record = await self._told(job)
             raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
@@ -292,7 +293,7 @@ class Supervisor:
         self.jobs.stop_jobs(matching, verdict, grace_s)
         give_up = self._clock.now() + wait_s
         for job in matching:
-            await self._wait_for_end(job, max(0.0, give_up - self._clock.now()))
+            await self._wait_for_end(job, max(0.0, give_up - self._clock.now()), is_urgent=True)
         statuses = tuple((job.id, _cancel_status(job)) for job in matching)
         return BulkCancel(statuses, tuple(job.durable for job in matching))
 
@@ -340,7 +341,7 @@ class Supervisor:
             job = worker.attempt.job
             reason = reason or "its worker was killed"
             self.jobs.stop(job, Verdict("cancelled", by="operator", reason=reason, key=key), 0.0)
-            await self._wait_for_end(job, wait_s)
+            await self._wait_for_end(job, wait_s, is_urgent=True)
         elif worker.stage is not WorkerStage.QUARANTINED:
             pool.kill_idle(worker)
             await worker.until_gone(wait_s)
@@ -437,14 +438,14 @@ class Supervisor:
 
     # ── inside ──
 
-    async def _wait_for_end(self, job: Job, timeout_s: float | None) -> None:
-        """Wait until a job has ended, at most `timeout_s` seconds."""
+    async def _wait_for_end(self, job: Job, timeout_s: float | None, *, is_urgent: bool = False) -> None:
+        """Wait until a job has ended, at most `timeout_s` seconds. `is_urgent`: it was asked to end."""
         if job.is_over or timeout_s == 0:
             return
         try:
             async with asyncio.timeout(timeout_s):
                 while not job.is_over:
-                    await job.changed()
+                    await job.end_changed(is_urgent=is_urgent)
         except TimeoutError:
             pass
 

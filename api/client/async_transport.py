@@ -14,8 +14,8 @@ import anyio
 import httpx
 from httpx_sse import EventSource
 
-from killable.api.client.exchange import Outcome, Server, closed
-from killable.api.client.outcomes import Event
+from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
+from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.stream_position import Reading
 from killable.workers.errors import KillableError
@@ -70,9 +70,7 @@ class AsyncTransport:
                 raise closed()
             with reading.reconnecting():
                 async with self._http.stream(**self._server.arguments(reading.call)) as response:
-                    if not response.is_success:
-                        await response.aread()
-                    reading.opened(response)
+                    reading.opened(response if response.is_success else await self._whole(response))
                     async with aclosing(EventSource(response).aiter_sse()) as stream:
                         async for sent in stream:
                             event = reading.taken(sent)
@@ -97,6 +95,16 @@ class AsyncTransport:
         if self._http.is_closed:
             return closed()
         try:
-            return await self._http.request(**self._server.arguments(step))
+            async with self._http.stream(**self._server.arguments(step)) as response:
+                return await self._whole(response)
+        except Unreachable as error:
+            return error
         except httpx.HTTPError as error:
             return self._server.unreachable(error)
+
+    async def _whole(self, response: httpx.Response) -> httpx.Response:
+        """Read an answer to its end. Raise Unreachable if it is too large, httpx.HTTPError."""
+        body = AnswerBody(self._server, response)
+        async for part in response.aiter_bytes():
+            body.add(part)
+        return body.answer()

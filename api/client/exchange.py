@@ -30,6 +30,11 @@ PROBLEM_URN = "urn:killable:problem:"
 ANSWER_S_MIN = 0.5
 """Shortest time for an answer, in seconds, however little the caller has left: giving up costs another request."""
 
+ANSWER_BYTES_MAX = 256 << 20
+"""Of an answer that is not a stream, decoded. The largest one of a killable server has a result of 64 MiB in it, as
+JSON or base64.
+"""
+
 Repeat = Literal["safe", "keyed", "unsent", "never"]
 """When a call may be sent again. safe: always; keyed: not after a refusal such as a full queue; unsent: only if the
 request cannot have arrived; never: not even then.
@@ -121,6 +126,14 @@ class Server(Endpoint):
             raise self.unexpected_answer(response)
         return value
 
+    def too_large(self, response: httpx.Response) -> Unreachable:
+        """Return the error for an answer that is larger than any of a killable server."""
+        return Unreachable(
+            f"{self.address} answered with more than {ANSWER_BYTES_MAX >> 20} MiB, and the rest was not read: no "
+            "killable server does. Is it another server? Set the address with KILLABLE_URL, --url or Client(url)",
+            url=self.address, status=response.status_code,
+        )  # fmt: skip
+
     def unexpected_answer(self, response: httpx.Response) -> Unreachable:
         """Return the error for an answer that no killable server gives."""
         kind = response.headers.get("content-type", "no content type").partition(";")[0]
@@ -146,6 +159,33 @@ class Server(Endpoint):
         unreachable = Unreachable(f"cannot reach {self.address}: {why}", url=self.address)
         unreachable.__cause__ = error
         return unreachable
+
+
+class AnswerBody:
+    """The body of an answer while it comes, in parts, as far as it may be large."""
+
+    def __init__(self, server: Server, response: httpx.Response) -> None:
+        self._server = server
+        self._response = response
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, part: bytes) -> None:
+        """Take a decoded part. Raise Unreachable if it is too much."""
+        self._size += len(part)
+        if self._size > ANSWER_BYTES_MAX:
+            raise self._server.too_large(self._response)
+        self._parts.append(part)
+
+    def answer(self) -> httpx.Response:
+        """Return the whole answer. Its body is decoded."""
+        came = self._response
+        headers = [each for each in came.headers.multi_items() if each[0] not in ("content-encoding", "content-length")]
+        extensions = {name: value for name, value in came.extensions.items() if name == "reason_phrase"}
+        content = b"".join(self._parts)
+        return httpx.Response(
+            came.status_code, headers=headers, content=content, request=came.request, extensions=extensions
+        )
 
 
 def json_of(members: Record) -> bytes:

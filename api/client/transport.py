@@ -12,8 +12,8 @@ from typing import TypeVar
 import httpx
 from httpx_sse import EventSource
 
-from killable.api.client.exchange import Outcome, Server, closed
-from killable.api.client.outcomes import Event
+from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
+from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.stream_position import Reading
 from killable.workers.errors import KillableError
@@ -52,9 +52,7 @@ class Transport:
             if self._http.is_closed:
                 raise closed()
             with reading.reconnecting(), self._http.stream(**self._server.arguments(reading.call)) as response:
-                if not response.is_success:
-                    response.read()
-                reading.opened(response)
+                reading.opened(response if response.is_success else self._whole(response))
                 for sent in EventSource(response).iter_sse():
                     event = reading.taken(sent)
                     if event is not None:
@@ -78,6 +76,16 @@ class Transport:
         if self._http.is_closed:
             return closed()
         try:
-            return self._http.request(**self._server.arguments(step))
+            with self._http.stream(**self._server.arguments(step)) as response:
+                return self._whole(response)
+        except Unreachable as error:
+            return error
         except httpx.HTTPError as error:
             return self._server.unreachable(error)
+
+    def _whole(self, response: httpx.Response) -> httpx.Response:
+        """Read an answer to its end. Raise Unreachable if it is too large, httpx.HTTPError."""
+        body = AnswerBody(self._server, response)
+        for part in response.iter_bytes():
+            body.add(part)
+        return body.answer()

@@ -45,8 +45,8 @@ class OwnJobs:
         assert submission.tenant == self._tenant, submission.tenant
         return await self._engine.submit(submission, counted=counted)
 
-    async def get(self, job_id: str, *, tenant: str | None = None) -> JobRecord:
-        return await self._engine.get(job_id, tenant=self._tenant)
+    async def get(self, job_id: str, *, tenant: str | None = None, at_once: bool = False) -> JobRecord:
+        return await self._engine.get(job_id, tenant=self._tenant, at_once=at_once)
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
@@ -57,19 +57,19 @@ class OwnJobs:
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
     ) -> AsyncGenerator[Sequence[JobEvent], None]:
-        await self.get(job_id)
+        await self.get(job_id, at_once=True)
         async for batch in self._engine.events(job_id, after, follow=follow):
             yield batch
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobRecord:
-        await self.get(job_id)
+        await self.get(job_id, at_once=True)
         return await self._engine.wait(job_id, timeout_s)
 
     async def cancel(
         self, job_id: str, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
         key: str = "",
     ) -> JobRecord:  # fmt: skip
-        await self.get(job_id)
+        await self.get(job_id, at_once=True)
         return await self._engine.cancel(job_id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, key=key)
 
     async def cancel_matching(

@@ -22,10 +22,10 @@ from killable.api.http.access import CALLER, access_to
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.auth import presented_key
 from killable.api.http.connection import CONNECTION, Connection
-from killable.api.http.fair_queue import FairQueue
 from killable.api.http.networks import network_of
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
+from killable.supervisor.jobs.fair_queue import FairQueue
 
 WAITING_MAX = 1000
 """Requests of one key, or of one address without a key, that wait for their turn: about a second of them."""

@@ -74,13 +74,16 @@ async def stream_job(
 ) -> Response:
     """Stream a job's events from any point. Any number of clients may read at the same time."""
     parts = parts_of(request)
-    record = await parts.engine.get(job_id)
+    # At once: the stream holds the terminal event back until it is on disk, and what came before need not wait for it.
+    record = await parts.engine.get(job_id, at_once=True)
     after = query.after
     if last_event_id:
         if not (last_event_id.isascii() and last_event_id.isdecimal()):
             raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
         # No id has more digits; int() of a very long text would block, then raise.
         after = int(last_event_id[:18])
+    if record.ended and after >= record.events - 1:
+        record = await parts.engine.get(job_id)  # the answer tells that it has ended
     return open_stream(
         parts.engine,
         parts.streams,

@@ -58,7 +58,7 @@ class DurableEnds:
         try:
             async with asyncio.timeout(max(0.0, due - self._clock.now())):
                 while job.durable is False and not self._disk.is_over:
-                    await job.changed()
+                    await job.end_changed()
         except TimeoutError:
             pass
 

@@ -15,6 +15,7 @@ from killable.supervisor.clock import Clock, Timer, asleep_s
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
+from killable.supervisor.jobs.wakes import wakes
 from killable.supervisor.models import Certificate, JobRecord, JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
@@ -105,6 +106,9 @@ class Job:
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    """Those who wait for the next change."""
+    end_waiters: list[tuple[asyncio.Future[None], bool]] = field(default_factory=list)
+    """Those who wait for the end, and what becomes of it. Whether each is woken before others."""
     listener: JobListener | None = None
     is_executor_task: bool = False
     """A task of an Executor. Its future holds everything, so the job is neither kept nor counted nor logged."""
@@ -188,11 +192,19 @@ class Job:
             if self.is_over:
                 self.listener = None  # it gets no further callback
             listener.on_changed(self)
-        if self.waiters:
-            waiters, self.waiters = self.waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        if self.waiters or (self.end_waiters and self.is_over):
+            self._wake_waiters()
+
+    def _wake_waiters(self) -> None:
+        due = wakes()
+        if self.is_over:
+            end_waiters, self.end_waiters = self.end_waiters, []
+            for waiter, is_urgent in end_waiters:
+                due.add(self.id, waiter, of_end=True, is_urgent=is_urgent)
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            due.add(self.id, waiter, of_end=False)
+        due.serve()
 
     async def changed(self) -> None:
         """Wait for the next change."""
@@ -203,6 +215,16 @@ class Job:
         finally:
             if waiter in self.waiters:
                 self.waiters.remove(waiter)
+
+    async def end_changed(self, *, is_urgent: bool = False) -> None:
+        """Wait for the end, or for the next change after it. `is_urgent`: be woken before others that wait for it."""
+        entry = asyncio.get_running_loop().create_future(), is_urgent
+        self.end_waiters.append(entry)
+        try:
+            await entry[0]
+        finally:
+            if entry in self.end_waiters:
+                self.end_waiters.remove(entry)
 
     def record(self, instance_id: str, queue: dict[str, Any] | None = None) -> JobRecord:
         error = None if self.outcome is None else self.outcome.error_json()

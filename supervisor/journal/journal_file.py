@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.file_checks import Place, prepare_file
+from killable.supervisor.journal.file_checks import Place, lengthen_log, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.refusals import damaged, refused
 from killable.workers.protocol.messages import dump_json
@@ -192,6 +192,10 @@ class JournalFile:
     def close(self) -> None:
         self._connection.close()
         self._mark.close()
+
+    def make_room(self) -> None:
+        """Prepare the file for many commits."""
+        lengthen_log(self._path)
 
     def lost(self) -> int:
         """Return how many of its last transactions are missing."""

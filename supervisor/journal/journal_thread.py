@@ -184,6 +184,7 @@ class Journal:
             file = JournalFile.open(self.path)
             try:
                 self._tell(partial(_resolve, opened, file.read()))
+                file.make_room()  # while the pools start
                 while self._write(file, *self._next()):
                     pass
             finally:

@@ -113,9 +113,9 @@ class System:
 
     async def close(self) -> None:
         self.oom.close()
-        if self.cgroups is not None:
-            self.cgroups.remove()
         await event_loops.threads_are_done(self.patience_s)
+        if self.cgroups is not None:
+            self.cgroups.remove()  # the thread has removed the groups of workers
         try:
             await event_loops.in_thread(self.loop, self._remove_tmp)
         except RuntimeError:  # no thread can be started

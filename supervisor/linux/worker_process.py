@@ -238,7 +238,10 @@ class WorkerProcess:
     def kill(self) -> None:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
-        elif self._kill():
+            return
+        is_sent = self._kill()
+        self._kill_group()
+        if is_sent:
             self._on_ending()
             # The pipes are read when it is gone: reacting to the end of each one now would delay its death.
             for reader in self._readers:
@@ -246,10 +249,17 @@ class WorkerProcess:
 
     def _kill(self) -> bool:
         self._was_killed = self._was_killed or not self._exit_reported
-        is_sent = self._signal(signal.SIGKILL)
+        return self._signal(signal.SIGKILL)
+
+    def _kill_group(self) -> None:
+        """Kill what else is in the cgroup, in a thread: the kernel holds the write up while a process joins any group
+        of the machine, mostly for 15 ms, in which this loop could neither see the end nor kill another worker.
+        """
         if self._cgroup is not None:
-            self._cgroup.kill()
-        return is_sent
+            try:
+                event_loops.in_order(self._loop, self._cgroup.kill)
+            except RuntimeError:  # no thread can be started
+                self._cgroup.kill()
 
     def kill_now(self, fence: int, verdict: Verdict) -> bool:
         with self._lock:
@@ -257,6 +267,8 @@ class WorkerProcess:
                 return False
             self.killed_for = self.killed_for or verdict
             self._kill()
+            if self._cgroup is not None:
+                self._cgroup.kill()
         return True
 
     def retire(self) -> None:
@@ -427,12 +439,14 @@ class WorkerProcess:
                 pidfd, self._pidfd = self._pidfd, -1
                 os.close(pidfd)
         self._stack.close()
-        if os.path.isdir(self._tmp):
-            # In a thread: a job may leave a million files, and killing other workers must never wait.
-            try:
-                event_loops.in_thread(self._loop, self._memory.clear_folder)
-            except RuntimeError:
-                pass  # no thread can be started: it is removed with the supervisor's own folder
-        if self._cgroup is not None:
-            self._cgroup.remove()
-            self._cgroup = None
+        cgroup, self._cgroup = self._cgroup, None
+        try:
+            if cgroup is not None:
+                event_loops.in_order(self._loop, cgroup.remove)  # behind the kill; the kernel holds it up, too
+                cgroup = None
+            if os.path.isdir(self._tmp):
+                # In a thread: a job may leave a million files, and killing other workers must never wait.
+                event_loops.start_in_order(self._loop, self._memory.clear_folder)
+        except RuntimeError:  # no thread can be started: the folder is removed with the supervisor's own
+            if cgroup is not None:
+                cgroup.remove()

@@ -64,7 +64,7 @@ async def busy(server: OwnServer, gate: Path, number: int) -> list[asyncio.Strea
     writers = [(await server.raw(waits))[1] for _ in range(number)]
 
     async def all_wait() -> Any:
-        waiting = len(server.supervisor._registry.get(job_id).waiters)
+        waiting = len(server.supervisor._registry.get(job_id).end_waiters)
         return waiting == number or Pending(waiting)
 
     await until_async(all_wait, "every request waits for the job")
@@ -143,7 +143,7 @@ async def test_an_operator_gets_in_though_every_connection_is_busy(start_server:
         held = [await server.raw(waits) for _ in range(4)]
 
         async def all_wait() -> Any:
-            return len(server.supervisor._registry.get(job_id).waiters) == 4 or Pending("not yet")
+            return len(server.supervisor._registry.get(job_id).end_waiters) == 4 or Pending("not yet")
 
         await until_async(all_wait, "every request waits for the job")
         refused = problem_in(await ask(server, request_of(ann, "GET", "/v1/info")), 503, "too_many_connections")
@@ -184,7 +184,7 @@ async def test_a_key_leaves_connections_to_others(start_server: StartServer, tmp
         held = [await server.raw(waits) for _ in range(4)]
 
         async def all_wait() -> Any:
-            return len(server.supervisor._registry.get(job_id).waiters) == 4 or Pending("not yet")
+            return len(server.supervisor._registry.get(job_id).end_waiters) == 4 or Pending("not yet")
 
         await until_async(all_wait, "every request waits for the job")
         closing = "Connection: close"

@@ -9,8 +9,9 @@ import logging
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from killable.api.client.async_client import AsyncClient
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
+from killable.supervisor.jobs import durable_ends
+from killable.supervisor.journal.journal_file import JournalFile, Note
 from killable.supervisor.models import TERMINAL_STATES
 
 TCP_REPAIR = 19
@@ -60,6 +63,44 @@ async def test_tokens_come_as_they_are_produced(server: Server, tmp_path: Path) 
                 if gates:
                     gates.pop(0).touch()  # only now can the next one be produced
     assert tokens == ["first", "second", "third"]
+
+
+async def test_what_came_before_an_end_is_read_while_the_disk_has_not_got_that(
+    start_server: StartServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, write = threading.Event(), JournalFile.write
+
+    def write_when_it_works(file: JournalFile, notes: Sequence[Note]) -> None:
+        assert works.wait(60)
+        write(file, notes)
+
+    monkeypatch.setattr(JournalFile, "write", write_when_it_works)
+    monkeypatch.setattr(durable_ends, "READ_S", 600.0)
+    monkeypatch.setattr(durable_ends, "TELL_S", 600.0)
+    works.set()
+    async with start_server(workers=1, journal=str(tmp_path / "journal")) as server:
+        gate = tmp_path / "gate"
+        job_id = await server.submit("gated", gates=[str(gate)])
+        await server.read(job_id, until="token")
+        works.clear()
+        gate.touch()
+
+        async def is_over() -> bool | Pending:
+            counts = await server.supervisor.counts()
+            return counts["running"] == 0 or Pending(counts)
+
+        try:
+            await until_async(is_over, "its worker is free")
+            async with aconnect_sse(server.client, "GET", f"/v1/jobs/{job_id}/stream") as source:
+                events = source.aiter_sse()
+                names = [(await anext(events)).event for _ in range(3)]
+                assert names == ["started", "token", "token"]
+                works.set()
+                assert [event.event async for event in events] == ["completed"]
+        finally:
+            works.set()
+        last = (await server.record(job_id))["events"] - 1
+        assert (await server.client.get(f"/v1/jobs/{job_id}/stream?after={last}")).status_code == 204
 
 
 async def test_the_wire_is_what_the_contract_shows(server: Server) -> None:

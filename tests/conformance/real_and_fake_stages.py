@@ -22,6 +22,7 @@ from support.fake_spawner import FakeSpawner
 from support.fake_world import Faults, Life, World
 from support.waiting import Pending, until, until_async
 
+from killable.supervisor import event_loops
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.system import System
 from killable.supervisor.settings import PoolSpec, Settings
@@ -192,7 +193,8 @@ class RealSide:
     def warm(self) -> None:
         """Start the shared spawner outside of any test."""
 
-        async def nothing(_: Stage) -> None: ...
+        async def nothing(_: Stage) -> None:
+            event_loops.in_order(asyncio.get_running_loop(), lambda: None)  # the first kill starts its thread
 
         self.play(nothing, False, "")
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,40 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
     story = await follow(server, third)
     assert (story.code, story.error["signal"]) == ("limit.memory", "SIGKILL"), story.error
     assert "the kernel killed its cgroup" in story.error["message"] and "term_sent" not in story.phases
+
+
+def descriptor_of(file: Path) -> int:
+    """Return this process's descriptor of a file."""
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    (found,) = [each for each in listed if os.path.realpath(f"/proc/self/fd/{each}") == str(file)]
+    return found
+
+
+async def test_a_kill_and_its_word_do_not_wait_for_the_kernels_lock_of_groups(
+    own: Path, supervisor: StartSupervisor
+) -> None:
+    """The kernel holds up each write and rmdir while a process joins a group. A pipe that is full stands for that."""
+    server = await supervisor(hostile_pool(workers=2, spares=0), proof="cgroup+descendants")
+    reading, writing = os.pipe()
+    try:
+        os.set_blocking(writing, False)
+        with suppress(BlockingIOError):
+            while os.write(writing, bytes(4096)):
+                pass
+        os.set_blocking(writing, True)
+        first = await submit(server, "waits_for", gate=str(own / "gate"))
+        other = await submit(server, "waits_for", gate=str(own / "gate"))
+        for job_id in (first, other):
+            await wait_for_tokens(server, job_id)
+        groups = {worker.job_id: next(own.glob(f"killable-*/{worker.worker_id}")) for worker in await server.workers()}
+        os.dup2(writing, descriptor_of(groups[first] / "cgroup.kill"), inheritable=False)
+
+        assert (await server.cancel(first, grace_s=0)).state == "cancelled"
+        assert (await server.cancel(other, grace_s=0)).state == "cancelled", "nor does the next one"
+        assert (groups[other] / "cgroup.kill").read_text() == "", "groups are killed in their order, behind both"
+    finally:
+        os.close(writing)
+        os.close(reading)  # the write that waits fails
 
 
 # ── the kernel's ──

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from support.blocking_client import MakeClient, OneClient
 from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, terminal
 
+from killable.api.client import exchange
 from killable.api.client.client import Unreachable
 from killable.workers.errors import KillableError
 
@@ -48,6 +51,37 @@ def test_an_answer_that_lacks_what_was_asked_for_is_a_strangers(
     script.on(method, path, as_json({"ok": True}))
     with pytest.raises(Unreachable, match="not an answer of a killable server"):
         ask(client)
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(
+    ("path", "status", "ask"),
+    [
+        (PATH, 200, lambda client: client.job(ID).record()),
+        (f"{PATH}/result", 200, lambda client: client.job(ID).result()),
+        (f"{PATH}/stream", 404, lambda client: list(client.job(ID))),
+    ],
+    ids=["record", "result", "refused stream"],
+)
+def test_of_an_answer_only_so_much_is_read(
+    script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch, path: str, status: int,
+    ask: Callable[[OneClient], Any], is_packed: bool,
+) -> None:  # fmt: skip
+    """A server that sends without end would take all memory of its client. It is not asked again, either."""
+    monkeypatch.setattr(exchange, "ANSWER_BYTES_MAX", 1 << 20)
+    piece = b" " * (1 << 20)
+    body = [gzip.compress(piece * 2)] if is_packed else [piece, piece]
+    script.on("GET", path, Answer(status, body, headers={"Content-Encoding": "gzip"} if is_packed else {}))
+    with pytest.raises(Unreachable, match="answered with more than 1 MiB, and the rest was not read") as caught:
+        ask(client)
+    assert caught.value.facts["status"] == status and len(script.asked) == 1
+
+
+def test_an_answer_is_unpacked_once(script: Script, client: OneClient) -> None:
+    members = {"job_id": ID, "tags": {"a": "b" * 1000}}
+    packed = gzip.compress(json.dumps(members).encode())
+    script.on("GET", PATH, Answer(200, packed, headers={"Content-Encoding": "gzip"}))
+    assert client.job(ID).record() == members
 
 
 def test_a_reason_may_have_bytes_that_are_no_text(script: Script, client: OneClient) -> None:

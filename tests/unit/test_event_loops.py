@@ -62,6 +62,38 @@ async def test_what_is_done_in_turn_is_done_a_few_at_a_time() -> None:
     await event_loops.threads_are_done(60)
 
 
+async def test_what_is_done_in_order_is_done_by_one_thread_until_the_close() -> None:
+    loop = asyncio.get_running_loop()
+    done: list[tuple[int, int]] = []
+    for number in range(3):
+        event_loops.in_order(loop, lambda number=number: done.append((number, threading.get_ident())))
+        event_loops.in_order(loop, lambda: 1 // 0)  # the next one is done all the same
+    event_loops.start_in_order(loop, lambda: done.append((3, threading.get_ident())))
+    await event_loops.threads_are_done(60)
+    assert sorted(number for number, _ in done) == [0, 1, 2, 3]
+    assert len({thread for number, thread in done if number < 3}) == 1
+    event_loops.in_order(loop, lambda: done.append((4, threading.get_ident())))
+    await event_loops.threads_are_done(60)
+    assert done[-1][0] == 4, "a close is not for ever"
+
+
+async def test_without_a_thread_nothing_that_was_to_run_in_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    is_done = asyncio.Event()
+    event_loops.in_order(loop, lambda: None)
+
+    def start(_: threading.Thread) -> None:
+        event_loops.tell(loop, is_done.set)
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        event_loops.start_in_order(loop, lambda: None)
+        await is_done.wait()
+    await event_loops.threads_are_done(60)
+    assert not any(each.name == "killable-aside" for each in threading.enumerate())
+
+
 def test_a_loop_is_kept_by_nothing_of_this() -> None:
     """An Executor has one of its own, and a program may have many Executors."""
     loop = asyncio.new_event_loop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.api.http.fair_queue import FairQueue
+from killable.supervisor.jobs.fair_queue import FairQueue
 
 
 def test_each_source_has_its_turn_whatever_others_have() -> None:

@@ -253,6 +253,41 @@ def test_a_file_that_is_removed_or_replaced_takes_nothing_more(
 
 
 @pytest.mark.row("B16")
+def test_commits_write_over_a_log_that_has_its_length(file: JournalFile, path: str, tmp_path: Path) -> None:
+    """Through two rounds of it; a copy at any moment is what a server that is killed leaves."""
+    file.make_room()
+    log = Path(path + "-wal")
+    length, salts = log.stat().st_size, set()
+    for number in range(1, 701):
+        file.write([AcceptedNote(number, f"job-{number}", b"{}", b"x" * 2000), StartedNote(number, b"{}")])
+        assert log.stat().st_size == length
+        salts.add(log.read_bytes()[:32])
+        if number % 100 == 0:
+            copy = str(tmp_path / f"copy-{number}")
+            for suffix in ("", "-wal", "-mark"):
+                Path(copy + suffix).write_bytes(Path(path + suffix).read_bytes())
+            assert len(rows_of(copy)) == number
+    assert len(salts) > 1, "it began anew"
+
+
+@pytest.mark.row("B16")
+def test_on_a_disk_that_is_nearly_full_the_log_keeps_its_length(
+    file: JournalFile, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Path(path + "-wal")
+    file.write([ACCEPTED])
+    length = log.stat().st_size
+    full = os.statvfs_result((4096, 4096, 1 << 20, 1000, 1000, 0, 0, 0, 0, 255))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", lambda _: full)
+        file.make_room()
+    assert log.stat().st_size == length
+    log.unlink()
+    file.make_room()
+    assert not log.exists(), "nor is another one made"
+
+
+@pytest.mark.row("B16")
 def test_only_its_owner_has_access(path: str, caplog: pytest.LogCaptureFixture) -> None:
     JournalFile.open(path).close()
     assert {each.stat().st_mode & 0o777 for each in Path(path).parent.iterdir()} == {0o600}

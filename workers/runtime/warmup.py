@@ -88,7 +88,7 @@ def warm_up(tmp: str, codec: Codec) -> None:
         attempt = Execution(run, limits, {job.name: job}, codec, channel, tmp, ResourceLimits(), 0)
         closing = attempt.outcome(stop_signal, frame.fence)
         tasks = TaskFolder()
-        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks)).encode())])
+        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks, stop_signal)).encode())])
         os.close(tasks.descriptor)
     finally:
         ours.close()

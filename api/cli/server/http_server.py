@@ -20,6 +20,7 @@ from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
+from killable.supervisor.jobs.wakes import wakes
 from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class HttpServer:
         bounds = bounds_of(settings)
         self._listener = listener
         self._app = create_app(engine, settings, audit_log)
-        precedence = self._app.state.parts.turns.precedence
+        self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
         proxies = server.trusted_proxies
         self._server = AcceptingServer(self._app, protocol, bounds.make_room, precedence.defer, proxies)
@@ -60,6 +61,7 @@ class HttpServer:
     async def start(self) -> None:
         """Start, and return once connections are accepted. Raise CannotServe."""
         sys.setswitchinterval(SWITCH_S)
+        wakes().defer = self._precedence.defer
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:
             await self._until(self._server.listening)

@@ -16,8 +16,8 @@ import select
 from collections import OrderedDict
 from typing import Any, cast
 
-from killable.api.http.fair_queue import FairQueue
 from killable.api.http.operators_first import Precedence
+from killable.supervisor.jobs.fair_queue import FairQueue
 
 READS_MAX = 2
 """Connections that are read in one turn: 0.2 ms of small requests."""

@@ -1,6 +1,6 @@
 """A queue in which sources take turns, however much each of them has in it.
 
-Runs in: api. Pure.
+Runs in: supervisor. Pure.
 """
 
 from __future__ import annotations

@@ -400,6 +400,7 @@ class Supervisor:
             draining=self._drain.draining,
             journal="" if self._job_notes is None else self._job_notes.journal.trouble,
             longest_turn_s=loop_turns.longest_s(),
+            nodes=await self.nodes(),
         )
 
     async def counts(self) -> Mapping[str, Any]:

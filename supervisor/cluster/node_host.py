@@ -67,18 +67,18 @@ class NodeHost:
         self._ending: asyncio.Task[None] | None = None
         self._forget_head()
 
-    def _forget_head(self) -> None:
-        """Begin anew: no attempt is held, and none was seen."""
+    def _forget_head(self, through: int = 0) -> None:
+        """Begin anew: no attempt is held, and of the head's none has begun but those up to `through`."""
         self._held: dict[int, HeldAttempt] = {}
         self._jobs: dict[str, HeldAttempt] = {}
         self._slots: dict[Job, HeldAttempt] = {}
         """Attempts whose slots are not ready again."""
         self._parts: dict[int, dict[int, bytes]] = {}
         """By attempt: the pieces of an input whose `run` has not come yet."""
+        self._through = through
+        """Every attempt up to this one has begun, or never will: an order to run it is late."""
         self._seen: set[int] = set()
-        """Attempts that have begun, or never will."""
-        self._low = 0
-        """Every attempt below this one is over at the head: what comes of it is late."""
+        """Others that have, since orders pass each other on their way."""
         self._outbox = Outbox()
         self._news = asyncio.Event()
         self._pools: list[Any] = []
@@ -127,7 +127,7 @@ class NodeHost:
         if header["epoch"] > self._epoch:
             self._epoch, self._head = header["epoch"], header["head"]
             self._lease = NodeLease(header["lease_s"])
-            await self._end_all_attempts()
+            await self._end_all_attempts(header["given"])
             if self._has_ended():
                 return wire.refusal(wire.LEASE_OVER)
             if header["epoch"] < self._epoch:
@@ -143,10 +143,10 @@ class NodeHost:
              "pools": self._pools, "version": version("killable")}
         )  # fmt: skip
 
-    async def _end_all_attempts(self) -> None:
+    async def _end_all_attempts(self, given: int) -> None:
         """End what an earlier head has begun: nobody reads it any more."""
         left = [held.job for held in self._held.values() if held.job is not None and not held.job.is_over]
-        self._forget_head()
+        self._forget_head(given)
         reason = "another head uses the node"
         self._supervisor.jobs.stop_jobs(left, Verdict("cancelled", by="shutdown", reason=reason), 0.0)
         for job in left:
@@ -159,7 +159,6 @@ class NodeHost:
         outbox, ack = self._outbox, header["ack"]
         self._lease.renew(header["answer"])
         self._tell_guards()
-        self._note_low(header["low"])
         due = self._clock.now() + header["wait_s"]
         while not outbox.is_old(ack) and outbox.repeated(ack) is None:
             for held in outbox.acknowledge(ack):
@@ -179,12 +178,6 @@ class NodeHost:
         batch = outbox.repeated(ack)
         return wire.pack({"answer": self._lease.answer(self._now())}, [] if batch is None else [batch])
 
-    def _note_low(self, low: int) -> None:
-        if low > self._low:
-            self._low = low
-            self._seen = {n for n in self._seen if n >= low}
-            self._parts = {n: parts for n, parts in self._parts.items() if n >= low}
-
     def _forget(self, held: HeldAttempt) -> None:
         self._held.pop(held.n, None)
         if held.job is not None:
@@ -202,17 +195,23 @@ class NodeHost:
 
     async def _do(self, header: Header, blob: bytes) -> bytes:
         n = header["n"]
-        if n >= self._low:
-            match header["order"]:
-                case "part":
-                    if n not in self._seen:
-                        self._parts.setdefault(n, {})[header["place"]] = blob
-                case "run" if n not in self._seen:
-                    self._seen.add(n)
-                    await self._run(n, header, blob)
-                case "stop":
-                    self._stop(n, header)
+        is_new = n > self._through and n not in self._seen
+        match header["order"]:
+            case "part" if is_new:
+                self._parts.setdefault(n, {})[header["place"]] = blob
+            case "run" if is_new:
+                self._note_begun(n)
+                await self._run(n, header, blob)
+            case "stop" if is_new or n in self._held:
+                self._stop(n, header)
         return wire.pack({})
+
+    def _note_begun(self, n: int) -> None:
+        if n > self._through:
+            self._seen.add(n)
+        while self._through + 1 in self._seen:
+            self._through += 1
+            self._seen.remove(self._through)
 
     async def _run(self, n: int, header: Header, blob: bytes) -> None:
         began = self._clock.now()
@@ -243,8 +242,8 @@ class NodeHost:
         held = self._held.get(n)
         if held is not None and held.job is not None:
             self._supervisor.jobs.stop(held.job, verdict, header["grace_s"])
-        elif held is not None or n not in self._seen:  # it came before its run, which then never runs
-            self._seen.add(n)
+        else:  # it came before its run, which then never runs
+            self._note_begun(n)
             self._parts.pop(n, None)
             held = self._held.setdefault(n, HeldAttempt(n, self._on_news))
             facts = without_message(verdict.facts) | {"by": verdict.by, "reason": verdict.reason}

@@ -90,7 +90,7 @@ class NodeLink:
         self._times = times
         self._clock = clock
         self._owner = owner
-        self._highest = 0
+        self._given = 0
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, deque[tuple[Header, bytes]]] = {}
@@ -167,7 +167,7 @@ class NodeLink:
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
-            hello, _ = await self._call("hello", {"lease_s": self._times.lease_s}, HELLO_S)
+            hello, _ = await self._call("hello", {"lease_s": self._times.lease_s, "given": self._given}, HELLO_S)
         except (TimeoutError, CarrierError) as error:
             self._note(self.state, f"no answer: {error}")
             return False
@@ -202,7 +202,7 @@ class NodeLink:
             left_s = lost_at - self._clock.now()
             if left_s <= 0:
                 return
-            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "low": self._low()}
+            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s}
             try:
                 answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
@@ -271,13 +271,13 @@ class NodeLink:
 
     # ── orders ──
 
-    def _low(self) -> int:
-        """Return the lowest attempt that is not over."""
-        return min(self.attempts, default=self._highest + 1)
+    def next_number(self) -> int:
+        """Return the number of the next attempt on this node. None is given twice, not even to another incarnation."""
+        self._given += 1
+        return self._given
 
     def add(self, attempt: RemoteAttempt) -> None:
         self.attempts[attempt.n] = attempt
-        self._highest = max(self._highest, attempt.n)
 
     def order(self, header: Header, blobs: list[bytes]) -> None:
         """Implement `Orders`. A stop passes what is sent before it; the orders before a run go in their order."""

@@ -124,7 +124,7 @@ class NodePools:
 
     def attempt(self, job: Job, worker: Any, fence: int) -> RemoteAttempt:
         link = self._links[worker.share.node]
-        attempt = RemoteAttempt(job, worker, fence, link, clock=self._clock, owner=self._owner)
+        attempt = RemoteAttempt(job, worker, link.next_number(), link, clock=self._clock, owner=self._owner)
         link.add(attempt)
         return attempt
 

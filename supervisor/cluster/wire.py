@@ -8,7 +8,8 @@ Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, dou
     poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it
     workers, leave   the node's worker records; the node is no longer needed
 
-An attempt is named by `n`, the dispatcher's fence: a node runs each one at most once.
+An attempt is named by `n`, which the head counts for each node, through all of its incarnations. A node runs each one
+at most once, and none of those that the head had given out before its hello.
 """
 
 from __future__ import annotations

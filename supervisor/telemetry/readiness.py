@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from killable.supervisor.models import PoolRecord
+from killable.supervisor.models import NodeRecord, PoolRecord
 
 STALL_S = 0.5
 """A longer turn of the event loop makes the server degraded: a kill was that late."""
 
 
 def readiness(
-    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = "", longest_turn_s: float = 0.0
+    pools: Iterable[PoolRecord],
+    *,
+    queue_full: str,
+    draining: bool,
+    journal: str = "",
+    longest_turn_s: float = 0.0,
+    nodes: Iterable[NodeRecord] = (),
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
@@ -29,6 +35,7 @@ def readiness(
         if pool.quarantined:
             degraded.append(f"pool {pool.name}: {pool.quarantined} of {pool.workers_max} slots quarantined")
         able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)
+    degraded += [f"node {node.name} is {node.state}" for node in nodes if node.state != "live"]
     if queue_full:
         degraded.append(f"the queue is full: {queue_full}")
     if journal:

@@ -171,6 +171,8 @@ async def test_a_short_silence_loses_nothing(start_server: StartServer, tmp_path
         cluster.carrier.cut_off.add("a")
         await until_async(lambda: is_suspect(server, "a"), "the head notices")
         gate.touch()
+        readiness = await server.client.get("/readyz")
+        assert (readiness.status_code, readiness.json()["degraded"]) == (200, ["node a is suspect"])
         assert (await server.record(job_id))["state"] == "running"
         waiting = await server.submit("echo")
         assert (await server.record(waiting))["state"] == "queued", "a suspect node gets no job"

@@ -1,4 +1,4 @@
-"""The story of a cluster, on this machine: three nodes with a stream each, of which one is killed.
+"""The story of a cluster, on this machine: three nodes with streams and other jobs, of which one is killed.
 
 Run by `make demo-cluster`. Takes a minute, most of it until Ray is there.
 """
@@ -41,9 +41,10 @@ def _story(ray: RayCluster, server: RayServer) -> int:
     streams = [server.submit("count", n=1000, pause_s=1.0) for _ in range(2)]
     family = server.submit("family")
     pids = server.first_token(family)
-    nap = server.submit("nap")
-    wait_for("every job runs", lambda: all(server.record(job)["started_at"] for job in (*streams, family, nap)))
-    for job_id in (*streams, family, nap):
+    naps = [server.submit("nap") for _ in range(3)]
+    jobs = (*streams, family, *naps)
+    wait_for("every job runs", lambda: all(server.record(job)["started_at"] for job in jobs))
+    for job_id in jobs:
         record = server.record(job_id)
         say(f"  {record['job_id'][:12]} {record['type']:7} runs on {record['node']}")
     node = server.record(family)["node"]
@@ -52,14 +53,9 @@ def _story(ray: RayCluster, server: RayServer) -> int:
     ray.kill(victim)
     wait_for("its guards end everything", lambda: not [pid for pid in pids if psutil.pid_exists(pid)])
     say(f"  nothing is left of {len(pids)} processes there, of which one was a daemon")
-    for job_id in (*streams, family, nap):
-        if server.record(job_id)["node"] == node and job_id != nap:
-            record = server.ended(job_id)
-            error = record["error"]
-            say(f"  {record['job_id'][:12]} {record['type']:7} ended {error['code']}: {error['message']}")
-    if server.record(nap)["attempts"] == 2 or server.record(nap)["node"] == node:
-        record = server.ended(nap)
-        say(f"  {record['job_id'][:12]} nap     {record['state']} on {record['node']}, attempt {record['attempts']}")
+    retried = next(nap for nap in naps if server.record(nap)["node"] == node)
+    error = server.ended(family)["error"]
+    say(f"  {family[:12]} family  ended {error['code']}: {error['message']}")
     for job_id in streams:
         if not server.record(job_id)["ended_at"]:
             server.client.delete(f"/v1/jobs/{job_id}")
@@ -68,6 +64,8 @@ def _story(ray: RayCluster, server: RayServer) -> int:
                 f"  {job_id[:12]} count   cancelled on {certificate['node']}: its tree was empty after"
                 f" {certificate['tree_empty']:g} ms, and the server knew after {certificate['relayed']:g} ms"
             )
+    record = server.ended(retried)
+    say(f"  {retried[:12]} nap     {record['state']} on {record['node']}, attempt {record['attempts']}")
     for each in server.nodes():
         say(f"  {each['name']} is {each['state']}")
     return 0

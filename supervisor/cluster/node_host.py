@@ -35,6 +35,7 @@ from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.job_log import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.errors import Refused
 
 logger = logging.getLogger("killable.node")
 
@@ -180,8 +181,8 @@ class NodeHost:
 
     def _forget(self, held: HeldAttempt) -> None:
         self._held.pop(held.n, None)
-        if held.job is not None:
-            self._jobs.pop(held.job.id, None)
+        if held.job is not None and self._jobs.get(held.job.id) is held:  # else the job's next attempt is here, too
+            del self._jobs[held.job.id]
 
     async def _pool_states(self) -> list[Any]:
         """Return what the head needs to know of the pools, as JSON has it."""
@@ -221,6 +222,11 @@ class NodeHost:
             header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]
         )
         held = self._held[n] = HeldAttempt(n, self._on_news)
+        try:
+            job_type = self._supervisor.type(header["type"])
+        except Refused as refused:
+            held.never_runs(Outcome("failed", "spawn", refused.message), {})
+            return
         submission = await seal_large_input(submission)
         if self._held.get(n) is not held or held.is_over:
             close_input(submission)
@@ -230,7 +236,7 @@ class NodeHost:
         log.output_bytes, log.tokens = header["output_bytes"], header["tokens"]
         self._jobs[header["job_id"]] = held
         job = self._supervisor.run(
-            header["job_id"], self._supervisor.type(header["type"]), submission, limits, held,
+            header["job_id"], job_type, submission, limits, held,
             log=log, attempts=header["attempt"] - 1, since=began - header["age_s"],
             waits_since=began - header["waited_s"],
         )  # fmt: skip
@@ -287,6 +293,8 @@ class NodeHost:
         """Look at the end of the lease whether it was renewed, also if no call comes."""
         if self._has_ended() or self._lease.until is None:
             return
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
         due = self._clock.now() + max(0.0, self._lease.until - self._now())
         self._lease_timer = self._clock.call_at(due, self._watch_lease)
 

@@ -157,8 +157,13 @@ class NodeLink:
     async def _live(self) -> None:
         while not self._closing.is_set():
             if await self._join():
-                await self._converse()
-                self._lose()
+                try:
+                    await self._converse()
+                except Exception:  # a bug in killable: its jobs end, and are told
+                    logger.exception("node_link_failed", extra={"node": self.name})
+                    await event_loops.wait_within(self._closing, self._left_s())
+                if not self._closing.is_set():
+                    self._lose()
             self.decided.set()
             await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
@@ -180,6 +185,7 @@ class NodeLink:
         self.incarnation, self._answer, self._heard = hello["incarnation"], hello["answer"], self._clock.now()
         self._ack = 0
         if why := self._owner.on_joined(self, hello):
+            self.incarnation = ""
             self._note("refused", why)
             return False
         self._note("live", "")
@@ -197,9 +203,7 @@ class NodeLink:
         """Poll until the node is lost: until its lease is over, by the clock of the head."""
         times = self._times
         while not self._closing.is_set():
-            assert self._heard is not None
-            lost_at = end_of_node(self._heard, times.lease_s)
-            left_s = lost_at - self._clock.now()
+            left_s = self._left_s()
             if left_s <= 0:
                 return
             poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s}
@@ -218,6 +222,11 @@ class NodeLink:
                     await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
                 else:
                     self._on_answer(answer["answer"], batches)
+
+    def _left_s(self) -> float:
+        """Return how long something may run on the node if it hears nothing more."""
+        assert self._heard is not None
+        return end_of_node(self._heard, self._times.lease_s) - self._clock.now()
 
     def _suspect(self, why: str) -> None:
         if self.state != "suspect":
@@ -250,9 +259,9 @@ class NodeLink:
             return
         try:
             attempt.on_item(item, blob)
-        except BrokenStream as error:
-            logger.error("node_broken", extra={"node": self.name, "job_id": attempt.job.id, "detail": str(error)})
-            attempt.on_broken(str(error))
+        except (BrokenStream, ValueError, KeyError, TypeError) as error:
+            logger.error("node_broken", extra={"node": self.name, "job_id": attempt.job.id, "detail": repr(error)})
+            attempt.on_broken(repr(error))
         if attempt.is_over:
             self.attempts.pop(attempt.n, None)
             if attempt.waits_for_slot:

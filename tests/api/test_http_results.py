@@ -23,6 +23,7 @@ RECORD = {
         "attempt",
         "lost_attempts",
         "durable",
+        "node",
     ),
     *(
         "correlation_id",

@@ -1,0 +1,164 @@
+"""What a node does with messages that are lost, late, doubled or of another head, with real workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from support import processes
+
+from killable.supervisor import clock
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.node_host import NodeHost
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.workers.authoring.limits import DEFAULT_LIMITS
+
+JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
+LEASE_S = 1000.0
+
+
+class Head:
+    """A head that says what a test wants it to say."""
+
+    def __init__(self, host: NodeHost, epoch: int = 1) -> None:
+        self.host, self.epoch = host, epoch
+        self.ack = self.answer = 0
+
+    async def call(self, method: str, blob: bytes = b"", **header: Any) -> tuple[dict[str, Any], list[bytes]]:
+        members = {"epoch": self.epoch, "head": f"head {self.epoch}", **header}
+        return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
+
+    async def hello(self, given: int = 0) -> dict[str, Any]:
+        told, _ = await self.call("hello", lease_s=LEASE_S, given=given)
+        self.answer = told.get("answer", 0)
+        return told
+
+    async def run(self, number: int, type: str, attempt: int = 1, **input: Any) -> None:
+        await self.call(
+            "do", json.dumps(input).encode(), order="run", n=number, parts=0, job_id="job-1", type=type,
+            submitted_as=type, attempt=attempt, limits=dict(DEFAULT_LIMITS), tags={}, correlation_id="",
+            age_s=0.0, waited_s=0.0, at_event=0, output_bytes=0, tokens=0,
+        )  # fmt: skip
+
+    async def stop(self, n: int) -> None:
+        verdict = {"code": "cancelled", "by": "user", "reason": "", "facts": {}}
+        await self.call("do", order="stop", n=n, verdict=verdict, grace_s=0.0)
+
+    async def poll(self, *, acknowledges: bool = True) -> list[tuple[dict[str, Any], bytes]]:
+        """Return the items of the next batch; those of the same one again, unless this acknowledges it."""
+        answer, batches = await self.call("poll", ack=self.ack, answer=self.answer, wait_s=30.0)
+        self.answer = answer["answer"]
+        if not batches:
+            return []
+        header, blobs = wire.unpack(batches[0])
+        if acknowledges:
+            self.ack = header["seq"]
+        return list(zip(header["items"], blobs, strict=True))
+
+    async def assigned_pid(self) -> int:
+        """Return the pid that the first batch tells."""
+        notes = [note for item, _ in await self.poll() for note in item.get("notes", ())]
+        pid: int = notes[0]["pid"]
+        return pid
+
+    async def until_end(self, n: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Return what is told of an attempt: its transitions, and its end."""
+        notes: list[dict[str, Any]] = []
+        while True:
+            for item, blob in await self.poll():
+                if item["n"] == n and item["kind"] == "notes":
+                    notes += item["notes"]
+                if item["n"] == n and item["kind"] == "end":
+                    return notes, json.loads(blob)
+
+
+@asynccontextmanager
+async def node(now: list[float] | None = None) -> AsyncIterator[Head]:
+    pool = PoolSpec(name="tests", modules=(JOBS,), workers=2)
+    host = NodeHost(Settings(pools=(pool,), sweep=False), now=clock.boottime if now is None else lambda: now[0])
+    await host.start()
+    try:
+        yield Head(host)
+    finally:
+        await host.close()
+
+
+async def test_an_order_to_run_that_comes_twice_runs_once_and_a_batch_is_the_same_until_it_is_received() -> None:
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "count", n=3)
+        first = await head.poll(acknowledges=False)
+        assert first == await head.poll(), "the same bytes again"
+        await head.run(1, "count", n=3)
+        told = first
+        while not any(item["kind"] == "end" for item, _ in told):
+            told = [*told, *await head.poll()]
+        events = [event for item, blob in told if item["kind"] == "events" for event in EventLog.decode_some(blob)]
+        assert [name for name, _ in events] == ["started", "token", "token", "token", "completed"]
+        await head.run(1, "count", n=3)
+        await head.run(2, "count", n=1)
+        _, end = await head.until_end(2)
+        assert end["outcome"]["state"] == "completed" and end["certificate"]["tokens"] == 1
+
+
+async def test_a_stop_that_comes_before_its_run_ends_it_unrun() -> None:
+    async with node() as head:
+        await head.hello()
+        await head.stop(1)
+        await head.run(1, "spin")
+        notes, end = await head.until_end(1)
+        assert (notes, end["outcome"]["state"], end["outcome"]["code"]) == ([], "cancelled", "cancelled")
+
+
+async def test_a_second_attempt_on_the_same_node_is_told_whole_although_the_first_is_not_acknowledged() -> None:
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "killed", times=1)
+        while not any(item["kind"] == "end" for item, _ in await head.poll()):
+            pass
+        await head.run(2, "killed", attempt=2, times=1)  # its head has not said that it has received the end
+        notes, end = await head.until_end(2)
+        causes = [note["cause"] for note in notes]
+        assert causes == ["assigned", "entered", "closing frame", "exited"] and end["outcome"]["state"] == "completed"
+
+
+async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gone() -> None:
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "spin")
+        pid = await head.assigned_pid()
+        newer = Head(head.host, epoch=2)
+        assert "incarnation" in await newer.hello(given=5)
+        assert processes.read_process(pid) is None
+        assert (await head.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "stale_epoch", "epoch": 2}
+        assert (await Head(head.host, epoch=1).hello())["refused"] == "stale_epoch"
+        await newer.run(5, "count", n=1)
+        await newer.run(6, "count", n=2)
+        _, end = await newer.until_end(6)
+        assert end["certificate"]["tokens"] == 2, "what was given out before its hello is late"
+        assert (await Head(head.host, epoch=9).call("poll", ack=0, answer=1, wait_s=0.0))[0][
+            "refused"
+        ] == "unknown_epoch"
+
+
+async def test_a_node_whose_lease_is_over_ends_everything_and_delivers_nothing() -> None:
+    began = clock.boottime()  # its guards have the lease, too, and a clock of their own
+    now = [began]
+    async with node(now) as head:
+        await head.hello()
+        await head.run(1, "spin")
+        pid = await head.assigned_pid()
+        now[0] = began + LEASE_S - 1
+        await head.poll()
+        await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0)  # it has received that answer
+        now[0] = began + LEASE_S + 1
+        assert "answer" in (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0))[0], "it was renewed"
+        now[0] = began + 3 * LEASE_S
+        assert (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0))[0]["refused"] == "lease_over"
+        await head.host.close()
+        assert processes.read_process(pid) is None
+        assert (await head.hello())["refused"] == "lease_over", "it never works again"

@@ -17,6 +17,11 @@ from collections.abc import Callable, Container, Iterable
 from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of, stat_fields
 from killable.workers.protocol.control import ProcessEnding
 
+MARKER = "KILLABLE_INSTANCE"
+"""The variable in which the processes of a pool have the name of their supervisor's run, then their pool's
+(`supervisor/linux/instance_id`).
+"""
+
 
 def children() -> list[int]:
     """Return the pids of this process's children, zombies included.
@@ -67,12 +72,13 @@ def kept_ending(pid: int) -> ProcessEnding | None:
 
 
 def end_tracer(pid: int) -> None:
-    """Kill the process below this one that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT).
+    """Kill the process of a job that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT): one below this
+    process, or of another pool of the same supervisor.
 
     No other signal ends that stop. A tracer elsewhere, such as a person's debugger, is left alone.
     """
     tracer = _stopper(pid)
-    if tracer and _is_below(tracer, os.getpid()):
+    if tracer and (_is_below(tracer, os.getpid()) or _is_of_another_pool(tracer)):
         try:
             pidfd = os.pidfd_open(tracer)
         except OSError:
@@ -104,6 +110,27 @@ def _is_below(pid: int, ancestor: int) -> bool:
         if pid in (0, 1, ancestor):
             break
     return pid == ancestor
+
+
+def _is_of_another_pool(pid: int) -> bool:
+    """Return whether a process is below a guard of this one's supervisor: a child of that which has the mark of its run
+    from the start, as a program's own children have not.
+    """
+    supervisor = parent_of(os.getppid())
+    run = os.environ.get(MARKER, "").split("/")[:2]
+    above = pid
+    for _ in range(DEPTH_MAX):
+        pid, above = above, parent_of(above)
+        if above in (0, 1, supervisor):
+            break
+    if supervisor in (0, 1) or above != supervisor or len(run) < 2:
+        return False
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            environment = file.readall()
+    except OSError:
+        return False
+    return os.fsencode(f"{MARKER}={'/'.join(run)}/") in environment
 
 
 def kill_group(leader: int) -> None:

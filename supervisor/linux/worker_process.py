@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
-from killable.supervisor.linux import procfs, tree_usage
+from killable.supervisor.linux import autogroup, procfs, tree_usage
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
@@ -239,7 +239,14 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
             return
-        is_sent = self._kill()
+        session = autogroup.open_session(self.pid)
+        try:
+            is_sent = self._kill()
+            if is_sent and session >= 0:
+                autogroup.raise_session(session)
+        finally:
+            if session >= 0:
+                os.close(session)
         self._kill_group()
         if is_sent:
             self._on_ending()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,10 +113,14 @@ async def test_a_debugger_that_is_no_job_is_left_alone(supervisor: StartSupervis
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=SUPPORT.parent) as debugger:
         assert debugger.stdout is not None and debugger.stdout.readline() == b"traces\n"
+        session = Path(f"/proc/{(await server.get(victim)).pid}/autogroup")
+        nice_before = session.read_text().split()[-1] if session.exists() else "5"
         with pytest.raises(Refused, match="the job had ended: failed"):
             await server.cancel(victim, wait_s=END_S)
         assert (await follow(server, victim)).code == "unkillable"
         assert debugger.poll() is None
+        if session.exists() and nice_before == "5" and os.getuid() == 0:
+            assert session.read_text().split()[-1] == "0", "a dying process does not wait for a processor"
     assert (await run(server, "exits", code=3)).code == "exit", "the pool has room again when the debugger has gone"
 
 

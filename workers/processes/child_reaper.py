@@ -71,20 +71,23 @@ def kept_ending(pid: int) -> ProcessEnding | None:
     )
 
 
-def end_tracer(pid: int) -> None:
+def end_tracer(pid: int, *, was_killed: bool = False) -> None:
     """Kill the process of a job that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT): one below this
     process, or of another pool of the same supervisor.
 
     No other signal ends that stop. A tracer elsewhere, such as a person's debugger, is left alone.
+
+    `was_killed`: this process has sent SIGKILL to it, which ends every other stop. Otherwise that is seen by the signal
+    that is pending; one of `cgroup.kill` is not when the process has come to its exit.
     """
-    tracer = _stopper(pid)
+    tracer = _stopper(pid, was_killed)
     if tracer and (_is_below(tracer, os.getpid()) or _is_of_another_pool(tracer)):
         try:
             pidfd = os.pidfd_open(tracer)
         except OSError:
             return  # it has gone
         try:
-            if _stopper(pid) == tracer:  # so it has not ended before it was opened
+            if _stopper(pid, was_killed) == tracer:  # so it has not ended before it was opened
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except OSError:
             pass
@@ -92,7 +95,7 @@ def end_tracer(pid: int) -> None:
             os.close(pidfd)
 
 
-def _stopper(pid: int) -> int:
+def _stopper(pid: int, was_killed: bool) -> int:
     """Return the tracer in whose stop a process is that SIGKILL has reached; 0: it is in none."""
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
@@ -100,7 +103,7 @@ def _stopper(pid: int) -> int:
     except OSError:
         return 0
     pending = int(members[b"ShdPnd"], 16) | int(members[b"SigPnd"], 16)
-    is_killed = bool(pending >> (signal.SIGKILL - 1) & 1)
+    is_killed = was_killed or bool(pending >> (signal.SIGKILL - 1) & 1)
     return int(members[b"TracerPid"]) if is_killed and members[b"State"].startswith(b"t") else 0
 
 
@@ -177,7 +180,7 @@ class Orphans:
                 os.kill(pid, signal.SIGKILL)
                 kill_below(pid)
                 if closely:
-                    end_tracer(pid)
+                    end_tracer(pid, was_killed=True)
                 if is_zombie(pid):
                     kill_group(pid)
                 ending = self._ending(pid, closely=closely)

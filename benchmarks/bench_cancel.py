@@ -42,12 +42,12 @@ COOPERATIVE = "cooperative cancels"
 
 
 def main(
-    quick: runner.Quick = False,
-    as_json: runner.AsJson = False,
-    repeat: runner.Repeat = None,
-    patience_s: runner.PatienceS = None,
-    only: runner.Only = None,
-    names: runner.Names = False,
+    quick: bool,
+    as_json: bool,
+    repeat: int | None,
+    patience_s: float | None,
+    only: tuple[str, ...],
+    names: bool,
 ) -> None:
     """Measure everything in one run, so that ratios are comparable."""
     chosen = runner.choose({**scenarios.PARTS, COOPERATIVE: None}, only, names)

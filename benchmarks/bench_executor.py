@@ -22,10 +22,9 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
 
+import click
 import runner
-import typer
 from executor import measures, page
 from executor.measures import MEASURES, PEERS, Measure
 from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
@@ -39,22 +38,24 @@ TRIAL_S = 120.0
 """Longer than any trial; one that takes longer hangs."""
 ERROR_LINES = 12
 
-Systems = Annotated[bool, typer.Option("--systems", help="Measure Celery, RQ, Dask and Ray, too.")]
-Publish = Annotated[
-    bool,
-    typer.Option("--publish", help="Write benchmarks/peers.json, and with it the page about the peers and README."),
-]
+OPTIONS = (
+    click.Option(["--systems"], is_flag=True, help="Measure Celery, RQ, Dask and Ray, too."),
+    click.Option(
+        ["--publish"], is_flag=True,
+        help="Write benchmarks/peers.json, and with it the page about the peers and README.",
+    ),
+)  # fmt: skip
 
 
 def main(
-    quick: runner.Quick = False,
-    systems: Systems = False,
-    publish: Publish = False,
-    as_json: runner.AsJson = False,
-    repeat: runner.Repeat = None,
-    patience_s: runner.PatienceS = None,
-    only: runner.Only = None,
-    names: runner.Names = False,
+    quick: bool,
+    systems: bool,
+    publish: bool,
+    as_json: bool,
+    repeat: int | None,
+    patience_s: float | None,
+    only: tuple[str, ...],
+    names: bool,
 ) -> None:
     """Measure all peers in one run, so that ratios are comparable."""
     chosen: dict[str, Measure] = runner.choose(MEASURES, only, names)
@@ -473,4 +474,6 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    runner.run(main, __doc__, examples=["--quick --only no-ops --only cancel", "--quick --systems --publish"])
+    runner.run(
+        main, __doc__, examples=["--quick --only no-ops --only cancel", "--quick --systems --publish"], options=OPTIONS
+    )

@@ -13,14 +13,14 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
+import click
 import psutil
-import typer
 from measurement import FULL, QUICK, Figure, Plan, Samples
 from rich.console import Console
 from rich.table import Table
@@ -43,30 +43,32 @@ _BUSY_COLUMNS = (1, 2, 3, 6, 7, 8)
 
 Part = Callable[[Plan, Samples], Awaitable[None]]
 
-Quick = Annotated[bool, typer.Option("--quick", help="Few trials, one pass.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON instead of a table.")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option("--only", metavar="TEXT", help="Parts whose names contain this text. May be given again."),
-]
-Names = Annotated[bool, typer.Option("--list", help="Print the names of the parts, and end.")]
-Repeat = Annotated[int | None, typer.Option("--repeat", min=1, help="Passes over all parts. Default: 3, quick 1.")]
-PatienceS = Annotated[
-    float | None,
-    typer.Option(
-        "--patience",
-        min=0,
-        metavar="SECONDS",
+OPTIONS = (
+    click.Option(["--quick"], is_flag=True, help="Few trials, one pass."),
+    click.Option(["--json", "as_json"], is_flag=True, help="Print the results as JSON instead of a table."),
+    click.Option(["--repeat"], type=click.IntRange(min=1), help="Passes over all parts. Default: 3, quick 1."),
+    click.Option(
+        ["--patience", "patience_s"], type=click.FloatRange(min=0), metavar="SECONDS",
         help="Total time to wait for idle processors and to repeat parts that other processes disturbed. "
         "Default: 600, quick 0.",
     ),
-]
+    click.Option(
+        ["--only"], multiple=True, metavar="TEXT", help="Parts whose names contain this text. May be given again."
+    ),
+    click.Option(["--list", "names"], is_flag=True, help="Print the names of the parts, and end."),
+)  # fmt: skip
+"""The options of every benchmark."""
 
 progress = Console(stderr=True, highlight=False)
 
 
-def run(main: Callable[..., None], about: str, *, examples: Iterable[str] = ()) -> None:
-    """Run a benchmark's command line. Its help is `about`, the docstring of its module, and what can be typed."""
+def run(
+    main: Callable[..., None], about: str, *, examples: Iterable[str] = (), options: Iterable[click.Option] = ()
+) -> None:
+    """Run a benchmark's command line, with these options besides those of all.
+
+    Its help is `about`, the docstring of its module, and what can be typed.
+    """
     path = f"python benchmarks/{Path(sys.argv[0]).name}"
     text, _, where = about.partition("\n\nRuns in: ")
     shown = [
@@ -75,9 +77,8 @@ def run(main: Callable[..., None], about: str, *, examples: Iterable[str] = ()) 
     ]
     # \b keeps the lines of a paragraph as they are (click, "Preventing Rewrapping").
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in shown)
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(help=f"{text}\n\nRuns in: {where}", epilog=epilog)(main)
-    app()
+    text = f"{text}\n\nRuns in: {where}"
+    click.Command(None, callback=main, params=[*OPTIONS, *options], help=text, epilog=epilog).main()
 
 
 def command(
@@ -89,12 +90,12 @@ def command(
     """Return the function behind a benchmark's command line. `notes` returns lines to print below the table."""
 
     def main(
-        quick: Quick = False,
-        as_json: AsJson = False,
-        repeat: Repeat = None,
-        patience_s: PatienceS = None,
-        only: Only = None,
-        names: Names = False,
+        quick: bool,
+        as_json: bool,
+        repeat: int | None,
+        patience_s: float | None,
+        only: tuple[str, ...],
+        names: bool,
     ) -> None:
         chosen = choose(parts, only, names)
         plan = (QUICK if quick else FULL).with_options(repeat, patience_s)
@@ -107,24 +108,24 @@ def command(
     return main
 
 
-def choose(parts: Mapping[str, Any], only: list[str] | None, names: bool) -> dict[str, Any]:
+def choose(parts: Mapping[str, Any], only: Sequence[str], names: bool) -> dict[str, Any]:
     """Return the parts whose names contain one of these texts. Exit where none does, and where names are asked for."""
     if names:
         print("\n".join(parts))
-        raise typer.Exit
+        raise click.exceptions.Exit
     chosen = {name: part for name, part in parts.items() if not only or any(text in name for text in only)}
     if not chosen:
         progress.print(f"no part has such a name; there are: {', '.join(parts)}")
-        raise typer.Exit(2)
+        raise click.exceptions.Exit(2)
     return chosen
 
 
-def shown(figures: list[Figure], only: list[str] | None) -> list[Figure]:
+def shown(figures: list[Figure], only: Sequence[str]) -> list[Figure]:
     """Return all of a whole run's figures, and of some parts what they measured."""
     return [figure for figure in figures if not only or figure.measured is not None]
 
 
-def result_name(name: str, quick: bool, only: list[str] | None) -> str:
+def result_name(name: str, quick: bool, only: Sequence[str]) -> str:
     """Return the name of a run's files in `results/`: one of some parts replaces none of all."""
     return name + ("_quick" if quick else "") + ("_some" if only else "")
 

@@ -4,7 +4,7 @@ Runs in: supervisor. Pure. Those of a server are in `server_settings`. A named t
 dataclass, and each start of a program with an Executor waits for it.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 from collections.abc import Mapping, Set
@@ -58,14 +58,13 @@ class SandboxSpec(NamedTuple):
         return "; ".join(parts)
 
 
-@dataclass(frozen=True)
-class PoolSpec:
+class PoolSpec(NamedTuple):
     """One pool of `killable.toml`, or the pool of an Executor."""
 
     name: str
     modules: tuple[str, ...]
     """Module names, or paths of files ending in .py."""
-    workers: int = field(default_factory=usable_cores)
+    workers: int = usable_cores()
     """Maximum number of busy workers."""
     spares: int = 1
     """Number of warm, idle workers to keep beyond the busy ones."""
@@ -84,12 +83,12 @@ class PoolSpec:
     """Name or number of the user that workers run as; empty: the supervisor's own."""
     group: str | int = ""
     """Name or number of the group that workers run as; empty: the user's own."""
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = {}
     environment: tuple[str, ...] | None = None
     """Names and patterns of the supervisor's environment variables that its processes get; None: all of them."""
-    sandbox: SandboxSpec = field(default_factory=SandboxSpec)
+    sandbox: SandboxSpec = SandboxSpec()
     codec: Literal["json", "pickle"] = "json"
-    setup: bytes = field(default=b"", repr=False)
+    setup: bytes = b""
     """The encoded `ExecutorSetup` of an Executor's processes; empty: a pool of job types."""
     folder: str = ""
     """The working directory of workers, and the first folder on their sys.path; empty: the supervisor's own."""
@@ -130,7 +129,7 @@ Port = Annotated[int, "port"]
 """The types of settings. `configuration.tables` maps each to the type that validates the file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # nobody compares or prints them, and each method takes its time
 class SupervisorSettings:
     """The part of `[server]` that the supervisor uses: the queue, the kept jobs, the escalation."""
 
@@ -160,7 +159,7 @@ class SupervisorSettings:
     """Time after SIGKILL until a process that still exists is given up, and its slot quarantined."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Settings(SupervisorSettings):
     """All settings of a supervisor. Those of the HTTP server are in `api.http.settings`."""
 

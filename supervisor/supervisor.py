@@ -366,7 +366,7 @@ class Supervisor:
             queue_full=queue_full,
             draining=self._drain.draining,
             journal="" if self._job_notes is None else self._job_notes.journal.trouble,
-            stall=loop_turns.stall(),
+            longest_turn_s=loop_turns.longest_s(),
         )
 
     async def counts(self) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from killable.workers.authoring.types import BYTES, join
+from killable.workers.authoring.input_types import BYTES, join
 from killable.workers.errors import Refused
 
 Schema = Mapping[str, Any]

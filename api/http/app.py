@@ -15,24 +15,25 @@ from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.access import OPEN_PATHS
-from killable.api.http.api_keys import KeyRing, Tickets
+from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit import Audit
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.connection_use import ConnectionUse
+from killable.api.http.connections_per_key import ConnectionsPerKey
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem
+from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams
-from killable.api.http.submission_rate import SubmissionRate
+from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 
 
@@ -54,8 +55,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
+    streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), OpenStreams(settings.streams_max), tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
     )
     app.state.troubles = []
     install_problems(app)
@@ -67,9 +69,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(HeadAsGet)
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings, keys=keys)
-    app.add_middleware(SubmissionRate, engine=engine)
+    app.add_middleware(SubmissionRateCheck, engine=engine)
     per_key_max, share_max = settings.connections_per_key_max, max(1, settings.connections_max // 2)
-    app.add_middleware(ConnectionUse, keys=keys, per_key_max=per_key_max, share_max=share_max)
+    app.add_middleware(ConnectionsPerKey, keys=keys, per_key_max=per_key_max, share_max=share_max)
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:

@@ -15,13 +15,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from killable.api.http.access import CALLER, VIA, Access, access_to, includes
-from killable.api.http.api_keys import ApiKey, KeyRing, Reader, Tickets
+from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.audit import act_of
 from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
-from killable.supervisor.models import JobRecord
+from killable.api.http.stream_tickets import Reader, Tickets
 
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
 TICKET = "killable.ticket"
@@ -150,16 +150,3 @@ def is_operator(scope: Scope) -> bool:
     """Return whether the request has an operator's key; a server without keys has no operators."""
     caller = caller_of(scope)
     return caller is not None and caller.role == "operate"
-
-
-def only_watches(request: Request, record: JobRecord) -> bool:
-    """Return whether this reader's leaving does not matter to a job with `stop_when_client_leaves`.
-
-
-    It matters of those whose job it is: who submitted it, and whom they gave the ticket of their submission. Others who
-    may read it could end it otherwise, by leaving before the first of those has come.
-    """
-    caller = caller_of(request.scope)
-    if caller is not None:
-        return caller.role == "read" or caller.name != record.tenant
-    return bool(request.scope.get(TICKET) == "watcher")

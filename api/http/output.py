@@ -1,4 +1,4 @@
-"""A job's output, joined from its tokens.
+"""A job's output, joined from its tokens; and the headers of all that a job produces.
 
 Runs in: api.
 """
@@ -41,6 +41,11 @@ async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | 
             for piece in decoded(tokens):
                 yield piece
                 await asyncio.sleep(0)  # a socket that takes all does not wait by itself
+
+
+def as_attachment(name: str) -> dict[str, str]:
+    """Return the headers of a body that a job controls: a browser saves it, under this name, and runs nothing of it."""
+    return {"X-Content-Type-Options": "nosniff", "Content-Disposition": f'attachment; filename="{name}"'}
 
 
 async def nothing() -> AsyncIterator[bytes]:

@@ -6,17 +6,15 @@ Runs in: api.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 from pydantic import BaseModel
 from starlette.responses import JSONResponse
 
 from killable.api.http.problems import PROBLEM_TYPE
 from killable.api.http.request_faults import fault, invalid
-from killable.api.http.schemas import PREFER, WAIT_S_MAX
 from killable.api.http.statuses import STATUSES
 from killable.workers.errors import CODES
 from killable.workers.protocol.messages import dump_json
@@ -59,9 +57,6 @@ HEADERS_OF_STATUS = {
     503: ("Retry-After",),
 }
 
-CANCEL_WAIT_S = 10.0
-"""Default wait for the end of a cancelled job: twice the default grace."""
-
 
 class Json(JSONResponse):
     """JSON as ASCII. Starlette's own class fails on a lone surrogate, which a job may return.
@@ -76,37 +71,6 @@ class Json(JSONResponse):
         return dump_json(content)
 
 
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """How long the client is willing to wait, in seconds (RFC 7240); None: it has no preference."""
-
-    wait_s: float | None = None
-    applied: str = ""
-
-    @classmethod
-    def of(cls, prefer: Iterable[str]) -> Preference:
-        """Parse `Prefer`. Unreadable preferences are ignored, as the RFC requires. `wait` overrides `respond-async`."""
-        found = cls()
-        for header in prefer:
-            for preference in header.split(","):
-                name, _, value = preference.partition(";")[0].partition("=")
-                name, value = name.strip().lower(), value.strip().strip('"')
-                if name == "wait" and value.isascii() and value.isdecimal():
-                    wait_s = min(int(value[:9]), int(WAIT_S_MAX))
-                    return cls(float(wait_s), f"wait={wait_s}")
-                if name == "respond-async":
-                    found = cls(0.0, "respond-async")
-        return found
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Preference-Applied": self.applied} if self.applied else {}
-
-
-async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] = []) -> Preference:  # noqa: B006
-    return Preference.of(prefer)
-
-
 def correlation_id_of(request: Request) -> str:
     """Return the request's correlation id, or generate one. `request.state` keeps it for an error answer."""
     found = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or str(uuid.uuid4())
@@ -119,7 +83,6 @@ async def _no_body(request: Request) -> None:
         raise invalid([fault("body", [], "must be empty: all parameters are in the query")])
 
 
-Preferred = Annotated[Preference, Depends(_preference)]
 NO_BODY = Depends(_no_body)
 
 

@@ -14,23 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.api_keys import Tickets
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.prefer import CANCEL_WAIT_S, Preference, Preferred
 from killable.api.http.records import record_json, short_record_json
-from killable.api.http.responses import (
-    BODY_CODES,
-    CANCEL_WAIT_S,
-    LINKS_TO_JOB,
-    NO_BODY,
-    Json,
-    Preference,
-    Preferred,
-    answer,
-    correlation_id_of,
-    documented,
-)
+from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
+from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobRecord, JobType, Submission
 from killable.workers.errors import Refused

@@ -17,8 +17,9 @@ from killable.api.http import schemas
 from killable.api.http.audit import note_jobs
 from killable.api.http.auth import key_name_of
 from killable.api.http.dependencies import engine_of
+from killable.api.http.prefer import CANCEL_WAIT_S, Preferred
 from killable.api.http.request_faults import fault, invalid
-from killable.api.http.responses import BODY_CODES, CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
+from killable.api.http.responses import BODY_CODES, NO_BODY, Json, answer, documented
 
 DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
 

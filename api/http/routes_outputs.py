@@ -16,14 +16,16 @@ from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
 from killable.api.http.access import CALLER
-from killable.api.http.auth import is_operator, only_watches, tenant_of
+from killable.api.http.auth import TICKET, caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.methods import IS_HEAD
-from killable.api.http.output import media_type_of, nothing, pieces_of
+from killable.api.http.output import as_attachment, media_type_of, nothing, pieces_of
+from killable.api.http.prefer import WAIT_S_MAX
 from killable.api.http.records import record_json
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.sse import WRITE_BYTES, cut, open_stream
+from killable.supervisor.models import JobRecord
 from killable.workers.errors import Refused
 
 VALUE = {
@@ -84,15 +86,26 @@ async def stream_job(
         record = await parts.engine.get(job_id)  # the answer tells that it has ended
     return open_stream(
         parts.engine,
-        parts.settings,
         parts.streams,
         record,
         after=after,
         markers=query.markers,
-        watches=only_watches(request, record),
+        watches=_only_watches(request, record),
         tenant=tenant_of(request) if CALLER in request.scope else record.tenant,  # a ticket is its job's tenant's
         operator=is_operator(request.scope),
     )
+
+
+def _only_watches(request: Request, record: JobRecord) -> bool:
+    """Return whether this reader's leaving does not matter to a job with `stop_when_client_leaves`.
+
+    It matters of those whose job it is: who submitted it, and whom they gave the ticket of their submission. Others who
+    may read it could end it otherwise, by leaving before the first of those has come.
+    """
+    caller = caller_of(request.scope)
+    if caller is not None:
+        return caller.role == "read" or caller.name != record.tenant
+    return bool(request.scope.get(TICKET) == "watcher")
 
 
 @router.get(
@@ -115,7 +128,7 @@ async def get_output(request: Request, job_id: str) -> Response:
     kind = await media_type_of(engine, record)
     pieces = nothing() if request.scope.get(IS_HEAD) else pieces_of(engine, record)
     name = f"{job_id}.{'txt' if kind.startswith('text/') else 'bin'}"
-    return StreamingResponse(pieces, media_type=kind, headers=_of_a_job(name))
+    return StreamingResponse(pieces, media_type=kind, headers=as_attachment(name))
 
 
 @router.get(
@@ -131,7 +144,7 @@ async def get_output(request: Request, job_id: str) -> Response:
 async def get_result(request: Request, job_id: str, query: Annotated[schemas.ResultQuery, Query()]) -> Response:
     """Return what the job returned. With `wait_s`, wait for its end first."""
     parts = parts_of(request)
-    record = await parts.engine.wait(job_id, timeout_s=min(query.wait_s, schemas.WAIT_S_MAX))
+    record = await parts.engine.wait(job_id, timeout_s=min(query.wait_s, WAIT_S_MAX))
     if not record.ended:
         return Json(record_json(record, parts.settings.result_inline_bytes_max), 202)
     if record.state != "completed":
@@ -151,11 +164,6 @@ async def get_partial(request: Request, job_id: str) -> Response:
     return _value_answer(request, f"{job_id}-partial", record.partial)
 
 
-def _of_a_job(name: str) -> dict[str, str]:
-    """Return the headers of a body that a job controls: a browser saves it, under this name, and runs nothing of it."""
-    return {"X-Content-Type-Options": "nosniff", "Content-Disposition": f'attachment; filename="{name}"'}
-
-
 def _value_answer(request: Request, name: str, payload: bytes) -> Response:
     """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
     found = _BYTES_VALUE.fullmatch(payload)
@@ -166,7 +174,7 @@ def _value_answer(request: Request, name: str, payload: bytes) -> Response:
         size = len(encoded) // 4 * 3 - len(found[2])
         pieces, media_type = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
     body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
-    headers = _of_a_job(f"{name}.{'json' if media_type == 'application/json' else 'bin'}")
+    headers = as_attachment(f"{name}.{'json' if media_type == 'application/json' else 'bin'}")
     return StreamingResponse(body, media_type=media_type, headers=headers | {"Content-Length": str(size)})
 
 

@@ -18,8 +18,9 @@ from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit import note_jobs
 from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.prefer import CANCEL_WAIT_S, Preferred
 from killable.api.http.problems import problem
-from killable.api.http.responses import CANCEL_WAIT_S, NO_BODY, Json, Preferred, answer, documented
+from killable.api.http.responses import NO_BODY, Json, answer, documented
 from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import Refused
 

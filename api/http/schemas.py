@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from killable.api.http.prefer import PREFER
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
@@ -37,8 +38,6 @@ from killable.supervisor.models import (
 from killable.workers.authoring.identifiers import OPERATION_PATH
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 
-WAIT_S_MAX = 60.0
-"""The longest that a request is held, in seconds: many proxies wait no longer. Clients behind a proxy ask for less."""
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
 """Any spelling of an id, with or without the quotes of the IETF draft."""
@@ -207,9 +206,6 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
         return None
     key, _, value = tag.partition(":")
     return key, value
-
-
-PREFER = "`wait=N`: wait up to N seconds for the end, at most 60; `respond-async`: do not wait"
 
 
 class SubmissionHeaders(BaseModel):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.failed_keys import DELAY_S
+from killable.api.http.sse import PING_S, SEND_TIMEOUT_S
 from killable.supervisor.server_settings import HttpServerSettings
 
 
@@ -25,10 +26,8 @@ class HttpSettings(HttpServerSettings):
     """Requests of one key, or of one address without a key, that wait for their turn: about a second of them."""
     body_timeout_s: float = 20.0
     """Seconds for a request's body, plus one for every BODY_BYTES_PER_S received."""
-    ping_s: float = 10.0
-    """Seconds between comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
-    send_timeout_s: float = 30.0
-    """A stream's reader that takes less than 64 KiB in this many seconds is disconnected."""
+    ping_s: float = PING_S
+    send_timeout_s: float = SEND_TIMEOUT_S
 
     @classmethod
     def of(cls, server: HttpServerSettings, keys: Sequence[ApiKey]) -> HttpSettings:

@@ -29,7 +29,6 @@ from starlette.types import Message, Receive, Scope, Send
 from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import refused
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
 from killable.workers.errors import Refused
@@ -50,6 +49,10 @@ WRITE_BYTES = 64 << 10
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
 PING = b": ping\n\n"
+PING_S = 10.0
+"""Seconds between comment pings on a stream: below the idle timeouts of usual proxies (30 s and more)."""
+SEND_TIMEOUT_S = 30.0
+"""A stream's reader that takes less than WRITE_BYTES in this many seconds is disconnected."""
 MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Content-Type-Options": "nosniff"}
 """The second one has nginx pass on what comes, and not gather it first."""
@@ -71,10 +74,12 @@ OF_OPERATORS = 64
 
 
 class OpenStreams:
-    """How many streams one app has open, and may have."""
+    """How many streams one app has open, and may have; and the times of each, in seconds."""
 
-    def __init__(self, open_max: int) -> None:
+    def __init__(self, open_max: int, *, ping_s: float = PING_S, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
         self.open = 0
+        self.ping_s = ping_s
+        self.send_timeout_s = send_timeout_s
         self._open_max = open_max
 
     def check(self, *, operator: bool) -> None:
@@ -154,7 +159,6 @@ def marker(state: str, error: dict[str, Any] | None) -> bytes:
 
 def open_stream(
     engine: Engine,
-    settings: HttpSettings,
     streams: OpenStreams,
     record: JobRecord,
     *,
@@ -175,7 +179,7 @@ def open_stream(
     if not record.ended or after < record.events - 1:
         streams.check(operator=operator)
         reader = Reader(record.job_id, after, markers, watches, tenant, operator)
-        return EventStream(engine, settings, streams, reader)
+        return EventStream(engine, streams, reader)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
     return Response(RETRY + marker(record.state, record.error), headers=HEADERS, media_type=MEDIA_TYPE)
@@ -199,15 +203,15 @@ class Reader(NamedTuple):
 class EventStream(EventSourceResponse):
     """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
 
-    def __init__(self, engine: Engine, settings: HttpSettings, streams: OpenStreams, reader: Reader) -> None:
+    def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
         self._engine = engine
         self._streams = streams
         self._reader = reader
         super().__init__(
             self._pieces(),
-            ping=settings.ping_s,
+            ping=streams.ping_s,
             ping_message_factory=_ping,
-            send_timeout=settings.send_timeout_s,
+            send_timeout=streams.send_timeout_s,
         )
         self.headers["X-Content-Type-Options"] = "nosniff"
         del self.headers["Connection"]  # the server's to say; to a client that asked for it, it says `close`

@@ -20,11 +20,11 @@ from killable.supervisor.attempts.run_order import is_announced, run_order
 from killable.supervisor.attempts.termination import SIGTERM, Termination
 from killable.supervisor.attempts.tmp_monitor import TmpMonitor
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.jobs import payloads
+from killable.supervisor.jobs import payload_checks
 from killable.supervisor.jobs.event_log import Batch
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job_output import JobOutput, too_much
 from killable.supervisor.jobs.lifecycle import Cause
-from killable.supervisor.jobs.transcript import Transcript, too_much
 from killable.supervisor.models import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import PIPE_BYTES, Gone
@@ -74,7 +74,7 @@ class Attempt:
         self._owner = owner
         self._sequence = 0
         self._json = job.type.codec == "json"
-        self._transcript = Transcript(job.log, lambda: owner.on_first_token(self))
+        self._output = JobOutput(job.log, lambda: owner.on_first_token(self))
         self._phase_times = PhaseTimes()
         self._deadlines = Deadlines(job.limits)
         self._termination = Termination(
@@ -196,7 +196,7 @@ class Attempt:
                 break
             self._sequence += 1
             if kind == _TOKEN:
-                if not self._entered or (self._json and not payloads.is_one_line(payload)):
+                if not self._entered or (self._json and not payload_checks.is_one_line(payload)):
                     self._fail_protocol("an invalid token: before the job was entered, or with a line end")
                     break
                 tokens.append(("token", payload))
@@ -215,7 +215,7 @@ class Attempt:
         if self._protocol_error or self._over or fence != self.fence:
             return
         data = b"".join(tokens)
-        if sequence != self._sequence or not self._entered or (self._json and not payloads.is_one_line(data)):
+        if sequence != self._sequence or not self._entered or (self._json and not payload_checks.is_one_line(data)):
             self._fail_protocol("an invalid token: out of order, before the job was entered, or with a line end")
             return
         self._sequence += len(tokens)
@@ -225,13 +225,13 @@ class Attempt:
     def _on_tokens(self, tokens: Batch, size: int) -> None:
         if not tokens:
             return
-        if not self._transcript.tokens(tokens, size):
+        if not self._output.tokens(tokens, size):
             self._stop_for_output()
         if not self._is_ending and self._deadlines.tokens(self._clock.now()):
             self._arm()
 
     def _on_message(self, kind: int, payload: bytes) -> None:
-        is_value = not self._json or kind not in _VALUES or payloads.is_value(payload)
+        is_value = not self._json or kind not in _VALUES or payload_checks.is_value(payload)
         try:
             match kind:
                 case Kind.ENTERED if not self._entered and self._closing is None:
@@ -273,7 +273,7 @@ class Attempt:
         self._rouse_at = None
         self._owner.transition(self.job, Cause.ENTERED)
         self._owner.on_entered(self)
-        if not self._transcript.open():
+        if not self._output.open():
             self._stop_for_output()
         if not self._is_ending:
             # The worker's own time counts, clamped to what is possible: the frame may have been read late.
@@ -315,7 +315,7 @@ class Attempt:
     on_protocol_error = _fail_protocol
 
     def on_output(self, data: bytes, stream: str = "stdout") -> None:
-        if not self._transcript.output(data, stream):
+        if not self._output.output(data, stream):
             self._stop_for_output()
         if self.job.listener is not None:
             self.job.listener.on_output(self.job, data, stream)
@@ -377,7 +377,7 @@ class Attempt:
         self._monitor.close()
         self._tmp_monitor.close()
         self._arm()
-        if not self._transcript.close():
+        if not self._output.close():
             self._stop_for_output()
         job = self.job
         outcome = exit_outcome.classify(job.verdict, self._closing, status or ExitStatus(), evidence or Evidence())

@@ -12,7 +12,7 @@ from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.limits import needs_samples
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
-from killable.workers.authoring.backstops import backstop_bytes, tasks_bound
+from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks
 from killable.workers.authoring.limits import Limits
 
 RETRY_S = 0.05
@@ -46,8 +46,8 @@ class ResourceMonitor:
         if needs_samples(self._limits) and not has_order:
             self._process.note_base()
         memory = self._limits["memory_bytes"]
-        tasks_max = tasks_bound(self._limits["processes_max"], self._limits["threads_max"])
-        self._process.bound(None if memory is None else backstop_bytes(memory), tasks_max)
+        tasks_max = hard_limit_of_tasks(self._limits["processes_max"], self._limits["threads_max"])
+        self._process.bound(None if memory is None else hard_limit_bytes(memory), tasks_max)
 
     def begin(self, ordered: float) -> None:
         """Start measuring. The order was sent before, at `ordered`: the job need not wait, and may be over by now."""

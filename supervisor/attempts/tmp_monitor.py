@@ -10,7 +10,7 @@ from killable.supervisor.attempts.resource_monitor import StopCallback
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process
-from killable.workers.authoring.backstops import BACKSTOP
+from killable.workers.authoring.hard_limits import HARD_FACTOR
 from killable.workers.authoring.limits import Limits
 from killable.workers.authoring.units import size
 
@@ -48,7 +48,7 @@ class TmpMonitor:
     def _look(self) -> None:
         self._timer = None
         assert self._limit is not None
-        self._process.measure_tmp(int(self._limit * BACKSTOP) + 1, self._on_measured)
+        self._process.measure_tmp(int(self._limit * HARD_FACTOR) + 1, self._on_measured)
 
     def _on_measured(self, used: int, took_s: float) -> None:
         if self._closed or self._limit is None:
@@ -56,7 +56,7 @@ class TmpMonitor:
         if used > self._limit:
             words = f"tmp_bytes of {size(self._limit)} was reached: its temporary directory had {size(used)}"
             facts = {"limit": "tmp_bytes", "limit_bytes": self._limit, "measured_bytes": used, "message": words}
-            beyond = used > self._limit * BACKSTOP
+            beyond = used > self._limit * HARD_FACTOR
             # The first finding sends SIGTERM: a job that then stops writing keeps its grace.
             verdict = Verdict("limit.tmp", by="supervisor", facts=facts)
             self._stop(verdict, 0.0 if beyond and self._stop_requested else None)

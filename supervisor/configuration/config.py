@@ -25,15 +25,13 @@ from killable.supervisor.configuration.faults import ConfigError, ConfigFault, d
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, SandboxTable
 from killable.supervisor.jobs.limits import is_over
-from killable.supervisor.linux.memory_size import usable_memory
+from killable.supervisor.linux.memory_size import memory_bytes_max
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
 
-MEMORY_SHARE = 0.75
-"""The part of the memory of the machine, or of the container, that the default of memory_bytes is lowered to."""
 PROOFS = ("", "cgroup+descendants", "descendants")
 
 
@@ -134,7 +132,7 @@ def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
     workers = table.workers or len(table.affinity)
-    shared = {each.name for each in fields(PoolSpec)} & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
+    shared = set(PoolSpec._fields) & PoolTable.model_fields.keys() - {"workers", "python", "sandbox"}
     members: dict[str, Any] = {each: getattr(table, each) for each in shared}
     if workers:
         members["workers"] = workers
@@ -157,7 +155,7 @@ def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
 
 def _lowered(tables: FileTable) -> dict[str, float]:
     """Return what lowers a default limit: a cap, which every submission would be over, or the size of the machine."""
-    bounds = {"memory_bytes": int(usable_memory() * MEMORY_SHARE)} | configured_caps(tables.caps)
+    bounds = {"memory_bytes": memory_bytes_max()} | configured_caps(tables.caps)
     return {
         name: bound
         for name, bound in bounds.items()

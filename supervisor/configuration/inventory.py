@@ -1,4 +1,4 @@
-"""Every value in force with its source; and the example file: every key with its default and documentation.
+"""Every value in force with its source, and how a value is spelled.
 
 Runs in: supervisor, before it starts; `killable config` and `check`. Pure.
 """
@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.faults import may_be_secret
-from killable.supervisor.configuration.tables import NO_LIMIT, json_schema
+from killable.supervisor.configuration.tables import NO_LIMIT
 from killable.supervisor.models import JobType
-from killable.supervisor.server_settings import ServerSettings
-from killable.supervisor.settings import TenantSettings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, cap_of, flat, value_of
+from killable.workers.authoring.limits import LIMITS, cap_of, flat, value_of
 
 DEFAULT = "default"
 NOT_SHOWN = "(set, not shown)"
@@ -61,7 +59,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         yield _cap(config, name)
     for pool in config.settings.pools:
         section = f"pools.{pool.name}"
-        members = {"module": pool.modules} | asdict(pool)
+        members = {"module": pool.modules} | pool._asdict()
         for name in _POOL_KEYS:
             found = _setting(config, section, name, members[name])
             cores = name == "workers" and found.source == DEFAULT
@@ -125,23 +123,6 @@ def spelled(name: str, value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else f"{value}"
 
 
-def example() -> Iterator[str]:
-    """Yield the lines of a `killable.toml` that sets every key to its default, each with its documentation."""
-    schema = json_schema()
-    yield '# killable.toml: every key with its default. Bytes also as numbers, seconds too; "none" takes a limit away.'
-    for section, values in _defaults():
-        table, about = _documented(schema, section)
-        yield from ("", f"[{'.'.join(section)}]", f"# {about}")
-        for name, value in values.items():
-            what = " ".join(str(table[name].get("description", "")).split())
-            # A cap that is set lowers decorators; one that is not follows from the limits of each type.
-            written = f"# {name} = {value}" if section == ("caps",) else f"{name} = {value}"
-            if max(len(written), 34) + len(what) > 117:
-                yield from (f"# {what}", written)
-            else:
-                yield f"{written:<34} # {what}"
-
-
 def _setting(config: Config, section: str, name: str, value: Any) -> Setting:
     written = config.sources.get(f"{section}.{name}")
     return Setting(section, name, list(value) if isinstance(value, tuple) else value, written or DEFAULT)
@@ -161,37 +142,3 @@ def _in_units(value: float, units: Mapping[str, int]) -> str:
         if value >= size and value % size == 0:
             return f'"{value / size:g}{unit}"'
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
-    """Return the sections of the example, each with its keys and the spelled values."""
-    limits, server = DEFAULT_LIMITS, ServerSettings()
-    halves = {name: getattr(server, name) // 2 for name in ("queue_jobs_max", "queue_bytes_max")}
-    tenants = {name: spelled(name, halves.get(name)) for name in TenantSettings._fields if name != "caps"}
-    pool = {
-        "module": '"./my_jobs.py"', "workers": "2", "spares": "1", "jobs_per_worker_max": "1",
-        "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
-        "user": '""', "group": '""', "environment": '["*"]', "env": '{ OMP_NUM_THREADS = "1" }',
-        "sandbox": "{ network = true }",
-    }  # fmt: skip
-    return (
-        (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
-        (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
-        (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
-        (("pools", "text"), pool),
-        (("jobs", "split", "limits"), {"run_s": "30"}),
-        (("jobs", "split", "caps"), {"run_s": '"2m"'}),
-        (("tenants", "dashboard"), tenants),
-        (("tenants", "dashboard", "caps"), {"run_s": '"1h"'}),
-    )
-
-
-def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
-    """Return the keys of a section from the schema, and the description of the section."""
-    names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
-    names |= {"tenants": "TenantTable"}
-    inner = {"jobs": "JobTable", "tenants": "TenantTable"}.get(section[0]) if len(section) == 3 else None
-    name = section[-1] if inner else section[0]
-    table = schema["$defs"][names[name]]
-    about = (schema["$defs"][inner] if inner else schema)["properties"][name]
-    return table["properties"], about.get("description", table["description"])

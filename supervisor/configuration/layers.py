@@ -16,20 +16,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from killable.supervisor.configuration.builtin_pools import BUILTIN_POOLS
 from killable.supervisor.configuration.checking import keys_of
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted
+from killable.supervisor.configuration.toml_lines import Key, line_numbers, place
 
 FILE_NAME = "killable.toml"
 ENVIRONMENT_PREFIX = "KILLABLE_"
-
-BUILTIN_POOLS: Mapping[str, Mapping[str, Any]] = {
-    "text": {"module": "killable.workers.builtin.tokenize"},
-    "embeddings": {"module": "killable.workers.builtin.embed"},
-    # llama.cpp starts threads when it loads: such a process must not be forked from.
-    "llm": {"module": "killable.workers.builtin.generate", "start_method": "spawn"},
-}
-
-Key = tuple[str, ...]
 
 
 class Layer(IntEnum):
@@ -109,8 +102,8 @@ def from_file(file: Path) -> Leaves:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError.of([ConfigFault(str(file), "expected TOML", str(error))]) from error
-    lines = _line_numbers(text)
-    return {key: SourcedValue(value, Layer.FILE, _place(file, key, lines)) for key, value in _leaves(tree)}
+    lines = line_numbers(text)
+    return {key: SourcedValue(value, Layer.FILE, place(file, key, lines)) for key, value in _leaves(tree)}
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFault]]:
@@ -215,31 +208,3 @@ def _literal(text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     return value["value"] if len(value) == 1 and isinstance(value["value"], (bool, int, float, list)) else text
-
-
-_PART = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""
-_HEADER = re.compile(rf"\s*\[\s*({_PART}(?:\s*\.\s*{_PART})*)\s*\]")
-_ASSIGNMENT = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
-
-
-def _line_numbers(text: str) -> dict[Key, int]:
-    """Return the lines of keys and headers; tomllib reports none. Lines of a multi-line text may add wrong ones."""
-    lines: dict[Key, int] = {}
-    section: Key = ()
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := _HEADER.match(line):
-            section = _parts(header[1])
-            lines.setdefault(section, number)
-        elif assignment := _ASSIGNMENT.match(line):
-            lines.setdefault((*section, *_parts(assignment[1])), number)
-    return lines
-
-
-def _parts(spelled: str) -> Key:
-    return tuple(part.strip("\"'") for part in re.findall(_PART, spelled))
-
-
-def _place(file: Path, key: Key, lines: Mapping[Key, int]) -> str:
-    """Return `killable.toml:12`, the line of the value or of the inline table that contains it."""
-    number = next((lines[key[:length]] for length in range(len(key), 0, -1) if key[:length] in lines), None)
-    return str(file) if number is None else f"{file}:{number}"

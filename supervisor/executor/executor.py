@@ -297,7 +297,7 @@ class Executor(concurrent.futures.Executor):
 
     def _map(
         self,
-        order: mapping.Order,
+        order: mapping.AsSubmitted,
         fn: Callable[..., T],
         iterables: tuple[Iterable[Any], ...],
         timeout: float | None,

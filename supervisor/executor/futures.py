@@ -103,8 +103,9 @@ class JobFuture(Future[T]):
     """The id in the logs; empty until the task was accepted."""
     pid: int | None = None
     """The process id of the worker, once the job runs. For people and logs."""
-    certificate: Mapping[str, Any] | Any = None  # `Any`: who knows that it is done need not check for None
-    """The timed record of the end; None until the future is done."""
+    _certificate: Mapping[str, Any] | None = None
+    _has_run_through = False
+    """It ran undisturbed: what is known of its end is made when somebody asks."""
 
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
@@ -177,9 +178,10 @@ class JobFuture(Future[T]):
             except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
                 self.cancel(reason="its caller was interrupted")
                 raise
-        with self._unpickle_lock:
-            if not self._is_unpickled:
-                self._open()
+        if not self._is_unpickled:
+            with self._unpickle_lock:
+                if not self._is_unpickled:
+                    self._open()
         return self._error
 
     def _get_snapshot(self) -> tuple[bool, bool, T | None, BaseException | None]:
@@ -200,6 +202,15 @@ class JobFuture(Future[T]):
         if self._owner.can_wait():
             with self._condition:
                 self._condition.wait_for(lambda: self._state in _DONE)
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | Any:  # `Any`: who knows that it is done need not check for None
+        """The timed record of the end; None until the future is done."""
+        if self._has_run_through and self._certificate is None:
+            from killable.supervisor.attempts.phase_times import undisturbed_certificate
+
+            self._certificate = undisturbed_certificate()
+        return self._certificate
 
     @property
     def error(self) -> JobError | None:
@@ -302,8 +313,8 @@ class JobFuture(Future[T]):
 
     def note_cancelled(self, reason: str) -> None:
         """Set the certificate of a task that was cancelled before it began: it has no phase times."""
-        if self.certificate is None:
-            self.certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
+        if self._certificate is None:
+            self._certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
     def take_back(self) -> None:
         """Mark the task as pending again: the worker that was to run it is gone."""
@@ -328,7 +339,7 @@ class JobFuture(Future[T]):
     def _on_over(self, job: Job) -> None:
         outcome = job.outcome
         assert outcome is not None
-        self.certificate = self.certificate or job.certificate  # `note_cancelled` may have set it
+        self._certificate = self._certificate or job.certificate  # `note_cancelled` may have set it
         self._raised = job.exception
         self._partial = job.partial
         if outcome.state == "completed":
@@ -341,13 +352,15 @@ class JobFuture(Future[T]):
         """Finish a task that ran undisturbed and never became a job; its worker is free. Does nothing if the task was
         given up meanwhile, because its caller was interrupted.
         """
-        if self._state in (CANCELLED_AND_NOTIFIED, FINISHED):
-            return
-        self._payload = result
-        from killable.supervisor.attempts.phase_times import undisturbed_certificate
-
-        self.certificate = undisturbed_certificate()
-        self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
+        with self._condition:  # what `set_result` does, of which a call that does nothing would take a tenth
+            if self._state in _DONE:
+                return
+            self._payload, self._has_run_through, self._state = result, True, FINISHED
+            for waiter in self._waiters:
+                waiter.add_result(self)
+            self._condition.notify_all()
+        if self._done_callbacks:
+            self._invoke_callbacks()
 
     def finish(self, outcome: Outcome) -> None:
         """Finish the future: no process of the job is alive, or it never began. Does nothing if it has finished."""

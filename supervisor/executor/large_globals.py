@@ -14,7 +14,7 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
-from killable.supervisor.executor.pickling_errors import globals_of
+from killable.supervisor.executor.pickling_errors import used_by
 from killable.workers.protocol import pickling
 
 LARGE_BYTES = 10 << 20
@@ -47,13 +47,12 @@ def warn(total_bytes: int, function: Any, args: Sequence[Any], kwargs: Mapping[s
 def _functions(values: Iterable[Any]) -> Iterator[FunctionType]:
     """Yield the functions that are called, behind partial objects and methods too."""
     for value in values:
-        match value:
-            case partial():
-                yield from _functions([value.func, *value.args, *value.keywords.values()])
-            case MethodType():
-                yield from _functions([value.__func__])
-            case FunctionType():
-                yield value
+        if isinstance(value, FunctionType):
+            yield value
+        elif isinstance(value, MethodType):
+            yield from _functions([value.__func__])
+        elif isinstance(value, partial):
+            yield from _functions([value.func, *value.args, *value.keywords.values()])
 
 
 def _sizes(function: FunctionType) -> dict[str, int]:
@@ -69,12 +68,12 @@ def _sizes(function: FunctionType) -> dict[str, int]:
         if id(each) in seen or _is_imported(each):
             continue
         seen.add(id(each))
-        for name, value in _used(each):
+        for kind, name, value in used_by(each):
             if isinstance(value, FunctionType):
                 waiting.append(value)
-            elif name not in sizes:
+            elif (name or kind) not in sizes:
                 with contextlib.suppress(Exception):  # pickling runs foreign code
-                    sizes[name] = pickling.pickled(value).size
+                    sizes[name or kind] = pickling.pickled(value).size
     return {name: size for name, size in sizes.items() if size >= LARGE_BYTES // 100}
 
 
@@ -88,17 +87,6 @@ def _is_imported(function: FunctionType) -> bool:
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:.0f} MB"
-
-
-def _used(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    code = function.__code__
-    for name in sorted(globals_of(code) & function.__globals__.keys()):
-        yield name, function.__globals__[name]
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):  # an empty cell
-            yield name, cell.cell_contents
-    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield "a default", default
 
 
 def _levels_to_the_program() -> int:

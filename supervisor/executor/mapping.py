@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import itertools
 import queue
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, add_traceback, read
@@ -56,71 +56,42 @@ class Chunk(NamedTuple):
         return [_error(each, self.future) if isinstance(each, ItemRaised) else each for each in found]
 
 
-class Order(Protocol):
-    """The chunks that were submitted and not read yet, in the order in which they are read."""
+class AsSubmitted:
+    """The chunks that were submitted and not read yet, in the order of `map`."""
 
-    def __len__(self) -> int: ...
+    def __init__(self) -> None:
+        self.chunks: OrderedDict[Future[list[Any]], Chunk] = OrderedDict()
 
-    def __iter__(self) -> Iterator[Chunk]: ...
-
-    def add(self, chunk: Chunk) -> None: ...
+    def add(self, chunk: Chunk) -> None:
+        self.chunks[chunk.future] = chunk
 
     def first(self, timeout_s: float | None) -> Chunk:
         """Return the chunk to read next, which may not be done. Raise TimeoutError."""
-        ...
-
-    def remove_first(self) -> None: ...
+        return next(iter(self.chunks.values()))
 
 
-class AsSubmitted(deque[Chunk]):
-    """The order of `map`."""
-
-    def add(self, chunk: Chunk) -> None:
-        self.append(chunk)
-
-    def first(self, timeout_s: float | None) -> Chunk:
-        return self[0]
-
-    def remove_first(self) -> None:
-        self.popleft()
-
-
-class AsDone:
+class AsDone(AsSubmitted):
     """The order of `map_unordered`."""
 
     def __init__(self) -> None:
-        self._chunks: dict[Future[list[Any]], Chunk] = {}
+        super().__init__()
         self._done: queue.SimpleQueue[Future[list[Any]]] = queue.SimpleQueue()
-        self._first: Future[list[Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def __iter__(self) -> Iterator[Chunk]:
-        return iter(self._chunks.values())
 
     def add(self, chunk: Chunk) -> None:
-        self._chunks[chunk.future] = chunk
+        super().add(chunk)
         chunk.future.add_done_callback(self._done.put)
 
     def first(self, timeout_s: float | None) -> Chunk:
-        if self._first is None:
-            try:
-                self._first = self._done.get(timeout=timeout_s)
-            except queue.Empty:
-                raise TimeoutError from None
-        return self._chunks[self._first]
-
-    def remove_first(self) -> None:
-        assert self._first is not None
-        del self._chunks[self._first]
-        self._first = None
+        try:
+            return self.chunks[self._done.get(timeout=timeout_s)]
+        except queue.Empty:
+            raise TimeoutError from None
 
 
 def results(
     submit: Callable[[Columns], JobFuture[list[Any]]],
     iterables: Sequence[Iterable[Any]],
-    order: Order,
+    order: AsSubmitted,
     *,
     timeout: float | None,
     chunksize: int,
@@ -135,10 +106,10 @@ def results(
     return _read(order, later, deadline, errors_are_items)
 
 
-def _read(order: Order, later: Iterator[Chunk], deadline: float | None, errors_are_items: bool) -> Iterator[Any]:
+def _read(order: AsSubmitted, later: Iterator[Chunk], deadline: float | None, errors_are_items: bool) -> Iterator[Any]:
     """Yield the results of each task. Closing the iterator early stops the rest."""
     try:
-        while order:
+        while order.chunks:
             found = _next(order, deadline, errors_are_items)
             for chunk in itertools.islice(later, 1):  # before the yield, so that no worker waits for the reader
                 order.add(chunk)
@@ -147,14 +118,15 @@ def _read(order: Order, later: Iterator[Chunk], deadline: float | None, errors_a
             while found:
                 yield found.pop()  # keep no reference: the reader may want to free it
     finally:
-        for chunk in order:
+        for chunk in order.chunks.values():
             chunk.future.cancel()
 
 
-def _next(order: Order, deadline: float | None, errors_are_items: bool) -> list[Any]:
+def _next(order: AsSubmitted, deadline: float | None, errors_are_items: bool) -> list[Any]:
     left_s = None if deadline is None else max(0.0, deadline - monotonic())
-    found = order.first(left_s).results(left_s, errors_are_items)
-    order.remove_first()
+    chunk = order.first(left_s)
+    found = chunk.results(left_s, errors_are_items)
+    del order.chunks[chunk.future]
     return found
 
 

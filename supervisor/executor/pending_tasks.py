@@ -6,6 +6,7 @@ Runs in: supervisor (the methods under "in the thread" run in its thread) | any 
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 _CLOSED = "cannot schedule new futures after shutdown"
 TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
 """The largest task that is sent as an order if there is no memory file for it."""
+REPLACE_AFTER_S = 0.005
+"""Seconds for which a call may run before the pool is told to replace its worker: most calls are over by then."""
 VIEWS_MAX = 64
 """Views of an Executor whose limits are remembered."""
 
@@ -77,6 +80,8 @@ class PendingTasks:
         """Held in `_match`, perhaps further up the stack of the thread that holds the lock."""
         self._doubt: tuple[Lane, Task] | None = None
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
+        self._without_room: JobFuture[Any] | None = None
+        """The first of the waiting tasks, if no lane had room for it: it is looked at again when one has."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
         self._prefix = f"job-{random_id()[:8]}"
@@ -123,7 +128,8 @@ class PendingTasks:
                     self._start_thread()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = task
-                    self._match()
+                    if next(iter(self._waiting)) is not self._without_room:
+                        self._match()
             if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
                 self._call(self._serve_waiting)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
@@ -170,22 +176,31 @@ class PendingTasks:
             return
         with self._matching:
             self.repair()
+            lane: Lane | None = None
+            next_fewest = 0
             while self._waiting:
                 task = next(iter(self._waiting.values()))
-                lane = None if task.waits_as_job else self._lane_for(task)
-                if lane is None:
+                if lane is None or len(lane) > next_fewest or not lane.has_room(task):
+                    lane, next_fewest = self._lane_for(task)
+                if lane is None or task.waits_as_job:
+                    self._without_room = task.future
                     return
                 self._line_up(lane, task)
+            self._without_room = None
 
-    def _lane_for(self, task: Task) -> Lane | None:
-        """Return the lane with the fewest calls that has room for a task; None: there is none."""
+    def _lane_for(self, task: Task) -> tuple[Lane | None, int]:
+        """Return the lane with the fewest calls that has room for a task (None: there is none), and how many the next
+        one has.
+        """
         best: Lane | None = None
+        fewest = next_fewest = sys.maxsize
         for lane in reversed(self._lanes):
-            if lane.has_room(task) and (best is None or len(lane) < len(best)):
-                best = lane
-                if not lane:
-                    break
-        return best
+            if lane.has_room(task):
+                if len(lane) < fewest:
+                    best, fewest, next_fewest = lane, len(lane), fewest
+                else:
+                    next_fewest = min(next_fewest, len(lane))
+        return best, next_fewest
 
     def _line_up(self, lane: Lane, task: Task) -> None:
         """Move the first waiting task to a lane. If no message can be sent it becomes a job."""
@@ -205,7 +220,14 @@ class PendingTasks:
             return
         self._leave_queue(lane, task)
         if lane.is_alone:
-            self._call(lambda _: lane.settle())
+            self._call(partial(self._settle, lane))
+
+    def _settle(self, lane: Lane, _supervisor: Supervisor) -> None:
+        """Make an attempt of a lane's only call: at once, or soon if only the pool needs it, to replace the worker."""
+        if lane.quiet:
+            lane.settle()
+        else:
+            self.supervisor_thread.call_later(REPLACE_AFTER_S, lambda: lane.settle() if lane.is_alone else None)
 
     def repair(self) -> None:
         """Complete a move to a lane that was interrupted. The lock is held."""
@@ -366,6 +388,7 @@ class PendingTasks:
             call.complete(result)
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
+        self._without_room = None
         for task in reversed(calls):
             assert isinstance(task, Task)
             if task.is_stopped:
@@ -402,6 +425,7 @@ class PendingTasks:
             self._enter_waiting()
         else:
             supervisor.jobs.open_lanes()
+            self.on_room()
 
     def _enter_waiting(self) -> None:
         """Make all waiting tasks jobs, in order, or end them if no worker will come."""

@@ -77,20 +77,30 @@ def _parts_of(function: Any) -> Iterator[Part]:
         case MethodType():
             yield Part(f"The object of the method {function.__name__}", function.__self__)
         case FunctionType():
-            name, code = function.__qualname__, function.__code__
-            for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-                with contextlib.suppress(ValueError):  # an empty cell
-                    yield Part(f"In {name} the variable {variable!r}", cell.cell_contents)
-            for known in sorted(globals_of(code) & function.__globals__.keys()):
-                yield Part(f"In {name} the global {known!r}", function.__globals__[known], is_global=True)
-            defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-            yield from (Part(f"In {name} a default", default) for default in defaults)
+            for kind, name, value in used_by(function):
+                named = f"{kind} {name!r}" if name else kind
+                yield Part(f"In {function.__qualname__} {named}", value, is_global=kind == GLOBAL)
 
 
-def globals_of(code: CodeType) -> set[str]:
+VARIABLE, GLOBAL, DEFAULT = "the variable", "the global", "a default"
+
+
+def used_by(function: FunctionType) -> Iterator[tuple[str, str, Any]]:
+    """Yield what a function brings along: the kind, the name (a default has none) and the value of each."""
+    code = function.__code__
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):  # an empty cell
+            yield VARIABLE, name, cell.cell_contents
+    for name in sorted(_globals_of(code) & function.__globals__.keys()):
+        yield GLOBAL, name, function.__globals__[name]
+    for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        yield DEFAULT, "", default
+
+
+def _globals_of(code: CodeType) -> set[str]:
     """Return the names of the globals that a function's code reads, nested code included."""
     found = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
-    return found.union(*(globals_of(each) for each in code.co_consts if isinstance(each, CodeType)))
+    return found.union(*(_globals_of(each) for each in code.co_consts if isinstance(each, CodeType)))
 
 
 def _arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Part]:

@@ -5,7 +5,6 @@ Runs in: supervisor (an Executor's thread: `TaskOutput`) | the relay's thread (w
 
 from __future__ import annotations
 
-import codecs
 import contextvars
 import logging
 import sys
@@ -71,7 +70,7 @@ class TaskOutput:
         self._context = context
         self._job_id = job_id
         self._rests: dict[str, bytes] = {}
-        self._decoders: dict[str, codecs.IncrementalDecoder] = {}
+        """What follows the last line end, by stream."""
         self._is_held = False
 
     def print(self, job: Job, data: bytes, stream: str) -> None:
@@ -81,7 +80,7 @@ class TaskOutput:
         data = self._rests.pop(stream, b"") + data
         end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
         if len(data) - end > LINE_BYTES_MAX:
-            end = len(data)
+            end = _last_character(data)
         if end < len(data):
             self._rests[stream] = data[end:]
         if end:
@@ -105,7 +104,8 @@ class TaskOutput:
         """Run `act` once everything is shown, in the Executor's thread: at once if nothing waits or the program's
         stdout blocks, and after SHOWN_S in any case.
         """
-        self._end_lines()
+        for stream in sorted(self._rests, reverse=True):  # stdout first
+            self._show(self._rests.pop(stream), stream)
         if self._relay.is_idle or self._relay.is_stuck:
             act()
             return
@@ -119,20 +119,14 @@ class TaskOutput:
         timer = self._output.thread.call_later(SHOWN_S, act_once)
         self._relay.put(partial(self._output.call, act_once))
 
-    def _end_lines(self) -> None:
-        """Show what follows the last line end."""
-        rests, self._rests = self._rests, {}
-        for stream in sorted(self._decoders.keys() | rests.keys(), reverse=True):  # stdout first
-            self._show(rests.get(stream, b""), stream, final=True)
-        self._decoders = {}
+    def _show(self, data: bytes, stream: str) -> None:
+        text = data.decode("utf-8", "replace")
+        self._relay.put(partial(self._context.run, _write, stream, text), len(data))
 
-    def _show(self, data: bytes, stream: str, *, final: bool = False) -> None:
-        decoder = self._decoders.get(stream)
-        if decoder is None:
-            decoder = self._decoders[stream] = codecs.getincrementaldecoder("utf-8")("replace")
-        text = decoder.decode(data, final)
-        if text:
-            self._relay.put(partial(self._context.run, _write, stream, text), len(data))
+
+def _last_character(data: bytes) -> int:
+    """Return where the last character of a UTF-8 text begins, which may not be whole."""
+    return next((at for at in range(len(data) - 1, len(data) - 5, -1) if data[at] & 0xC0 != 0x80), len(data))
 
 
 def _write(stream: str, text: str) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -32,10 +33,7 @@ and a machine that stands still for a moment would pass for it.
 
 Act = Callable[[], None]
 
-_at_work: set[Relay] = set()
-"""Relays whose thread runs."""
-_without_thread: set[Relay] = set()
-"""Relays whose thread could not be started: Python 3.12.0 and 3.12.1 start none once the main thread has ended."""
+_relays: weakref.WeakSet[Relay] = weakref.WeakSet()
 
 
 class Relay:
@@ -51,6 +49,7 @@ class Relay:
         self._closed = False
         self._busy_since: float | None = None
         self._waiting_for_room: list[Act] = []
+        _relays.add(self)
 
     @property
     def is_full(self) -> bool:
@@ -103,14 +102,14 @@ class Relay:
             thread.join()
 
     def work_off(self) -> None:
-        """Do what was put in, in the calling thread, if there is no other."""
+        """Do what was put in, in the calling thread, if the relay's could not be started: Python 3.12.0 and 3.12.1
+        start none once the main thread has ended.
+        """
         while self._thread is None and (act := self._next(waits=False)) is not None:
             _run(act)
 
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent."""
-        _at_work.discard(self)
-        _without_thread.discard(self)
         self._changed = threading.Condition()  # another thread may have held it at the fork
         self._acts.clear()
         self._bytes, self._busy_since, self._thread = 0, None, None
@@ -123,11 +122,8 @@ class Relay:
             try:
                 thread.start()
             except RuntimeError:  # no thread can be started
-                _without_thread.add(self)
                 return
             self._thread = thread
-            _at_work.add(self)
-            _without_thread.discard(self)
 
     def _run(self) -> None:
         while (act := self._next()) is not None:
@@ -151,7 +147,6 @@ class Relay:
                     return None
                 if self._closed:
                     self._thread = None
-                    _at_work.discard(self)
                     return None
                 self._changed.wait()
             self._busy_since = monotonic()  # first: `is_idle` reads without the lock
@@ -169,12 +164,11 @@ def _run(act: Act) -> None:
 
 def work_off_all() -> None:
     """Do, in the calling thread, what relays have whose thread could not be started."""
-    for relay in list(_without_thread):
+    for relay in list(_relays):
         relay.work_off()
 
 
 def join_all(*, is_patient: bool) -> None:
     """Wait, at the exit of the program, until every relay has shown what it has (`Relay.join`)."""
-    work_off_all()
-    for relay in list(_at_work):
+    for relay in list(_relays):
         relay.join(is_patient=is_patient)

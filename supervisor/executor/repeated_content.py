@@ -50,7 +50,7 @@ class _Place:
         self.is_watched = False
         """Whether all writes since then are noticed."""
         self.edges = b"", b""
-        """What is before and behind the whole pages, as it is in the copy."""
+        """What is before and behind the whole pages, which cannot be watched, as it is in the copy."""
         self.part: weakref.ref[SharedPart] | None = None
         """The copy; None: there is none yet."""
         self.changes = changes
@@ -61,6 +61,10 @@ class _Place:
     @property
     def copy(self) -> SharedPart | None:
         return None if self.part is None else self.part()
+
+    def has_edges_of(self, buffer: memoryview) -> bool:
+        head, tail = self.edges
+        return bytes(buffer[: len(head)]) == head and bytes(buffer[len(buffer) - len(tail) :]) == tail
 
 
 class TaskContent:
@@ -78,12 +82,11 @@ class TaskContent:
         from killable.workers.protocol.definitions import hash_of
 
         try:
-            if _owner_of(memoryview(piece), _ignore) is None:
+            if _owner_of(memoryview(piece)) is None:
                 return hash_of(piece)  # it may be at another place each time
             part = self._repeated.part_of(piece, lasts=True)
             if not part.digest:
-                with part.mapped() as content, memoryview(content) as copy:
-                    part.digest = hash_of(copy)
+                part.digest = hash_of(memoryview(part.map()))
         except (OSError, ImportError):
             return hash_of(piece)
         self._identified[id(piece)] = piece, part
@@ -95,13 +98,16 @@ class TaskContent:
         A piece for which there is no memory or descriptor stays in the value.
         """
         pieces = packed.pieces_over(PART_BYTES_MIN)
-        largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
+        if len(pieces) > SHARED_PARTS_MAX:
+            largest = sorted(pieces, key=lambda number: -len(pieces[number]))[:SHARED_PARTS_MAX]
+            pieces = {number: pieces[number] for number in sorted(largest)}
         shared: dict[int, SharedPart] = {}
-        for number in sorted(largest):
-            with contextlib.suppress(OSError, ImportError):
-                piece = pieces[number]
+        for number, piece in pieces.items():
+            try:
                 _, known = self._identified.get(id(piece), (None, None))
                 shared[number] = self._repeated.part_of(piece) if known is None else known
+            except (OSError, ImportError):
+                pass  # it stays in the value
         packed.leave_out(shared.keys())
         return SharedParts(shared.values()) if shared else None
 
@@ -119,6 +125,13 @@ class RepeatedContent:
 
     def part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
         """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""
+        part, is_same = self._part_of(piece, lasts)
+        if is_same:
+            part.gather()
+        return part
+
+    def _part_of(self, piece: bytes | memoryview, lasts: bool) -> tuple[SharedPart, bool]:
+        """Return the copy of a piece, and whether the same was brought before. Raise OSError."""
         from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
 
         if self._is_closed:
@@ -128,11 +141,12 @@ class RepeatedContent:
         with self._lock:
             before = self._places.get(key)
             last = None if before is None else before.copy
-            is_unwritten = before is not None and self._is_unwritten(before)
-            edges = memory_writes.edges(key[0], buffer)
-            if before is not None and last is not None and is_unwritten and before.edges == edges:
-                self._note_repeat(before, last)
-                return last
+            watch = self._watch
+            is_unwritten = before is not None and before.is_watched and watch is not None and watch.is_unwritten(*key)
+            if before is not None and last is not None and is_unwritten and before.has_edges_of(buffer):
+                before.changes = 0
+                self._keep(before, last)
+                return last, True
             others = self._copies_of_size(buffer.nbytes) if last is None else [last]
             kept = self._kept
             place = self._begin(before, key, _owner_of(buffer, lambda _: kept.pop(key, None)))
@@ -146,13 +160,13 @@ class RepeatedContent:
                 place.part = weakref.ref(copy)
                 place.edges = memory_writes.edges_of_copy(*key, copy.descriptor)
                 if is_same:
-                    self._note_repeat(place, copy)
+                    place.changes = 0
                 elif before is not None:
                     place.changes += 1
                     self._kept.pop(key, None)
-                if lasts:
+                if is_same or lasts:
                     self._keep(place, copy)
-        return copy
+        return copy, is_same
 
     def _copies_of_size(self, size: int) -> list[SharedPart]:
         """Return the latest copies of this size, for a piece that is at no known place: it may be made anew each time,
@@ -191,16 +205,10 @@ class RepeatedContent:
                 self._watch = WriteWatch()
         return self._watch
 
-    def _is_unwritten(self, place: _Place) -> bool:
-        return place.is_watched and self._watch is not None and self._watch.is_unwritten(*place.key)
-
-    def _note_repeat(self, place: _Place, copy: SharedPart) -> None:
-        """Note that the same content was brought again."""
-        place.changes = 0
-        self._keep(place, copy)
-
     def _keep(self, place: _Place, copy: SharedPart) -> None:
         """Let a copy live on as long as the object that it is of."""
+        if next(reversed(self._kept), None) == place.key and self._kept.get(place.key) is copy:
+            return  # it is the latest already
         self._kept.pop(place.key, None)
         if place.owner is not None and place.owner() is not None:
             self._kept[place.key] = copy
@@ -217,7 +225,7 @@ class RepeatedContent:
             watch.close()
 
 
-def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref.ref[object] | None:
+def _owner_of(buffer: memoryview, on_end: Callable[[object], object] | None = None) -> weakref.ref[object] | None:
     """Refer to the object that owns the memory, behind views, as numpy has them; None: bytes, mmap and others."""
     owner: object = buffer.obj
     while (base := getattr(owner, "base", None)) is not None:
@@ -228,11 +236,7 @@ def _owner_of(buffer: memoryview, on_end: Callable[[object], object]) -> weakref
         return None
 
 
-def _ignore(_: object) -> None: ...
-
-
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:
     from killable.supervisor.linux.memory_writes import are_equal
 
-    with copy.mapped() as content:
-        return are_equal(content, buffer, buffer.nbytes)
+    return are_equal(copy.map(), buffer, buffer.nbytes)

@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 EVENTS_PER_READ = 4096
 """Limit of one read, so that a fast job does not keep the supervisor's thread from the others."""
-
-
 TURN_S = 0.005
 """Time that a coroutine may read items without a pause: behind a fast job the event loop would never get a turn, and
 the reader would never hear that it was cancelled.
@@ -42,9 +40,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
         self.items: deque[bytes] = deque()
         self._read = -1
         self._waiting = threading.Condition()
-        self._take_lock = (
-            threading.RLock()
-        )  # reentrant: code that runs while an item is unpickled may take the next one
+        self._take_lock = threading.RLock()  # reentrant: code that unpickles an item may take the next one
         self._broken: JobError | None = None
         """The error raised for an item that could not be unpickled; later items are not read."""
 
@@ -155,10 +151,7 @@ class AsyncStream(AsyncIterator[T]):
         return _Loop(self)
 
     async def __anext__(self) -> T:
-        found = await self.future.next_item()
-        if found is None:
-            raise StopAsyncIteration
-        return found[0]
+        return await self.future.next_item()
 
     def _follow(self, task: asyncio.Task[Any] | None) -> None:
         """Stop the job if this task ends cancelled, and no other has read since.
@@ -196,13 +189,10 @@ class _Loop(AsyncIterator[T]):
         future = self._stream.future
         self._stream._follow(asyncio.current_task())
         try:
-            found = await future.next_item()
+            return await future.next_item()
         except (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt):
             future.cancel(reason="its reader was cancelled")
             raise
-        if found is None:
-            raise StopAsyncIteration
-        return found[0]
 
 
 def _on_reader_done(known: weakref.ref[AsyncStream[Any]], task: asyncio.Task[Any]) -> None:
@@ -228,15 +218,17 @@ class AsyncStreamFuture(StreamFuture[T]):
             self._wake_scheduled = True
             event_loops.tell(self._loop, self._arrived.set)
 
-    async def next_item(self) -> tuple[T] | None:
-        """Return the next item, None after the last one. Raise the job's error, if any."""
+    async def next_item(self) -> T:
+        """Return the next item. Raise StopAsyncIteration after the last one, or the job's error, if any."""
         if monotonic() >= self._turn_at:  # nothing else in a loop over the stream need ever suspend
             await event_loops.turn()
             self._turn_at = monotonic() + TURN_S
-        while (found := self.take()) == ():
+        while not (found := self.take()):
+            if found is None:
+                raise StopAsyncIteration
             await self.arrival()
             self._turn_at = monotonic() + TURN_S
-        return found or None
+        return found[0]
 
     async def arrival(self) -> None:
         """Wait until something has come since the last call."""

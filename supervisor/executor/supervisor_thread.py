@@ -12,6 +12,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from killable.supervisor.linux.early_guard import EarlyGuard
@@ -23,10 +24,12 @@ from killable.supervisor.telemetry.job_log import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-WHILE_WORKERS_START = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
-"""Imported while the first workers start. Not later: an import in a thread after a Ctrl-C can make CPython forget that
-the interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
+FOR_ENDINGS = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+"""What calls need that do not simply return. Imported ahead: an import in a thread after a Ctrl-C can make CPython
+forget that the interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
 """
+FOR_ENDINGS_AFTER_S = 0.05
+"""Seconds from the start to these imports: they take 20 ms, for which the first result does not wait."""
 CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
@@ -180,7 +183,7 @@ class SupervisorThread:
                 self._supervisor.jobs.close()  # a supervisor that has started in part begins no job
             self.has_started = True
             self._callbacks.on_started()
-            _import(WHILE_WORKERS_START)
+            self.call_later(FOR_ENDINGS_AFTER_S, partial(_import, FOR_ENDINGS))
             await leaving
         starting.cancel()  # a preload may take long
         with self._lock:

@@ -92,12 +92,12 @@ class Task:
     __slots__ = (
         "_asked",
         "_context",
-        "_in_force",
         "_input",
         "_job",
         "_limits",
         "_output",
         "_owner",
+        "_rules",
         "_shared",
         "_submitted_at",
         "_type",
@@ -127,7 +127,7 @@ class Task:
         self._input = input
         self._shared = shared
         self._limits = limits
-        self._in_force: TaskLimits | None = None
+        self._rules: TaskLimits | None = None
         self._submitted_at = monotonic()
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
         self.waits_as_job = is_timed or (isinstance(input, bytes) and len(input) > INLINE_TASK_BYTES_MAX)
@@ -139,19 +139,12 @@ class Task:
         self._asked: tuple[Verdict, float | None] | None = None
         """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
 
-    def _rules(self) -> TaskLimits:
-        """Return the limits in force. Its type must be known by now."""
-        if self._in_force is None:
-            self._in_force = self._owner.limits_of(self._type, self._limits)
-        return self._in_force
-
     @property
-    def is_watched(self) -> bool:
-        return (self._in_force or self._rules()).is_watched
-
-    @property
-    def is_alone(self) -> bool:
-        return (self._in_force or self._rules()).is_alone
+    def rules(self) -> TaskLimits:
+        """The limits in force, and what follows from them. Its type must be known by now."""
+        if self._rules is None:
+            self._rules = self._owner.limits_of(self._type, self._limits)
+        return self._rules
 
     @property
     def is_job(self) -> bool:
@@ -164,7 +157,7 @@ class Task:
     # ── in any thread ──
 
     def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
-        limits, content = self._rules(), self._input
+        limits, content = self.rules, self._input
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
         if limits.announced:
@@ -229,7 +222,7 @@ class Task:
         """Create the job. Raise Refused when its type does not exist: the pool is broken."""
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)
-        in_force = self._rules().in_force
+        in_force = self.rules.in_force
         submission = Submission(self._type, self._input, limits=dict(self._limits), shared=self._shared)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:

@@ -6,9 +6,11 @@ Runs in: supervisor. Pure.
 from __future__ import annotations
 
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.payloads import RESULT_INLINE_BYTES_MAX
 from killable.supervisor.models import Outcome
 from killable.workers.protocol.messages import dump_json
+
+RESULT_INLINE_BYTES_MAX = 64 << 10
+"""A larger value is replaced by its URL: an event has to fit into every client's line buffer."""
 
 
 def note_start(job: Job) -> None:

@@ -10,7 +10,6 @@ The tenant `default` (everybody on a server without API keys) and operators have
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -18,12 +17,10 @@ from typing import Any
 from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import TERMINAL, State
+from killable.supervisor.jobs.submission_rate import SubmissionRate
 from killable.supervisor.models import DEFAULT_TENANT, Quota, Submission
 from killable.supervisor.settings import TenantSettings
 from killable.workers.errors import Refused
-
-WINDOW_S = 10
-"""A tenant may submit the jobs of so many seconds at once."""
 
 
 class Tenants:
@@ -45,7 +42,7 @@ class Tenants:
         self._reserved: Counter[str] = Counter()
         """Jobs for which a worker is kept while their start is written to the journal."""
         self.streams: Counter[str] = Counter()
-        self._buckets: dict[str, _Bucket] = {}
+        self._rates: dict[str, SubmissionRate] = {}
 
     def bounds(self, tenant: str, *, operator: bool = False) -> TenantSettings:
         """Return a tenant's bounds."""
@@ -92,10 +89,10 @@ class Tenants:
         rate = self.bounds(tenant, operator=operator).submissions_per_s
         if rate is None:
             return None
-        bucket = self._buckets.get(tenant)
-        if bucket is None:
-            bucket = self._buckets[tenant] = _Bucket(rate, now)
-        return bucket.take(tenant, now)
+        counted = self._rates.get(tenant)
+        if counted is None:
+            counted = self._rates[tenant] = SubmissionRate(rate, now)
+        return counted.take(tenant, now)
 
     # ── what becomes of jobs ──
 
@@ -153,38 +150,6 @@ class Tenants:
     def active(self) -> set[str]:
         """Return the tenants that have something now, or a table of their own."""
         return {*self._own, *self.queued, *self.running, *self.streams}
-
-
-class _Bucket:
-    """A token bucket: `rate` submissions a second, and those of WINDOW_S at once."""
-
-    __slots__ = ("_at", "_left", "_rate", "_size")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self._rate = rate
-        self._size = self._left = float(max(1, math.floor(rate * WINDOW_S)))
-        self._at = now
-
-    def take(self, tenant: str, now: float) -> Quota:
-        self._left = min(self._size, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            again_s = (1 - self._left) / self._rate
-            raise Refused(
-                f"tenant {tenant} submits more than {self._rate:g} jobs a second, its submissions_per_s",
-                code="too_many_submissions",
-                bound="submissions_per_s",
-                limit=self._rate,
-                tenant=tenant,
-                retry_after_s=math.ceil(again_s),
-                quota=self._quota()._asdict(),
-            )
-        self._left -= 1
-        return self._quota()
-
-    def _quota(self) -> Quota:
-        window_s = max(1, round(self._size / self._rate))
-        return Quota(int(self._size), window_s, int(self._left), math.ceil((self._size - self._left) / self._rate))
 
 
 def _has_worker(state: State) -> bool:

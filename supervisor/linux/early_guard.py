@@ -41,7 +41,7 @@ class EarlyPool(NamedTuple):
     def remove(self) -> None:
         """Remove the folder and the cgroups, when no process is left."""
         from killable.workers.runtime import memory_removal
-        from killable.workers.runtime.removal import remove_tree
+        from killable.workers.runtime.tmp_removal import remove_tree
 
         if self.worker is not None:
             self.worker.remove_cgroup()

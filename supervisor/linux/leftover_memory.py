@@ -14,7 +14,7 @@ from functools import partial
 
 from killable.supervisor import event_loops
 from killable.workers.runtime import memory_removal
-from killable.workers.runtime.removal import remove_tree
+from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 

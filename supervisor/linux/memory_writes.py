@@ -98,14 +98,10 @@ def are_equal(first: object, second: object, size: int) -> bool:
     return bool(_libc.memcmp(address_of(first), address_of(second), size) == 0)
 
 
-def edges(address: int, buffer: memoryview) -> tuple[bytes, bytes]:
-    """Return the parts of a buffer outside of whole pages, before and behind: those cannot be watched."""
-    start, end = (page - address for page in whole_pages(address, buffer.nbytes))
-    return bytes(buffer[:start]), bytes(buffer[end:])
-
-
 def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, bytes]:
-    """Return the same parts of a copy in a file. Raise OSError."""
+    """Return those parts of a copy in a file that are outside of whole pages at the address of the original, before and
+    behind: there they cannot be watched. Raise OSError.
+    """
     start, end = (page - address for page in whole_pages(address, size))
     return os.pread(descriptor, start, 0), os.pread(descriptor, PAGE_BYTES, end)
 
@@ -113,20 +109,24 @@ def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, byte
 class _Look:
     """One look at the pages of a piece of memory, which is mostly repeated: made once."""
 
+    __slots__ = ("_all", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
+
     def __init__(self, start: int, end: int) -> None:
-        pages = (end - start) // PAGE_BYTES
-        self._start, self._size = start, end - start
-        self._there = bytearray(pages)
-        self._all = b"\1" * pages
-        self._into = (ctypes.c_ubyte * pages).from_buffer(self._there)
+        self.pages = start, end
+        count = (end - start) // PAGE_BYTES
+        self._start, self._size = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
+        self._there = bytearray(count)
+        self._all = b"\1" * count
+        self._into = (ctypes.c_ubyte * count).from_buffer(self._there)
         self._region = _Region()
-        self.scan = _Scan(
+        self._scan = _Scan(
             size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(self._region),
             vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
         )  # fmt: skip
 
-    def is_of(self, start: int, end: int) -> bool:
-        return (start, end - start) == (self._start, self._size)
+    def finds_write(self, pagemap: int) -> bool:
+        """Return whether a page was written to. Raise OSError if it is no longer watched: other memory is there now."""
+        return bool(fcntl.ioctl(pagemap, _SCAN, self._scan))
 
     def is_all_there(self) -> bool:
         """Return whether all pages are in memory (mincore(2))."""
@@ -139,10 +139,10 @@ class WriteWatch:
     def __init__(self) -> None:
         """Raise OSError where the kernel cannot do it, or does not permit it (as under Docker's seccomp profile)."""
         self._faults = self._pages = -1
-        self._look: _Look | None = None
-        """The last one; None: a thread uses it."""
-        self._private: set[tuple[int, int]] = set()
-        """Where all pages were found to be private anonymous memory. They stay so as long as they are watched."""
+        self._looks: dict[tuple[int, int], _Look] = {}
+        """By address and size, where all pages were found to be private anonymous memory. They stay so as long as they
+        are watched.
+        """
         if _SYS_USERFAULTFD is None:
             raise OSError("userfaultfd has another number here")
         self._faults = _libc.syscall(_SYS_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK | _USER_MODE_ONLY)
@@ -164,7 +164,7 @@ class WriteWatch:
         start, end = whole_pages(address, size)
         if end <= start:
             return False
-        self._private.discard((start, end))
+        self._looks.pop((address, size), None)
         try:
             fcntl.ioctl(self._faults, _REGISTER, _Register(start, end - start, _REGISTER_WRITES))
             fcntl.ioctl(self._faults, _PROTECT, _Protect(start, end - start, _PROTECT_WRITES))
@@ -178,22 +178,20 @@ class WriteWatch:
         The kernel finds written pages fast, but passes over those without a page table, as after MADV_DONTNEED. So all
         pages have to be there, or else each is looked at.
         """
-        start, end = whole_pages(address, size)
-        if (start, end) not in self._private:
-            if not self._is_marked_everywhere(start, end):
+        look = self._looks.pop((address, size), None)  # another thread makes its own meanwhile
+        if look is None:
+            look = _Look(*whole_pages(address, size))
+            is_unwritten = self._is_marked_everywhere(*look.pages)
+        else:
+            try:
+                is_unwritten = not look.finds_write(self._pages) and (
+                    look.is_all_there() or self._is_marked_everywhere(*look.pages)
+                )
+            except OSError:
                 return False
-            self._private.add((start, end))
-            return True
-        look = self._look if self._look is not None and self._look.is_of(start, end) else _Look(start, end)
-        self._look = None  # another thread makes its own meanwhile
-        try:
-            if fcntl.ioctl(self._pages, _SCAN, look.scan):
-                return False
-        except OSError:
-            return False  # it is no longer watched: other memory is there now
-        is_all_there = look.is_all_there()
-        self._look = look
-        return is_all_there or self._is_marked_everywhere(start, end)
+        if is_unwritten:
+            self._looks[address, size] = look
+        return is_unwritten
 
     def _is_marked_everywhere(self, start: int, end: int) -> bool:
         """Return whether each page is private anonymous memory, and has its mark still."""
@@ -212,7 +210,7 @@ class WriteWatch:
     def forget(self, address: int, size: int) -> None:
         """Watch this memory no longer. It may have been freed."""
         start, end = whole_pages(address, size)
-        self._private.discard((start, end))
+        self._looks.pop((address, size), None)
         try:
             fcntl.ioctl(self._faults, _UNREGISTER, _Protect(start, end - start))
         except OSError:

@@ -21,7 +21,7 @@ from killable.supervisor.linux import env_marker
 from killable.supervisor.linux.cgroup import own_directory
 from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
 from killable.workers.runtime import memory_removal
-from killable.workers.runtime.removal import remove_tree
+from killable.workers.runtime.tmp_removal import remove_tree
 
 EMPTY_MS = 1000
 """How long a killed cgroup may take to become empty, at the start of a supervisor."""

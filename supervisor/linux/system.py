@@ -21,7 +21,7 @@ from killable.supervisor.linux.zygote_host import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.runtime import memory_removal
-from killable.workers.runtime.removal import remove_tree
+from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 

@@ -18,7 +18,8 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup, procfs
-from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard, EarlyPool
+from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.linux.early_worker import EarlyWorker
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
 from killable.supervisor.linux.watchdog import Watchdog
@@ -84,18 +85,17 @@ class ZygoteHost:
         self._guard_pidfd = -1
         self._early_zygote: socket.socket | None = None
         """The socket of a zygote that the guard has been asked for, and that waits for its Configure."""
-        self._early_pool: EarlyPool | None = None
-        """The zygote has its Configure, and its first worker is ordered."""
         started = None if early_guard is None else early_guard.take()
+        early_pool = None if started is None else started.pool
+        self._is_configured = early_pool is not None
+        """Whether that zygote has its Configure already."""
+        self._early_worker = EarlyWorker(None if early_pool is None else early_pool.worker)
         if started is None:
             self._guard, self._guard_socket = start_guard(python, folder, {**environment, MARKER: marker})
         else:
-            self._guard, self._guard_socket, self._early_zygote, self._marker, self._early_pool = started
+            self._guard, self._guard_socket, self._early_zygote, self._marker, _ = started
         self._zygote_socket: socket.socket | None = None
         self._zygote_pidfd = -1
-        self._unwanted: NewWorker | None = None  # an early worker that was let go, and whose cgroup is still there
-        self._early_fork: tuple[int, int] | None = None
-        """Pid and pidfd of the early worker, if they came before the pool wanted it."""
         self._processes: dict[str, WorkerProcess] = {}
         self._leaving: list[WorkerProcess] = []  # reaped, while what they have left in memory is removed in a thread
         self._orphans: dict[int, ProcessEnding] = {}
@@ -117,52 +117,21 @@ class ZygoteHost:
             self._forget_guard_socket()
             if self._early_zygote is not None:
                 self._early_zygote.close()
-            self._drop_early_worker()
+            self._early_worker.let_go()
             self._guard.kill()  # it has started nothing yet, or a zygote that dies with it
             self._guard.wait()
             raise
 
     def has_early_pool(self) -> bool:
         """Begin to read what the early zygote says, if it has its Configure already. Return whether it has."""
-        if self._early_pool is None or self._early_zygote is None or self._guard_socket is None:
+        if not self._is_configured or self._early_zygote is None or self._guard_socket is None:
             return False
         self._watch_early_zygote(self._guard_socket)
         return True
 
     def take_early_worker(self, worker_id: str) -> NewWorker | None:
         """Hand the worker over that is ordered already, if it has this id; else it is not wanted."""
-        early = self._early_pool
-        if early is None or early.worker is None:
-            return None
-        if early.worker.worker_id != worker_id or self._zygote_socket is None:
-            self._drop_early_worker()
-            return None
-        self._early_pool = early._replace(worker=None)
-        return early.worker
-
-    def _note_early_fork(self, pid: int, descriptors: list[int]) -> None:
-        """Keep the pidfd of the early worker until the pool wants it."""
-        if self._early_pool is not None and self._early_pool.worker is not None and descriptors:
-            self._early_fork = pid, descriptors[0]
-            return
-        self._drop_early_worker()  # no descriptor was left here for its pidfd
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-    def _take_early_fork(self) -> tuple[int, int] | None:
-        fork, self._early_fork = self._early_fork, None
-        return fork
-
-    def _drop_early_worker(self) -> None:
-        """Let a worker that nobody wants leave, or die with its zygote."""
-        early = self._early_pool
-        if early is not None and early.worker is not None:
-            self._early_pool = early._replace(worker=None)
-            early.worker.let_go()
-            self._unwanted = early.worker
-            fork = self._take_early_fork()
-            if fork is not None:
-                os.close(fork[1])
+        return self._early_worker.take(worker_id, is_connected=self._zygote_socket is not None)
 
     def start_zygote(self, configure: control.Configure) -> None:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
@@ -222,7 +191,7 @@ class ZygoteHost:
     def add(self, worker_id: str, process: WorkerProcess) -> None:
         """Register a process, which hears of its fork and its exit."""
         self._processes[worker_id] = process
-        fork = self._take_early_fork()
+        fork = self._early_worker.take_fork()
         if fork is not None:
             self._loop.call_soon(self._tell_fork, worker_id, *fork)  # its worker does not know it yet
         else:
@@ -278,7 +247,7 @@ class ZygoteHost:
             if not await event_loops.wait_within(self._ended, self._patience_s + ORPHAN_SEARCH_S):
                 self._forget_guard()  # not even the guard can be killed
         self._forget_zygote()
-        self._remove_unwanted()
+        self._early_worker.remove_cgroup()
         for process in self._leaving:
             await event_loops.wait_within(process.gone, self._patience_s)
         for process in (*unkillable, *self._leaving):
@@ -295,10 +264,7 @@ class ZygoteHost:
                 os.close(descriptor)
         self._guard_socket = self._zygote_socket = None
         self._guard_pidfd = self._zygote_pidfd = -1
-        if self._early_pool is not None and self._early_pool.worker is not None:
-            self._early_pool.worker.close_in_child()
-        if self._early_fork is not None:
-            os.close(self._early_fork[1])
+        self._early_worker.close_in_child()
         for process in self._processes.values():
             process.close_in_child()
 
@@ -372,11 +338,9 @@ class ZygoteHost:
             case control.PreloadFailed(traceback, declaration):
                 self._listener.on_preload_failed(traceback, declaration)
             case control.Forked(worker_id, pid) if worker_id not in self._processes:
-                self._note_early_fork(pid, descriptors)
+                self._early_worker.note_fork(pid, descriptors)
             case control.ForkFailed(worker_id) | control.Exited(worker_id) if worker_id not in self._processes:
-                if worker_id == FIRST_WORKER:
-                    self._drop_early_worker()
-                    self._remove_unwanted()  # it is gone
+                self._early_worker.on_end(worker_id)
             case control.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
             case control.Forked(worker_id):
@@ -461,7 +425,7 @@ class ZygoteHost:
     def _lose_zygote(self, how: str) -> None:
         """Report that everything below the zygote is gone. The guard has sent its workers' true statuses, if known."""
         self._forget_zygote()
-        self._remove_unwanted()
+        self._early_worker.remove_cgroup()
         orphans, self._orphans = self._orphans, {}
         processes, self._processes = self._processes, {}
         for process in processes.values():
@@ -526,15 +490,9 @@ class ZygoteHost:
             os.close(self._zygote_pidfd)
             self._zygote_pidfd = -1
 
-    def _remove_unwanted(self) -> None:
-        """Remove the cgroup of an early worker that nobody wanted. It is gone with its zygote."""
-        if self._unwanted is not None:
-            self._unwanted.remove_cgroup()
-            self._unwanted = None
-
     def _forget_zygote_socket(self) -> None:
         self._watchdog.stop()
-        self._drop_early_worker()
+        self._early_worker.let_go()
         if self._zygote_socket is not None:
             self._loop.remove_reader(self._zygote_socket)
             self._zygote_socket.close()

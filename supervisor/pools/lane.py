@@ -51,11 +51,8 @@ class Given(NamedTuple):
     """When it was lined up or became the first, in monotonic seconds."""
 
 
-class LaneCall(Protocol):
-    """A call in a line."""
-
-    lane: Lane | None
-    """Where it is lined up; None: nowhere."""
+class LaneRules(Protocol):
+    """What the limits of a call ask for."""
 
     @property
     def is_alone(self) -> bool:
@@ -68,6 +65,16 @@ class LaneCall(Protocol):
     def is_watched(self) -> bool:
         """Whether its use of resources is measured: from its worker's use when it is lined up."""
         ...
+
+
+class LaneCall(Protocol):
+    """A call in a line."""
+
+    lane: Lane | None
+    """Where it is lined up; None: nowhere."""
+
+    @property
+    def rules(self) -> LaneRules: ...
 
     def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed."""
@@ -146,13 +153,13 @@ class LinedUp:
 
     __slots__ = ("at", "call", "fence", "is_alone", "passes_result_buffer", "sent")
 
-    def __init__(self, call: LaneCall, fence: int, is_alone: bool, passes_result_buffer: bool) -> None:
+    def __init__(self, call: LaneCall, fence: int, at: float, is_alone: bool, passes_result_buffer: bool) -> None:
         self.call = call
         self.fence = fence
+        self.at = at
         self.is_alone = is_alone
         """No other call is in the line, and the supervisor's thread makes an attempt of it at once."""
         self.passes_result_buffer = passes_result_buffer
-        self.at = monotonic()
         self.sent: list[int] = []
         """Not empty: its message was sent."""
 
@@ -231,19 +238,18 @@ class Lane:
             and len(line) < DEPTH_MAX
             and self.quiet
             and not line[0].is_alone
-            and not call.is_alone
+            and not call.rules.is_alone
         )
 
     def line_up(self, call: LaneCall) -> bool:
         """Send a call to the worker. Return False if the socket takes no more. After an interrupt call `repair`."""
-        line = self._line
-        if not line:
-            self._note_before()
-        if call.is_watched:
+        line, rules = self._line, call.rules
+        at = math.nan if line else self._note_before()  # of one behind another it is known when it is the first
+        if rules.is_watched:
             self.process.note_base()
         fence, passes = next(self._fences), self._passes_result_buffer
         message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1)
-        place = LinedUp(call, fence, not self.quiet or call.is_alone, passes)
+        place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes)
         line.append(place)
         try:
             self.process.line.send(message, passed, place.sent)
@@ -255,12 +261,15 @@ class Lane:
         call.lane = self
         return True
 
-    def _note_before(self) -> None:
-        """Take the readings from which the end of the next call is explained, unless there are recent ones."""
+    def _note_before(self) -> float:
+        """Take the readings from which the end of the next call is explained, unless there are recent ones. Return
+        the time.
+        """
         now = monotonic()
         if now - self._before_at > BEFORE_S:
             self._before_at = now
             self.process.note_before()
+        return now
 
     def repair(self, call: LaneCall) -> bool:
         """Complete what an interrupt has left half done with this call; return whether it is in the line."""

@@ -13,8 +13,6 @@ from killable.supervisor.clock import monotonic
 
 WINDOW_S = 60.0
 """The longest turn is told for the last one to two windows."""
-STALL_S = 0.5
-"""A longer turn makes the server degraded: a kill was that late."""
 
 _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, MeasuredSelector] = WeakKeyDictionary()
 
@@ -74,9 +72,3 @@ def forget() -> None:
     selector = _turns.get(asyncio.get_running_loop())
     if selector is not None:
         selector.forget()
-
-
-def stall() -> str:
-    """Return what to say of a long turn; empty: there was none."""
-    longest = longest_s()
-    return f"the event loop stood still for {longest:.1f} s" if longest > STALL_S else ""

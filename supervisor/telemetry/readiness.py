@@ -9,9 +9,12 @@ from collections.abc import Iterable
 
 from killable.supervisor.models import PoolRecord
 
+STALL_S = 0.5
+"""A longer turn of the event loop makes the server degraded: a kill was that late."""
+
 
 def readiness(
-    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = "", stall: str = ""
+    pools: Iterable[PoolRecord], *, queue_full: str, draining: bool, journal: str = "", longest_turn_s: float = 0.0
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
@@ -30,8 +33,8 @@ def readiness(
         degraded.append(f"the queue is full: {queue_full}")
     if journal:
         degraded.append(f"journal: {journal}")
-    if stall:
-        degraded.append(stall)
+    if longest_turn_s > STALL_S:
+        degraded.append(f"the event loop stood still for {longest_turn_s:.1f} s")
     if draining:
         degraded.append("draining")
     return able and not draining, degraded

@@ -86,7 +86,7 @@ async def run(server: Server, description: Path, *arguments: str, key: ApiKey = 
 @pytest.mark.timeout(300)
 async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
     exclude = [argument for path in ENDING for argument in ("--exclude-name", path)]
-    await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "8")
+    await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "5")
     jobs = (await locked.client.get("/v1/jobs?state=completed&type=echo")).json()["jobs"]
     assert jobs, "nothing of what was generated was a job"
 
@@ -95,7 +95,7 @@ async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("key", LESSER, ids=lambda key: key.role)
 async def test_the_description_holds_for_who_may_less(key: ApiKey, locked: Server, tmp_path: Path) -> None:
-    await run(locked, await describe(locked, tmp_path), "--phases", "fuzzing", "--max-examples", "5", key=key)
+    await run(locked, await describe(locked, tmp_path), "--phases", "fuzzing", "--max-examples", "3", key=key)
     jobs = (await locked.client.get("/v1/jobs?limit=100")).json()["jobs"]
     assert bool(jobs) == (key.role == "submit")
     assert not (await locked.client.get("/v1/drain")).json()["draining"]
@@ -105,5 +105,5 @@ async def test_the_description_holds_for_who_may_less(key: ApiKey, locked: Serve
 @pytest.mark.timeout(300)
 async def test_the_description_of_the_end_holds(locked: Server, tmp_path: Path) -> None:
     include = [argument for path in ENDING for argument in ("--include-name", path)]
-    await run(locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "8")
+    await run(locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "4")
     assert (await locked.client.get("/v1/drain")).json()["shutting_down"]

@@ -12,7 +12,6 @@ import signal
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +188,7 @@ class RealSide:
     def _spec(self, broken: str) -> PoolSpec:
         # A name of its own: what a spawner sweeps it finds by it.
         self._pools += 1
-        return replace(POOL, name=f"stage-{self._pools}", modules=BREAKS[broken][0] or POOL.modules)
+        return POOL._replace(name=f"stage-{self._pools}", modules=BREAKS[broken][0] or POOL.modules)
 
     def warm(self) -> None:
         """Start the shared spawner outside of any test."""

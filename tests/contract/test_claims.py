@@ -20,6 +20,7 @@ def claimed_codes() -> set[str]:
     return {
         str(argument.value)
         for each in sources("tests/process")
+        if ".code(" in each.text
         for node in ast.walk(each.tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "code"
         for argument in node.args
@@ -30,7 +31,7 @@ def claimed_codes() -> set[str]:
 @check
 def unknown_rows(looked_at: Sequence[Source]) -> list[str]:
     known = set(rows.ids())
-    claims = [claim for each in looked_at for claim in rows.claims_of(each.name, each.tree)]
+    claims = [claim for each in looked_at for claim in rows.claims_of(each.name, each.text)]
     return [f"{claim.path}:{claim.line} {claim.row}" for claim in claims if claim.row not in known]
 
 

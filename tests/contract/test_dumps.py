@@ -34,7 +34,7 @@ def uses(where: Source, name: str) -> list[str]:
         for below in ast.iter_child_nodes(node):
             yield from walk(below, function)
 
-    return list(walk(where.tree, "outside of functions"))
+    return list(walk(where.tree, "outside of functions")) if name in where.text else []
 
 
 def used(looked_at: Sequence[Source], name: str) -> list[str]:

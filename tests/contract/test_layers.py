@@ -52,6 +52,7 @@ def stored_states(looked_at: Sequence[Source]) -> list[str]:
     return [
         f"{each.name}:{node.lineno}"
         for each in looked_at
+        if "job.state" in each.text
         for node in ast.walk(each.tree)
         if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])

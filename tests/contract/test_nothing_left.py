@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 LEAKS = """
 import asyncio
 import os
@@ -72,37 +74,36 @@ def test_last(executor):
 """
 
 
-def run(folder: Path, *options: str) -> str:
-    """Run the tests of a folder, which pass; return what is printed."""
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run the tests of both files, which pass; return what is printed."""
+    folder = tmp_path_factory.mktemp("leaks")
+    (folder / "test_leaks.py").write_text(LEAKS)
+    (folder / "test_module.py").write_text(LEAKS_OF_A_MODULE)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", *options, "-p", "no:cacheprovider", "-o",
-         "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", f"--rootdir={folder}", "-rA",
-         "test_leaks.py"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(TESTS), "LEAVE_S": "0.2"},
+        [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "executor.conftest", "-p", "no:cacheprovider", "-o",
+         "asyncio_mode=auto", "-o", "asyncio_default_fixture_loop_scope=function", f"--rootdir={folder}", "-rA"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(TESTS), "LEAVE_S": "0.05", "COLUMNS": "1000"},
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     return done.stdout + done.stderr
 
 
-def errors_in(printed: str) -> dict[str, str]:
-    """Return what is said of each test that has left something."""
-    return dict(re.findall(r"^ERROR test_leaks.py::test_(\w+) - (.*)$", printed, re.MULTILINE))
+def errors_in(printed: str, file: str) -> dict[str, str]:
+    """Return what is said of each test of a file that has left something."""
+    return dict(re.findall(rf"^ERROR {file}::test_(\w+) - (.*)$", printed, re.MULTILINE))
 
 
-def test_whoever_leaves_something_is_told(tmp_path: Path) -> None:
-    (tmp_path / "test_leaks.py").write_text(LEAKS)
-    printed = run(tmp_path)
-    told = errors_in(printed)
+def test_whoever_leaves_something_is_told(printed: str) -> None:
+    told = errors_in(printed, "test_leaks.py")
     assert set(told) == {"descriptors", "threads", "processes", "orphans", "handlers", "task"}, printed
-    assert printed.count("PASSED") == 7
+    assert printed.count("PASSED test_leaks.py") == 7
     for kind in set(told) - {"orphans", "task"}:
-        assert f"{{'{kind}': " in printed
-    assert len(re.findall(r"^E .*\{'processes': .*'sleep'", printed, re.MULTILINE)) == 2, "a child, and an orphan"
+        assert f"{{'{kind}': " in told[kind], told
+    assert len(re.findall(r"^E .*\{'processes': .*'sleep'", printed, re.MULTILINE)) == 3, "two children, and an orphan"
 
 
-def test_beside_a_shared_executor_descriptors_are_told_when_it_is_over(tmp_path: Path) -> None:
-    (tmp_path / "test_leaks.py").write_text(LEAKS_OF_A_MODULE)
-    printed = run(tmp_path, "-p", "executor.conftest")
-    assert set(errors_in(printed)) == {"processes", "last"}, printed
-    assert printed.count("PASSED") == 3
+def test_beside_a_shared_executor_descriptors_are_told_when_it_is_over(printed: str) -> None:
+    assert set(errors_in(printed, "test_module.py")) == {"processes", "last"}, printed
+    assert printed.count("PASSED test_module.py") == 3
     assert re.search(r"^E .*the module leaves nothing behind: .*\{'descriptors': ", printed, re.MULTILINE), printed

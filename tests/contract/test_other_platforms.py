@@ -14,7 +14,7 @@ ELSEWHERE = '''
 # At home on each platform; parts of them, imported here, ask which one it is.
 import asyncio, concurrent.futures.process, os, select, signal, sys
 
-import anyio._backends._asyncio, httpx, httpx_sse, psutil, pydantic.types, rich.console, rich.table, typer, zoneinfo
+import anyio._backends._asyncio, click, httpx, httpx_sse, psutil, pydantic.types, rich.console, rich.table, zoneinfo
 
 PLATFORM = sys.argv[1]
 MISSING = {"fcntl", "grp", "pwd", "resource", "termios", "tty", "pty"} if PLATFORM == "win32" else set()

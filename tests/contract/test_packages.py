@@ -41,14 +41,15 @@ BELOW = {
     "api": (),
     "api/http": (),
     "api/client": (),
-    "api/cli": (),
+    "api/cli": ("api/cli/declarations", "api/cli/parameters"),
+    "api/cli/declarations": ("api/client", "api/cli/parameters"),
     "api/cli/display": ("api/client",),
     "api/cli/parameters": ("api/client", "api/cli/display"),
     "api/cli/server": ("api/client", "api/http", "api/cli/display"),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
-        "api/client", "api/http", "api/cli", "api/cli/display", "api/cli/parameters", "api/cli/server",
-        "api/cli/diagnosis",
+        "api/client", "api/http", "api/cli", "api/cli/declarations", "api/cli/display", "api/cli/parameters",
+        "api/cli/server", "api/cli/diagnosis",
     ),
     "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client"),
 }  # fmt: skip

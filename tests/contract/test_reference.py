@@ -17,12 +17,9 @@ REFERENCE = ROOT / "docs" / "reference"
 EXAMPLES = re.findall(r"^```sh\n(.*?)^```", (REFERENCE / "command.md").read_text(), re.MULTILINE | re.DOTALL)
 
 
-def generate(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(folder / "generate.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def test_only_a_stale_page_is_found_and_written_anew(tmp_path: Path) -> None:
+def test_only_a_stale_page_is_found_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The others are those of the repository: none of them is stale."""
     folder = tmp_path / "docs" / "reference"
     folder.mkdir(parents=True)
@@ -33,9 +30,14 @@ def test_only_a_stale_page_is_found_and_written_anew(tmp_path: Path) -> None:
     stale = folder / "codes.md"
     stale.write_text(stale.read_text().replace("| 409 |", "| 410 |", 1))
 
-    found = generate("--check", folder=folder)
-    assert (found.stdout, found.returncode) == ("stale: docs/reference/codes.md; run `make reference`\n", 1)
-    written = generate(folder=folder)
+    monkeypatch.syspath_prepend(REFERENCE)
+    import generate
+
+    monkeypatch.setattr(generate, "HERE", folder)
+    assert generate.main(["--check"]) == 1
+    assert capsys.readouterr().out == "stale: docs/reference/codes.md; run `make reference`\n"
+    command = [sys.executable, str(folder / "generate.py")]
+    written = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (written.stdout, written.returncode) == ("wrote docs/reference/codes.md\n", 0)
     assert stale.read_text() == (REFERENCE / "codes.md").read_text()
 
@@ -47,7 +49,7 @@ def test_an_example_is_a_command_with_its_options(line: str) -> None:
         words.pop(0)
     program, verb, *arguments = words
     assert program == "killable"
-    VERBS[verb].command(verb).make_context(verb, arguments)  # raises for what it does not take
+    VERBS[verb].make_context(verb, arguments)  # raises for what it does not take
 
 
 def test_every_link_between_the_pages_leads_somewhere() -> None:

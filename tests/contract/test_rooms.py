@@ -11,7 +11,7 @@ import pytest
 from contract.source import LAYERS, Import, Source, check, sources
 
 PURE = [
-    *(f"supervisor/attempts/{name}.py" for name in ("escalation", "exit_outcome", "resource_limits")),
+    *(f"supervisor/attempts/{name}.py" for name in ("escalation", "exit_outcome", "measuring_pace", "resource_limits")),
     *(f"supervisor/jobs/{name}.py" for name in ("lifecycle", "backlog")),
     "supervisor/pools/pool_sizing.py",
     "supervisor/pools/start_failures.py",

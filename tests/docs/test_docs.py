@@ -127,8 +127,8 @@ def check_command(place: str, command: str) -> None:
     if not verbs or not verbs[0].islower():
         return  # `killable --help`, `killable VERB`
     assert verbs[0] in VERBS, f"{place}: {command}"
-    known = {option for parameter in VERBS[verbs[0]].command(verbs[0]).params for option in parameter.opts}
-    known |= {option for parameter in VERBS[verbs[0]].command(verbs[0]).params for option in parameter.secondary_opts}
+    known = {option for parameter in VERBS[verbs[0]].params for option in parameter.opts}
+    known |= {option for parameter in VERBS[verbs[0]].params for option in parameter.secondary_opts}
     unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - known - {"--help"}
     assert not unknown, f"{place}: {command} has no {unknown}"
 

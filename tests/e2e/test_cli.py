@@ -15,9 +15,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from support import user_jobs
 from support.killable_command import COMMAND, Command, Serve, open_gate, read_line, start_detached
-from typer.testing import CliRunner
 
 from killable.api.cli import app
 from killable.api.cli.verbs import VERBS
@@ -419,6 +419,8 @@ def test_every_verb_has_help_with_an_example(tmp_path: Path) -> None:
     command = Command(tmp_path)
     overview = command.ok("--help")
     assert "Examples:" in command.ok("ps", "--help")
+    without_verb = command.run()
+    assert (without_verb.returncode, without_verb.stdout, without_verb.stderr) == (2, overview, "")
     for verb in (name for name, entry in VERBS.items() if not entry.hidden):
         assert verb in overview
         text = CliRunner().invoke(app, [verb, "--help"], prog_name="killable").stdout

@@ -402,13 +402,14 @@ def test_doctor_submits_streams_and_cancels_a_probe_job(server: Server, command:
 def completed(command: Command, *words: str, **env: str) -> list[str]:
     """What bash would offer for the last word."""
     line = " ".join(("killable", *words))
-    asked = {"_KILLABLE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    asked = {"_KILLABLE_COMPLETE": "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KILLABLE_")}
     environment |= {"KILLABLE_URL": command.url} | asked | env
     installed = Path(sys.executable).parent / "killable"  # the variable has its name
     done = subprocess.run([installed], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stderr == ""
-    return done.stdout.split()
+    # Before the comma: how the shell is to treat a word. What completes nothing is an empty line.
+    return [line.partition(",")[2] for line in done.stdout.splitlines() if line]
 
 
 def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Command) -> None:
@@ -425,9 +426,22 @@ def test_the_shell_completes_jobs_types_and_states_from_the_server(command: Comm
     assert until_found(job_id[:12], "explain", job_id[:8]) == [job_id[:12]]
     assert completed(command, "ps", "--state", "q") == ["queued"]
     assert completed(command, "submit", "gre", KILLABLE_URL="http://127.0.0.1:1") == []
-    # Which shell it is would be looked for among those who have started this.
-    shown = command.run("--show-completion", "bash", env={"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"})
-    assert shown.returncode == 0 and "complete_bash" in shown.stdout
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_shown_and_installed_where_the_shell_reads_it(tmp_path: Path, shell: str) -> None:
+    command, home = Command(tmp_path), {"HOME": str(tmp_path)}
+    shown = command.run("--show-completion", shell, env=home)
+    assert shown.returncode == 0 and f"_KILLABLE_COMPLETE={shell}_complete" in shown.stdout
+    for _ in range(2):
+        done = command.run("--install-completion", shell, env=home)
+        assert done.returncode == 0, done.stderr
+    script = Path(done.stdout.partition(" installed in ")[2].splitlines()[0])
+    assert script.read_text() == shown.stdout.rstrip("\n") + "\n" and script.is_relative_to(tmp_path)
+    starts = {"bash": ".bashrc", "zsh": ".zshrc"}
+    if shell in starts:
+        (line,) = (tmp_path / starts[shell]).read_text().splitlines()
+        assert str(script if shell == "bash" else "~/.zfunc") in line
 
 
 def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Server, command: Command) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from support.killable_command import COMMAND, Command, Serve, Server, open_gate, read_line
-from typer.testing import CliRunner
 
 from killable.api.cli import app
 from killable.api.cli.server import owner_socket

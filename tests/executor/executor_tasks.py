@@ -8,14 +8,12 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import gc
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
 from support.forking_jobs import fork_one
@@ -40,9 +38,14 @@ def raise_value_error(message: str) -> NoReturn:
     raise ValueError(message)
 
 
+def write_text(path: str, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+
+
 def say(path: str) -> None:
     """Say that one is there, and who."""
-    Path(path + ".new").write_text(str(os.getpid()))
+    write_text(path + ".new", str(os.getpid()))
     os.rename(path + ".new", path)
 
 
@@ -55,7 +58,7 @@ def hold_the_lock(path: str) -> int:
 def die_once(folder: str, text: bytes = b"", then: str = "") -> tuple[int, int]:
     """Be killed as by a stranger when it is called first; then tell how often it was, and how much came."""
     calls = len(os.listdir(folder)) + 1
-    Path(folder, str(calls)).touch()
+    write_text(os.path.join(folder, str(calls)), "")
     if calls == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     if then:
@@ -85,7 +88,8 @@ def clean_up(path: str, cleaned: str) -> None:
 def wait_for(path: str) -> str:
     """Not for ever: when the test has failed that was to make it, its executor waits for this."""
     until(lambda: os.path.exists(path), path, timeout_s=300)
-    return Path(path).read_text()
+    with open(path) as file:
+        return file.read()
 
 
 def end_when(path: str) -> NoReturn:
@@ -135,7 +139,7 @@ def fork_and_loop(path: str) -> None:
 
 def leave_family(tag: str, path: str, then: str) -> Any:
     """Under this name, have a child and two grandchildren in sessions of their own; go on, return, or crash."""
-    Path("/proc/self/comm").write_text(tag)
+    write_text("/proc/self/comm", tag)
     fork_one(new_session=False)
     fork_one(new_session=True)
     fork_one(new_session=True, twice=True)
@@ -243,7 +247,8 @@ def make_many() -> None:
 def collect_and_measure() -> int:
     """Return the bytes that are this process's alone when the collector has gone through everything."""
     gc.collect()
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    with open("/proc/self/smaps_rollup") as file:
+        lines = file.read().splitlines()
     return sum(int(line.split()[1]) << 10 for line in lines if line.startswith("Private_Dirty"))
 
 
@@ -421,9 +426,10 @@ def add(one: int, two: int) -> int:
 
 
 def sleep_at(number: int, path: str) -> int:
-    """Wait for ever at 3."""
+    """Wait for ever at 3, without processor time."""
     if number == 3:
-        loop(path)
+        say(path)
+        time.sleep(3600)
     return number
 
 
@@ -452,13 +458,15 @@ def take(what: str, path: str) -> None:
     held = bytearray(80 << 20) if what == "memory" else b""
     while what == "processor time" and time.process_time() < 0.5:
         pass
-    Path(path).touch()
+    write_text(path, "")
     time.sleep(3600)
     del held
 
 
 def end_helpers() -> None:
     """Start processes by a fork, and end them at once, as a preload may."""
+    import multiprocessing
+
     for _ in range(20):
         helper = multiprocessing.get_context("fork").Process(target=signal.pause)
         helper.start()
@@ -519,3 +527,22 @@ class Large:
 
 def large_and_slow() -> Large:
     return Large()
+
+
+def fail_at(number: int, failing: dict[int, str]) -> int:
+    """Return the square of a number, or fail in the way that belongs to it."""
+    match failing.get(number):
+        case "raise":
+            raise ValueError(f"not {number}")
+        case "time out":
+            raise TimeoutError(f"{number} took too long")
+        case "unpicklable":
+            raise_unpicklable()
+        case "crash":
+            end_badly("kill")
+        case "exit":
+            end_badly("sys.exit")
+        case "loop":
+            while True:
+                pass
+    return number * number

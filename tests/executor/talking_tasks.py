@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -107,6 +106,8 @@ def log_badly_and_well() -> None:
 
 
 def log_in_child() -> None:
+    import multiprocessing
+
     logger.warning("in the call")
     child = multiprocessing.get_context("fork").Process(target=logger.warning, args=("in its child",))
     child.start()

@@ -10,29 +10,11 @@ from typing import Any
 
 import executor_tasks
 import pytest
+from executor_tasks import fail_at
 from support import processes
 from support.waiting import until
 
 from killable import Executor, JobCancelled, JobFailed, JobTimedOut, WorkerCrashed
-
-
-def fail_at(number: int, failing: dict[int, str]) -> int:
-    """Return the square of a number, or fail in the way that belongs to it."""
-    match failing.get(number):
-        case "raise":
-            raise ValueError(f"not {number}")
-        case "time out":
-            raise TimeoutError(f"{number} took too long")
-        case "unpicklable":
-            executor_tasks.raise_unpicklable()
-        case "crash":
-            executor_tasks.end_badly("kill")
-        case "exit":
-            executor_tasks.end_badly("sys.exit")
-        case "loop":
-            while True:
-                pass
-    return number * number
 
 
 def told(results: Iterator[int | BaseException]) -> list[int | str]:

@@ -54,6 +54,12 @@ def test_what_a_task_prints_comes_out_where_it_was_printed(
     assert sorted(capsys.readouterr().out.splitlines()) == ["a", "b"]
 
 
+def test_characters_of_a_long_line_stay_whole(executor: Executor, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a" + 200_000 * "\u20ac"
+    executor.submit(print, text, end="").result()
+    assert capsys.readouterr().out == text
+
+
 def test_it_goes_to_the_streams_that_are_in_force(executor: Executor, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.redirect_stdout(io.StringIO()) as taken:
         executor.submit(print, "taken").result()

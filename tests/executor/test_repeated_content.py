@@ -7,17 +7,17 @@ import concurrent.futures
 import gc
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import executor_tasks
 import numpy as np
 import pytest
+from array_tasks import die_once, hang, last_of, total, write
 from support.waiting import until
 
 from killable import Executor
@@ -55,18 +55,9 @@ def memory_files() -> list[str]:
     return [link for link, size in zip(links, sizes, strict=True) if "killable-input" in link and size > PART_BYTES_MIN]
 
 
-def total(values: np.ndarray, *_: object) -> float:
-    return float(values.sum())
-
-
-def wait_for(gate: str) -> None:
-    while not Path(gate).exists():
-        time.sleep(0.01)
-
-
 def behind(executor: Executor, gate: Path, submit: Callable[[], Any]) -> Any:
     """Submit while the only worker is occupied; return what `submit` returns, and let the tasks run."""
-    held = executor.submit(wait_for, str(gate))
+    held = executor.submit(executor_tasks.wait_for, str(gate))
     until(held.running, "it runs")
     try:
         return submit()
@@ -85,10 +76,6 @@ def test_waiting_tasks_have_one_copy_of_what_they_share(executor: Executor, tmp_
 
     results = [call.result() for call in behind(executor, tmp_path / "gate", submit)]
     assert results == 10 * [float(LARGE)] + 10 * [1.0] and len(seen) == 1
-
-
-def last_of(number: int, values: Any) -> tuple[int, Any]:
-    return number, values[len(values) - 1]
 
 
 NUMBERED = {number: f"the text of {number}" for number in range(100_000)}
@@ -150,11 +137,6 @@ def test_other_content_at_the_same_place_is_seen(either: Executor) -> None:
     assert len(places) < 8
 
 
-def write(array: np.ndarray) -> float:
-    array += 1.0
-    return float(array[0])
-
-
 def test_what_a_task_writes_is_its_own(executor: Executor) -> None:
     array = np.zeros(LARGE)
     assert [executor.submit(write, array).result() for _ in range(3)] == 3 * [1.0]
@@ -211,12 +193,6 @@ def test_read_only_transposed_and_plain_buffers(executor: Executor) -> None:
         assert executor.submit(lambda: (float(turned[1, 0]), float(turned[0, 1]))).result() == (1.0, 1000.0)
 
 
-def hang(array: np.ndarray, started: str) -> None:
-    Path(started).touch()
-    while True:
-        array.sum()
-
-
 def test_a_killed_worker_takes_nothing_along(executor: Executor, tmp_path: Path) -> None:
     array = np.ones(LARGE)
     for number in range(3):
@@ -228,13 +204,6 @@ def test_a_killed_worker_takes_nothing_along(executor: Executor, tmp_path: Path)
         assert hanging.cancelled()
     del array
     until(lambda: not memory_files(), "nobody needs it")
-
-
-def die_once(array: np.ndarray, marker: str) -> float:
-    if not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return float(array.sum())
 
 
 def test_a_second_attempt_has_it_too(executor: Executor, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def nest(deep: int, folder: str) -> int:
 
 
 def test_folders_deeper_than_python_goes_are_removed(tmp_path: Path) -> None:
-    from killable.workers.runtime.removal import remove_tree
+    from killable.workers.runtime.tmp_removal import remove_tree
 
     with Executor(max_workers=1) as executor:
         folder = tmp_path / "deep"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from array_tasks import arrays, describe, fill_up_to
 
 from killable import Context, Executor
 
@@ -21,19 +20,10 @@ LARGE = 300_000
 """Elements: more than goes through a pipe in one piece."""
 
 
-def arrays(number: int) -> Iterator[np.ndarray]:
-    for _ in range(number):
-        yield np.zeros(100_000)
-
-
 def test_a_stream_brings_large_arrays(executor: Executor) -> None:
     assert [len(array) for array in executor.stream(arrays, 2)] == [100_000] * 2
     future = executor.submit(arrays, 1)
     assert future.result() is None and future.error is None
-
-
-def describe(array: np.ndarray) -> tuple[bool, int]:
-    return bool(array.flags.aligned), memoryview(array).nbytes
 
 
 def test_large_arrays_lie_as_numpy_laid_them(executor: Executor) -> None:
@@ -43,12 +33,6 @@ def test_large_arrays_lie_as_numpy_laid_them(executor: Executor) -> None:
         assert describe(array) == (True, 8 * LARGE) and describe(other) == (True, 8 * (LARGE - 1))
         assert memoryview(other)[LARGE - 2] == 1.0
         assert executor.submit(describe, array).result() == (True, 8 * LARGE)
-
-
-def fill_up_to(file_bytes_max: int, elements: int, value: float) -> np.ndarray:
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes_max if file_bytes_max else hard, hard))
-    return np.full(elements, value)
 
 
 def test_a_large_result_that_cannot_be_laid_goes_through_the_pipe_and_leaves_nothing_to_the_next_one() -> None:

@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from multiprocessing.shared_memory import SharedMemory
 
 from killable import job
 
@@ -41,6 +40,8 @@ def talks(lines: list[str]) -> Iterator[str]:
 @job
 def leaves_memory() -> Iterator[str]:
     """Make shared memory, and wait."""
+    from multiprocessing.shared_memory import SharedMemory
+
     segment = SharedMemory(create=True, size=10_000)
     yield segment.name
     while True:
@@ -48,10 +49,10 @@ def leaves_memory() -> Iterator[str]:
 
 
 @job
-def spin() -> None:
-    """Compute for ever in Python."""
+def waits() -> None:
+    """Wait for ever in Python."""
     while True:
-        pass
+        time.sleep(3600)
 
 
 @job

@@ -171,7 +171,7 @@ async def stream(life: SupervisorRun) -> None:
 
 async def cancel(life: SupervisorRun) -> None:
     """One that hears it, one that is inside native code and is killed, and one by its deadline."""
-    asked = await life.submit("spin", {"grace_s": 1.0, "ack_s": None})
+    asked = await life.submit("waits", {"grace_s": 1.0, "ack_s": None})
     await life.entered(asked)
     stuck = await life.submit("sleep_native")
     await life.entered(stuck)
@@ -183,7 +183,7 @@ async def cancel(life: SupervisorRun) -> None:
     for job_id in (asked, stuck):
         end = await life.follow(job_id)
         assert end["code"] in BLAMELESS | {"cancelled"}, end
-    end = await life.follow(await life.submit("spin", {"run_s": 0.01}))
+    end = await life.follow(await life.submit("waits", {"run_s": 0.01}))
     assert end["code"] in BLAMELESS | {"timeout.run"}, end
 
 
@@ -257,7 +257,7 @@ async def start(life: SupervisorRun) -> None:
 
 async def shutdown(life: SupervisorRun, begin: Callable[[], None]) -> None:
     """With jobs that run: one hears it and one does not."""
-    jobs = [await life.submit("spin"), await life.submit("sleep_native")]
+    jobs = [await life.submit("waits"), await life.submit("sleep_native")]
     for job_id in jobs:
         await life.entered(job_id)
     begin()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from job_runs import HOSTILE_POOL
 from support import processes
+from support.forked_command import ForkedProcess
 
 OWNER = str(Path(processes.__file__).parent / "owner_program.py")
 CLEANUP_S = 10.0
@@ -19,13 +19,34 @@ CLEANUP_S = 10.0
 
 
 class Owner:
-    """The program of support/owner_program.py, running."""
+    """The program of support/owner_program.py, running: a fork of a process that has imported what it imports.
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self._process = process
-        self.pid = process.pid
-        assert process.stdout is not None
+    `arguments`: the members of its JSON object. `stderr`: a descriptor; ours by default.
+    """
+
+    def __init__(self, arguments: dict[str, Any], stderr: int = 2) -> None:
+        stdin, self._stdin = os.pipe()
+        try:
+            self._process = ForkedProcess(
+                [json.dumps(arguments)], Path.cwd(), os.environ, stdin=stdin, stderr=stderr, script=OWNER
+            )
+        finally:
+            os.close(stdin)
+        self.pid = self._process.pid
         self.report: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._close_stdin()
+        self._process.__exit__()
+
+    def _close_stdin(self) -> None:
+        descriptor, self._stdin = self._stdin, -1
+        if descriptor != -1:
+            os.close(descriptor)
 
     def read_report(self) -> None:
         """Wait for its line."""
@@ -39,8 +60,7 @@ class Owner:
 
     def close(self) -> int:
         """Let it close its supervisor and end."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        self._close_stdin()
         return self._process.wait(30)
 
 
@@ -48,7 +68,7 @@ class Owner:
 def owner(
     pools: dict[str, Any] | None = None,
     jobs: list[Any] | None = None,
-    stderr: int | None = None,
+    stderr: int = 2,
     start_method: str = "fork",
     **arguments: Any,
 ) -> Iterator[Owner]:
@@ -59,13 +79,8 @@ def owner(
         for name, members in {**hostile, **(pools or {})}.items()
         if members["modules"]
     }
-    arguments = {"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}
-    command = [sys.executable, OWNER, json.dumps(arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True) as process:
-        try:
-            yield Owner(process)
-        finally:
-            process.kill()
+    with Owner({"settings": {}, "pools": pools, "jobs": jobs or [], **arguments}, stderr) as started:
+        yield started
 
 
 def other_processes(pid: int) -> list[processes.ProcessInfo]:

@@ -23,7 +23,7 @@ from support.supervisor_fixture import StartSupervisor
 from killable.supervisor.linux import cgroup
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
-from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.hard_limits import TASKS_SPARE, hard_limit_bytes
 from killable.workers.authoring.limits import NO_CAPS
 
 MIB = 1 << 20
@@ -123,7 +123,7 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
         return job_id, worker.pid, next(own.glob(f"killable-*/{worker.worker_id}"))
 
     bounded = {
-        "memory.max": f"{USED + backstop_bytes(512 * MIB)}", "memory.swap.max": "0", "memory.oom.group": "1",
+        "memory.max": f"{USED + hard_limit_bytes(512 * MIB)}", "memory.swap.max": "0", "memory.oom.group": "1",
         "pids.max": f"{9 + TASKS_SPARE}",
     }  # fmt: skip
     first, _, group = await running(BOUNDED)

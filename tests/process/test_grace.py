@@ -210,7 +210,7 @@ async def every_one_cleans_up(server: Supervisor, trials: int) -> None:
 
 
 async def test_ordinary_code_cleans_up_wherever_it_is_cancelled(supervisor: StartSupervisor) -> None:
-    await every_one_cleans_up(await supervisor(hostile_pool(workers=2, spares=2)), 120)
+    await every_one_cleans_up(await supervisor(hostile_pool(workers=2, spares=2)), 60)
 
 
 async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(supervisor: StartSupervisor) -> None:
@@ -225,7 +225,7 @@ async def test_a_busy_event_loop_of_the_job_is_stopped_between_its_callbacks(sup
             certificate = (await stop(server, job_id)).certificate
             assert ended_with(certificate, 143) and not was_killed(certificate), certificate
 
-    await asyncio.gather(*map(one, range(75)))
+    await asyncio.gather(*map(one, range(60)))
 
 
 async def test_a_generator_cleans_up_in_the_function_whose_loop_has_a_condition(supervisor: StartSupervisor) -> None:

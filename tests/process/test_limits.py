@@ -26,7 +26,7 @@ import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import memory
 from killable.supervisor.settings import PoolSpec
-from killable.workers.authoring.backstops import TASKS_SPARE, backstop_bytes
+from killable.workers.authoring.hard_limits import TASKS_SPARE, hard_limit_bytes
 from killable.workers.authoring.limits import NO_CAPS
 from killable.workers.authoring.units import size
 
@@ -105,7 +105,7 @@ async def test_who_takes_too_much_ends_by_that_limit_and_leaves_nothing(
         bound = size(case.limits[name]) if name.endswith("_bytes") else str(case.limits[name])
         assert bound in error["message"] and "term_sent" in story.phases, case
         if case.type == "grows":  # and in its grace it went no further
-            assert story.certificate["max_rss_bytes"] < backstop_bytes(48 * MIB) + OWN_BYTES
+            assert story.certificate["max_rss_bytes"] < hard_limit_bytes(48 * MIB) + OWN_BYTES
 
 
 async def test_a_thousand_threads_are_too_many_and_pools_of_twice_the_processors_are_not(
@@ -215,7 +215,7 @@ async def test_the_kernel_bounds_each_process_too(supervisor: StartSupervisor) -
     after = (await run(server, "tells_itself", limits={"memory_bytes": None, "processes_max": None})).end["result"]
     assert after["rlimits"] == before["rlimits"]
     own = bounded["rlimits"]
-    assert backstop_bytes(64 * MIB) < own["DATA"] < backstop_bytes(64 * MIB) + 512 * MIB
+    assert hard_limit_bytes(64 * MIB) < own["DATA"] < hard_limit_bytes(64 * MIB) + 512 * MIB
     assert 5 + 2 < own["CPU"] < 5 + 2 + 10
     assert own["NOFILE"] == bounded["open_files"] + 7
     assert own["NPROC"] == before["rlimits"]["NPROC"]  # it counts for a user, and root's has no bound

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from job_runs import hostile_pool
+from owner_process import Owner
 from support import processes
 from support.supervisor_fixture import CGROUP_PROOF, NEEDS_CGROUPS, StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -24,7 +25,6 @@ from support.waiting import Pending, until, until_async
 from killable.supervisor.linux import env_marker, orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
 
-OWNER = str(Path(processes.__file__).parent / "owner_program.py")
 ESCAPING = """
 import os, time
 from killable import Context, job
@@ -50,21 +50,19 @@ def escapes(ctx: Context) -> None:
 """
 
 
-class Dying:
+class Dying(Owner):
     """A program that owns a supervisor and two daemons that its job has left, and what is known of it."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        self._process = process
-        self.pid = process.pid
-        said: dict[str, Any] = json.loads(process.stdout.readline())
+    def find(self) -> None:
+        """Wait until all of it is there."""
+        self.read_report()
         zygote, job = (
-            processes.read_process(said["pools"][0]["zygote_pid"]),
-            processes.read_process(said["jobs"][0]["pid"]),
+            processes.read_process(self.report["pools"][0]["zygote_pid"]),
+            processes.read_process(self.report["jobs"][0]["pid"]),
         )
         assert zygote is not None and job is not None
         self.guard = zygote.parent
-        owner = InstanceId.of(process.pid)
+        owner = InstanceId.of(self.pid)
         assert owner is not None
         self.owner = owner
         self.folder = next(Path(tempfile.gettempdir()).glob(f"{owner.folder_prefix}*"))
@@ -75,13 +73,12 @@ class Dying:
         found = [seen for seen in processes.descendants(self.pid) if seen.name == "sleep" and _environment(seen.pid)]
         return found if len(found) == 2 else Pending(found)
 
-    def kill(self, *, guard: bool) -> None:
+    def kill_unswept(self, *, guard: bool) -> None:
         """SIGKILL it; with its guard stopped, or dead as well, so that nobody sweeps."""
         self._process.send_signal(signal.SIGSTOP)  # a guard that dies before its owner is swept after by that
         until(lambda: (seen := processes.read_process(self.pid)) and seen.state == "T", "the owner is stopped")
         os.kill(self.guard, signal.SIGKILL if guard else signal.SIGSTOP)
-        self._process.kill()
-        self._process.wait()
+        self.kill()
 
 
 def _environment(pid: int) -> bytes:
@@ -99,13 +96,9 @@ def dying(folder: Path, proof: str) -> Iterator[Dying]:
     (folder / "escaping.py").write_text(ESCAPING)
     pool = {"modules": [str(folder / "escaping.py")], "workers": 1, "spares": 0}
     arguments = {"settings": {"proof": proof}, "pools": {"leaving": pool}, "jobs": [["escapes", {}, 1]]}
-    with subprocess.Popen(
-        [sys.executable, OWNER, json.dumps(arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Dying(process)
-        finally:
-            process.kill()
+    with Dying(arguments) as host:
+        host.find()
+        yield host
 
 
 def swept(caplog: pytest.LogCaptureFixture, dead: str, field: str) -> list[Any]:
@@ -137,7 +130,7 @@ async def test_the_next_start_ends_what_carries_a_dead_owners_marker(
         living = stack.enter_context(dying(tmp_path, CGROUP_PROOF))
         dead = stack.enter_context(dying(tmp_path, "descendants"))
         clean, carrying = sorted(dead.daemons, key=carries)
-        dead.kill(guard=True)
+        dead.kill_unswept(guard=True)
         await supervisor(hostile_pool())
         await until_async(lambda: not there(carrying), "killed before the first zygote was started")
         await until_async(lambda: not dead.folder.exists(), "its folder is removed")
@@ -156,7 +149,7 @@ async def test_the_next_start_ends_what_is_in_a_dead_owners_group(tmp_path: Path
         dead = stack.enter_context(dying(tmp_path, CGROUP_PROOF))
         groups = processes.cgroups_of(dead.pid)
         assert groups and all(map(there, dead.daemons))
-        dead.kill(guard=True)
+        dead.kill_unswept(guard=True)
         await supervisor(hostile_pool(spares=0))
         await until_async(lambda: not any(map(there, dead.daemons)), "both are gone")
         await until_async(lambda: not processes.cgroups_of(dead.pid), "and so is their group")
@@ -175,7 +168,7 @@ async def test_the_next_start_lets_a_guard_finish_that_is_at_work(
     monkeypatch.setattr(env_marker, "GUARD_S", 60.0)
     monkeypatch.setattr(orphan_cleanup, "SWEEP_S", 90.0)
     with dying(tmp_path, proof) as dead:
-        dead.kill(guard=False)
+        dead.kill_unswept(guard=False)
         with caplog.at_level(logging.WARNING, "killable.system"):
             await supervisor(hostile_pool(spares=0), proof="descendants")
         assert not any(map(there, dead.daemons)) and swept(caplog, dead.owner.name, "pid") == []
@@ -258,6 +251,7 @@ from support import processes
 from support.waiting import Pending, until
 from test_orphan_cleanup import carries, dying, there
 from job_runs import hostile_pool
+from owner_process import Owner
 from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.settings import Settings
@@ -279,7 +273,7 @@ try:
         groups = [path.name for path in processes.cgroups_of(grouped.pid)]
         clean, carrying = sorted(alone.daemons, key=carries)
         for dead in (grouped, alone):
-            dead.kill(guard=True)
+            dead.kill_unswept(guard=True)
             until(lambda: not any(there(seen) for seen in dead.known if seen not in dead.daemons), "it has gone itself")
         asyncio.run(start())
         until(lambda: not [one for one in threading.enumerate() if one.name == "killable-sweep"], "it has swept")

@@ -5,6 +5,7 @@ What becomes of it all when it is killed at a named point of a job's life is in 
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import signal
@@ -198,11 +199,26 @@ def describe(pool: dict[str, Any] | None = None, **arguments: Any) -> dict[str, 
     return {**result, "zygote": pool_record["zygote_pid"], "owner": host.pid}
 
 
-@pytest.mark.parametrize("host", [False, True], ids=["ordinary", "hostile host"])
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_a_job_starts_from_a_clean_process(host: bool, start_method: str, proof: str) -> None:
-    """Also where the host blocks SIGTERM, ignores SIGCHLD and SIGINT, and has a umask of 077."""
-    found = describe({"start_method": start_method}, host=host, settings={"proof": proof})
+EACH_PAIR = pytest.mark.parametrize(
+    ("start_method", "proof", "host"),
+    [
+        ("fork", CGROUP_PROOF, False),
+        ("fork", "descendants", True),
+        ("spawn", CGROUP_PROOF, True),
+        ("spawn", "descendants", False),
+    ],
+)
+"""With a host that blocks SIGTERM, ignores SIGCHLD and SIGINT, and has a umask of 077, or with an ordinary one."""
+
+
+@functools.cache
+def found_under(start_method: str, proof: str, host: bool) -> dict[str, Any]:
+    return describe({"start_method": start_method}, host=host, settings={"proof": proof})
+
+
+@EACH_PAIR
+def test_a_job_starts_from_a_clean_process(start_method: str, proof: str, host: bool) -> None:
+    found = found_under(start_method, proof, host)
     assert (found["umask"], found["nice"], found["core"]) == (0o022, os.nice(0) + 5, [1, 1])
     assert int(found["blocked"], 16) == 0
     ignored = {number for number in range(1, 65) if int(found["ignored"], 16) >> (number - 1) & 1}
@@ -216,10 +232,9 @@ def test_a_job_starts_from_a_clean_process(host: bool, start_method: str, proof:
 
 
 @pytest.mark.row("B10")
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
-def test_a_job_has_the_descriptors_that_it_needs_and_no_other(start_method: str, proof: str) -> None:
-    found = describe({"start_method": start_method}, settings={"proof": proof})
-    targets = found["descriptors"]
+@EACH_PAIR
+def test_a_job_has_the_descriptors_that_it_needs_and_no_other(start_method: str, proof: str, host: bool) -> None:
+    targets = dict(found_under(start_method, proof, host)["descriptors"])
     assert targets.pop("0") == "/dev/null"
     assert targets.pop("1") == targets.pop("2") and all(int(number) > 2 for number in targets)
     kinds = sorted(re.sub(r"\d+", "N", target.split(":")[0]) for target in targets.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from typing import Any
 
@@ -29,12 +28,6 @@ VALUES = st.recursive(
 )
 
 
-def mapped(piece: bytes | memoryview) -> mmap.mmap:
-    made = mmap.mmap(-1, len(piece))
-    made[:] = piece
-    return made
-
-
 def plain(value: Any) -> Any:
     """Return a value in which arrays are lists."""
     if isinstance(value, list):
@@ -52,7 +45,7 @@ def test_pieces_elsewhere_make_the_same_value(value: Any, bytes_min: int, dice: 
     packed.leave_out(elsewhere)
     content = packed.to_bytes()
     assert len(content) == packed.size
-    others = [mapped(pieces[number]) for number in elsewhere]
+    others = [SealedInput.of(pieces[number]) for number in elsewhere]
     if is_laid:
         file = SealedInput.laid(packed.lay)
         with file.mapped() as found:
@@ -67,7 +60,7 @@ def test_a_value_is_read_from_pieces_of_a_byte() -> None:
     packed = pickling.pickled(value)
     packed.parts = [part[start : start + 1] for part in packed.parts for start in range(len(part))]
     packed.leave_out(range(0, len(packed.parts), 2))
-    others = [mapped(part) for part in packed.parts[::2]]
+    others = [SealedInput.of(part) for part in packed.parts[::2]]
     assert pickling.loads(packed.to_bytes(), others) == value
 
 

@@ -20,7 +20,7 @@ from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 from sim.simulation import Simulation, pool
 
-SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "1000"))
+SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "700"))
 """More by hand: KILLABLE_SIM_SEEDS=50000 pytest tests/sim -k history."""
 SEED = os.environ.get("KILLABLE_SIM_SEED", "")
 """One again: KILLABLE_SIM_SEED=1234 pytest tests/sim -k history."""

@@ -13,12 +13,10 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from support.forking_jobs import fork_one
@@ -74,6 +72,8 @@ def echoes(ctx: Context, text: str = "") -> dict[str, Any]:
 @job
 def names_correlation(ctx: Context) -> dict[str, Any]:
     """Return what the job, and a child of it, are told of the caller's correlation id."""
+    import subprocess
+
     child = subprocess.run(["printenv", "KILLABLE_CORRELATION_ID"], capture_output=True, text=True)
     return {"context": ctx.correlation_id, "child": child.stdout.strip(), "pid": os.getpid()}
 
@@ -91,7 +91,7 @@ def tells(ctx: Context, name: str, lines: int) -> Iterator[str]:
 def waits_for(ctx: Context, gate: str) -> str:
     """Return when a file is there."""
     announce_entry(ctx)
-    while not Path(gate).exists():
+    while not os.path.exists(gate):
         ctx.sleep(0.002)
     return "opened"
 
@@ -142,6 +142,8 @@ def changes_process(ctx: Context, what: str) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         case "handler of another signal":
             signal.signal(signal.SIGWINCH, signal.SIG_IGN)
+        case "handler put back":
+            signal.signal(signal.SIGWINCH, signal.signal(signal.SIGWINCH, signal.SIG_IGN))
         case "wakeup":
             signal.set_wakeup_fd(-1)
         case "timer":
@@ -161,7 +163,10 @@ def changes_process(ctx: Context, what: str) -> int:
 def describes_process(ctx: Context) -> dict[str, Any]:
     """Return what this process has been made of."""
     name_process(ctx)
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    with open("/proc/self/status") as file:
+        status = dict(line.split(":", 1) for line in file)
+    with open("/proc/self/cgroup") as file:
+        cgroup = file.read()
     death_signal = ctypes.c_int()
     libc().prctl(2, ctypes.byref(death_signal))  # PR_GET_PDEATHSIG
     umask = os.umask(0)
@@ -189,7 +194,7 @@ def describes_process(ctx: Context) -> dict[str, Any]:
         "descriptors": descriptors,
         "environment": {key: value for key, value in os.environ.items() if key.endswith("_THREADS")},
         "instance": os.environ.get("KILLABLE_INSTANCE", ""),
-        "cgroup": Path("/proc/self/cgroup").read_text(),
+        "cgroup": cgroup,
         "stdin": os.read(0, 10).decode(),
         "parsed": json.dumps("ok"),
     }

@@ -9,7 +9,7 @@ from support.fake_world import SIGTERM, SLACK_S, Truth, World
 
 from killable.supervisor.attempts.escalation import LOCK_PATIENCE, LOCK_RUNS, RESEND_S
 from killable.supervisor.ports import ProcessorUse
-from killable.workers.authoring.backstops import BACKSTOP, backstop_bytes
+from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_REPLACED, NOTIFY_SWALLOWED
 
 
@@ -34,8 +34,8 @@ def check_kill(world: World, truth: Truth, use: ProcessorUse, held_bytes: int, p
         return
     world.check(now <= truth.kill_latest, f"{name}: SIGKILL comes too late")
     memory, processes_max = truth.limits["memory_bytes"], truth.limits["processes_max"]
-    took_all = memory is not None and held_bytes > backstop_bytes(memory)
-    took_all = took_all or (processes_max is not None and processes > processes_max * BACKSTOP)
+    took_all = memory is not None and held_bytes > hard_limit_bytes(memory)
+    took_all = took_all or (processes_max is not None and processes > processes_max * HARD_FACTOR)
     if now < truth.kill_due - SLACK_S and truth.closing is None and not took_all:
         world.check(_is_proven_stuck(world, truth, use), f"{name}: killed within its grace")
 

@@ -35,7 +35,7 @@ _ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__pat
 _LATE = [
     *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
-    *["typer._adapters", "typer.rich_utils", "httpcore", "h11", "uvicorn"],
+    *["httpcore", "h11", "uvicorn"],
 ]
 """What it imports where it needs it."""
 
@@ -172,6 +172,7 @@ def _become(
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)  # the library has put /dev/null in its place
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=os.isatty(1))
     sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), errors="backslashreplace", line_buffering=True)
     os.environ.clear()

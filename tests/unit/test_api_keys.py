@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.http.api_keys import ApiKey, KeyRing, Tickets
+from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.key_file import KeysInvalid, read_keys
+from killable.api.http.stream_tickets import Tickets
 
 ONE, TWO = "0123456789abcdef", "fedcba9876543210"
 

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import pytest
-import typer
 
 from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.parameters.job_lookup import Ambiguous, find_job, find_worker, matching
@@ -15,7 +15,7 @@ from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.options import LimitOption, seconds
 from killable.api.client.client import Client
 from killable.api.client.input_encoding import forms_of
-from killable.workers.authoring.types import BYTES
+from killable.workers.authoring.input_types import BYTES
 from killable.workers.errors import Refused
 
 SCHEMA = {
@@ -113,9 +113,9 @@ def test_a_document_is_a_json_object(document: str, why: str) -> None:
 
 @pytest.mark.parametrize("pair", ["text", "=x", ""])
 def test_a_pair_that_is_none_is_a_usage_error(pair: str) -> None:
-    with pytest.raises(typer.BadParameter):
+    with pytest.raises(click.BadParameter):
         given(pair)
-    with pytest.raises(typer.BadParameter):
+    with pytest.raises(click.BadParameter):
         read_tags([pair])
 
 
@@ -151,7 +151,7 @@ def test_tags() -> None:
     assert [tag_filter(pair) for pair in ("team=search", "team:search", "url=a:b", None)] == [
         "team:search", "team:search", "url:a:b", None,
     ]  # fmt: skip
-    with pytest.raises(typer.BadParameter):
+    with pytest.raises(click.BadParameter):
         tag_filter("team")
 
 
@@ -161,11 +161,11 @@ def test_limits() -> None:
         1 << 30,
         "none",
     )
-    given = {"run_s": 5.0, "ack_s": "none", "grace_s": None, "queue_s": 0.0, "operation_s": []}
+    given = {"run_s": 5.0, "ack_s": "none", "grace_s": None, "queue_s": 0.0, "operation_s": ()}
     assert limits_of(given) == {"run_s": 5.0, "ack_s": None, "queue_s": 0.0}
     times = limits_of({"operation_s": ["load/download=10m", "save=none"]})
     assert times == {"operation_s": {"load/download": 600.0, "save": None}}
-    with pytest.raises(typer.BadParameter, match="NAME=SECONDS"):
+    with pytest.raises(click.BadParameter, match="NAME=SECONDS"):
         limits_of({"operation_s": ["10m"]})
     assert (LimitOption("cpu_s")("5m"), LimitOption("files_max")("512"), LimitOption("processes_max")("none")) == (
         300.0,
@@ -173,9 +173,9 @@ def test_limits() -> None:
         "none",
     )
     assert seconds("250ms") == 0.25
-    with pytest.raises(typer.BadParameter, match="5m"):
+    with pytest.raises(click.BadParameter, match="5m"):
         seconds("soon")
-    with pytest.raises(typer.BadParameter, match="at least 1"):
+    with pytest.raises(click.BadParameter, match="at least 1"):
         LimitOption("processes_max")("0")
 
 

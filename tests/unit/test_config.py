@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from killable.supervisor.configuration.config import Config, ConfigError, load
-from killable.supervisor.configuration.inventory import example
+from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.tables import json_schema
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux import memory_size
@@ -310,7 +310,7 @@ def test_a_limit_of_the_file_may_be_over_a_cap_that_nobody_set() -> None:
 
 
 def test_one_job_may_not_take_a_small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("killable.supervisor.configuration.config.usable_memory", lambda: 1 << 30)
+    monkeypatch.setattr("killable.supervisor.linux.memory_size.usable_memory", lambda: 1 << 30)
     found = read("")
     assert found.settings.limits["memory_bytes"] == 768 << 20
     assert found.sources["limits.memory_bytes"] == "default, lowered to three quarters of this machine's memory"

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from killable.api.client.input_encoding import PlainInput
-from killable.workers.authoring.types import BYTES, array_of, object_of
+from killable.workers.authoring.input_types import BYTES, array_of, object_of
 from killable.workers.errors import Refused
 
 ANY = {"base64": "/w=="}

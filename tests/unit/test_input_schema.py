@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field
 
 from killable.workers.authoring.input_schema import DIALECT, annotation_type, input_type_of
-from killable.workers.authoring.types import REQUIRED, InputFault, Member, NoJsonForm
+from killable.workers.authoring.input_types import REQUIRED, InputFault, Member, NoJsonForm
 
 
 class Color(enum.Enum):

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from killable.api.cli.commands import ps
-from killable.api.cli.commands.workers import type_listing, worker_listing
+from killable.api.cli.commands.types import type_listing
+from killable.api.cli.commands.workers import worker_listing
 from killable.api.cli.display.listing import Column, Listing, fitting
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from killable.supervisor.clock import monotonic
 from killable.supervisor.telemetry import loop_turns
+from killable.supervisor.telemetry.readiness import STALL_S, readiness
 
 
 def busy(seconds: float) -> None:
@@ -16,17 +17,14 @@ def busy(seconds: float) -> None:
         pass
 
 
-def test_a_turn_counts_until_the_loop_looks_for_events_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_turns, "STALL_S", 0.05)
-
+def test_a_turn_counts_until_the_loop_looks_for_events_again() -> None:
     async def see() -> None:
         await asyncio.sleep(0.06)  # waiting is no turn
-        assert loop_turns.stall() == "" and loop_turns.longest_s() < 0.05
+        assert loop_turns.longest_s() < 0.05
         busy(0.06)
         await asyncio.sleep(0)
         assert loop_turns.longest_s() >= 0.06
-        told = loop_turns.stall()
-        assert told == f"the event loop stood still for {loop_turns.longest_s():.1f} s"
+        assert readiness((), queue_full="", draining=False, longest_turn_s=loop_turns.longest_s()) == (False, [])
 
     with asyncio.Runner(loop_factory=loop_turns.new_loop) as runner:
         runner.run(see())
@@ -58,9 +56,14 @@ def test_an_old_turn_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         assert selector.longest_s() == 0.0
 
 
-def test_a_loop_that_is_not_measured_has_no_stall() -> None:
-    async def see() -> tuple[float, str]:
+def test_a_loop_that_is_not_measured_has_no_longest_turn() -> None:
+    async def see() -> float:
         busy(0.001)
-        return loop_turns.longest_s(), loop_turns.stall()
+        return loop_turns.longest_s()
 
-    assert asyncio.run(see()) == (0.0, "")
+    assert asyncio.run(see()) == 0.0
+
+
+def test_a_turn_of_more_than_half_a_second_makes_the_server_degraded() -> None:
+    _, degraded = readiness((), queue_full="", draining=False, longest_turn_s=STALL_S + 0.25)
+    assert degraded == ["the event loop stood still for 0.8 s"]

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support.scripted_server import ID, PATH, Script, as_json
-from typer.testing import CliRunner
 
 from killable.api.cli import app
 

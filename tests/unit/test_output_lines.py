@@ -9,8 +9,8 @@ from types import FrameType
 import pytest
 
 from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.job_output import JobOutput
 from killable.supervisor.jobs.output_lines import LINE_BYTES_MAX, OutputLines
-from killable.supervisor.jobs.transcript import Transcript
 
 
 def texts(events: list[bytes]) -> list[str]:
@@ -83,12 +83,12 @@ def test_many_lines_are_turned_into_events_without_a_call_for_each() -> None:
         calls += event in ("call", "c_call")
 
     lines, log = OutputLines(), EventLog(1 << 30)
-    transcript = Transcript(log, lambda: None)
-    transcript.open()
+    output = JobOutput(log, lambda: None)
+    output.open()
     sys.setprofile(count)
     try:
         events = lines.feed(b"\n" * 65536)
-        transcript.output(b"ab\n" * 20000)
+        output.output(b"ab\n" * 20000)
     finally:
         sys.setprofile(None)
     assert (len(events), set(events), len(log)) == (65536, {b'{"text":""}'}, 20000)

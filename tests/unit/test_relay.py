@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 from support.waiting import until
 
-from killable.supervisor.executor import relay as relay_module
 from killable.supervisor.executor.relay import QUEUE_BYTES_MAX, ROOM_BYTES, Relay
 
 
@@ -75,10 +74,10 @@ def test_a_closed_relay_ends_its_thread_and_still_takes_what_comes(relay: Relay)
     relay.put(lambda: done.append(1))
     relay.close()
     relay.join()
-    assert not relay_module._at_work & {relay}
+    assert relay._thread is None
     relay.put(lambda: done.append(2))
     relay.join()
-    assert done == [1, 2] and not relay_module._at_work & {relay}
+    assert done == [1, 2] and relay._thread is None
 
 
 def test_without_a_thread_whoever_waits_does_it(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:

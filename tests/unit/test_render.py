@@ -8,13 +8,17 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import click
 import pytest
-import typer
 from rich.console import Console
 
 from killable.api.cli.commands import ps
+from killable.api.cli.commands.types import signature
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
+from killable.api.cli.display.facts import facts_table
+from killable.api.cli.display.job_state import ended_by, job_state, progress_text
 from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.error_classes import WorkerCrashed, error_class
@@ -50,7 +54,7 @@ def test_sizes(count: int | None, shown: str) -> None:
 
 
 def test_a_clean_death_reads_as_in_the_manual() -> None:
-    assert render.death(CLEAN) == "dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)"
+    assert death_line(CLEAN) == "dead after 1.3 ms (SIGTERM acknowledged 0.4 ms, tree empty 1.3 ms, 1 process)"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,7 @@ def test_a_clean_death_reads_as_in_the_manual() -> None:
     ],
 )
 def test_other_deaths(certificate: dict[str, Any] | None, words: str) -> None:
-    assert render.death(certificate) == words
+    assert death_line(certificate) == words
 
 
 @pytest.mark.parametrize(
@@ -92,7 +96,7 @@ def test_other_deaths(certificate: dict[str, Any] | None, words: str) -> None:
     ],
 )
 def test_endings(record: dict[str, Any], words: str) -> None:
-    assert render.ended_by(record) == words
+    assert ended_by(record) == words
 
 
 def printed(capsys: pytest.CaptureFixture[str], table: Any) -> list[list[str]]:
@@ -129,7 +133,7 @@ def test_the_jobs_table_joins_each_job_with_its_worker(capsys: pytest.CaptureFix
     ],
 )
 def test_progress(reported: dict[str, Any] | None, words: str) -> None:
-    assert render.progress(reported) == words
+    assert progress_text(reported) == words
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_progress(reported: dict[str, Any] | None, words: str) -> None:
     ],
 )
 def test_a_state_says_how_far(job: dict[str, Any], words: str) -> None:
-    assert render.job_state(job).plain == words
+    assert job_state(job).plain == words
 
 
 def test_an_input_reads_as_a_signature() -> None:
@@ -155,12 +159,12 @@ def test_an_input_reads_as_a_signature() -> None:
         "required": ["text"],
     }  # fmt: skip
     words = 'text: string, mode: "fast"|"good" = "fast", limit: integer|null = null, any = ...'
-    assert render.signature(schema) == words
-    assert render.signature({}) == "-"
+    assert signature(schema) == words
+    assert signature({}) == "-"
 
 
 def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(render.certificate_table(STUCK | {"stack": "File a.py, line 1 in encode\n", "grace_s": 5.0}))
+    console.print_table(certificate_table(STUCK | {"stack": "File a.py, line 1 in encode\n", "grace_s": 5.0}))
     out = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "acknowledged -" in lines
@@ -175,12 +179,12 @@ def test_a_stack_is_whole_where_there_is_no_room_for_it(soft_wrap: bool) -> None
     frame = f'  File "{"/a/folder" * 20}/jobs.py", line 1 in encode'
     narrow = Console(width=80, file=io.StringIO(), soft_wrap=soft_wrap, highlight=False)
     with narrow.capture() as shown:
-        narrow.print(render.certificate_table({"stack": frame}))
+        narrow.print(certificate_table({"stack": frame}))
     assert "".join(shown.get().split()) == "".join(frame.split())
 
 
 def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
-    console.print_table(render.facts_table({"message": "x" * 300, "empty": None, "limits": {"run_s": 600.0}}))
+    console.print_table(facts_table({"message": "x" * 300, "empty": None, "limits": {"run_s": 600.0}}))
     first, second = capsys.readouterr().out.splitlines()
     assert first.split() == ["message", "x" * 300]
     assert second.split() == ["limits", "run_s=10m"]
@@ -215,14 +219,14 @@ def test_exit_codes_of_the_manual(error: KillableError, code: int) -> None:
 
 
 def test_an_interrupt_is_130() -> None:
-    with pytest.raises(typer.Exit) as caught, errors.reporting(False):
+    with pytest.raises(click.exceptions.Exit) as caught, errors.reporting(False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
 
 
 def test_what_the_machine_refuses_the_command_is_71(capsys: pytest.CaptureFixture[str]) -> None:
     for as_json in (False, True):
-        with pytest.raises(typer.Exit) as caught, errors.reporting(as_json):
+        with pytest.raises(click.exceptions.Exit) as caught, errors.reporting(as_json):
             raise PermissionError(errno.EACCES, "Permission denied", "the file")
         assert caught.value.exit_code == 71
         out, err = capsys.readouterr()
@@ -251,7 +255,7 @@ def test_the_limit_that_was_reached_is_named(
 @pytest.mark.row("G10")
 def test_an_error_as_json_is_one_document_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     error = JobFailed("x", code="of.tomorrow", job_id="job-1", text="\ud800")
-    with pytest.raises(typer.Exit), errors.reporting(True):
+    with pytest.raises(click.exceptions.Exit), errors.reporting(True):
         raise error
     out, err = capsys.readouterr()
     assert json.loads(out) == {
@@ -271,7 +275,7 @@ def test_a_job_that_was_stuck_is_explained_with_a_hint(capsys: pytest.CaptureFix
     errors.report(JobCancelled("", by="user", reason="slow", certificate=certificate), as_json=False)
     first, second, stack, hint = capsys.readouterr().err.splitlines()
     assert first == "killable: cancelled by user: slow"
-    assert second == render.death(certificate)
+    assert second == death_line(certificate)
     assert stack == "in encode"
     assert hint.startswith("hint: ") and "--ack-s" in hint
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.attempts.resource_limits import BYTES_PER_S, LOOK_S, PROOF_SHARE, ResourceWatch
+from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, LOOK_S, PROOF_SHARE
+from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.backstops import BACKSTOP, backstop_bytes
+from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 
 MB = 1_000_000
@@ -70,9 +71,9 @@ def test_a_proof_is_not_repeated_before_it_can_come_out_otherwise() -> None:
     assert one.look(grown(60, 60, 2), one.prove_at).prove
 
 
-def test_beyond_the_backstop_there_is_no_grace() -> None:
+def test_beyond_the_hard_limit_there_is_no_grace() -> None:
     one = watch(memory_bytes=200 * MB)
-    assert backstop_bytes(200 * MB) == 250 * MB and backstop_bytes(20 * MB) > 50 * MB
+    assert hard_limit_bytes(200 * MB) == 250 * MB and hard_limit_bytes(20 * MB) > 50 * MB
     assert not one.look(grown(250), 0.0).beyond
     assert one.look(grown(251), 0.0).beyond
     # In the grace the others' share has to be proven, too.
@@ -102,7 +103,7 @@ def test_as_many_processes_as_allowed_are_allowed() -> None:
     look = one.look(Sample(0, 0, 9), 0.0)
     assert look.verdict is not None and look.verdict.code == "limit.processes"
     assert (look.verdict.facts["limit_processes"], look.verdict.facts["processes"]) == (8, 9)
-    assert one.at_most > 8 * BACKSTOP + 1  # as many have to be counted to know that there is no time for a grace
+    assert one.at_most > 8 * HARD_FACTOR + 1  # as many have to be counted to know that there is no time for a grace
 
 
 def test_as_many_threads_as_allowed_are_allowed() -> None:

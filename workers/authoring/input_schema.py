@@ -12,8 +12,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from killable.workers.authoring.pydantic_types import is_pydantics, pydantic_type
-from killable.workers.authoring.types import (
+from killable.workers.authoring.input_types import (
     ANYTHING,
     BOOLEAN,
     BYTES,
@@ -33,6 +32,7 @@ from killable.workers.authoring.types import (
     union_of,
     within,
 )
+from killable.workers.authoring.pydantic_types import is_pydantics, pydantic_type
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

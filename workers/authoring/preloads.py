@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, overload
 from killable.workers.authoring.registered import DeclarationError
 from killable.workers.authoring.requirements import missing
 
-# `declaration` is imported below: an Executor's workers mostly declare nothing, and start without it.
+# `function_signature` is imported below: an Executor's workers mostly declare nothing, and start without it.
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class Preload(Generic[T]):
         return self._value
 
     def __repr__(self) -> str:
-        from killable.workers.authoring.declaration import place_of
+        from killable.workers.authoring.function_signature import place_of
 
         each = " each_worker" if self.each_worker else ""
         return f"<Preload {place_of(self._function)}{each} {'made' if self.is_made else 'not made'}>"
@@ -106,7 +106,7 @@ def clear() -> None:
 def _declare(function: Callable[[], T], *, each_worker: bool, requires: Mapping[str, str] | None) -> Preload[T]:
     import inspect
 
-    from killable.workers.authoring.declaration import check_function, check_requires, place_of
+    from killable.workers.authoring.function_signature import check_function, check_requires, place_of
 
     check_function("preload", function)
     if inspect.signature(function).parameters or inspect.isgeneratorfunction(function):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
-from killable.workers.authoring.types import Convert, InputFault, InputType, NoJsonForm, join
+from killable.workers.authoring.input_types import Convert, InputFault, InputType, NoJsonForm, join
 from killable.workers.protocol.messages import dump_json
 
 

@@ -21,6 +21,7 @@ from killable.workers.protocol.messages import INLINE_BYTES_MAX, dump_json
 
 if TYPE_CHECKING:
     from killable.workers.protocol.pickling import Pickled
+    from killable.workers.protocol.shared_memory import MemoryFile
 
 JSON_DEPTH_MAX = 200
 """Levels of nesting. Other parsers stop at 128 to 256; Python's own stops where its stack happens to end."""
@@ -49,8 +50,11 @@ class TooLarge(Unserializable):
 class Codec(Protocol):
     name: str
 
-    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
-        """Return the input; a valid one maps parameter names to values. It may refer to a mapping, never to bytes."""
+    def decode_input(self, payload: bytes | mmap | memoryview, shared: Iterable[MemoryFile] = ()) -> Any:
+        """Return the input; a valid one maps parameter names to values. It may refer to a mapping, never to bytes.
+
+        `shared`: parts of it in memory files, which may be closed afterwards.
+        """
         ...
 
     def encode_value(self, value: Any) -> bytes:
@@ -76,7 +80,7 @@ class Codec(Protocol):
 class JsonCodec:
     name = "json"
 
-    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
+    def decode_input(self, payload: bytes | mmap | memoryview, shared: Iterable[MemoryFile] = ()) -> Any:
         # str(), not bytes(): one copy less from a mapping. Lone surrogates are escapes in our JSON.
         return json.loads(str(payload, "utf-8")) if payload else {}
 
@@ -122,7 +126,7 @@ class PickleCodec:
 
         return pickling
 
-    def decode_input(self, payload: bytes | mmap, shared: Iterable[mmap] = ()) -> Any:
+    def decode_input(self, payload: bytes | mmap | memoryview, shared: Iterable[MemoryFile] = ()) -> Any:
         return self._pickles.loads(payload, shared)
 
     def encode_value(self, value: Any) -> bytes:

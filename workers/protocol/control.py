@@ -11,7 +11,7 @@ Runs in: supervisor | guard | zygote.
                            Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
 
 import os
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ class ProcessEnding(NamedTuple):
     """CLOCK_MONOTONIC seconds, which all processes of a machine share."""
 
     @classmethod
-    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> ProcessEnding:
+    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> "ProcessEnding":
         signalled = os.WIFSIGNALED(status)
         return cls(
             exit_code=None if signalled else os.waitstatus_to_exitcode(status),

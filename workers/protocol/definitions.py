@@ -7,22 +7,26 @@ name. A worker that has a definition with this digest skips it (`script_globals`
 other (a class with an attribute that is an object of that class's subclass) are pickled together.
 
 A definition is pickled again only if its value may have changed since (`unchanged`). Of those that have to be, what was
-pickled is not kept, since it may be the program's own memory, but what they need and their digest.
+pickled is not kept, since it may be the program's own memory, but what they need and their digest. Of an array of
+numbers the form is compared, and the content where it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
+import operator
 import pickle
 import struct
 import sys
+import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
 from killable.workers.protocol import definition_order, reducers
-from killable.workers.protocol.by_value import Key, Pickler, PicklerOfGlobals
+from killable.workers.protocol.by_value import Key, PicklerOfGlobals
 from killable.workers.protocol.script_globals import MAIN, MAINS
 from killable.workers.protocol.unchanged import FIXED, Snapshot
 
@@ -38,11 +42,20 @@ _SKIPPED = frozenset({"__builtins__", "__name__", "__spec__", "__loader__"})
 _NOT_SHARED = (*FIXED, *reducers.NAMED, FunctionType, type, list, dict, set, frozenset, tuple, bytearray)
 
 
-class Pieces(Protocol):
-    """A pickle in pieces (`pickling.Pickled`)."""
+_Form = tuple[Any, ...]
 
-    parts: list[Any]
-    buffers: list[memoryview]
+
+class Pieces(Protocol):
+    """A pickle in pieces."""
+
+    @property
+    def parts(self) -> list[Any]: ...
+    @property
+    def buffers(self) -> list[memoryview]: ...
+
+
+class NewPieces(Pieces, Protocol):
+    """An empty one (`pickling.Pickled`)."""
 
     def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Any: ...
 
@@ -51,12 +64,35 @@ Identify = Callable[[bytes | memoryview], bytes]
 """Returns bytes that stand for the content of a large piece, or for a copy of it."""
 
 
+class Needs(Protocol):
+    """What a pickle needs of the program's globals (`Pickler`)."""
+
+    refers: Collection[Key]
+    uses: Collection[Key]
+    looks_around: bool
+    sources: dict[str, dict[str, Any]]
+
+
+class NeedsOfFunction:
+    """What a pickle needs that names one function of `__main__`, and nothing else of it."""
+
+    __slots__ = ("refers", "sources")
+    uses: Collection[Key] = ()
+    looks_around = False
+
+    def __init__(self, function: FunctionType) -> None:
+        own = sys.modules[MAIN].__dict__
+        self.refers: Collection[Key] = frozenset((Key(MAIN, function.__qualname__.partition(".")[0]),))
+        self.sources = {MAIN: own, own.get("__name__", MAIN): own}
+
+
 class Definition:
     """One or more globals of one module, pickled."""
 
     __slots__ = (
-        *("buffers", "digest", "looks_around", "module", "names", "parts", "refers", "size", "sources", "uses"),
-        *("_key", "_snapshot", "_targets", "_value"),
+        *("buffers", "contents", "digest", "form", "key", "looks_around", "module", "names", "parts", "refers"),
+        *("size", "sources", "uses", "value"),
+        *("_snapshot", "_targets"),
     )
 
     def __init__(
@@ -64,7 +100,7 @@ class Definition:
         values: Mapping[Key, Any],
         own: dict[str, Any],
         shared: Mapping[int, str] | None,
-        pieces: Pieces,
+        pieces: NewPieces,
         identify: Identify,
     ) -> None:
         """`own`: the globals of their module. `shared`: see `PicklerOfGlobals.others`; None: it is an array of numbers,
@@ -72,11 +108,13 @@ class Definition:
 
         Raise any exception of pickling.
         """
-        self._key, self._value = next(iter(values.items()))
-        name = self._key.name if self._key.module in MAINS else ""
-        is_array = shared is None
-        self._snapshot = Snapshot.of(self._value, name) if len(values) == 1 and not is_array else None
-        self.module = self._key.module
+        self.key, self.value = next(iter(values.items()))
+        """The first of its globals."""
+        name = self.key.name if self.key.module in MAINS else ""
+        self.form = () if shared is not None else _form_of(self.value)
+        """Of an array of numbers: before it is pickled, so that a change meanwhile is seen the next time."""
+        self._snapshot = Snapshot.of(self.value, name) if len(values) == 1 and not self.form else None
+        self.module = self.key.module
         self.names = tuple(key.name for key in values)
         made: list[PicklerOfGlobals] = []
 
@@ -85,20 +123,17 @@ class Definition:
             made[0].defines, made[0].others = values, shared or {}
             return made[0]
 
-        pieces.dumped(pickle.Pickler if is_array else pickler, tuple(values.values()), True)
+        pieces.dumped(pickle.Pickler if self.form else pickler, tuple(values.values()), True)
         self.parts, self.buffers = pieces.parts, pieces.buffers
         self.size = sum(map(len, pieces.parts))
-        self.digest = _digest((*pieces.parts, *pieces.buffers), identify)
+        self.contents = [_content_of(buffer, identify) for buffer in pieces.buffers]
+        """What stands for the content of each buffer."""
+        self.digest = _digest(pieces.parts, self.contents, identify)
         self.refers = made[0].refers - values.keys() if made else set()
         self.uses = made[0].uses - values.keys() if made else set()
         self.looks_around = bool(made) and made[0].looks_around
         self.sources = {self.module: own, **(made[0].sources if made else {})}
         self._targets = [(key, _value_of(key, self.sources)) for key in self.refers]
-
-    @property
-    def key(self) -> Key:
-        """The first of its globals."""
-        return self._key
 
     @property
     def may_be_kept(self) -> bool:
@@ -112,7 +147,10 @@ class Definition:
     def holds(self) -> bool:
         """Return whether the program still has the same value under this name."""
         snapshot = self._snapshot
-        return snapshot is not None and _value_of(self._key, self.sources) is self._value and snapshot.holds()
+        return snapshot is not None and _value_of(self.key, self.sources) is self.value and snapshot.holds()
+
+    def again(self, own: dict[str, Any], search: _Search) -> Definition | None:
+        return self if self.holds() else None
 
     def _refers_to_the_same(self) -> bool:
         return all(_value_of(key, self.sources) is value for key, value in self._targets)
@@ -130,6 +168,58 @@ class _Outline(NamedTuple):
     @classmethod
     def of(cls, definition: Definition) -> _Outline:
         return cls(definition.key, definition.digest, definition.refers, definition.uses, definition.looks_around)
+
+    def again(self, own: dict[str, Any], search: _Search) -> Definition | None:
+        if self.key.name not in own:
+            return None
+        made = search.define_one(self.key, own)
+        return None if made.may_be_kept or _Outline.of(made) != self else made
+
+
+class _Array:
+    """What is kept of the definition of an array of numbers, and tells whether its form and content are the same."""
+
+    __slots__ = ("_array", "_content", "_dtype", "_form", "_is_beside", "key", "parts")
+
+    def __init__(self, definition: Definition, content: bytes) -> None:
+        self.key = definition.key
+        self.parts = [bytes(part) for part in definition.parts]
+        self._is_beside = bool(definition.contents)
+        """Whether the content is beside the pickle."""
+        self._content = content
+        self._array = weakref.ref(definition.value)
+        self._dtype, *self._form = definition.form
+
+    @classmethod
+    def of(cls, definition: Definition) -> _Array | None:
+        """Return None if it is another definition, or the content does not lie in one piece."""
+        if not definition.form:
+            return None
+        if definition.contents:
+            return cls(definition, *definition.contents)
+        with contextlib.suppress(BufferError):
+            content = bytes(pickle.PickleBuffer(definition.value).raw())
+            if content in b"".join(definition.parts):  # else another thread has written to it meanwhile
+                return cls(definition, content)
+        return None
+
+    def again(self, own: dict[str, Any], search: _Search) -> Pieces | None:
+        array: Any = self._array()
+        if array is None or own.get(self.key.name) is not self._array() or not search.has_one_name(array, own):
+            return None
+        dtype, *form = _form_of(array)
+        if dtype is not self._dtype or form != self._form:
+            return None
+        buffer = pickle.PickleBuffer(array).raw()
+        content = _content_of(buffer, search.identify) if self._is_beside else bytes(buffer)
+        return ArrayPieces(self.parts, [buffer] if self._is_beside else []) if content == self._content else None
+
+
+class ArrayPieces(NamedTuple):
+    """The pickle of an array that has the form that it had."""
+
+    parts: list[Any]
+    buffers: list[memoryview]
 
 
 class Needed:
@@ -153,47 +243,38 @@ class Needed:
             pickle.HIGHEST_PROTOCOL,
         )
         self._table = struct.pack("<I", len(table)) + table
-        self._known = [each if each.may_be_kept else _Outline.of(each) for each in definitions]
+        self._known = [each if each.may_be_kept else _Array.of(each) or _Outline.of(each) for each in definitions]
         self._together = (
             b"".join([self._table, *(part for each in definitions for part in each.parts)])
-            if all(each.may_be_kept for each in definitions)
+            if not any(isinstance(each, _Outline) for each in self._known)
             else b""
         )
-        """The whole, if nothing of it may change."""
+        """All parts, if none of them may change."""
         self.may_be_kept = all(len(each.names) == 1 for each in definitions if not each.may_be_kept)
 
-    def pieces(self, definitions: Sequence[Definition]) -> DefinitionPieces:
+    def pieces(self, definitions: Iterable[Pieces]) -> DefinitionPieces:
         """Return what a pickle brings along: the table, then these definitions, which are as they were."""
-        if not definitions:
+        if not self._known:
             return [], []
+        buffers = [buffer for each in definitions for buffer in each.buffers]
         if self._together:
-            return [self._together], []
-        parts = [self._table, *(part for each in definitions for part in each.parts)]
-        return parts, [buffer for each in definitions for buffer in each.buffers]
+            return [self._together], buffers
+        return [self._table, *(part for each in definitions for part in each.parts)], buffers
 
-    def again(
-        self, sources: Mapping[str, Mapping[str, Any]], define: Callable[[Key, dict[str, Any]], Definition]
-    ) -> DefinitionPieces | None:
+    def again(self, search: _Search) -> DefinitionPieces | None:
         """Return what a pickle brings along that needs the same again, for functions with these globals. Return None
-        if the definitions are others now. `define` pickles a global.
+        if the definitions are others now.
         """
-        if not (
-            all(self._sources.get(module) is own for module, own in sources.items())
-            and not (self._size and self._size != len(self._sources[MAIN]))
-            and all(name not in own for own, name in self._missing)
-            and all(each.holds() for each in self._known if isinstance(each, Definition))
+        if (
+            not all(self._sources.get(module) is own for module, own in search.sources.items())
+            or (self._size and self._size != len(self._sources[MAIN]))
+            or any(name in own for own, name in self._missing)
         ):
             return None
-        found: list[Definition] = []
+        found: list[Pieces] = []
         for each in self._known:
-            if isinstance(each, Definition):
-                found.append(each)
-                continue
-            own = self._sources[each.key.module]
-            if each.key.name not in own:
-                return None
-            made = define(each.key, own)
-            if made.may_be_kept or _Outline.of(made) != each:
+            made = each.again(self._sources[each.key.module], search)
+            if made is None:
                 return None
             found.append(made)
         return self.pieces(found)
@@ -210,19 +291,19 @@ def hash_of(piece: bytes | memoryview) -> bytes:
     return hashlib.sha256(piece, usedforsecurity=False).digest()
 
 
-def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -> DefinitionPieces:
+def needed_by(needs: Needs, new: Callable[[], NewPieces], identify: Identify) -> DefinitionPieces:
     """Return the definitions of all that a pickle needs, directly or not. `new` makes empty pieces.
 
     Raise any exception of pickling.
     """
-    asked = frozenset(pickler.refers), frozenset(pickler.uses), pickler.looks_around
-    search = _Search(pickler.sources, new, identify)
+    asked = frozenset(needs.refers), frozenset(needs.uses), needs.looks_around
+    search = _Search(needs.sources, new, identify)
     known = _known_sets.get(asked)
-    again = None if known is None else known.again(pickler.sources, search.define_one)
+    again = None if known is None else known.again(search)
     if again is not None:
         return again
-    search.add([*pickler.uses, *pickler.refers])
-    definitions, needed = search.needed(pickler.looks_around)
+    search.add([*needs.uses, *needs.refers])
+    definitions, needed = search.needed(needs.looks_around)
     if needed.may_be_kept:
         if len(_known_sets) >= KNOWN_MAX:
             _known_sets.clear()
@@ -233,11 +314,12 @@ def needed_by(pickler: Pickler, new: Callable[[], Pieces], identify: Identify) -
 class _Search:
     """Finds definitions and those that they need."""
 
-    def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], Pieces], identify: Identify) -> None:
-        self._identify = identify
+    def __init__(self, sources: Mapping[str, dict[str, Any]], new: Callable[[], NewPieces], identify: Identify) -> None:
+        self.identify = identify
+        self.sources = dict(sources)
+        """The globals of each module in which something was found."""
         self._found: dict[Key, Definition] = {}
         self._missing: set[Key] = set()
-        self._sources = dict(sources)
         self._new = new
         self._main = sources[MAIN]
         self._shared: dict[int, str] | None = None
@@ -248,7 +330,7 @@ class _Search:
             key = waiting.pop()
             if key in self._found or key.name in _SKIPPED:
                 continue
-            if key.name in self._sources[key.module]:
+            if key.name in self.sources[key.module]:
                 waiting += self._find(key)
             else:
                 self._missing.add(key)
@@ -264,9 +346,9 @@ class _Search:
             if len(circle) == 1:
                 order.append(self._found[circle[0]])
             else:
-                values = {key: _value_of(key, self._sources) for key in sorted(circle)}
+                values = {key: _value_of(key, self.sources) for key in sorted(circle)}
                 order.append(self._define(values, self._main))
-        return order, Needed(order, self._missing, self._sources, len(self._main) if looks_around else 0)
+        return order, Needed(order, self._missing, self.sources, len(self._main) if looks_around else 0)
 
     def _add_code(self) -> None:
         """Add all functions and classes of `__main__` that need no other data and can be pickled."""
@@ -286,7 +368,7 @@ class _Search:
         waiting = [first]
         while waiting:
             key = waiting.pop()
-            value = self._sources.get(key.module, {}).get(key.name, self)
+            value = self.sources.get(key.module, {}).get(key.name, self)
             if key in self._found or key.name in _SKIPPED or not isinstance(value, (FunctionType, type, *FIXED)):
                 continue
             with contextlib.suppress(Exception):  # pickling runs code of the program
@@ -295,13 +377,13 @@ class _Search:
     def _find(self, key: Key) -> Iterable[Key]:
         """Make or find a definition; return what it needs."""
         known = _known.get(key)
-        own = self._sources[key.module]
+        own = self.sources[key.module]
         if known is None or not known.is_of(own):
             known = self.define_one(key, own)
             if known.may_be_kept:
                 _known[key] = known
         self._found[key] = known
-        self._sources = {**known.sources, **self._sources}
+        self.sources = {**known.sources, **self.sources}
         return known.uses | known.refers
 
     def define_one(self, key: Key, own: dict[str, Any]) -> Definition:
@@ -309,16 +391,17 @@ class _Search:
         return self._define({key: own.get(key.name)}, own)
 
     def _define(self, values: Mapping[Key, Any], own: dict[str, Any]) -> Definition:
-        shared = None if len(values) == 1 and self._is_plain_array(*values.items()) else self._shared_objects()
-        return Definition(values, own, shared, self._new(), self._identify)
+        is_array = len(values) == 1 and self._is_plain_array(next(iter(values.values())), own)
+        return Definition(values, own, None if is_array else self._shared_objects(), self._new(), self.identify)
 
-    def _is_plain_array(self, named: tuple[Key, Any]) -> bool:
-        """Return whether plain pickle does for an array, which is nine times as fast: it has no other name."""
-        key, value = named
-        return _is_array(value) and not any(
-            other is value and (self._main is not self._sources[key.module] or name != key.name)
-            for name, other in list(self._main.items())
-        )
+    def _is_plain_array(self, value: Any, own: Mapping[str, Any]) -> bool:
+        """Return whether plain pickle does for an array, which is nine times as fast."""
+        return _is_array(value) and self.has_one_name(value, own)
+
+    def has_one_name(self, value: object, own: Mapping[str, Any]) -> bool:
+        """Return whether a global of a module has no other name in `__main__`, by which functions may know it."""
+        names = sum(map(operator.is_, tuple(self._main.values()), itertools.repeat(value)))
+        return names == (own is self._main)
 
     def _shared_objects(self) -> Mapping[int, str]:
         """Return the names of the objects in `__main__` that other globals may refer to, by id."""
@@ -344,8 +427,20 @@ def _value_of(key: Key, sources: Mapping[str, Mapping[str, Any]]) -> Any:
     return sources[key.module].get(key.name)
 
 
-def _digest(pieces: Iterable[Any], identify: Identify) -> bytes:
+def _form_of(array: Any) -> _Form:
+    """Return what the pickle of an array tells, but for its content."""
+    return array.dtype, array.shape, array.strides, array.flags.writeable
+
+
+def _content_of(buffer: memoryview, identify: Identify) -> bytes:
+    """Return what stands for the content of a buffer."""
+    return hash_of(buffer) if buffer.nbytes < IDENTIFIED_BYTES_MIN else identify(buffer)
+
+
+def _digest(parts: Iterable[Any], contents: Iterable[bytes], identify: Identify) -> bytes:
     digest = hashlib.sha256(usedforsecurity=False)
-    for piece in pieces:
-        digest.update(piece if len(piece) < IDENTIFIED_BYTES_MIN else identify(piece))
+    for part in parts:
+        digest.update(part if len(part) < IDENTIFIED_BYTES_MIN else identify(part))
+    for content in contents:
+        digest.update(content)
     return digest.digest()[:DIGEST_BYTES]

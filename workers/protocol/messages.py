@@ -12,7 +12,7 @@ Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, 
 pool's codec.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
 
 import binascii
 import json
@@ -149,7 +149,7 @@ class Run(NamedTuple):
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
     @classmethod
-    def decode(cls, payload: bytes) -> Run:
+    def decode(cls, payload: bytes) -> "Run":
         """Raise ValueError or TypeError for a malformed payload."""
         try:
             head_bytes, limits_bytes = _RUN_LENGTHS.unpack_from(payload)
@@ -207,7 +207,7 @@ class Stop(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Stop:
+    def decode(cls, payload: bytes) -> "Stop":
         return cls(**load_json(payload))
 
 
@@ -225,7 +225,7 @@ class Entered(NamedTuple):
         return dump_json({"at": self.at})
 
     @classmethod
-    def decode(cls, payload: bytes) -> Entered:
+    def decode(cls, payload: bytes) -> "Entered":
         """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         if entered.at is not None and type(entered.at) is not float:
@@ -250,7 +250,7 @@ class OperationEntered(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> OperationEntered:
+    def decode(cls, payload: bytes) -> "OperationEntered":
         """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         timeout_s = entered.timeout_s
@@ -271,7 +271,7 @@ class OperationLeft(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> OperationLeft:
+    def decode(cls, payload: bytes) -> "OperationLeft":
         """Raise ValueError or TypeError for a malformed payload."""
         left = cls(**load_json(payload))
         if type(left.number) is not int:
@@ -288,7 +288,7 @@ class Expire(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Expire:
+    def decode(cls, payload: bytes) -> "Expire":
         return cls(**load_json(payload))
 
 
@@ -312,7 +312,7 @@ class Raised(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Raised:
+    def decode(cls, payload: bytes) -> "Raised":
         """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
         raised = cls(**load_json(payload))
         if not all(isinstance(fault, dict) for fault in raised.faults):
@@ -338,7 +338,7 @@ class Ready(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Ready:
+    def decode(cls, payload: bytes) -> "Ready":
         """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.cgroup_errno, int):
@@ -356,7 +356,7 @@ class Broken(NamedTuple):
         return dump_json(self._replace(why=self.why[-WHY_CHARS_MAX:])._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> Broken:
+    def decode(cls, payload: bytes) -> "Broken":
         """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.why, str) or not isinstance(word.errno, int | None):
@@ -377,7 +377,7 @@ class Idle(NamedTuple):
         return IDLE_FREE if self == _FREE else _idle(self)
 
     @classmethod
-    def decode(cls, payload: bytes) -> Idle:
+    def decode(cls, payload: bytes) -> "Idle":
         """Raise ValueError or TypeError for a malformed payload."""
         if payload == IDLE_FREE:
             return _FREE

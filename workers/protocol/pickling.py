@@ -34,7 +34,10 @@ from killable.workers.protocol import script_globals
 # Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
     from killable.workers.protocol import by_value
-    from killable.workers.protocol.definitions import DefinitionPieces, Identify
+    from killable.workers.protocol.definitions import DefinitionPieces, Identify, Needs
+    from killable.workers.protocol.shared_memory import MemoryFile
+
+    _Piece = memoryview | MemoryFile
 
 PROTOCOL = 5
 BUFFER_BYTES_MIN = 64 << 10
@@ -64,25 +67,22 @@ Part = bytes | bytearray | memoryview
 class Pickled:
     """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
-    __slots__ = ("_elsewhere", "_flags", "buffers", "parts", "size", "write")
+    __slots__ = ("_elsewhere", "_encoded", "_flags", "buffers", "parts", "write")
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
-        self.size = 0
-        """The encoded size in bytes."""
         self._elsewhere: Collection[int] = ()
         self._flags = 0
+        self._encoded: list[Part] = []
+        """The encoded value in pieces; empty: it is not made yet."""
 
     def dumped(self, pickler: Callable[..., pickle.Pickler], value: object, beside: bool) -> Pickled:
         pickler(self, PROTOCOL, buffer_callback=self._take if beside else None).dump(value)
-        if len(self.parts) == 1 and not self.buffers and len(self.parts[0]) < _PAYLOAD_BYTES:
-            self.size = _SMALL.size + len(self.parts[0])  # most values
-            return self
-        # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
-        self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
-        self._measure()
+        if len(self.parts) > 1:
+            # The pickler writes a large in-band buffer as a PickleBuffer, which has no length.
+            self.parts = [part.raw() if isinstance(part, pickle.PickleBuffer) else part for part in self.parts]
         return self
 
     def define(self, needed: DefinitionPieces) -> None:
@@ -92,7 +92,7 @@ class Pickled:
             self._flags = _HAS_DEFINITIONS
             self.parts = [*parts, *self.parts]
             self.buffers = [*buffers, *self.buffers]
-            self._measure()
+            self._encoded = []
 
     def pieces_over(self, bytes_min: int) -> dict[int, bytes | memoryview]:
         """Return the large pieces by number, to be left out perhaps.
@@ -107,24 +107,8 @@ class Pickled:
 
     def leave_out(self, numbers: Collection[int]) -> None:
         """Leave out the pieces of these numbers: `loads` is given them in the same order."""
-        self._elsewhere = frozenset(numbers)
-        self._measure()
-
-    def _measure(self) -> None:
-        self.size = self._head_size() + sum(map(len, self._here(0, self.parts)))
-        for buffer in self._here(len(self.parts), self.buffers):
-            self.size += _padding(self.size) + buffer.nbytes
-
-    def _head_size(self) -> int:
-        if self._elsewhere:
-            return _COUNTS.size + 8 * (len(self.parts) + len(self.buffers))
-        return _SMALL.size + 8 * len(self.buffers)
-
-    def _here(self, first: int, pieces: Sequence[Any]) -> Sequence[Any]:
-        """Return those pieces that are not elsewhere; `first` is the number of the first one."""
-        if not self._elsewhere:
-            return pieces
-        return [piece for number, piece in enumerate(pieces, first) if number not in self._elsewhere]
+        self._elsewhere = numbers
+        self._encoded = []
 
     def _take(self, buffer: pickle.PickleBuffer) -> bool:
         """Take a large buffer out of the pickle; return whether it stays in (the callback of protocol 5)."""
@@ -142,11 +126,13 @@ class Pickled:
         """Whether the pickle may refer to an object by its name in `__main__`."""
         return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
+    @property
+    def size(self) -> int:
+        """The encoded size in bytes."""
+        return sum(map(len, self._pieces()))
+
     def to_bytes(self) -> bytes:
         """Return the encoded value in one piece."""
-        if len(self.parts) == 1 and not (self.buffers or self._elsewhere):
-            encoded: bytes = self._head() + self.parts[0]
-            return encoded
         return b"".join(self._pieces())
 
     def lay(self, descriptor: int) -> None:
@@ -160,24 +146,33 @@ class Pickled:
                 pieces[0] = pieces[0][count:]
 
     def _pieces(self) -> list[Part]:
-        pieces: list[Part] = [self._head(), *self._here(0, self.parts)]
-        end = sum(map(len, pieces)) if self.buffers else 0
-        for buffer in self._here(len(self.parts), self.buffers):
-            padding = _padding(end)
-            pieces += (b"\0" * padding, buffer)
-            end += padding + buffer.nbytes
-        return pieces
+        """Return the encoded value in pieces."""
+        if not self._encoded:
+            self._encoded = self._encode()
+        return self._encoded
 
-    def _head(self) -> bytes:
+    def _encode(self) -> list[Part]:
+        parts, buffers = self.parts, self.buffers
         if self._elsewhere:
-            pieces = enumerate((*self.parts, *self.buffers))
-            lengths = [len(piece) | (_ELSEWHERE if number in self._elsewhere else 0) for number, piece in pieces]
-            counts = len(self.buffers) | self._flags | _IN_PIECES, len(self.parts)
-            return _COUNTS.pack(*counts) + struct.pack(f"<{len(lengths)}Q", *lengths)
-        if not self.buffers:
-            return _SMALL.pack(self._flags, self.size - _SMALL.size)
-        sizes = [buffer.nbytes for buffer in self.buffers]
-        return struct.pack(f"<I{len(sizes) + 1}Q", len(sizes) | self._flags, *sizes, sum(map(len, self.parts)))
+            pieces = list(enumerate((*parts, *buffers)))
+            lengths = [len(piece) | _ELSEWHERE if number in self._elsewhere else len(piece) for number, piece in pieces]
+            head = _COUNTS.pack(len(buffers) | self._flags | _IN_PIECES, len(parts))
+            head += struct.pack(f"<{len(lengths)}Q", *lengths)
+            here = [(number, piece) for number, piece in pieces if number not in self._elsewhere]
+            parts = [piece for number, piece in here if number < len(self.parts)]
+            buffers = [piece for number, piece in here if number >= len(self.parts)]
+        elif buffers:
+            sizes = [*map(len, buffers), sum(map(len, parts))]
+            head = struct.pack(f"<I{len(sizes)}Q", len(buffers) | self._flags, *sizes)
+        else:
+            head = _SMALL.pack(self._flags, sum(map(len, parts)))
+        encoded: list[Part] = [head, *parts]
+        end = sum(map(len, encoded)) if buffers else 0
+        for buffer in buffers:
+            padding = _padding(end)
+            encoded += (b"\0" * padding, buffer)
+            end += padding + len(buffer)
+        return encoded
 
 
 def pickled(value: object, *, beside: bool = True, identify: Identify | None = None) -> Pickled:
@@ -187,12 +182,18 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
 
     Raise PicklingError or TypeError for a value that cannot be pickled, and any exception of its `__reduce__`.
     """
-    found = None if _calls_main(value) else _plain(value, beside)
+    needs: Needs | None = None
+    function = value.get("function") if type(value) is dict else None
+    if getattr(function, "__module__", None) in script_globals.MAINS:
+        found, needs = _call_of_main(value)
+    else:
+        found = _plain(value, beside)
     if found is None:
         from killable.workers.protocol import by_value
 
-        found, pickler = _by_value(by_value.Pickler, value, beside)
-        found.define(_definitions_for(pickler, identify))
+        found, needs = _by_value(by_value.Pickler, value, beside)
+    if needs is not None:
+        found.define(_definitions_for(needs, identify))
     return found
 
 
@@ -206,16 +207,22 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
     """Return a call of a module's function with a few numbers and words, as `pickled` would encode it, in half the
     time. None: it is another call.
     """
-    if type(function) not in _FUNCTIONS or getattr(function, "__module__", None) in script_globals.MAINS:
+    if getattr(function, "__module__", None) in script_globals.MAINS:
+        return None
+    encoded = _small_call(function, args, kwargs)
+    return None if encoded is None else _SMALL.pack(0, len(encoded)) + encoded
+
+
+def _small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
+    """Pickle a call of a function that has a name, with a few numbers and words. Return None for another call."""
+    if type(function) not in _FUNCTIONS or _some_modules_go_by_value():
         return None
     for each in itertools.chain(args, kwargs.values()) if kwargs else args:
         kind = type(each)
         if not (kind in _ATOMS or (kind in _WORDS and len(each) <= _WORD_MAX)):
             return None
-    if _some_modules_go_by_value():
-        return None
     try:
-        return in_band({"function": function, "args": args, "kwargs": kwargs})
+        return pickle.dumps({"function": function, "args": args, "kwargs": kwargs}, PROTOCOL)
     except Exception:
         return None  # a lambda, or a function in a function
 
@@ -249,16 +256,22 @@ def defined(value: object) -> None:
     _definitions_for(pickler)
 
 
-def _definitions_for(pickler: by_value.Pickler, identify: Identify | None = None) -> DefinitionPieces:
+def _definitions_for(needs: Needs, identify: Identify | None = None) -> DefinitionPieces:
     from killable.workers.protocol import definitions  # here: only programs need it
 
-    return definitions.needed_by(pickler, Pickled, identify or definitions.hash_of)
+    return definitions.needed_by(needs, Pickled, identify or definitions.hash_of)
 
 
-def _calls_main(value: object) -> bool:
-    """Return whether a value is a call of a function of `__main__`."""
-    function = value.get("function") if type(value) is dict else None
-    return getattr(function, "__module__", None) in script_globals.MAINS
+def _call_of_main(call: Any) -> tuple[Pickled, Needs] | tuple[None, None]:
+    """Pickle a call of a function of `__main__`, if it is small: what it needs is the function's name."""
+    from killable.workers.protocol import definitions  # here: only programs need it
+
+    encoded = _small_call(**call) if call.keys() == {"function", "args", "kwargs"} else None
+    if encoded is None:
+        return None, None
+    found = Pickled()
+    found.write(encoded)
+    return found, definitions.NeedsOfFunction(call["function"])
 
 
 def _some_modules_go_by_value() -> bool:
@@ -288,10 +301,11 @@ def _by_value(kind: type[by_value.Pickler], value: object, beside: bool) -> tupl
     return Pickled().dumped(pickler, value, beside), made[0]
 
 
-def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> Any:
+def loads(payload: Part | mmap.mmap, elsewhere: Iterable[MemoryFile] = ()) -> Any:
     """Return the value. From a mapping, its buffers may refer to the mapping; from bytes they are copied.
 
-    `elsewhere`: mappings of the pieces that were left out. Unpickling may raise any exception.
+    `elsewhere`: the pieces that were left out. Those that this process needs are mapped. Unpickling may raise any
+    exception.
     """
     view = memoryview(payload)
     (head,) = _COUNT.unpack_from(view)
@@ -311,14 +325,14 @@ def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> An
     left = _Pieces()
     for length in part_lengths:
         if length & _ELSEWHERE:
-            left.add(memoryview(next(others)))
+            left.add(next(others))
         else:
             left.add(view[start : start + length])
             start += length
-    buffers: list[memoryview] = []
+    buffers: list[_Piece] = []
     for length in buffer_lengths:
         if length & _ELSEWHERE:
-            buffers.append(memoryview(next(others)))
+            buffers.append(next(others))
         else:
             begin = start + _padding(start)
             start = begin + length
@@ -328,21 +342,26 @@ def loads(payload: bytes | mmap.mmap, elsewhere: Iterable[mmap.mmap] = ()) -> An
     return pickle.loads(left.take(), buffers=_writable(buffers))
 
 
+def _content_of(piece: _Piece) -> memoryview:
+    return piece if isinstance(piece, memoryview) else memoryview(piece.map())
+
+
 class _Pieces:
     """What is left of a pickle in pieces."""
 
     def __init__(self) -> None:
-        self._left: deque[memoryview] = deque()
+        self._left: deque[_Piece] = deque()
 
-    def add(self, piece: memoryview) -> None:
+    def add(self, piece: _Piece) -> None:
         self._left.append(piece)
 
-    def skip(self, size: int) -> list[memoryview]:
+    def skip(self, size: int) -> list[_Piece]:
         """Remove so many bytes, and return them in pieces."""
-        found: list[memoryview] = []
+        found: list[_Piece] = []
         while size:
             piece = self._left.popleft()
             if len(piece) > size:
+                piece = _content_of(piece)
                 self._left.appendleft(piece[size:])
                 piece = piece[:size]
             size -= len(piece)
@@ -352,11 +371,11 @@ class _Pieces:
     def take(self, size: int | None = None) -> bytes | memoryview:
         """Remove so many bytes, or all, and return them in one piece."""
         found = self.skip(sum(map(len, self._left)) if size is None else size)
-        return found[0] if len(found) == 1 else b"".join(found)
+        return _content_of(found[0]) if len(found) == 1 else b"".join(map(_content_of, found))
 
 
-def _writable(buffers: Iterable[memoryview]) -> Iterator[memoryview | bytearray]:
-    for buffer in buffers:
+def _writable(buffers: Iterable[_Piece]) -> Iterator[memoryview | bytearray]:
+    for buffer in map(_content_of, buffers):
         yield bytearray(buffer) if buffer.readonly else buffer
 
 
@@ -364,7 +383,7 @@ _loaded: dict[bytes, tuple[int, int, int]] = {}
 """Tables whose definitions this process has: the version of its globals, the definitions' bytes and buffers."""
 
 
-def _load_definitions(left: _Pieces, buffers: list[memoryview]) -> None:
+def _load_definitions(left: _Pieces, buffers: list[_Piece]) -> None:
     """Bind the definitions that this process does not have. Remove them from the pickle, and their buffers."""
     table = bytes(left.take(*_COUNT.unpack(left.take(_COUNT.size))))
     version, size, count = _loaded.get(table, (-1, 0, 0))

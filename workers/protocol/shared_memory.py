@@ -21,6 +21,9 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 a truncated file is SIGBUS.
 """
 
+HUGE_BYTES_MIN = 4 << 20
+"""Smaller parts have too few huge pages to make a difference."""
+
 
 class OwnedDescriptor:
     """A descriptor that is closed by `close`, or with the last reference: its user may be gone before it exists."""
@@ -64,6 +67,10 @@ class MemoryFile(OwnedDescriptor):
                 content.close()
             except BufferError:
                 pass  # an array refers to it
+
+    def map(self) -> mmap.mmap | memoryview:
+        """Map the file privately; the mapping goes with the last reference to it. Raise OSError."""
+        return self._map()
 
     def _map(self) -> mmap.mmap:
         """Map the file. Raise OSError.
@@ -117,12 +124,13 @@ class SealedInput(MemoryFile):
 class SharedPart(SealedInput):
     """A part of inputs, in sealed memory of its own: any number of inputs refer to it."""
 
-    __slots__ = ("__weakref__", "digest")
+    __slots__ = ("__weakref__", "_is_gathered", "digest")
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor)
         self.digest = b""
         """A hash of the content; empty: nobody has asked for it yet."""
+        self._is_gathered = False
 
     @classmethod
     def of(cls, content: bytes | memoryview) -> Self:
@@ -134,6 +142,22 @@ class SharedPart(SealedInput):
             _write_all(descriptor, content)
 
         return cls.laid(lay)
+
+    def gather(self) -> None:
+        """Move a large content to huge pages: it will be used more than once. May be called again."""
+        if not self._is_gathered and len(self) >= HUGE_BYTES_MIN:
+            from killable.workers.protocol import huge_pages  # here: it needs ctypes
+
+            self._is_gathered = True
+            huge_pages.gather(self.descriptor, len(self))
+
+    def map(self) -> mmap.mmap | memoryview:
+        """Map it as other files, but a large one where it may have huge pages."""
+        if len(self) < HUGE_BYTES_MIN:
+            return super().map()
+        from killable.workers.protocol import huge_pages
+
+        return huge_pages.mapped(self.descriptor, len(self))
 
 
 class SharedParts:

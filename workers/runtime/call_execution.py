@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from killable.workers.authoring.registered import RegisteredJob
 from killable.workers.protocol.call_message import ANNOUNCE, RESULT_BUFFER, SEALED, STREAM, CallMessage
 from killable.workers.protocol.messages import NO_TAGS, Run
 from killable.workers.runtime import executor_setup
@@ -18,19 +17,30 @@ from killable.workers.runtime.sigterm_handler import StopSignal
 
 
 class CallExecution(Execution):
-    """Runs a call. It has a Context only if a parameter of its function is annotated so."""
+    """Runs a call. It has an order and a Context only if a parameter of its function is annotated so, or its input did
+    not come with the message.
+    """
 
-    def _start(self, job: RegisteredJob, stop_signal: StopSignal) -> Any:
-        request = self._input()
-        self._announce()
-        start = stream_function if self._run.type == executor_setup.STREAM else call_function
+    def _start(self, stop_signal: StopSignal) -> Any:
+        call = self._run
+        assert type(call) is CallMessage
+        if call.flags & (SEALED | ANNOUNCE) or call.shared:
+            request = self._input()
+            self._announce()
+        else:
+            request = self._codec.decode_input(call.input)
+        start = stream_function if call.flags & STREAM else call_function
         return start(partial(self._make_context, stop_signal), **request)
 
+    @property
+    def _order(self) -> Run:
+        assert type(self._run) is CallMessage
+        return order_of(self._run)
 
-def run_of(message: CallMessage) -> Run:
+
+def order_of(call: CallMessage) -> Run:
     """Return the order that a message stands for."""
-    _, _, flags, shared, job_id, limits, input = message
+    _, _, flags, shared, job_id, limits, input = call
     kind = executor_setup.STREAM if flags & STREAM else executor_setup.CALL
     announce, sealed, result_buffer = bool(flags & ANNOUNCE), bool(flags & SEALED), bool(flags & RESULT_BUFFER)
-    # By position: names would take twice as long.
     return Run(job_id, kind, 1, input, limits, NO_TAGS, "", announce, sealed, shared, result_buffer)

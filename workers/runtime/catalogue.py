@@ -80,7 +80,7 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
     types = registered.catalogue()
     for told in types:
         if _size(told) > TYPE_BYTES_MAX:
-            from killable.workers.authoring.declaration import place_of  # whoever declares a job has imported it
+            from killable.workers.authoring.function_signature import place_of  # whoever declares a job has imported it
 
             place = place_of(registered.registered()[told["name"]].function)
             raise DeclarationError(

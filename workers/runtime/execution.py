@@ -20,13 +20,14 @@ from killable.workers.authoring.context import Context, Stopping
 from killable.workers.authoring.operations import OperationTimedOut
 from killable.workers.authoring.registered import InputError, RegisteredJob
 from killable.workers.exit_codes import ExitCode
+from killable.workers.protocol.call_message import CallMessage
 from killable.workers.protocol.codec import Codec, TooLarge, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
-from killable.workers.runtime.removal import remove_tree
 from killable.workers.runtime.rlimits import ResourceLimits
+from killable.workers.runtime.tmp_removal import remove_tree
 
 if TYPE_CHECKING:
     from killable.workers.runtime.sigterm_handler import StopSignal
@@ -48,12 +49,16 @@ _FAULTS_MAX = 100
 """More than a person reads; a list of a million items may have a million faults."""
 
 
+class _NoSuchJob(Exception):
+    """The order names a job type that this process has not registered."""
+
+
 class Execution:
     """Runs one order, and has the exit code that the process ends with if it takes no further order."""
 
     def __init__(
         self,
-        run: Run,
+        run: Run | CallMessage,
         limits: Mapping[str, Any],
         registered: Mapping[str, RegisteredJob],
         codec: Codec,
@@ -61,7 +66,6 @@ class Execution:
         tmp: str,
         rlimits: ResourceLimits,
         data_bytes: int | None,
-        *,
         sealed: SealedInput | None = None,
         shared: Sequence[MemoryFile] = (),
         result_buffer: int = -1,
@@ -113,17 +117,16 @@ class Execution:
                 closing = _closing(self._told(error))
         return closing
 
+    @property
+    def _order(self) -> Run:
+        assert type(self._run) is Run
+        return self._run
+
     def _outcome(self, stop_signal: StopSignal) -> Closing:
-        run = self._run
-        job = self._registered.get(run.type)
-        if job is None:
-            self.exit_code = ExitCode.BAD_ASSIGNMENT
-            return _closing(Raised("assignment", message=f"this pool has no job type {run.type!r}"))
         try:
             stop_signal.obey_missed_orders()  # a stop right after the order, whose signal came before `expect`
             self._rlimits.hold(self._limits, self._data_bytes)
-            _set_correlation_id(run.correlation_id)
-            value = self._start(job, stop_signal)
+            value = self._start(stop_signal)
             if isinstance(value, GeneratorType):  # the job is a generator function, or returns a generator
                 stop_signal.generator = generator = value
                 try:
@@ -153,31 +156,35 @@ class Execution:
 
     def _input(self) -> Any:
         """Decode the input from the order, or directly from the memory files that came with it."""
-        run = self._run
+        run = self._order
         if not (run.sealed or run.shared):
             return self._codec.decode_input(run.input)
         files = [*([] if self._sealed is None else [self._sealed]), *self._shared]
         if len(files) < run.sealed + run.shared:
             raise OSError(errno.EMFILE, "no file descriptor is free in this process for the job's input")
-        with contextlib.ExitStack() as closing:
+        try:
+            return self._codec.decode_input(run.input if self._sealed is None else self._sealed.map(), self._shared)
+        finally:
             for file in files:
-                closing.callback(file.close)
-            mapped = [closing.enter_context(file.mapped()) for file in files]
-            content = mapped.pop(0) if run.sealed else run.input
-            return self._codec.decode_input(content, mapped)
+                file.close()
 
-    def _start(self, job: RegisteredJob, stop_signal: StopSignal) -> Any:
+    def _start(self, stop_signal: StopSignal) -> Any:
         """Call the job function; return its value, or the generator that it is."""
+        order = self._order
+        job = self._registered.get(order.type)
+        if job is None:
+            raise _NoSuchJob(f"this pool has no job type {order.type!r}")
+        _set_correlation_id(order.correlation_id)
         arguments = job.bind(self._input(), self._make_context(stop_signal))
         self._announce()
         return job.function(**arguments)
 
     def _announce(self) -> None:
-        if self._run.announce:
+        if self._order.announce:
             self._channel.send(Kind.ENTERED, Entered(time.monotonic()).encode())
 
     def _make_context(self, stop_signal: StopSignal) -> Context:
-        run = self._run
+        run = self._order
         self._context = Context(
             self._channel,
             job_id=run.job_id,
@@ -216,6 +223,9 @@ class Execution:
 
     def _explain(self, error: BaseException) -> Raised:
         """Classify an exception of the job and set the exit code."""
+        if isinstance(error, _NoSuchJob):
+            self.exit_code = ExitCode.BAD_ASSIGNMENT
+            return Raised("assignment", message=str(error))
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
             faults = [{name: text[:_FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]

@@ -21,12 +21,12 @@ from killable.workers.authoring.preloads import run_preloads
 from killable.workers.authoring.registered import registered
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol import named_memory
-from killable.workers.protocol.call_message import decode_call
+from killable.workers.protocol.call_message import CallMessage, decode_call
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
-from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
+from killable.workers.protocol.shared_memory import SealedInput, SharedPart
 from killable.workers.protocol.token_ring import TokenRingWriter
 from killable.workers.runtime import memory_names, program_logging
 from killable.workers.runtime.crash_stack import CrashStack
@@ -162,7 +162,7 @@ class Harness:
             limits = parsed_limits(run.limits)
         except (ValueError, TypeError):
             return ExitCode.BAD_ASSIGNMENT
-        attempt = self._attempt(Execution, run, limits, self._orders)
+        attempt = self._attempt(Execution, run, run, limits, self._orders)
         return self._run(attempt, order.fence, limits, is_call=False)
 
     def _run_call(self, message: bytes) -> int | None:
@@ -177,19 +177,25 @@ class Harness:
             return None
         if not self._outputs:
             self._prepare_for_calls()
-        attempt = self._attempt(self._call_type, self._run_of(call), limits, self._line)
+        order = None if not (call.flags or call.shared) else self._order_of(call)
+        attempt = self._attempt(self._call_type, call, order, limits, self._line)
         return self._run(attempt, call.fence, limits, is_call=True)
 
     def _prepare_for_calls(self) -> None:
         from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
 
-        self._call_type, self._run_of = call_execution.CallExecution, call_execution.run_of
+        self._call_type, self._order_of = call_execution.CallExecution, call_execution.order_of
         self._outputs = os.dup(1), os.dup(2)
 
     def _attempt(
-        self, kind: type[Execution], run: Run, limits: Mapping[str, Any], source: OrderReader | LineReader
+        self,
+        kind: type[Execution],
+        run: Run | CallMessage,
+        order: Run | None,
+        limits: Mapping[str, Any],
+        source: OrderReader | LineReader,
     ) -> Execution:
-        """Make an attempt of an order, whose descriptors came from `source`."""
+        """Make an attempt. `order` says which descriptors came with it from `source`; None: no descriptor."""
         return kind(
             run,
             limits,
@@ -199,9 +205,9 @@ class Harness:
             self._tmp,
             self._rlimits,
             self._data_bytes,
-            sealed=self._take_sealed(source) if run.sealed else None,
-            shared=self._take_shared(source, run.shared) if run.shared else (),
-            result_buffer=self._hold_result_buffer(source) if run.result_buffer else self._result_buffer,
+            self._take_sealed(source) if order is not None and order.sealed else None,
+            self._take_shared(source, order.shared) if order is not None and order.shared else (),
+            self._hold_result_buffer(source) if order is not None and order.result_buffer else self._result_buffer,
         )
 
     def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:
@@ -214,7 +220,7 @@ class Harness:
         _flush()
         closing_frames = [closing]
         is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
-        change = "" if is_last else self._baseline.changed(self._tasks)
+        change = "" if is_last else self._baseline.changed(self._tasks, self._stop_signal)
         if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
             memory_names.names.hand_over()
         elif not (is_last or change):
@@ -252,9 +258,9 @@ class Harness:
         descriptor = source.take_descriptor()
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[MemoryFile]:
+    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[SharedPart]:
         descriptors = [source.take_descriptor() for _ in range(count)]
-        return [MemoryFile(each) for each in descriptors if each is not None]
+        return [SharedPart(each) for each in descriptors if each is not None]
 
     def _hold_result_buffer(self, source: OrderReader | LineReader) -> int:
         """Return the result buffer that came with this order, or an earlier one if this one was not received."""

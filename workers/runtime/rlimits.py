@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.authoring.backstops import backstop_bytes, tasks_bound
+from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks
 
 LIMIT_MAX = (1 << 63) - 1
 """The largest value that the kernel does not take for infinity."""
@@ -26,15 +26,19 @@ class ResourceLimits:
         """`own_user`: the workers run as a separate user, so RLIMIT_NPROC, which counts per user, can be set."""
         self._own_user = own_user
         self._changed: dict[int, int] = {}
+        self._without: Mapping[str, Any] | None = None
+        """The limits of the last attempt, if nothing had to be set for them: a thousand calls have the same."""
 
     def hold(self, limits: Mapping[str, Any], data_bytes: int | None) -> None:
         """Set the rlimits of an attempt. Memory may grow from `data_bytes` (private memory; None: measure it now)."""
+        if limits is self._without:
+            return
         memory_bytes, cpu_s = limits.get("memory_bytes"), limits.get("cpu_s")
-        tasks_max = tasks_bound(limits.get("processes_max"), limits.get("threads_max"))
+        tasks_max = hard_limit_of_tasks(limits.get("processes_max"), limits.get("threads_max"))
         files_max = limits.get("files_max")
         if memory_bytes is not None:
             grows_from = measure_data_bytes() if data_bytes is None else data_bytes
-            self._set(resource.RLIMIT_DATA, grows_from + backstop_bytes(memory_bytes))
+            self._set(resource.RLIMIT_DATA, grows_from + hard_limit_bytes(memory_bytes))
         if cpu_s is not None:
             # The grace period is added: SIGXCPU within it would cut the job's clean-up short.
             used_s = time.process_time() + limits.get("grace_s", 0.0)
@@ -43,6 +47,8 @@ class ResourceLimits:
             self._set(resource.RLIMIT_NOFILE, files_max + len(os.listdir("/proc/self/fd")) - 1)
         if tasks_max is not None and self._own_user:
             self._set(resource.RLIMIT_NPROC, tasks_max)
+        if not self._changed:
+            self._without = limits
 
     def restore(self) -> None:
         """Restore the previous soft limits. May be called when nothing was set."""

@@ -67,6 +67,8 @@ class StopSignal:
         """Numbers of the operations whose `OperationTimedOut` is still to be raised."""
         self._last_raised: tuple[int, OperationTimedOut] | None = None
         """The operation and the exception that were raised last."""
+        self.are_handlers_set = False
+        """Whether a signal handler was set since somebody has found all as they were."""
 
     def install(self) -> None:
         """Install the handler, the wakeup descriptor and the hook for swallowed exceptions; main thread only."""
@@ -74,13 +76,30 @@ class StopSignal:
         signal.set_wakeup_fd(self._notifications, warn_on_full_buffer=False)
         self._set_handler = partial(sys.modules["_signal"].signal, signal.SIGTERM, self._on_term)
         self.install_handler()
-        _note_replacement(signal.SIGTERM, self._on_term, self._notify)
+        self._note_handlers()
         self._next_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
 
     def install_handler(self) -> None:
         """Install the handler again for the next job: Python cannot see whether C code has replaced it."""
         self._set_handler()
+
+    def _note_handlers(self) -> None:
+        """Note when the job sets a signal handler, and report when it replaces or restores that of SIGTERM.
+
+        It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it.
+        """
+        worker = os.getpid()
+        c_module: Any = sys.modules["_signal"]
+        set_disposition = c_module.signal
+
+        def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
+            self.are_handlers_set = True
+            if signalnum == signal.SIGTERM and os.getpid() == worker:
+                self._notify(NOTIFY_RESTORED if self._on_term == handler else NOTIFY_REPLACED)
+            return set_disposition(signalnum, handler)
+
+        c_module.signal = signal_and_tell
 
     def expect(self, fence: int) -> None:
         """Let the handler raise in this attempt. The caller is inside the `try` that catches it."""
@@ -235,23 +254,6 @@ class StopSignal:
             os.write(self._notifications, bytes([notification]))
         except OSError:
             pass  # the pipe is full of signal numbers, or closed by the job: the supervisor relies on its timers
-
-
-def _note_replacement(number: int, ours: Callable[..., None], tell: Callable[[int], None]) -> None:
-    """Report when the job installs a handler of its own for this signal, or restores ours.
-
-    It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it.
-    """
-    worker = os.getpid()
-    c_module: Any = sys.modules["_signal"]
-    set_disposition = c_module.signal
-
-    def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
-        if signalnum == number and os.getpid() == worker:
-            tell(NOTIFY_RESTORED if ours == handler else NOTIFY_REPLACED)
-        return set_disposition(signalnum, handler)
-
-    c_module.signal = signal_and_tell
 
 
 def write_stack(descriptor: int, frame: FrameType | None) -> None:

@@ -50,7 +50,7 @@ def rehearsal(codec: str) -> tuple[RegisteredJob, dict[str, Any]]:
 
 def _declared() -> tuple[RegisteredJob, dict[str, Any]]:
     """Return a job as its author declares it, with its input."""
-    from killable.workers.authoring.declaration import read_parameters
+    from killable.workers.authoring.function_signature import read_parameters
     from killable.workers.authoring.input_schema import input_type_of
     from killable.workers.authoring.job_functions import JobFunction
 
@@ -88,7 +88,7 @@ def warm_up(tmp: str, codec: Codec) -> None:
         attempt = Execution(run, limits, {job.name: job}, codec, channel, tmp, ResourceLimits(), 0)
         closing = attempt.outcome(stop_signal, frame.fence)
         tasks = TaskFolder()
-        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks)).encode())])
+        channel.close([closing, (Kind.IDLE, Idle(not Baseline.take().changed(tasks, stop_signal)).encode())])
         os.close(tasks.descriptor)
     finally:
         ours.close()

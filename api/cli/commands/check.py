@@ -12,14 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.authoring.limits import DEFAULT_LIMITS, flat, value_of
 
 if TYPE_CHECKING:
@@ -36,14 +35,7 @@ _COLUMNS = {
 """Limits with a column of their own, and its title."""
 
 
-def check(target: Target = None, config: ConfigFile = None, as_json: Json = False) -> None:
-    """Check the configuration: start every pool once and report every fault.
-
-    Imports the modules, runs the preloads, starts one worker per pool, and ends
-    them again. Exit code 0, or 78 with every fault: in the file, a variable or
-    an API key, a pool that does not start, settings for an unknown job type, a
-    job type that is unavailable.
-    """
+def check(target: str | None, config: Path | None, as_json: bool) -> None:
     with errors.reporting(as_json):
         require_linux("check")
         from killable.api.cli.server.configuration import examine
@@ -57,7 +49,7 @@ def check(target: Target = None, config: ConfigFile = None, as_json: Json = Fals
             console.print_json(_members(in_force, found, faults))
         else:
             _print(found, faults, _serving(target, config))
-        raise typer.Exit(CommandExit.CONFIGURATION if faults else CommandExit.OK)
+        raise click.exceptions.Exit(CommandExit.CONFIGURATION if faults else CommandExit.OK)
 
 
 def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors
-from killable.api.cli.parameters.options import ConfigFile, Json, Target
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -26,36 +26,18 @@ if TYPE_CHECKING:
 
 
 def config(
-    target: Target = None,
-    config: ConfigFile = None,
-    no_import: Annotated[
-        bool, typer.Option("--no-import", help="Start no pool, and leave out the limits of the job types.")
-    ] = False,
-    example: Annotated[
-        bool, typer.Option("--example", help="Print an example killable.toml: every key, its default and its meaning.")
-    ] = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of killable.toml, for editors.")
-    ] = False,
-    as_json: Json = False,
+    target: str | None, config: Path | None, no_import: bool, example: bool, schema: bool, as_json: bool
 ) -> None:
-    """Show every value in force and its source: flag, variable, line of the file, decorator or default.
-
-    Precedence: flag, variable (KILLABLE_SERVER__PORT), killable.toml, decorator,
-    default. Starts the pools once to read the limits of their job types. API
-    keys and other secrets are never shown. Exit code 78, with every fault, if
-    the configuration is not valid.
-    """
     with errors.reporting(as_json):
         from killable.api.cli.server.configuration import load
-        from killable.supervisor.configuration.inventory import example as example_lines
+        from killable.supervisor.configuration.example import example as example_lines
         from killable.supervisor.configuration.tables import json_schema
 
         if schema:
             console.print_json(json_schema())
             return
         if example:
-            typer.echo("\n".join(example_lines()))
+            click.echo("\n".join(example_lines()))
             return
         in_force = load(config, os.environ, {}, target)
         found = None if no_import else _ask_pools(in_force)

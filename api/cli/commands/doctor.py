@@ -9,9 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -20,26 +20,14 @@ from killable.api.cli.diagnosis.check import Check
 from killable.api.cli.diagnosis.machine_checks import examine
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import Json, open_client
+from killable.api.cli.parameters.options import open_client
 from killable.api.client.outcomes import Unreachable
 from killable.workers.errors import KillableError
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def doctor(
-    as_json: Json = False,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="URL", help="Check the readiness of this server, too.", show_default=False),
-    ] = None,
-) -> None:
-    """Test what the server needs of this machine, and report what is missing and how to get it.
-
-    Ends with a self-check, which submits, streams and cancels a job on a private
-    supervisor. Needs no server; with --url it checks one, too. Exit code 1 if a
-    check failed.
-    """
+def doctor(as_json: bool, url: str | None) -> None:
     with errors.reporting(as_json):
         checks = [*examine(), *_api_keys()]
         runnable = all(check.status != "fail" for check in checks)
@@ -59,7 +47,7 @@ def doctor(
             verdict = f"`killable serve` {'can' if here else 'cannot'} run here"
             numbers = f"{len(checks) - len(failed) - warned} ok, {warned} warn, {len(failed)} fail"
             console.stderr_console().print(f"{verdict}: {numbers}")
-        raise typer.Exit(CommandExit.FAILED if failed else CommandExit.OK)
+        raise click.exceptions.Exit(CommandExit.FAILED if failed else CommandExit.OK)
 
 
 def _api_keys() -> Iterator[Check]:

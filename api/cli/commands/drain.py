@@ -6,37 +6,20 @@ Runs in: any machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.parameters.options import Json, Url, open_client, seconds
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
 
-def drain(
-    off: Annotated[bool, typer.Option("--off", help="Accept new jobs again.")] = False,
-    deadline: Annotated[
-        float | None,
-        typer.Option(
-            "--deadline", parser=seconds, metavar="SECONDS", show_default=False,
-            help="Cancel the jobs that are left after this time: 30s, 5m. Default: let them finish.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """Refuse new jobs and let the accepted ones finish. Returns at once; `ps` shows what is left.
-
-    Refused jobs get 503 `draining`; clients may retry them later or on another
-    server. `--off` ends the drain.
-    """
+def drain(off: bool, deadline: float | None, as_json: bool, url: str) -> None:
     if off and deadline is not None:
-        raise typer.BadParameter("--off ends the drain and takes no deadline", param_hint="--deadline")
+        raise click.BadParameter("--off ends the drain and takes no deadline", param_hint="--deadline")
     with errors.reporting(as_json), open_client(url) as client:
         standing = client.undrain() if off else client.drain(deadline_s=deadline)
-        console.print_json(standing) if as_json else typer.echo(state_line(standing))
+        console.print_json(standing) if as_json else click.echo(state_line(standing))
 
 
 def state_line(standing: Mapping[str, Any]) -> str:

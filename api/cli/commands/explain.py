@@ -13,8 +13,7 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors, story
 from killable.api.cli.parameters.job_lookup import events_so_far, find_job
-from killable.api.cli.parameters.options import JobName, Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
 if TYPE_CHECKING:
     from killable.api.client.client import Event, JobHandle
@@ -26,12 +25,7 @@ PROSE_CHARS = 96
 INDENT = " " * 8
 
 
-def explain(name: JobName, as_json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """Explain how a job ended and why: its request, the rule that ended it, each step with its time, what to change.
-
-    The last paragraph names the one setting that would have changed the outcome,
-    or states that no setting would.
-    """
+def explain(name: str, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
         record = job.record()

@@ -5,16 +5,15 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
-from killable.api.cli.parameters import completion
+from killable.api.cli.display import console, errors
+from killable.api.cli.display.certificate import certificate_table
+from killable.api.cli.display.facts import facts_table
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import Refused
 
 _RECORD_ORDER = (
@@ -25,18 +24,7 @@ _RECORD_ORDER = (
 _OWN_TABLES = frozenset({"error", "certificate"})
 
 
-def inspect(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="JOB|WORKER", help="Job id or a unique prefix of it, or worker id.", show_default=False,
-            autocompletion=completion.jobs_and_workers,
-        ),
-    ],
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """Show one job with its error and its certificate (how its process ended), or one worker process."""
+def inspect(name: str, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         try:
             record = find_job(client, name).record()
@@ -44,7 +32,7 @@ def inspect(
             worker = find_worker(client, name) if refusal.code == "unknown_job" else None
             if worker is None:
                 raise
-            console.print_json(worker) if as_json else console.print_table(render.facts_table(worker))
+            console.print_json(worker) if as_json else console.print_table(facts_table(worker))
             return
         if as_json:
             console.print_json(record)
@@ -54,10 +42,10 @@ def inspect(
 
 def _print_record(record: dict[str, Any]) -> None:
     names = [name for name in (*_RECORD_ORDER, *record) if name in record and name not in _OWN_TABLES]
-    console.print_table(render.facts_table({name: record[name] for name in dict.fromkeys(names)}))
+    console.print_table(facts_table({name: record[name] for name in dict.fromkeys(names)}))
     for name in ("error", "certificate"):
         members = record.get(name)
         if members:
             console.print_table(Text(f"\n{name}", "bold"))
-            table = render.certificate_table(members) if name == "certificate" else render.facts_table(members)
+            table = certificate_table(members) if name == "certificate" else facts_table(members)
             console.print_table(table)

@@ -5,50 +5,24 @@ Runs in: the machine of the server (Linux).
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import Json
 
 if TYPE_CHECKING:
+    from killable.api.cli.declarations.server import JournalAction
     from killable.supervisor.journal.inspection import JournalFinding
 
 
-class JournalAction(StrEnum):
-    """What to do."""
-
-    VERIFY = "verify"
-    BACKUP = "backup"
-    SALVAGE = "salvage"
-
-
-def journal(
-    action: Annotated[
-        JournalAction, typer.Argument(metavar="verify|backup|salvage", help="What to do.", show_default=False)
-    ],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The journal.", show_default=False)],
-    new: Annotated[
-        Path | None, typer.Argument(metavar="NEW", help="File to write: for backup and salvage.", show_default=False)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Check, copy or save the file in which a server keeps its jobs.
-
-    `verify` reads all of it: 0 if it is sound, 1 if rows are damaged or its end
-    is missing, 65 if it is no journal. `backup` writes a copy, also while the
-    server runs. `salvage` writes what can still be read; if the end is missing,
-    jobs that wait in it may have run, and are lost instead of run again. The
-    file itself is never changed.
-    """
-    if (new is None) != (action is JournalAction.VERIFY):
+def journal(action: JournalAction, file: Path, new: Path | None, as_json: bool) -> None:
+    if (new is None) != (action == "verify"):
         missing = "needs NEW, the file to write" if new is None else "takes one file"
-        raise typer.BadParameter(f"{action} {missing}", param_hint="NEW")
+        raise click.BadParameter(f"{action} {missing}", param_hint="NEW")
     with errors.reporting(as_json):
         require_linux("journal")
         from killable.supervisor.journal import inspection
@@ -57,24 +31,24 @@ def journal(
         if as_json:
             console.print_json(_members(found, file, new))
         else:
-            typer.echo(f"{file}: {inspection.summary(found)}")
+            click.echo(f"{file}: {inspection.summary(found)}")
             for number, job_id, why in found.bad:
-                typer.echo(f"  row {number}, {job_id or 'unknown job'}: {why}")
+                click.echo(f"  row {number}, {job_id or 'unknown job'}: {why}")
             if new is not None:
-                typer.echo(f"written: {new}")
-        is_failure = action is JournalAction.VERIFY and not found.is_sound
-        raise typer.Exit(CommandExit.FAILED if is_failure else CommandExit.OK)
+                click.echo(f"written: {new}")
+        is_failure = action == "verify" and not found.is_sound
+        raise click.exceptions.Exit(CommandExit.FAILED if is_failure else CommandExit.OK)
 
 
 def _found(action: JournalAction, file: str, new: str) -> JournalFinding:
     from killable.supervisor.journal import inspection
 
     match action:
-        case JournalAction.VERIFY:
+        case "verify":
             return inspection.verify(file)
-        case JournalAction.BACKUP:
+        case "backup":
             return inspection.backup(file, new)
-        case JournalAction.SALVAGE:
+        case "salvage":
             return inspection.salvage(file, new)
 
 

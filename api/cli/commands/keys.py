@@ -7,91 +7,38 @@ from __future__ import annotations
 
 import os
 import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors
-from killable.api.cli.parameters.options import ConfigFile, Json, seconds
 
 if TYPE_CHECKING:
+    from killable.api.cli.declarations.server import KeyAction, KeyRole, KeyVisibility
     from killable.api.http.api_keys import ApiKey
 
 RELOAD = "a running server reads its keys again at SIGHUP: kill -HUP PID, or systemctl reload"
 
 
-class KeyAction(StrEnum):
-    """What to do."""
-
-    MAKE = "make"
-    LIST = "list"
-    REVOKE = "revoke"
-
-
-class KeyRole(StrEnum):
-    """What a key may do; each may do what the ones before it may."""
-
-    READ = "read"
-    SUBMIT = "submit"
-    OPERATE = "operate"
-
-
-class KeyVisibility(StrEnum):
-    """Which jobs a key sees."""
-
-    ALL = "all"
-    OWN = "own"
-
-
 def keys(
-    action: Annotated[
-        KeyAction, typer.Argument(metavar="make|list|revoke", help="What to do.", show_default=False)
-    ],
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the key: the tenant of its jobs.", show_default=False)
-    ] = "",
-    role: Annotated[
-        KeyRole | None,
-        typer.Option(
-            "--role", metavar="read|submit|operate", help="What it may do: look, also submit and cancel, or everything."
-        ),
-    ] = None,
-    visibility: Annotated[
-        KeyVisibility | None,
-        typer.Option(
-            "--visibility", metavar="all|own", help="Which jobs it sees. Default: server.visibility; with operate all."
-        ),
-    ] = None,
-    expires: Annotated[
-        float | None,
-        typer.Option(
-            "--expires", parser=seconds, metavar="TIME", show_default=False,
-            help="Time from now after which it is refused: 30d, 12h. Default: never.",
-        ),
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="Default: server.api_keys_file of the configuration.")
-    ] = None,
-    config: ConfigFile = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Make, list or revoke API keys.
-
-    `make` prints the key, once: the file keeps only its digest, with name, role,
-    visibility, creation and expiry. `revoke` removes a key. A running server
-    reads the file again when it gets SIGHUP; jobs and streams of a revoked key
-    go on.
-    """
+    action: KeyAction,
+    name: str,
+    role: KeyRole | None,
+    visibility: KeyVisibility | None,
+    expires: float | None,
+    file: Path | None,
+    config: Path | None,
+    as_json: bool,
+) -> None:
     _check_usage(action, name, role)
     with errors.reporting(as_json):
         require_linux("keys")
         path = _path(file, config)
-        if action is KeyAction.LIST:
+        if action == "list":
             _list(path, as_json)
-        elif action is KeyAction.REVOKE:
+        elif action == "revoke":
             _revoke(path, name, as_json)
         elif role is not None:
             _make(path, name, role, visibility, expires, as_json)
@@ -104,11 +51,11 @@ def _make(
     from killable.api.http.key_file import make_key
 
     sees = next((each for each in VISIBILITIES if each == visibility), None)
-    made, secret = make_key(path, name, role.value, visibility=sees, lasts_s=lasts_s, now=time.time())
+    made, secret = make_key(path, name, role, visibility=sees, lasts_s=lasts_s, now=time.time())
     if as_json:
         console.print_json(_members(made) | {"file": str(path), "key": secret})
         return
-    typer.echo(secret)
+    click.echo(secret)
     until = f"until {made.expires}" if made.expires else "until it is revoked"
     console.stderr_console().print(
         f"{made.name} ({made.role}) in {path}, valid {until}; the key is shown this once; {RELOAD}"
@@ -126,12 +73,12 @@ def _revoke(path: Path, name: str, as_json: bool) -> None:
 
 
 def _check_usage(action: KeyAction, name: str, role: KeyRole | None) -> None:
-    if action is not KeyAction.LIST and not name:
-        raise typer.BadParameter(f"`keys {action}` needs the name of the key", param_hint="NAME")
-    if action is KeyAction.LIST and name:
-        raise typer.BadParameter("`keys list` lists all keys and takes no name", param_hint="NAME")
-    if action is KeyAction.MAKE and role is None:
-        raise typer.BadParameter("`keys make` needs a role: read, submit or operate", param_hint="--role")
+    if action != "list" and not name:
+        raise click.BadParameter(f"`keys {action}` needs the name of the key", param_hint="NAME")
+    if action == "list" and name:
+        raise click.BadParameter("`keys list` lists all keys and takes no name", param_hint="NAME")
+    if action == "make" and role is None:
+        raise click.BadParameter("`keys make` needs a role: read, submit or operate", param_hint="--role")
 
 
 def _path(file: Path | None, config: Path | None) -> Path:

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters import completion
+from killable.api.cli.display.job_state import ended_by
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
-from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 from killable.api.client.outcomes import Ending
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.errors import Refused
@@ -75,65 +75,35 @@ class _Kill:
 
 
 def kill(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="JOB",
-            help="Job ids or unique prefixes of them; full worker ids.",
-            show_default=False,
-            autocompletion=completion.killable_names,
-        ),
-    ] = None,
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            "--grace",
-            "--grace-s",
-            parser=seconds,
-            metavar="SECONDS",
-            help="Time for clean-up before SIGKILL: 2s. It can only shorten the job's own.",
-        ),
-    ] = None,
-    now: Annotated[bool, typer.Option("--now", help="Send SIGKILL at once, without grace.")] = False,
-    reason: Reason = "",
-    type: Annotated[
-        str | None,
-        typer.Option(
-            "--type", metavar="TYPE", help="Kill all active jobs of this type.", autocompletion=completion.job_types
-        ),
-    ] = None,
-    tag: Annotated[
-        str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Kill all active jobs with this tag.")
-    ] = None,
-    all_jobs: Annotated[bool, typer.Option("--all", help="Kill all active jobs.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be killed, and kill nothing.")] = False,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
+    names: tuple[str, ...],
+    grace: float | None,
+    now: bool,
+    reason: str,
+    type: str | None,
+    tag: str | None,
+    all_jobs: bool,
+    dry_run: bool,
+    as_json: bool,
+    url: str,
 ) -> None:
-    """Kill jobs with every process that they started, and wait until all are dead.
-
-    A worker id kills that process: its job, if it has one, is cancelled, and a
-    new worker takes its place. Exit code: 0 dead (also if an earlier cancel
-    ended the job), 1 already ended otherwise, 4 unknown id.
-    """
     by_filter = all_jobs or type is not None or tag is not None
     if by_filter == bool(names):
         what = "give ids or a filter, not both" if names else "give ids or a filter"
-        raise typer.BadParameter(f"{what} (--type, --tag or --all)", param_hint="JOB")
+        raise click.BadParameter(f"{what} (--type, --tag or --all)", param_hint="JOB")
     if now and grace is not None:
-        raise typer.BadParameter("--now is the same as --grace 0; give only one of them", param_hint="--now")
+        raise click.BadParameter("--now is the same as --grace 0; give only one of them", param_hint="--now")
     order = _Order(0.0 if now else grace, reason)
     with errors.reporting(as_json), open_client(url) as client:
         chosen = _Filter(type, tag_filter(tag)) if by_filter else None
         if dry_run:
-            targets = _matching(client, chosen) if chosen else _named(client, names or [])
+            targets = _matching(client, chosen) if chosen else _named(client, names)
             if chosen and not targets:
                 _check_type(client, chosen)
-            raise typer.Exit(_print_plan(targets, as_json))
+            raise click.exceptions.Exit(_print_plan(targets, as_json))
         if chosen:
-            raise typer.Exit(_do_kill(client, _kill_matching(client, chosen, order), chosen, order, as_json))
-        named = _named(client, names or [])
-        raise typer.Exit(_do_kill(client, _kill_all(client, named, order), None, order, as_json))
+            raise click.exceptions.Exit(_do_kill(client, _kill_matching(client, chosen, order), chosen, order, as_json))
+        named = _named(client, names)
+        raise click.exceptions.Exit(_do_kill(client, _kill_all(client, named, order), None, order, as_json))
 
 
 def _do_kill(client: Client, killing: Iterator[_Kill], chosen: _Filter | None, order: _Order, as_json: bool) -> int:
@@ -263,10 +233,8 @@ def _print_line(done: _Kill) -> None:
         )
         return
     name = render.short(done.ending.job_id)
-    how = render.ended_by(
-        {"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error}
-    )
-    death = "already ended" if done.ending.had_ended else render.death(done.ending.certificate)
+    how = ended_by({"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error})
+    death = "already ended" if done.ending.had_ended else death_line(done.ending.certificate)
     console.write(f"{name}  {how}  {death}\n")
 
 

@@ -7,32 +7,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from killable.api.cli.display import console, errors
 from killable.api.cli.parameters.job_lookup import events_so_far, find_job
-from killable.api.cli.parameters.options import JobName, Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
 if TYPE_CHECKING:
     from killable.api.client.client import Event
 
 
-def logs(
-    name: JobName,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the output until the job ends.")] = False,
-    tail: Annotated[
-        int | None, typer.Option("-n", "--tail", min=0, metavar="N", help="Start with the last N lines.")
-    ] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Print what a job wrote to its stdout and stderr, also after its end. For its tokens: `killable stream`.
-
-    Ctrl-C leaves the job running.
-    """
+def logs(name: str, follow: bool, tail: int | None, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
         if follow and tail is None:

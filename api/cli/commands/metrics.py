@@ -6,34 +6,27 @@ Runs in: any machine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.display.facts import facts_table
+from killable.api.cli.parameters.options import open_client
 
 
-def metrics(
-    text: Annotated[
-        bool, typer.Option("--text", help="Print the Prometheus text format, as GET /metrics does.")
-    ] = False,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:
-    """Show the server's metrics: jobs by outcome since its start, its current load, the latency of cancels."""
+def metrics(text: bool, as_json: bool, url: str) -> None:
     if text and as_json:
-        raise typer.BadParameter("--text and --json exclude each other; give only one of them", param_hint="--text")
+        raise click.BadParameter("--text and --json exclude each other; give only one of them", param_hint="--text")
     with errors.reporting(as_json), open_client(url) as client:
         if text:
-            typer.echo(client.exposition(), nl=False)
+            click.echo(client.exposition(), nl=False)
             return
         counts = client.metrics()
         if as_json:
             console.print_json(counts)
         else:
-            console.print_table(render.facts_table(dict(flattened(counts))))
+            console.print_table(facts_table(dict(flattened(counts))))
 
 
 def flattened(counts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

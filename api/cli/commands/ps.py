@@ -8,53 +8,29 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.arguments import tag_filter
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
-ON_A_SCREEN = 40
-"""Rows shown in a terminal by default: few enough that the first ones stay visible."""
 _ORDER = ("stopping", "running", "queued")
 """The order of the list; ended jobs follow, newest first."""
 
 
 def ps(
-    all_jobs: Annotated[bool, typer.Option("-a", "--all", help="Include ended jobs.")] = False,
-    state: Annotated[
-        str | None,
-        typer.Option(
-            "--state", metavar="STATE", autocompletion=completion.states,
-            help="queued, running, stopping, completed, failed, cancelled, timed_out or active.",
-        ),
-    ] = None,
-    type: Annotated[
-        str | None,
-        typer.Option("--type", metavar="TYPE", help="Only jobs of this type.", autocompletion=completion.job_types),
-    ] = None,
-    tag: Annotated[str | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only jobs with this tag.")] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            "-n", "--limit", min=0, metavar="N", show_default=False,
-            help=f"List at most N jobs; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
-        ),
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Print full ids.")] = False,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """List jobs with their worker processes: running ones first, then the queue in its order.
-
-    STATE shows the place in the queue (#1 is next) or the progress that the job
-    reported (45%). CPU is a share of one core, averaged over the worker's life.
-    """
+    all_jobs: bool,
+    state: str | None,
+    type: str | None,
+    tag: str | None,
+    limit: int | None,
+    full: bool,
+    as_json: bool,
+    url: str,
+) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         wanted = state or (None if all_jobs else "active")
         jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag_filter(tag))))
@@ -110,7 +86,7 @@ def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str,
         worker = holders.get(job["job_id"], {})
         name = job["job_id"] if full else render.short(job["job_id"])
         table.add(
-            name, render.plain(job["type"]), render.job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
+            name, render.plain(job["type"]), job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
             str(worker.get("worker_id") or "-"), render.pid(worker), render.share(worker.get("cpu")),
             render.size(worker.get("rss_bytes")),
         )  # fmt: skip

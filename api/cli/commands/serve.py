@@ -21,13 +21,11 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import ConfigFile, Json, Target
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -51,36 +49,16 @@ class NotHere(KillableError):
 
 
 def serve(
-    target: Target = None,
-    config: ConfigFile = None,
-    host: Annotated[
-        str | None, typer.Option("--host", help="Default: 127.0.0.1. A non-loopback address needs an API key.")
-    ] = None,
-    port: Annotated[int | None, typer.Option("--port", help="Default: 7833. 0: any free port.")] = None,
-    uds: Annotated[
-        str | None, typer.Option("--uds", metavar="PATH", help="Listen on a Unix socket (mode 0600) instead.")
-    ] = None,
-    journal: Annotated[
-        str | None,
-        typer.Option("--journal", metavar="PATH", help="File that keeps jobs across restarts. Default: none."),
-    ] = None,
-    log_level: Annotated[
-        str | None, typer.Option("--log-level", metavar="debug|info|warning|error", help="Default: info.")
-    ] = None,
-    log_format: Annotated[
-        str | None,
-        typer.Option("--log-format", metavar="text|json", help="Format of the log on stderr. Default: text."),
-    ] = None,
-    as_json: Json = False,
+    target: str | None,
+    config: Path | None,
+    host: str | None,
+    port: int | None,
+    uds: str | None,
+    journal: str | None,
+    log_level: str | None,
+    log_format: str | None,
+    as_json: bool,
 ) -> None:
-    """Run the server. Ctrl-C ends every job with its grace, then the server; a second Ctrl-C kills at once.
-
-    API keys are read from a file (server.api_keys_file in killable.toml) and
-    from the variable KILLABLE_API_KEY. If the server is killed, its guards end
-    every process that it started; if they are killed too, the next start does.
-    With --journal, accepted jobs survive a restart: the next server with the same file runs those that were queued, and
-    knows how the others ended. SIGHUP reads the file of keys again.
-    """
     with errors.reporting(as_json):
         require_linux("serve")
         flags = {
@@ -90,7 +68,7 @@ def serve(
         _run(flags, config, target, as_json)
 
 
-def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: bool) -> None:
+def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json: bool) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
     from killable.api.cli.server import owner_socket
     from killable.api.cli.server.service_manager import ServiceManager
@@ -98,8 +76,8 @@ def _run(flags: dict[str, Any], config: ConfigFile, target: Target, as_json: boo
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
     from killable.api.cli.server.auditing import audit_log_of
     from killable.api.cli.server.configuration import load
-    from killable.api.cli.server.hang_up import no_end_by_hang_up
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
+    from killable.api.cli.server.sighup import no_end_by_hang_up
     from killable.supervisor.linux import own_process
     from killable.supervisor.telemetry import log_lines, loop_turns
 
@@ -154,8 +132,8 @@ async def _serve(
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
-    from killable.api.cli.server.hang_up import HangUp
     from killable.api.cli.server.http_server import HttpServer
+    from killable.api.cli.server.sighup import HangUp
     from killable.supervisor.linux import own_process
     from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns

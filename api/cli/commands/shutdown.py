@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.completion import short_timeout_client
-from killable.api.cli.parameters.options import Json, Reason, Url, open_client, seconds
+from killable.api.cli.parameters.options import open_client
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
-from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -52,30 +51,7 @@ class NotDown(KillableError):
         return True
 
 
-def shutdown(
-    grace: Annotated[
-        float | None,
-        typer.Option(
-            "--grace", parser=seconds, metavar="SECONDS", show_default=False,
-            help="Time for the clean-up of each job: 2s, 0. It can only shorten the job's own.",
-        ),
-    ] = None,
-    deadline: Annotated[
-        float,
-        typer.Option(
-            "--deadline", parser=seconds, metavar="SECONDS", help="First let jobs finish for this long: 5m."
-        ),
-    ] = 0.0,
-    reason: Reason = "",
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """Stop the server: refuse new jobs, end every job with its grace, then exit. Waits until the server is gone.
-
-    A server on this machine that does not exit is sent SIGTERM, and 5 s later
-    SIGKILL; no process that it started outlives it. Exit code 0 if it is down,
-    1 if it is not.
-    """
+def shutdown(grace: float | None, deadline: float, reason: str, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         down = _Shutdown(client, quiet=as_json)
         try:
@@ -90,7 +66,7 @@ def shutdown(
             console.print_json(members)
         else:
             pid = f", pid {down.pid}," if down.pid else ""
-            typer.echo(f"{client.address}{pid} is down after {render.duration(down.took_s)} ({how})")
+            click.echo(f"{client.address}{pid} is down after {render.duration(down.took_s)} ({how})")
 
 
 class _Shutdown:

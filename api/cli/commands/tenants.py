@@ -10,19 +10,10 @@ from typing import Any
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters.options import Json, Url, open_client
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.parameters.options import open_client
 
 
-def tenants(as_json: Json = False, url: Url = DEFAULT_URL) -> None:
-    """List the tenants with what each has now and may have: waiting and running jobs, kept results, streams.
-
-    A tenant is the name of an API key; without keys everybody is `default`. A
-    name that no key has is marked with a star: nobody can use its table. A
-    number alone has no bound but the server's own. The bounds are in the tables
-    tenants.NAME and tenants.default of killable.toml. A key that is not an
-    operator's sees its own tenant only.
-    """
+def tenants(as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         found = client.tenants()
         if as_json:

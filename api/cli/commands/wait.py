@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
-from killable.api.cli.parameters import completion
-from killable.api.cli.parameters.options import Json, Url, open_client, seconds
-from killable.api.client.addresses import DEFAULT_URL
+from killable.api.cli.display.job_state import state_text
+from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import CODES, JobError
 
 if TYPE_CHECKING:
@@ -32,31 +31,7 @@ class Standing(NamedTuple):
     exits_with: int
 
 
-def wait(
-    jobs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="JOB", help="Job ids or unique prefixes of them.", show_default=False,
-            autocompletion=completion.jobs,
-        ),
-    ],
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            "--timeout", parser=seconds, metavar="SECONDS", show_default=False,
-            help="Wait at most this long for all of them: 30s, 5m. Default: without a limit.",
-        ),
-    ] = None,
-    as_json: Json = False,
-    url: Url = DEFAULT_URL,
-) -> None:  # fmt: skip
-    """Wait until jobs have ended, and print the id, state and error code of each. Ctrl-C leaves them running.
-
-    The lines come in the order of the arguments. Exit code: 0 if all jobs have
-    completed, 75 if one had not ended by the timeout, 4 for an unknown id; else
-    that of the first job that did not complete: 1 failed, 3 cancelled, 124 timed
-    out.
-    """
+def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         found = _find(client, jobs)
         deadline = math.inf if timeout is None else time.monotonic() + timeout
@@ -72,11 +47,11 @@ def wait(
             verb = "has not ended and continues" if going_on == 1 else "have not ended and continue"
             console.stderr_console().print(f"{render.counted(going_on, 'job')} {verb}")
     if going_on:
-        raise typer.Exit(CommandExit.NOT_NOW)
-    raise typer.Exit(next((each.exits_with for each in standings if each.exits_with), CommandExit.OK))
+        raise click.exceptions.Exit(CommandExit.NOT_NOW)
+    raise click.exceptions.Exit(next((each.exits_with for each in standings if each.exits_with), CommandExit.OK))
 
 
-def _find(client: Client, names: list[str]) -> list[JobHandle]:
+def _find(client: Client, names: tuple[str, ...]) -> list[JobHandle]:
     """Return the jobs of these names, each once. Raise Refused `unknown_job` before there is anything to wait for."""
     from killable.api.cli.parameters.job_lookup import find_job
 
@@ -105,5 +80,5 @@ def _members(standing: Standing) -> dict[str, str | None]:
 
 def _line(standing: Standing) -> Text:
     return Text("  ").join(
-        [Text(render.short(standing.job_id)), render.state(standing.state), Text(standing.code or "-")]
+        [Text(render.short(standing.job_id)), state_text(standing.state), Text(standing.code or "-")]
     )

@@ -17,9 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from killable.api.cli.diagnosis.backstops import limit_backstops
 from killable.api.cli.diagnosis.check import Check, Status
 from killable.api.cli.diagnosis.init_check import init_check
+from killable.api.cli.diagnosis.limit_checks import limit_checks
 from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37
@@ -45,7 +45,7 @@ def examine() -> Iterator[Check]:
         return
     yield Check("Linux", "ok", platform.release())
     yield from (_pidfd(), _subreaper(), _death_signal(), init_check(), _memfd(), *_cgroup())
-    yield from (*limit_backstops(), *sandbox_checks())
+    yield from (*limit_checks(), *sandbox_checks())
     yield from (_open_files(), _pids(), _temporary_folder(), *_models())
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from killable.api.cli.diagnosis.check import Check
 from killable.api.cli.display import render
+from killable.api.cli.display.certificate import death_line
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ async def _probe(supervisor: Supervisor) -> list[Check]:
 
 def _death(record: JobRecord, dead_s: float) -> Check:
     name, certificate = "self-check: cancel → dead", record.certificate or {}
-    found = f"{render.duration(dead_s)}: {render.death(certificate)}"
+    found = f"{render.duration(dead_s)}: {death_line(certificate)}"
     if record.state == "cancelled" and "tree_empty" in certificate:
         return Check(name, "ok", found)
     return Check(name, "fail", f"{record.state}: {found}", "a cancelled job cannot be proven dead on this machine")

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
-import typer
+import click
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
@@ -28,7 +28,7 @@ RULE = 80
 def print_json(document: Any, *, one_line: bool = False) -> None:
     """Print one document on stdout, in ASCII: a token may contain a lone surrogate, which UTF-8 cannot encode."""
     text = json.dumps(document, default=str) if one_line else json.dumps(document, default=str, indent=2)
-    typer.echo(text)
+    click.echo(text)
 
 
 def discard(stream: TextIO) -> None:
@@ -102,7 +102,7 @@ def print_table(table: RenderableType) -> None:
     text = io.StringIO()
     Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
     for line in text.getvalue().splitlines():
-        typer.echo(line.rstrip() if line.strip("─ ") else line[:RULE])
+        click.echo(line.rstrip() if line.strip("─ ") else line[:RULE])
 
 
 def print_lines(lines: Iterable[Text]) -> None:

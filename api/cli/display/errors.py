@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import render
+from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.limit_advice import limit_of
@@ -49,15 +50,15 @@ def reporting(as_json: bool) -> Iterator[None]:
         yield
     except KillableError as error:
         report(error, as_json)
-        raise typer.Exit(exit_code(error)) from None
+        raise click.exceptions.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
-        raise typer.Exit(CommandExit.INTERRUPTED) from None
+        raise click.exceptions.Exit(CommandExit.INTERRUPTED) from None
     except BrokenPipeError:
         raise  # the reader of stdout has gone: typer exits silently
     except OSError as error:
         members = {"code": "os", "message": str(error), "retryable": False}
         _print(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)
-        raise typer.Exit(CommandExit.OS) from None
+        raise click.exceptions.Exit(CommandExit.OS) from None
 
 
 def report(error: KillableError, as_json: bool) -> None:
@@ -123,7 +124,7 @@ def _details(error: KillableError) -> Iterator[str]:
         yield from str(error.facts["traceback"]).rstrip().splitlines()
     certificate = _certificate(error)
     if "requested" in certificate:
-        yield render.death(certificate)
+        yield death_line(certificate)
     if certificate.get("stack"):
         yield from str(certificate["stack"]).rstrip().splitlines()
 

@@ -16,13 +16,14 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 from rich.text import Text
 
 from killable.api.cli.display import render
 from killable.api.cli.display.console import print_json, stderr_console, write
 from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
+from killable.api.cli.display.job_state import lasted_s, state_text
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
 from killable.api.client.outcomes import Event, job_error, token_of
 from killable.workers.errors import KillableError
@@ -114,7 +115,7 @@ class Follower:
         if self._as_json:
             print_json({"id": event.id, "event": event.name, "data": event.data}, one_line=True)
         else:
-            typer.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
+            click.echo(f"{event.id}\t{event.name}\t{json.dumps(event.data)}")
 
     def _write(self, token: Any) -> None:
         text = token if isinstance(token, (str, bytes)) else json.dumps(token) + "\n"
@@ -125,7 +126,7 @@ class Follower:
     def _end_line(self) -> None:
         """Start a new line in a terminal; a pipe gets the job's bytes and nothing else."""
         if not self._at_line_start and sys.stdout.isatty():
-            typer.echo()
+            click.echo()
             self._at_line_start = True
 
     def _print_result(self, ending: Mapping[str, Any]) -> None:
@@ -140,10 +141,10 @@ class Follower:
 
     def _last_line(self, ending: Mapping[str, Any]) -> Text:
         try:
-            lasted = render.lasted_s(self.job.record())
+            lasted = lasted_s(self.job.record())
         except KillableError:
             lasted = time.monotonic() - self._began  # the server is shutting down, or no longer keeps the job
-        parts = [render.state(self.terminal.name if self.terminal else "")]
+        parts = [state_text(self.terminal.name if self.terminal else "")]
         parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
         parts += [Text(render.duration(lasted))] if lasted is not None else []
         if self._tokens and ending.get("result") is not None:
@@ -158,4 +159,4 @@ def print_value(value: Any) -> None:
     elif isinstance(value, str):
         write(value + "\n")
     elif value is not None:
-        typer.echo(json.dumps(value, indent=2))
+        click.echo(json.dumps(value, indent=2))

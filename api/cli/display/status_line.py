@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import render
+from killable.api.cli.display.job_state import percent, progress_text
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -83,9 +84,9 @@ class StatusLine:
 
 def progress_line(reported: Mapping[str, Any]) -> Table | Text:
     """Return a bar with its text; only the text if the job reports no total."""
-    words = Text(render.progress(reported), no_wrap=True, overflow="ellipsis")
+    words = Text(progress_text(reported), no_wrap=True, overflow="ellipsis")
     done, total = reported.get("done"), reported.get("total")
-    if render.percent(reported) is None:
+    if percent(reported) is None:
         return words
     line = Table.grid(padding=(0, 1))
     line.add_column(width=BAR_COLUMNS)

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from killable.api.cli.display import render
+from killable.api.cli.display.certificate import PHASES
 from killable.api.cli.display.ending_rules import rule_of
+from killable.api.cli.display.job_state import ended_by, is_lost, progress_text
 from killable.api.cli.display.limit_advice import Remedy, remedy_for
 from killable.workers.authoring.limits import flat
 
@@ -67,7 +69,7 @@ def _headline(record: Members) -> str:
         return f"{name} completed"
     if state == "cancelled":
         reason = f": {error['reason']}" if error.get("reason") else ""
-        return f"{name} was {render.ended_by(record)}{reason}"
+        return f"{name} was {ended_by(record)}{reason}"
     verb = "timed out" if state == "timed_out" else "failed"
     return f"{name} {verb}, {error.get('code', state)}: {error.get('message') or 'no message'}"
 
@@ -154,7 +156,7 @@ def _worker(record: Members) -> str:
 def _never_entered(record: Members, now: datetime | None) -> str:
     """Describe a job whose function has not begun, though it may have been assigned to a worker, now or earlier."""
     ended = record.get("ended_at")
-    if render.is_lost(record):
+    if is_lost(record):
         return f"An earlier run of the server had assigned it to {_worker(record)}; how far it got is not known."
     if record.get("worker_id"):
         entered = "and has not entered its function yet" if ended is None else "and never entered its function"
@@ -183,16 +185,16 @@ def _used(record: Members) -> str:
 
 
 def _progress(record: Members) -> str:
-    words = render.progress(record.get("progress"))
+    words = progress_text(record.get("progress"))
     return f"; the progress last reported was {words}" if words else ""
 
 
 def _end(record: Members) -> Paragraph:
     """Describe the end of its process, step by step."""
     certificate = record.get("certificate") or {}
-    if render.is_lost(record):
+    if is_lost(record):
         return Paragraph("End", "How its process ended is not known: its server or its machine failed.")
-    if not any(phase in certificate for phase in render.PHASES):
+    if not any(phase in certificate for phase in PHASES):
         return Paragraph("End", "It had no process, so there was nothing to end.")
     if "requested" not in certificate:
         how = (
@@ -308,7 +310,7 @@ def _last_output(record: Members, events: Sequence[Members]) -> Iterator[Paragra
         lines = tuple(render.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
         yield Paragraph("Printed", "The last lines of its stdout and stderr:", lines)
     if not count and not printed:
-        words = "What it streamed is not known." if render.is_lost(record) else "It streamed nothing."
+        words = "What it streamed is not known." if is_lost(record) else "It streamed nothing."
         yield Paragraph("Tokens", words)
 
 

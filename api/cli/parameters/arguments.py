@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from killable.api.client.input_encoding import PlainInput, Schema, forms_of, is_bytes, is_bytes_object, schema_of
 from killable.workers.errors import Refused
@@ -41,7 +41,7 @@ _WORDS = {
 def read_input(client: Client, type: str, pairs: Sequence[str], document: str | None) -> dict[str, Any]:
     """Return the input: the members of the document, overridden by the pairs.
 
-    Raise Refused `invalid` with every fault, and typer.BadParameter for a pair without a name or `=`.
+    Raise Refused `invalid` with every fault, and click.BadParameter for a pair without a name or `=`.
     """
     members = {} if document is None else _read_document(document)
     if not pairs:
@@ -51,7 +51,7 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
     for pair in pairs:
         name, separator, text = pair.partition("=")
         if not name or not separator:
-            raise typer.BadParameter(f"{pair!r} is not of the form NAME=VALUE or NAME=@FILE", param_hint="input")
+            raise click.BadParameter(f"{pair!r} is not of the form NAME=VALUE or NAME=@FILE", param_hint="input")
         try:
             members[name] = _value(name, text, forms_of(schema.get("properties", {}).get(name, {}), schema))
         except ValueError as error:
@@ -68,7 +68,7 @@ def read_tags(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not name or not separator:
-            raise typer.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="--tag")
+            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="--tag")
         tags[name] = value
     return tags
 
@@ -78,7 +78,7 @@ def tag_filter(pair: str | None) -> str | None:
     if pair is None:
         return None
     if "=" not in pair and ":" not in pair:
-        raise typer.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="--tag")
+        raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="--tag")
     equals, colon = pair.partition("="), pair.partition(":")
     name, _, value = equals if equals[1] and len(equals[0]) < len(colon[0]) else colon
     return f"{name}:{value}"

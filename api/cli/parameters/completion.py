@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from killable.api.cli.display import render
+import click
 
 if TYPE_CHECKING:
     import httpx
+    from click.shell_completion import CompletionItem
 
 ANSWER_S = 0.5
 """Seconds to wait for the server: at a prompt, a longer pause looks like a hang."""
@@ -27,29 +26,31 @@ Ask = Callable[[str, Mapping[str, str]], Any]
 """Takes a path and a query, returns the JSON of the answer; may raise any exception."""
 
 
-def states(incomplete: str) -> list[str]:
+def states(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     return [name for name in STATES if name.startswith(incomplete)]
 
 
-def jobs(ctx: typer.Context, incomplete: str) -> Offers:
+def jobs(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the jobs that the server knows, the newest first."""
     return _offered(ctx, incomplete, _jobs)
 
 
-def killable_names(ctx: typer.Context, incomplete: str) -> Offers:
+def killable_names(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Offer the jobs that can still be killed, and the workers."""
     return _offered(ctx, incomplete, lambda ask: _jobs(ask, state="active") + _workers(ask))
 
 
-def jobs_and_workers(ctx: typer.Context, incomplete: str) -> Offers:
+def jobs_and_workers(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return _offered(ctx, incomplete, lambda ask: _jobs(ask) + _workers(ask))
 
 
-def job_types(ctx: typer.Context, incomplete: str) -> Offers:
+def job_types(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return _offered(ctx, incomplete, _types)
 
 
 def _jobs(ask: Ask, **query: str) -> Offers:
+    from killable.api.cli.display import render
+
     records = ask("/v1/jobs", query | {"limit": str(OFFERED_MAX)})["jobs"]
     return [(render.short(record["job_id"]), f"{record['type']} {record['state']}") for record in records]
 
@@ -62,8 +63,12 @@ def _types(ask: Ask) -> Offers:
     return [(t["name"], t["description"]) for t in ask("/v1/job-types", {})["job_types"]]
 
 
-def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers]) -> Offers:
+def _offered(ctx: click.Context, incomplete: str, find: Callable[[Ask], Offers]) -> list[CompletionItem]:
     """Ask the server of the command line so far. Return nothing on any error: it cannot be reported here."""
+    from click.shell_completion import CompletionItem
+
+    from killable.api.cli.display import render
+
     try:
         from killable.api.client.addresses import DEFAULT_URL
 
@@ -72,7 +77,7 @@ def _offered(ctx: typer.Context, incomplete: str, find: Callable[[Ask], Offers])
             found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
     except Exception:
         return []
-    return [(name, render.plain(words)) for name, words in found if name.startswith(incomplete)]
+    return [CompletionItem(name, help=render.plain(words)) for name, words in found if name.startswith(incomplete)]
 
 
 def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:

@@ -5,16 +5,14 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
-from killable.api.cli.parameters import completion
 from killable.workers.authoring.limits import LIMITS, Unit
 from killable.workers.authoring.units import parse_seconds
 from killable.workers.errors import KillableError
@@ -34,7 +32,7 @@ def _read(parse: Callable[[object], float], text: str) -> float:
     try:
         return parse(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise click.BadParameter(str(error)) from None
 
 
 class LimitOption:
@@ -43,38 +41,11 @@ class LimitOption:
     def __init__(self, name: str) -> None:
         unit = LIMITS[name].unit
         self._parse = parse_seconds if unit is Unit.OPERATIONS else unit.parse
-        self.__name__ = name  # Typer reads the name of a parser
+        self.__name__ = name  # Click reads the name of a parser
 
     def __call__(self, text: str) -> str | float:
-        # Typer drops an option whose value is None: `none` stays a text here, and `limits_of` turns it into None.
+        # None is an option that is not given: `none` stays a text here, and `limits_of` turns it into None.
         return NO_LIMIT if text == NO_LIMIT else _read(self._parse, text)
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON: one document, or one line per event.")]
-Url = Annotated[
-    str,
-    typer.Option(
-        "--url", envvar="KILLABLE_URL", metavar="URL", help="Address of the server: http://HOST:PORT or unix:PATH."
-    ),
-]
-Target = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODULE_OR_FILE",
-        help="Your jobs. Default: the pools of killable.toml, or the built-in ones.",
-        show_default=False,
-    ),
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="Default: $KILLABLE_CONFIG or ./killable.toml.")
-]
-JobName = Annotated[
-    str,
-    typer.Argument(
-        metavar="JOB", help="Job id, or a unique prefix of it.", show_default=False, autocompletion=completion.jobs
-    ),
-]
-Reason = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Reason, recorded in the certificate.")]
 
 
 @contextmanager
@@ -101,6 +72,8 @@ def open_client(url: str) -> Iterator[Client]:
 
 def _odd_answer(address: str, error: Exception) -> KillableError:
     """Return the error for an answer whose members are missing or of other types, by where that was noticed."""
+    import traceback
+
     from killable.api.client.outcomes import Unreachable
 
     at = traceback.extract_tb(error.__traceback__)[-1]

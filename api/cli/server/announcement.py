@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import console, render
+from killable.api.cli.display.facts import short_value
 from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.linux.inherited_environment import withheld
 from killable.workers.authoring.limits import value_of
@@ -132,7 +133,7 @@ def troubles(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> list[Text
         lines += [
             Text.assemble(
                 (f"{job_type.name} note: ", "bold yellow"),
-                f"{source} lowers its {limit} to {render.short_value(limit, value_of(job_type.limits, limit))}",
+                f"{source} lowers its {limit} to {short_value(limit, value_of(job_type.limits, limit))}",
             )
             for limit, source in job_type.limit_sources.items()
             if f".{source}".endswith(f".caps.{limit}")

@@ -50,7 +50,7 @@ async def _all(settings: Settings) -> list[tuple[PoolRecord, list[JobType]]]:
 
 async def _one(settings: Settings, spec: PoolSpec) -> tuple[PoolRecord, list[JobType]]:
     # Without the journal: a running server may be using it, and a check must not touch its jobs.
-    supervisor = Supervisor(replace(settings, pools=(replace(spec, workers=1, spares=1),), journal=""))
+    supervisor = Supervisor(replace(settings, pools=(spec._replace(workers=1, spares=1),), journal=""))
     try:
         with contextlib.suppress(StartRefused):  # its traceback is the pool's detail
             await supervisor.start()

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from killable.supervisor.configuration.inventory import example, spelled
+from killable.supervisor.configuration.example import example
+from killable.supervisor.configuration.inventory import spelled
 from killable.supervisor.configuration.tables import PoolTable, SandboxTable, ServerSettings, json_schema
 from pages.limits import Limit, limits_table
 from pages.markdown import code, document, fence, table

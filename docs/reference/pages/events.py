@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import PING, RETRY
-from killable.supervisor.jobs import event_log, job, job_events, output_lines, transcript
+from killable.supervisor.jobs import event_log, job, job_events, job_output, output_lines
 from killable.supervisor.jobs.event_log import OUTPUT_EVENTS
 from killable.supervisor.models import TERMINAL_STATES, Outcome
 from killable.workers.authoring.context import Context
@@ -58,7 +58,7 @@ def page() -> str:
 def _written() -> set[str]:
     """Return the names that the code appends by a literal."""
     found = set()
-    for module in (job, job_events, transcript, event_log):
+    for module in (job, job_events, job_output, event_log):
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "append":
                 first = node.args[0]

@@ -18,7 +18,7 @@ from pages.markdown import attribute_docs, code, document, table
 
 
 def page() -> str:
-    meanings = dict(re.findall(r"(\d+) ([^,.]+)", str(app.info.epilog)))
+    meanings = dict(re.findall(r"(\d+) ([^,.]+)", str(app.epilog)))
     rows = ((str(int(each)), meanings[str(int(each))], ", ".join(map(code, _codes(each)))) for each in CommandExit)
     workers = ((str(int(each)), attribute_docs(ExitCode)[each.name]) for each in ExitCode)
     return document(

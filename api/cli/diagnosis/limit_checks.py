@@ -17,7 +17,7 @@ DELEGATE = (
 )
 
 
-def limit_backstops() -> Iterator[Check]:
+def limit_checks() -> Iterator[Check]:
     """Yield what enforces each limit: the resource watch, on every machine, and the kernel as a backstop."""
     yield _memory_watch()
     yield _memory_limit()
@@ -26,7 +26,8 @@ def limit_backstops() -> Iterator[Check]:
         "memory",
         delegated,
         "memory.max bounds a job's group, including shared memory and tmpfs",
-        "only the watch and RLIMIT_DATA enforce memory_bytes: explicitly shared memory does not count",
+        "only the watch and RLIMIT_DATA enforce memory_bytes: files on tmpfs do not count, nor does shared "
+        "memory that no process has mapped",
     )
     yield _controller(
         "pids",

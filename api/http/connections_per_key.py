@@ -17,7 +17,7 @@ from killable.api.http.connection import CONNECTION, TOO_MANY, Connection
 from killable.api.http.problems import problem
 
 
-class ConnectionUse:
+class ConnectionsPerKey:
     """Lets connections with a valid key go last, and keeps the reserved ones for operators (503 for others). Bounds the
     requests of one key, and with them its connections that are busy (503), so that others have some; its cancels get
     through.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.workers.runtime.removal import remove_tree
+from killable.workers.runtime.tmp_removal import remove_tree
 
 NOBODY = 65534
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 
+from killable.supervisor.jobs.job_events import RESULT_INLINE_BYTES_MAX
 from killable.workers.protocol.messages import dump_json
-
-RESULT_INLINE_BYTES_MAX = 64 << 10
-"""A larger value is replaced by its URL: an event has to fit into every client's line buffer."""
 
 
 def is_one_line(payload: bytes) -> bool:

@@ -13,7 +13,7 @@ from killable.supervisor.models import Verdict
 from killable.workers.authoring.units import size
 
 
-class Transcript:
+class JobOutput:
     """Writes one attempt's tokens and lines to the job's log. Each method returns whether all was within the bound."""
 
     def __init__(self, log: EventLog, on_first_token: Callable[[], None]) -> None:

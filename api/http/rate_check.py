@@ -18,7 +18,7 @@ from killable.supervisor.models import Quota
 from killable.workers.errors import Refused
 
 
-class SubmissionRate:
+class SubmissionRateCheck:
     """Refuses a submission over its tenant's rate (429) without reading its body."""
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:

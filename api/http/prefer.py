@@ -1,0 +1,52 @@
+"""How long a request waits for a job: the header `Prefer` (RFC 7240), the default and the longest wait.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header
+
+WAIT_S_MAX = 60.0
+"""The longest that a request is held, in seconds: many proxies wait no longer. Clients behind a proxy ask for less."""
+CANCEL_WAIT_S = 10.0
+"""Default wait for the end of a cancelled job: twice the default grace."""
+PREFER = "`wait=N`: wait up to N seconds for the end, at most 60; `respond-async`: do not wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """How long the client is willing to wait, in seconds (RFC 7240); None: it has no preference."""
+
+    wait_s: float | None = None
+    applied: str = ""
+
+    @classmethod
+    def of(cls, prefer: Iterable[str]) -> Preference:
+        """Parse `Prefer`. Unreadable preferences are ignored, as the RFC requires. `wait` overrides `respond-async`."""
+        found = cls()
+        for header in prefer:
+            for preference in header.split(","):
+                name, _, value = preference.partition(";")[0].partition("=")
+                name, value = name.strip().lower(), value.strip().strip('"')
+                if name == "wait" and value.isascii() and value.isdecimal():
+                    wait_s = min(int(value[:9]), int(WAIT_S_MAX))
+                    return cls(float(wait_s), f"wait={wait_s}")
+                if name == "respond-async":
+                    found = cls(0.0, "respond-async")
+        return found
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Preference-Applied": self.applied} if self.applied else {}
+
+
+async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] = []) -> Preference:  # noqa: B006
+    return Preference.of(prefer)
+
+
+Preferred = Annotated[Preference, Depends(_preference)]

@@ -27,6 +27,8 @@ from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
 from killable.supervisor.jobs.fair_queue import FairQueue
 
+WAITING_MAX = 1000
+"""Requests of one key, or of one address without a key, that wait for their turn: about a second of them."""
 RETRY_AFTER_S = 1
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.failed_keys import DELAY_S
+from killable.api.http.request_turns import WAITING_MAX
 from killable.api.http.sse import PING_S, SEND_TIMEOUT_S
 from killable.supervisor.server_settings import HttpServerSettings
 
@@ -22,8 +23,7 @@ class HttpSettings(HttpServerSettings):
     """Empty: every client that reaches the server may do everything."""
     failed_key_delay_s: float = DELAY_S
     """Seconds that the answer to a wrong key waits, from an address that has presented many."""
-    waiting_max: int = 1000
-    """Requests of one key, or of one address without a key, that wait for their turn: about a second of them."""
+    waiting_max: int = WAITING_MAX
     body_timeout_s: float = 20.0
     """Seconds for a request's body, plus one for every BODY_BYTES_PER_S received."""
     ping_s: float = PING_S

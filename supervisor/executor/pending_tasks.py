@@ -80,8 +80,8 @@ class PendingTasks:
         """Held in `_match`, perhaps further up the stack of the thread that holds the lock."""
         self._doubt: tuple[Lane, Task] | None = None
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
-        self._without_room: JobFuture[Any] | None = None
-        """The first of the waiting tasks, if no lane had room for it: it is looked at again when one has."""
+        self._without_room = ""
+        """The id of the first of the waiting tasks, if no lane had room for it: whoever makes room looks again."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
         """By type and identity of the limits that were asked for."""
         self._prefix = f"job-{random_id()[:8]}"
@@ -128,7 +128,7 @@ class PendingTasks:
                     self._start_thread()
                 if not why_closed:
                     self._under_way[future] = self._waiting[future] = task
-                    if next(iter(self._waiting)) is not self._without_room:
+                    if next(iter(self._waiting)).job_id != self._without_room:
                         self._match()
             if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
                 self._call(self._serve_waiting)
@@ -183,10 +183,10 @@ class PendingTasks:
                 if lane is None or len(lane) > next_fewest or not lane.has_room(task):
                     lane, next_fewest = self._lane_for(task)
                 if lane is None or task.waits_as_job:
-                    self._without_room = task.future
+                    self._without_room = task.future.job_id
                     return
                 self._line_up(lane, task)
-            self._without_room = None
+            self._without_room = ""
 
     def _lane_for(self, task: Task) -> tuple[Lane | None, int]:
         """Return the lane with the fewest calls that has room for a task (None: there is none), and how many the next
@@ -388,7 +388,7 @@ class PendingTasks:
             call.complete(result)
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
-        self._without_room = None
+        self._without_room = ""
         for task in reversed(calls):
             assert isinstance(task, Task)
             if task.is_stopped:

@@ -1,6 +1,6 @@
 """The supervisor's ends of a worker's line, through which an Executor's calls go, one per message.
 
-Runs in: supervisor, any thread of the program. Part of the seam.
+Runs in: supervisor, any thread of the program. Behind `ports`.
 
 The line is a SOCK_SEQPACKET socket (unix(7)). The supervisor holds its own end and a copy of the worker's: it receives
 from that what the worker has not received yet. The kernel gives each message to one receiver, so nobody need ask

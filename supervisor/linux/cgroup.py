@@ -1,6 +1,6 @@
 """A cgroup v2 directory per worker: kill a tree with one write, see that it is empty (cgroups(7), cgroup-v2.rst).
 
-Runs in: supervisor. Part of the seam. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2
+Runs in: supervisor. Behind `ports`. `cgroup.kill` and `cgroup.events` need no controller, only a writable cgroup2
 directory.
 """
 

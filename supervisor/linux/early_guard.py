@@ -1,6 +1,6 @@
 """A guard, a zygote and a first worker that start before the supervisor that will own them, on another core.
 
-Runs in: supervisor, in the thread of the program that makes an Executor. Part of the seam. What is imported here is
+Runs in: supervisor, in the thread of the program that makes an Executor. Behind `ports`. What is imported here is
 imported before that start, one after the other with it: nothing that can wait.
 """
 

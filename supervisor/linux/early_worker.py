@@ -1,6 +1,6 @@
 """The worker that was ordered before the supervisor: it is the pool's first, or it is let go.
 
-Runs in: supervisor. Part of the seam. Its fork may be reported before the pool wants it.
+Runs in: supervisor. Behind `ports`. Its fork may be reported before the pool wants it.
 """
 
 from __future__ import annotations

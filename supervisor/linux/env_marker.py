@@ -1,6 +1,6 @@
 """Find the processes with the environment marker of a supervisor in /proc, and end them through pidfds.
 
-Runs in: supervisor, and its sweeping thread. Part of the seam.
+Runs in: supervisor, and its sweeping thread. Behind `ports`.
 
 A process that cleaned its environment is not found here: only its guard, as its subreaper, or its cgroup finds it.
 """

@@ -1,6 +1,6 @@
 """Forks of the host program: a child must not keep the supervisor's descriptors.
 
-Runs in: supervisor. Part of the seam. A child that held the writing end of a worker's orders would keep that worker
+Runs in: supervisor. Behind `ports`. A child that held the writing end of a worker's orders would keep that worker
 alive. A child that unregistered a descriptor would do so for the parent too: they share the epoll(7) instance.
 """
 

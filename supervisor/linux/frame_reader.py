@@ -1,6 +1,6 @@
 """What a worker sends, from its frames pipe and its ring of tokens, in the order in which it was sent.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 
 Frames are numbered. The numbers that are missing before a frame of the pipe are those of tokens in the ring. Behind the
 last frame come the tokens that were in the ring before the pipe was found empty.

@@ -1,6 +1,6 @@
 """Start a guard. `zygote_host` reads what it reports and handles its death.
 
-Runs in: supervisor. Part of the seam. The host process is left as it is: `subprocess` starts the guard (the host is
+Runs in: supervisor. Behind `ports`. The host process is left as it is: `subprocess` starts the guard (the host is
 never forked), and no signal handler, subreaper or waitpid(-1) is set up here.
 """
 

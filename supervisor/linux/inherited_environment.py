@@ -1,6 +1,6 @@
 """Which variables of the server's environment the processes of a pool get.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Identify one run of one process by a name, which its cgroups, environment markers and temporary folders carry.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What the processes of a worker have left in memory: found when they are gone, and removed in a thread.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

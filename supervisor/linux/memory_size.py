@@ -1,6 +1,6 @@
 """How much memory this process and its workers may have together: that of the machine, or of the container.
 
-Runs in: supervisor, before it starts. Part of the seam.
+Runs in: supervisor, before it starts. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compares memory, and notices whether it was written to since (userfaultfd(2), PAGEMAP_SCAN of ioctl_pagemap_scan(2)).
 
-Runs in: any thread of an Executor's program. Part of the seam.
+Runs in: any thread of an Executor's program. Behind `ports`.
 
 Linux 6.7 and later mark pages on request, and take the mark off at the first write, without a signal or a message. A
 look at ten thousand pages takes some 30 µs, where comparing them takes milliseconds. Only private anonymous memory can

@@ -1,6 +1,6 @@
 """Detect kills by the out-of-memory killer, by the counter of the memory cgroup that supervisor and workers share.
 
-Runs in: supervisor. Part of the seam. The kernel counts each victim in the victim's own cgroup, whichever limit was
+Runs in: supervisor. Behind `ports`. The kernel counts each victim in the victim's own cgroup, whichever limit was
 reached: that of this cgroup, that of one above it, or the memory of the machine.
 """
 

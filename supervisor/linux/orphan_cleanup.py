@@ -1,6 +1,6 @@
 """End and remove what dead supervisors left behind: cgroups, processes and temporary folders, found by name.
 
-Runs in: supervisor; a thread of its own at the start. Part of the seam.
+Runs in: supervisor; a thread of its own at the start. Behind `ports`.
 
 Each of them carries the name of its owner (`instance_id`). Nothing is touched if the owner lives, or if that cannot be
 determined (another boot, another pid namespace).

@@ -1,6 +1,6 @@
 """Makes the temporary folder of a supervisor.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a server does for its own process before it starts others.
 
-Runs in: supervisor. Part of the seam. Not for an Executor, whose process is the program's.
+Runs in: supervisor. Behind `ports`. Not for an Executor, whose process is the program's.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One end of a worker's pipe or socket in the event loop: bounded reads, and writes that never block.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Memory and processor time of the processes of a worker's tree, from /proc (proc(5)).
 
-Runs in: supervisor. Part of the seam. Pids are only used to read: one that was reused in the meantime costs a wrong
+Runs in: supervisor. Behind `ports`. Pids are only used to read: one that was reused in the meantime costs a wrong
 sample, never a signal. The caller checks its pidfd afterwards.
 """
 

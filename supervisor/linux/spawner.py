@@ -1,6 +1,6 @@
 """The processes of one pool: start a zygote, request forks from it, and start another when it is lost.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

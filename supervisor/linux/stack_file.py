@@ -1,6 +1,6 @@
 """The memory file into which a worker's signal handler and faulthandler write stacks.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The machine resources of one supervisor besides its pools: its cgroup directory and its temporary folder.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

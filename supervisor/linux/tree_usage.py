@@ -1,6 +1,6 @@
 """What a worker and all processes of its job use together: memory, processor time, processes, threads, temporary files.
 
-Runs in: supervisor; the exact measurement in a thread. Part of the seam. What is read by pid may be another process's:
+Runs in: supervisor; the exact measurement in a thread. Behind `ports`. What is read by pid may be another process's:
 the caller checks the pidfd afterwards.
 """
 

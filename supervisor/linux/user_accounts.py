@@ -1,6 +1,6 @@
 """The user and the group that a pool's workers run as, from the machine's user database.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Detect that a process does not send an expected answer: it is asked once, then given up.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 
 There is one timer, and only while an answer is expected: an idle pool costs nothing.
 """

@@ -1,6 +1,6 @@
 """What a pool's zygote is told: its Configure, and the order to fork a worker, with what goes along.
 
-Runs in: supervisor, also in the thread of the program that makes an Executor (`early_guard`). Part of the seam.
+Runs in: supervisor, also in the thread of the program that makes an Executor (`early_guard`). Behind `ports`.
 """
 
 from __future__ import annotations

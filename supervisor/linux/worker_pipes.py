@@ -3,7 +3,7 @@
 A second pipe for stderr is optional: with one pipe for both the order of what is printed is kept, with two it is known
 which is which.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

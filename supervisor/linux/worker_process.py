@@ -1,6 +1,6 @@
 """The process of one worker: its socket and pipes, its pidfd, signals to it, and the proof that it is gone.
 
-Runs in: supervisor. Part of the seam: only this package touches pids and signals. Every signal goes through the pidfd
+Runs in: supervisor. Behind `ports`: only this package touches pids and signals. Every signal goes through the pidfd
 that was opened at the fork, so it can never hit a foreign process.
 """
 

@@ -1,6 +1,6 @@
 """A guard, the zygote that it forks, and the workers that the zygote forks.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ OFFENCES = [
     Planted(test_rooms.impure, PURE, '"""Pure."""\nimport time', "time"),
     Planted(test_rooms.impure, PURE, '"""Decides."""', PURE),
     Planted(test_rooms.impure, SUPERVISOR, '"""Pure."""\nfrom random import choice', "random.choice"),
-    Planted(test_rooms.undeclared_system_modules, SUPERVISOR, '"""Part of the seam."""', SUPERVISOR),
+    Planted(test_rooms.undeclared_system_modules, SUPERVISOR, '"""Behind `ports`."""', SUPERVISOR),
     Planted(test_rooms.undeclared_system_modules, LINUX, '"""A process."""', LINUX),
     Planted(test_rooms.touching_the_system, SUPERVISOR, "import os", "os"),
     Planted(test_rooms.touching_the_system, SUPERVISOR, "def late():\n    from os import kill", "os.kill"),

@@ -121,11 +121,11 @@ def test_deciding_touches_no_clock_no_loop_and_no_system() -> None:
 
 @check
 def undeclared_system_modules(looked_at: Sequence[Source]) -> list[str]:
-    """Modules whose docstring wrongly says "Part of the seam", and those whose docstring has to say so and does not."""
+    """Modules whose docstring wrongly says "Behind `ports`", and those whose docstring has to say so and does not."""
     return [
         each.name
         for each in looked_at
-        if each.room == "supervisor" and ("Part of the seam" in each.docstring) != (each.name in SYSTEM_MODULES)
+        if each.room == "supervisor" and ("Behind `ports`" in each.docstring) != (each.name in SYSTEM_MODULES)
     ]
 
 

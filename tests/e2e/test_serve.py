@@ -198,11 +198,11 @@ def test_shutdown_with_a_deadline_lets_a_job_end_by_itself(serve: Serve, gate: s
         assert (job.end()["state"], ended(server, below)) == ("completed", (0, []))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "program"), [(signal.SIGINT, COMMAND), (signal.SIGTERM, ())], ids=["2", "15"])
 def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
-    serve: Serve, gate: str, number: signal.Signals
+    serve: Serve, gate: str, number: signal.Signals, program: Sequence[str]
 ) -> None:
-    server = serve("--port", "0", program=COMMAND)
+    server = serve("--port", "0", program=program)
     with httpx.Client(base_url=server.url, timeout=60) as client:
         job = Stream(client, "tick", gate=gate)
         below = everything_below(server)
@@ -217,7 +217,7 @@ def test_a_signal_does_the_same_and_http_answers_until_the_last_job_has_ended(
 
 
 def test_a_second_signal_kills(serve: Serve) -> None:
-    server = serve("--port", "0", program=COMMAND)
+    server = serve("--port", "0")
     with httpx.Client(base_url=server.url, timeout=60) as client:
         job = Stream(client, "deaf")
         below = everything_below(server)
@@ -303,19 +303,21 @@ def test_with_keys_every_caller_needs_one_and_the_announcement_names_them(serve:
 
 def test_the_announcement_for_people(tmp_path: Path) -> None:
     (tmp_path / "my_jobs.py").write_text(JOBS)
-    command = Command(tmp_path, program=COMMAND)
-    for args, env, words in (
+    for program, args, env, words in (
         (
+            COMMAND,
             (),
             {},
             ("no key: anyone who can connect to 127.0.0.1", "ends every job with its grace", "a second Ctrl-C kills"),
         ),
         (
+            (),
             ("--host", "0.0.0.0"),
             {"KILLABLE_API_KEY": KEY, "KILLABLE_SERVER__DRAIN_S": "30s"},
             ("default (operate)", "plain HTTP", "TLS", "server.allowed_hosts", "lets the others finish for 30 s"),
         ),
     ):
+        command = Command(tmp_path, program=program)
         with command.start("serve", "my_jobs.py", "--port", "0", *args, env=env) as process:
             assert process.stderr is not None
             said = ""
@@ -353,7 +355,7 @@ def test_the_log_is_as_it_was_asked_for(serve: Serve) -> None:
     code, _, said = server.stop()
     records = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert code == 0 and records and all({"time", "level", "logger", "event"} <= set(record) for record in records)
-    server = serve("--port", "0", "--log-level", "error", program=COMMAND)
+    server = serve("--port", "0", "--log-level", "error")
     httpx.post(f"{server.url}/v1/jobs", json={"type": "environment"}, headers={"Prefer": "wait=30"}, timeout=60)
     assert server.stop() == (0, [], "")
 
@@ -473,7 +475,7 @@ def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
     pool = '[pools.main]\nmodule = "./my_jobs.py"\nenvironment = ["*", "HF_TOKEN"]\nenv = { OWN_KEY = "3" }\n'
     (tmp_path / "killable.toml").write_text(f"[server]\nport = 0\n{pool}")
     environment = {"PAYMENT_SECRET": "1", "HF_TOKEN": "2", "HARMLESS": "4"}
-    server = Server(Command(tmp_path, program=COMMAND), env=environment)
+    server = Server(Command(tmp_path), env=environment)
     try:
         with Client(server.url) as client:
             seen = set(client.run("sees", {}))

@@ -101,7 +101,8 @@ def test_unordered_results_come_as_they_are_done(executor: Executor, tmp_path: P
     paths = [str(tmp_path / name) for name in "abcd"]
     results = executor.map_unordered(executor_tasks.wait_for, paths)
     for name in ("b", "a", "d", "c"):
-        Path(paths["abcd".index(name)]).write_text(name)
+        (tmp_path / "new").write_text(name)  # the task may look between the file's creation and the writing of it
+        (tmp_path / "new").rename(paths["abcd".index(name)])
         assert next(results) == name
     assert list(results) == []
 

@@ -18,7 +18,7 @@ from support.waiting import Pending, until
 from killable import Executor, JobError, WorkerCrashed
 from killable.supervisor.executor.streams import Stream
 
-KILLS = 200
+KILLS = 120
 
 
 @pytest.fixture

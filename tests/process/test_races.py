@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 from job_runs import Story, follow, hostile_pool, run, submit
 from support.certificate_checks import was_killed
-from support.supervisor_fixture import StartSupervisor
+from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 
 from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor
@@ -122,7 +122,9 @@ def _began(race: Race) -> str:
 @pytest.mark.row("PEERS-2", "H10")
 @pytest.mark.row("B5")
 @pytest.mark.row("D10")
-@pytest.mark.parametrize("jobs_per_worker_max", [1, 0], ids=["fresh", "reused"])
+@pytest.mark.parametrize(  # the soak below has each with both proofs
+    ("jobs_per_worker_max", "proof"), [(1, CGROUP_PROOF), (0, "descendants")], ids=["fresh-cgroup", "reused"]
+)
 async def test_a_cancel_that_races_the_end_has_one_outcome(
     jobs_per_worker_max: int, proof: str, supervisor: StartSupervisor
 ) -> None:

@@ -136,7 +136,7 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
+TestQueue.settings = settings(max_examples=60, stateful_step_count=80, deadline=None)
 
 
 @pytest.mark.row("B11")

@@ -124,4 +124,4 @@ class JobLife(RuleBasedStateMachine):
 
 
 TestJobLife = JobLife.TestCase
-TestJobLife.settings = settings(max_examples=300, stateful_step_count=15, deadline=None)
+TestJobLife.settings = settings(max_examples=200, stateful_step_count=15, deadline=None)

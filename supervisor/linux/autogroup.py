@@ -1,6 +1,6 @@
 """A process that is killed gets its share of the processors back, so that its death does not wait for others.
 
-Runs in: supervisor. Part of the seam.
+Runs in: supervisor. Behind `ports`.
 
 The kernel shares the processors between sessions where it has autogroup (sched(7)), and workers lower their own
 session (`nice` of a pool). A process has to run once more to die: on a busy machine that took 10 ms longer.

@@ -15,10 +15,10 @@ import click
 
 from killable.workers.authoring.limits import LIMITS, Unit
 from killable.workers.authoring.units import parse_seconds
-from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
+    from killable.workers.errors import KillableError
 
 NO_LIMIT = "none"
 
@@ -56,6 +56,7 @@ def open_client(url: str) -> Iterator[Client]:
     """
     from killable.api.cli.display import console
     from killable.api.client.client import Client
+    from killable.workers.errors import KillableError  # here: help does not need it
 
     with warnings.catch_warnings(record=True) as caught:
         client = Client(url)

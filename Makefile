@@ -6,6 +6,8 @@
 # make demo-picture   records the demo and draws docs/_static/demo.svg
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
+# make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
+# make demo-cluster   three nodes of Ray on this machine, of which one is killed: what becomes of its jobs
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
 # make audit  whether uv.lock is of pyproject.toml, and whether its packages have known vulnerabilities (pip-audit)
@@ -31,12 +33,15 @@ NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut 
 PEERS := $(VENV)/peers
 PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet
 
+CLUSTER := $(VENV)/cluster
+CLUSTER_PIP := $(CLUSTER)/bin/python -m pip --disable-pip-version-check install --quiet
+
 AUDIT := $(VENV)/audit
 AUDIT_PIP := $(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: test-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -68,6 +73,12 @@ reference: install
 
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py
+
+test-cluster: $(CLUSTER)/installed
+	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster
+
+demo-cluster: $(CLUSTER)/installed
+	@$(CLUSTER)/bin/python tests/cluster/demo.py
 
 # In an environment of their own: no peer decides which release of anything the tests get.
 peers: $(PEERS)/installed $(if $(SYSTEMS),$(PEERS)/systems)
@@ -137,6 +148,19 @@ $(PEERS)/dependencies: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m venv $(PEERS)
 	@rm -rf build/lib build/bdist.*
 	$(PEERS_PIP) '.[bench]'
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(CLUSTER)/installed: $(CLUSTER)/dependencies $(SOURCES)
+	@rm -rf build/lib build/bdist.*
+	$(CLUSTER_PIP) --no-deps --force-reinstall .
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(CLUSTER)/dependencies: pyproject.toml | $(BIN)/python
+	@$(BIN)/python -m venv $(CLUSTER)
+	@rm -rf build/lib build/bdist.*
+	$(CLUSTER_PIP) '.[ray,test]'
 	@rm -rf build/lib build/bdist.*
 	@touch $@
 

@@ -98,6 +98,11 @@ def monotonic() -> float:
     return time.monotonic()
 
 
+def boottime() -> float:
+    """Return CLOCK_BOOTTIME seconds, which go on while the machine is suspended, in any thread."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def asleep_s() -> float:
     """Return the seconds that the machine has been suspended since its boot: CLOCK_MONOTONIC leaves them out."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()

@@ -15,6 +15,7 @@ from killable.supervisor.models import (
     JobEvent,
     JobRecord,
     JobType,
+    NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
@@ -110,6 +111,14 @@ class Engine(Protocol):
         self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
     ) -> WorkerRecord:
         """Kill one worker; its job, if any, is cancelled by the operator. Raise Refused: unknown_worker."""
+        ...
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """Return the machines of a cluster; none where there is only this one."""
+        ...
+
+    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
+        """Give a node no more jobs, or again; what runs there goes on. Raise Refused: unknown_node."""
         ...
 
     async def job_types(self) -> Sequence[JobType]: ...

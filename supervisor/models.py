@@ -156,6 +156,11 @@ class Certificate(NamedTuple):
     """Number of tokens that the attempt wrote."""
     last_sequence: int | None = None
     """Id of the last event before the terminal one."""
+    node: str = ""
+    """The node that ran it; absent on a server of one machine."""
+    relayed: float | None = None
+    """Ms from the request at the head of a cluster until the head had the whole certificate. The phases are the node's.
+    """
 
     def as_json(self) -> dict[str, Any]:
         """Return the known members; a phase that did not happen is absent, never 0."""
@@ -241,6 +246,8 @@ class JobRecord(NamedTuple):
     has not ended, and without a journal."""
     replayed: bool = False
     """Whether this is the stored answer to the first request with this idempotency key."""
+    node: str | None = None
+    """The node of the latest attempt; null on a server of one machine."""
 
     @property
     def ended(self) -> bool:
@@ -309,6 +316,26 @@ class WorkerRecord(NamedTuple):
     """Resident memory of its process tree."""
     uss_bytes: int | None = None
     """Private memory of its process tree."""
+    node: str | None = None
+    """The node that it runs on; null on a server of one machine."""
+
+
+class NodeRecord(NamedTuple):
+    """One machine of a cluster, as its head sees it."""
+
+    name: str
+    state: str
+    """joining · live · suspect · draining · lost · refused"""
+    incarnation: str
+    """The run of its supervisor; empty: it has not joined yet."""
+    slots: int
+    """Jobs that it runs at once, over all pools."""
+    running: int
+    """Jobs that it has now."""
+    heard_s: float | None
+    """Seconds since the head has heard of it; null: never."""
+    detail: str = ""
+    """Why it is refused, suspect or lost."""
 
 
 class RetiredWorker(NamedTuple):

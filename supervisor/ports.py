@@ -315,6 +315,10 @@ class Spawner(Protocol):
         """Start a zygote, and the guard if there is none. Raise OSError."""
         ...
 
+    def lease(self, until: float) -> None:
+        """Have the guard end everything at this time, in CLOCK_BOOTTIME seconds, unless a later call comes before."""
+        ...
+
     def stop_zygote(self) -> None:
         """Make the zygote exit; `on_zygote_lost` follows when everything that it started is gone."""
         ...

@@ -63,6 +63,22 @@ class HttpServerSettings:
 
 
 @dataclass(frozen=True)
+class ClusterSettings:
+    """Many machines, which a Ray cluster connects: `[cluster]` of `killable.toml`."""
+
+    ray: str = ""
+    """Address of Ray's head, like "10.0.0.1:6379", or "auto" for that of this machine; empty: no other machines."""
+    lease_s: PositiveSeconds = 10.0
+    """Time without a word from this server after which a node ends all its jobs, which end with node_lost."""
+    poll_s: PositiveSeconds = 3.0
+    """Time after which a node without news answers; at most a third of lease_s."""
+    packing: Literal["spread", "fill"] = "spread"
+    """Which node gets the next job: the one with the most free slots, or with the fewest."""
+    insecure: bool = False
+    """Use a Ray cluster without token authentication: whoever reaches one can run anything on each of its machines."""
+
+
+@dataclass(frozen=True)
 class ServerSettings(SupervisorSettings, HttpServerSettings):
     """The HTTP side, the bounds of the queue and of kept jobs, and the log: `[server]` of `killable.toml`.
 

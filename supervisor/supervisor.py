@@ -16,6 +16,7 @@ from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
+from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
@@ -29,6 +30,7 @@ from killable.supervisor.models import (
     JobEvent,
     JobRecord,
     JobType,
+    NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
@@ -51,6 +53,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
+    from killable.supervisor.pools.execution import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096
@@ -73,9 +76,10 @@ class Supervisor:
         observer: Observer | None = None,
         lane_holder: LaneHolder | None = None,
         early_guard: EarlyGuard | None = None,
+        remote_pools: RemotePools | None = None,
     ) -> None:
         """`lane_holder` (the Executor) may give idle workers calls, in any thread. `early_guard` is the first guard of
-        the only pool, if it is started already.
+        the only pool, if it is started already. `remote_pools` has the pools if they are not on this machine.
         """
         self.settings = settings
         self.instance_id = random_id()
@@ -93,8 +97,9 @@ class Supervisor:
             settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder)
+        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder, remote_pools)
         self._fleet = self.jobs.fleet
+        self._remote_pools = remote_pools
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
         self._closing = False
         self._ending: asyncio.Future[None] | None = None
@@ -209,13 +214,32 @@ class Supervisor:
         given: Given | None = None, *, since: float,
     ) -> Job:  # fmt: skip
         """Queue or start a task that was submitted at `since`. If it was `given`, a worker has it already."""
-        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since)
+        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, is_executor_task=True)
         self._observer.on_submitted(job)
         if given is None:
             self.jobs.enqueue(job)
         else:
             self.jobs.adopt(job, given)
         return job
+
+    def run(
+        self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
+        log: EventLog, attempts: int, since: float, waits_since: float,
+    ) -> Job:  # fmt: skip
+        """Queue or start a job that another supervisor has accepted at `since`, and that waits since `waits_since`.
+
+        Its events go into `log`; so many `attempts` have ended.
+        """
+        job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
+        job.queued, job.attempts = waits_since, attempts
+        self.jobs.enqueue(job)
+        return job
+
+    def lease(self, until: float) -> None:
+        """Have everything end at this time, in CLOCK_BOOTTIME seconds, also if this process is frozen. A later call
+        replaces it.
+        """
+        self._fleet.lease(until)
 
     def pool_details(self) -> str:
         """Return how the pools deviate from their settings, and why the broken ones are broken; empty: neither."""
@@ -346,6 +370,15 @@ class Supervisor:
             pool.kill_idle(worker)
             await worker.until_gone(wait_s)
         return await self._fleet.worker_record(worker)
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        return () if self._remote_pools is None else self._remote_pools.node_records()
+
+    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
+        if self._remote_pools is None:
+            raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
+        logger.warning("node_draining" if drains else "node_undrained", extra={"node": name})
+        return self._remote_pools.drain_node(name, drains=drains)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

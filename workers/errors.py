@@ -79,6 +79,7 @@ CODES: dict[str, CodeRow] = {
     "no_result": _refusal("The job has no result"),
     "unknown_job": _refusal("There is no such job"),
     "unknown_worker": _refusal("There is no such worker"),
+    "unknown_node": _refusal("There is no such node"),
     # on a request
     "malformed": _refusal("The request cannot be parsed"),
     "slow_request": _refusal("The request did not arrive in time", True),

@@ -153,6 +153,18 @@ class Client:
         """Return the records of the server's worker processes."""
         return self._transport.do(self._calls.records("/v1/workers", "workers"))
 
+    def nodes(self) -> list[Record]:
+        """Return the machines of a cluster, as its head sees them; none where the server is one machine."""
+        return self._transport.do(self._calls.records("/v1/nodes", "nodes"))
+
+    def drain_node(self, name: str) -> Record:
+        """Give a node no more jobs; return its record. Raise Refused `unknown_node`."""
+        return self._transport.do(self._calls.drain_node("POST", name))
+
+    def undrain_node(self, name: str) -> Record:
+        """Give a node jobs again; return its record. Raise Refused `unknown_node`."""
+        return self._transport.do(self._calls.drain_node("DELETE", name))
+
     def tenants(self) -> list[Record]:
         """Return what each tenant has now, beside its bounds; with a key that is not an operator's, its own only."""
         return self._transport.do(self._calls.records("/v1/tenants", "tenants"))

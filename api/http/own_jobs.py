@@ -17,6 +17,7 @@ from killable.supervisor.models import (
     JobEvent,
     JobRecord,
     JobType,
+    NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
@@ -115,6 +116,9 @@ class OwnJobs:
 
     # ── the server ──
 
+    async def nodes(self) -> Sequence[NodeRecord]:
+        return await self._engine.nodes()
+
     async def job_types(self) -> Sequence[JobType]:
         return await self._engine.job_types()
 
@@ -135,6 +139,9 @@ class OwnJobs:
     async def kill_worker(
         self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""
     ) -> WorkerRecord:
+        refuse_whole_server()
+
+    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
         refuse_whole_server()
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:

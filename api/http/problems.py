@@ -52,6 +52,7 @@ _DETAILS = {
 }
 _UNKNOWN = {
     "unknown_job": "There is no such job: the ids of jobs are job- and a UUID (/v1/jobs lists them)",
+    "unknown_node": "There is no such node (/v1/nodes lists them)",
     "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
 }
 _REWORDED = {
@@ -117,8 +118,8 @@ def install_problems(app: FastAPI) -> None:
 async def refused(request: Request, error: Refused) -> Response:
     """Return the answer for a refusal."""
     members, message = dict(error.facts), error.message
-    named = members.get("job_id") or members.get("worker_id")
-    if error.code in ("unknown_job", "unknown_worker") and not (named and ID.fullmatch(named)):
+    named = members.get("job_id") or members.get("worker_id") or members.get("node")
+    if error.code in ("unknown_job", "unknown_worker", "unknown_node") and not (named and ID.fullmatch(named)):
         members, message = {}, _UNKNOWN[error.code]
     record = members.pop("record", None)
     if isinstance(record, JobRecord):

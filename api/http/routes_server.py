@@ -27,7 +27,7 @@ from killable.workers.errors import Refused
 FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
-    "tenants",
+    *("tenants", "nodes"),
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 
@@ -85,6 +85,32 @@ async def kill_worker(
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s, key=key_name_of(request))
     note_jobs(request, [worker.job_id] if worker.job_id else [])
     return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)
+
+
+@router.get("/v1/nodes", responses=documented({200: answer("All nodes", schemas.NodeList)}))
+async def list_nodes(request: Request) -> Response:
+    """List the machines of a cluster, as its head sees them; none where the server is one machine."""
+    return Json({"nodes": [each._asdict() for each in await engine_of(request).nodes()]})
+
+
+@router.post(
+    "/v1/nodes/{name}/drain",
+    responses=documented({200: answer("It gets no more jobs", schemas.Node)}, "unknown_node"),
+    dependencies=[NO_BODY],
+)
+async def drain_node(request: Request, name: str) -> Response:
+    """Give a node no more jobs. What runs there goes on."""
+    return Json((await engine_of(request).drain_node(name))._asdict())
+
+
+@router.delete(
+    "/v1/nodes/{name}/drain",
+    responses=documented({200: answer("It gets jobs again", schemas.Node)}, "unknown_node"),
+    dependencies=[NO_BODY],
+)
+async def undrain_node(request: Request, name: str) -> Response:
+    """Give a node jobs again."""
+    return Json((await engine_of(request).drain_node(name, drains=False))._asdict())
 
 
 @router.get("/v1/tenants", responses=documented({200: answer("The tenants", schemas.TenantList)}))

@@ -30,6 +30,7 @@ from killable.supervisor.models import (
     PRIORITY_MAX,
     DrainProgress,
     JobRecord,
+    NodeRecord,
     PoolRecord,
     RetiredWorker,
     TenantRecord,
@@ -317,7 +318,7 @@ _HAS_KEY = (
 )
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error", "durable",
+    "progress", "queue", "error", "durable", "node",
 )  # fmt: skip
 """The members of a job in a list."""
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
@@ -332,6 +333,8 @@ Pool = _model_of("Pool", PoolRecord, only=("name", "state", "detail"))
 AcceptedJob = _answer("AcceptedJob", Job, stream_url=str, sse_url=str)
 JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
 JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
+Node = _model_of("Node", NodeRecord)
+NodeList = _answer("NodeList", nodes=_list_of(Node))
 WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
 """`retired`: the latest workers that were not reused, latest first."""
 Tenant = _answer(

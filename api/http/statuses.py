@@ -13,6 +13,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "unknown_job_type",
         "unknown_job",
         "unknown_worker",
+        "unknown_node",
         "not_found",
     ),
     405: ("method_not_allowed",),

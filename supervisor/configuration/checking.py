@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import ConfigFault, dotted, may_be_secret, shown
 from killable.supervisor.configuration.tables import (
+    ClusterTable,
     FileTable,
     JobTable,
     LimitsTable,
@@ -48,6 +49,8 @@ def keys_of(*section: str) -> list[str]:
             return list(FileTable.model_fields)
         case ["server"]:
             return list(ServerTable.model_fields)
+        case ["cluster"]:
+            return list(ClusterTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
         case ["pools", _, "sandbox"]:

@@ -26,7 +26,7 @@ from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, SandboxTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.memory_size import memory_bytes_max
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
 
@@ -41,6 +41,7 @@ class Config:
 
     server: ServerSettings
     settings: Settings
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
     file: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """The source of each dotted key, or what lowered it. A key that is absent has its default."""
@@ -84,7 +85,8 @@ def examine(
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
-    return Config(server, settings, file, sources, builtin), [_with_source(fault, sources) for fault in faults]
+    cluster = ClusterSettings(**dict(tables.cluster))
+    return Config(server, settings, cluster, file, sources, builtin), [_with_source(fault, sources) for fault in faults]
 
 
 def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:

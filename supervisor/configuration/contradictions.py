@@ -17,7 +17,7 @@ from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
 from killable.supervisor.jobs.limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import usable_processors
 from killable.workers.authoring.limits import flat
 
@@ -45,6 +45,8 @@ def contradictions(
     if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
         yield from _queue_below_body(server)
     yield from _proxies(server)
+    if not {"cluster.lease_s", "cluster.poll_s"} & set(doubted):
+        yield from _lease_below_polls(ClusterSettings(**dict(tables.cluster)))
 
 
 def configured_caps(table: CapsTable) -> dict[str, float]:
@@ -147,6 +149,12 @@ def _queue_below_body(server: ServerSettings) -> Iterator[ConfigFault]:
     if server.body_bytes_max > server.queue_bytes_max:
         expected = f"expected at most server.queue_bytes_max, {server.queue_bytes_max} bytes (raise that too)"
         yield ConfigFault("server.body_bytes_max", expected, shown(server.body_bytes_max))
+
+
+def _lease_below_polls(cluster: ClusterSettings) -> Iterator[ConfigFault]:
+    if cluster.poll_s > cluster.lease_s / 3:
+        expected = f"expected at most a third of cluster.lease_s, {cluster.lease_s / 3:g}"
+        yield ConfigFault("cluster.poll_s", expected, f"{cluster.poll_s:g}")
 
 
 def _proxies(server: ServerSettings) -> Iterator[ConfigFault]:

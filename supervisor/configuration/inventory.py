@@ -53,6 +53,8 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     """Yield every value in the order of the file. A value that may be a secret is not shown."""
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
+    for name, value in asdict(config.cluster).items():
+        yield _setting(config, "cluster", name, value)
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:

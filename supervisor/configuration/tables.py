@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.models import PRIORITY_MAX
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
@@ -210,22 +210,23 @@ _SETTING_FORMS: dict[Any, Any] = {
 """The form in the file by the type of a setting. A type that is absent is validated as it is."""
 
 
-def _server_table() -> type[_Table]:
-    """Create the model of `[server]` from the fields of ServerSettings and the strings under them."""
-    hints = get_type_hints(ServerSettings, include_extras=True)
-    documentation = documentation_of(ServerSettings)
+def _table_of(made_from: type[Any]) -> type[_Table]:
+    """Create the model of a table from the fields of a class of settings and the strings under them."""
+    hints = get_type_hints(made_from, include_extras=True)
+    documentation = documentation_of(made_from)
     members: dict[str, Any] = {
         each.name: (
             _SETTING_FORMS.get(hints[each.name], hints[each.name]),
             Field(default=each.default, description=documentation[each.name]),
         )
-        for each in fields(ServerSettings)
+        for each in fields(made_from)
     }
-    about = (ServerSettings.__doc__ or "").partition(":")[0]
-    return create_model("ServerSettings", __base__=_Table, __doc__=f"{about}.", **members)
+    about = (made_from.__doc__ or "").partition(":")[0]
+    return create_model(made_from.__name__, __base__=_Table, __doc__=f"{about}.", **members)
 
 
-ServerTable = _server_table()
+ServerTable = _table_of(ServerSettings)
+ClusterTable = _table_of(ClusterSettings)
 
 
 def _paths(value: Any) -> Any:
@@ -325,6 +326,8 @@ class FileTable(_Table):
 
     server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
     """HTTP, the bounds of the queue and of kept jobs, and the log."""
+    cluster: ClusterTable = ClusterTable()  # type: ignore[valid-type]  # made from ClusterSettings
+    """Other machines that run jobs, too."""
     limits: LimitsTable = LimitsTable()
     """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()

@@ -96,8 +96,13 @@ class Admission:
         in_force: Limits,
         listener: JobListener | None = None,
         since: float | None = None,
+        *,
+        is_executor_task: bool = False,
+        log: EventLog | None = None,
     ) -> Job:
-        """Create a job that is neither queued nor started. `since`: when it was requested, if that is earlier."""
+        """Create a job that is neither queued nor started. `since`: when it was requested, if that is earlier. `log`:
+        where its events go, if not into a new one.
+        """
         now = self._clock.now()
         job = Job(
             id=job_id,
@@ -105,12 +110,12 @@ class Admission:
             type=job_type,
             submission=submission,
             limits=in_force,
-            log=EventLog(in_force["output_bytes"]),
+            log=EventLog(in_force["output_bytes"]) if log is None else log,
             created_at=self._clock.wall(),
             created=now if since is None else since,
             queued=now,
             listener=listener,
-            is_executor_task=listener is not None,
+            is_executor_task=is_executor_task,
         )
         self._registry.add(job)
         return job

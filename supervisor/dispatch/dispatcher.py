@@ -28,16 +28,15 @@ from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.supervisor.pools.fleet import Fleet
 from killable.supervisor.pools.lane import Given, LaneHolder
-from killable.supervisor.pools.pool import Pool
-from killable.supervisor.pools.worker import Worker, WorkerStage
+from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.job_log import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
-    from killable.supervisor.attempts.attempt import Attempt
     from killable.supervisor.journal.job_notes import JobNotes, Start
+    from killable.supervisor.pools.execution import JobPool, JobPools, JobWorker, RemotePools, RunningAttempt
 
 
 class Dispatcher:
@@ -50,26 +49,32 @@ class Dispatcher:
         drain: Drain,
         observer: Observer,
         lane_holder: LaneHolder | None = None,
+        remote_pools: RemotePools | None = None,
     ) -> None:
-        """`lane_holder` may give idle workers calls, in any thread (`lane`)."""
+        """`lane_holder` may give idle workers calls, in any thread (`lane`). `remote_pools`: the pools, if they are not
+        on this machine.
+        """
         self._settings = settings
         self._registry = registry
         self._drain = drain
         self._observer = observer
         self.backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
-        self.fleet = Fleet(settings, self)
+        self._remote_pools = remote_pools
+        self.fleet: JobPools = Fleet(settings, self) if remote_pools is None else remote_pools
+        if remote_pools is not None:
+            remote_pools.use(self)
         # One C iterator over u32, which threads share: each `next` is one step under the interpreter's lock.
         self._fences: Iterator[int] = itertools.chain.from_iterable(itertools.repeat(range(1, 1 << 32)))
         self._cores = usable_cores()
         self._closing = False
-        self._available: set[Pool] = set()
+        self._available: set[JobPool] = set()
         """The pools that may be able to start a job."""
         self._is_dispatching = False
-        self._let_go: list[Pool] = []
+        self._let_go: list[JobPool] = []
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
         self._job_notes: JobNotes | None = None
-        self._reserved: dict[str, Worker] = {}
+        self._reserved: dict[str, JobWorker] = {}
         """By job id: the worker that is kept for a job while its start is written."""
 
     def start(self, clock: Clock, job_notes: JobNotes | None = None) -> None:
@@ -178,7 +183,7 @@ class Dispatcher:
             pools = self.backlog.let_go(submission.tenant)
             self._let_go += [pool for pool in self.fleet if pool.spec.name in pools] if pools else []
 
-    def _dispatch(self, pool: Pool) -> None:
+    def _dispatch(self, pool: JobPool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
         while self.backlog.startable(name) and not self._journal_fails:
@@ -240,15 +245,15 @@ class Dispatcher:
             worker.unreserve()
             self._note_reserved(job, -1)
 
-    def _reserve(self, job: Job, worker: Worker) -> Start:
+    def _reserve(self, job: Job, worker: JobWorker) -> Start:
         from killable.supervisor.journal.job_notes import Start
 
         worker.reserve()
         self._reserved[job.id] = worker
         self._note_reserved(job, 1)
-        return Start(self._clock.wall(), worker.id, worker.process.pid)
+        return Start(self._clock.wall(), worker.id, worker.pid)
 
-    def _write_start(self, job_notes: JobNotes, job: Job, worker: Worker, waiting: Waiting) -> None:
+    def _write_start(self, job_notes: JobNotes, job: Job, worker: JobWorker, waiting: Waiting) -> None:
         def on_written(why: str) -> None:
             if self._reserved.get(job.id) is not worker:
                 return  # it has ended meanwhile
@@ -262,7 +267,7 @@ class Dispatcher:
 
         job_notes.starts(job, self._reserve(job, worker), on_written)
 
-    def _begin(self, job: Job, worker: Worker, waiting: Waiting) -> None:
+    def _begin(self, job: Job, worker: JobWorker, waiting: Waiting) -> None:
         """Assign the job to the worker that was kept for it. If that has died meanwhile, the job waits again."""
         if worker.is_reserved():
             if self._job_notes is not None:
@@ -293,14 +298,26 @@ class Dispatcher:
         self._assign(job, worker, given)
         pool.fill_soon()
 
-    def _assign(self, job: Job, worker: Worker, given: Given | None = None) -> None:
-        from killable.supervisor.attempts.attempt import Attempt  # here: a task that just runs has no attempt
-        from killable.supervisor.attempts.escalation import Rules
-
+    def _assign(self, job: Job, worker: JobWorker, given: Given | None = None) -> None:
         job.leave_queue()
         job.assigned = self._clock.now() if given is None else given.at
         job.attempts += 1
-        job.worker_id, job.pid = worker.id, worker.process.pid
+        job.worker_id, job.pid = worker.id, worker.pid
+        attempt = self._attempt(job, worker, next(self._fences) if given is None else given.fence)
+        job.attempt = attempt
+        worker.take(attempt)
+        self.transition(job, Cause.ASSIGNED)
+        attempt.begin(has_order=given is not None)
+        self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
+        if job.is_executor_task and job.attempts > 1:
+            job.wake()  # it runs in another process, which may report nothing before its result
+
+    def _attempt(self, job: Job, worker: Any, fence: int) -> RunningAttempt:
+        if self._remote_pools is not None:
+            return self._remote_pools.attempt(job, worker, fence)
+        from killable.supervisor.attempts.attempt import Attempt  # here: a task that just runs has no attempt
+        from killable.supervisor.attempts.escalation import Rules
+
         rules = Rules(
             grace_s=job.limits["grace_s"],
             ack_s=job.limits["ack_s"],
@@ -309,15 +326,7 @@ class Dispatcher:
             cores=self._cores,
             stack=self._settings.stack,
         )
-        fence = next(self._fences) if given is None else given.fence
-        attempt = Attempt(job, worker, fence, clock=self._clock, owner=self, rules=rules)
-        job.attempt = attempt
-        worker.take(attempt)
-        self.transition(job, Cause.ASSIGNED)
-        attempt.begin(has_order=given is not None)
-        self._observer.on_left_queue(job, job.assigned)  # after the order, which must not wait for a histogram
-        if job.is_executor_task and job.attempts > 1:
-            job.wake()  # it runs in another process, which may report nothing before its result
+        return Attempt(job, worker, fence, clock=self._clock, owner=self, rules=rules)
 
     def stop(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         """Begin to end a job in any state; harmless when it has ended or is ending."""
@@ -359,25 +368,24 @@ class Dispatcher:
             facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
             self._end_queued(job, Verdict("timeout.queue", facts=facts))
 
-    def on_entered(self, attempt: Attempt) -> None:
+    def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job
         job.started = self._clock.now()
         job.started_at = job.at(job.started)
         job_events.note_start(job)
         self._observer.on_entered(job)
 
-    def on_first_token(self, attempt: Attempt) -> None:
+    def on_first_token(self, attempt: RunningAttempt) -> None:
         self._observer.on_first_token(attempt.job, self._clock.now())
 
-    def on_ended(self, attempt: Attempt, outcome: Outcome) -> None:
+    def on_ended(self, attempt: RunningAttempt, outcome: Outcome) -> None:
         """Free the slot, then end or retry the job: the attempt's tree is proven empty, or was given up."""
         job, worker = attempt.job, attempt.worker
-        pool = self.fleet.pool_of(job.type)
         job.certificate = certificate = attempt.certificate.as_json()
         if worker.stage is WorkerStage.BUSY:
             worker.release()
         if worker.stage is not WorkerStage.QUARANTINED:  # its slot does not become ready, however warm the others are
-            pool.when_warm(lambda: self._note_slot_ready(attempt, certificate))
+            worker.when_slot_ready(lambda: self._note_slot_ready(attempt, certificate))
         if job.started is not None:
             self.fleet.run_times_of(job.type).note(self._clock.now() - job.started)
         wait_s = self._retry_wait_s(job, outcome)
@@ -386,11 +394,12 @@ class Dispatcher:
         else:
             self._schedule_retry(job, outcome, wait_s)
 
-    def _note_slot_ready(self, attempt: Attempt, certificate: dict[str, Any]) -> None:
+    def _note_slot_ready(self, attempt: RunningAttempt, certificate: dict[str, Any]) -> None:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
             self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
         job = attempt.job
+        self._observer.on_slot_ready(job, slot_ready_ms)
         if self._job_notes is not None and job.certificate is certificate and self._registry.keeps(job):
             self._job_notes.amended(job)
 
@@ -457,7 +466,7 @@ class Dispatcher:
     def on_types(self, types: Sequence[JobType]) -> None:
         self._observer.on_types(job_type.name for job_type in types)
 
-    def on_worker_available(self, pool: Pool) -> None:
+    def on_worker_available(self, pool: JobPool) -> None:
         """Assign what waits. When it is called in the middle of that, because what a worker reported was read, the pool
         has its turn after it: no job begins and ends inside the assignment of another.
         """
@@ -471,17 +480,21 @@ class Dispatcher:
         finally:
             self._is_dispatching = False
 
-    def on_pool_broken(self, pool: Pool) -> None:
+    def on_pool_broken(self, pool: JobPool) -> None:
         for job_id in self.backlog.jobs_of(pool.spec.name):
             self._end_queued(self._registry.get(job_id), _spawn_verdict(pool))
         if self._lane_holder is not None:
             self._lane_holder.on_pool_broken()
 
+    def on_deposed(self) -> None:
+        self._drain.shut_down(None, "another head has taken the nodes over")
+        self._drain.set_due()
+
     def on_early_output(self, data: bytes, stream: str) -> None:
         if self._lane_holder is not None:
             self._lane_holder.on_early_output(data, stream)
 
-    def queued(self, pool: Pool) -> int:
+    def queued(self, pool: JobPool) -> int:
         return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
 
 
@@ -494,6 +507,6 @@ def _queue_deadline(job: Job) -> tuple[str, float]:
     return "" if queue_s is None else "queue_s", due
 
 
-def _spawn_verdict(pool: Pool) -> Verdict:
+def _spawn_verdict(pool: JobPool) -> Verdict:
     message = f"pool {pool.spec.name} is broken: {with_error_line(pool.detail)}"
     return Verdict("spawn", facts={"message": message, "errno": pool.errno})

@@ -100,6 +100,12 @@ class EventLog:
         events = self.read(first - 1, limit, bytes_max)
         return first + len(events), _Block.of([(name, data) for _, name, data in events]).encode()
 
+    @staticmethod
+    def decode_some(encoded: bytes) -> Batch:
+        """Return the events that `encode_some` has encoded. Raise ValueError or KeyError for other bytes."""
+        block, _ = _Block.decode(encoded, 0)
+        return block.events(0, len(block.ends), sys.maxsize)
+
     def append(self, name: str, data: bytes) -> bool:
         """Add one event. Return False when it is output over the bound, which is then only counted."""
         size = len(data)

@@ -103,6 +103,8 @@ class Job:
     certificate: dict[str, Any] | None = None
     worker_id: str | None = None
     pid: int | None = None
+    node: str | None = None
+    """The node of the latest attempt; None: there is only this machine."""
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -170,7 +172,7 @@ class Job:
         """Reset the job for another attempt. Only the last checkpoint of the previous one is kept."""
         self.queued = now
         self.attempt = self.verdict = self.certificate = self.progress = None
-        self.assigned = self.started = self.started_at = self.worker_id = self.pid = None
+        self.assigned = self.started = self.started_at = self.worker_id = self.pid = self.node = None
         self.result, self.shared_result, self.exception = None, None, b""
 
     def leave_queue(self) -> None:
@@ -256,6 +258,7 @@ class Job:
             correlation_id=self.submission.correlation_id,
             lost_attempts=self.lost_attempts,
             durable=self.durable,
+            node=self.node,
         )
 
     def _certificate(self) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ def note_end(job: Job) -> None:
 
 
 def started_data(job: Job) -> bytes:
+    node = {} if job.node is None else {"node": job.node}
     return dump_json(
         {
             "job_id": job.id,
@@ -49,6 +50,7 @@ def started_data(job: Job) -> bytes:
             "pid": job.pid,
             "started_at": job.started_at,
             "correlation_id": job.submission.correlation_id,
+            **node,
         }
     )
 

@@ -127,7 +127,7 @@ PUBLIC: dict[State, str] = {
     State.CANCELLED: "cancelled",
     State.TIMED_OUT: "timed_out",
 }
-"""SWEEPING is `running` or, with a verdict, `stopping`: see `public`."""
+"""STARTING, RUNNING and SWEEPING are `stopping` after a stop was asked: see `public`."""
 
 
 class IllegalTransition(Exception):
@@ -143,10 +143,8 @@ def step(state: State, cause: Cause) -> State:
 
 
 def public(state: State, *, stop_asked: bool) -> str:
-    """Return the state that clients see."""
-    if state is State.SWEEPING and stop_asked:
-        return "stopping"
-    return PUBLIC[state]
+    """Return the state that clients see. A node hears of a stop a moment after it was asked for."""
+    return "stopping" if stop_asked and PUBLIC[state] == "running" else PUBLIC[state]
 
 
 def terminal_state_of(code: str | None) -> str:

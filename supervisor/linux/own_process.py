@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 from pathlib import Path
+from typing import NoReturn
 
 from killable.supervisor.linux.procfs import children, stat_fields
 from killable.workers.runtime import process_setup
@@ -57,3 +58,8 @@ class StrangerReaper:
 
     def close(self) -> None:
         self._timer.cancel()
+
+
+def leave() -> NoReturn:
+    """End this process at once, with nothing of it run any more: that of a node, when everything below it is gone."""
+    os._exit(0)

@@ -53,6 +53,7 @@ class PoolSpawner:
         self._stuck: list[ZygoteHost] = []
         self._zygote_hosts = 0
         self._closing = False
+        self._lease: float | None = None
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
 
     @property
@@ -64,6 +65,8 @@ class PoolSpawner:
         with fork_lock.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
+                if self._lease is not None:
+                    self._zygote_host.lease(self._lease)
             if not self._zygote_host.has_early_pool():
                 self._zygote_host.start_zygote(configure_of(self._spec, self._tmp, start_method))
 
@@ -81,6 +84,12 @@ class PoolSpawner:
             answer_s=self._answer_s,
             early_guard=self._early_guard,
         )
+
+    def lease(self, until: float) -> None:
+        self._lease = until
+        for zygote_host in (*self._stuck, self._zygote_host):
+            if zygote_host is not None:
+                zygote_host.lease(until)
 
     def stop_zygote(self) -> None:
         if self._zygote_host is not None:

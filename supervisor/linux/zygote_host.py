@@ -173,6 +173,12 @@ class ZygoteHost:
         else:
             self._zygote_socket = ours
 
+    def lease(self, until: float) -> None:
+        """Have the guard end everything at this time, unless it hears of a later one."""
+        if self._guard_socket is not None:
+            with suppress(OSError):  # the guard is gone, or stopped: it ends everything then, or finds the lease over
+                fd_passing.send(self._guard_socket, control.to_wire(control.Lease(until)))
+
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()
 

@@ -84,6 +84,10 @@ class Fleet:
             if pool.spec.spares:
                 await pool.until_warm()
 
+    def lease(self, until: float) -> None:
+        for pool in self:
+            pool.lease(until)
+
     async def close(self) -> None:
         """End every worker and zygote; return when nothing is left."""
         async with asyncio.TaskGroup() as closing:
@@ -129,7 +133,7 @@ class Fleet:
         raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Worker) -> WorkerRecord:
-        usage = await worker.process.usage()
+        usage = await worker.usage()
         return worker.record(self._clock.now(), usage)
 
     async def worker_records(self) -> Sequence[WorkerRecord]:

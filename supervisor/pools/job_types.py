@@ -61,6 +61,10 @@ class JobTypes:
             f"there is no job type of that name; there are: {known}{hint}", code="unknown_job_type", broken_pools=broken
         )
 
+    def adopt(self, job_types: Iterable[JobType]) -> None:
+        """Take types as another supervisor with these settings has them."""
+        self._types |= {job_type.name: job_type for job_type in job_types}
+
     def all(self) -> list[JobType]:
         return sorted(self._types.values(), key=lambda job_type: job_type.name)
 

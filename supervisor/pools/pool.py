@@ -93,6 +93,10 @@ class Pool:
         else:
             self._zygote = ZygoteState.PRELOADING
 
+    def lease(self, until: float) -> None:
+        """Have everything end at this time, in CLOCK_BOOTTIME seconds, also if this process is frozen."""
+        self._spawner.lease(until)
+
     async def wait_started(self) -> None:
         await self._decided.wait()
 

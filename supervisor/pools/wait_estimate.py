@@ -15,7 +15,7 @@ class RunTimes:
     """The latest run times of one pool, in seconds."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._latest: deque[float] = deque(maxlen=RUNS_KEPT)
 
     def note(self, run_s: float) -> None:
@@ -25,4 +25,4 @@ class RunTimes:
         """Return the wait in seconds behind `ahead` jobs; None while nothing has run yet."""
         if not self._latest:
             return None
-        return round((ahead + 1) * sum(self._latest) / len(self._latest) / self._workers, 3)
+        return round((ahead + 1) * sum(self._latest) / len(self._latest) / self.workers, 3)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Protocol
 
@@ -69,6 +69,7 @@ class WorkerOwner(Protocol):
         """Take note that a worker with a lane has no call any more."""
         ...
 
+    def when_warm(self, callback: Callable[[], None]) -> None: ...
     def on_worker_gone(self, worker: Worker) -> None: ...
     def on_worker_quarantined(self, worker: Worker) -> None: ...
 
@@ -247,6 +248,17 @@ class Worker:
         """Close it in a fork of this process, and when the pool is closed. May be called twice."""
         if self._result_buffer is not None:
             self._result_buffer.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid
+
+    async def usage(self) -> Usage:
+        return await self.process.usage()
+
+    def when_slot_ready(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when a worker of its pool is idle: at once, or later."""
+        self._owner.when_warm(callback)
 
     async def until_gone(self, timeout_s: float) -> None:
         """Wait until nothing of the process is left, at most `timeout_s` seconds."""

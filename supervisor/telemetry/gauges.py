@@ -9,14 +9,17 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.backlog import Backlog
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import ACTIVE_STATES, TenantRecord
-from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.telemetry import loop_turns
+
+if TYPE_CHECKING:
+    from killable.supervisor.pools.execution import JobPool
 
 TENANTS_MAX = 100
 """Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""
@@ -49,7 +52,7 @@ class Gauges:
 
 
 async def read_gauges(
-    pools: Iterable[Pool], backlog: Backlog, registry: Registry, clock: Clock, *, sse_clients: int
+    pools: Iterable[JobPool], backlog: Backlog, registry: Registry, clock: Clock, *, sse_clients: int
 ) -> Gauges:
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
@@ -78,10 +81,10 @@ def _busiest(registry: Registry) -> list[str]:
     return known[:TENANTS_MAX]
 
 
-async def read_rss_bytes(pools: Iterable[Pool]) -> int:
+async def read_rss_bytes(pools: Iterable[JobPool]) -> int:
     """Return the resident memory of all workers together, in bytes. Shared memory is counted in each worker."""
     workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not WorkerStage.GONE]
-    usages = await asyncio.gather(*(worker.process.usage() for worker in workers))
+    usages = await asyncio.gather(*(worker.usage() for worker in workers))
     return sum(usage.rss_bytes or 0 for usage in usages)
 
 

@@ -129,6 +129,9 @@ class Observer:
             **fields,
         )
 
+    def on_slot_ready(self, job: Job, after_ms: float) -> None:
+        """Take note that a job's slot has a worker again, so many ms after the request to end it, or its exit."""
+
     def on_recovered(self, after_s: float) -> None:
         """Note that a warm worker has replaced one that ended with its attempt."""
         self.metrics.on_recovered(after_s)
@@ -161,6 +164,7 @@ def _log(level: int, event: str, job: Job, **fields: Any) -> None:
             "job_id": job.id,
             "type": job.type.name,
             "worker_id": job.worker_id,
+            "node": job.node,
             "attempt": job.attempts or None,
             **_correlation(job.submission),
             **fields,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import httpx
 import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
+from support.engines import new_supervisor
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
@@ -161,12 +162,12 @@ class StartServer(Protocol):
 @asynccontextmanager
 async def serve(
     *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (),
-    audit_log: AuditLog | None = None, **settings: Any,
+    audit_log: AuditLog | None = None, engine: Callable[[Settings], Supervisor] = new_supervisor, **settings: Any,
 ) -> AsyncIterator[OwnServer]:  # fmt: skip
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
     http = http or HttpSettings()
-    supervisor = Supervisor(Settings(pools=(pool, *more), **settings))
+    supervisor = engine(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
         app = create_app(supervisor, http, audit_log)

@@ -33,6 +33,10 @@ BELOW = {
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",
         "supervisor/telemetry", "supervisor/journal", "supervisor/dispatch",
     ),
+    "supervisor/cluster": (
+        "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",
+        "supervisor/telemetry", "supervisor/supervisor.py",
+    ),
     "supervisor/configuration": ("supervisor", "supervisor/jobs", "supervisor/linux"),
     "supervisor/executor": (
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",

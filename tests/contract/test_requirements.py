@@ -18,6 +18,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 HOMES = packages_distributions()
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
+RAY_CARRIER = "supervisor/cluster/ray_carrier.py"
 
 
 def named(lines: Iterable[str]) -> set[str]:
@@ -36,11 +37,12 @@ def foreign(source: Source) -> list[tuple[str, int]]:
 
 @check
 def not_required(looked_at: Sequence[Source]) -> list[str]:
-    """The built-in job types may import what the extra `models` has, too."""
+    """The built-in job types may import what the extra `models` has, too, and one file what `ray` has."""
     found = []
     for each in looked_at:
         builtin = each.name.startswith("workers/builtin/")
-        required = named([*PROJECT["dependencies"], *(EXTRAS["models"] if builtin else ())])
+        extra = "ray" if each.name == RAY_CARRIER else "models" if builtin else ""
+        required = named([*PROJECT["dependencies"], *EXTRAS.get(extra, ())])
         found += [f"{each.name}:{line} imports {name}" for name, line in foreign(each) if not homes(name) & required]
     return found
 

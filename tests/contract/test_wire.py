@@ -34,8 +34,8 @@ CONTROL = list(typing.get_args(control.Message))
 
 def example(cls: type[Any]) -> Any:
     values: dict[Any, Any] = {
-        str: "x", int: 3, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"}, ProcessEnding: ENDING,
-        list[int]: [1], int | None: 5, dict[str, str]: {"HOME": "/"},
+        str: "x", int: 3, float: 2.5, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"},
+        ProcessEnding: ENDING, list[int]: [1], int | None: 5, dict[str, str]: {"HOME": "/"},
         dict[str, Any] | None: {"network": False},
     }  # fmt: skip
     return cls(**{name: values[kind] for name, kind in typing.get_type_hints(cls).items()})

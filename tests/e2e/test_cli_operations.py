@@ -460,6 +460,7 @@ def test_every_verb_that_asks_has_json(command: Command) -> None:
         ("ps", "-a"),
         ("workers",),
         ("tenants",),
+        ("nodes",),
         ("types",),
         ("inspect", job_id),
         ("explain", job_id),

@@ -365,6 +365,7 @@ def test_what_cannot_be_is_one_clear_line_each(tmp_path: Path) -> None:
     (tmp_path / "my_jobs.py").write_text(JOBS)
     command = Command(tmp_path)
     for args, code, words in (
+        (("--ray", "auto"), 78, "expected a Ray cluster with token authentication (RAY_AUTH_MODE=token)"),
         (("--host", "no-such-host.invalid"), 78, "expected an address of this machine"),
         (("--uds", "no/socket"), 71, "there is no directory"),
         (("--uds", "x" * 200), 71, "at most 107 bytes"),

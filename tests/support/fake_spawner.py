@@ -75,6 +75,9 @@ class FakeSpawner:
         for process in waiting:
             self.world.soon(process.fork, 0.01)
 
+    def lease(self, until: float) -> None:
+        self.world.note(self.spec.name, "lease", until)
+
     def stop_zygote(self) -> None:
         self.zygote_dies(exit_code=0)
 

@@ -447,6 +447,8 @@ def test_what_is_asked_of_a_server(script: Script, client: OneClient) -> None:
         ("POST", "/v1/drain", "deadline_s=5", lambda: client.drain(5), None),
         ("POST", "/v1/drain", "", client.drain, None),
         ("DELETE", "/v1/drain", "", client.undrain, None),
+        ("POST", "/v1/nodes/a%2Fb/drain", "", lambda: client.drain_node("a/b"), None),
+        ("DELETE", "/v1/nodes/a/drain", "", lambda: client.undrain_node("a"), None),
         ("GET", "/v1/drain", "", client.drained, None),
         ("POST", "/v1/shutdown", "deadline_s=0.0", client.shutdown, None),
         ("POST", "/v1/shutdown", "grace_s=1&deadline_s=2&reason=r", lambda: client.shutdown(1, 2, "r"), None),

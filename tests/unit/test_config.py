@@ -448,6 +448,11 @@ def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: 
     assert "only root" in faults("[pools.a]\nmodule = 'a'\ngroup = 0")["pools.a.group"]["found"]
 
 
+def test_a_node_hears_from_its_head_several_times_within_its_lease() -> None:
+    (fault,) = faults("[cluster]\nlease_s = 3").values()
+    assert (fault["key"], fault["expected"]) == ("cluster.poll_s", "expected at most a third of cluster.lease_s, 1")
+
+
 def test_a_body_that_the_queue_can_never_hold_is_refused_or_lowered() -> None:
     (fault,) = faults("[server]\nbody_bytes_max = '1GiB'").values()
     assert (fault["key"], "server.queue_bytes_max" in fault["expected"]) == ("server.body_bytes_max", True)

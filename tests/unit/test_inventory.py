@@ -14,7 +14,7 @@ from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limi
 from killable.supervisor.configuration.tables import PoolTable
 from killable.supervisor.jobs import limits
 from killable.supervisor.models import JobType
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.limits import LIMITS
 
 pytestmark = pytest.mark.row("G11")
@@ -60,6 +60,7 @@ def by_key(settings: Any) -> dict[str, Setting]:
 def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     found = by_key(settings_in_force(config))
     expected = {f"server.{field.name}" for field in fields(ServerSettings)}
+    expected |= {f"cluster.{field.name}" for field in fields(ClusterSettings)}
     expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMITS}
     expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name not in ("env", "sandbox")}
     expected |= {"pools.a.sandbox.write"}

@@ -98,6 +98,8 @@ def test_a_worker_can_be_stopped_or_die_in_every_state_that_has_one(cause: Cause
         (State.QUEUED, True, "queued"),
         (State.STARTING, False, "running"),
         (State.RUNNING, False, "running"),
+        (State.STARTING, True, "stopping"),
+        (State.RUNNING, True, "stopping"),
         (State.TERMINATING, True, "stopping"),
         (State.KILLING, True, "stopping"),
         (State.SWEEPING, False, "running"),

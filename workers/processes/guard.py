@@ -7,6 +7,7 @@ orphan, and it imports no user code, so that no user code can hang or crash it.
 from __future__ import annotations
 
 import gc
+import math
 import os
 import select
 import signal
@@ -56,6 +57,8 @@ class Guard:
         self._dead_zygote = ""
         """How the last zygote ended, until its orphans are gone; empty otherwise."""
         self._folder = ""
+        self._lease = math.inf
+        """When to end everything, in CLOCK_BOOTTIME seconds."""
         self._since = time.time()
         self._ended: list[int] = []
         """The pids of the workers and of what they started, which were reaped when the owner was gone."""
@@ -68,7 +71,9 @@ class Guard:
         for descriptor in (self._sock.fileno(), self._owner_pidfd, self._wakeups):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = dict(poll.poll())
+            ready = dict(poll.poll(self._lease_ms()))
+            if self._is_lease_over():
+                break
             if self._owner_pidfd in ready or ready.get(self._sock.fileno(), 0) & select.POLLHUP:
                 break  # first: whose memory is left is known by the pids of what is reaped behind this
             if self._wakeups in ready:
@@ -83,6 +88,9 @@ class Guard:
                 if isinstance(order, control.UseFolder):
                     self._folder = order.path
                     continue
+                if isinstance(order, control.Lease):
+                    self._lease = order.until
+                    continue
                 assert isinstance(order, control.StartZygote), message
                 zygote_end = self._start_zygote(descriptors[0])
                 if zygote_end is not None:
@@ -91,6 +99,15 @@ class Guard:
         if self._folder and self._is_owner_gone():
             self._remove_memory(self._folder)
         return None
+
+    def _lease_ms(self) -> int | None:
+        """Return how long to wait at most. poll(2) stands still while the machine is suspended, and is late then."""
+        if self._lease == math.inf:
+            return None
+        return max(0, math.ceil((self._lease - _boottime()) * 1000))
+
+    def _is_lease_over(self) -> bool:
+        return self._lease != math.inf and _boottime() >= self._lease
 
     def _is_owner_gone(self) -> bool:
         poll = select.poll()
@@ -169,3 +186,7 @@ class Guard:
                 return
             select.select([self._wakeups], [], [], LOOK_AGAIN_S)
             child_reaper.drain_wakeups(self._wakeups)
+
+
+def _boottime() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

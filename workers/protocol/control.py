@@ -4,7 +4,7 @@ They are not dataclasses, which would take 6 ms to define, twice at every start.
 
 Runs in: supervisor | guard | zygote.
 
-    supervisor → guard     StartZygote (+ its socket), UseFolder
+    supervisor → guard     StartZygote (+ its socket), UseFolder, Lease
     guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
     zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
@@ -54,6 +54,15 @@ class UseFolder(NamedTuple):
     """
 
     path: str
+
+
+class Lease(NamedTuple):
+    """End everything at this time, if no later one comes: the supervisor may be frozen, and is a node whose head then
+    counts on it. Without a lease the guard serves until its owner is gone.
+    """
+
+    until: float
+    """CLOCK_BOOTTIME seconds."""
 
 
 class ZygoteStarted(NamedTuple):
@@ -174,6 +183,7 @@ class Pong(NamedTuple): ...
 Message = (
     StartZygote
     | UseFolder
+    | Lease
     | ZygoteStarted
     | OrphanReaped
     | ZygoteGone

@@ -57,6 +57,7 @@ def serve(
     journal: str | None,
     log_level: str | None,
     log_format: str | None,
+    ray: str | None,
     as_json: bool,
 ) -> None:
     with errors.reporting(as_json):
@@ -64,6 +65,7 @@ def serve(
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
+            "cluster.ray": ray,
         }  # fmt: skip
         _run(flags, config, target, as_json)
 
@@ -132,15 +134,15 @@ async def _serve(
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server.cluster import supervisor_of
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
     from killable.supervisor.linux import own_process
-    from killable.supervisor.supervisor import Supervisor
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
-    supervisor = Supervisor(config.settings)
+    supervisor = supervisor_of(config, os.environ)
     adopts = own_process.is_reaper_of_strangers()
     reaper = own_process.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():

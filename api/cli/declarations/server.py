@@ -39,6 +39,7 @@ SERVE = VerbCommand(
     Option(["--journal"], metavar="PATH", help="File that keeps jobs across restarts. Default: none."),
     Option(["--log-level"], metavar="debug|info|warning|error", help="Default: info."),
     Option(["--log-format"], metavar="text|json", help="Format of the log on stderr. Default: text."),
+    Option(["--ray"], metavar="ADDRESS", help="Run jobs on the machines of a Ray cluster. Default: on this one."),
     JSON,
     runs="serve.serve",
     examples=(
@@ -150,6 +151,25 @@ WORKERS = VerbCommand(
     examples=(
         "killable workers",
         "killable workers --json",
+    ),
+)
+
+NODES = VerbCommand(
+    "nodes",
+    """List the machines of a cluster (`serve --ray`), each with the jobs that it runs and may run.
+
+    A node is suspect while it does not answer, and lost when its lease is over:
+    its jobs have ended then, with node_lost. With --drain a node gets no more
+    jobs; those that it runs go on.
+    """,
+    Option(["--drain"], metavar="NODE", help="Give this node no more jobs."),
+    Option(["--undrain"], metavar="NODE", help="Give it jobs again."),
+    JSON,
+    URL,
+    runs="nodes.nodes",
+    examples=(
+        "killable nodes",
+        "killable nodes --drain gpu-3-1a2b3c",
     ),
 )
 
@@ -282,4 +302,4 @@ JOURNAL = VerbCommand(
     ),
 )
 
-SERVER = (SERVE, CONFIG, KEYS, CHECK, WORKERS, TENANTS, TYPES, METRICS, DRAIN, SHUTDOWN, JOURNAL)
+SERVER = (SERVE, CONFIG, KEYS, CHECK, WORKERS, NODES, TENANTS, TYPES, METRICS, DRAIN, SHUTDOWN, JOURNAL)

@@ -37,6 +37,7 @@ EXIT_CODES: dict[str, CommandExit] = {
             "unknown_job_type",
             "unknown_job",
             "unknown_worker",
+            "unknown_node",
             "not_found",
         ),
         CommandExit.REFUSED: (

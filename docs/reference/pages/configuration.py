@@ -10,7 +10,13 @@ from pydantic import BaseModel
 
 from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.inventory import spelled
-from killable.supervisor.configuration.tables import PoolTable, SandboxTable, ServerSettings, json_schema
+from killable.supervisor.configuration.tables import (
+    ClusterSettings,
+    PoolTable,
+    SandboxTable,
+    ServerSettings,
+    json_schema,
+)
 from pages.limits import Limit, limits_table
 from pages.markdown import code, document, fence, table
 
@@ -23,6 +29,9 @@ def page() -> str:
         "## `[server]`",
         tables["ServerSettings"]["description"],
         table(KEYS, _rows(asdict(ServerSettings()), tables["ServerSettings"])),
+        "## `[cluster]`",
+        CLUSTER,
+        table(KEYS, _rows(asdict(ClusterSettings()), tables["ClusterSettings"])),
         "## `[limits]` and `[jobs.NAME.limits]`",
         LIMITS,
         table(
@@ -134,6 +143,9 @@ Seconds are a number or text such as `"250ms"`, `"5m"`, `"1h30m"`. Bytes are a n
 
 A value comes from the first of these that has it: an option of the command, a variable of the environment, the file,
 the default.
+"""
+CLUSTER = """
+Other machines that run jobs, too ([how-to](../how-to/cluster.md)).
 """
 LIMITS = """
 `[limits]` sets the defaults of all job types. The decorator of a job overrides it, and `[jobs.NAME.limits]` overrides

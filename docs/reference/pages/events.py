@@ -126,6 +126,7 @@ def _job() -> SimpleNamespace:
         pid=4242,
         started_at="2026-01-31T12:00:00.000Z",
         submission=SimpleNamespace(correlation_id="req-1"),
+        node=None,
         limits={"attempts_max": 3},
         certificate=None,
         outcome=Outcome("completed"),

@@ -1,0 +1,1 @@
+"""Many machines: a head, which accepts and keeps jobs, over nodes that each run a whole supervisor."""

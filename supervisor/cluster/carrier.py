@@ -1,0 +1,42 @@
+"""What carries calls from a head to its nodes. `ray_carrier` is the one of production.
+
+Runs in: supervisor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+
+class CarrierError(Exception):
+    """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
+
+
+class Machine(NamedTuple):
+    """A machine that can be a node."""
+
+    name: str
+    """Unique in the cluster, without a slash or a full stop at its ends."""
+
+
+class Carrier(Protocol):
+    """Calls may be lost, late, doubled and out of order."""
+
+    async def open(self) -> None:
+        """Connect. Raise StartRefused."""
+        ...
+
+    async def members(self) -> Sequence[Machine]:
+        """Return the machines that there are now. Raise CarrierError."""
+        ...
+
+    async def start(self, node: str) -> None:
+        """Start a node host on a machine, unless one answers there. Raise CarrierError."""
+        ...
+
+    async def call(self, node: str, method: str, message: bytes) -> bytes:
+        """Call `NodeHost.call` there and return its answer. Raise CarrierError. The caller limits the time."""
+        ...
+
+    async def close(self) -> None: ...

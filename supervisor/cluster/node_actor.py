@@ -1,0 +1,42 @@
+"""A node host in a process of Ray's: its own thread and event loop, called from Ray's threads.
+
+Runs in: supervisor, on a node. Imports nothing of Ray. It is a class of plain methods, as Ray wants its actors; an
+actor of coroutines would get uvloop where that is installed, whose clock has whole milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from killable.supervisor.cluster.node_host import NodeHost
+from killable.supervisor.linux import own_process
+from killable.supervisor.settings import Settings
+from killable.workers.errors import KillableError
+
+START_S = 60.0
+"""How long the pools may take to start."""
+CALL_S = 120.0
+"""How long a call may take: longer than any poll. The head gives up before."""
+
+
+class NodeActor:
+    """One incarnation of a node."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="killable-node", daemon=True)
+        self._thread.start()
+        self._host = NodeHost(settings, on_end=own_process.leave)
+        self._started = asyncio.run_coroutine_threadsafe(self._host.start(), self._loop)
+
+    def start(self) -> str:
+        """Return when the pools are started: why they cannot be, or an empty text."""
+        try:
+            self._started.result(START_S)
+        except (OSError, KillableError, TimeoutError) as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+    def call(self, method: str, message: bytes) -> bytes:
+        return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)

@@ -1,0 +1,329 @@
+"""A node: the supervisor of one machine, and what its head asks of it.
+
+Runs in: supervisor, on a node.
+
+    hello ─► the supervisor of the node belongs to this head's epoch
+    do    ─► Supervisor.run, Dispatcher.stop ─► HeldAttempt ─► Outbox ─► poll
+
+A node that has lost its head ends everything by itself: nobody else can. `lease` says when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+from killable.supervisor import clock, event_loops
+from killable.supervisor.attempts.exit_outcome import message_of, without_message
+from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.held_attempt import HeldAttempt
+from killable.supervisor.cluster.lease import GUARD_MARGIN_S, GUARDS_LATE_S, NodeLease
+from killable.supervisor.cluster.outbox import Outbox
+from killable.supervisor.cluster.wire import Header
+from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.inputs import close_input, seal_large_input
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.lifecycle import Cause, terminal_state_of
+from killable.supervisor.models import Outcome, Submission, Verdict
+from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.settings import Settings
+from killable.supervisor.supervisor import Supervisor
+from killable.supervisor.telemetry.job_log import Unobserved
+from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+
+logger = logging.getLogger("killable.node")
+
+
+class NodeHost:
+    """One run (incarnation) of a node. Everything but `call` runs in the loop in which `start` was awaited."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = clock.boottime,
+        open_spawner: SpawnerFactory | None = None,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
+        suspended. `on_end` is called when nothing is left of a node whose lease is over.
+        """
+        observer = _NodeObserver(self._on_transition, self._on_slot_ready)
+        self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
+        self._now = now
+        self._on_end = on_end
+        self._epoch = 0
+        self._head = ""
+        self._lease = NodeLease(0.0)
+        self._lease_timer: Timer | None = None
+        self._guarded_until = 0.0
+        """The lease that the guards know."""
+        self._is_over = False
+        self._ending: asyncio.Task[None] | None = None
+        self._forget_head()
+
+    def _forget_head(self) -> None:
+        """Begin anew: no attempt is held, and none was seen."""
+        self._held: dict[int, HeldAttempt] = {}
+        self._jobs: dict[str, HeldAttempt] = {}
+        self._slots: dict[Job, HeldAttempt] = {}
+        """Attempts whose slots are not ready again."""
+        self._parts: dict[int, dict[int, bytes]] = {}
+        """By attempt: the pieces of an input whose `run` has not come yet."""
+        self._seen: set[int] = set()
+        """Attempts that have begun, or never will."""
+        self._low = 0
+        """Every attempt below this one is over at the head: what comes of it is late."""
+        self._outbox = Outbox()
+        self._news = asyncio.Event()
+        self._pools: list[Any] = []
+
+    async def start(self) -> None:
+        """Start the pools. Raise OSError, StartRefused."""
+        self._clock = Clock(asyncio.get_running_loop())
+        await self._supervisor.start()
+        logger.info("node_ready", extra={"incarnation": self._supervisor.instance_id})
+
+    async def close(self) -> None:
+        """End everything; return when nothing is left."""
+        self._is_over = True
+        self._news.set()
+        if self._lease_timer is not None:
+            self._lease_timer.cancel()
+        await self._supervisor.close(grace_s=0)
+
+    # ── what the head asks ──
+
+    async def call(self, method: str, message: bytes) -> bytes:
+        """Do what a message asks for, and return the answer."""
+        header, blobs = wire.unpack(message)
+        if self._has_ended():
+            return wire.refusal(wire.LEASE_OVER)
+        if header["epoch"] < self._epoch or (header["epoch"] == self._epoch and header["head"] != self._head):
+            return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+        if method == "hello":
+            return await self._hello(header)
+        if header["epoch"] != self._epoch:
+            return wire.refusal(wire.UNKNOWN_EPOCH)
+        match method:
+            case "poll":
+                return await self._poll(header)
+            case "do":
+                return await self._do(header, b"".join(blobs))
+            case "workers":
+                records = [record._asdict() for record in await self._supervisor.workers()]
+                return wire.pack({"workers": records})
+            case "leave":
+                await self.close()
+                return wire.pack({})
+        raise ValueError(f"a call of {method!r}")
+
+    async def _hello(self, header: Header) -> bytes:
+        if header["epoch"] > self._epoch:
+            self._epoch, self._head = header["epoch"], header["head"]
+            self._lease = NodeLease(header["lease_s"])
+            await self._end_all_attempts()
+            if self._has_ended():
+                return wire.refusal(wire.LEASE_OVER)
+            if header["epoch"] < self._epoch:
+                return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+            self._lease.begin(self._now())
+            self._guarded_until = 0.0
+            self._tell_guards()
+            self._watch_lease()
+        types = [job_type._asdict() for job_type in await self._supervisor.job_types()]
+        self._pools = await self._pool_states()
+        return wire.pack(
+            {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
+             "pools": self._pools, "version": version("killable")}
+        )  # fmt: skip
+
+    async def _end_all_attempts(self) -> None:
+        """End what an earlier head has begun: nobody reads it any more."""
+        left = [held.job for held in self._held.values() if held.job is not None and not held.job.is_over]
+        self._forget_head()
+        reason = "another head uses the node"
+        self._supervisor.jobs.stop_jobs(left, Verdict("cancelled", by="shutdown", reason=reason), 0.0)
+        for job in left:
+            while not job.is_over and not self._is_over:
+                await job.changed()
+
+    # ── poll ──
+
+    async def _poll(self, header: Header) -> bytes:
+        outbox, ack = self._outbox, header["ack"]
+        self._lease.renew(header["answer"])
+        self._tell_guards()
+        self._note_low(header["low"])
+        due = self._clock.now() + header["wait_s"]
+        while not outbox.is_old(ack) and outbox.repeated(ack) is None:
+            for held in outbox.acknowledge(ack):
+                self._forget(held)
+            pools = await self._pool_states()
+            if outbox.has_news or pools != self._pools:
+                self._pools = pools
+                outbox.batch({"pools": pools})
+                break
+            self._news.clear()
+            if self._clock.now() >= due or not await event_loops.wait_within(self._news, due - self._clock.now()):
+                break
+        if outbox is not self._outbox:
+            return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+        if self._has_ended():  # a node that was frozen, or suspended, delivers nothing
+            return wire.refusal(wire.LEASE_OVER)
+        batch = outbox.repeated(ack)
+        return wire.pack({"answer": self._lease.answer(self._now())}, [] if batch is None else [batch])
+
+    def _note_low(self, low: int) -> None:
+        if low > self._low:
+            self._low = low
+            self._seen = {n for n in self._seen if n >= low}
+            self._parts = {n: parts for n, parts in self._parts.items() if n >= low}
+
+    def _forget(self, held: HeldAttempt) -> None:
+        self._held.pop(held.n, None)
+        if held.job is not None:
+            self._jobs.pop(held.job.id, None)
+
+    async def _pool_states(self) -> list[Any]:
+        """Return what the head needs to know of the pools, as JSON has it."""
+        return [
+            {"name": pool.name, "state": pool.state, "slots": pool.workers_max, "quarantined": pool.quarantined,
+             "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof}
+            for pool in await self._supervisor.pools()
+        ]  # fmt: skip
+
+    # ── do ──
+
+    async def _do(self, header: Header, blob: bytes) -> bytes:
+        n = header["n"]
+        if n >= self._low:
+            match header["order"]:
+                case "part":
+                    if n not in self._seen:
+                        self._parts.setdefault(n, {})[header["place"]] = blob
+                case "run" if n not in self._seen:
+                    self._seen.add(n)
+                    await self._run(n, header, blob)
+                case "stop":
+                    self._stop(n, header)
+        return wire.pack({})
+
+    async def _run(self, n: int, header: Header, blob: bytes) -> None:
+        began = self._clock.now()
+        parts = self._parts.pop(n, {})
+        content = b"".join((*(parts[place] for place in range(header["parts"])), blob))
+        submission = Submission(
+            header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]
+        )
+        held = self._held[n] = HeldAttempt(n, self._on_news)
+        submission = await seal_large_input(submission)
+        if self._held.get(n) is not held or held.is_over:
+            close_input(submission)
+            return  # a stop, or another head, came meanwhile
+        limits = over(DEFAULT_LIMITS, {**header["limits"], "attempts_max": 1})
+        log = EventLog(limits["output_bytes"], header["at_event"])
+        log.output_bytes, log.tokens = header["output_bytes"], header["tokens"]
+        self._jobs[header["job_id"]] = held
+        job = self._supervisor.run(
+            header["job_id"], self._supervisor.type(header["type"]), submission, limits, held,
+            log=log, attempts=header["attempt"] - 1, since=began - header["age_s"],
+            waits_since=began - header["waited_s"],
+        )  # fmt: skip
+        held.use(job)
+        self._slots[job] = held
+
+    def _stop(self, n: int, header: Header) -> None:
+        verdict = Verdict(**header["verdict"])
+        held = self._held.get(n)
+        if held is not None and held.job is not None:
+            self._supervisor.jobs.stop(held.job, verdict, header["grace_s"])
+        elif held is not None or n not in self._seen:  # it came before its run, which then never runs
+            self._seen.add(n)
+            self._parts.pop(n, None)
+            held = self._held.setdefault(n, HeldAttempt(n, self._on_news))
+            facts = without_message(verdict.facts) | {"by": verdict.by, "reason": verdict.reason}
+            outcome = Outcome(terminal_state_of(verdict.code), verdict.code, message_of(verdict), facts)
+            certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
+            held.never_runs(outcome, certificate)
+
+    # ── what becomes of attempts ──
+
+    def _on_transition(self, job: Job, cause: Cause) -> None:
+        held = self._jobs.get(job.id)
+        if held is not None:
+            held.on_cause(job, cause)
+
+    def _on_slot_ready(self, job: Job, after_ms: float) -> None:
+        held = self._slots.pop(job, None)
+        if held is not None and held.is_told:  # else its end tells it
+            self._outbox.add({"n": held.n, "kind": "slot", "after_ms": after_ms})
+            self._news.set()
+
+    def _on_news(self, held: HeldAttempt) -> None:
+        if self._held.get(held.n) is held:
+            self._outbox.note(held)
+            self._news.set()
+
+    # ── the lease ──
+
+    def _tell_guards(self) -> None:
+        """Give the guards the lease, too: they end everything if this process is frozen when it is over."""
+        until = self._lease.until
+        if until is not None and until > self._guarded_until + GUARDS_LATE_S:
+            self._guarded_until = until
+            self._supervisor.lease(until + GUARD_MARGIN_S)
+
+    def _has_ended(self) -> bool:
+        if not self._is_over and self._lease.is_over(self._now()):
+            self._end("it has not heard from its head within its lease")
+        return self._is_over
+
+    def _watch_lease(self) -> None:
+        """Look at the end of the lease whether it was renewed, also if no call comes."""
+        if self._has_ended() or self._lease.until is None:
+            return
+        due = self._clock.now() + max(0.0, self._lease.until - self._now())
+        self._lease_timer = self._clock.call_at(due, self._watch_lease)
+
+    def _end(self, why: str) -> None:
+        """End everything, and never work again."""
+        if self._is_over:
+            return
+        self._is_over = True
+        logger.warning("node_ends", extra={"detail": why, "attempts": len(self._held)})
+        self._news.set()
+        self._ending = asyncio.ensure_future(self._end_everything())
+
+    async def _end_everything(self) -> None:
+        try:
+            await self.close()
+        finally:
+            self._on_end()
+
+
+def _of_node(settings: Settings) -> Settings:
+    """Return the settings of a node's supervisor: what belongs to the head is left out."""
+    return dataclasses.replace(settings, journal="", journal_output=False, tenants={}, keep_jobs=0)
+
+
+class _NodeObserver(Unobserved):
+    """Tells of transitions and of free slots; the head counts and logs."""
+
+    def __init__(
+        self, on_transition: Callable[[Job, Cause], None], on_slot_ready: Callable[[Job, float], None]
+    ) -> None:
+        super().__init__()
+        self._tell = on_transition
+        self._tell_slot_ready = on_slot_ready
+
+    def on_transition(self, job: Job, cause: Cause) -> None:
+        self._tell(job, cause)
+
+    def on_slot_ready(self, job: Job, after_ms: float) -> None:
+        self._tell_slot_ready(job, after_ms)

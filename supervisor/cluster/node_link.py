@@ -1,0 +1,308 @@
+"""The head's side of one node: hello, orders until they are answered, polls without end; and when it counts as lost.
+
+Runs in: supervisor, on the head.
+
+    joining ─hello─► live ─poll overdue─► suspect ─answer─► live
+                                             └─ its lease is over: lost ─► joining, in a new incarnation
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, Protocol
+
+from killable.supervisor import event_loops
+from killable.supervisor.clock import Clock
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.carrier import Carrier, CarrierError
+from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
+from killable.supervisor.cluster.wire import Header
+from killable.supervisor.models import NodeRecord
+
+ASK_AGAIN_S = 0.2
+"""How long to wait after a call that failed at once."""
+JOIN_AGAIN_S = 1.0
+"""How long to wait until a node that cannot be used is tried again."""
+HELLO_S = 30.0
+"""How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
+
+LEAVE_S = 15.0
+"""How long a node may take to end its pools when it is let go."""
+
+logger = logging.getLogger("killable.cluster")
+
+
+class Times(NamedTuple):
+    """`[cluster]` in seconds."""
+
+    lease_s: float = 10.0
+    """How long a node works without a word from its head."""
+    poll_s: float = 3.0
+    """How long a node waits with its answer when it has no news."""
+    patience_s: float = 2.0
+    """How much later than that an answer may come before the node is suspect."""
+
+
+class Epoch(NamedTuple):
+    """Under which a head speaks."""
+
+    number: int
+    head: str
+    """The instance id of its supervisor."""
+
+
+class LinkOwner(Protocol):
+    """All nodes, as the link of one of them sees them."""
+
+    @property
+    def epoch(self) -> Epoch: ...
+    def on_joined(self, link: NodeLink, hello: Header) -> str:
+        """Take a node in. Return why it cannot be used; empty: it can."""
+        ...
+
+    def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None: ...
+    def on_lost(self, link: NodeLink) -> None: ...
+    def on_newer_epoch(self, number: int) -> bool:
+        """Take note that another head has used a node. Return whether this one may take it, under a new epoch."""
+        ...
+
+
+class NodeLink:
+    """One node, through all of its incarnations."""
+
+    def __init__(self, name: str, carrier: Carrier, times: Times, clock: Clock, owner: LinkOwner) -> None:
+        self.name = name
+        self.state = "joining"
+        self.detail = ""
+        self.incarnation = ""
+        self.is_draining = False
+        self.attempts: dict[int, RemoteAttempt] = {}
+        """Those that are not over."""
+        self._ended: dict[int, RemoteAttempt] = {}
+        """Those that are, and whose slot is not ready again."""
+        self.decided = asyncio.Event()
+        """Set when it has joined, or cannot be used, or is lost."""
+        self._carrier = carrier
+        self._times = times
+        self._clock = clock
+        self._owner = owner
+        self._highest = 0
+        self._heard: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[int, deque[tuple[Header, bytes]]] = {}
+        """By attempt: orders that are not answered; the first is on its way."""
+        self._closing = asyncio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may get another job."""
+        return self.state == "live" and not self.is_draining
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it runs nothing, and does not answer."""
+        return self.state in ("joining", "lost", "refused") and not self.attempts
+
+    def start(self) -> None:
+        self._run(self._live())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Let the node go, when it has no attempts; return when it has answered, or is not expected to."""
+        self._closing.set()
+        if self.state in ("live", "suspect"):
+            try:
+                await self._call("leave", {}, LEAVE_S)
+            except (TimeoutError, CarrierError):
+                logger.warning("node_not_told", extra={"node": self.name})
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def record(self, slots: int) -> NodeRecord:
+        heard_s = None if self._heard is None else round(self._clock.now() - self._heard, 3)
+        state = "draining" if self.is_draining and self.state == "live" else self.state
+        return NodeRecord(self.name, state, self.incarnation, slots, len(self.attempts), heard_s, self.detail)
+
+    # ── calls ──
+
+    async def _call(
+        self, method: str, header: Header, within_s: float, blob: bytes = b""
+    ) -> tuple[Header, list[bytes]]:
+        """Return the answer of the node. Raise TimeoutError, CarrierError."""
+        number, head = self._owner.epoch
+        message = wire.pack({"epoch": number, "head": head, **header}, [blob] if blob else ())
+        async with asyncio.timeout(within_s):
+            return wire.unpack(await self._carrier.call(self.name, method, message))
+
+    async def workers(self) -> list[dict[str, Any]]:
+        """Return the node's own records of its workers; none if it does not answer in time."""
+        try:
+            answer, _ = await self._call("workers", {}, self._times.patience_s)
+        except (TimeoutError, CarrierError):
+            return []
+        found: list[dict[str, Any]] = answer.get("workers", [])
+        return found
+
+    # ── its life ──
+
+    async def _live(self) -> None:
+        while not self._closing.is_set():
+            if await self._join():
+                await self._converse()
+                self._lose()
+            self.decided.set()
+            await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
+
+    async def _join(self) -> bool:
+        """Begin an incarnation of the node under the head's epoch; return whether it can be used."""
+        try:
+            async with asyncio.timeout(HELLO_S):
+                await self._carrier.start(self.name)
+            hello, _ = await self._call("hello", {"lease_s": self._times.lease_s}, HELLO_S)
+        except (TimeoutError, CarrierError) as error:
+            self._note(self.state, f"no answer: {error}")
+            return False
+        if hello.get("refused") == wire.STALE_EPOCH:
+            may_take = self._owner.on_newer_epoch(hello["epoch"])
+            return await self._join() if may_take else False
+        if "refused" in hello or hello["incarnation"] == self.incarnation:
+            self._note(self.state, "the last incarnation of the node is still ending")
+            return False
+        self.incarnation, self._answer, self._heard = hello["incarnation"], hello["answer"], self._clock.now()
+        self._ack = 0
+        if why := self._owner.on_joined(self, hello):
+            self._note("refused", why)
+            return False
+        self._note("live", "")
+        self._owner.on_pools(self, hello["pools"])
+        self.decided.set()
+        return True
+
+    def _note(self, state: str, detail: str) -> None:
+        if (state, detail) != (self.state, self.detail):
+            self.state, self.detail = state, detail
+            level = logging.INFO if state in ("live", "joining") else logging.WARNING
+            logger.log(level, f"node_{state}", extra={"node": self.name, "detail": detail})
+
+    async def _converse(self) -> None:
+        """Poll until the node is lost: until its lease is over, by the clock of the head."""
+        times = self._times
+        while not self._closing.is_set():
+            assert self._heard is not None
+            lost_at = end_of_node(self._heard, times.lease_s)
+            left_s = lost_at - self._clock.now()
+            if left_s <= 0:
+                return
+            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "low": self._low()}
+            try:
+                answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
+            except TimeoutError:
+                self._suspect("it does not answer")
+            except CarrierError as error:
+                self._suspect(str(error))
+                await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+            else:
+                if "refused" in answer:
+                    self._suspect(f"it refuses: {answer['refused']}")
+                    if answer["refused"] == wire.STALE_EPOCH:
+                        self._owner.on_newer_epoch(answer["epoch"])
+                    await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+                else:
+                    self._on_answer(answer["answer"], batches)
+
+    def _suspect(self, why: str) -> None:
+        if self.state != "suspect":
+            self._note("suspect", why)
+            self._owner.on_pools(self, [])
+
+    def _on_answer(self, number: int, batches: list[bytes]) -> None:
+        if number > self._answer:
+            self._answer, self._heard = number, self._clock.now()
+        if self.state == "suspect":
+            self._note("live", "")
+            self._owner.on_pools(self, [])
+        for batch in batches:
+            header, blobs = wire.unpack(batch)
+            if header["seq"] != self._ack + 1:
+                continue  # it was received before
+            self._ack += 1
+            self._owner.on_pools(self, header["pools"])
+            for item, blob in zip(header["items"], blobs, strict=True):
+                self._on_item(item, blob)
+
+    def _on_item(self, item: Header, blob: bytes) -> None:
+        if item["kind"] == "slot":
+            ended = self._ended.pop(item["n"], None)
+            if ended is not None:
+                ended.on_slot_ready(item["after_ms"])
+            return
+        attempt = self.attempts.get(item["n"])
+        if attempt is None:
+            return
+        try:
+            attempt.on_item(item, blob)
+        except BrokenStream as error:
+            logger.error("node_broken", extra={"node": self.name, "job_id": attempt.job.id, "detail": str(error)})
+            attempt.on_broken(str(error))
+        if attempt.is_over:
+            self.attempts.pop(attempt.n, None)
+            if attempt.waits_for_slot:
+                self._ended[attempt.n] = attempt
+
+    def _lose(self) -> None:
+        """Tell that everything on it has ended: its lease is over, and nobody has heard how."""
+        self._note("lost", f"its lease of {self._times.lease_s:g} s is over")
+        attempts, self.attempts = self.attempts, {}
+        self._waiting.clear()
+        self._ended.clear()
+        self._owner.on_lost(self)
+        facts = {"incarnation": self.incarnation, "fenced": "lease"}
+        for attempt in attempts.values():
+            attempt.on_node_lost(facts, f"its lease of {self._times.lease_s:g} s is over, so it has ended everything")
+
+    # ── orders ──
+
+    def _low(self) -> int:
+        """Return the lowest attempt that is not over."""
+        return min(self.attempts, default=self._highest + 1)
+
+    def add(self, attempt: RemoteAttempt) -> None:
+        self.attempts[attempt.n] = attempt
+        self._highest = max(self._highest, attempt.n)
+
+    def order(self, header: Header, blobs: list[bytes]) -> None:
+        """Implement `Orders`. A stop passes what is sent before it; the orders before a run go in their order."""
+        n = header["n"]
+        for blob in blobs:
+            if header["order"] == "stop":
+                self._run(self._deliver(header, blob))
+                continue
+            waiting = self._waiting.setdefault(n, deque())
+            waiting.append((header, blob))
+            if len(waiting) == 1:
+                self._run(self._deliver_all(n))
+
+    async def _deliver_all(self, n: int) -> None:
+        while waiting := self._waiting.get(n):
+            await self._deliver(*waiting[0])
+            waiting.popleft()
+        self._waiting.pop(n, None)
+
+    async def _deliver(self, header: Header, blob: bytes) -> None:
+        """Send an order until it is answered, the attempt is over, or the node is lost."""
+        incarnation, n = self.incarnation, header["n"]
+        while n in self.attempts and self.incarnation == incarnation and not self._closing.is_set():
+            try:
+                await self._call("do", header, self._times.patience_s, blob)
+                return  # a refusal, too: then the node has ended, or belongs to another head
+            except (TimeoutError, CarrierError):
+                await event_loops.wait_within(self._closing, ASK_AGAIN_S)

@@ -1,0 +1,275 @@
+"""One pool over all nodes: how many slots are free, on which, and which one is next.
+
+Runs in: supervisor, on the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from killable.supervisor.cluster.placement import Placement
+from killable.supervisor.models import PoolRecord, WorkerId, WorkerRecord
+from killable.supervisor.pools.pool_sizing import Occupancy
+from killable.supervisor.pools.worker import WorkerStage
+from killable.supervisor.ports import Usage
+from killable.supervisor.settings import PoolSpec
+
+if TYPE_CHECKING:
+    from killable.supervisor.cluster.remote_attempt import RemoteAttempt
+    from killable.supervisor.pools.execution import RemotePoolsOwner
+
+
+class NodeShare:
+    """What one node has of one pool, in one incarnation."""
+
+    def __init__(self, node: str, incarnation: str) -> None:
+        self.node = node
+        self.incarnation = incarnation
+        self.is_open = False
+        """Whether it may get another job."""
+        self.told: dict[str, Any] = {"state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": ""}
+        """What the node has told of its pool last."""
+        self.used = 0
+
+    @property
+    def free(self) -> int:
+        if not self.is_open or self.told["state"] != "ready":
+            return 0
+        slots: int = self.told["slots"] - self.told["quarantined"]
+        return max(0, slots - self.used)
+
+
+class NodeSlot:
+    """One slot of a node, taken for one attempt. Implements `execution.JobWorker`."""
+
+    def __init__(self, pool: NodePool, share: NodeShare, born: float) -> None:
+        self.pool = pool
+        self.share = share
+        self.attempt: RemoteAttempt | None = None
+        self.stage = WorkerStage.IDLE
+        self._born = born
+        self._is_ready = False
+        self._when_ready: Callable[[], None] | None = None
+
+    @property
+    def id(self) -> WorkerId:
+        """The node's name, until the node has told which of its workers it is."""
+        job_id = None if self.attempt is None else self.attempt.job.worker_id
+        return WorkerId(job_id or self.share.node)
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.attempt is None else self.attempt.job.pid
+
+    @property
+    def state(self) -> str:
+        if self.attempt is not None and self.attempt.job.public_state == "stopping":
+            return "stopping"
+        return WorkerStage.IDLE.value if self.stage is WorkerStage.RESERVED else self.stage.value
+
+    def take(self, attempt: RemoteAttempt) -> None:
+        self.stage, self.attempt = WorkerStage.BUSY, attempt
+
+    def reserve(self) -> None:
+        self.stage = WorkerStage.RESERVED
+
+    def is_reserved(self) -> bool:
+        """Return whether its node is still there for the job that it was kept for."""
+        if self.stage is WorkerStage.RESERVED and not self.share.is_open:
+            self.release()
+        return self.stage is WorkerStage.RESERVED
+
+    def unreserve(self) -> None:
+        if self.stage is WorkerStage.RESERVED:
+            self.release()
+
+    def release(self) -> None:
+        """Give the slot back."""
+        self.stage, self.attempt = WorkerStage.GONE, None
+        self.pool.give_back(self)
+        self.pool.on_free()
+
+    def revoke_lane(self) -> None:
+        """Only this machine's workers have lanes."""
+
+    def when_slot_ready(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when its node has told that it has a worker for the slot: at once, or later."""
+        self._when_ready = callback
+        if self._is_ready:
+            callback()
+
+    def on_slot_ready(self) -> None:
+        self._is_ready = True
+        if self._when_ready is not None:
+            self._when_ready()
+
+    async def usage(self) -> Usage:
+        return Usage()
+
+    async def until_gone(self, timeout_s: float) -> None: ...
+
+    def record(self, now: float) -> WorkerRecord:
+        job = None if self.attempt is None else self.attempt.job
+        return WorkerRecord(
+            worker_id=self.id,
+            pool=self.pool.spec.name,
+            pid=self.pid,
+            state=self.state,
+            job_id=None if job is None else job.id,
+            type=None if job is None else job.type.name,
+            attempt=None if job is None else job.attempts,
+            age_s=round(now - self._born, 3),
+            jobs=1,
+            start_method=self.pool.spec.start_method,
+            proof=self.share.told["proof"],
+            node=self.share.node,
+        )
+
+
+class NodePoolOwner(Protocol):
+    """All pools, as one of them sees them."""
+
+    def running_on(self, node: str) -> int: ...
+    def on_load(self, node: str) -> None:
+        """The node has one job more or less."""
+        ...
+
+    def now(self) -> float: ...
+
+
+class NodePool:
+    """Implements `execution.JobPool`."""
+
+    def __init__(self, spec: PoolSpec, owner: NodePoolOwner, *, packs: bool) -> None:
+        self.spec = spec
+        self._owner = owner
+        self._dispatcher: RemotePoolsOwner | None = None
+        self._placement = Placement(packs=packs)
+        self._shares: dict[str, NodeShare] = {}
+        self.workers: dict[int, NodeSlot] = {}
+        """Slots that are taken, by a number of their own."""
+        self.errno: int | None = None
+
+    def use(self, dispatcher: RemotePoolsOwner) -> None:
+        self._dispatcher = dispatcher
+
+    # ── the nodes ──
+
+    def join(self, share: NodeShare) -> None:
+        """Take a new incarnation of a node in. What its last one has left is not counted."""
+        self._shares[share.node] = share
+
+    def set_open(self, node: str, *, is_open: bool) -> None:
+        """Set whether a node may get another job."""
+        share = self._shares.get(node)
+        if share is not None:
+            share.is_open = is_open
+            self.note(node)
+
+    def tell(self, node: str, told: dict[str, Any]) -> bool:
+        """Take what a node tells of its pool; return whether that is new."""
+        share = self._shares.get(node)
+        if share is None or share.told == told:
+            return False
+        share.told = told
+        self.note(node)
+        return True
+
+    def slots_by_node(self) -> Iterator[tuple[str, int]]:
+        return ((node, share.told["slots"]) for node, share in self._shares.items())
+
+    def leave(self, node: str) -> None:
+        share = self._shares.pop(node, None)
+        if share is not None:
+            share.is_open = False
+            self._placement.note(node, 0, 0)
+
+    def note(self, node: str) -> None:
+        """Take note that a node's slots or load have changed."""
+        share = self._shares.get(node)
+        if share is not None:
+            self._placement.note(node, share.free, self._owner.running_on(node))
+
+    def on_free(self) -> None:
+        """Have the dispatcher look whether a job waits."""
+        if self._dispatcher is not None:
+            self._dispatcher.on_worker_available(self)
+
+    # ── JobPool ──
+
+    @property
+    def state(self) -> str:
+        """Return the best state that it has on any node. Without a node it waits for one."""
+        states = {share.told["state"] for share in self._shares.values()}
+        return next((state for state in ("ready", "starting", "restarting", "broken") if state in states), "restarting")
+
+    @property
+    def detail(self) -> str:
+        if not self._shares:
+            return "no node has joined"
+        state = self.state
+        details = (share.told["detail"] for share in self._shares.values() if share.told["state"] == state)
+        return next((detail for detail in details if detail), "")
+
+    @property
+    def zygote_restarts(self) -> int:
+        return sum(share.told.get("zygote_restarts", 0) for share in self._shares.values())
+
+    @property
+    def occupancy(self) -> Occupancy:
+        shares = self._shares.values()
+        slots = sum(share.told["slots"] for share in shares)
+        quarantined = sum(share.told["quarantined"] for share in shares)
+        free = sum(share.free for share in shares)
+        counts = {
+            WorkerStage.IDLE: free,
+            WorkerStage.BUSY: len(self.workers),
+            WorkerStage.QUARANTINED: quarantined,
+        }
+        return Occupancy(slots, self.spec.spares, counts)
+
+    def take(self) -> NodeSlot | None:
+        node = self._placement.best()
+        if node is None:
+            return None
+        share = self._shares[node]
+        share.used += 1
+        slot = NodeSlot(self, share, self._owner.now())
+        self.workers[id(slot)] = slot
+        self._owner.on_load(node)
+        return slot
+
+    def give_back(self, worker: Any) -> None:
+        if self.workers.pop(id(worker), None) is not None:
+            worker.share.used -= 1
+            self._owner.on_load(worker.share.node)
+
+    def withdraw(self, worker: Any) -> None: ...
+
+    def without_lane(self) -> Sequence[tuple[Any, bool]]:
+        return ()
+
+    def fill_soon(self) -> None:
+        """Its nodes fork what they need."""
+
+    def kill_idle(self, worker: Any) -> None: ...
+
+    def record(self) -> PoolRecord:
+        occupancy = self.occupancy
+        shares = list(self._shares.values())
+        return PoolRecord(
+            name=self.spec.name,
+            state=self.state,
+            start_method=self.spec.start_method,
+            workers_max=occupancy.workers_max,
+            spares=self.spec.spares,
+            idle=occupancy.idle,
+            busy=occupancy.busy,
+            quarantined=occupancy.quarantined,
+            zygote_pid=None,
+            zygote_restarts=self.zygote_restarts,
+            proof=shares[0].told["proof"] if shares else "",
+            detail=self.detail,
+            sandbox=str(self.spec.sandbox),
+        )

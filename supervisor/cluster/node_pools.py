@@ -1,0 +1,256 @@
+"""The pools of a head: all nodes, which come and go, and the slots that they have.
+
+Runs in: supervisor, on the head. Implements `execution.RemotePools` in place of `pools.fleet`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor import clock as clocks
+from killable.supervisor import event_loops
+from killable.supervisor.clock import Clock
+from killable.supervisor.cluster.carrier import Carrier, CarrierError
+from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
+from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
+from killable.supervisor.cluster.remote_attempt import RemoteAttempt
+from killable.supervisor.cluster.wire import Header
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
+from killable.supervisor.pools.job_types import JobTypes
+from killable.supervisor.pools.wait_estimate import RunTimes
+from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.settings import Settings
+from killable.workers.errors import Refused
+from killable.workers.protocol.messages import dump_json, load_json
+
+if TYPE_CHECKING:
+    from killable.supervisor.pools.execution import RemotePoolsOwner
+
+MEMBERS_S = 2.0
+"""How often the head asks which machines there are."""
+
+logger = logging.getLogger("killable.cluster")
+
+
+class NodePools:
+    """Every pool of `settings`, over all nodes."""
+
+    swept: bool | None = None
+    retired: Sequence[RetiredWorker] = ()
+
+    def __init__(self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False) -> None:
+        self._settings = settings
+        self._carrier = carrier
+        self._times = times
+        self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
+        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
+        self._types = JobTypes(settings)
+        self._reported: bytes = b""
+        """The job types of the first node. Others have to have the same."""
+        self._links: dict[str, NodeLink] = {}
+        self._watching: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        self._has_joined = False
+        """Whether a node was ever used: the epoch stays the same then."""
+
+    def use(self, owner: RemotePoolsOwner) -> None:
+        self._owner = owner
+        for pool in self:
+            pool.use(owner)
+
+    async def start(
+        self,
+        clock: Clock,
+        open_spawner: SpawnerFactory | None,
+        instance_id: str,
+        early_guard: EarlyGuard | None = None,
+    ) -> None:
+        """Begin to use every machine that there is; return when each has joined or is refused, at most HELLO_S later.
+
+        Raise StartRefused: no machine can be used.
+        """
+        self._clock = clock
+        # Later heads have higher epochs, also for nodes that only they have seen; a clock that was set back is noticed.
+        self.epoch = Epoch(int(clocks.realtime() * 1000), instance_id)
+        await self._carrier.open()
+        try:
+            await self._look_for_members()
+        except CarrierError as error:
+            raise StartRefused(f"the machines of the cluster are not known: {error}") from error
+        self._watching = asyncio.ensure_future(self._watch_members())
+        for link in tuple(self._links.values()):
+            await event_loops.wait_within(link.decided, HELLO_S)
+        if not self._has_joined:
+            causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
+            raise StartRefused(f"no machine of the cluster can be used: {causes or 'there is none with processors'}")
+
+    async def _look_for_members(self) -> None:
+        """Begin to use machines that are new, and forget those that are lost and do not come back."""
+        names = {member.name for member in await self._carrier.members()}
+        for name in names - self._links.keys():
+            link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
+            link.start()
+        for name in self._links.keys() - names:
+            if self._links[name].is_gone:
+                await self._links.pop(name).close()
+
+    async def _watch_members(self) -> None:
+        while not await event_loops.wait_within(self._closing, MEMBERS_S):
+            try:
+                await self._look_for_members()
+            except CarrierError as error:
+                logger.warning("members_unknown", extra={"detail": str(error)})
+
+    async def until_warm(self) -> None:
+        """A node that has joined has started its pools."""
+
+    def lease(self, until: float) -> None:
+        """Each node has a lease of its own."""
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._watching is not None:
+            await self._watching
+        await asyncio.gather(*(link.close() for link in self._links.values()))
+        await self._carrier.close()
+
+    def close_in_child(self) -> None: ...
+
+    def attempt(self, job: Job, worker: Any, fence: int) -> RemoteAttempt:
+        link = self._links[worker.share.node]
+        attempt = RemoteAttempt(job, worker, fence, link, clock=self._clock, owner=self._owner)
+        link.add(attempt)
+        return attempt
+
+    # ── nodes ──
+
+    def node_records(self) -> list[NodeRecord]:
+        slots = dict.fromkeys(self._links, 0)
+        for pool in self:
+            for node, number in pool.slots_by_node():
+                slots[node] += number
+        return [link.record(slots[name]) for name, link in sorted(self._links.items())]
+
+    def drain_node(self, name: str, *, drains: bool) -> NodeRecord:
+        """Give a node no more jobs, or again. Raise Refused: unknown_node."""
+        link = self._links.get(name)
+        if link is None:
+            raise Refused(f"there is no node {name}", code="unknown_node", node=name)
+        link.is_draining = drains
+        self._note(link)
+        return next(record for record in self.node_records() if record.name == name)
+
+    def _note(self, link: NodeLink) -> None:
+        for pool in self:
+            pool.set_open(link.name, is_open=link.is_open)
+            pool.on_free()
+
+    # ── LinkOwner ──
+
+    def on_joined(self, link: NodeLink, hello: Header) -> str:
+        if hello["version"] != version("killable"):
+            return f"it has killable {hello['version']}, and this server {version('killable')}"
+        reported = dump_json(hello["types"])
+        if not self._reported:
+            self._reported = reported
+            self._types.adopt(_type_of(members) for members in load_json(reported))
+            self._owner.on_types(self._types.all())
+        elif reported != self._reported:
+            return f"its job types differ from those of the other nodes: {_difference(self._reported, reported)}"
+        for pool in self:
+            pool.join(NodeShare(link.name, link.incarnation))
+        self._has_joined = True
+        return ""
+
+    def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None:
+        changed = False
+        for told in pools:
+            pool = self._pools.get(told["name"])
+            if pool is not None:
+                changed = pool.tell(link.name, told) or changed
+        if changed or not pools:
+            self._note(link)
+            for pool in self:
+                self._run_times[pool.spec.name].workers = max(1, pool.occupancy.workers_max)
+                if pool.state == "broken":
+                    self._owner.on_pool_broken(pool)
+
+    def on_lost(self, link: NodeLink) -> None:
+        for pool in self:
+            pool.leave(link.name)
+
+    def on_newer_epoch(self, number: int) -> bool:
+        if self._has_joined:
+            self._owner.on_deposed()
+            return False
+        self.epoch = Epoch(number + 1, self.epoch.head)
+        return True
+
+    # ── NodePoolOwner ──
+
+    def running_on(self, node: str) -> int:
+        return len(self._links[node].attempts)
+
+    def on_load(self, node: str) -> None:
+        for pool in self:
+            pool.note(node)
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    # ── JobPools ──
+
+    def __iter__(self) -> Iterator[NodePool]:
+        return iter(self._pools.values())
+
+    def pool_of(self, job_type: JobType) -> NodePool:
+        return self._pools[job_type.pool]
+
+    def run_times_of(self, job_type: JobType) -> RunTimes:
+        return self._run_times[job_type.pool]
+
+    def type(self, name: str) -> JobType:
+        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
+
+    def types(self) -> Sequence[JobType]:
+        return self._types.all()
+
+    def worker(self, worker_id: str) -> tuple[NodePool, NodeSlot]:
+        """Return a worker that runs a job. Raise Refused: unknown_worker."""
+        for pool in self:
+            for slot in pool.workers.values():
+                if slot.id == worker_id:
+                    return pool, slot
+        raise Refused(f"no worker {worker_id} runs a job", code="unknown_worker", worker_id=worker_id)
+
+    async def worker_record(self, worker: Any) -> WorkerRecord:
+        slot: NodeSlot = worker
+        return slot.record(self._clock.now())
+
+    async def worker_records(self) -> Sequence[WorkerRecord]:
+        links = [link for link in self._links.values() if link.state == "live"]
+        answers = await asyncio.gather(*(link.workers() for link in links))
+        return [
+            WorkerRecord(**members | {"worker_id": f"{link.name}.{members['worker_id']}", "node": link.name})
+            for link, answer in zip(links, answers, strict=True)
+            for members in answer
+        ]
+
+    def pool_records(self) -> Sequence[PoolRecord]:
+        return [pool.record() for pool in self]
+
+
+def _type_of(members: dict[str, Any]) -> JobType:
+    return JobType(**members | {"operations": tuple(members["operations"])})
+
+
+def _difference(known: bytes, reported: bytes) -> str:
+    """Return the names of the job types that are not the same."""
+    ours, theirs = ({each["name"]: each for each in load_json(types)} for types in (known, reported))
+    return ", ".join(sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)))

@@ -1,0 +1,134 @@
+"""The way to nodes that are actors of a Ray cluster, one on each of its machines. Only this file imports ray.
+
+Runs in: supervisor, on the head, which is a driver of Ray.
+
+Ray places and starts the actors, knows the machines, and carries the calls. It ends nothing of ours: that it says that
+an actor has died proves nothing of what runs there.
+"""
+
+# mypy: disable-error-code="import-not-found"
+# Ray is an extra.
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from killable.supervisor import event_loops
+from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.node_actor import NodeActor
+from killable.supervisor.models import StartRefused
+from killable.supervisor.settings import Settings
+
+T = TypeVar("T")
+
+NAMESPACE = "killable"
+CALLS_MAX = 16
+"""Calls that an actor takes at once: a poll waits in one of its threads."""
+ENVIRONMENT = {
+    # Else Ray sends SIGKILL to what the actor has started: to our guards, which could end nothing any more.
+    "RAY_kill_child_processes_on_worker_exit": "0",
+}
+"""Of the actors."""
+
+logger = logging.getLogger("killable.cluster")
+
+
+class RayCarrier:
+    """Implements `Carrier`. `open` comes first."""
+
+    def __init__(self, address: str, settings: Settings) -> None:
+        """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`."""
+        self._address = address
+        self._settings = settings
+        self._actors: dict[str, Any] = {}
+        self._node_ids: dict[str, str] = {}
+
+    async def open(self) -> None:
+        """Connect. Raise StartRefused."""
+        try:
+            await self._in_thread(self._connect)
+        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+            raise StartRefused(f"there is no Ray that can be used at {self._address}: {error}") from error
+
+    def _connect(self) -> None:
+        """In a thread that is not the main one, Ray takes no signal."""
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        ray.init(
+            address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
+            configure_logging=False,
+        )  # fmt: skip
+
+    @staticmethod
+    async def _in_thread(act: Callable[[], T]) -> T:
+        """Ray's own calls block."""
+        return await event_loops.in_thread(asyncio.get_running_loop(), act, is_waited_for=False)
+
+    async def members(self) -> Sequence[Machine]:
+        try:
+            found = await self._in_thread(ray.nodes)
+        except (RayError, RuntimeError) as error:
+            raise CarrierError(str(error)) from error
+        self._node_ids |= {_name_of(node): node["NodeID"] for node in found if node["Alive"]}
+        return [Machine(_name_of(node)) for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+
+    async def start(self, node: str) -> None:
+        try:
+            actor = self._actors.get(node)
+            if actor is None:
+                actor = self._actors[node] = await self._in_thread(lambda: self._make(node))
+            why = await actor.start.remote()
+        except (RayError, RuntimeError, ValueError) as error:
+            self._actors.pop(node, None)
+            raise CarrierError(_line(error)) from error
+        if why:
+            raise CarrierError(f"its pools do not start: {why}")
+
+    def _make(self, node: str) -> Any:
+        """Have Ray start an actor on this machine, once: Ray never starts it again by itself."""
+        at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
+        options = ray.remote(NodeActor).options(
+            num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
+            runtime_env={"env_vars": ENVIRONMENT},
+        )  # fmt: skip
+        return options.remote(self._settings)
+
+    async def call(self, node: str, method: str, message: bytes) -> bytes:
+        actor = self._actors.get(node)
+        if actor is None:
+            raise CarrierError("it is not started")
+        try:
+            answer: bytes = await actor.call.remote(method, message)
+        except (RayError, RuntimeError) as error:
+            if not ray.is_initialized():
+                raise CarrierError("Ray has ended") from error
+            if isinstance(error, ray.exceptions.ActorDiedError):
+                self._actors.pop(node, None)
+            raise CarrierError(_line(error)) from error
+        return answer
+
+    async def close(self) -> None:
+        actors, self._actors = self._actors, {}
+
+        def end() -> None:
+            for actor in actors.values():  # everything below it has ended, or its guard ends it now
+                ray.kill(actor)
+            ray.shutdown()
+
+        if ray.is_initialized():
+            await self._in_thread(end)
+
+
+def _name_of(node: dict[str, Any]) -> str:
+    """Return the name of a machine, with the begin of Ray's id: one that comes back is another node."""
+    return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,235 @@
+"""One attempt that runs on a node, as the head sees it: repeats what the node reports, in the job of the head.
+
+Runs in: supervisor, on the head. The node decides everything about the attempt; only that its node was lost is decided
+here.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Protocol
+
+from killable.supervisor.attempts.exit_outcome import message_of, without_message
+from killable.supervisor.clock import Clock
+from killable.supervisor.cluster.held_attempt import WRAPPED
+from killable.supervisor.cluster.wire import Header, pieces
+from killable.supervisor.jobs.event_log import Batch, EventLog
+from killable.supervisor.jobs.inputs import content_of
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.lifecycle import TABLE, Cause, State, terminal_state_of
+from killable.supervisor.models import Certificate, Outcome, Verdict
+from killable.supervisor.pools.execution import JobWorker, RunningAttemptOwner
+
+_NAME, _DATA = itemgetter(0), itemgetter(1)
+
+
+class BrokenStream(Exception):
+    """A node has sent something that cannot follow what it sent before: a bug, or another version."""
+
+
+class AttemptSlot(JobWorker, Protocol):
+    """The slot of a node that an attempt has."""
+
+    def on_slot_ready(self) -> None: ...
+
+
+class Orders(Protocol):
+    """The way to the node, as an attempt sees it."""
+
+    name: str
+
+    def order(self, header: Header, blobs: list[bytes]) -> None:
+        """Send the orders of these blobs one after the other, each with this header, until each is answered."""
+        ...
+
+
+class RemoteAttempt:
+    """One attempt, from its order until the node has told its end, or is lost."""
+
+    def __init__(
+        self, job: Job, worker: AttemptSlot, n: int, orders: Orders, *, clock: Clock, owner: RunningAttemptOwner
+    ) -> None:
+        self.job = job
+        self.worker = worker
+        self.n = n
+        self._orders = orders
+        self._clock = clock
+        self._owner = owner
+        self._pieces: list[bytes] = []
+        self._values: dict[str, bytes] = {}
+        self._asked: Verdict | None = None
+        self._asked_at: float | None = None
+        self._grace_s: float | None = None
+        self._slot_ready_ms: float | None = None
+        self.is_over = False
+        self.certificate = Certificate()
+
+    def begin(self, *, has_order: bool = False) -> None:
+        """Send the order, with the input; a large one comes before it in pieces."""
+        job, submission, now = self.job, self.job.submission, self._clock.now()
+        job.node = self._orders.name
+        *parts, last = pieces(content_of(submission.input))
+        for place, part in enumerate(parts):
+            self._orders.order({"order": "part", "n": self.n, "place": place}, [part])
+        run = {
+            "order": "run", "n": self.n, "parts": len(parts), "job_id": job.id, "type": job.type.name,
+            "submitted_as": submission.type, "attempt": job.attempts, "limits": dict(job.limits),
+            "tags": dict(submission.tags), "correlation_id": submission.correlation_id,
+            "age_s": now - job.created, "waited_s": now - job.queued, "at_event": len(job.log),
+            "output_bytes": job.log.output_bytes, "tokens": job.log.tokens,
+        }  # fmt: skip
+        self._orders.order(run, [last])
+
+    # ── stopping ──
+
+    @property
+    def grace_s(self) -> float | None:
+        return self._grace_s
+
+    def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
+        """Ask the node to end it; if it is ending already, only its grace is shortened there."""
+        if self.is_over:
+            return
+        if self._asked is None:
+            self._asked, self._asked_at = verdict, self._clock.now()
+            self.job.verdict = verdict
+            grace = self.job.limits["grace_s"]
+            self._grace_s = grace if grace_s is None else min(grace_s, grace)
+        elif grace_s is not None and self._grace_s is not None:
+            self._grace_s = min(grace_s, self._grace_s)
+        asked = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason, "facts": dict(verdict.facts)}
+        self._orders.order({"order": "stop", "n": self.n, "verdict": asked, "grace_s": grace_s}, [b""])
+
+    def kill_now(self, verdict: Verdict) -> None:
+        self.stop(verdict, 0.0)
+
+    def hold_output(self, *, held: bool) -> None:
+        """Only an Executor holds output back."""
+
+    def certificate_so_far(self) -> Certificate:
+        """Return what is known here: the phases come with the end."""
+        verdict = self._asked or Verdict("")
+        return Certificate(
+            requested=None if self._asked is None else 0.0,
+            cause=verdict.code,
+            by=verdict.by,
+            reason=verdict.reason,
+            grace_s=self._grace_s,
+            node=self._orders.name,
+        )
+
+    def slot_ready_ms(self, now: float) -> float:
+        """Return what the node has measured."""
+        return 0.0 if self._slot_ready_ms is None else self._slot_ready_ms
+
+    @property
+    def waits_for_slot(self) -> bool:
+        return self._slot_ready_ms is None
+
+    def on_slot_ready(self, after_ms: float) -> None:
+        """Take note that the node has a worker for the slot again, so many ms after the request or the exit."""
+        self._slot_ready_ms = after_ms
+        self.worker.on_slot_ready()
+
+    # ── what the node reports ──
+
+    def on_item(self, header: Header, blob: bytes) -> None:
+        """Take one item, or a piece of one. Raise BrokenStream."""
+        if self.is_over:
+            return
+        if header.get("is_cut") or self._pieces:
+            self._pieces.append(blob)
+            if header.get("is_cut"):
+                return
+            blob, self._pieces = b"".join(self._pieces), []
+        match header["kind"]:
+            case "notes":
+                for note in header["notes"]:
+                    self._on_note(note)
+            case "events":
+                self._on_events(header["at"], EventLog.decode_some(blob), is_wrapped=header["is_wrapped"])
+            case "result" | "partial":
+                self._values[header["kind"]] = blob
+            case "end":
+                self._on_end(json.loads(blob))
+            case kind:
+                raise BrokenStream(f"an item of kind {kind!r}")
+
+    def _on_note(self, note: dict[str, Any]) -> None:
+        cause = Cause(note["cause"])
+        if cause is Cause.ASSIGNED:
+            self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
+        else:
+            self._transition(cause)
+
+    def _transition(self, cause: Cause) -> None:
+        """Repeat a transition of the node."""
+        if cause in TABLE[self.job.state]:
+            self._owner.transition(self.job, cause)
+
+    def _on_events(self, at: int, batch: Batch, *, is_wrapped: bool) -> None:
+        """Add events to the job's log, where they have the same ids. What came before is left out."""
+        job, log = self.job, self.job.log
+        if at > len(log):
+            raise BrokenStream(f"event {at} was received, {len(log)} was expected")
+        for name, group in groupby(batch[len(log) - at :], key=_NAME):
+            events = list(group)
+            match name:
+                case "started":
+                    self._owner.on_entered(self)
+                case "token" | "log":
+                    tokens = log.tokens
+                    log.append_output(events, sum(map(len, map(_DATA, events))))
+                    if not tokens and log.tokens:
+                        self._owner.on_first_token(self)
+                case "progress":
+                    for _, data in events:
+                        job.note_progress(data)
+                case "checkpoint":
+                    for _, data in events:
+                        log.append(name, data)
+                    job.partial = data[len(WRAPPED) : -1] if is_wrapped else data
+        job.wake()
+
+    def _on_end(self, end: dict[str, Any]) -> None:
+        outcome = Outcome(**end["outcome"])
+        job, certificate = self.job, Certificate(**end["certificate"])
+        if certificate.slot_ready is not None:
+            self.on_slot_ready(certificate.slot_ready)
+        relayed = None if self._asked_at is None else round((self._clock.now() - self._asked_at) * 1000, 3)
+        self.certificate = certificate._replace(slot_ready=None, node=self._orders.name, relayed=relayed)
+        job.result = self._values.get("result")
+        job.partial = self._values.get("partial", job.partial)
+        job.may_retry = job.may_retry and end["may_retry"]
+        if self._asked is None and certificate.requested is not None:  # a deadline or a limit, decided by the node
+            job.verdict = Verdict(certificate.cause, by=certificate.by, reason=certificate.reason)
+        self._finish(outcome)
+
+    def on_node_lost(self, facts: dict[str, Any], how: str) -> None:
+        """End it: nothing of it runs any more, and nobody will tell how it ended."""
+        if self.is_over:
+            return
+        name = self._orders.name
+        verdict = self._asked
+        if verdict is None:
+            outcome = Outcome("failed", "node_lost", f"node {name} was lost: {how}", {"node": name, **facts})
+        else:
+            told = {"by": verdict.by, "reason": verdict.reason, "node": name} | without_message(verdict.facts) | facts
+            outcome = Outcome(terminal_state_of(verdict.code), verdict.code, message_of(verdict), told)
+        log = self.job.log
+        unproven = f"its node was lost: {how}"
+        last = len(log) - 1 if len(log) else None
+        self.certificate = self.certificate_so_far()._replace(unproven=unproven, tokens=log.tokens, last_sequence=last)
+        self._finish(outcome)
+
+    def on_broken(self, why: str) -> None:
+        """End it at its node: what it has sent is not whole."""
+        self.stop(Verdict("protocol", by="supervisor", facts={"message": f"node {self._orders.name}: {why}"}), 0.0)
+
+    def _finish(self, outcome: Outcome) -> None:
+        self.is_over = True
+        if self.job.state is not State.SWEEPING:
+            self._transition(Cause.EXITED)
+        self._owner.on_ended(self, outcome)

@@ -1,0 +1,59 @@
+"""The messages between a head and its nodes: one line of JSON, then bytes.
+
+Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, doubled or out of order:
+
+    hello   the head begins to use a node, under its epoch. The answer: the node's incarnation, pools and job types
+    do      one order about one attempt: `part` of its input, `run`, `stop`. Sent until it is answered; the second time
+            it changes nothing
+    poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it
+    workers, leave   the node's worker records; the node is no longer needed
+
+An attempt is named by `n`, the dispatcher's fence: a node runs each one at most once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from killable.workers.protocol.messages import dump_json, load_json
+
+Header = dict[str, Any]
+
+BATCH_BYTES_MAX = 88 << 10
+"""Bytes of data in one message. Ray sends up to 100 KiB with the call itself; more takes ten times as long."""
+
+STALE_EPOCH = "stale_epoch"
+"""Another head has begun to use the node since. The answer has its `epoch`."""
+UNKNOWN_EPOCH = "unknown_epoch"
+"""The node has heard no hello of this epoch."""
+LEASE_OVER = "lease_over"
+"""The node has not heard from its head for too long: it ends everything and never works again."""
+
+
+def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:
+    """Return a message as bytes."""
+    return b"".join((dump_json({**header, "blobs": [len(blob) for blob in blobs]}), b"\n", *blobs))
+
+
+def unpack(packed: bytes) -> tuple[Header, list[bytes]]:
+    """Return the header and the blobs of a message. Raise ValueError for anything else."""
+    place = packed.index(b"\n") + 1
+    header = load_json(packed[: place - 1])
+    blobs = []
+    for size in header.pop("blobs"):
+        blobs.append(packed[place : place + size])
+        place += size
+    if place != len(packed):
+        raise ValueError(f"a message of {len(packed)} bytes where {place} were announced")
+    return header, blobs
+
+
+def refusal(why: str, **facts: Any) -> bytes:
+    """Return the answer of a node that does not do what a message asks for."""
+    return pack({"refused": why, **facts})
+
+
+def pieces(data: bytes) -> list[bytes]:
+    """Return the data in pieces that each fit into a message; at least one."""
+    return [data[at : at + BATCH_BYTES_MAX] for at in range(0, len(data), BATCH_BYTES_MAX)] or [b""]

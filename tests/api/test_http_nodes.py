@@ -1,0 +1,212 @@
+"""A head over real nodes, over HTTP: jobs run on nodes, and what is lost on the way, or with a node, is not lost here.
+
+The nodes are in the test's own event loop, each with a guard, a zygote and workers. Only the way to them is simulated.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_server import OwnServer, StartServer, problem_of
+from support.certificate_checks import check_certificate
+from support.engines import Cluster
+from support.in_process_carrier import Faults
+from support.processes import read_process
+from support.waiting import Pending, until_async
+
+from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.settings import PoolSpec
+
+FORKING = PoolSpec(
+    name="forking", modules=("support.forking_jobs",), folder=str(Path(__file__).parent.parent), workers=2
+)
+LASTING = Times(lease_s=60, poll_s=0.5, patience_s=30)
+"""No node is lost, however slow the machine is."""
+SHORT = Times(lease_s=3, poll_s=0.25, patience_s=0.5)
+
+
+async def pids_of(server: OwnServer, job_id: str) -> list[int]:
+    """Return a job's worker and the processes that it has told of in its first token."""
+    seen = await server.read(job_id, until="token")
+    record = await server.record(job_id)
+    return [record["pid"], *json.loads(json.dumps(seen.events[-1].json()["value"]))]
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if (seen := read_process(pid)) is not None and seen.state != "Z"]
+
+
+async def nodes(server: OwnServer) -> dict[str, dict[str, Any]]:
+    answer = await server.client.get("/v1/nodes")
+    assert answer.status_code == 200, answer.text
+    return {node["name"]: node for node in answer.json()["nodes"]}
+
+
+async def test_a_job_runs_on_a_node_and_streams_back(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        assert {name: (node["state"], node["slots"]) for name, node in (await nodes(server)).items()} == {
+            "a": ("live", 2), "b": ("live", 2),
+        }  # fmt: skip
+        jobs = [await server.submit("count", n=50) for _ in range(8)]
+        ran_on = set()
+        for job_id in jobs:
+            seen = await server.read(job_id)
+            assert seen.ids == list(range(52)) and seen.tokens == [f" {n}" for n in range(50)]
+            record = await server.record(job_id)
+            assert (record["state"], record["result"]) == ("completed", {"tokens": 50})
+            node = record["node"]
+            assert record["worker_id"].startswith(f"{node}.w-") and seen.events[0].json()["node"] == node
+            assert seen.end["certificate"]["node"] == node and seen.end["certificate"]["proof"]
+            check_certificate(record["certificate"], "", "")
+            ran_on.add(node)
+        assert ran_on == {"a", "b"}
+        workers = (await server.client.get("/v1/workers")).json()["workers"]
+        assert {worker["node"] for worker in workers} == {"a", "b"}
+        again = await server.read(jobs[0], headers={"Last-Event-ID": "30"})
+        assert again.ids == list(range(31, 52))
+
+
+async def test_a_cancel_at_the_head_ends_the_whole_tree_on_the_node(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head, more=(FORKING,)) as server:
+        job_id = await server.submit("keeps_family", members={"limits": {"grace_s": 60}})
+        pids = await pids_of(server, job_id)
+        assert len(alive(pids)) == len(pids) > 3
+        answer = await server.client.delete(f"/v1/jobs/{job_id}?reason=enough")
+        assert (answer.status_code, answer.json()["status"]) == (200, "cancelled"), answer.text
+        assert alive(pids) == [], "the tree is gone when the head says so"
+        certificate = (await server.record(job_id))["certificate"]
+        check_certificate(certificate, "cancelled", "user")
+        assert certificate["node"] and certificate["reason"] == "enough" and "tree_empty" in certificate
+        assert certificate["relayed"] >= certificate["tree_empty"] and certificate["processes_swept"] >= 3
+        native = await server.submit("sleep_native", members={"limits": {"grace_s": 60}})
+        await server.read(native, until="started")
+        await server.client.delete(f"/v1/jobs/{native}?grace_s=0")
+        killed = (await server.record(native))["certificate"]
+        assert killed["last_signal"] == "SIGKILL" and "term_sent" not in killed
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_lost_late_and_doubled_messages_change_nothing(
+    start_server: StartServer, tmp_path: Path, seed: int
+) -> None:
+    faults = Faults(lost=0.05, answer_lost=0.05, doubled=0.2, late=0.3, late_s=0.1)
+    cluster = Cluster(("a", "b", "c"), Times(lease_s=60, poll_s=0.2, patience_s=0.3), seed)
+    async with start_server(engine=cluster.head) as server:
+        cluster.carrier.faults = faults
+        counting = [await server.submit("count", n=200) for _ in range(12)]
+        large = [await server.submit("echo", text="x" * 300_000, number=number) for number in range(2)]
+        stuck = [await server.submit("gated", gates=[str(tmp_path / "never")]) for _ in range(4)]
+        for job_id in stuck:
+            await server.client.delete(f"/v1/jobs/{job_id}", headers={"Prefer": "wait=0"})
+        for job_id in counting:
+            seen = await server.read(job_id)
+            assert seen.ids == list(range(202)) and seen.tokens == [f" {n}" for n in range(200)]
+            assert (await server.record(job_id))["attempts"] == 1
+        for number, job_id in enumerate(large):
+            record = await server.record(job_id, wait_s=60)
+            result = (await server.client.get(f"/v1/jobs/{job_id}/result")).json()
+            assert (record["state"], result["number"], len(result["text"])) == ("completed", number, 300_000)
+        for job_id in stuck:
+            assert (await server.record(job_id, wait_s=60))["state"] == "cancelled"
+        cluster.carrier.faults = Faults()
+
+
+async def test_a_node_without_its_head_ends_everything_and_its_jobs_are_told_afterwards(
+    start_server: StartServer,
+) -> None:
+    cluster = Cluster(("a", "b"), SHORT)
+    async with start_server(engine=cluster.head, more=(FORKING,)) as server:
+        twice = {"limits": {"attempts_max": 2, "backoff_s": 0}}
+        lost = await server.submit("keeps_family")
+        pids = await pids_of(server, lost)
+        node = (await server.record(lost))["node"]
+        other = {"a": "b", "b": "a"}[node]
+        naps = [await server.submit("napper", seconds=1e6, members=twice) for _ in range(2)]
+        for job_id in naps:
+            await server.read(job_id, until="started")
+        first = {job_id: (await server.record(job_id))["node"] for job_id in naps}
+        before = (await nodes(server))[node]["incarnation"]
+        cluster.carrier.cut_off.add(node)
+        seen = await server.read(lost)
+        assert alive(pids) == [], "its tree is gone before the head tells of it"
+        assert cluster.carrier.ended[node] == 1
+        error = seen.end["error"]
+        assert (error["code"], error["node"], error["fenced"]) == ("node_lost", node, "lease") and error["retryable"]
+        certificate = seen.end["certificate"]
+        assert certificate["node"] == node and certificate["unproven"] and "tree_empty" not in certificate
+        for job_id in naps:
+            if first[job_id] == node:
+                again = await until_async(partial(ran_again, server, job_id), "its second attempt runs")
+                assert again["node"] == other
+        assert (await nodes(server))[node]["state"] == "lost"
+        cluster.carrier.cut_off.clear()
+        await until_async(lambda: is_live(server, node), "the node is back, in a new incarnation")
+        assert (await nodes(server))[node]["incarnation"] != before
+        for job_id in naps:
+            await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+
+
+async def ran_again(server: OwnServer, job_id: str) -> dict[str, Any] | Pending:
+    record = await server.record(job_id)
+    return record if record["attempts"] == 2 and record["started_at"] else Pending(record)
+
+
+async def is_live(server: OwnServer, name: str) -> bool | Pending:
+    node = (await nodes(server))[name]
+    return node["state"] == "live" or Pending(node)
+
+
+async def test_a_short_silence_loses_nothing(start_server: StartServer, tmp_path: Path) -> None:
+    cluster = Cluster(("a",), Times(lease_s=60, poll_s=0.25, patience_s=0.25))
+    async with start_server(engine=cluster.head) as server:
+        gate = tmp_path / "gate"
+        job_id = await server.submit("gated", gates=[str(gate)])
+        await server.read(job_id, until="token")
+        cluster.carrier.cut_off.add("a")
+        await until_async(lambda: is_suspect(server, "a"), "the head notices")
+        gate.touch()
+        assert (await server.record(job_id))["state"] == "running"
+        waiting = await server.submit("echo")
+        assert (await server.record(waiting))["state"] == "queued", "a suspect node gets no job"
+        cluster.carrier.cut_off.clear()
+        assert (await server.read(job_id)).tokens == ["first", "gate"]
+        assert (await server.record(waiting, wait_s=60))["state"] == "completed"
+
+
+async def is_suspect(server: OwnServer, name: str) -> bool | Pending:
+    node = (await nodes(server))[name]
+    return node["state"] == "suspect" or Pending(node)
+
+
+async def test_another_head_takes_the_nodes_and_the_first_one_ends(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), SHORT)
+    async with start_server(engine=cluster.head, more=(FORKING,)) as server:
+        job_id = await server.submit("keeps_family")
+        pids = await pids_of(server, job_id)
+        second = Cluster(("a",), LASTING)
+        head = second.head(server.supervisor.settings)
+        second.carrier.hosts = cluster.carrier.hosts
+        await head.start()
+        assert alive(pids) == [], "a node has ended the jobs of its first head when it answers the second one"
+        await server.supervisor.until_shutdown()
+        assert (await server.read(job_id)).end["error"]["code"] == "node_lost"
+        problem_of(await server.client.post("/v1/jobs", json={"type": "echo"}), 503, "draining")
+        assert [node.state for node in await head.nodes()] == ["live"]
+        await head.close()
+
+
+async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        drained = await server.client.post("/v1/nodes/a/drain")
+        assert (drained.status_code, drained.json()["state"]) == (200, "draining")
+        for _ in range(4):
+            assert (await server.record(await server.submit("echo"), wait_s=60))["node"] == "b"
+        assert (await server.client.delete("/v1/nodes/a/drain")).json()["state"] == "live"
+        problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")

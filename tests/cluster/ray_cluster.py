@@ -1,0 +1,110 @@
+"""A Ray cluster of this machine: nodes on addresses of their own, of which single ones can be killed.
+
+Runs in: the tests by hand, and `demo.py`. Processes are ended by their pids: another Ray on the machine is left alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": TOKEN,
+    "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_usage_stats_enabled": "0",
+}
+"""Of each of its processes, and of the server."""
+HEAD = "127.0.0.2"
+"""Not 127.0.0.1, in whose place Ray takes the address of the machine."""
+STORE_BYTES = 80_000_000
+START_S = 90.0
+
+
+class RayCluster:
+    """A head of Ray without processors, and nodes with two each."""
+
+    def __init__(self, port: int, nodes: int) -> None:
+        self.address = f"{HEAD}:{port}"
+        self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
+        """With a short name: the paths of Unix sockets have a bound."""
+        self._started: list[subprocess.Popen[bytes]] = []
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        """By their address."""
+        try:
+            self._start(
+                "--head", f"--node-ip-address={HEAD}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+                f"--temp-dir={self._folder.name}",
+            )  # fmt: skip
+            for number in range(nodes):
+                self.add(f"127.0.0.{number + 3}")
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, address: str) -> None:
+        """Start a node; return when it is there. One after the other: two that start at once abort."""
+        self.nodes[address] = self._start(f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2")
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        program = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
+        log = Path(self._folder.name) / f"start-{len(self._started)}.log"
+        with log.open("wb") as file:
+            started = subprocess.Popen(
+                [*program, f"--object-store-memory={STORE_BYTES}"],
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(), start_new_session=True,
+                cwd=self._folder.name,
+            )  # fmt: skip
+        self._started.append(started)
+        give_up = time.monotonic() + START_S
+        while b"block forever" not in log.read_bytes():
+            if started.poll() is not None or time.monotonic() > give_up:
+                raise RuntimeError(log.read_text())
+            time.sleep(0.1)
+        return started
+
+    def kill(self, address: str) -> None:
+        """Send SIGKILL to a node: to its raylet, and to the actor in which its supervisor is."""
+        node = psutil.Process(self.nodes[address].pid)
+        ours = [each for each in node.children(recursive=True) if _is_of_ray(each)]
+        node.kill()
+        for each in ours:
+            each.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        for started in reversed(self._started):
+            below = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)] if (
+                started.poll() is None and psutil.pid_exists(started.pid)
+            ) else []  # fmt: skip
+            started.terminate()
+            try:
+                started.wait(15)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                started.wait()
+            _, alive = psutil.wait_procs(below, 10)
+            for each in alive:
+                each.kill()
+        self._folder.cleanup()
+
+
+def _is_of_ray(process: psutil.Process) -> bool:
+    """Return whether it is Ray's own, or an actor; not what our supervisor has started below it."""
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+    return "raylet" in command or "ray::" in command or "/ray/" in command
+
+
+def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    return {**os.environ, **ENVIRONMENT, **(more or {})}

@@ -1,0 +1,93 @@
+"""`killable serve --ray` in a process of its own.
+
+Runs in: the tests by hand, and `demo.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+from ray_cluster import RayCluster, environment
+
+JOBS = Path(__file__).parent / "cluster_jobs.py"
+START_S = 90.0
+
+
+class RayServer:
+    """A server over the nodes of a Ray cluster."""
+
+    def __init__(self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0) -> None:
+        (folder / "killable.toml").write_text(
+            f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
+            f'[pools.jobs]\nmodule = "{JOBS}"\nworkers = 2\n'
+        )
+        self._log = (folder / "server.log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
+            cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        announced = self.process.stdout.readline()
+        if not announced:
+            raise RuntimeError((folder / "server.log").read_text())
+        self.url = json.loads(announced)["url"]
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def submit(self, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> str:
+        answer = self.client.post("/v1/jobs", json={"type": type, "input": input, "limits": limits or {}})
+        answer.raise_for_status()
+        job_id: str = answer.json()["job_id"]
+        return job_id
+
+    def record(self, job_id: str) -> dict[str, Any]:
+        record: dict[str, Any] = self.client.get(f"/v1/jobs/{job_id}").json()
+        return record
+
+    def nodes(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.client.get("/v1/nodes").json()["nodes"]
+        return found
+
+    def first_token(self, job_id: str) -> Any:
+        """Return the value of the first token that a job has streamed, waiting for it."""
+        with self.client.stream("GET", f"/v1/jobs/{job_id}/stream") as lines:
+            name = ""
+            for line in lines.iter_lines():
+                if line.startswith("event: "):
+                    name = line.removeprefix("event: ")
+                elif line.startswith("data: ") and name == "token":
+                    data = json.loads(line.removeprefix("data: "))
+                    return data.get("value", data.get("text"))
+        raise RuntimeError(f"{job_id} has streamed no token: {self.record(job_id)}")
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """Wait for a job's end; return its record."""
+        while not (record := self.record(job_id))["ended_at"]:
+            self.client.get(f"/v1/jobs/{job_id}/result", params={"wait_s": 30})
+        return record
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+            self._log.close()
+
+
+def wait_for(what: str, condition: Any, at_most_s: float = 60.0) -> Any:
+    give_up = time.monotonic() + at_most_s
+    while not (seen := condition()):
+        if time.monotonic() > give_up:
+            raise AssertionError(f"{what}: not within {at_most_s:g} s; last seen: {seen!r}")
+        time.sleep(0.05)
+    return seen

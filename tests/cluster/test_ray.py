@@ -1,0 +1,90 @@
+"""A server over a real Ray cluster. By hand, as Ray is an extra: make test-cluster."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("ray")
+
+from ray_cluster import RayCluster
+from server import RayServer, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[RayCluster]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        port = free.getsockname()[1]
+    cluster = RayCluster(port, nodes=2)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
+    running = RayServer(ray_cluster, tmp_path)
+    yield running
+    running.close()
+
+
+def alive(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_jobs_run_on_all_nodes_and_a_cancel_ends_the_whole_tree(server: RayServer) -> None:
+    assert [node["state"] for node in server.nodes()] == ["live", "live"]
+    jobs = [server.submit("count", n=100) for _ in range(4)]
+    records = [server.ended(job_id) for job_id in jobs]
+    assert {record["state"] for record in records} == {"completed"} and {record["tokens"] for record in records} == {
+        100
+    }
+    assert len({record["node"] for record in records}) == 2
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    assert alive(pids) == pids
+    answer = server.client.delete(f"/v1/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled"), answer.text
+    certificate = server.record(job_id)["certificate"]
+    assert alive(pids) == [] and certificate["tree_empty"] and certificate["node"], certificate
+
+
+def test_a_node_that_is_killed_leaves_nothing_and_its_jobs_are_told(ray_cluster: RayCluster, server: RayServer) -> None:
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    node = server.record(job_id)["node"]
+    naps = [server.submit("nap") for _ in range(2)]
+    wait_for("all run", lambda: all(server.record(nap)["started_at"] for nap in naps))
+    elsewhere = [nap for nap in naps if server.record(nap)["node"] == node]
+    address = next(address for address, ray in ray_cluster.nodes.items() if is_below(pids[0], ray.pid))
+    ray_cluster.kill(address)
+    wait_for("its guards have ended all", lambda: not alive(pids))
+    record = server.ended(job_id)
+    assert (record["error"]["code"], record["error"]["node"], record["error"]["fenced"]) == ("node_lost", node, "lease")
+    for nap in elsewhere:
+        done = server.ended(nap)
+        assert (done["state"], done["result"], done["attempts"]) == ("completed", 2, 2) and done["node"] != node
+    ray_cluster.add(f"127.0.0.{10 + len(ray_cluster.nodes)}")
+    wait_for("a new node joins", lambda: [each["state"] for each in server.nodes()].count("live") == 2)
+
+
+def is_below(pid: int, root: int) -> bool:
+    """Return whether a process is below another, by the guard that its worker is below."""
+    try:
+        return root in [parent.pid for parent in psutil.Process(pid).parents()]
+    except psutil.Error:
+        return False
+
+
+def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -> None:
+    jobs = [server.submit("family") for _ in range(2)]
+    pids = [pid for job_id in jobs for pid in server.first_token(job_id)]
+    assert alive(pids) == pids
+    server.process.kill()
+    wait_for("every node has ended its jobs", lambda: not alive(pids))

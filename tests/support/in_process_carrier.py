@@ -1,0 +1,127 @@
+"""A carrier between a head and nodes of one event loop, which loses, delays, doubles and reorders messages by a seed.
+
+Runs in: the tests. Implements `cluster.carrier.Carrier`. The nodes are real: only the way to them is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from killable.supervisor import clock
+from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.node_host import NodeHost
+from killable.supervisor.settings import Settings
+
+
+@dataclass
+class Faults:
+    """How often something happens to a message, of 1."""
+
+    lost: float = 0.0
+    answer_lost: float = 0.0
+    doubled: float = 0.0
+    late: float = 0.0
+    late_s: float = 0.05
+    """How late at most: messages that are sent meanwhile pass it."""
+
+
+@dataclass
+class InProcessCarrier:
+    """Each node is a `NodeHost` with a supervisor of its own."""
+
+    settings: Settings
+    names: Sequence[str]
+    seed: int = 0
+    faults: Faults = field(default_factory=Faults)
+    hosts: dict[str, NodeHost] = field(default_factory=dict)
+    cut_off: set[str] = field(default_factory=set)
+    """Nodes that no message reaches, and of which none comes."""
+    calls: Counter[str] = field(default_factory=Counter)
+    ended: Counter[str] = field(default_factory=Counter)
+    """How many incarnations of each node have ended, with everything that they ran."""
+
+    def __post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+        self._strays: set[asyncio.Task[bytes]] = set()
+
+    async def open(self) -> None: ...
+
+    async def members(self) -> Sequence[Machine]:
+        return [Machine(name) for name in self.names]
+
+    async def start(self, node: str) -> None:
+        self._check(node)
+        if node not in self.hosts:
+            host = NodeHost(self.settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
+            await host.start()
+            self.hosts[node] = host
+
+    def now(self, node: str) -> float:
+        return clock.boottime()
+
+    def _on_end(self, node: str, host: NodeHost) -> None:
+        self.ended[node] += 1
+        if self.hosts.get(node) is host:
+            del self.hosts[node]
+
+    def _check(self, node: str) -> None:
+        if node in self.cut_off:
+            raise CarrierError(f"{node} is cut off")
+
+    def _happens(self, share: float) -> bool:
+        return self._random.random() < share
+
+    async def call(self, node: str, method: str, message: bytes) -> bytes:
+        self.calls[method] += 1
+        faults = self.faults
+        if self._happens(faults.doubled):
+            self._send_stray(node, method, message)
+        if self._happens(faults.lost):
+            await asyncio.Event().wait()  # for ever: the caller limits the time
+        await self._delay()
+        answer = await self._deliver(node, method, message)
+        if self._happens(faults.answer_lost):
+            await asyncio.Event().wait()
+        await self._delay()
+        self._check(node)
+        return answer
+
+    def _send_stray(self, node: str, method: str, message: bytes) -> None:
+        """Deliver a message once more, at some time; nobody hears the answer."""
+
+        async def deliver() -> bytes:
+            await self._pass(self._random.random() * self.faults.late_s * 4)
+            return await self._deliver(node, method, message)
+
+        task = asyncio.ensure_future(deliver())
+        self._strays.add(task)
+        task.add_done_callback(self._strays.discard)
+
+    async def _delay(self) -> None:
+        await self._pass(self._random.random() * self.faults.late_s if self._happens(self.faults.late) else 0.0)
+
+    @staticmethod
+    async def _pass(delay_s: float) -> None:
+        """Let others run, for this time at least."""
+        loop = asyncio.get_running_loop()
+        passed = loop.create_future()
+        loop.call_later(delay_s, lambda: passed.done() or passed.set_result(None))
+        await passed
+
+    async def _deliver(self, node: str, method: str, message: bytes) -> bytes:
+        self._check(node)
+        host = self.hosts.get(node)
+        if host is None:
+            raise CarrierError(f"{node} is not there")
+        return await host.call(method, message)
+
+    async def close(self) -> None:
+        for stray in tuple(self._strays):
+            stray.cancel()
+        await asyncio.gather(*self._strays, return_exceptions=True)
+        for host in tuple(self.hosts.values()):
+            await host.close()

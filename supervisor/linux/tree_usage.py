@@ -1,7 +1,7 @@
 """What a worker and all processes of its job use together: memory, processor time, processes, threads, temporary files.
 
 Runs in: supervisor; the exact measurement in a thread. Behind `ports`. What is read by pid may be another process's:
-the caller checks the pidfd afterwards.
+the caller checks the pidfd afterwards. What of it counts for a limit is decided in `attempts/resource_limits`.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ RECORD = {
         "events",
         "attempts",
         "worker_id",
+        "node",
         "pid",
         "tokens",
         "progress",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
-from killable.supervisor.linux import autogroup, procfs, tree_usage
+from killable.supervisor.linux import autogroup, procfs, tmp_size, tree_usage
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
@@ -339,7 +339,7 @@ class WorkerProcess:
             told(0, 0.0)
             return
         try:
-            measuring = event_loops.in_bounded_threads(self._loop, partial(tree_usage.folder_bytes, self._tmp, at_most))
+            measuring = event_loops.in_bounded_threads(self._loop, partial(tmp_size.measure, self._tmp, at_most))
         except RuntimeError:
             told(0, 0.0)  # no thread can be started: it is looked at again
         else:

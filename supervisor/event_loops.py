@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import coroutine
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 QUEUE_THREADS_MAX = 4
 """Threads per loop for `in_bounded_threads`: more would take the interpreter lock from the loop."""
+IN_ORDER_IDLE_S = 5.0
+"""How long the thread of `in_order` stays without work: an idle program has no thread more."""
 
 
 logger = logging.getLogger("killable.system")
@@ -37,7 +39,7 @@ class _LoopThreads:
         self.queue_threads = 0
         """Number of threads that take work from `waiting`."""
         self.lock = threading.Lock()
-        """Guards `waiting` and `queue_threads`."""
+        """Guards `waiting`, `queue_threads` and `in_order`."""
         self.in_order: SimpleQueue[Callable[[], object] | None] | None = None
         """What the thread of `in_order` takes, while there is one; None ends it."""
 
@@ -117,21 +119,39 @@ def in_bounded_threads(loop: asyncio.AbstractEventLoop, act: Callable[[], T]) ->
 
 
 def in_order(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> None:
-    """Run `act` in the one thread that does such work in its order, and stays until the supervisor is closed.
+    """Run `act` in the one thread that does such work in its order, and stays for IN_ORDER_IDLE_S after it.
 
-    For short calls that the kernel may hold up. Unlike `in_thread` it starts no thread but the first time: that waits
-    until the thread has a processor, some 10 ms on a busy machine. Raise RuntimeError if no thread can be started.
+    For short calls that the kernel may hold up. Unlike `in_thread` it mostly starts no thread: a start waits until the
+    thread has a processor, some 10 ms on a busy machine. Raise RuntimeError if no thread can be started.
     """
     aside = _threads_of(loop)
-    if aside.in_order is None:
-        work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        _start(loop, partial(_run_in_order, work), is_waited_for=True)
-        aside.in_order = work
-    aside.in_order.put(act)
+    with aside.lock:
+        work = aside.in_order
+        if work is not None:
+            work.put(act)
+            return
+        work = aside.in_order = SimpleQueue()
+    try:
+        _start(loop, partial(_run_in_order, aside, work), is_waited_for=True)
+    except RuntimeError:
+        aside.in_order = None
+        raise
+    work.put(act)
 
 
-def _run_in_order(work: SimpleQueue[Callable[[], object] | None]) -> None:
-    while (act := work.get()) is not None:
+def _run_in_order(aside: _LoopThreads, work: SimpleQueue[Callable[[], object] | None]) -> None:
+    while True:
+        try:
+            act = work.get(timeout=IN_ORDER_IDLE_S)
+        except Empty:
+            with aside.lock:
+                if not work.empty():
+                    continue  # it was given more in this moment
+                if aside.in_order is work:
+                    aside.in_order = None
+                return
+        if act is None:
+            return
         try:
             act()
         except Exception:  # the next one has to be done all the same
@@ -194,9 +214,10 @@ def _run_queued(aside: _LoopThreads) -> None:
 async def threads_are_done(at_most_s: float) -> None:
     """Wait for this loop's threads, but only so long: the kernel may hold one of them (a process in state D)."""
     aside = _threads_of(asyncio.get_running_loop())
-    if aside.in_order is not None:
-        aside.in_order.put(None)
-        aside.in_order = None
+    with aside.lock:
+        work, aside.in_order = aside.in_order, None
+    if work is not None:
+        work.put(None)
     if aside.threads:
         aside.all_ended = asyncio.Event()
         await wait_within(aside.all_ended, at_most_s)

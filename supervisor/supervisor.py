@@ -14,10 +14,10 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
-from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job, JobListener
+from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
@@ -391,7 +391,7 @@ class Supervisor:
 
         queue_full = ""
         try:
-            self.jobs.backlog.check(0)
+            self.jobs.job_queue.check(0)
         except QueueFull as full:
             queue_full = str(full)
         return readiness(
@@ -421,7 +421,7 @@ class Supervisor:
         from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either
 
         clients = self._observer.sse_clients
-        return await read_gauges(self._fleet, self.jobs.backlog, self._registry, self._clock, sse_clients=clients)
+        return await read_gauges(self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients)
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

@@ -6,7 +6,7 @@ keys never wait, also those that come from the same address (a proxy has one for
 
 from __future__ import annotations
 
-from killable.api.http.networks import network_of
+from killable.api.http.client_network import network_of
 
 FREE = 50
 """Refusals of one address in a window that are answered at once: more than people and programs in trouble need."""

@@ -21,11 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.access import CALLER, access_to
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.auth import presented_key
+from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, Connection
-from killable.api.http.networks import network_of
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
-from killable.supervisor.jobs.fair_queue import FairQueue
+from killable.supervisor.jobs.round_robin import RoundRobin
 
 WAITING_MAX = 1000
 """Requests of one key, or of one address without a key, that wait for their turn: about a second of them."""
@@ -43,8 +43,8 @@ class RequestTurns:
         """Requests that were refused because too many of their source waited."""
         self._is_taken = False
         """Whether a request has begun in this turn; true while any waits."""
-        self._with_key: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._without_key: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._with_key: RoundRobin[asyncio.Future[None]] = RoundRobin()
+        self._without_key: RoundRobin[asyncio.Future[None]] = RoundRobin()
         """Apart from the others: a client without a key can have any number of addresses."""
         self._key_is_next = True
 

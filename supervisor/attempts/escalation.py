@@ -8,10 +8,10 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
     DUMPING ──5 ms…1 s──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
 
 A worker is stuck if it has not acknowledged the signal although both `ack_s` of time and `ack_cpu_s` of processor time
-of the whole process have passed since the delivery. Until it acknowledges, the signal is resent (RESEND_UNHEARD_S). A
-worker that used no processor time is starved, throttled or waiting, and keeps its grace. A worker whose main thread
-only waits for the interpreter lock, held by its other threads, gets `LOCK_PATIENCE` times as long: after that, native
-code in another thread must hold the lock.
+of the whole process have passed since the delivery. Until it acknowledges, the signal is resent
+(RESEND_UNACKNOWLEDGED_S). A worker that used no processor time is starved, throttled or waiting, and keeps its grace. A
+worker whose main thread only waits for the interpreter lock, held by its other threads, gets `LOCK_PATIENCE` times as
+long: after that, native code in another thread must hold the lock.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure the temporary directory of a busy worker, and stop its attempt at `tmp_bytes`.
+"""Have the temporary directory of a busy worker measured now and then, and stop its attempt at `tmp_bytes`.
 
 Runs in: supervisor; the measurement in a thread, for a job may leave a million files. A disk takes a gigabyte or two in
 the time between two looks: the bound is over the limit by as much. A job without a temporary directory costs a timer.

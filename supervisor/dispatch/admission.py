@@ -20,11 +20,11 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import limits
-from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.idempotency import check_same_request
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
 from killable.supervisor.jobs.job import Job, JobListener
+from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
 from killable.supervisor.telemetry.job_log import Observer
@@ -164,7 +164,7 @@ class Admission:
             whose = f"the share of tenant {submission.tenant} in the queue is full"
             raise self._no_room(job_type, full, whose, "tenant_queue_full", tenant=submission.tenant) from full
         try:
-            self._jobs.backlog.check(len(submission.input), reserve=submission.operator)
+            self._jobs.job_queue.check(len(submission.input), reserve=submission.operator)
         except QueueFull as full:
             raise self._no_room(job_type, full, "the queue is full", "queue_full") from full
 
@@ -179,7 +179,7 @@ class Admission:
         if in_force["total_s"] is None:
             return
         pool = self._jobs.fleet.pool_of(job_type)
-        ahead = self._jobs.backlog.position_of_new(pool.spec.name, submission.tenant, submission.priority)
+        ahead = self._jobs.job_queue.position_of_new(pool.spec.name, submission.tenant, submission.priority)
         if ahead < pool.occupancy.slots_free:
             return
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(ahead) or 0.0
@@ -203,10 +203,10 @@ class Admission:
         key = submission.tenant, submission.idempotency_key
         if submission.idempotency_key:
             self._unwritten[key] = job, answer
-        self._jobs.backlog.hold(room)
+        self._jobs.job_queue.hold(room)
 
         def on_written(refused: Refused | None) -> None:
-            self._jobs.backlog.release(room)
+            self._jobs.job_queue.release(room)
             if submission.idempotency_key:
                 del self._unwritten[key]
             try:

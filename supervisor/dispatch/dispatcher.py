@@ -2,7 +2,7 @@
 
 Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in the middle of a kill.
 
-    enqueue ─► Backlog ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
+    enqueue ─► JobQueue ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
 
 With a journal, `dispatch` only reserves the worker: the attempt begins when the journal has the start. Until then the
 job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened: nothing here
@@ -20,9 +20,9 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
-from killable.supervisor.jobs.backlog import Backlog, Waiting
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job_queue import JobQueue, Waiting
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
@@ -58,7 +58,7 @@ class Dispatcher:
         self._registry = registry
         self._drain = drain
         self._observer = observer
-        self.backlog = Backlog(settings.queue_jobs_max, settings.queue_bytes_max)
+        self.job_queue = JobQueue(settings.queue_jobs_max, settings.queue_bytes_max)
         self._remote_pools = remote_pools
         self.fleet: JobPools = Fleet(settings, self) if remote_pools is None else remote_pools
         if remote_pools is not None:
@@ -94,7 +94,7 @@ class Dispatcher:
         if worker is None:
             self._assign_or_wait(job)
         else:
-            waiting = self.backlog.remove(job.id)
+            waiting = self.job_queue.remove(job.id)
             assert waiting is not None
             self._begin(job, worker, waiting)
             self._note_reserved(job, -1)
@@ -102,7 +102,7 @@ class Dispatcher:
     def _push(self, job: Job) -> bool:
         """Put a job in the queue. Return False when it can have no worker and has ended."""
         pool, submission, total_s = self.fleet.pool_of(job.type), job.submission, job.limits["total_s"]
-        self.backlog.push(
+        self.job_queue.push(
             job.id,
             pool=pool.spec.name,
             tenant=submission.tenant,
@@ -126,10 +126,10 @@ class Dispatcher:
                 job.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline_soon(job, limit))
 
     def place_of(self, job: Job) -> dict[str, Any] | None:
-        """Return a waiting job's position and estimated wait; a position of None: it is not in the backlog yet."""
+        """Return a waiting job's position and estimated wait; a position of None: it is not in the queue yet."""
         if job.state is not State.QUEUED:
             return None
-        position = self.backlog.position(job.id)
+        position = self.job_queue.position(job.id)
         wait_s = self.fleet.run_times_of(job.type).estimate_wait_s(position or 0)
         return {"position": position, "estimated_wait_s": wait_s}
 
@@ -178,19 +178,19 @@ class Dispatcher:
     def _hold_back_or_let_go(self, submission: Submission) -> None:
         """Hold a tenant's waiting jobs back as long as it runs as many as it may."""
         if self._registry.tenants.is_at_share(submission):
-            self.backlog.hold_back(submission.tenant)
+            self.job_queue.hold_back(submission.tenant)
         else:
-            pools = self.backlog.let_go(submission.tenant)
+            pools = self.job_queue.let_go(submission.tenant)
             self._let_go += [pool for pool in self.fleet if pool.spec.name in pools] if pools else []
 
     def _dispatch(self, pool: JobPool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        while self.backlog.startable(name) and not self._journal_fails:
+        while self.job_queue.startable(name) and not self._journal_fails:
             worker = pool.take()
             if worker is None:
                 break
-            waiting = self.backlog.take(name)
+            waiting = self.job_queue.take(name)
             if waiting is None:  # a report that was read in `take` has ended the last one
                 pool.give_back(worker)
                 break
@@ -203,7 +203,7 @@ class Dispatcher:
             else:
                 pool.give_back(worker)
                 self._end_queued(job, Verdict("cancelled", by="user"))
-        if self._lane_holder is not None and not self.backlog.depth(name):
+        if self._lane_holder is not None and not self.job_queue.depth(name):
             for worker, quiet in pool.without_lane():
                 self._lane_holder.on_lane(worker.open_lane(self._lane_holder, self._fences, quiet=quiet))
         pool.fill_soon()
@@ -226,7 +226,7 @@ class Dispatcher:
         """
         pool = self.fleet.pool_of(job.type)
         cannot_start = not job.type.available or pool.state == "broken" or self._journal_fails or self._closing
-        must_wait = self.backlog.startable(pool.spec.name) or self._registry.tenants.is_at_share(job.submission)
+        must_wait = self.job_queue.startable(pool.spec.name) or self._registry.tenants.is_at_share(job.submission)
         if cannot_start or must_wait or self._is_dispatching:
             return None
         self._is_dispatching = True  # what a worker reports meanwhile must not assign this one
@@ -281,7 +281,7 @@ class Dispatcher:
             self._assign_or_wait(job)
 
     def _put_back(self, job: Job, waiting: Waiting) -> None:
-        self.backlog.put_back(waiting)
+        self.job_queue.put_back(waiting)
         pool = self.fleet.pool_of(job.type)
         if pool.state == "broken":  # meanwhile
             self._end_queued(job, _spawn_verdict(pool))
@@ -345,7 +345,7 @@ class Dispatcher:
         """End a job that has no worker."""
         from killable.supervisor.attempts import exit_outcome
 
-        self.backlog.remove(job.id)
+        self.job_queue.remove(job.id)
         job.verdict = verdict
         facts = exit_outcome.without_message(verdict.facts)
         if verdict.by:
@@ -481,7 +481,7 @@ class Dispatcher:
             self._is_dispatching = False
 
     def on_pool_broken(self, pool: JobPool) -> None:
-        for job_id in self.backlog.jobs_of(pool.spec.name):
+        for job_id in self.job_queue.jobs_of(pool.spec.name):
             self._end_queued(self._registry.get(job_id), _spawn_verdict(pool))
         if self._lane_holder is not None:
             self._lane_holder.on_pool_broken()
@@ -495,7 +495,8 @@ class Dispatcher:
             self._lane_holder.on_early_output(data, stream)
 
     def queued(self, pool: JobPool) -> int:
-        return self.backlog.startable(pool.spec.name) + (0 if self._lane_holder is None else self._lane_holder.waiting)
+        in_lanes = 0 if self._lane_holder is None else self._lane_holder.waiting
+        return self.job_queue.startable(pool.spec.name) + in_lanes
 
 
 def _queue_deadline(job: Job) -> tuple[str, float]:

@@ -446,7 +446,7 @@ class UnpickleFailed(Exception):
 
 
 def read(unpickle: Callable[..., T], *sent: Any) -> T:
-    """Unpickle bytes from a job. Raise Unreadable if that fails twice.
+    """Unpickle bytes from a job. Raise UnpickleFailed if that fails twice.
 
     A single failure may have another cause: Ctrl-C, or a signal handler that raises. That exception is raised as it
     is, and the value can be read again.

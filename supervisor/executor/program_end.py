@@ -2,7 +2,7 @@
 
 Runs in: supervisor, in the user's program. At the end of the program pending calls are waited for, as with
 ProcessPoolExecutor. On a terminal it says so, and Ctrl-C stops the calls: workers run in sessions of their own, and the
-terminal's SIGINT does not reach them.
+terminal's SIGINT does not reach them. Ctrl-C before that: `executor.__exit__`, and `futures` for a thread that waits.
 """
 
 from __future__ import annotations

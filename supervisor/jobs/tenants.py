@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from killable.supervisor.jobs.backlog import QueueFull
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import TERMINAL, State
 from killable.supervisor.jobs.submission_rate import SubmissionRate
 from killable.supervisor.models import DEFAULT_TENANT, Quota, Submission

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
-from killable.supervisor.jobs.fair_queue import FairQueue
+from killable.supervisor.jobs.round_robin import RoundRobin
 
 WAKES_MAX = 2
 """In one turn: 0.2 ms of readers that keep up, a millisecond of requests that waited for an end."""
@@ -21,8 +21,8 @@ class Wakes:
     """Those who are to be woken in one loop. While nobody has to wait for a turn, they are woken at once."""
 
     def __init__(self) -> None:
-        self._of_ends: FairQueue[asyncio.Future[None]] = FairQueue()
-        self._of_events: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._of_ends: RoundRobin[asyncio.Future[None]] = RoundRobin()
+        self._of_events: RoundRobin[asyncio.Future[None]] = RoundRobin()
         self._left = WAKES_MAX
         self._has_begun = False
         """Whether one was woken in this turn."""
@@ -48,7 +48,7 @@ class Wakes:
                     self._has_begun = True
                     asyncio.get_running_loop().call_soon(self._next_turn)
 
-    def _next(self) -> FairQueue[asyncio.Future[None]] | None:
+    def _next(self) -> RoundRobin[asyncio.Future[None]] | None:
         """Return whose turn it is, if anybody's."""
         if self._of_ends:
             return self._of_ends

@@ -24,7 +24,7 @@ WAL_ROOM_BYTES = 1100 * (4096 + 24)
 """The frames of SQLite's automatic checkpoint (1000 pages), after which the log is written from its beginning again,
 and those of the transaction that exceeds them.
 """
-ROOM_SHARE = 16
+ROOM_SHARE = 8
 """The log is lengthened if that takes at most this part of the free space."""
 
 logger = logging.getLogger("killable.journal")

@@ -40,14 +40,14 @@ class EarlyPool(NamedTuple):
 
     def remove(self) -> None:
         """Remove the folder and the cgroups, when no process is left."""
-        from killable.workers.runtime import memory_removal
+        from killable.workers.runtime import leftover_memory
         from killable.workers.runtime.tmp_removal import remove_tree
 
         if self.worker is not None:
             self.worker.remove_cgroup()
         if self.cgroups is not None:
             self.cgroups.remove()
-        memory_removal.remove_all(self.tmp)
+        leftover_memory.remove_all(self.tmp)
         remove_tree(self.tmp)
 
 

@@ -20,7 +20,7 @@ from killable.supervisor import clock
 from killable.supervisor.linux import env_marker
 from killable.supervisor.linux.cgroup import own_directory
 from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
-from killable.workers.runtime import memory_removal
+from killable.workers.runtime import leftover_memory
 from killable.workers.runtime.tmp_removal import remove_tree
 
 EMPTY_MS = 1000
@@ -157,7 +157,7 @@ def sweep_folders(parent: str) -> None:
         path = os.path.join(parent, name)
         if owner is None or not owner.is_gone() or not _is_own_folder(path):
             continue
-        memory_removal.remove_all(path)
+        leftover_memory.remove_all(path)
         remove_tree(path)  # follows no symbolic link, not even one that is made meanwhile
         logger.warning("swept", extra={"folder": path})
 

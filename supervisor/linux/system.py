@@ -20,7 +20,7 @@ from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.zygote_host import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.runtime import memory_removal
+from killable.workers.runtime import leftover_memory
 from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
@@ -123,7 +123,7 @@ class System:
         await event_loops.threads_are_done(self.patience_s)
 
     def _remove_tmp(self) -> None:
-        memory_removal.remove_all(self.tmp)
+        leftover_memory.remove_all(self.tmp)
         remove_tree(self.tmp)
         if os.path.isdir(self.tmp):
             remove_tree(self.tmp)  # the first try may have lacked a descriptor

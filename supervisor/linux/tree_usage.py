@@ -1,13 +1,10 @@
-"""What a worker and all processes of its job use together: memory, processor time, processes, threads, temporary files.
+"""What a worker and all processes of its job use together: memory, processor time, processes, threads.
 
 Runs in: supervisor; the exact measurement in a thread. Behind `ports`. What is read by pid may be another process's:
-the caller checks the pidfd afterwards.
+the caller checks the pidfd afterwards. What of it counts for a limit is decided in `attempts/resource_limits`.
 """
 
 from __future__ import annotations
-
-import os
-from contextlib import suppress
 
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
@@ -51,22 +48,3 @@ def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> S
     shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0
     cost_s = clock.thread_cpu_s() - began_cpu_s
     return sample._replace(others_bytes=others, shared_bytes=shared, proven=True, cost_s=cost_s)
-
-
-def folder_bytes(folder: str, at_most: int) -> tuple[int, float]:
-    """Return how many bytes a folder has on disk, counted until it is over `at_most`, and the seconds that it took.
-
-    Blocks. Follows no symbolic link; what vanishes meanwhile is not counted.
-    """
-    began = clock.monotonic()
-    found, folders = 0, [folder]
-    while folders and found <= at_most:
-        with suppress(OSError), os.scandir(folders.pop()) as entries:
-            for entry in entries:
-                with suppress(OSError):
-                    found += entry.stat(follow_symlinks=False).st_blocks * 512
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(entry.path)
-                if found > at_most:
-                    break
-    return found, clock.monotonic() - began

@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
-from killable.supervisor.linux import procfs, tree_usage
+from killable.supervisor.linux import autogroup, procfs, tmp_size, tree_usage
 from killable.supervisor.linux.call_line import CallLine
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
-from killable.supervisor.linux.leftover_memory import LeftoverMemory
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
 from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
+from killable.supervisor.linux.worker_cleanup import WorkerCleanup
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
 from killable.workers.protocol.control import ProcessEnding
@@ -66,7 +66,7 @@ class WorkerProcess:
         self._listener = listener
         self._cgroup = cgroup
         self._tmp = tmp
-        self._memory = LeftoverMemory(tmp, since, is_program=is_program)
+        self._cleanup = WorkerCleanup(tmp, since, is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
@@ -146,7 +146,7 @@ class WorkerProcess:
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]
-        self._memory.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
+        self._cleanup.remove(self._loop, creators, partial(self._on_memory_removed, ending, swept, zygote_lost))
 
     def _on_memory_removed(self, ending: ProcessEnding | None, swept: int, zygote_lost: bool, removed: int) -> None:
         if self._closed:
@@ -239,7 +239,14 @@ class WorkerProcess:
         if self._pidfd < 0:
             self._kill_wanted = True  # the fork is not reported yet
             return
-        is_sent = self._kill()
+        session = autogroup.open_session(self.pid)
+        try:
+            is_sent = self._kill()
+            if is_sent and session >= 0:
+                autogroup.raise_session(session)
+        finally:
+            if session >= 0:
+                os.close(session)
         self._kill_group()
         if is_sent:
             self._on_ending()
@@ -332,7 +339,7 @@ class WorkerProcess:
             told(0, 0.0)
             return
         try:
-            measuring = event_loops.in_bounded_threads(self._loop, partial(tree_usage.folder_bytes, self._tmp, at_most))
+            measuring = event_loops.in_bounded_threads(self._loop, partial(tmp_size.measure, self._tmp, at_most))
         except RuntimeError:
             told(0, 0.0)  # no thread can be started: it is looked at again
         else:
@@ -446,7 +453,7 @@ class WorkerProcess:
                 cgroup = None
             if os.path.isdir(self._tmp):
                 # In a thread: a job may leave a million files, and killing other workers must never wait.
-                event_loops.start_in_order(self._loop, self._memory.clear_folder)
+                event_loops.start_in_order(self._loop, self._cleanup.clear_folder)
         except RuntimeError:  # no thread can be started: the folder is removed with the supervisor's own
             if cgroup is not None:
                 cgroup.remove()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.jobs.backlog import Backlog
+from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import ACTIVE_STATES, TenantRecord
 from killable.supervisor.pools.worker import WorkerStage
@@ -52,7 +52,7 @@ class Gauges:
 
 
 async def read_gauges(
-    pools: Iterable[JobPool], backlog: Backlog, registry: Registry, clock: Clock, *, sse_clients: int
+    pools: Iterable[JobPool], job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int
 ) -> Gauges:
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
@@ -61,8 +61,8 @@ async def read_gauges(
     jobs = Counter(job.public_state for job in active)
     workers = Counter(worker.state for pool in pools for worker in pool.workers.values())
     return Gauges(
-        queue_depth=len(backlog),
-        queue_bytes=backlog.bytes,
+        queue_depth=len(job_queue),
+        queue_bytes=job_queue.bytes,
         tenants=registry.tenant_records(_busiest(registry)),
         jobs={state: jobs[state] for state in ACTIVE_STATES},
         workers={state: workers[state] for state in WORKER_STATES},

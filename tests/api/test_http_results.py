@@ -30,6 +30,7 @@ RECORD = {
         "events",
         "attempts",
         "worker_id",
+        "node",
         "pid",
         "tokens",
         "progress",

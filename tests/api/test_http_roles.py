@@ -91,7 +91,7 @@ async def test_a_job_of_another_key_is_as_one_that_never_was(server: OwnServer, 
             problem_of(answer, 404, "unknown_job")
         assert answers[0].text.replace(theirs, "ID") == answers[1].text.replace(never, "ID"), route
         assert answers[0].headers.keys() == answers[1].headers.keys()
-    assert (await server.supervisor.get(theirs)).state == "running"
+    assert (await server.supervisor.get(theirs)).state in ("queued", "running")  # untouched
     await server.supervisor.cancel(theirs, grace_s=0)
 
 
@@ -133,7 +133,7 @@ async def test_lists_workers_and_bulk_cancels_have_own_jobs_only(server: OwnServ
         body = {"state": "active", "dry_run": dry_run}
         answer = await server.client.post("/v1/jobs/cancel", json=body, headers=as_(MINE_OPERATE))
         assert [job["job_id"] for job in answer.json()["jobs"]] == [own]
-    assert (await server.supervisor.get(theirs)).state == "running"
+    assert (await server.supervisor.get(theirs)).state in ("queued", "running")  # untouched
     assert (await server.supervisor.get(own)).state == "cancelled"
     await server.supervisor.cancel(theirs, grace_s=0)
 

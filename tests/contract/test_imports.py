@@ -46,7 +46,7 @@ WORKERS = GUARDS | {
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
     "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
-    "runtime.line_reader", "runtime.memory_names", "runtime.memory_removal",
+    "runtime.line_reader", "runtime.memory_names", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",

@@ -12,7 +12,7 @@ from contract.source import LAYERS, Import, Source, check, sources
 
 PURE = [
     *(f"supervisor/attempts/{name}.py" for name in ("escalation", "exit_outcome", "measuring_pace", "resource_limits")),
-    *(f"supervisor/jobs/{name}.py" for name in ("lifecycle", "backlog")),
+    *(f"supervisor/jobs/{name}.py" for name in ("lifecycle", "job_queue")),
     "supervisor/pools/pool_sizing.py",
     "supervisor/pools/start_failures.py",
 ]

@@ -213,7 +213,15 @@ def test_the_table_groups_them(command: Command) -> None:
     done, _ = run(command, "config")
     lines = [line.rstrip() for line in done.stdout.splitlines()]
     groups = [line for line in lines if line.startswith("[")]
-    assert groups == ["[server]", "[limits]", "[caps]", "[pools.good]", "[pools.good.env]", "[jobs.split.limits]"]
+    assert groups == [
+        "[server]",
+        "[cluster]",
+        "[limits]",
+        "[caps]",
+        "[pools.good]",
+        "[pools.good.env]",
+        "[jobs.split.limits]",
+    ]
     assert any(line.split() == ["run_s", '"1m"', "decorator"] for line in lines)
     assert lines[-1] == "same as [limits]: spin"
     assert "hf_precious" not in done.stdout

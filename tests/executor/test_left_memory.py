@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from killable import Executor, JobCancelled
-from killable.supervisor.linux import leftover_memory
+from killable.supervisor.linux import worker_cleanup
 
 SHARED = Path("/dev/shm")
 
@@ -88,6 +88,6 @@ def test_an_executor_that_ends_while_it_looks_for_what_was_left_leaves_no_descri
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a machine with many System V segments a thread looks. What is left open is seen behind each test."""
-    monkeypatch.setattr(leftover_memory, "LOOK_BYTES", -1)
+    monkeypatch.setattr(worker_cleanup, "LOOK_BYTES", -1)
     with Executor(max_workers=1) as executor:
         assert executor.submit(abs, -3).result() == 3

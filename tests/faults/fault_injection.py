@@ -3,7 +3,7 @@
 Runs in: the test process. The functions of `os`, `socket` and other modules are wrapped where they live. A call counts
 if the first frame above the standard library's is in `supervisor/linux`, directly or through `fd_passing`, or in one of
 the modules that take memory for large inputs and remove folders and memory (`inputs`, `shared_memory`, `tmp_removal`,
-`memory_removal`). So
+`leftover_memory`). So
 `Path.mkdir` is a mkdir of the module that called it.
 
 These calls are not failed, because they cannot fail, or because no handling is possible: close(2) (the descriptor is
@@ -42,11 +42,11 @@ import killable.supervisor.linux
 from killable.supervisor.jobs import inputs
 from killable.supervisor.linux import pipe_io
 from killable.workers.protocol import fd_passing, shared_memory
-from killable.workers.runtime import memory_removal, tmp_removal
+from killable.workers.runtime import leftover_memory, tmp_removal
 
 ROOM = (
     f"{Path(killable.supervisor.linux.__file__).parent}{os.sep}",
-    *(module.__file__ for module in (inputs, shared_memory, tmp_removal, memory_removal)),
+    *(module.__file__ for module in (inputs, shared_memory, tmp_removal, leftover_memory)),
 )
 SHARED = fd_passing.__file__
 LIBRARIES = (f"{Path(os.__file__).parent}{os.sep}", f"{Path(psutil.__file__).parent}{os.sep}", "<frozen")

@@ -18,9 +18,9 @@ from support.memory_jobs import make_system_v_segment
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_empty
 
-from killable.supervisor.linux.leftover_memory import LOOK_BYTES, LeftoverMemory
+from killable.supervisor.linux.worker_cleanup import LOOK_BYTES, WorkerCleanup
 from killable.supervisor.settings import PoolSpec
-from killable.workers.runtime.memory_removal import remove_segments
+from killable.workers.runtime.leftover_memory import remove_segments
 
 SHARED = Path("/dev/shm")
 KINDS = 3
@@ -147,7 +147,7 @@ async def test_a_long_list_of_segments_is_not_read_in_the_loop(many_segments: se
     loop = asyncio.get_running_loop()
     for creators, number in (([], 0), ([pid], 1)):
         removed: asyncio.Future[int] = loop.create_future()
-        LeftoverMemory(str(tmp_path), since, is_program=False).remove(loop, creators, removed.set_result)
+        WorkerCleanup(str(tmp_path), since, is_program=False).remove(loop, creators, removed.set_result)
         assert not removed.done(), "it was looked for in the loop"
         assert await removed == number
     assert left not in segments() and many_segments <= segments()

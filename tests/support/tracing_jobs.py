@@ -42,6 +42,24 @@ def is_traced_by_its_child(ctx: Context, stops_at_exit: bool = False, is_detache
 
 
 @job
+def has_an_orphan(ctx: Context) -> None:
+    """Have a process whose parent has ended; emit its pid."""
+    says, hears = os.pipe()[::-1]
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.setsid()
+            ctypes.CDLL(None).prctl(_SET_PTRACER, ctypes.c_long(_ANY), 0, 0, 0)
+            os.write(says, f"{os.getpid()}".encode())
+            while True:
+                time.sleep(1)
+        os._exit(0)
+    os.wait()
+    ctx.emit(os.read(hears, 20).decode())
+    while True:
+        time.sleep(1)
+
+
+@job
 def traces(ctx: Context, pid: int, stops_at_exit: bool = False) -> None:
     """Trace another process, and let it be."""
     seize(pid, stops_at_exit=stops_at_exit)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from killable.workers.protocol.named_memory import LOG_BYTES_MAX, OBJECTS_MAX, SEMAPHORE, NamedMemory
-from killable.workers.runtime import memory_removal
+from killable.workers.runtime import leftover_memory
 
 VERBS = (b"SINCE", b"OPEN", b"MADE", b"SEEN", b"GONE", b"HELD", b"REGISTER", b"UNREGISTER", b'{"cmd":', b"[" * 2000)
 
@@ -79,7 +79,7 @@ def test_only_files_of_its_owner_in_the_folder_of_shared_memory_are_removed(tmp_
             "REGISTER:/.:shared_memory",
         ]
         log.write_text("".join(f"{line}\n" for line in lines))
-        assert memory_removal.remove_named(str(log)) == (0, [])
+        assert leftover_memory.remove_named(str(log)) == (0, [])
         assert outside.exists() and link.is_symlink()
     finally:
         link.unlink()
@@ -89,4 +89,4 @@ def test_what_is_no_log_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to("/proc/self/status")
     for name in ("fifo", "link", "none", "."):
-        assert memory_removal.remove_named(str(tmp_path / name)) == (0, []), name
+        assert leftover_memory.remove_named(str(tmp_path / name)) == (0, []), name

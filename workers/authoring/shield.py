@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Raiser(Protocol):
-    """Raises in the main thread (`stop_signal.StopSignal`)."""
+    """Raises in the main thread (`sigterm_handler.StopSignal`)."""
 
     shields: int
     """The number of shields held; nothing is raised while it is over 0."""

@@ -17,6 +17,11 @@ from collections.abc import Callable, Container, Iterable
 from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of, stat_fields
 from killable.workers.protocol.control import ProcessEnding
 
+MARKER = "KILLABLE_INSTANCE"
+"""The variable in which the processes of a pool have the name of their supervisor's run, then their pool's
+(`supervisor/linux/instance_id`).
+"""
+
 
 def children() -> list[int]:
     """Return the pids of this process's children, zombies included.
@@ -66,19 +71,23 @@ def kept_ending(pid: int) -> ProcessEnding | None:
     )
 
 
-def end_tracer(pid: int) -> None:
-    """Kill the process below this one that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT).
+def end_tracer(pid: int, *, was_killed: bool = False) -> None:
+    """Kill the process of a job that keeps a killed child stopped at its exit (PTRACE_O_TRACEEXIT): one below this
+    process, or of another pool of the same supervisor.
 
     No other signal ends that stop. A tracer elsewhere, such as a person's debugger, is left alone.
+
+    `was_killed`: this process has sent SIGKILL to it, which ends every other stop. Otherwise that is seen by the signal
+    that is pending; one of `cgroup.kill` is not when the process has come to its exit.
     """
-    tracer = _stopper(pid)
-    if tracer and _is_below(tracer, os.getpid()):
+    tracer = _stopper(pid, was_killed)
+    if tracer and (_is_below(tracer, os.getpid()) or _is_of_another_pool(tracer)):
         try:
             pidfd = os.pidfd_open(tracer)
         except OSError:
             return  # it has gone
         try:
-            if _stopper(pid) == tracer:  # so it has not ended before it was opened
+            if _stopper(pid, was_killed) == tracer:  # so it has not ended before it was opened
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         except OSError:
             pass
@@ -86,7 +95,7 @@ def end_tracer(pid: int) -> None:
             os.close(pidfd)
 
 
-def _stopper(pid: int) -> int:
+def _stopper(pid: int, was_killed: bool) -> int:
     """Return the tracer in whose stop a process is that SIGKILL has reached; 0: it is in none."""
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
@@ -94,7 +103,7 @@ def _stopper(pid: int) -> int:
     except OSError:
         return 0
     pending = int(members[b"ShdPnd"], 16) | int(members[b"SigPnd"], 16)
-    is_killed = bool(pending >> (signal.SIGKILL - 1) & 1)
+    is_killed = was_killed or bool(pending >> (signal.SIGKILL - 1) & 1)
     return int(members[b"TracerPid"]) if is_killed and members[b"State"].startswith(b"t") else 0
 
 
@@ -104,6 +113,27 @@ def _is_below(pid: int, ancestor: int) -> bool:
         if pid in (0, 1, ancestor):
             break
     return pid == ancestor
+
+
+def _is_of_another_pool(pid: int) -> bool:
+    """Return whether a process is below a guard of this one's supervisor: a child of that which has the mark of its run
+    from the start, as a program's own children have not.
+    """
+    supervisor = parent_of(os.getppid())
+    run = os.environ.get(MARKER, "").split("/")[:2]
+    above = pid
+    for _ in range(DEPTH_MAX):
+        pid, above = above, parent_of(above)
+        if above in (0, 1, supervisor):
+            break
+    if supervisor in (0, 1) or above != supervisor or len(run) < 2:
+        return False
+    try:
+        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+            environment = file.readall()
+    except OSError:
+        return False
+    return os.fsencode(f"{MARKER}={'/'.join(run)}/") in environment
 
 
 def kill_group(leader: int) -> None:
@@ -150,7 +180,7 @@ class Orphans:
                 os.kill(pid, signal.SIGKILL)
                 kill_below(pid)
                 if closely:
-                    end_tracer(pid)
+                    end_tracer(pid, was_killed=True)
                 if is_zombie(pid):
                     kill_group(pid)
                 ending = self._ending(pid, closely=closely)

@@ -116,11 +116,11 @@ class Guard:
 
     def _remove_memory(self, folder: str) -> None:
         """Remove what the workers have left in memory. A living owner does so itself, and may have other pools."""
-        from killable.workers.runtime import memory_removal  # here: mostly nobody needs it
+        from killable.workers.runtime import leftover_memory  # here: mostly nobody needs it
 
-        memory_removal.remove_all(folder)
-        if segments := memory_removal.segments_of(self._ended, self._since):
-            memory_removal.remove_segments(segments)
+        leftover_memory.remove_all(folder)
+        if segments := leftover_memory.segments_of(self._ended, self._since):
+            leftover_memory.remove_segments(segments)
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
         parent = os.getpid()

@@ -1,7 +1,7 @@
 """The log of named memory: which shared memory and semaphores of /dev/shm a worker and its children have made.
 
 Runs in: supervisor | guard | worker. The worker's processes append lines to a file in its temporary directory
-(`workers/runtime/memory_names`); whoever finds them gone reads it (`workers/runtime/memory_removal`). It holds what a
+(`workers/runtime/memory_names`); whoever finds them gone reads it (`workers/runtime/leftover_memory`). It holds what a
 killed process can no longer tell. Lines of `multiprocessing.resource_tracker` are in it too: it takes the tracker's
 place.
 

@@ -33,8 +33,8 @@ from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
+from killable.workers.runtime.leftover_memory import segments_of
 from killable.workers.runtime.line_reader import LineReader
-from killable.workers.runtime.memory_removal import segments_of
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline, TaskFolder

@@ -54,7 +54,7 @@ def reporting(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         raise click.exceptions.Exit(CommandExit.INTERRUPTED) from None
     except BrokenPipeError:
-        raise  # the reader of stdout has gone: typer exits silently
+        raise  # the reader of stdout has gone: click exits silently
     except OSError as error:
         members = {"code": "os", "message": str(error), "retryable": False}
         _print(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)

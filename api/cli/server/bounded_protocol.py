@@ -21,8 +21,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from killable.api.cli.server.connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
+from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, TOO_MANY
-from killable.api.http.networks import network_of
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
 from killable.api.http.settings import HttpSettings

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from killable.api.http.networks import network_of
+from killable.api.http.client_network import network_of
 
 RESERVE = 32
 """Connections over the bound on which operators are answered, and nobody else."""

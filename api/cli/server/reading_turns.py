@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any, cast
 
 from killable.api.http.operators_first import Precedence
-from killable.supervisor.jobs.fair_queue import FairQueue
+from killable.supervisor.jobs.round_robin import RoundRobin
 
 READS_MAX = 2
 """Connections that are read in one turn: 0.2 ms of small requests."""
@@ -98,7 +98,7 @@ class ReadingTurns:
         self._precedence = precedence
         self._epoll: select.epoll | None = None
         self._members: dict[int, ConnectionReading] = {}
-        self._readable: FairQueue[ConnectionReading] = FairQueue()
+        self._readable: RoundRobin[ConnectionReading] = RoundRobin()
         self._open: OrderedDict[ConnectionReading, None] = OrderedDict()
         """Those that asyncio reads as soon as it can, the one that was read last at the end."""
         self._left = READS_MAX

@@ -97,7 +97,7 @@ class Waiting(NamedTuple):
         return self.place[2]
 
 
-class Backlog:
+class JobQueue:
     """Jobs that wait for a worker. Each round takes one job of each tenant, its most urgent one (fair queuing).
 
     Within a round, the job with the highest priority goes first: a tenant's priority puts none of its other jobs before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.api.http.networks import ADDRESS_CHARS_MAX, network_of
+from killable.api.http.client_network import ADDRESS_CHARS_MAX, network_of
 
 
 @pytest.mark.parametrize(

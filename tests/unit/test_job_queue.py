@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.jobs.backlog import SERVED_MAX, Backlog, QueueFull
+from killable.supervisor.jobs.job_queue import SERVED_MAX, JobQueue, QueueFull
 
 BIG = 1 << 40
 
 
-def backlog(jobs_max: int = 1000, bytes_max: int = BIG) -> Backlog:
-    return Backlog(jobs_max, bytes_max)
+def job_queue(jobs_max: int = 1000, bytes_max: int = BIG) -> JobQueue:
+    return JobQueue(jobs_max, bytes_max)
 
 
-def push(queue: Backlog, job_id: str, tenant: str = "ann", priority: int = 0, size: int = 0, pool: str = "p") -> None:
+def push(queue: JobQueue, job_id: str, tenant: str = "ann", priority: int = 0, size: int = 0, pool: str = "p") -> None:
     queue.check(size)
     queue.push(job_id, pool=pool, tenant=tenant, priority=priority, input_bytes=size)
 
 
-def drain(queue: Backlog, pool: str = "p") -> list[str]:
+def drain(queue: JobQueue, pool: str = "p") -> list[str]:
     popped = []
     while (job_id := queue.pop(pool)) is not None:
         popped.append(job_id)
@@ -26,7 +26,7 @@ def drain(queue: Backlog, pool: str = "p") -> list[str]:
 
 
 def test_first_in_first_out() -> None:
-    queue = backlog()
+    queue = job_queue()
     for job_id in "abc":
         push(queue, job_id)
     assert queue.jobs_of("p") == ["a", "b", "c"]
@@ -37,14 +37,14 @@ def test_first_in_first_out() -> None:
 
 @pytest.mark.row("B13")
 def test_a_higher_priority_goes_first() -> None:
-    queue = backlog()
+    queue = job_queue()
     for job_id, priority in [("low", -5), ("usual", 0), ("high", 7), ("high too", 7)]:
         push(queue, job_id, priority=priority)
     assert drain(queue) == ["high", "high too", "usual", "low"]
 
 
 def test_tenants_take_turns() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(4):
         push(queue, f"a{number}", "ann")
     push(queue, "b0", "bob")
@@ -54,7 +54,7 @@ def test_tenants_take_turns() -> None:
 
 
 def test_a_tenant_that_comes_late_waits_for_one_job_of_each_and_no_more() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(100):
         push(queue, f"a{number}", "ann")
     assert [queue.pop("p") for _ in range(50)] == [f"a{number}" for number in range(50)]
@@ -63,7 +63,7 @@ def test_a_tenant_that_comes_late_waits_for_one_job_of_each_and_no_more() -> Non
 
 
 def test_a_tenant_with_one_job_at_a_time_does_not_keep_out_one_with_many() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(10):
         push(queue, f"b{number}", "bob")
     served = []
@@ -74,7 +74,7 @@ def test_a_tenant_with_one_job_at_a_time_does_not_keep_out_one_with_many() -> No
 
 
 def test_a_tenants_urgent_job_goes_before_its_own_that_can_wait() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(100):
         push(queue, f"slow{number}", "ann", priority=0)
     for number in range(3):
@@ -84,7 +84,7 @@ def test_a_tenants_urgent_job_goes_before_its_own_that_can_wait() -> None:
 
 
 def test_no_priority_puts_a_tenants_second_job_before_anothers_first() -> None:
-    queue = backlog()
+    queue = job_queue()
     push(queue, "running", "ann")
     queue.pop("p")
     for number in range(500):
@@ -95,7 +95,7 @@ def test_no_priority_puts_a_tenants_second_job_before_anothers_first() -> None:
 
 
 def test_within_a_round_the_most_urgent_goes_first() -> None:
-    queue = backlog()
+    queue = job_queue()
     for tenant, priority in (("ann", 0), ("bob", 7), ("cay", 3)):
         push(queue, f"{tenant} 1", tenant, priority=priority)
         push(queue, f"{tenant} 2", tenant, priority=priority)
@@ -103,7 +103,7 @@ def test_within_a_round_the_most_urgent_goes_first() -> None:
 
 
 def test_a_tenant_that_is_held_back_lets_others_go_past_and_gets_no_credit_for_it() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(5):
         push(queue, f"a{number}", "ann", priority=9)
     queue.hold_back("ann")
@@ -119,7 +119,7 @@ def test_a_tenant_that_is_held_back_lets_others_go_past_and_gets_no_credit_for_i
 
 
 def test_a_job_of_a_tenant_that_is_held_back_can_be_removed() -> None:
-    queue = backlog()
+    queue = job_queue()
     for job_id in "abc":
         push(queue, job_id)
     queue.hold_back("ann")
@@ -133,7 +133,7 @@ def test_a_job_of_a_tenant_that_is_held_back_can_be_removed() -> None:
 
 @pytest.mark.row("B11")
 def test_an_operator_has_a_tenth_more_room() -> None:
-    queue = backlog(jobs_max=10, bytes_max=100)
+    queue = job_queue(jobs_max=10, bytes_max=100)
     for number in range(10):
         push(queue, f"j{number}", size=10)
     with pytest.raises(QueueFull):
@@ -147,12 +147,12 @@ def test_an_operator_has_a_tenth_more_room() -> None:
         queue.check(0, reserve=True)
 
 
-def push_over(queue: Backlog, job_id: str) -> None:
+def push_over(queue: JobQueue, job_id: str) -> None:
     queue.push(job_id, pool="p", tenant="oncall", priority=0, input_bytes=0)
 
 
 def test_pools_have_lines_of_their_own() -> None:
-    queue = backlog()
+    queue = job_queue()
     push(queue, "a", pool="p")
     push(queue, "b", pool="q")
     assert (queue.depth("p"), queue.depth("q"), queue.depth("none")) == (1, 1, 0)
@@ -162,7 +162,7 @@ def test_pools_have_lines_of_their_own() -> None:
 
 @pytest.mark.row("B11")
 def test_the_number_of_jobs_is_bounded_over_all_pools() -> None:
-    queue = backlog(jobs_max=2)
+    queue = job_queue(jobs_max=2)
     push(queue, "a", pool="p")
     push(queue, "b", pool="q")
     with pytest.raises(QueueFull) as caught:
@@ -175,7 +175,7 @@ def test_the_number_of_jobs_is_bounded_over_all_pools() -> None:
 
 @pytest.mark.row("B11")
 def test_the_bytes_are_bounded() -> None:
-    queue = backlog(bytes_max=100)
+    queue = job_queue(bytes_max=100)
     push(queue, "a", size=60)
     with pytest.raises(QueueFull) as caught:
         queue.check(41)
@@ -188,7 +188,7 @@ def test_the_bytes_are_bounded() -> None:
 
 
 def test_a_removed_job_does_not_come_up() -> None:
-    queue = backlog()
+    queue = job_queue()
     for job_id in "abcd":
         push(queue, job_id)
     assert queue.remove("b") and queue.remove("d")
@@ -198,7 +198,7 @@ def test_a_removed_job_does_not_come_up() -> None:
 
 
 def test_an_id_that_comes_back_has_its_new_place() -> None:
-    queue = backlog()
+    queue = job_queue()
     for job_id in "ab":
         push(queue, job_id)
     queue.remove("a")
@@ -206,14 +206,14 @@ def test_an_id_that_comes_back_has_its_new_place() -> None:
     assert drain(queue) == ["b", "a"]
 
 
-def kept(queue: Backlog) -> int:
+def kept(queue: JobQueue) -> int:
     """How many things the queue remembers."""
     pools = queue._pools.values()
     return sum(len(pool.lines) + len(pool.heads) + len(pool.served) for pool in pools) + len(queue._waiting)
 
 
 def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(10):
         push(queue, f"ever{number}", "ever")
     for number in range(10_000):
@@ -226,7 +226,7 @@ def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty(
 
 
 def test_tenants_that_come_once_are_forgotten_though_the_line_is_often_empty() -> None:
-    queue = backlog()
+    queue = job_queue()
     for number in range(3 * SERVED_MAX):
         push(queue, f"j{number}", f"tenant {number}")
         queue.pop("p")
@@ -234,7 +234,7 @@ def test_tenants_that_come_once_are_forgotten_though_the_line_is_often_empty() -
 
 
 def test_removed_jobs_leave_no_trace() -> None:
-    queue = backlog()
+    queue = job_queue()
     push(queue, "stuck")
     before = kept(queue)
     for number in range(1000):
@@ -245,7 +245,7 @@ def test_removed_jobs_leave_no_trace() -> None:
 
 @pytest.mark.row("B16")
 def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
-    queue = backlog(jobs_max=2, bytes_max=10)
+    queue = job_queue(jobs_max=2, bytes_max=10)
     queue.hold(8)
     push(queue, "a", size=2)
     assert (len(queue), queue.bytes, queue.depth("p")) == (2, 10, 1)
@@ -258,7 +258,7 @@ def test_room_can_be_kept_for_a_job_that_is_not_queued_yet() -> None:
 
 @pytest.mark.row("B16")
 def test_a_job_that_was_accepted_before_is_queued_over_the_bounds() -> None:
-    queue = backlog(jobs_max=1, bytes_max=1)
+    queue = job_queue(jobs_max=1, bytes_max=1)
     for job_id in "abc":
         queue.push(job_id, pool="p", tenant="ann", priority=0, input_bytes=5)
     with pytest.raises(QueueFull):

@@ -1,4 +1,4 @@
-"""What the processes of a worker have left in memory: found when they are gone, and removed in a thread.
+"""What the processes of a worker have left, in memory and in its temporary directory, is removed in a thread.
 
 Runs in: supervisor. Behind `ports`.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import event_loops
-from killable.workers.runtime import memory_removal
+from killable.workers.runtime import leftover_memory
 from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
@@ -24,15 +24,15 @@ take 20 ms and more.
 """
 
 
-class LeftoverMemory:
-    """The leftovers of one worker. `folder` is its temporary directory, in the supervisor's."""
+class WorkerCleanup:
+    """Of one worker, when its processes are gone. `folder` is its temporary directory, in the supervisor's."""
 
     def __init__(self, folder: str, since: float, *, is_program: bool) -> None:
         """`since`: when the worker was started, CLOCK_REALTIME seconds. `is_program`: it runs the calls of an Executor,
         whose program may use what they have left.
         """
         self._folder = folder
-        self._log = memory_removal.log_of(folder)
+        self._log = leftover_memory.log_of(folder)
         self._since = since
         self._is_program = is_program
         self._is_removed = False
@@ -58,14 +58,14 @@ class LeftoverMemory:
         removing.add_done_callback(lambda done: None if done.cancelled() else removed(done.result()))
 
     def _segments(self, creators: Sequence[int], bytes_max: int = sys.maxsize) -> list[int] | None:
-        return memory_removal.segments_of(creators, self._since, unattached_only=self._is_program, bytes_max=bytes_max)
+        return leftover_memory.segments_of(creators, self._since, unattached_only=self._is_program, bytes_max=bytes_max)
 
     def _remove(self, creators: Sequence[int]) -> int:
         number = 0
         try:
-            number = memory_removal.remove_segments(self._segments(creators) or ())
-            found = memory_removal.remove_named(self._log, holding=self._is_program)
-            memory_removal.hold(os.path.dirname(self._folder), found.held)
+            number = leftover_memory.remove_segments(self._segments(creators) or ())
+            found = leftover_memory.remove_named(self._log, holding=self._is_program)
+            leftover_memory.hold(os.path.dirname(self._folder), found.held)
             self._is_removed = True
             number += found.number
         except Exception as error:  # of any kind: a job has written the log, and its end waits for this
@@ -76,7 +76,7 @@ class LeftoverMemory:
         """Remove the temporary directory, and first what the log in it says is left, if that was not done yet."""
         if not self._is_removed:
             try:
-                memory_removal.remove_named(self._log)
+                leftover_memory.remove_named(self._log)
             except OSError:
                 return  # the log stays for the end of the supervisor
         remove_tree(self._folder)

@@ -1,4 +1,4 @@
-"""A queue in which sources take turns, however much each of them has in it.
+"""Sources take turns, however much waits for each of them: requests of clients, and wake-ups of who waits for a job.
 
 Runs in: supervisor. Pure.
 """
@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class FairQueue(Generic[T]):
-    """Round robin over sources: one item of each, then again. The urgent items of a source go before its others."""
+class RoundRobin(Generic[T]):
+    """One item of each source, then again. The urgent items of a source go before its others."""
 
     def __init__(self) -> None:
         self._lines: OrderedDict[str, tuple[deque[T], deque[T]]] = OrderedDict()

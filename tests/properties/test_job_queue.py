@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from killable.supervisor.jobs.backlog import Backlog, QueueFull
+from killable.supervisor.jobs.job_queue import JobQueue, QueueFull
 
 JOBS_MAX, BYTES_MAX = 12, 40
 POOLS, TENANTS, PRIORITIES = "pppq", "abc", (0, 0, 0, -1, 5)
@@ -43,7 +43,7 @@ class Model:
 class Queue(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.queue = Backlog(JOBS_MAX, BYTES_MAX)
+        self.queue = JobQueue(JOBS_MAX, BYTES_MAX)
         self.model = Model()
         self.number = 0
         self.passed: dict[str, dict[str, int]] = {}
@@ -143,7 +143,7 @@ TestQueue.settings = settings(max_examples=60, stateful_step_count=80, deadline=
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(PRIORITIES)), max_size=60))
 def test_between_two_jobs_of_a_tenant_each_other_one_has_at_most_one_turn(jobs: list[tuple[str, int]]) -> None:
     """Of jobs that all wait together, whatever their priorities: in every round each tenant has one job."""
-    queue = Backlog(1000, 1000)
+    queue = JobQueue(1000, 1000)
     for number, (tenant, priority) in enumerate(jobs):
         queue.push(f"{number}", pool="p", tenant=tenant, priority=priority, input_bytes=0)
     popped = [jobs[int(job_id)] for job_id in queue.jobs_of("p")]
@@ -161,7 +161,7 @@ def test_between_two_jobs_of_a_tenant_each_other_one_has_at_most_one_turn(jobs: 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9), st.integers(0, 7)), max_size=12))
 def test_nobody_who_comes_later_overtakes_by_more_than_one(history: list[tuple[str, int, int]]) -> None:
     """After any pushes and pops: before a tenant's i-th waiting job go at most i + 1 of each other tenant."""
-    queue = Backlog(1000, 1000)
+    queue = JobQueue(1000, 1000)
     tenants: dict[str, str] = {}
     for tenant, pushes, pops in history:
         for _ in range(pushes):
@@ -181,7 +181,7 @@ def test_nobody_who_comes_later_overtakes_by_more_than_one(history: list[tuple[s
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=200))
 def test_removed_jobs_change_no_order(pushes: list[tuple[str, bool]]) -> None:
     """The same jobs, once with others beside them that were removed and once without."""
-    with_others, alone = Backlog(10_000, 1), Backlog(10_000, 1)
+    with_others, alone = JobQueue(10_000, 1), JobQueue(10_000, 1)
     for number, (tenant, stays) in enumerate(pushes):
         if stays:
             alone.push(f"{number}", pool="p", tenant=tenant, priority=0, input_bytes=0)

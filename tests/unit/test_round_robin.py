@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.jobs.fair_queue import FairQueue
+from killable.supervisor.jobs.round_robin import RoundRobin
 
 
 def test_each_source_has_its_turn_whatever_others_have() -> None:
-    queue: FairQueue[str] = FairQueue()
+    queue: RoundRobin[str] = RoundRobin()
     for number in range(3):
         queue.add("a", f"a{number}")
     queue.add("b", "b0")
@@ -23,7 +23,7 @@ def test_each_source_has_its_turn_whatever_others_have() -> None:
 
 
 def test_what_is_urgent_goes_before_the_others_of_its_source_only() -> None:
-    queue: FairQueue[str] = FairQueue()
+    queue: RoundRobin[str] = RoundRobin()
     queue.add("a", "a0")
     queue.add("b", "b0")
     queue.add("b", "b1", is_urgent=True)

@@ -1,8 +1,8 @@
 """Remove the shared memory and the semaphores that the processes of a job have left behind.
 
-Runs in: supervisor | guard. Memory with a name outlives its processes (shm_overview(7), svipc(7)). Nothing is removed
-that might be another program's: of POSIX objects those in the log, by name, inode and owner; of System V segments those
-whose creator was a process of the job.
+Runs in: supervisor | guard | worker. Memory with a name outlives its processes (shm_overview(7), svipc(7)). Nothing is
+removed that might be another program's: of POSIX objects those in the log, by name, inode and owner; of System V
+segments those whose creator was a process of the job.
 """
 
 from __future__ import annotations

@@ -105,11 +105,23 @@ def _after_library_pools() -> None:
     wait = LastWait(list(_open), was_interrupted=_was_interrupted())
     wait.until_over()
     relay.join_all(is_patient=not wait.was_interrupted)
+    if _was_interrupted():
+        _end_by_sigint()
 
 
 def _was_interrupted() -> bool:
     """Return whether an uncaught Ctrl-C ends the program. In an interactive session it may be from an earlier line."""
     return issubclass(getattr(sys, "last_type", object), KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
+def _end_by_sigint() -> None:
+    """Let CPython end the program by SIGINT, as it does after an uncaught KeyboardInterrupt. It has forgotten that when
+    a text was executed since, and to end calls imports modules: each definition of a dataclass executes one.
+    """
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        pass
 
 
 def _in_child() -> None:

@@ -206,8 +206,7 @@ class Zygote:
         process_setup.reset_signals()
         process_setup.ignore_stop_signals()
         self._wakeups, self._wakeups_end = child_reaper.watch_children()
-        if not self._shares_more:  # else before the second fork: the first one is waited for
-            gc.collect()
+        gc.collect()
         gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)
         _flush()
         _tell(self._sock, control.Preloaded(self._threads))
@@ -283,8 +282,7 @@ class Zygote:
             self._shares_more = False
             with suppress(Exception):  # each worker imports it again, and reports why it fails
                 _import(_SHARED_LATER)
-            gc.unfreeze()
-            gc.collect()
+            gc.collect()  # of these imports only: it would write to the pages that the first worker shares
             gc.freeze()
         self._has_forked = True
 

@@ -27,11 +27,11 @@ class RayServer:
             f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
             f'[pools.jobs]\nmodule = "{JOBS}"\nworkers = 2\n'
         )
-        self._log = (folder / "server.log").open("wb")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
-            cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=self._log, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        with (folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
+                cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
         assert self.process.stdout is not None
         announced = self.process.stdout.readline()
         if not announced:
@@ -81,7 +81,6 @@ class RayServer:
             self.process.wait()
             assert self.process.stdout is not None
             self.process.stdout.close()
-            self._log.close()
 
 
 def wait_for(what: str, condition: Any, at_most_s: float = 60.0) -> Any:

@@ -76,7 +76,7 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
     from killable.api.cli.server.service_manager import ServiceManager
 
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
-    from killable.api.cli.server.auditing import audit_log_of
+    from killable.api.cli.server.audit_log_lifetime import audit_log_of
     from killable.api.cli.server.configuration import load
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
     from killable.api.cli.server.sighup import no_end_by_hang_up

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
@@ -26,11 +26,6 @@ from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
-
-SWITCH_S = 0.0005
-"""After this time a thread may take the interpreter from the event loop (Python's default: 5 ms). A journal's commit
-needs it a few times; while clients keep the loop busy, each took 5 ms more until an end was on disk.
-"""
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +56,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Start, and return once connections are accepted. Raise CannotServe."""
-        sys.setswitchinterval(SWITCH_S)
+        interpreter_settings.let_threads_in()
         wakeup_turns().defer = self._precedence.defer
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,6 +31,8 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, seal_large_input
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause, terminal_state_of
+from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
@@ -36,6 +40,9 @@ from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.job_log import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
+
+LEFT_S = 0.5
+"""How long after its last call a node that is let go stays: its answer is on its way."""
 
 logger = logging.getLogger("killable.node")
 
@@ -52,12 +59,15 @@ class NodeHost:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
-        suspended. `on_end` is called when nothing is left of a node whose lease is over.
+        suspended. `on_end` is called when nothing is left of a node that was let go, or whose lease is over.
         """
         observer = _NodeObserver(self._on_transition, self._on_slot_ready)
         self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
+        process = InstanceId.of(os.getpid())
+        assert process is not None
+        self._process = process.name
         self._epoch = 0
         self._head = ""
         self._lease = NodeLease(0.0)
@@ -121,10 +131,13 @@ class NodeHost:
                 return wire.pack({"workers": records})
             case "leave":
                 await self.close()
+                self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
                 return wire.pack({})
         raise ValueError(f"a call of {method!r}")
 
     async def _hello(self, header: Header) -> bytes:
+        if header["before"] and not await self._sweep(header["before"]):
+            return wire.refusal(wire.NOT_SWEPT)
         if header["epoch"] > self._epoch:
             self._epoch, self._head = header["epoch"], header["head"]
             self._lease = NodeLease(header["lease_s"])
@@ -140,9 +153,21 @@ class NodeHost:
         types = [job_type._asdict() for job_type in await self._supervisor.job_types()]
         self._pools = await self._pool_states()
         return wire.pack(
-            {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
-             "pools": self._pools, "version": version("killable")}
+            {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
+             "process": self._process, "types": types, "pools": self._pools, "version": version("killable")}
         )  # fmt: skip
+
+    @staticmethod
+    async def _sweep(before: str) -> bool:
+        """End what the process of the node's last incarnation has left; return whether nothing is."""
+        owner = InstanceId.named(before)
+        if owner is None:
+            return False
+        try:
+            return await event_loops.in_thread(asyncio.get_running_loop(), partial(orphan_cleanup.sweep_owner, owner))
+        except (OSError, RuntimeError) as error:
+            logger.error("sweep_failed", extra={"detail": str(error)})
+            return False
 
     async def _end_all_attempts(self, given: int) -> None:
         """End what an earlier head has begun: nobody reads it any more."""

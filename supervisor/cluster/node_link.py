@@ -3,7 +3,8 @@
 Runs in: supervisor, on the head.
 
     joining ─hello─► live ─poll overdue─► suspect ─answer─► live
-                                             └─ its lease is over: lost ─► joining, in a new incarnation
+                                             ├─ its lease is over: lost ─► joining, in a new incarnation
+                                             └─ its process has ended, and the next one has swept: lost ─► live
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
-from killable.supervisor.cluster.carrier import Carrier, CarrierError
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import end_of_node
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
@@ -32,6 +33,9 @@ HELLO_S = 30.0
 
 LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
+
+_SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
+"""By what the end of an incarnation is known, and in words."""
 
 logger = logging.getLogger("killable.cluster")
 
@@ -79,6 +83,8 @@ class NodeLink:
         self.state = "joining"
         self.detail = ""
         self.incarnation = ""
+        self._process = ""
+        """That of the incarnation, by the name that everything which it starts carries."""
         self.is_draining = False
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
@@ -155,34 +161,49 @@ class NodeLink:
     # ── its life ──
 
     async def _live(self) -> None:
+        hello: Header | None = None
         while not self._closing.is_set():
-            if await self._join():
+            hello = hello or await self._hello()
+            if hello is not None and self._take(hello):
+                hello = None
                 try:
-                    await self._converse()
+                    hello = await self._converse()
                 except Exception:  # a bug in killable: its jobs end, and are told
                     logger.exception("node_link_failed", extra={"node": self.name})
                     await event_loops.wait_within(self._closing, self._left_s())
                 if not self._closing.is_set():
-                    self._lose()
+                    self._lose(*(_SWEPT if hello else self._lease_over))
+                if hello:
+                    continue
+            hello = None
             self.decided.set()
             await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
-    async def _join(self) -> bool:
-        """Begin an incarnation of the node under the head's epoch; return whether it can be used."""
+    async def _hello(self, before: str = "") -> Header | None:
+        """Have a node host there, and begin to use it under the head's epoch; return its answer, None if it has none.
+
+        `before` is the process of an incarnation that may have left something: the new one ends that first, or refuses.
+        """
+        asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before}
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
-            hello, _ = await self._call("hello", {"lease_s": self._times.lease_s, "given": self._given}, HELLO_S)
+            hello, _ = await self._call("hello", asked, HELLO_S)
         except (TimeoutError, CarrierError) as error:
             self._note(self.state, f"no answer: {error}")
-            return False
+            return None
         if hello.get("refused") == wire.STALE_EPOCH:
             may_take = self._owner.on_newer_epoch(hello["epoch"])
-            return await self._join() if may_take else False
+            return await self._hello(before) if may_take else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._note(self.state, "the last incarnation of the node is still ending")
-            return False
-        self.incarnation, self._answer, self._heard = hello["incarnation"], hello["answer"], self._clock.now()
+            return None
+        return hello
+
+    def _take(self, hello: Header) -> bool:
+        """Begin an incarnation; return whether it can be used."""
+        self.incarnation, self._process = hello["incarnation"], hello["process"]
+        self._answer, self._heard = hello["answer"], self._clock.now()
         self._ack = 0
         if why := self._owner.on_joined(self, hello):
             self.incarnation = ""
@@ -199,29 +220,41 @@ class NodeLink:
             level = logging.INFO if state in ("live", "joining") else logging.WARNING
             logger.log(level, f"node_{state}", extra={"node": self.name, "detail": detail})
 
-    async def _converse(self) -> None:
-        """Poll until the node is lost: until its lease is over, by the clock of the head."""
+    async def _converse(self) -> Header | None:
+        """Poll until the node is lost. Return the hello of its next incarnation, if that has proven the end of this
+        one; None: its lease is over, by the clock of the head.
+        """
         times = self._times
-        while not self._closing.is_set():
-            left_s = self._left_s()
-            if left_s <= 0:
-                return
+        while not self._closing.is_set() and (left_s := self._left_s()) > 0:
             poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s}
             try:
                 answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
                 self._suspect("it does not answer")
+                continue
             except CarrierError as error:
                 self._suspect(str(error))
-                await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+                is_gone = isinstance(error, HostGone)
             else:
-                if "refused" in answer:
-                    self._suspect(f"it refuses: {answer['refused']}")
-                    if answer["refused"] == wire.STALE_EPOCH:
-                        self._owner.on_newer_epoch(answer["epoch"])
-                    await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
-                else:
+                if "refused" not in answer:
                     self._on_answer(answer["answer"], batches)
+                    continue
+                self._suspect(f"it refuses: {answer['refused']}")
+                if answer["refused"] == wire.STALE_EPOCH:
+                    self._owner.on_newer_epoch(answer["epoch"])
+                is_gone = answer["refused"] == wire.UNKNOWN_EPOCH  # the next incarnation is there already
+            if is_gone and (hello := await self._succeed()) is not None:
+                return hello
+            await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+        return None
+
+    async def _succeed(self) -> Header | None:
+        """Begin the next incarnation, unless that of this one may still run something."""
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s())):
+                return await self._hello(self._process)
+        except TimeoutError:
+            return None
 
     def _left_s(self) -> float:
         """Return how long something may run on the node if it hears nothing more."""
@@ -267,16 +300,20 @@ class NodeLink:
             if attempt.waits_for_slot:
                 self._ended[attempt.n] = attempt
 
-    def _lose(self) -> None:
-        """Tell that everything on it has ended: its lease is over, and nobody has heard how."""
-        self._note("lost", f"its lease of {self._times.lease_s:g} s is over")
+    @property
+    def _lease_over(self) -> tuple[str, str]:
+        return "lease", f"its lease of {self._times.lease_s:g} s is over, so it has ended everything"
+
+    def _lose(self, fenced: str, how: str) -> None:
+        """Tell that everything on it has ended, and by what that is known: nobody has heard how."""
+        self._note("lost", how)
         attempts, self.attempts = self.attempts, {}
         self._waiting.clear()
         self._ended.clear()
         self._owner.on_lost(self)
-        facts = {"incarnation": self.incarnation, "fenced": "lease"}
+        facts = {"incarnation": self.incarnation, "fenced": fenced}
         for attempt in attempts.values():
-            attempt.on_node_lost(facts, f"its lease of {self._times.lease_s:g} s is over, so it has ended everything")
+            attempt.on_node_lost(facts, how)
 
     # ── orders ──
 

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
@@ -102,14 +102,16 @@ class RayCarrier:
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node)
         if actor is None:
-            raise CarrierError("it is not started")
+            raise HostGone("it is not started")
         try:
             answer: bytes = await actor.call.remote(method, message)
         except (RayError, RuntimeError) as error:
             if not ray.is_initialized():
                 raise CarrierError("Ray has ended") from error
             if isinstance(error, ray.exceptions.ActorDiedError):
-                self._actors.pop(node, None)
+                if self._actors.get(node) is actor:
+                    del self._actors[node]
+                raise HostGone(_line(error)) from error
             raise CarrierError(_line(error)) from error
         return answer
 

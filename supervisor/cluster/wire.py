@@ -28,6 +28,8 @@ STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""
 UNKNOWN_EPOCH = "unknown_epoch"
 """The node has heard no hello of this epoch."""
+NOT_SWEPT = "not_swept"
+"""What the node's last incarnation ran may run on: it was on another machine, or something of it does not end."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
 

@@ -58,10 +58,14 @@ class InstanceId(NamedTuple):
         """
         return f"killable-{_digest(self.boot, self.namespace)}-{self.pid:x}-{self.started:x}-"
 
+    def is_here(self) -> bool:
+        """Return whether its processes would be seen here: the same boot and pid namespace. Raise OSError."""
+        return (self.boot, self.namespace) == _here() and sees_own_pids()
+
     def is_gone(self) -> bool:
         """Return whether it is known to have ended. For another boot or pid namespace that is never known."""
         try:
-            if (self.boot, self.namespace) != _here() or not sees_own_pids():
+            if not self.is_here():
                 return False
             return _start_ticks(self.pid) != self.started and not _is_hidden(self.pid)
         except OSError:

@@ -33,7 +33,7 @@ class Head:
         return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
 
     async def hello(self, given: int = 0) -> dict[str, Any]:
-        told, _ = await self.call("hello", lease_s=LEASE_S, given=given)
+        told, _ = await self.call("hello", lease_s=LEASE_S, given=given, before="")
         self.answer = told.get("answer", 0)
         return told
 

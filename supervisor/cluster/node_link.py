@@ -31,6 +31,8 @@ JOIN_AGAIN_S = 1.0
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
 
+FORGET_MAX = 4096
+"""Attempts that one poll names as written down."""
 LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
 
@@ -64,6 +66,21 @@ class LinkOwner(Protocol):
 
     @property
     def epoch(self) -> Epoch: ...
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings, as nodes have it."""
+        ...
+
+    @property
+    def adopts(self) -> bool:
+        """Whether this head may go on with attempts of an earlier one."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is decided which ones."""
+        ...
+
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         """Take a node in. Return why it cannot be used; empty: it can."""
         ...
@@ -88,6 +105,12 @@ class NodeLink:
         self.is_draining = False
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
+        self.held: dict[tuple[str, int], Header] = {}
+        """What the node holds of an earlier head, by job and attempt, until it is settled what becomes of it."""
+        self.ended: set[str] = set()
+        """Incarnations that have certainly ended everything."""
+        self._recorded: set[int] = set()
+        """Attempts whose ends are written down, until the node has heard of it."""
         self._ended: dict[int, RemoteAttempt] = {}
         """Those that are, and whose slot is not ready again."""
         self.decided = asyncio.Event()
@@ -122,9 +145,12 @@ class NodeLink:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Let the node go, when it has no attempts; return when it has answered, or is not expected to."""
+        """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
+
+        A head that has not come so far as to adopt what runs there leaves it to the next one.
+        """
         self._closing.set()
-        if self.state in ("live", "suspect"):
+        if self.state in ("live", "suspect") and (self._owner.is_settled or not self._owner.adopts):
             try:
                 await self._call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
@@ -184,17 +210,22 @@ class NodeLink:
 
         `before` is the process of an incarnation that may have left something: the new one ends that first, or refuses.
         """
-        asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before}
+        owner = self._owner
+        asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts}
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
             hello, _ = await self._call("hello", asked, HELLO_S)
+            if hello.get("settings", owner.fingerprint) != owner.fingerprint:
+                await self._call("leave", {}, HELLO_S)
+                self.ended.add(hello["incarnation"])
+                self._note(self.state, "it was started with other settings, and is started anew")
+                return None
         except (TimeoutError, CarrierError) as error:
             self._note(self.state, f"no answer: {error}")
             return None
         if hello.get("refused") == wire.STALE_EPOCH:
-            may_take = self._owner.on_newer_epoch(hello["epoch"])
-            return await self._hello(before) if may_take else None
+            return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._note(self.state, "the last incarnation of the node is still ending")
             return None
@@ -202,6 +233,8 @@ class NodeLink:
 
     def _take(self, hello: Header) -> bool:
         """Begin an incarnation; return whether it can be used."""
+        self._given = max(self._given, hello["begun"])
+        self._recorded.clear()
         self.incarnation, self._process = hello["incarnation"], hello["process"]
         self._answer, self._heard = hello["answer"], self._clock.now()
         self._ack = 0
@@ -209,9 +242,12 @@ class NodeLink:
             self.incarnation = ""
             self._note("refused", why)
             return False
+        self.held = {(each["job_id"], each["attempt"]): each for each in hello["held"]}
         self._note("live", "")
         self._owner.on_pools(self, hello["pools"])
         self.decided.set()
+        if self._owner.is_settled:
+            self.settle()
         return True
 
     def _note(self, state: str, detail: str) -> None:
@@ -226,7 +262,8 @@ class NodeLink:
         """
         times = self._times
         while not self._closing.is_set() and (left_s := self._left_s()) > 0:
-            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s}
+            recorded = sorted(self._recorded)[:FORGET_MAX]
+            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "forget": recorded}
             try:
                 answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
@@ -237,6 +274,7 @@ class NodeLink:
                 is_gone = isinstance(error, HostGone)
             else:
                 if "refused" not in answer:
+                    self._recorded.difference_update(recorded)
                     self._on_answer(answer["answer"], batches)
                     continue
                 self._suspect(f"it refuses: {answer['refused']}")
@@ -310,10 +348,35 @@ class NodeLink:
         attempts, self.attempts = self.attempts, {}
         self._waiting.clear()
         self._ended.clear()
+        self.held.clear()
+        self.ended.add(self.incarnation)
         self._owner.on_lost(self)
         facts = {"incarnation": self.incarnation, "fenced": fenced}
         for attempt in attempts.values():
             attempt.on_node_lost(facts, how)
+
+    # ── attempts of an earlier head ──
+
+    def settle(self) -> None:
+        """Tell the node which attempts the head goes on with: those that are here. It ends the others that it holds."""
+        if self.held:
+            claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
+            self.held.clear()
+            self._run(self._claim(claimed))
+
+    async def _claim(self, claimed: list[int]) -> None:
+        incarnation = self.incarnation
+        while self.incarnation == incarnation and not self._closing.is_set():
+            try:
+                await self._call("adopt", {"ns": claimed}, self._times.patience_s)
+                return
+            except (TimeoutError, CarrierError):
+                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+
+    def note_recorded(self, attempt: RemoteAttempt) -> None:
+        """Take note that the node need not tell of this attempt again."""
+        if attempt.incarnation == self.incarnation:
+            self._recorded.add(attempt.n)
 
     # ── orders ──
 
@@ -323,6 +386,7 @@ class NodeLink:
         return self._given
 
     def add(self, attempt: RemoteAttempt) -> None:
+        attempt.incarnation = self.incarnation
         self.attempts[attempt.n] = attempt
 
     def order(self, header: Header, blobs: list[bytes]) -> None:

@@ -233,11 +233,18 @@ class NodePool:
         node = self._placement.best()
         if node is None:
             return None
-        share = self._shares[node]
+        slot = self._slot_of(self._shares[node])
+        self._owner.on_load(node)
+        return slot
+
+    def take_on(self, node: str) -> NodeSlot:
+        """Return a slot for an attempt that a node runs already."""
+        return self._slot_of(self._shares.get(node) or NodeShare(node, ""))
+
+    def _slot_of(self, share: NodeShare) -> NodeSlot:
         share.used += 1
         slot = NodeSlot(self, share, self._owner.now())
         self.workers[id(slot)] = slot
-        self._owner.on_load(node)
         return slot
 
     def give_back(self, worker: Any) -> None:

@@ -91,9 +91,13 @@ class RayCarrier:
             raise CarrierError(f"its pools do not start: {why}")
 
     def _make(self, node: str) -> Any:
-        """Have Ray start an actor on this machine, once: Ray never starts it again by itself."""
+        """Have Ray start an actor on this machine, unless there is one: that of a head before this one goes on.
+
+        It outlives this process, as its jobs do, until its lease is over. Ray never starts it again by itself.
+        """
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
         options = ray.remote(NodeActor).options(
+            name=f"killable-{node}", lifetime="detached", get_if_exists=True,
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
@@ -116,15 +120,10 @@ class RayCarrier:
         return answer
 
     async def close(self) -> None:
-        actors, self._actors = self._actors, {}
-
-        def end() -> None:
-            for actor in actors.values():  # everything below it has ended, or its guard ends it now
-                ray.kill(actor)
-            ray.shutdown()
-
+        """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""
+        self._actors.clear()
         if ray.is_initialized():
-            await self._in_thread(end)
+            await self._in_thread(ray.shutdown)
 
 
 def _name_of(node: dict[str, Any]) -> str:

@@ -37,6 +37,13 @@ class InstanceId(NamedTuple):
         return None if started is None else cls(*_here(), pid, started)
 
     @classmethod
+    def own(cls) -> InstanceId:
+        """Return the id of this process. Raise OSError if /proc cannot be read."""
+        own = cls.of(os.getpid())
+        assert own is not None
+        return own
+
+    @classmethod
     def named(cls, name: str) -> InstanceId | None:
         """Parse a `name`; return None if it is not exactly such a name."""
         found = re.fullmatch(_NAME, name)

@@ -20,7 +20,7 @@ from killable.supervisor.settings import Settings
 
 
 class SocketCarrier:
-    """`folder` has a socket and a log for each node. Another carrier of the same folder finds the nodes of the first."""
+    """`folder` has a socket and a log for each node. A later carrier of this folder finds the nodes of the first."""
 
     def __init__(self, folder: Path, settings: Settings, names: Sequence[str]) -> None:
         self._folder = folder

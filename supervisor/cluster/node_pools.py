@@ -1,6 +1,6 @@
 """The pools of a head: all nodes, which come and go, and the slots that they have.
 
-Runs in: supervisor, on the head. Implements `execution.RemotePools` in place of `pools.fleet`.
+Runs in: supervisor, on the head. Implements `pool_protocols.RemotePools` in place of `pools.fleet`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
-from killable.supervisor.pools.execution import HeldRun
+from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.pools.job_types import JobTypes
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
@@ -33,7 +33,7 @@ from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json, load_json
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.execution import RemotePoolsOwner
+    from killable.supervisor.pools.pool_protocols import RemotePoolsOwner
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""

@@ -42,7 +42,7 @@ from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, ov
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.execution import HeldRun, RemotePools
+    from killable.supervisor.pools.pool_protocols import HeldRun, RemotePools
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
 """More events than a job has besides its output: a first event for each attempt, a last one."""

@@ -24,8 +24,8 @@ from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
-from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.pools.job_types import JobTypes
+from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings

@@ -238,6 +238,7 @@ class Supervisor:
 
         Its events go into `log`; so many `attempts` have ended.
         """
+        self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
         job.queued, job.attempts = waits_since, attempts
         self.jobs.enqueue(job)

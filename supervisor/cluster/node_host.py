@@ -42,6 +42,8 @@ from killable.supervisor.telemetry.observer import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
 
+OF_NODES = ("limits", "caps", "jobs", "ack_cpu_s", "stack", "unkillable_s", "proof")
+"""Settings, besides the pools, by which nodes work."""
 UNUSED_S = 60.0
 """How long a node waits for the first word of a head."""
 LEFT_S = 0.5
@@ -69,7 +71,7 @@ class NodeHost:
         self._now = now
         self._on_end = on_end
         self._process = InstanceId.own().name
-        self._settings = fingerprint(settings)
+        self._settings = fingerprints(settings)
         self._epoch = 0
         self._head = ""
         self._lease = NodeLease(0.0)
@@ -386,11 +388,16 @@ class NodeHost:
             self._on_end()
 
 
-def fingerprint(settings: Settings) -> str:
-    """Return a text that is another one for settings with which a node would do something else."""
-    of_node = dataclasses.replace(_of_node(settings), sweep=True)
-    members = {each.name: getattr(of_node, each.name) for each in dataclasses.fields(of_node)}
-    return hashlib.sha256(json.dumps(members, sort_keys=True, default=repr).encode()).hexdigest()
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """Return a text for each pool, and one by the empty name for the rest: another one for settings with which a node
+    would do something else.
+    """
+    rest = {name: getattr(settings, name) for name in OF_NODES}
+    return {spec.name: _digest(spec) for spec in settings.pools} | {"": _digest(rest)}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _of_node(settings: Settings) -> Settings:

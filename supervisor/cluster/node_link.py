@@ -67,11 +67,6 @@ class LinkOwner(Protocol):
     @property
     def epoch(self) -> Epoch: ...
     @property
-    def fingerprint(self) -> str:
-        """Of the settings, as nodes have it."""
-        ...
-
-    @property
     def adopts(self) -> bool:
         """Whether this head may go on with attempts of an earlier one."""
         ...
@@ -79,6 +74,10 @@ class LinkOwner(Protocol):
     @property
     def is_settled(self) -> bool:
         """Whether it is decided which ones."""
+        ...
+
+    def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
+        """Return whether a node works by this head's settings (`fingerprints`)."""
         ...
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
@@ -216,7 +215,7 @@ class NodeLink:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
             hello, _ = await self._call("hello", asked, HELLO_S)
-            if hello.get("settings", owner.fingerprint) != owner.fingerprint:
+            if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
                 await self._call("leave", {}, HELLO_S)
                 self.ended.add(hello["incarnation"])
                 self._note(self.state, "it was started with other settings, and is started anew")

@@ -16,7 +16,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.carrier import Carrier, CarrierError
 from killable.supervisor.cluster.lease import end_of_node
-from killable.supervisor.cluster.node_host import fingerprint
+from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
@@ -61,7 +61,6 @@ class NodePools:
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
         """Set when a node has joined, or has certainly ended everything."""
-        self.fingerprint = fingerprint(settings)
         self.adopts = bool(settings.journal)
         self.is_settled = False
         self._has_joined = False
@@ -225,6 +224,10 @@ class NodePools:
             pool.on_free()
 
     # ── LinkOwner ──
+
+    def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
+        ours = fingerprints(self._settings)
+        return all(told.get(name) == ours[name] for name in ours)
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         if hello["version"] != version("killable"):

@@ -56,8 +56,12 @@ async def heads(folder: Path, lease_s: float) -> AsyncIterator[Start]:
 def close(process: subprocess.Popen[str]) -> None:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.close()
-    process.wait(60)
-    process.stdout.close()
+    try:
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 def alive(pids: list[int]) -> list[int]:

@@ -128,6 +128,21 @@ async def test_a_second_attempt_on_the_same_node_is_told_whole_although_the_firs
         assert causes == ["assigned", "entered", "closing frame", "exited"] and end["outcome"]["state"] == "completed"
 
 
+async def test_a_second_attempt_outlasts_all_that_ends_meanwhile(tmp_path: Path) -> None:
+    """It has the id of the first one, which its node may drop only now."""
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "killed", times=1)
+        await head.until_end(1)
+        await head.run(2, "killed", attempt=2, times=1, gate=str(tmp_path / "gate"))
+        for n in range(3, 6):
+            await head.run(n, "count", job_id=f"job-{n}", n=1)
+            await head.until_end(n)
+        (tmp_path / "gate").touch()
+        _, end = await head.until_end(2)
+        assert end["outcome"]["state"] == "completed"
+
+
 async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gone() -> None:
     async with node() as head:
         await head.hello()

@@ -139,11 +139,21 @@ class NodeHost:
             case "workers":
                 records = [record._asdict() for record in await self._supervisor.workers()]
                 return wire.pack({"workers": records})
+            case "kill_worker":
+                return await self._kill_worker(header)
             case "leave":
                 await self.close()
                 self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
                 return wire.pack({})
         raise ValueError(f"a call of {method!r}")
+
+    async def _kill_worker(self, header: Header) -> bytes:
+        """Kill a worker, mostly an idle one: of a job the head knows itself. The second time it is gone."""
+        try:
+            record = await self._supervisor.kill_worker(header["worker_id"], wait_s=header["wait_s"])
+        except Refused as refused:
+            return wire.pack({"unknown": refused.message})
+        return wire.pack({"worker": record._asdict()})
 
     async def _hello(self, header: Header) -> bytes:
         if header["before"] and not await self._sweep(header["before"]):

@@ -23,6 +23,7 @@ from killable.supervisor.cluster.lease import end_of_node
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.models import NodeRecord
+from killable.workers.errors import Refused
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""
@@ -181,6 +182,20 @@ class NodeLink:
         except (TimeoutError, CarrierError):
             return []
         found: list[dict[str, Any]] = answer.get("workers", [])
+        return found
+
+    async def kill_worker(self, worker_id: str, wait_s: float) -> dict[str, Any]:
+        """Have one of the node's workers killed; return its own record. Raise Refused: unknown_worker."""
+        asked = {"worker_id": worker_id, "wait_s": wait_s}
+        try:
+            answer, _ = await self._call("kill_worker", asked, wait_s + self._times.patience_s)
+        except (TimeoutError, CarrierError) as error:
+            answer = {"unknown": f"the node does not answer: {error}"}
+        if "worker" not in answer:
+            why = answer.get("unknown") or f"the node refuses: {answer['refused']}"
+            worker_id = f"{self.name}.{worker_id}"
+            raise Refused(f"no worker {worker_id}: {why}", code="unknown_worker", worker_id=worker_id)
+        found: dict[str, Any] = answer["worker"]
         return found
 
     # ── its life ──

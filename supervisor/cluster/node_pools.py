@@ -18,7 +18,7 @@ from killable.supervisor.cluster.carrier import Carrier, CarrierError
 from killable.supervisor.cluster.lease import end_of_node
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
-from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
+from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
@@ -299,26 +299,25 @@ class NodePools:
     def types(self) -> Sequence[JobType]:
         return self._types.all()
 
-    def worker(self, worker_id: str) -> tuple[NodePool, NodeSlot]:
-        """Return a worker that runs a job. Raise Refused: unknown_worker."""
+    def worker(self, worker_id: str) -> tuple[NodePool, Any]:
+        """Return a worker that runs a job, or one that its node may know. Raise Refused: unknown_worker."""
         for pool in self:
             for slot in pool.workers.values():
                 if slot.id == worker_id:
                     return pool, slot
-        raise Refused(f"no worker {worker_id} runs a job", code="unknown_worker", worker_id=worker_id)
+        for link in self._links.values():
+            if link.state == "live" and worker_id.startswith(f"{link.name}."):
+                return next(iter(self)), NodeWorker(link, worker_id.removeprefix(f"{link.name}."))
+        raise Refused(f"there is no worker {worker_id} on any live node", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Any) -> WorkerRecord:
-        slot: NodeSlot = worker
-        return slot.record(self._clock.now())
+        known: NodeSlot | NodeWorker = worker
+        return known.record(self._clock.now())
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         links = [link for link in self._links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.workers() for link in links))
-        return [
-            WorkerRecord(**members | {"worker_id": f"{link.name}.{members['worker_id']}", "node": link.name})
-            for link, answer in zip(links, answers, strict=True)
-            for members in answer
-        ]
+        return [of_node(link.name, members) for link, answer in zip(links, answers, strict=True) for members in answer]
 
     def pool_records(self) -> Sequence[PoolRecord]:
         return [pool.record() for pool in self]

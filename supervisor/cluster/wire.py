@@ -9,7 +9,8 @@ Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, dou
             it changes nothing
     poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it.
             It names the attempts whose ends the head has written down: until then the node can tell each again
-    workers, leave   the node's worker records; the node is no longer needed: it ends everything, and itself
+    workers, kill_worker   the node's worker records; one of them is to be killed
+    leave   the node is no longer needed: it ends everything, and itself
 
 An attempt is named by `n`, which the head counts for each node, through all of its incarnations. A node runs each one
 at most once, and none of those that the head had given out before its hello.

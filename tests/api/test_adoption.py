@@ -89,7 +89,6 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
         family = await head.submit("keeps_family")
         twice = {"limits": {"attempts_max": 2, "backoff_s": 0}}
         again = await head.submit("killed", times=1, gate=gates[0][2], members=twice)
-        waits = await head.submit("echo", text="it waited")
         for each in gates:
             Path(each[0]).touch()
         before = []
@@ -97,6 +96,7 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
             before.append(await head.read(job_id, until="token"))
         retried = await head.read(again, until="retrying")
         await until_async(lambda: runs(head, again), "its second attempt runs")
+        waits = await head.submit("echo", text="it waited")  # now no slot is free
         told = json.loads((await head.read(family, until="token")).events[-1].data)["value"]
         records = [await head.record(job_id) for job_id in (*jobs, family, again)]
         pids = [*told, *(record["pid"] for record in records)]

@@ -293,3 +293,24 @@ async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: St
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
         cluster.carrier.leaving.clear()
         await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
+        assert read_process(idle["pid"]) is not None
+        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
+        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
+        assert alive([idle["pid"]]) == []
+        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
+        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
+        cluster.carrier.cut_off.add("a")
+        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
+        cluster.carrier.cut_off.clear()
+        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
+
+
+async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
+    workers = (await server.client.get("/v1/workers")).json()["workers"]
+    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)

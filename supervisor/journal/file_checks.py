@@ -71,6 +71,7 @@ def _check_owner(each: str, path: str) -> None:
 
 def _create(path: str) -> None:
     """Make the file elsewhere and give it its name when it is whole: a death in between leaves no half journal."""
+    _refuse_log_of_another(path)
     new = f"{path}.new-{os.getpid()}"
     Path(new).unlink(missing_ok=True)
     try:
@@ -90,6 +91,18 @@ def _create(path: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _refuse_log_of_another(path: str) -> None:
+    """Raise JournalRefused if there is a write-ahead log and no journal: SQLite would write what it has into the new
+    journal, and its jobs would be back.
+    """
+    if os.path.lexists(path + WAL) and not os.path.lexists(path):  # in this order: another server makes the log last
+        raise JournalRefused(
+            f"{path}{WAL} is there, and {path} is not: it is the end of a journal that was moved or removed without "
+            f"it; move it, and {path}{MARK}, to that journal, or remove them if that is gone",
+            journal=path,
+        )
 
 
 def lengthen_log(path: str) -> None:

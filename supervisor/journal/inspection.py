@@ -5,6 +5,7 @@ Runs in: the command. The server may be running: its file is locked for it, so a
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -131,6 +132,7 @@ def _snapshot(path: str) -> Iterator[str]:
     """
     if not Path(path).exists():
         raise JournalRefused(f"there is no journal {path}", journal=path)
+    path = os.path.realpath(path)  # its log and its mark lie there
     with tempfile.TemporaryDirectory(prefix="killable-journal-") as folder:
         copy = str(Path(folder, "journal"))
         for _ in range(TRIES_MAX):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -165,6 +166,7 @@ class JournalFile:
         Not `strict`: also if its end is missing or its pages are damaged.
         """
         connection: sqlite3.Connection | None = None
+        path = os.path.realpath(path)  # as SQLite does: the write-ahead log of a link lies beside what it leads to
         try:
             prepare_file(path)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)

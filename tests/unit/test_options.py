@@ -12,8 +12,8 @@ from support.scripted_server import ID, PATH, Script, as_json
 from killable.api.cli import app
 
 EMPTY: dict[str, Any] = {
-    "jobs": [{}], "workers": [{}], "tenants": [{}], "types": [{}], "nodes": [{}], "job_id": ID, "state": "failed", "error": [],
-    "certificate": [], "next_cursor": None,
+    "jobs": [{}], "workers": [{}], "tenants": [{}], "types": [{}], "nodes": [{}], "job_id": ID, "state": "failed",
+    "error": [], "certificate": [], "next_cursor": None,
 }  # fmt: skip
 """Lists of objects, as asked for, and nothing in them."""
 BEYOND = 10**400
@@ -29,12 +29,16 @@ HUGE: dict[str, Any] = {
     "jobs": [{"job_id": ID, "state": "running", "type": "t", "tags": {}, "attempt": BEYOND, "events": BEYOND}],
     "workers": [{"worker_id": "w", "state": "idle", "cpu": BEYOND, "rss_bytes": BEYOND, "age_s": BEYOND}],
     "nodes": [{"name": "n", "state": "live", "heard_s": float("inf"), "running": BEYOND, "slots": BEYOND}],
-    "tenants": [{"tenant": "t", "queued": BEYOND, "bounds": {}}], "job_types": [{"name": "t", "limits": {"run_s": BEYOND}}],
+    "tenants": [{"tenant": "t", "queued": BEYOND, "bounds": {}}],
+    "job_types": [{"name": "t", "limits": {"run_s": BEYOND}}],
     "job_id": ID, "state": "failed", "error": {"code": "exception", "message": ""}, "created_at": "9" * 30,
     "certificate": {"tree_empty": BEYOND, "requested": float("inf")}, "heard_s": float("inf"), "name": "n",
 }  # fmt: skip
 """What no clock and no machine has."""
-PATHS = (PATH, "/v1/jobs", "/v1/workers", "/v1/tenants", "/v1/types", "/v1/drain", "/v1/job-types", "/v1/nodes", "/v1/nodes/n/drain")
+PATHS = (
+    PATH, "/v1/jobs", "/v1/workers", "/v1/tenants", "/v1/types", "/v1/drain", "/v1/job-types", "/v1/nodes",
+    "/v1/nodes/n/drain",
+)  # fmt: skip
 VERBS = (
     ["ps", "--all"], ["workers"], ["tenants"], ["types"], ["inspect", ID], ["explain", ID], ["wait", ID], ["drain"],
     ["nodes"], ["nodes", "--drain", "n"],

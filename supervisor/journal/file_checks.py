@@ -30,6 +30,11 @@ ROOM_SHARE = 8
 logger = logging.getLogger("killable.journal")
 
 
+def place_of(path: str) -> str:
+    """Return where a journal is, if its path is a symbolic link. SQLite has the write-ahead log beside that."""
+    return os.path.realpath(path)
+
+
 def prepare_file(path: str) -> None:
     """Create the journal if there is none; else check whose it is, and set its mode. Raise JournalRefused, OSError,
     sqlite3.Error.

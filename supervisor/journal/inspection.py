@@ -5,7 +5,6 @@ Runs in: the command. The server may be running: its file is locked for it, so a
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from killable.supervisor.journal.file_checks import MARK, MODE, WAL
+from killable.supervisor.journal.file_checks import MARK, MODE, WAL, place_of
 from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
 from killable.supervisor.journal.refusals import JournalRefused
 
@@ -132,7 +131,7 @@ def _snapshot(path: str) -> Iterator[str]:
     """
     if not Path(path).exists():
         raise JournalRefused(f"there is no journal {path}", journal=path)
-    path = os.path.realpath(path)  # its log and its mark lie there
+    path = place_of(path)
     with tempfile.TemporaryDirectory(prefix="killable-journal-") as folder:
         copy = str(Path(folder, "journal"))
         for _ in range(TRIES_MAX):

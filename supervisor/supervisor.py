@@ -21,7 +21,7 @@ from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
-from killable.supervisor.jobs.wakes import wakes
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id, random_id
 from killable.supervisor.models import (
@@ -46,7 +46,7 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -54,7 +54,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
-    from killable.supervisor.pools.execution import RemotePools
+    from killable.supervisor.pools.pool_protocols import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 1024
@@ -279,13 +279,13 @@ class Supervisor:
                 after = batch[-1].id
                 yield batch
                 if after < len(job.log) - 1:
-                    await wakes().turn(job_id)
+                    await wakeup_turns().turn(job_id)
             elif job.durable is False:
                 await self._ends.until_durable(job)
                 while batch := job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH):
                     after = batch[-1].id
                     yield batch if after < len(job.log) - 1 else [*batch[:-1], marked(batch[-1], job)]
-                    await wakes().turn(job_id)
+                    await wakeup_turns().turn(job_id)
                 return
             elif job.is_over or not follow:
                 return

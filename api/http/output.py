@@ -12,7 +12,7 @@ from contextlib import aclosing
 
 from killable.api.http.sse import WRITE_BYTES, cut
 from killable.supervisor.engine import Engine
-from killable.supervisor.jobs.wakes import wakes
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobRecord
 from killable.workers.protocol.messages import dump_json
 
@@ -38,7 +38,7 @@ async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | 
         async for tokens in batches:
             for number, piece in enumerate(decoded(tokens)):
                 if number:  # of a large token: a socket that takes all does not wait by itself
-                    await wakes().turn(record.job_id)
+                    await wakeup_turns().turn(record.job_id)
                 yield piece
 
 

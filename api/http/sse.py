@@ -30,7 +30,7 @@ from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
-from killable.supervisor.jobs.wakes import wakes
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
 from killable.workers.errors import Refused
 
@@ -251,7 +251,7 @@ class EventStream(EventSourceResponse):
                     for piece in encode(batch):
                         for write in cut(first + piece):
                             if is_begun:  # of a large event: a socket that takes all does not wait by itself
-                                await wakes().turn(self._reader.job_id)
+                                await wakeup_turns().turn(self._reader.job_id)
                             is_begun = True
                             yield write
                         first = b""

@@ -29,7 +29,7 @@ from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
 from killable.supervisor.jobs import durable_ends
-from killable.supervisor.jobs.wakes import WAKES_MAX
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.supervisor.journal.journal_file import JournalFile, Note
 from killable.supervisor.models import TERMINAL_STATES
 

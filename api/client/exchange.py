@@ -221,7 +221,7 @@ _NOT_JSON = object()
 def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply
         return _NOT_JSON
 
 

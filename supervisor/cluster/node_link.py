@@ -19,7 +19,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
-from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
@@ -43,17 +43,6 @@ _SWEPT = "swept", "its process had ended, and the next one has ended what was le
 """By what the end of an incarnation is known, and in words."""
 
 logger = logging.getLogger("killable.cluster")
-
-
-class Times(NamedTuple):
-    """`[cluster]` in seconds."""
-
-    lease_s: float = 10.0
-    """How long a node works without a word from its head."""
-    poll_s: float = 3.0
-    """How long a node waits with its answer when it has no news."""
-    patience_s: float = 2.0
-    """How much later than that an answer may come before the node is suspect."""
 
 
 class Epoch(NamedTuple):

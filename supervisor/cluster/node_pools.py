@@ -15,9 +15,9 @@ from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
-from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_host import fingerprints
-from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
+from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header

@@ -19,7 +19,7 @@ from support.processes import read_process
 from support.waiting import Pending, until_async
 
 from killable.supervisor import clock
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec

@@ -16,7 +16,7 @@ from api_server import serve
 from support import forking_jobs
 from support.socket_carrier import SocketCarrier
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor

@@ -34,5 +34,5 @@ def open_client(url: str) -> Iterator[Client]:
             yield client
         except KillableError:
             raise
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
             raise odd_answer(client.address, error) from error

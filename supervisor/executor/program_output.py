@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.executor.relay import Relay
-from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
+from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.workers.protocol.log_records import decode_record, decode_warning
 from killable.workers.protocol.messages import Kind
 
@@ -52,10 +52,7 @@ class ProgramOutput:
 
     def call(self, act: Callable[[], None]) -> None:
         """Run `act` in the Executor's thread, from any thread, if it still runs."""
-        try:
-            self.thread.call(lambda _: act())
-        except ThreadClosed:
-            pass
+        self.thread.call(lambda _: act())
 
 
 class TaskOutput:

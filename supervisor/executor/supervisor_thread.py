@@ -29,10 +29,6 @@ CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
 
-class ThreadClosed(RuntimeError):
-    """The thread accepts no more calls."""
-
-
 class ThreadCallbacks(LaneHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
@@ -93,10 +89,12 @@ class SupervisorThread:
         self._thread.start()
 
     def call(self, act: Callable[[Supervisor], None]) -> None:
-        """Run `act` in the thread, in the order of the calls, once the thread runs. Raise ThreadClosed."""
+        """Run `act` in the thread, in the order of the calls, once the thread runs. Does nothing after its end: every
+        task is over then.
+        """
         with self._lock:
             if self._closed:
-                raise ThreadClosed("it has been shut down")
+                return
             self._inbox.append(act)
             if self._read_scheduled:
                 return

@@ -222,7 +222,7 @@ class PendingTasks:
         if lane.is_alone:
             self.supervisor_thread.call(partial(self._settle, lane))
 
-    def _settle(self, lane: Lane, _supervisor: Supervisor) -> None:
+    def _settle(self, lane: Lane) -> None:
         """Make an attempt of a lane's only call: at once, or soon if only the pool needs it, to replace the worker."""
         if lane.quiet:
             lane.settle()
@@ -309,7 +309,7 @@ class PendingTasks:
             futures = list(self._under_way) if cancel_pending else ()
         for future in futures:
             future.cancel_pending("the executor is shutting down")
-        self.supervisor_thread.call(lambda _: self._leave_if_done())
+        self.supervisor_thread.call(self._leave_if_done)
 
     def _futures(self) -> list[JobFuture[Any]]:
         """Return the futures of the tasks that wait or run."""
@@ -352,7 +352,7 @@ class PendingTasks:
         self.supervisor = supervisor
 
     def on_started(self) -> None:
-        self._serve_waiting(self.supervisor)
+        self._serve_waiting()
 
     def on_thread_ending(self, failure: BaseException | None) -> None:
         why = f"the executor's thread has ended: {failure!r}"
@@ -386,7 +386,7 @@ class PendingTasks:
             assert isinstance(task, Task)
             if task.is_stopped:
                 task.is_withdrawn = True
-                self.supervisor_thread.call(lambda _, task=task: task.drop())  # type: ignore[misc]
+                self.supervisor_thread.call(task.drop)
             elif task.future in self._under_way and not task.is_withdrawn:
                 task.future.take_back()
                 self._waiting[task.future] = task
@@ -407,17 +407,17 @@ class PendingTasks:
     def on_pool_broken(self) -> None:
         self._enter_waiting()
 
-    def _serve_waiting(self, supervisor: Supervisor) -> None:
+    def _serve_waiting(self) -> None:
         """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else open lanes."""
         if not self.supervisor_thread.has_started:
             return
         with self.lock:
             self.repair()
             are_jobs = any(call.waits_as_job for call in self._waiting.values())
-        if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
+        if are_jobs or self.supervisor_thread.fault or self.supervisor.why_broken():
             self._enter_waiting()
         else:
-            supervisor.jobs.open_lanes()
+            self.supervisor.jobs.open_lanes()
             self.on_room()
 
     def _enter_waiting(self) -> None:
@@ -428,7 +428,7 @@ class PendingTasks:
         for call in calls:
             call.enter()
 
-    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None, _supervisor: Supervisor) -> None:
+    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None) -> None:
         task = self._under_way.get(future)
         if task is None:
             return
@@ -442,7 +442,7 @@ class PendingTasks:
         else:
             task.stop()
 
-    def _give_up(self, task: Task, fault: str, _supervisor: Supervisor) -> None:
+    def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
         verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
         with self.lock:
@@ -459,9 +459,9 @@ class PendingTasks:
             self._look_scheduled = True
             self.supervisor_thread.call(self._serve_waiting_once)
 
-    def _serve_waiting_once(self, supervisor: Supervisor) -> None:
+    def _serve_waiting_once(self) -> None:
         self._look_scheduled = False
-        self._serve_waiting(supervisor)
+        self._serve_waiting()
 
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""

@@ -55,7 +55,7 @@ class SupervisorThread:
         self._settings = settings
         self._early_guard = early_guard
         self._callbacks = callbacks
-        self._inbox: deque[Callable[[Supervisor], None]] = deque()
+        self._inbox: deque[Callable[[], None]] = deque()
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
         self._read_scheduled = True
         """Whether a read of the inbox is scheduled already."""
@@ -88,7 +88,7 @@ class SupervisorThread:
         """Start the thread. Raise RuntimeError when it cannot be started."""
         self._thread.start()
 
-    def call(self, act: Callable[[Supervisor], None]) -> None:
+    def call(self, act: Callable[[], None]) -> None:
         """Run `act` in the thread, in the order of the calls, once the thread runs. Does nothing after its end: every
         task is over then.
         """
@@ -199,7 +199,7 @@ class SupervisorThread:
             self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
 
     def _read_inbox(self) -> None:
-        assert self._supervisor is not None and self._loop is not None
+        assert self._loop is not None
         for _ in range(CALLS_PER_TURN):
             try:
                 act = self._inbox.popleft()
@@ -210,7 +210,7 @@ class SupervisorThread:
                         return
             else:
                 try:
-                    act(self._supervisor)
+                    act()
                 except BaseException:
                     self._loop.call_soon(self._read_inbox)  # the inbox may hold more
                     raise

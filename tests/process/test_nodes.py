@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from job_runs import HOSTILE_POOL, hostile_pool
+import pytest
+from job_runs import ENDED_WITH, HOSTILE_POOL, hostile_pool
 from support import processes
+from support.engines import Cluster
 from support.processes import read_process
 from support.socket_carrier import SocketCarrier
 from support.waiting import Pending, until
@@ -21,7 +23,7 @@ from killable.supervisor.cluster.node_link import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
-from killable.supervisor.models import Submission
+from killable.supervisor.models import JobEvent, Submission
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 
@@ -119,3 +121,30 @@ def test_a_supervisor_of_another_boot_or_namespace_or_oneself_is_never_swept() -
     assert not orphan_cleanup.sweep_owner(own)
     assert not orphan_cleanup.sweep_owner(own._replace(boot="0" * 32, pid=1))
     assert not orphan_cleanup.sweep_owner(own._replace(namespace=own.namespace + 1, pid=1))
+
+
+@pytest.mark.code("node_drained")
+async def test_the_whole_tree_of_a_job_is_gone_when_its_node_is_drained() -> None:
+    cluster = Cluster(("a",), Times(lease_s=60, poll_s=0.5, patience_s=30))
+    head = cluster.head(Settings(pools=(hostile_pool(),), sweep=False))
+    await head.start()
+    try:
+        job_id = (await head.submit(Submission("keeps_family", b"{}"))).job_id
+        tokens = [each async for batch in _until_token(head.events(job_id)) for each in batch]
+        pids = json.loads(tokens[-1].data)["value"]
+        assert len(alive(pids)) == len(pids) >= 3
+        await head.drain_node("a", deadline_s=0)
+        record = await head.wait(job_id)
+        assert alive(pids) == [] and record.error is not None and record.certificate is not None
+        assert (record.state, record.error["code"], record.error["node"]) == ("failed", "node_drained", "a")
+        assert record.certificate["tree_empty"] and record.certificate["node"] == "a"
+        ENDED_WITH.add(record.error["code"])
+    finally:
+        await head.close(grace_s=0)
+
+
+async def _until_token(events: AsyncIterator[Sequence[JobEvent]]) -> AsyncIterator[Sequence[JobEvent]]:
+    async for batch in events:
+        yield batch
+        if any(event.name == "token" for event in batch):
+            return

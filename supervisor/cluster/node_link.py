@@ -40,6 +40,7 @@ LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
 
 _SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
+_LEFT = "told", "it had other settings, and has ended everything before it was started anew"
 """By what the end of an incarnation is known, and in words."""
 
 logger = logging.getLogger("killable.cluster")
@@ -101,8 +102,8 @@ class NodeLink:
         """Those that are not over."""
         self.held: dict[tuple[str, int], Header] = {}
         """What the node holds of an earlier head, by job and attempt, until it is settled what becomes of it."""
-        self.ended: set[str] = set()
-        """Incarnations that have certainly ended everything."""
+        self.ended: dict[str, tuple[str, str]] = {}
+        """Incarnations that have certainly ended everything: by what that is known, and in words."""
         self._recorded: set[int] = set()
         """Attempts whose ends are written down, until the node has heard of it."""
         self._ended: dict[int, RemoteAttempt] = {}
@@ -113,6 +114,8 @@ class NodeLink:
         self._times = times
         self._clock = clock
         self._owner = owner
+        self._is_ending = False
+        """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -221,7 +224,8 @@ class NodeLink:
                 if hello:
                     continue
             hello = None
-            self.decided.set()
+            if not self._is_ending:
+                self.decided.set()
             await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
     async def _hello(self, before: str = "") -> Header | None:
@@ -237,7 +241,9 @@ class NodeLink:
             hello, _ = await self._call("hello", asked, HELLO_S)
             if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
                 await self._call("leave", {}, HELLO_S)
-                self.ended.add(hello["incarnation"])
+                self._is_ending = True
+                self.ended[hello["incarnation"]] = _LEFT
+                owner.on_lost(self)
                 self._note(self.state, "it was started with other settings, and is started anew")
                 return None
         except (TimeoutError, CarrierError) as error:
@@ -246,12 +252,14 @@ class NodeLink:
         if hello.get("refused") == wire.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
+            self._is_ending = True
             self._note(self.state, "the last incarnation of the node is still ending")
             return None
         return hello
 
     def _take(self, hello: Header) -> bool:
         """Begin an incarnation; return whether it can be used."""
+        self._is_ending = False
         self._given = max(self._given, hello["begun"])
         self._recorded.clear()
         self.incarnation, self._process = hello["incarnation"], hello["process"]
@@ -368,7 +376,7 @@ class NodeLink:
         self._waiting.clear()
         self._ended.clear()
         self.held.clear()
-        self.ended.add(self.incarnation)
+        self.ended[self.incarnation] = fenced, how
         self._owner.on_lost(self)
         facts = {"incarnation": self.incarnation, "fenced": fenced}
         for attempt in attempts.values():

@@ -240,8 +240,10 @@ class NodeLink:
                 await self._carrier.start(self.name)
             hello, _ = await self._call("hello", asked, HELLO_S)
             if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
-                await self._call("leave", {}, HELLO_S)
+                answer, _ = await self._call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
                 self._is_ending = True
+                if "refused" in answer:
+                    return None
                 self.ended[hello["incarnation"]] = _LEFT
                 owner.on_lost(self)
                 self._note(self.state, "it was started with other settings, and is started anew")

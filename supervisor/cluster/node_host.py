@@ -14,7 +14,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from killable.supervisor import clock, event_loops
@@ -50,12 +49,13 @@ class NodeHost:
         now: Callable[[], float] = clock.boottime,
         open_spawner: SpawnerFactory | None = None,
         on_end: Callable[[], None] = lambda: None,
+        make_supervisor: Callable[..., Supervisor] = Supervisor,
     ) -> None:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
         suspended. `on_end` is called when nothing is left of a node whose lease is over.
         """
         observer = _NodeObserver(self._on_transition, self._on_slot_ready)
-        self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
+        self._supervisor = make_supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
         self._epoch = 0
@@ -141,7 +141,7 @@ class NodeHost:
         self._pools = await self._pool_states()
         return wire.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
-             "pools": self._pools, "version": version("killable")}
+             "pools": self._pools, "version": wire.installed_version()}
         )  # fmt: skip
 
     async def _end_all_attempts(self, given: int) -> None:

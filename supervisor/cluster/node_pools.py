@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
+from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
@@ -154,7 +154,7 @@ class NodePools:
     # ── LinkOwner ──
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
-        if hello["version"] != version("killable"):
+        if hello["version"] != wire.installed_version():
             return f"it has killable {hello['version']}, and this server {version('killable')}"
         reported = dump_json(hello["types"])
         if not self._reported:
@@ -177,7 +177,7 @@ class NodePools:
         if changed or not pools:
             self._note(link)
             for pool in self:
-                self._run_times[pool.spec.name].workers = max(1, pool.occupancy.workers_max)
+                self._run_times[pool.spec.name].workers = max(1, pool.slots)
                 if pool.state == "broken":
                     self._owner.on_pool_broken(pool)
 

@@ -15,6 +15,8 @@ at most once, and none of those that the head had given out before its hello.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from killable.workers.protocol.messages import dump_json, load_json
@@ -30,6 +32,12 @@ UNKNOWN_EPOCH = "unknown_epoch"
 """The node has heard no hello of this epoch."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
+
+
+@cache
+def installed_version() -> str:
+    """Return the version of killable here. Cached: it is parsed from a file, a millisecond for each node that joins."""
+    return metadata.version("killable")
 
 
 def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:

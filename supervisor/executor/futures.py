@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
+from killable.supervisor.executor import interrupts
 from killable.supervisor.executor.progress import Progress, ProgressReports
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
@@ -175,8 +176,8 @@ class JobFuture(Future[T]):
                 super().exception(timeout)
             except CancelledError:
                 raise self._ending or JobCancelled() from None
-            except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
-                self.cancel(reason="its caller was interrupted")
+            except KeyboardInterrupt:
+                self.cancel(reason=interrupts.OF_CALLER)
                 raise
         if not self._is_unpickled:
             with self._unpickle_lock:

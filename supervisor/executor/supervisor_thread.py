@@ -20,7 +20,7 @@ from killable.supervisor.linux.fork_lock import forks_postponed, leave_loop_to_p
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.supervisor.telemetry.job_log import Unobserved
+from killable.supervisor.telemetry.observer import Unobserved
 
 logger = logging.getLogger("killable.executor")
 

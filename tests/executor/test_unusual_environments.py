@@ -154,7 +154,7 @@ with Executor(max_workers=1) as executor:
 NO_DESCRIPTOR = """
 import os, resource
 from killable import Executor, WorkerCrashed
-from killable.workers.protocol import definitions  # a submit imports it, for which a descriptor may or may not be left
+from killable.workers.protocol import definitions# a submit imports it, for which a descriptor may or may not be left
 def one():
     return 1
 executor = Executor(max_workers=1)

@@ -264,6 +264,12 @@ class DrainQuery(Query):
     )
 
 
+class NodeDrainQuery(Query):
+    deadline_s: Grace | None = Field(
+        None, description="Seconds until what still runs there is stopped with its own grace, and may run elsewhere"
+    )
+
+
 class ShutdownQuery(Query):
     grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
     deadline_s: Grace = Field(0, description="Seconds for jobs to finish before they are cancelled")

@@ -5,7 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -18,6 +18,9 @@ class Machine(NamedTuple):
 
     name: str
     """Unique in the cluster, without a slash or a full stop at its ends."""
+    labels: Mapping[str, str] = {}
+    leaves_at: float | None = None
+    """When the machine is taken away, in seconds since 1970, 0 if that is not known; None: it stays."""
 
 
 class Carrier(Protocol):

@@ -19,8 +19,10 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError
 from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
+from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
 
 ASK_AGAIN_S = 0.2
@@ -79,7 +81,10 @@ class NodeLink:
         self.state = "joining"
         self.detail = ""
         self.incarnation = ""
-        self.is_draining = False
+        self.labels: Labels = {}
+        self.drain = NodeDrain()
+        self.leaves_at: float | None = None
+        """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
         self._ended: dict[int, RemoteAttempt] = {}
@@ -100,7 +105,7 @@ class NodeLink:
     @property
     def is_open(self) -> bool:
         """Whether it may get another job."""
-        return self.state == "live" and not self.is_draining
+        return self.state == "live" and not self.drain.reason
 
     @property
     def is_gone(self) -> bool:
@@ -128,9 +133,20 @@ class NodeLink:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def record(self, slots: int) -> NodeRecord:
-        heard_s = None if self._heard is None else round(self._clock.now() - self._heard, 3)
-        state = "draining" if self.is_draining and self.state == "live" else self.state
-        return NodeRecord(self.name, state, self.incarnation, slots, len(self.attempts), heard_s, self.detail)
+        now = self._clock.now()
+        heard_s = None if self._heard is None else round(now - self._heard, 3)
+        is_drained = bool(self.drain.reason) and self.state == "live"
+        left_s = self.drain.left_s(now)
+        return NodeRecord(
+            self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
+            self.detail or (self.drain.reason if is_drained else ""), dict(self.labels),
+            None if left_s is None else round(left_s, 3),
+        )  # fmt: skip
+
+    def end_drained(self) -> None:
+        """Stop what runs here, each attempt with its own grace: another node may have the job then."""
+        for attempt in tuple(self.attempts.values()):
+            attempt.on_drained(self.drain.reason)
 
     # ── calls ──
 

@@ -136,6 +136,8 @@ class NodePoolOwner(Protocol):
         """The node has one job more or less."""
         ...
 
+    def why_no_node(self, spec: PoolSpec) -> str: ...
+
     def now(self) -> float: ...
 
 
@@ -223,7 +225,7 @@ class NodePool:
     @property
     def detail(self) -> str:
         if not self._shares:
-            return "no node has joined"
+            return self._owner.why_no_node(self.spec)
         state = self.state
         details = (share.told["detail"] for share in self._shares.values() if share.told["state"] == state)
         return next((detail for detail in details if detail), "")

@@ -14,18 +14,19 @@ from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
-from killable.supervisor.cluster.carrier import Carrier, CarrierError
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.job_types import JobTypes
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json, load_json
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
+LEAVE_EARLY_S = 10.0
+"""How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
 
 logger = logging.getLogger("killable.cluster")
 
@@ -44,16 +47,22 @@ class NodePools:
     swept: bool | None = None
     retired: Sequence[RetiredWorker] = ()
 
-    def __init__(self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
+    ) -> None:
+        """`nodes`: the labels of the machines to use; None: all."""
         self._settings = settings
+        self._selector = nodes or {}
         self._carrier = carrier
         self._times = times
         self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
         self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
         self._types = JobTypes(settings)
-        self._reported: bytes = b""
-        """The job types of the first node. Others have to have the same."""
+        self._reported: dict[str, bytes] = {}
+        """By pool: the job types of the first node that has it. Others have to have the same."""
         self._links: dict[str, NodeLink] = {}
+        self._labels: dict[str, Labels] = {}
+        """Of every machine that there is, used or not."""
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._has_joined = False
@@ -88,17 +97,44 @@ class NodePools:
             await event_loops.wait_within(link.decided, HELLO_S)
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
-            raise StartRefused(f"no machine of the cluster can be used: {causes or 'there is none with processors'}")
+            raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
 
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
-        names = {member.name for member in await self._carrier.members()}
-        for name in names - self._links.keys():
+        members = {member.name: member for member in await self._carrier.members()}
+        self._labels = {name: {**member.labels, NODE: name} for name, member in members.items()}
+        names = {name for name, labels in self._labels.items() if self._is_wanted(labels)}
+        for name in sorted(names - self._links.keys()):
             link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
+            link.labels = self._labels[name]
             link.start()
         for name in self._links.keys() - names:
             if self._links[name].is_gone:
                 await self._links.pop(name).close()
+        for name in names:
+            self._note_leaving(self._links[name], members[name])
+
+    def _is_wanted(self, labels: Labels) -> bool:
+        return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
+
+    def _note_leaving(self, link: NodeLink, machine: Machine) -> None:
+        """Drain a node whose machine Ray is about to take away, by then; and no more if Ray keeps it after all."""
+        if machine.leaves_at == link.leaves_at:
+            return
+        link.leaves_at = machine.leaves_at
+        if machine.leaves_at is None:
+            self._end_drain(link)
+            return
+        left_s = max(0.0, machine.leaves_at - clocks.realtime() - LEAVE_EARLY_S) if machine.leaves_at else None
+        self._begin_drain(link, left_s, "Ray takes the machine away")
+
+    def _why_no_machine(self) -> str:
+        """Return why no machine is wanted, and what would be."""
+        if not self._labels:
+            return "it has no machine with processors: start one with `ray start --address=...`"
+        if not any(fits(self._selector, labels) for labels in self._labels.values()):
+            return f"{no_node_fits(self._selector, self._labels)}: see [cluster] nodes"
+        return "; ".join(f"pool {pool.spec.name}: {self.why_no_node(pool.spec)}" for pool in self)
 
     async def _watch_members(self) -> None:
         while not await event_loops.wait_within(self._closing, MEMBERS_S):
@@ -137,14 +173,32 @@ class NodePools:
                 slots[node] += number
         return [link.record(slots[name]) for name, link in sorted(self._links.items())]
 
-    def drain_node(self, name: str, *, drains: bool) -> NodeRecord:
-        """Give a node no more jobs, or again. Raise Refused: unknown_node."""
+    def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
+        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""
         link = self._links.get(name)
         if link is None:
             raise Refused(f"there is no node {name}", code="unknown_node", node=name)
-        link.is_draining = drains
-        self._note(link)
+        if drains:
+            self._begin_drain(link, deadline_s, "an operator has drained it")
+        else:
+            self._end_drain(link)
         return next(record for record in self.node_records() if record.name == name)
+
+    def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
+        link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
+        logger.info("node_drains", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
+        self._note(link)
+
+    def _end_drain(self, link: NodeLink) -> None:
+        link.drain.end()
+        self._note(link)
+
+    def why_no_node(self, spec: PoolSpec) -> str:
+        """Return why a pool has no node."""
+        nodes = {name: labels for name, labels in self._labels.items() if fits(self._selector, labels)}
+        if any(fits(spec.nodes, labels) for labels in nodes.values()):
+            return "no node has joined"
+        return no_node_fits(spec.nodes, nodes)
 
     def _note(self, link: NodeLink) -> None:
         for pool in self:
@@ -155,17 +209,33 @@ class NodePools:
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         if hello["version"] != wire.installed_version():
-            return f"it has killable {hello['version']}, and this server {version('killable')}"
-        reported = dump_json(hello["types"])
-        if not self._reported:
-            self._reported = reported
-            self._types.adopt(_type_of(members) for members in load_json(reported))
-            self._owner.on_types(self._types.all())
-        elif reported != self._reported:
-            return f"its job types differ from those of the other nodes: {_difference(self._reported, reported)}"
-        for pool in self:
+            return f"it has killable {hello['version']}, and this server {wire.installed_version()}"
+        pools = [pool for pool in self if fits(pool.spec.nodes, link.labels)]
+        if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
+            return why
+        for pool in pools:
             pool.join(NodeShare(link.name, link.incarnation))
         self._has_joined = True
+        return ""
+
+    def _on_reported(self, pools: list[str], types: list[dict[str, Any]]) -> str:
+        """Take the job types of a node. Return why it cannot be used; empty: it can."""
+        reported = {name: [each for each in types if each["pool"] == name] for name in pools}
+        encoded = {name: dump_json(each) for name, each in reported.items()}
+        owners = {job_type.name: job_type.pool for job_type in self._types.all()}
+        for each in types:
+            if owners.get(each["name"], each["pool"]) != each["pool"]:
+                return f"its pool {each['pool']} has the job type {each['name']}, as pool {owners[each['name']]} has"
+        differing = [name for name in pools if self._reported.get(name, encoded[name]) != encoded[name]]
+        if differing:
+            names = ", ".join(_difference(self._reported[name], encoded[name]) for name in differing)
+            return (
+                f"its job types differ from those of the other nodes: {names}; install the same release of the modules"
+                " on each machine"
+            )
+        self._reported |= {name: encoded[name] for name in pools if reported[name]}
+        self._types.adopt(_type_of(members) for members in load_json(dump_json(types)))
+        self._owner.on_types(self._types.all())
         return ""
 
     def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None:

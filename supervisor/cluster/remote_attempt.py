@@ -102,6 +102,13 @@ class RemoteAttempt:
         asked = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason, "facts": dict(verdict.facts)}
         self._orders.order({"order": "stop", "n": self.n, "verdict": asked, "grace_s": grace_s}, [b""])
 
+    def on_drained(self, why: str) -> None:
+        """Stop it, if nobody has yet: its node is to have no jobs. A job that may be tried again is, elsewhere."""
+        if self._asked is None:
+            name = self._orders.name
+            facts = {"message": f"node {name} was drained: {why}", "node": name}
+            self.stop(Verdict("node_drained", by="operator", reason=why, facts=facts))
+
     def kill_now(self, verdict: Verdict) -> None:
         self.stop(verdict, 0.0)
 
@@ -202,7 +209,8 @@ class RemoteAttempt:
         self.certificate = certificate._replace(slot_ready=None, node=self._orders.name, relayed=relayed)
         job.result = self._values.get("result")
         job.partial = self._values.get("partial", job.partial)
-        job.may_retry = job.may_retry and end["may_retry"]
+        if self._asked is None:  # else its node retries nothing, and whether another one does is known here
+            job.may_retry = job.may_retry and end["may_retry"]
         if self._asked is None and certificate.requested is not None:  # a deadline or a limit, decided by the node
             job.verdict = Verdict(certificate.cause, by=certificate.by, reason=certificate.reason)
         self._finish(outcome)

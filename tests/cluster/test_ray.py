@@ -88,3 +88,23 @@ def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -
     assert alive(pids) == pids
     server.process.kill()
     wait_for("every node has ended its jobs", lambda: not alive(pids))
+
+
+def test_a_pool_has_the_machines_of_its_label_and_what_ray_takes_away_is_drained(
+    ray_cluster: RayCluster, tmp_path: Path
+) -> None:
+    ray_cluster.add(place := f"127.0.0.{10 + len(ray_cluster.nodes)}")
+    server = RayServer(ray_cluster, tmp_path, more=f'nodes = {{ place = "!{place}" }}\n')
+    try:
+        others = [node["labels"]["place"] for node in server.nodes()]
+        assert place not in others and len(others) >= 2
+        nap = server.submit("nap", limits={"attempts_max": 2, "backoff_s": 0})
+        wait_for("it runs", lambda: server.record(nap)["started_at"])
+        name = server.record(nap)["node"]
+        node = next(node for node in server.nodes() if node["name"] == name)
+        ray_cluster.announce_end(node["labels"]["ray.io/node-id"], 11)
+        wait_for("its node is drained", lambda: next(n for n in server.nodes() if n["name"] == name)["state"] != "live")
+        record = server.ended(nap)
+        assert (record["state"], record["attempts"]) == ("completed", 2) and record["node"] != name
+    finally:
+        server.close()

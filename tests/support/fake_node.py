@@ -19,7 +19,7 @@ from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.models import Certificate, JobType, Outcome, PoolRecord, Submission, Verdict, WorkerRecord
 from killable.supervisor.settings import Settings
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits, over
 
 if TYPE_CHECKING:

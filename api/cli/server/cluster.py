@@ -33,5 +33,6 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     from killable.supervisor.cluster.node_pools import NodePools
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)
-    pools = NodePools(settings, RayCarrier(cluster.ray, settings), times, packs=cluster.packing == "fill")
+    carrier, packs = RayCarrier(cluster.ray, settings), cluster.packing == "fill"
+    pools = NodePools(settings, carrier, times, packs=packs, nodes=cluster.nodes)
     return Supervisor(settings, remote_pools=pools)

@@ -109,7 +109,7 @@ class NodeHost:
             return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
         if method == "hello":
             return await self._hello(header)
-        if header["epoch"] != self._epoch:
+        if header["epoch"] != self._epoch or header["incarnation"] != self._supervisor.instance_id:
             return wire.refusal(wire.UNKNOWN_EPOCH)
         match method:
             case "poll":

@@ -9,7 +9,8 @@ Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, dou
     workers, leave   the node's worker records; the node is no longer needed
 
 An attempt is named by `n`, which the head counts for each node, through all of its incarnations. A node runs each one
-at most once, and none of those that the head had given out before its hello.
+at most once, and none of those that the head had given out before its hello. Every call but a hello names the
+incarnation that it is for.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BATCH_BYTES_MAX = 88 << 10
 STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""
 UNKNOWN_EPOCH = "unknown_epoch"
-"""The node has heard no hello of this epoch."""
+"""The node has heard no hello of this epoch, or the message was for an earlier incarnation of it."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
 

@@ -27,14 +27,15 @@ class Head:
     def __init__(self, host: NodeHost, epoch: int = 1) -> None:
         self.host, self.epoch = host, epoch
         self.ack = self.answer = 0
+        self.incarnation = ""
 
     async def call(self, method: str, blob: bytes = b"", **header: Any) -> tuple[dict[str, Any], list[bytes]]:
-        members = {"epoch": self.epoch, "head": f"head {self.epoch}", **header}
+        members = {"epoch": self.epoch, "head": f"head {self.epoch}", "incarnation": self.incarnation, **header}
         return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
 
     async def hello(self, given: int = 0) -> dict[str, Any]:
         told, _ = await self.call("hello", lease_s=LEASE_S, given=given)
-        self.answer = told.get("answer", 0)
+        self.answer, self.incarnation = told.get("answer", 0), told.get("incarnation", "")
         return told
 
     async def run(self, number: int, type: str, attempt: int = 1, **input: Any) -> None:

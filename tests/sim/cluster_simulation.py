@@ -18,9 +18,9 @@ from support.fake_network import FakeCarrier, FakeNetwork, Trouble
 from support.fake_node import input_of
 from support.virtual_loop import VirtualLoop
 
+from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.node_link import Times
 from killable.supervisor.cluster.node_pools import NodePools
-from killable.supervisor.clock import Clock
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -208,10 +208,13 @@ class ClusterSimulation:
 
     def _check_end(self, job: Submitted) -> None:
         """Its end is what has happened."""
-        check, run = self.runs.check, next((run for run in self.runs.of(job.id) if run.attempt == job.attempts), None)
-        code = job.code
+        check, code = self.runs.check, job.code
+        run = next((run for run in self.runs.of(job.id) if run.attempt == job.attempts), None)
         check(code is None or code in ENDS, f"{job.id} ends {job.end['error']}")
-        check(code != "cancelled" or job.is_cancelled or job.head.is_closing, f"{job.id} is cancelled by nobody: {job.end}")
+        check(
+            code != "cancelled" or job.is_cancelled or job.head.is_closing,
+            f"{job.id} is cancelled by nobody: {job.end}",
+        )
         if code in (None, "exception"):
             how = "returned" if code is None else "raised"
             check(run is not None and run.how == how, f"{job.id} ends {job.end['state']}, and ran: {run}")

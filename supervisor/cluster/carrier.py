@@ -13,6 +13,10 @@ class CarrierError(Exception):
     """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
 
 
+class HostGone(CarrierError):
+    """The carrier says that the node host has ended, or that none was started. That, too, proves nothing."""
+
+
 class Machine(NamedTuple):
     """A machine that can be a node."""
 
@@ -39,7 +43,9 @@ class Carrier(Protocol):
         ...
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
-        """Call `NodeHost.call` there and return its answer. Raise CarrierError. The caller limits the time."""
+        """Call `NodeHost.call` there and return its answer. Raise CarrierError, of which HostGone is one. The caller
+        limits the time.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.models import StartRefused
@@ -102,9 +102,13 @@ class RayCarrier:
             raise CarrierError(f"its pools do not start: {why}")
 
     def _make(self, node: str) -> Any:
-        """Have Ray start an actor on this machine, once: Ray never starts it again by itself."""
+        """Have Ray start an actor on this machine, unless there is one: that of a head before this one goes on.
+
+        It outlives this process, as its jobs do, until its lease is over. Ray never starts it again by itself.
+        """
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
         options = ray.remote(NodeActor).options(
+            name=f"killable-{node}", lifetime="detached", get_if_exists=True,
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
@@ -113,27 +117,24 @@ class RayCarrier:
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node)
         if actor is None:
-            raise CarrierError("it is not started")
+            raise HostGone("it is not started")
         try:
             answer: bytes = await actor.call.remote(method, message)
         except (RayError, RuntimeError) as error:
             if not ray.is_initialized():
                 raise CarrierError("Ray has ended") from error
             if isinstance(error, ray.exceptions.ActorDiedError):
-                self._actors.pop(node, None)
+                if self._actors.get(node) is actor:
+                    del self._actors[node]
+                raise HostGone(_line(error)) from error
             raise CarrierError(_line(error)) from error
         return answer
 
     async def close(self) -> None:
-        actors, self._actors = self._actors, {}
-
-        def end() -> None:
-            for actor in actors.values():  # everything below it has ended, or its guard ends it now
-                ray.kill(actor)
-            ray.shutdown()
-
+        """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""
+        self._actors.clear()
         if ray.is_initialized():
-            await self._in_thread(end)
+            await self._in_thread(ray.shutdown)
 
 
 def _name_of(node: dict[str, Any]) -> str:

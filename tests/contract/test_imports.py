@@ -122,7 +122,7 @@ import sys
 from killable import Executor
 from killable.supervisor.executor import pending_tasks, supervisor_thread
 
-pending_tasks.REPLACE_AFTER_S = supervisor_thread.FOR_ENDINGS_AFTER_S = 3600  # however slow this machine is
+pending_tasks.REPLACE_AFTER_S = supervisor_thread.LOAD_ENDINGS_AFTER_S = 3600  # however slow this machine is
 with Executor(max_workers=2) as executor:  # which still starts workers
     in_worker = executor.submit(eval, "list(__import__('sys').modules)").result()
     print(*sys.modules)

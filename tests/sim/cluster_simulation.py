@@ -204,7 +204,7 @@ class ClusterSimulation:
         check(len(runs) <= attempt, f"{job.id}: {len(runs)} runs by attempt {attempt}")
         if code == "node_lost":
             check(self.has_lost_nodes, f"{job.id}: a node is lost to which nothing has happened")
-            check(bool(told["certificate"]["unproven"]), f"{job.id}: {told['certificate']} says that it is proven")
+            check(told["error"]["fenced"] in ("swept", "lease"), f"{job.id}: {told} says by nothing that it is so")
 
     def _check_end(self, job: Submitted) -> None:
         """Its end is what has happened."""

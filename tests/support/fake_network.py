@@ -15,7 +15,7 @@ from typing import Any
 
 from support.fake_node import GUARD_S, FakeNodeSupervisor, Run, Runs
 
-from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.settings import Settings
 
@@ -83,6 +83,8 @@ class FakeMachine:
         self.supervisor: FakeNodeSupervisor | None = None
         self.heads: list[str] = []
         """Those whose hello was answered, the newest last."""
+        self._left: list[FakeNodeSupervisor] = []
+        """Of incarnations that were killed."""
         self.is_off = False
         self.is_cut_off = False
         """No message comes, and none goes."""
@@ -106,10 +108,19 @@ class FakeMachine:
                 return self.supervisor
 
             host = NodeHost(
-                self.network.settings, now=self.now, on_end=lambda: self._on_end(host), make_supervisor=make
-            )
+                self.network.settings, now=self.now, on_end=lambda: self._on_end(host), make_supervisor=make,
+                process=f"{self.name}#{self.incarnations}", sweep=self._sweep,
+            )  # fmt: skip
             self.host, self.heads = host, []
             await host.start()
+
+    async def _sweep(self, process: str) -> bool:
+        """End what the process of an earlier incarnation has left."""
+        await asyncio.sleep(0.01)
+        for left in self._left:
+            if left.instance_id == process:
+                left.kill_all()
+        return True
 
     def _on_end(self, host: NodeHost) -> None:
         if self.host is host:
@@ -139,6 +150,7 @@ class FakeMachine:
         self.thaw()
         if self.supervisor is not None:
             self.supervisor.die(within_s)
+            self._left.append(self.supervisor)
         self.host = self.supervisor = None
 
     def freeze(self, *, jobs: bool) -> None:
@@ -222,7 +234,7 @@ class FakeCarrier:
         host = machine.host
         if host is None:
             if answered is not None and not answered.done():
-                answered.set_exception(CarrierError(f"{node} is not there"))
+                answered.set_exception(HostGone(f"{node} is not there"))
             return
         answer = await host.call(method, message)
         if machine.host is not host or machine.is_frozen:

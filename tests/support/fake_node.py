@@ -177,9 +177,9 @@ class FakeNodeSupervisor:
         if self._guard is not None:
             self._guard.cancel()
         if within_s:
-            self._guard = self._loop.call_later(within_s, self._kill_all)
+            self._guard = self._loop.call_later(within_s, self.kill_all)
         else:
-            self._kill_all()
+            self.kill_all()
 
     def freeze(self, *, jobs: bool) -> None:
         """It hears and tells nothing. With `jobs` these stand still, too, and so does the guard."""
@@ -206,11 +206,11 @@ class FakeNodeSupervisor:
             return
         left_s = self._guard_until - self._loop.time()
         if left_s <= 0:
-            self._kill_all()
+            self.kill_all()
         else:
             self._guard = self._loop.call_later(left_s, self._watch)
 
-    def _kill_all(self) -> None:
+    def kill_all(self) -> None:
         for active in tuple(self._active.values()):
             self._over(active, "killed")
             if not self._is_dead:  # a frozen supervisor sees it when it goes on, if it still may

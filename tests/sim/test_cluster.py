@@ -19,7 +19,8 @@ from support.virtual_loop import run
 from killable.supervisor.cluster.node_link import Times
 from sim.cluster_simulation import ClusterSimulation, Submitted
 
-JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "10000"))
+SLOTS = 2000
+JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "6000"))
 """By hand a million, which takes half an hour: KILLABLE_SIM_JOBS=1000000 pytest tests/sim -k thousand."""
 SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "60"))
 SEED = os.environ.get("KILLABLE_SIM_SEED", "")
@@ -171,7 +172,7 @@ def test_a_thousand_machines_of_which_some_go_and_some_come_back() -> None:
 
 async def _thousand() -> None:
     dice = random.Random(31)
-    async with ClusterSimulation(nodes=1000, workers=8, seed=31) as sim:
+    async with ClusterSimulation(nodes=1000, workers=SLOTS // 1000, seed=31) as sim:
         gc.freeze()  # a thousand nodes are no garbage, and are not looked at each time
         try:
             sim.network.trouble = Trouble(lost=0.0005, doubled=0.005, late=0.005)
@@ -201,7 +202,7 @@ async def _thousand() -> None:
         assert sim.counts().keys() <= {"completed", "node_lost"}
         assert all(job.tokens for job in sim.jobs if job.code), "what has streamed nothing runs again"
     again = sum(job.attempts > 1 for job in sim.jobs)
-    assert 100 < again < 1000, f"{again} jobs had a second attempt"
+    assert 20 < again < 1000, f"{again} jobs had a second attempt"
     _check_turns(sim)
 
 
@@ -216,7 +217,6 @@ def _check_turns(sim: ClusterSimulation) -> None:
     for tenant in ("ann", "bob"):
         numbers = [job.number for job in first if job.submission.tenant == tenant]
         assert numbers == sorted(numbers), f"the jobs of {tenant} start in another order"
-    both = first[8000:-1000]  # 8000 slots are free at the beginning
-    if both:
-        bobs = sum(job.submission.tenant == "bob" for job in both)
-        assert abs(len(both) - 2 * bobs) < 200, f"{bobs} of {len(both)} turns are those of bob"
+    both = max(0, JOBS // 2 - SLOTS)  # those of ann that find all slots taken
+    bobs = sum(job.submission.tenant == "bob" for job in first[SLOTS : SLOTS + 2 * both])
+    assert abs(bobs - both) <= both / 10, f"{bobs} of {2 * both} turns are those of bob"

@@ -108,6 +108,20 @@ async def test_an_order_to_run_that_comes_twice_runs_once_and_a_batch_is_the_sam
         assert end["outcome"]["state"] == "completed" and end["certificate"]["tokens"] == 1
 
 
+async def test_what_was_sent_to_an_earlier_incarnation_is_refused() -> None:
+    """It has the number of another attempt: a machine that is forgotten and comes back is counted from 1 again."""
+    async with node() as head:
+        await head.hello()
+        late = Head(head.host)
+        late.incarnation = "the last one"
+        order = {"order": "run", "n": 1}
+        assert (await late.call("do", **order))[0] == {"refused": "unknown_epoch"}
+        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "unknown_epoch"}
+        await head.run(1, "count", n=2)
+        _, end = await head.until_end(1)
+        assert end["certificate"]["tokens"] == 2
+
+
 async def test_a_stop_that_comes_before_its_run_ends_it_unrun() -> None:
     async with node() as head:
         await head.hello()

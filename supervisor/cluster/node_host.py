@@ -15,9 +15,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 from killable.supervisor import clock, event_loops
@@ -62,15 +61,20 @@ class NodeHost:
         now: Callable[[], float] = clock.boottime,
         open_spawner: SpawnerFactory | None = None,
         on_end: Callable[[], None] = lambda: None,
+        make_supervisor: Callable[..., Supervisor] = Supervisor,
+        process: str = "",
+        sweep: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
         suspended. `on_end` is called when nothing is left of a node that was let go, or whose lease is over.
+        `process` is the name of this process (its own), `sweep` what ends the leftovers of another (`sweep_leftovers`).
         """
         observer = _NodeObserver(self._on_transition, self._on_slot_ready)
-        self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
+        self._supervisor = make_supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
-        self._process = InstanceId.own().name
+        self._process = process or InstanceId.own().name
+        self._sweep_leftovers = sweep or sweep_leftovers
         self._settings = fingerprints(settings)
         self._epoch = 0
         self._head = ""
@@ -127,7 +131,7 @@ class NodeHost:
             return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
         if method == "hello":
             return await self._hello(header)
-        if header["epoch"] != self._epoch:
+        if header["epoch"] != self._epoch or header["incarnation"] != self._supervisor.instance_id:
             return wire.refusal(wire.UNKNOWN_EPOCH)
         match method:
             case "poll":
@@ -156,7 +160,7 @@ class NodeHost:
         return wire.pack({"worker": record._asdict()})
 
     async def _hello(self, header: Header) -> bytes:
-        if header["before"] and not await self._sweep(header["before"]):
+        if header["before"] and not await self._sweep_leftovers(header["before"]):
             return wire.refusal(wire.NOT_SWEPT)
         if header["epoch"] > self._epoch:
             self._epoch, self._head = header["epoch"], header["head"]
@@ -180,20 +184,8 @@ class NodeHost:
         return wire.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
              "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
-             "version": version("killable"), "held": held, "begun": max(self._through, *self._seen, 0)}
+             "version": wire.installed_version(), "held": held, "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
-
-    @staticmethod
-    async def _sweep(before: str) -> bool:
-        """End what the process of the node's last incarnation has left; return whether nothing is."""
-        owner = InstanceId.named(before)
-        if owner is None:
-            return False
-        try:
-            return await event_loops.in_thread(asyncio.get_running_loop(), partial(orphan_cleanup.sweep_owner, owner))
-        except (OSError, RuntimeError) as error:
-            logger.error("sweep_failed", extra={"detail": str(error)})
-            return False
 
     async def _end_all_attempts(self, given: int) -> None:
         """End what an earlier head has begun: nobody reads it any more."""
@@ -408,6 +400,18 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+async def sweep_leftovers(process: str) -> bool:
+    """End what a process of this name has left, that of a node's last incarnation; return whether nothing is."""
+    owner = InstanceId.named(process)
+    if owner is None:
+        return False
+    try:
+        return await event_loops.in_thread(asyncio.get_running_loop(), partial(orphan_cleanup.sweep_owner, owner))
+    except (OSError, RuntimeError) as error:
+        logger.error("sweep_failed", extra={"detail": str(error)})
+        return False
 
 
 def _of_node(settings: Settings) -> Settings:

@@ -33,9 +33,11 @@ JOIN_AGAIN_S = 1.0
 """How long to wait until a node that cannot be used is tried again."""
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
-
 FORGET_MAX = 4096
 """Attempts that one poll names as written down."""
+SHORTEST_S = 0.001
+"""No wait is shorter: a timer may be some nanoseconds early, and what is left then would be waited for again and again.
+"""
 LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
 
@@ -179,7 +181,8 @@ class NodeLink:
     ) -> tuple[Header, list[bytes]]:
         """Return the answer of the node. Raise TimeoutError, CarrierError."""
         number, head = self._owner.epoch
-        message = wire.pack({"epoch": number, "head": head, **header}, [blob] if blob else ())
+        about = {"epoch": number, "head": head, "incarnation": self.incarnation}
+        message = wire.pack(about | header, [blob] if blob else ())
         async with asyncio.timeout(within_s):
             return wire.unpack(await self._carrier.call(self.name, method, message))
 
@@ -326,7 +329,8 @@ class NodeLink:
     def _left_s(self) -> float:
         """Return how long something may run on the node if it hears nothing more."""
         assert self._heard is not None
-        return end_of_node(self._heard, self._times.lease_s) - self._clock.now()
+        left_s = end_of_node(self._heard, self._times.lease_s) - self._clock.now()
+        return max(left_s, SHORTEST_S) if left_s > 0 else 0.0
 
     def _suspect(self, why: str) -> None:
         if self.state != "suspect":

@@ -5,6 +5,7 @@ Runs in: supervisor, on the head.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -185,6 +186,10 @@ class NodePool:
         self._dispatcher: RemotePoolsOwner | None = None
         self._placement = Placement(packs=packs)
         self._shares: dict[str, NodeShare] = {}
+        self._states: Counter[str] = Counter()
+        """How many nodes have it in each state. It is asked for at every submission."""
+        self.slots = 0
+        """On all nodes."""
         self.workers: dict[int, NodeSlot] = {}
         """Slots that are taken, by a number of their own."""
         self.errno: int | None = None
@@ -196,7 +201,15 @@ class NodePool:
 
     def join(self, share: NodeShare) -> None:
         """Take a new incarnation of a node in. What its last one has left is not counted."""
+        self._count(self._shares.get(share.node), -1)
         self._shares[share.node] = share
+        self._count(share, 1)
+
+    def _count(self, share: NodeShare | None, sign: int) -> None:
+        """Add what a node has, or (-1) take it away."""
+        if share is not None:
+            self._states[share.told["state"]] += sign
+            self.slots += sign * share.told["slots"]
 
     def set_open(self, node: str, *, is_open: bool) -> None:
         """Set whether a node may get another job."""
@@ -210,7 +223,9 @@ class NodePool:
         share = self._shares.get(node)
         if share is None or share.told == told:
             return False
+        self._count(share, -1)
         share.told = told
+        self._count(share, 1)
         self.note(node)
         return True
 
@@ -219,6 +234,7 @@ class NodePool:
 
     def leave(self, node: str) -> None:
         share = self._shares.pop(node, None)
+        self._count(share, -1)
         if share is not None:
             share.is_open = False
             self._placement.note(node, 0, 0)
@@ -239,8 +255,8 @@ class NodePool:
     @property
     def state(self) -> str:
         """Return the best state that it has on any node. Without a node it waits for one."""
-        states = {share.told["state"] for share in self._shares.values()}
-        return next((state for state in ("ready", "starting", "restarting", "broken") if state in states), "restarting")
+        states = ("ready", "starting", "restarting", "broken")
+        return next((state for state in states if self._states[state] > 0), "restarting")
 
     @property
     def detail(self) -> str:
@@ -257,7 +273,6 @@ class NodePool:
     @property
     def occupancy(self) -> Occupancy:
         shares = self._shares.values()
-        slots = sum(share.told["slots"] for share in shares)
         quarantined = sum(share.told["quarantined"] for share in shares)
         free = sum(share.free for share in shares)
         counts = {
@@ -265,7 +280,7 @@ class NodePool:
             WorkerStage.BUSY: len(self.workers),
             WorkerStage.QUARANTINED: quarantined,
         }
-        return Occupancy(slots, self.spec.spares, counts)
+        return Occupancy(self.slots, self.spec.spares, counts)
 
     def take(self) -> NodeSlot | None:
         node = self._placement.best()

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
+from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_host import fingerprints
@@ -113,7 +113,7 @@ class NodePools:
         members = {member.name: member for member in await self._carrier.members()}
         self._labels = {name: {**member.labels, NODE: name} for name, member in members.items()}
         names = {name for name, labels in self._labels.items() if self._is_wanted(labels)}
-        for name in names - self._links.keys():
+        for name in sorted(names - self._links.keys()):
             link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
             link.labels = self._labels[name]
             link.start()
@@ -286,8 +286,8 @@ class NodePools:
         return all(told.get(name) == ours[name] for name in ("", *wanted))
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
-        if hello["version"] != version("killable"):
-            return f"it has killable {hello['version']}, and this server {version('killable')}"
+        if hello["version"] != wire.installed_version():
+            return f"it has killable {hello['version']}, and this server {wire.installed_version()}"
         pools = [pool for pool in self if fits(pool.spec.nodes, link.labels)]
         if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
             return why
@@ -326,7 +326,7 @@ class NodePools:
         if changed or not pools:
             self._note(link)
             for pool in self:
-                self._run_times[pool.spec.name].workers = max(1, pool.occupancy.workers_max)
+                self._run_times[pool.spec.name].workers = max(1, pool.slots)
                 if pool.state == "broken":
                     self._owner.on_pool_broken(pool)
 

@@ -13,12 +13,15 @@ Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, dou
     leave   the node is no longer needed: it ends everything, and itself
 
 An attempt is named by `n`, which the head counts for each node, through all of its incarnations. A node runs each one
-at most once, and none of those that the head had given out before its hello.
+at most once, and none of those that the head had given out before its hello. Every call but a hello names the
+incarnation that it is for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 from killable.workers.protocol.messages import dump_json, load_json
@@ -31,11 +34,17 @@ BATCH_BYTES_MAX = 88 << 10
 STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""
 UNKNOWN_EPOCH = "unknown_epoch"
-"""The node has heard no hello of this epoch."""
+"""The node has heard no hello of this epoch, or the message was for an earlier incarnation of it."""
 NOT_SWEPT = "not_swept"
 """What the node's last incarnation ran may run on: it was on another machine, or something of it does not end."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
+
+
+@cache
+def installed_version() -> str:
+    """Return the version of killable here. Cached: it is parsed from a file, a millisecond for each node that joins."""
+    return metadata.version("killable")
 
 
 def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from api_server import JOBS, POOL, Server, StartServer, client_of, serve
+from support.engines import ENGINE
 from support.killable_command import Command, SharedServer
 from support.long_wait_server import LONG_WAITS
 
@@ -35,7 +36,8 @@ def pytest_collection_modifyitems(items: list[Any]) -> None:
 
 
 def _shares(item: pytest.Item) -> bool:
-    return item.get_closest_marker("own_server") is None
+    """With ENGINE=cluster every test has its own server: one in another process has no nodes in this one."""
+    return ENGINE != "cluster" and item.get_closest_marker("own_server") is None
 
 
 @pytest.fixture(scope="module")

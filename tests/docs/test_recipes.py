@@ -14,8 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from documents import ROOT, blocks_of
 from support.waiting import until
+
+from killable.api.cli.verbs import VERBS
 
 WORK = """
 import time
@@ -102,3 +105,26 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
         )
         said = [line for line in done.stderr.splitlines() if "killable.service" in line]
         assert (done.returncode, said) == (0, []), done.stderr
+
+
+def test_the_pods_of_a_cluster_have_an_init_a_token_no_memory_monitor_and_a_store_that_outlives_rays_head() -> None:
+    (block,) = [each for each in blocks_of(ROOT / "docs/how-to/cluster.md") if each.language == "yaml"]
+    cluster = yaml.safe_load(block.text)["spec"]
+    assert cluster["gcsFaultToleranceOptions"]["redisAddress"] and cluster["gcsFaultToleranceOptions"]["redisPassword"]
+    head, *workers = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    assert head["rayStartParams"]["num-cpus"] == "0", "no node is where the server is"
+    assert all("num-cpus" not in group["rayStartParams"] for group in workers) and workers
+    for pod in (group["template"]["spec"] for group in (head, *workers)):
+        assert pod["shareProcessNamespace"] is True, "its first process reaps orphans"
+        volumes = {volume["name"] for volume in pod.get("volumes", ())}
+        for container in pod["containers"]:
+            environment = {each["name"]: each for each in container["env"]}
+            assert environment["RAY_AUTH_MODE"]["value"] == "token"
+            assert environment["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"], "no token stands in the manifest"
+            assert environment["RAY_memory_monitor_refresh_ms"]["value"] == "0"
+            assert {mount["name"] for mount in container.get("volumeMounts", ())} <= volumes
+    ours = next(each for each in head["template"]["spec"]["containers"] if "command" in each)
+    assert {"/tmp/ray", "/dev/shm"} < {mount["mountPath"] for mount in ours["volumeMounts"]}, "Ray is reached by these"
+    program, verb, *options = ours["command"]
+    known = {option for parameter in VERBS[verb].params for option in parameter.opts}
+    assert (program, verb) == ("killable", "serve") and {each for each in options if each.startswith("-")} <= known

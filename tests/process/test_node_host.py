@@ -27,14 +27,15 @@ class Head:
     def __init__(self, host: NodeHost, epoch: int = 1) -> None:
         self.host, self.epoch = host, epoch
         self.ack = self.answer = 0
+        self.incarnation = ""
 
     async def call(self, method: str, blob: bytes = b"", **header: Any) -> tuple[dict[str, Any], list[bytes]]:
-        members = {"epoch": self.epoch, "head": f"head {self.epoch}", **header}
+        members = {"epoch": self.epoch, "head": f"head {self.epoch}", "incarnation": self.incarnation, **header}
         return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
 
     async def hello(self, given: int = 0, *, adopts: bool = False) -> dict[str, Any]:
         told, _ = await self.call("hello", lease_s=LEASE_S, given=given, before="", adopts=adopts)
-        self.answer = told.get("answer", 0)
+        self.answer, self.incarnation = told.get("answer", 0), told.get("incarnation", "")
         return told
 
     async def run(self, number: int, type: str, attempt: int = 1, job_id: str = "job-1", **input: Any) -> None:
@@ -105,6 +106,20 @@ async def test_an_order_to_run_that_comes_twice_runs_once_and_a_batch_is_the_sam
         await head.run(2, "count", n=1)
         _, end = await head.until_end(2)
         assert end["outcome"]["state"] == "completed" and end["certificate"]["tokens"] == 1
+
+
+async def test_what_was_sent_to_an_earlier_incarnation_is_refused() -> None:
+    """It has the number of another attempt: a machine that is forgotten and comes back is counted from 1 again."""
+    async with node() as head:
+        await head.hello()
+        late = Head(head.host)
+        late.incarnation = "the last one"
+        order = {"order": "run", "n": 1}
+        assert (await late.call("do", **order))[0] == {"refused": "unknown_epoch"}
+        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "unknown_epoch"}
+        await head.run(1, "count", n=2)
+        _, end = await head.until_end(1)
+        assert end["certificate"]["tokens"] == 2
 
 
 async def test_a_stop_that_comes_before_its_run_ends_it_unrun() -> None:

@@ -16,12 +16,13 @@ from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 
+ENGINE = os.environ.get("ENGINE", "local")
 NODES = tuple(os.environ.get("NODES", "a").split(","))
 
 
 def new_supervisor(settings: Settings) -> Supervisor:
     """Return the supervisor that ENGINE names."""
-    return Cluster(NODES, Times()).head(settings) if os.environ.get("ENGINE") == "cluster" else Supervisor(settings)
+    return Cluster(NODES, Times()).head(settings) if ENGINE == "cluster" else Supervisor(settings)
 
 
 @dataclass

@@ -1,0 +1,247 @@
+"""Heads over simulated machines on virtual time, a reader for each job, and the checks that always hold.
+
+Runs in: the test process. Each head is a real `Supervisor` over real `NodePools`, each node a real `NodeHost`. Only the
+way between them, the clock, and what a node host hosts are simulated (`fake_network`, `fake_node`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.fake_network import FakeCarrier, FakeNetwork, Trouble
+from support.fake_node import input_of
+from support.virtual_loop import VirtualLoop
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
+from killable.workers.authoring.limits import NO_CAPS
+from killable.workers.errors import Refused
+from sim.simulation import LIMITS
+
+TIMES = Times()
+ENDS = {"exception", "cancelled", "node_lost"}
+"""The codes with which a job may end here. `worker_lost` is what only a node knows whose lease is over."""
+
+
+@dataclass(eq=False)
+class Submitted:
+    """One job, as its reader sees it."""
+
+    number: int
+    id: str
+    head: Head
+    submission: Submission
+    wants: dict[str, Any]
+    events: int = 0
+    tokens: int = 0
+    attempts: int = 1
+    is_cancelled: bool = False
+    end: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> str | None:
+        error = self.end.get("error")
+        return error["code"] if error else None
+
+
+@dataclass(eq=False)
+class Head:
+    name: str
+    carrier: FakeCarrier
+    supervisor: Supervisor
+    is_closing: bool = False
+    serving: asyncio.Task[None] | None = None
+
+    async def serve(self) -> None:
+        """As a server does it: end when another head has taken the nodes over, or when it is told to."""
+        await self.supervisor.until_shutdown()
+        self.is_closing = True
+        await self.supervisor.close(0.0)
+
+    async def close(self) -> None:
+        assert self.serving is not None
+        self.is_closing = True
+        await self.supervisor.shutdown(grace_s=0.0, reason="the test is over")
+        await self.serving
+
+
+class ClusterSimulation:
+    """`async with ClusterSimulation(nodes=3) as sim`: with one head that is started; checked, closed, checked again."""
+
+    def __init__(
+        self, *, nodes: int, workers: int = 4, seed: int = 0, trouble: Trouble | None = None, times: Times = TIMES,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        pool = PoolSpec(name="a", modules=("jobs",), workers=workers, spares=0)
+        settings = {"limits": LIMITS, "caps": NO_CAPS, "queue_jobs_max": 1_000_000, **settings}
+        self.loop, self.times = loop, times
+        self.settings = Settings(pools=(pool,), **settings)
+        self.network = FakeNetwork([f"n{number:04}" for number in range(nodes)], self.settings, seed, trouble)
+        self.runs = self.network.runs
+        self.heads: list[Head] = []
+        self._heads = 0
+        self.jobs: list[Submitted] = []
+        self._readers: list[asyncio.Task[None]] = []
+        self.has_lost_nodes = False
+        """Whether anything has happened by which a node may be lost."""
+        self.failure: BaseException | None = None
+        loop.set_exception_handler(self._on_loop_exception)
+
+    def _on_loop_exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self.failure = context.get("exception") or self.failure
+        self.runs.check(False, f"{context['message']}: {context.get('exception')!r}")
+
+    async def __aenter__(self) -> ClusterSimulation:
+        logging.disable(logging.CRITICAL)
+        await self.new_head()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                await self.close()
+        finally:
+            await self.network.stop()
+            logging.disable(logging.NOTSET)
+
+    # ── what an operator and clients do ──
+
+    @property
+    def head(self) -> Head:
+        return self.heads[-1]
+
+    async def new_head(self) -> Head:
+        """Start a head, which takes all nodes over. One that finds none, since a message was lost, is started again."""
+        while True:
+            name = f"h{self._heads}"
+            self._heads += 1
+            carrier = FakeCarrier(self.network, name)
+            pools = NodePools(self.settings, carrier, self.times)
+            head = Head(name, carrier, Supervisor(self.settings, remote_pools=pools, clock=Clock(self.loop)))
+            try:
+                await head.supervisor.start()
+            except StartRefused:
+                continue
+            self.heads.append(head)
+            head.serving = asyncio.create_task(head.serve())
+            return head
+
+    async def submit(
+        self, *, tenant: str = "ann", limits: dict[str, Any] | None = None, **wants: Any
+    ) -> Submitted | None:
+        """Submit to the newest head; None: it refuses, since another has taken its nodes over."""
+        head = self.head
+        submission = Submission("work", input_of(**wants), tenant=tenant, limits=limits or {})
+        try:
+            record = await head.supervisor.submit(submission)
+        except Refused as refused:
+            self.runs.check(refused.code == "draining", f"a submission is refused: {refused!r}")
+            return None
+        job = Submitted(len(self.jobs), record.job_id, head, submission, json.loads(submission.input))
+        self.network.accepted[job.id] = head.name
+        self.jobs.append(job)
+        self._readers.append(asyncio.create_task(self._read(job)))
+        return job
+
+    async def cancel(self, job: Submitted) -> None:
+        job.is_cancelled = True
+        try:
+            await job.head.supervisor.cancel(job.id, wait_s=0.0)
+        except Refused as refused:
+            self.runs.check(refused.code in ("already_ended", "unknown_job"), f"a cancel is refused: {refused!r}")
+
+    async def ended(self, within_s: float = 3000.0) -> None:
+        """Wait until every job has ended and its reader has seen it."""
+        _, waiting = await asyncio.wait(self._readers, timeout=within_s)
+        self.runs.check(not waiting, f"{len(waiting)} jobs have not ended after {within_s} s")
+        for reader in self._readers:
+            if reader.done() and (error := reader.exception()) is not None:
+                raise error
+        self.raise_violations()
+
+    # ── the reader of a job ──
+
+    async def _read(self, job: Submitted) -> None:
+        async for batch in job.head.supervisor.events(job.id):
+            for event in batch:
+                self._see(job, event)
+
+    def _see(self, job: Submitted, event: JobEvent) -> None:
+        check = self.runs.check
+        check(event.id == job.events, f"{job.id}: event {event.id} comes after {job.events} events")
+        check(not job.end, f"{job.id}: {event.name} comes after its terminal event")
+        job.events += 1
+        if event.name == "token":
+            check(json.loads(event.data)["text"] == str(job.tokens), f"{job.id}: {event} as token {job.tokens}")
+            job.tokens += 1
+        elif event.name == "retrying":
+            told = json.loads(event.data)
+            self._check_told(job, told["attempt"], told)
+            job.attempts += 1
+        elif event.name in TERMINAL_STATES:
+            job.end = json.loads(event.data)
+            self._check_told(job, job.attempts, job.end)
+            self._check_end(job)
+
+    def _check_told(self, job: Submitted, attempt: int, told: dict[str, Any]) -> None:
+        """The end of an attempt is told: nothing of it runs, and nothing will."""
+        check, runs = self.runs.check, self.runs.of(job.id)
+        running = [run for run in runs if run.is_running]
+        code = told["error"]["code"] if told["error"] else None
+        check(not running, f"{job.id}: {code} is told, and these run: {running}")
+        check(len(runs) <= attempt, f"{job.id}: {len(runs)} runs by attempt {attempt}")
+        if code == "node_lost":
+            check(self.has_lost_nodes, f"{job.id}: a node is lost to which nothing has happened")
+            check(told["error"]["fenced"] in ("swept", "lease"), f"{job.id}: {told} says by nothing that it is so")
+
+    def _check_end(self, job: Submitted) -> None:
+        """Its end is what has happened."""
+        check, code = self.runs.check, job.code
+        run = next((run for run in self.runs.of(job.id) if run.attempt == job.attempts), None)
+        check(code is None or code in ENDS, f"{job.id} ends {job.end['error']}")
+        check(
+            code != "cancelled" or job.is_cancelled or job.head.is_closing,
+            f"{job.id} is cancelled by nobody: {job.end}",
+        )
+        if code in (None, "exception"):
+            how = "returned" if code is None else "raised"
+            check(run is not None and run.how == how, f"{job.id} ends {job.end['state']}, and ran: {run}")
+            check(job.tokens == job.wants["tokens"], f"{job.id} has {job.tokens} tokens of {job.wants['tokens']}")
+        if code is None:
+            check(job.end["result"] == job.id, f"{job.id} has the result {job.end['result']!r}")
+
+    # ── what has to hold at the end ──
+
+    def raise_violations(self) -> None:
+        if self.runs.violations:
+            raise AssertionError("\n".join(self.runs.violations[:20])) from self.failure
+
+    async def close(self) -> None:
+        for head in self.heads[:-1]:
+            await head.close()
+        await self.ended()
+        await self.head.close()
+        left = [run for runs in self.runs.all.values() for run in runs if run.is_running]
+        self.runs.check(not left, f"these run after the close: {left}")
+        self.raise_violations()
+
+    def counts(self) -> Counter[str]:
+        """Return how many jobs have ended with each code; `completed` has none."""
+        return Counter(job.code or job.end["state"] for job in self.jobs)
+
+    def turns(self) -> Sequence[Submitted]:
+        """Return the jobs in the order in which they were given to nodes, a second attempt again."""
+        of = {job.id: job for job in self.jobs}
+        return [of[job_id] for job_id, _ in self.network.turns]

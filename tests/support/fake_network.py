@@ -1,0 +1,248 @@
+"""Machines and the way to them, on virtual time: what is lost, late, doubled, cut off, frozen, killed.
+
+Runs in: the test process. `FakeCarrier` implements `cluster.carrier.Carrier` for one head. On each machine is a real
+`NodeHost`, with a `FakeNodeSupervisor` in the place of its supervisor. All randomness comes from one seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from support.fake_node import GUARD_S, FakeNodeSupervisor, Run, Runs
+
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
+from killable.supervisor.cluster.node_host import NodeHost
+from killable.supervisor.settings import Settings
+
+LATENCIES_S = (0.0005, 0.001)
+"""Two, as what comes at the same moment is told together: that is most of what many jobs cost here."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """How often something happens to a message, of 1."""
+
+    lost: float = 0.0
+    doubled: float = 0.0
+    late: float = 0.0
+    late_s: float = 1.0
+    """How late at most: messages that are sent meanwhile pass it."""
+
+
+class FakeNetwork:
+    """All machines."""
+
+    def __init__(self, names: Sequence[str], settings: Settings, seed: int, trouble: Trouble | None = None) -> None:
+        self.settings = settings
+        self.random = random.Random(seed)
+        self.trouble = trouble or Trouble()
+        self.loop = asyncio.get_running_loop()
+        self.runs = Runs()
+        self.machines = {name: FakeMachine(self, name) for name in names}
+        self.accepted: dict[str, str] = {}
+        """By job: the head that has accepted it."""
+        self.turns: dict[tuple[str, int], None] = {}
+        """Job and attempt, in the order in which heads have given them out."""
+        self.messages = 0
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def on_run(self, run: Run) -> None:
+        """A node begins to run a job: no newer head than the job's own has been answered there."""
+        machine, head = self.machines[run.node], self.accepted.get(run.job_id, "")
+        newest = machine.heads[-1] if machine.heads else ""
+        self.runs.check(head == newest, f"{run} is of head {head!r}, and the node's is {newest!r}")
+
+    def send(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    def happens(self, share: float) -> bool:
+        return share > 0 and self.random.random() < share
+
+    async def stop(self) -> None:
+        """Nothing is under way any more."""
+        while self._under_way:
+            for task in tuple(self._under_way):
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+
+class FakeMachine:
+    """One machine, through all incarnations of its node."""
+
+    def __init__(self, network: FakeNetwork, name: str) -> None:
+        self.network, self.name = network, name
+        self.incarnations = 0
+        self.host: NodeHost | None = None
+        self.supervisor: FakeNodeSupervisor | None = None
+        self.heads: list[str] = []
+        """Those whose hello was answered, the newest last."""
+        self._left: list[FakeNodeSupervisor] = []
+        """Of incarnations that were killed."""
+        self.is_off = False
+        self.is_cut_off = False
+        """No message comes, and none goes."""
+        self.is_frozen = False
+        """The node's supervisor stands still."""
+        self._are_jobs_frozen = False
+        self._frozen_at = 0.0
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+
+    def now(self) -> float:
+        """Return the time that the node's supervisor sees: one that stands still sees none pass."""
+        return self._frozen_at if self.is_frozen else self.network.loop.time()
+
+    async def start(self) -> None:
+        if self.host is None:
+            self.incarnations += 1
+
+            def make(settings: Settings, *, observer: Any, **_: Any) -> Any:
+                self.supervisor = FakeNodeSupervisor(self, settings, observer)
+                return self.supervisor
+
+            host = NodeHost(
+                self.network.settings, now=self.now, on_end=lambda: self._on_end(host), make_supervisor=make,
+                process=f"{self.name}#{self.incarnations}", sweep=self._sweep,
+            )  # fmt: skip
+            self.host, self.heads = host, []
+            await host.start()
+
+    async def _sweep(self, process: str) -> bool:
+        """End what the process of an earlier incarnation has left."""
+        await asyncio.sleep(0.01)
+        for left in self._left:
+            if left.instance_id == process:
+                left.kill_all()
+        return True
+
+    def _on_end(self, host: NodeHost) -> None:
+        if self.host is host:
+            self.host = self.supervisor = None
+
+    async def passes(self) -> None:
+        """Return when the machine takes a message, or gives one. Never, if it is off or cut off."""
+        if self.is_off or self.is_cut_off:
+            await asyncio.get_running_loop().create_future()
+        if self.is_frozen:
+            await self._thawed.wait()
+
+    # ── what happens to it ──
+
+    def kill(self) -> None:
+        """SIGKILL to the node's supervisor: its guard ends everything in a moment."""
+        self._end(self.network.random.uniform(0.001, GUARD_S))
+
+    def turn_off(self) -> None:
+        self.is_off = True
+        self._end(0.0)
+
+    def turn_on(self) -> None:
+        self.is_off = False
+
+    def _end(self, within_s: float) -> None:
+        self.thaw()
+        if self.supervisor is not None:
+            self.supervisor.die(within_s)
+            self._left.append(self.supervisor)
+        self.host = self.supervisor = None
+
+    def freeze(self, *, jobs: bool) -> None:
+        """SIGSTOP to the node's supervisor; with `jobs` the whole machine stands still."""
+        if self.supervisor is not None and not self.is_frozen:
+            self._frozen_at, self.is_frozen, self._are_jobs_frozen = self.network.loop.time(), True, jobs
+            self._thawed.clear()
+            self.supervisor.freeze(jobs=jobs)
+
+    def thaw(self) -> None:
+        if self.is_frozen:
+            self.is_frozen = False
+            self._thawed.set()
+            if self.supervisor is not None:
+                self.supervisor.thaw(jobs=self._are_jobs_frozen)
+
+
+@dataclass(eq=False)
+class FakeCarrier:
+    """The way of one head to all machines."""
+
+    network: FakeNetwork
+    name: str
+    is_cut_off: bool = False
+    """The head is frozen, dead, or alone."""
+    calls: dict[str, int] = field(default_factory=dict)
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def members(self) -> Sequence[Machine]:
+        if self.is_cut_off:
+            raise CarrierError("the head is cut off")
+        return [Machine(name) for name, machine in self.network.machines.items() if not machine.is_off]
+
+    async def start(self, node: str) -> None:
+        machine = self.network.machines[node]
+        await self._passes(machine)
+        await machine.start()
+
+    async def call(self, node: str, method: str, message: bytes) -> bytes:
+        network, trouble = self.network, self.network.trouble
+        network.messages += 1
+        self.calls[method] = self.calls.get(method, 0) + 1
+        if method == "do":
+            self._note_turn(json.loads(message[: message.index(b"\n")]))
+        if network.happens(trouble.doubled):
+            network.send(self._deliver(node, method, message))
+        answered = network.loop.create_future()
+        network.send(self._deliver(node, method, message, answered))  # it goes on when its caller waits no more
+        return await answered
+
+    def _note_turn(self, header: dict[str, Any]) -> None:
+        """Orders are first sent in the turns of their jobs; what is sent again comes behind, and is left out."""
+        if header["order"] != "run":
+            return
+        turn = (header["job_id"], header["attempt"])
+        network = self.network
+        network.accepted.setdefault(turn[0], self.name)
+        network.turns.setdefault(turn)
+
+    async def _passes(self, machine: FakeMachine, *, is_answer: bool = False) -> None:
+        """Return when a message has passed, in one direction. Never, if it is lost."""
+        network, trouble = self.network, self.network.trouble
+        if self.is_cut_off or network.happens(trouble.lost):
+            await network.loop.create_future()
+        is_late = network.happens(trouble.late)
+        if is_late or not is_answer:  # what is on time needs some time, and an answer none: it saves a third
+            late_s = network.random.random() * trouble.late_s if is_late else network.random.choice(LATENCIES_S)
+            await asyncio.sleep(late_s)
+        await machine.passes()
+        if self.is_cut_off:
+            await network.loop.create_future()
+
+    async def _deliver(
+        self, node: str, method: str, message: bytes, answered: asyncio.Future[bytes] | None = None
+    ) -> None:
+        machine = self.network.machines[node]
+        await self._passes(machine)
+        host = machine.host
+        if host is None:
+            if answered is not None and not answered.done():
+                answered.set_exception(HostGone(f"{node} is not there"))
+            return
+        answer = await host.call(method, message)
+        if machine.host is not host or machine.is_frozen:
+            return  # it died, or stood still: what it would say now is looked at by the next call
+        if method == "hello" and b'"refused"' not in answer[: answer.index(b"\n")] and self.name not in machine.heads:
+            machine.heads.append(self.name)
+        if answered is None:
+            return
+        await self._passes(machine, is_answer=True)
+        if not answered.done():
+            answered.set_result(answer)

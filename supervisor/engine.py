@@ -117,8 +117,10 @@ class Engine(Protocol):
         """Return the machines of a cluster; none where there is only this one."""
         ...
 
-    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
-        """Give a node no more jobs, or again; what runs there goes on. Raise Refused: unknown_node."""
+    async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
+        """Give a node no more jobs, or again. What runs there goes on until `deadline_s`, and then ends as node_drained
+        with its own grace. A repeated call restarts the deadline, or removes it. Raise Refused: unknown_node.
+        """
         ...
 
     async def job_types(self) -> Sequence[JobType]: ...

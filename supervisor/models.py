@@ -335,7 +335,11 @@ class NodeRecord(NamedTuple):
     heard_s: float | None
     """Seconds since the head has heard of it; null: never."""
     detail: str = ""
-    """Why it is refused, suspect or lost."""
+    """Why it is refused, suspect, lost or drained."""
+    labels: Mapping[str, str] = {}
+    """What selectors look at: its labels in Ray, and `node`, its name."""
+    deadline_s: float | None = None
+    """Seconds until what runs on a drained node is stopped; null: it is not."""
 
 
 class RetiredWorker(NamedTuple):

@@ -5,7 +5,8 @@ Runs in: supervisor. Pure. Apart from `settings`, because an Executor, which has
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from killable.supervisor.settings import (
@@ -72,6 +73,8 @@ class ClusterSettings:
     """Time without a word from this server after which a node ends all its jobs, which end with node_lost."""
     poll_s: PositiveSeconds = 3.0
     """Time after which a node without news answers; at most a third of lease_s."""
+    nodes: Mapping[str, str] = field(default_factory=dict)
+    """Labels of the machines to use, like { zone = "a" }; empty: every machine with processors."""
     packing: Literal["spread", "fill"] = "spread"
     """Which node gets the next job: the one with the most free slots, or with the fewest."""
     insecure: bool = False

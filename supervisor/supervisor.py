@@ -144,7 +144,15 @@ class Supervisor:
     async def _restore(self, rows: Sequence[JournalRow], job_notes: JobNotes) -> None:
         from killable.supervisor.dispatch.recovery import restore
 
-        await restore(rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock)
+        remote = self._remote_pools
+        if remote is not None:
+            running = [row.started for row in rows if row.started is not None and row.ended is None]
+            await remote.look_for([started for started in running if "node" in started])
+        await restore(
+            rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock, remote=remote
+        )
+        if remote is not None:
+            remote.settle()
 
     def _on_dropped(self, job: Job, has_key: bool) -> None:
         if self._job_notes is None:
@@ -233,6 +241,7 @@ class Supervisor:
 
         Its events go into `log`; so many `attempts` have ended.
         """
+        self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
         job.queued, job.attempts = waits_since, attempts
         self.jobs.enqueue(job)
@@ -380,11 +389,12 @@ class Supervisor:
     async def nodes(self) -> Sequence[NodeRecord]:
         return () if self._remote_pools is None else self._remote_pools.node_records()
 
-    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
+    async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         if self._remote_pools is None:
             raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
-        logger.warning("node_draining" if drains else "node_undrained", extra={"node": name})
-        return self._remote_pools.drain_node(name, drains=drains)
+        record = self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
+        logger.warning("node_draining" if drains else "node_undrained", extra={"node": name, "deadline_s": deadline_s})
+        return record
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

@@ -57,6 +57,7 @@ CODES: dict[str, CodeRow] = {
     "worker_lost": _ending("failed", "The job's process was lost", True),
     "supervisor_lost": _ending("failed", "The supervisor of the job was lost", True),
     "node_lost": _ending("failed", "The machine of the job was lost", True),
+    "node_drained": _ending("failed", "The machine of the job was taken out of use", True),
     "unkillable": _ending("failed", "The job's process still exists after SIGKILL"),
     # refusals at submission
     "queue_full": _refusal("The queue is full", True),

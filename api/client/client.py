@@ -158,9 +158,12 @@ class Client:
         """Return the machines of a cluster, as its head sees them; none where the server is one machine."""
         return self._transport.do(self._calls.records("/v1/nodes", "nodes"))
 
-    def drain_node(self, name: str) -> Record:
-        """Give a node no more jobs; return its record. Raise Refused `unknown_node`."""
-        return self._transport.do(self._calls.drain_node("POST", name))
+    def drain_node(self, name: str, deadline_s: float | None = None) -> Record:
+        """Give a node no more jobs; return its record. After `deadline_s`, stop what it still runs; None: never.
+
+        What is stopped ends as `node_drained`, or is tried again on another node. Raise Refused `unknown_node`.
+        """
+        return self._transport.do(self._calls.drain_node("POST", name, deadline_s))
 
     def undrain_node(self, name: str) -> Record:
         """Give a node jobs again; return its record. Raise Refused `unknown_node`."""

@@ -66,8 +66,9 @@ class ServerCalls:
     def drain(self, method: str, deadline_s: float | None = None) -> Flow[Record]:
         return self.requester.members(HttpCall(method, "/v1/drain", query={"deadline_s": deadline_s}))
 
-    def drain_node(self, method: str, name: str) -> Flow[Record]:
-        return self.requester.members(HttpCall(method, f"/v1/nodes/{quote(name, safe='')}/drain"))
+    def drain_node(self, method: str, name: str, deadline_s: float | None = None) -> Flow[Record]:
+        path = f"/v1/nodes/{quote(name, safe='')}/drain"
+        return self.requester.members(HttpCall(method, path, query={"deadline_s": deadline_s}))
 
     def shutdown(self, grace_s: float | None, deadline_s: float, reason: str) -> Flow[Record]:
         query = {"grace_s": grace_s, "deadline_s": deadline_s, "reason": reason}

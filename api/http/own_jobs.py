@@ -141,7 +141,7 @@ class OwnJobs:
     ) -> WorkerRecord:
         refuse_whole_server()
 
-    async def drain_node(self, name: str, *, drains: bool = True) -> NodeRecord:
+    async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         refuse_whole_server()
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:

@@ -124,7 +124,11 @@ async def _find_type(engine: Engine, name: str) -> JobType:
         if name in job_type.operations:
             return job_type
     known = sorted(job_type.name for job_type in types)
-    raise Refused(f"There is no such job type; there are: {', '.join(known)}", code="unknown_job_type", known=known)
+    text = f"There is no such job type; there are: {', '.join(known)}"
+    for pool in await engine.pools():
+        if not pool.workers_max:
+            text += f"; those of pool {pool.name} are not known: {pool.detail}"
+    raise Refused(text, code="unknown_job_type", known=known)
 
 
 @router.get(

@@ -98,9 +98,9 @@ async def list_nodes(request: Request) -> Response:
     responses=documented({200: answer("It gets no more jobs", schemas.Node)}, "unknown_node"),
     dependencies=[NO_BODY],
 )
-async def drain_node(request: Request, name: str) -> Response:
-    """Give a node no more jobs. What runs there goes on."""
-    return Json((await engine_of(request).drain_node(name))._asdict())
+async def drain_node(request: Request, name: str, query: Annotated[schemas.NodeDrainQuery, Query()]) -> Response:
+    """Give a node no more jobs. What runs there goes on, without a deadline until it ends."""
+    return Json((await engine_of(request).drain_node(name, deadline_s=query.deadline_s))._asdict())
 
 
 @router.delete(

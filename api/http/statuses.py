@@ -63,6 +63,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "worker_lost",
         "supervisor_lost",
         "node_lost",
+        "node_drained",
         "draining",
         "journal_failed",
         "busy",

@@ -5,7 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
@@ -13,11 +13,18 @@ class CarrierError(Exception):
     """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
 
 
+class HostGone(CarrierError):
+    """The carrier says that the node host has ended, or that none was started. That, too, proves nothing."""
+
+
 class Machine(NamedTuple):
     """A machine that can be a node."""
 
     name: str
     """Unique in the cluster, without a slash or a full stop at its ends."""
+    labels: Mapping[str, str] = {}
+    leaves_at: float | None = None
+    """When the machine is taken away, in seconds since 1970, 0 if that is not known; None: it stays."""
 
 
 class Carrier(Protocol):
@@ -36,7 +43,9 @@ class Carrier(Protocol):
         ...
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
-        """Call `NodeHost.call` there and return its answer. Raise CarrierError. The caller limits the time."""
+        """Call `NodeHost.call` there and return its answer. Raise CarrierError, of which HostGone is one. The caller
+        limits the time.
+        """
         ...
 
     async def close(self) -> None: ...

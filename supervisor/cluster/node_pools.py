@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster.carrier import Carrier, CarrierError
-from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
-from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
+from killable.supervisor.cluster.lease import Times, end_of_node
+from killable.supervisor.cluster.node_host import fingerprints
+from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
+from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.job_types import JobTypes
+from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json, load_json
 
@@ -34,6 +38,8 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
+LEAVE_EARLY_S = 10.0
+"""How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
 
 logger = logging.getLogger("killable.cluster")
 
@@ -44,18 +50,28 @@ class NodePools:
     swept: bool | None = None
     retired: Sequence[RetiredWorker] = ()
 
-    def __init__(self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False) -> None:
+    def __init__(
+        self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
+    ) -> None:
+        """`nodes`: the labels of the machines to use; None: all."""
         self._settings = settings
+        self._selector = nodes or {}
         self._carrier = carrier
         self._times = times
         self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
         self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
         self._types = JobTypes(settings)
-        self._reported: bytes = b""
-        """The job types of the first node. Others have to have the same."""
+        self._reported: dict[str, bytes] = {}
+        """By pool: the job types of the first node that has it. Others have to have the same."""
         self._links: dict[str, NodeLink] = {}
+        self._labels: dict[str, Labels] = {}
+        """Of every machine that there is, used or not."""
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set when a node has joined, or has certainly ended everything."""
+        self.adopts = bool(settings.journal)
+        self.is_settled = False
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
@@ -78,27 +94,56 @@ class NodePools:
         self._clock = clock
         # Later heads have higher epochs, also for nodes that only they have seen; a clock that was set back is noticed.
         self.epoch = Epoch(int(clocks.realtime() * 1000), instance_id)
+        self._began = clock.now()
         await self._carrier.open()
         try:
             await self._look_for_members()
         except CarrierError as error:
             raise StartRefused(f"the machines of the cluster are not known: {error}") from error
         self._watching = asyncio.ensure_future(self._watch_members())
+        due = clock.now() + HELLO_S
         for link in tuple(self._links.values()):
-            await event_loops.wait_within(link.decided, HELLO_S)
+            await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
-            raise StartRefused(f"no machine of the cluster can be used: {causes or 'there is none with processors'}")
+            raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
 
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
-        names = {member.name for member in await self._carrier.members()}
+        members = {member.name: member for member in await self._carrier.members()}
+        self._labels = {name: {**member.labels, NODE: name} for name, member in members.items()}
+        names = {name for name, labels in self._labels.items() if self._is_wanted(labels)}
         for name in names - self._links.keys():
             link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
+            link.labels = self._labels[name]
             link.start()
         for name in self._links.keys() - names:
             if self._links[name].is_gone:
                 await self._links.pop(name).close()
+        for name in names:
+            self._note_leaving(self._links[name], members[name])
+
+    def _is_wanted(self, labels: Labels) -> bool:
+        return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
+
+    def _note_leaving(self, link: NodeLink, machine: Machine) -> None:
+        """Drain a node whose machine Ray is about to take away, by then; and no more if Ray keeps it after all."""
+        if machine.leaves_at == link.leaves_at:
+            return
+        link.leaves_at = machine.leaves_at
+        if machine.leaves_at is None:
+            self._end_drain(link)
+            return
+        left_s = max(0.0, machine.leaves_at - clocks.realtime() - LEAVE_EARLY_S) if machine.leaves_at else None
+        self._begin_drain(link, left_s, "Ray takes the machine away")
+
+    def _why_no_machine(self) -> str:
+        """Return why no machine is wanted, and what would be."""
+        if not self._labels:
+            return "it has no machine with processors: start one with `ray start --address=...`"
+        if not any(fits(self._selector, labels) for labels in self._labels.values()):
+            return f"{no_node_fits(self._selector, self._labels)}: see [cluster] nodes"
+        return "; ".join(f"pool {pool.spec.name}: {self.why_no_node(pool.spec)}" for pool in self)
 
     async def _watch_members(self) -> None:
         while not await event_loops.wait_within(self._closing, MEMBERS_S):
@@ -128,6 +173,70 @@ class NodePools:
         link.add(attempt)
         return attempt
 
+    def note_recorded(self, attempt: RemoteAttempt) -> None:
+        link = self._links.get(attempt.node)
+        if link is not None:
+            link.note_recorded(attempt)
+
+    # ── attempts of an earlier head ──
+
+    def place_of(self, worker: Any) -> Mapping[str, Any]:
+        share: NodeShare = worker.share
+        return {"node": share.node, "incarnation": share.incarnation, "lease_s": self._times.lease_s}
+
+    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Wait until every node that may run one of these has told what it holds, or has certainly ended it: at most
+        until its lease is over, which it had from the head before this one.
+        """
+        for start in starts:
+            while not self._is_known(start) and (left_s := self._end_of(start) - self._clock.now()) > 0:
+                self._changed.clear()
+                await event_loops.wait_within(self._changed, left_s)
+
+    def _end_of(self, start: Mapping[str, Any]) -> float:
+        """Return when everything of this incarnation has ended that has not heard of this head."""
+        return end_of_node(self._began, max(start["lease_s"], self._times.lease_s))
+
+    def _is_known(self, start: Mapping[str, Any]) -> bool:
+        link = self._links.get(start["node"])
+        return link is not None and start["incarnation"] in (link.incarnation, *link.ended)
+
+    def find(self, job_id: str, start: Mapping[str, Any]) -> HeldRun | None:
+        link = self._links.get(start["node"])
+        held = None if link is None else link.held.get((job_id, start["attempt"]))
+        if link is None or held is None:
+            return None
+        return HeldRun(**{name: held[name] for name in HeldRun._fields if name != "node"}, node=link.name)
+
+    def never_began(self, start: Mapping[str, Any]) -> bool:
+        link = self._links.get(start["node"])
+        return link is not None and link.incarnation == start["incarnation"]
+
+    def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
+        link = self._links.get(start["node"])
+        if link is not None and start["incarnation"] in link.ended:
+            return link.ended[start["incarnation"]]
+        lease_s = max(start["lease_s"], self._times.lease_s)
+        return "lease", f"it did not come back within its lease of {lease_s:g} s, so it has ended everything"
+
+    def take_over(self, job: Job, held: HeldRun) -> RemoteAttempt:
+        link = self._links[held.node]
+        slot = self.pool_of(job.type).take_on(held.node)
+        attempt = RemoteAttempt(job, slot, held.n, link, clock=self._clock, owner=self._owner)
+        link.add(attempt)
+        self.on_load(held.node)
+        attempt.go_on(held)
+        if (job.id, job.attempts) not in link.held:  # it was lost since `find`
+            self._clock.call_at(
+                self._clock.now(), lambda: attempt.on_node_lost({"fenced": "lease"}, "it came and went")
+            )
+        return attempt
+
+    def settle(self) -> None:
+        self.is_settled = True
+        for link in self._links.values():
+            link.settle()
+
     # ── nodes ──
 
     def node_records(self) -> list[NodeRecord]:
@@ -137,14 +246,32 @@ class NodePools:
                 slots[node] += number
         return [link.record(slots[name]) for name, link in sorted(self._links.items())]
 
-    def drain_node(self, name: str, *, drains: bool) -> NodeRecord:
-        """Give a node no more jobs, or again. Raise Refused: unknown_node."""
+    def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
+        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""
         link = self._links.get(name)
         if link is None:
             raise Refused(f"there is no node {name}", code="unknown_node", node=name)
-        link.is_draining = drains
-        self._note(link)
+        if drains:
+            self._begin_drain(link, deadline_s, "an operator has drained it")
+        else:
+            self._end_drain(link)
         return next(record for record in self.node_records() if record.name == name)
+
+    def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
+        link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
+        logger.info("node_drains", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
+        self._note(link)
+
+    def _end_drain(self, link: NodeLink) -> None:
+        link.drain.end()
+        self._note(link)
+
+    def why_no_node(self, spec: PoolSpec) -> str:
+        """Return why a pool has no node."""
+        nodes = {name: labels for name, labels in self._labels.items() if fits(self._selector, labels)}
+        if any(fits(spec.nodes, labels) for labels in nodes.values()):
+            return "no node has joined"
+        return no_node_fits(spec.nodes, nodes)
 
     def _note(self, link: NodeLink) -> None:
         for pool in self:
@@ -153,19 +280,41 @@ class NodePools:
 
     # ── LinkOwner ──
 
+    def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
+        ours = fingerprints(self._settings)
+        wanted = [pool.spec.name for pool in self if fits(pool.spec.nodes, link.labels)]
+        return all(told.get(name) == ours[name] for name in ("", *wanted))
+
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         if hello["version"] != version("killable"):
             return f"it has killable {hello['version']}, and this server {version('killable')}"
-        reported = dump_json(hello["types"])
-        if not self._reported:
-            self._reported = reported
-            self._types.adopt(_type_of(members) for members in load_json(reported))
-            self._owner.on_types(self._types.all())
-        elif reported != self._reported:
-            return f"its job types differ from those of the other nodes: {_difference(self._reported, reported)}"
-        for pool in self:
+        pools = [pool for pool in self if fits(pool.spec.nodes, link.labels)]
+        if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
+            return why
+        for pool in pools:
             pool.join(NodeShare(link.name, link.incarnation))
         self._has_joined = True
+        self._changed.set()
+        return ""
+
+    def _on_reported(self, pools: list[str], types: list[dict[str, Any]]) -> str:
+        """Take the job types of a node. Return why it cannot be used; empty: it can."""
+        reported = {name: [each for each in types if each["pool"] == name] for name in pools}
+        encoded = {name: dump_json(each) for name, each in reported.items()}
+        owners = {job_type.name: job_type.pool for job_type in self._types.all()}
+        for each in types:
+            if owners.get(each["name"], each["pool"]) != each["pool"]:
+                return f"its pool {each['pool']} has the job type {each['name']}, as pool {owners[each['name']]} has"
+        differing = [name for name in pools if self._reported.get(name, encoded[name]) != encoded[name]]
+        if differing:
+            names = ", ".join(_difference(self._reported[name], encoded[name]) for name in differing)
+            return (
+                f"its job types differ from those of the other nodes: {names}; install the same release of the modules"
+                " on each machine"
+            )
+        self._reported |= {name: encoded[name] for name in pools if reported[name]}
+        self._types.adopt(_type_of(members) for members in load_json(dump_json(types)))
+        self._owner.on_types(self._types.all())
         return ""
 
     def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None:
@@ -182,6 +331,7 @@ class NodePools:
                     self._owner.on_pool_broken(pool)
 
     def on_lost(self, link: NodeLink) -> None:
+        self._changed.set()
         for pool in self:
             pool.leave(link.name)
 
@@ -221,26 +371,25 @@ class NodePools:
     def types(self) -> Sequence[JobType]:
         return self._types.all()
 
-    def worker(self, worker_id: str) -> tuple[NodePool, NodeSlot]:
-        """Return a worker that runs a job. Raise Refused: unknown_worker."""
+    def worker(self, worker_id: str) -> tuple[NodePool, Any]:
+        """Return a worker that runs a job, or one that its node may know. Raise Refused: unknown_worker."""
         for pool in self:
             for slot in pool.workers.values():
                 if slot.id == worker_id:
                     return pool, slot
-        raise Refused(f"no worker {worker_id} runs a job", code="unknown_worker", worker_id=worker_id)
+        for link in self._links.values():
+            if link.state == "live" and worker_id.startswith(f"{link.name}."):
+                return next(iter(self)), NodeWorker(link, worker_id.removeprefix(f"{link.name}."))
+        raise Refused(f"there is no worker {worker_id} on any live node", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Any) -> WorkerRecord:
-        slot: NodeSlot = worker
-        return slot.record(self._clock.now())
+        known: NodeSlot | NodeWorker = worker
+        return known.record(self._clock.now())
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         links = [link for link in self._links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.workers() for link in links))
-        return [
-            WorkerRecord(**members | {"worker_id": f"{link.name}.{members['worker_id']}", "node": link.name})
-            for link, answer in zip(links, answers, strict=True)
-            for members in answer
-        ]
+        return [of_node(link.name, members) for link, answer in zip(links, answers, strict=True) for members in answer]
 
     def pool_records(self) -> Sequence[PoolRecord]:
         return [pool.record() for pool in self]

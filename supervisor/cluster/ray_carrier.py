@@ -21,8 +21,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
+from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
 
@@ -37,6 +38,9 @@ ENVIRONMENT = {
 }
 """Of the actors."""
 
+DRAINING_S = 5.0
+"""How long Ray may take to tell which of its nodes it drains."""
+
 logger = logging.getLogger("killable.cluster")
 
 
@@ -49,6 +53,7 @@ class RayCarrier:
         self._settings = settings
         self._actors: dict[str, Any] = {}
         self._node_ids: dict[str, str] = {}
+        self._labels: dict[str, dict[str, str]] = {}
 
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
@@ -72,11 +77,17 @@ class RayCarrier:
 
     async def members(self) -> Sequence[Machine]:
         try:
-            found = await self._in_thread(ray.nodes)
+            found, leaving = await self._in_thread(_nodes_and_leaving)
         except (RayError, RuntimeError) as error:
             raise CarrierError(str(error)) from error
-        self._node_ids |= {_name_of(node): node["NodeID"] for node in found if node["Alive"]}
-        return [Machine(_name_of(node)) for node in found if node["Alive"] and node["Resources"].get("CPU", 0) >= 1]
+        alive = {_name_of(node): node for node in found if node["Alive"]}
+        self._node_ids |= {name: node["NodeID"] for name, node in alive.items()}
+        self._labels |= {name: _labels_of(node) for name, node in alive.items()}
+        return [
+            Machine(name, self._labels[name], leaving.get(node["NodeID"]))
+            for name, node in alive.items()
+            if node["Resources"].get("CPU", 0) >= 1
+        ]
 
     async def start(self, node: str) -> None:
         try:
@@ -91,43 +102,60 @@ class RayCarrier:
             raise CarrierError(f"its pools do not start: {why}")
 
     def _make(self, node: str) -> Any:
-        """Have Ray start an actor on this machine, once: Ray never starts it again by itself."""
+        """Have Ray start an actor on this machine, unless there is one: that of a head before this one goes on.
+
+        It outlives this process, as its jobs do, until its lease is over. Ray never starts it again by itself.
+        """
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
         options = ray.remote(NodeActor).options(
+            name=f"killable-{node}", lifetime="detached", get_if_exists=True,
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
-        return options.remote(self._settings)
+        return options.remote(settings_of(self._settings, {**self._labels[node], NODE: node}))
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node)
         if actor is None:
-            raise CarrierError("it is not started")
+            raise HostGone("it is not started")
         try:
             answer: bytes = await actor.call.remote(method, message)
         except (RayError, RuntimeError) as error:
             if not ray.is_initialized():
                 raise CarrierError("Ray has ended") from error
             if isinstance(error, ray.exceptions.ActorDiedError):
-                self._actors.pop(node, None)
+                if self._actors.get(node) is actor:
+                    del self._actors[node]
+                raise HostGone(_line(error)) from error
             raise CarrierError(_line(error)) from error
         return answer
 
     async def close(self) -> None:
-        actors, self._actors = self._actors, {}
-
-        def end() -> None:
-            for actor in actors.values():  # everything below it has ended, or its guard ends it now
-                ray.kill(actor)
-            ray.shutdown()
-
+        """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""
+        self._actors.clear()
         if ray.is_initialized():
-            await self._in_thread(end)
+            await self._in_thread(ray.shutdown)
 
 
 def _name_of(node: dict[str, Any]) -> str:
     """Return the name of a machine, with the begin of Ray's id: one that comes back is another node."""
     return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
+
+
+def _labels_of(node: dict[str, Any]) -> dict[str, str]:
+    return {**node.get("Labels", {}), "host": node["NodeManagerHostname"]}
+
+
+def _nodes_and_leaving() -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Return Ray's nodes, and by id when those that it drains are taken away (`Machine.leaves_at`)."""
+    # There is no public call for it; Ray Serve asks in the same way.
+    client = ray._private.worker.global_worker.gcs_client
+    leaving = client.get_draining_nodes(timeout=DRAINING_S)
+    return ray.nodes(), {_hex(node_id): milliseconds / 1000 for node_id, milliseconds in leaving.items()}
+
+
+def _hex(node_id: Any) -> str:
+    return node_id if isinstance(node_id, str) else str(node_id.hex())
 
 
 def _line(error: Exception) -> str:

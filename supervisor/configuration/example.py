@@ -43,6 +43,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         "start_method": '"fork"', "python": '""', "nice": "5", "affinity": "[]", "core_dumps": "false",
         "user": '""', "group": '""', "environment": '["*"]', "env": '{ OMP_NUM_THREADS = "1" }',
         "sandbox": "{ network = true }",
+        "nodes": "{}",
     }  # fmt: skip
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),

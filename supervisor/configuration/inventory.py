@@ -54,7 +54,9 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     for name, value in asdict(config.server).items():
         yield _setting(config, "server", name, value)
     for name, value in asdict(config.cluster).items():
-        yield _setting(config, "cluster", name, value)
+        if name != "nodes":
+            yield _setting(config, "cluster", name, value)
+    yield from _selector(config, "cluster", config.cluster.nodes)
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:
@@ -69,6 +71,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for name, value in pool.env.items():
             harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
+        yield from _selector(config, section, pool.nodes)
         for name, value in pool.sandbox._asdict().items():
             if value not in (True, None):
                 yield _setting(config, f"{section}.sandbox", name, value)
@@ -128,6 +131,13 @@ def spelled(name: str, value: Any) -> str:
 def _setting(config: Config, section: str, name: str, value: Any) -> Setting:
     written = config.sources.get(f"{section}.{name}")
     return Setting(section, name, list(value) if isinstance(value, tuple) else value, written or DEFAULT)
+
+
+def _selector(config: Config, section: str, nodes: Mapping[str, str]) -> Iterator[Setting]:
+    if not nodes:
+        yield _setting(config, section, "nodes", {})
+    for label, condition in nodes.items():
+        yield _setting(config, f"{section}.nodes", label, condition)
 
 
 def _cap(config: Config, name: str) -> Setting:

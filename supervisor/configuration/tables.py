@@ -7,8 +7,8 @@ The string under a key is its documentation everywhere: in the JSON Schema, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.jobs import node_labels
 from killable.supervisor.models import PRIORITY_MAX
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
@@ -125,6 +126,16 @@ _NUMBERS = {"type": "array", "items": {"type": "integer", "minimum": 0}}
 Processors = Annotated[tuple[int, ...], BeforeValidator(_processors), WithJsonSchema(_NUMBERS)]
 
 
+def _label_condition(value: Any) -> Any:
+    if not isinstance(value, str) or not node_labels.CONDITION.fullmatch(value):
+        raise PydanticCustomError("expected", node_labels.EXPECTED)
+    return value
+
+
+_CONDITION_SCHEMA = {"type": "string", "pattern": f"^{node_labels.CONDITION.pattern}$"}
+LabelSelector = dict[Text, Annotated[str, BeforeValidator(_label_condition), WithJsonSchema(_CONDITION_SCHEMA)]]
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
@@ -199,6 +210,7 @@ _SETTING_FORMS: dict[Any, Any] = {
     str: Text,
     bool: Truth,
     tuple[str, ...]: tuple[Text, ...],
+    Mapping[str, str]: LabelSelector,
     settings.Seconds: Seconds,
     settings.PositiveSeconds: SomeSeconds,
     settings.Bytes: Bytes,
@@ -217,7 +229,7 @@ def _table_of(made_from: type[Any]) -> type[_Table]:
     members: dict[str, Any] = {
         each.name: (
             _SETTING_FORMS.get(hints[each.name], hints[each.name]),
-            Field(default=each.default, description=documentation[each.name]),
+            Field(default={} if each.default is MISSING else each.default, description=documentation[each.name]),
         )
         for each in fields(made_from)
     }
@@ -283,6 +295,8 @@ class PoolTable(_Table):
     """Environment variables of the pool's processes; they override the server's own."""
     sandbox: SandboxTable = SandboxTable()
     """What its jobs may not do: network = false, shared_memory = false; write and read, lists of paths."""
+    nodes: LabelSelector = {}
+    """Labels of the machines of a cluster that have the pool, like { zone = "a" }; empty: all."""
 
 
 class JobTable(_Table):

@@ -18,7 +18,10 @@ from support.in_process_carrier import Faults
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor import clock
+from killable.supervisor.cluster.lease import Times
+from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
+from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec
 
 FORKING = PoolSpec(
@@ -158,8 +161,8 @@ async def ran_again(server: OwnServer, job_id: str) -> dict[str, Any] | Pending:
 
 
 async def is_live(server: OwnServer, name: str) -> bool | Pending:
-    node = (await nodes(server))[name]
-    return node["state"] == "live" or Pending(node)
+    found = await nodes(server)
+    return (name in found and found[name]["state"] == "live") or Pending(found)
 
 
 async def test_a_short_silence_loses_nothing(start_server: StartServer, tmp_path: Path) -> None:
@@ -212,3 +215,102 @@ async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
             assert (await server.record(await server.submit("echo"), wait_s=60))["node"] == "b"
         assert (await server.client.delete("/v1/nodes/a/drain")).json()["state"] == "live"
         problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
+
+
+async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b", "c"), LASTING, labels={"a": {"gpu": "H100"}, "b": {"gpu": "A100"}, "c": {"off": "1"}})
+    cluster.nodes = {"off": "!1"}
+    elsewhere = FORKING._replace(name="later", modules=("support.memory_jobs",), nodes={"gpu": "in(B100,B200)"})
+    async with start_server(engine=cluster.head, more=(FORKING._replace(nodes={"gpu": "H100"}), elsewhere)) as server:
+        found = await nodes(server)
+        assert {name: node["slots"] for name, node in found.items()} == {"a": 4, "b": 2}, "c is not to be used"
+        assert found["a"]["labels"] == {"gpu": "H100", "node": "a"}
+        jobs = [await server.submit("keeps_family") for _ in range(2)]
+        for job_id in jobs:
+            assert (await server.read(job_id, until="token")).events[0].json()["node"] == "a"
+        waiting = await server.submit("keeps_family")
+        assert (await server.record(waiting))["state"] == "queued", "b has slots, and not this pool"
+        assert {(await server.record(await server.submit("echo"), wait_s=60))["node"] for _ in range(4)} <= {"a", "b"}
+        for job_id in (waiting, *jobs):
+            await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+        why = "no node has gpu=in(B100,B200) (there are gpu: A100, H100)"
+        problem = problem_of(await server.client.post("/v1/jobs", json={"type": "tidies_up"}), 404, "unknown_job_type")
+        assert problem["detail"].endswith(f"those of pool later are not known: {why}")
+        readiness = (await server.client.get("/readyz")).json()
+        assert {pool["name"]: pool["detail"] for pool in readiness["pools"]}["later"] == why
+        assert readiness["degraded"] == ["pool later is restarting"]
+        cluster.carrier.labels["d"] = {"gpu": "B200"}
+        cluster.carrier.names = ("a", "b", "c", "d")
+        await until_async(lambda: is_live(server, "d"), "a node of that pool joins")
+        assert "tidies_up" in {each["name"] for each in (await server.client.get("/v1/job-types")).json()["job_types"]}
+
+
+async def test_no_machine_that_is_selected_is_said(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), LASTING, labels={"a": {"zone": "a"}}, nodes={"zone": "b"})
+    with pytest.raises(StartRefused, match=r"no node has zone=b \(there are zone: a\): see \[cluster\] nodes"):
+        async with start_server(engine=cluster.head):
+            pass
+
+
+async def test_what_runs_past_the_deadline_of_a_drain_is_stopped_and_goes_elsewhere(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head, more=(FORKING,)) as server:
+        await server.client.post("/v1/nodes/b/drain")
+        once = await server.submit("keeps_family", members={"limits": {"grace_s": 60}})
+        pids = await pids_of(server, once)
+        again = {"limits": {"attempts_max": 2, "backoff_s": 0, "grace_s": 60}}
+        twice = await server.submit("napper", seconds=1e6, members=again)
+        await server.read(twice, until="started")
+        await server.client.delete("/v1/nodes/b/drain")
+        waits = (await server.client.post("/v1/nodes/a/drain?deadline_s=3600")).json()
+        assert (waits["state"], waits["running"]) == ("draining", 2) and 3500 < waits["deadline_s"] <= 3600
+        assert len(alive(pids)) == len(pids)
+        await server.client.post("/v1/nodes/a/drain?deadline_s=0")
+        end = (await server.read(once)).end
+        assert alive(pids) == []
+        assert (end["error"]["code"], end["error"]["node"], end["error"]["retryable"]) == ("node_drained", "a", True)
+        assert end["error"]["message"] == "node a was drained: an operator has drained it"
+        assert end["certificate"]["cause"] == "node_drained" and "tree_empty" in end["certificate"]
+        moved = await until_async(partial(ran_again, server, twice), "it runs on the other node")
+        assert moved["node"] == "b"
+        drained = (await nodes(server))["a"]
+        assert (drained["running"], drained["detail"]) == (0, "an operator has drained it")
+        assert (await server.client.delete("/v1/nodes/a/drain")).json()["deadline_s"] is None
+        await server.client.delete(f"/v1/jobs/{twice}?grace_s=0")
+
+
+async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        job_id = await server.submit("napper", seconds=1e6, members={"limits": {"attempts_max": 2, "backoff_s": 0}})
+        await server.read(job_id, until="started")
+        first = (await server.record(job_id))["node"]
+        cluster.carrier.leaving[first] = clock.realtime() + LEAVE_EARLY_S
+        moved = await until_async(partial(ran_again, server, job_id), "it runs on the other node")
+        assert moved["node"] != first
+        leaving = (await nodes(server))[first]
+        assert (leaving["state"], leaving["detail"]) == ("draining", "Ray takes the machine away")
+        await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+        cluster.carrier.leaving.clear()
+        await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
+        assert read_process(idle["pid"]) is not None
+        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
+        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
+        assert alive([idle["pid"]]) == []
+        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
+        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
+        cluster.carrier.cut_off.add("a")
+        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
+        cluster.carrier.cut_off.clear()
+        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
+
+
+async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
+    workers = (await server.client.get("/v1/workers")).json()["workers"]
+    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)

@@ -52,8 +52,21 @@ class RayCluster:
             raise
 
     def add(self, address: str) -> None:
-        """Start a node; return when it is there. One after the other: two that start at once abort."""
-        self.nodes[address] = self._start(f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2")
+        """Start a node, whose label `place` is its address; return when it is there. One after the other: two that
+        start at once abort.
+        """
+        self.nodes[address] = self._start(
+            f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2", f"--labels=place={address}"
+        )
+
+    def announce_end(self, node_id: str, deadline_s: int) -> None:
+        """Have Ray say that it takes a node away, as its autoscaler does of a spot instance that is called back."""
+        program = [str(Path(sys.executable).with_name("ray")), "drain-node", f"--address={self.address}"]
+        arguments = ["--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=called back", f"--node-id={node_id}"]
+        subprocess.run(
+            [*program, *arguments, f"--deadline-remaining-seconds={deadline_s}"],
+            env=environment(), check=True, timeout=START_S, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         program = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]

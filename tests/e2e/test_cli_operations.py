@@ -315,6 +315,7 @@ def test_drain_refuses_new_jobs_until_it_is_off(command: Command) -> None:
     assert command.ok("submit", "add", "-i", "a=1") == "3\n"
     command.ok("kill", job_id)
     assert command.run("drain", "--off", "--deadline", "1s").returncode == 2
+    assert command.run("drain", "gpu-1").returncode == 4, "this server has no nodes"
 
 
 def test_a_drain_with_a_deadline_cancels_what_is_left(command: Command) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from support.in_process_carrier import Faults, InProcessCarrier
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -32,9 +32,15 @@ class Cluster:
     times: Times
     seed: int = 0
     faults: Faults = field(default_factory=Faults)
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By node; others have none."""
+    nodes: dict[str, str] = field(default_factory=dict)
+    """`[cluster] nodes`."""
 
     def head(self, settings: Settings) -> Supervisor:
         """Return the head, which starts its nodes. It can be given to `api_server.serve` in place of a supervisor."""
         of_nodes = dataclasses.replace(settings, sweep=False)
         self.carrier = InProcessCarrier(of_nodes, self.names, self.seed, self.faults)
-        return Supervisor(settings, remote_pools=NodePools(settings, self.carrier, self.times))
+        self.carrier.labels = self.labels
+        pools = NodePools(settings, self.carrier, self.times, nodes=self.nodes)
+        return Supervisor(settings, remote_pools=pools)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from killable.supervisor import clock
 from killable.supervisor.cluster.carrier import CarrierError, Machine
 from killable.supervisor.cluster.node_host import NodeHost
+from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.settings import Settings
 
 
@@ -40,6 +41,10 @@ class InProcessCarrier:
     hosts: dict[str, NodeHost] = field(default_factory=dict)
     cut_off: set[str] = field(default_factory=set)
     """Nodes that no message reaches, and of which none comes."""
+    labels: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By node."""
+    leaving: dict[str, float] = field(default_factory=dict)
+    """When machines are taken away, as `Machine.leaves_at`."""
     calls: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     """How many incarnations of each node have ended, with everything that they ran."""
@@ -51,12 +56,13 @@ class InProcessCarrier:
     async def open(self) -> None: ...
 
     async def members(self) -> Sequence[Machine]:
-        return [Machine(name) for name in self.names]
+        return [Machine(name, self.labels.get(name, {}), self.leaving.get(name)) for name in self.names]
 
     async def start(self, node: str) -> None:
         self._check(node)
         if node not in self.hosts:
-            host = NodeHost(self.settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
+            settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node})
+            host = NodeHost(settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
             await host.start()
             self.hosts[node] = host
 

@@ -114,6 +114,7 @@ def test_the_codes_of_the_specification_are_there() -> None:
     retryable = {code for code, row in CODES.items() if row.state is not None and row.retryable}
     assert retryable == {
         "timeout.queue", "timeout.start", "killed_externally", "spawn", "worker_lost", "supervisor_lost", "node_lost",
+        "node_drained",
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.commands.drain import state_line
+from killable.api.cli.commands.drain import node_line, state_line
 from killable.api.cli.commands.metrics import flattened
 from killable.api.cli.commands.ps import in_order, summary
 from killable.api.cli.display.status_line import StatusLine, progress_line
@@ -28,6 +28,19 @@ def test_what_needs_attention_comes_first() -> None:
     assert [each["job_id"] for each in in_order(newest_first)] == ["s", "r2", "r1", "q1", "q2", "d", "e"]
     assert summary(newest_first) == "7 jobs: 1 stopping, 2 running, 2 queued, 1 completed, 1 failed"
     assert summary([job("a", "timed_out")]) == "1 job: 1 timed out"
+
+
+@pytest.mark.parametrize(
+    ("state", "running", "deadline_s", "words"),
+    [
+        ("live", 2, None, "gpu-1 is live: it gets jobs; 2 running"),
+        ("draining", 2, None, "gpu-1 is draining: it gets no jobs; 2 running left"),
+        ("draining", 2, 30.0, "gpu-1 is draining: it gets no jobs; 2 running left, at most 30 s more"),
+        ("draining", 0, 30.0, "gpu-1 is draining: it gets no jobs; no jobs left"),
+    ],
+)
+def test_a_node_is_drained_in_words(state: str, running: int, deadline_s: float | None, words: str) -> None:
+    assert node_line({"name": "gpu-1", "state": state, "running": running, "deadline_s": deadline_s}) == words
 
 
 @pytest.mark.parametrize(

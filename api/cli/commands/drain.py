@@ -14,10 +14,14 @@ from killable.api.cli.display import console, errors, render
 from killable.api.cli.parameters.command_client import open_client
 
 
-def drain(off: bool, deadline: float | None, as_json: bool, url: str) -> None:
+def drain(node: str | None, off: bool, deadline: float | None, as_json: bool, url: str) -> None:
     if off and deadline is not None:
         raise click.BadParameter("--off ends the drain and takes no deadline", param_hint="--deadline")
     with errors.reporting(as_json), open_client(url) as client:
+        if node is not None:
+            record = client.undrain_node(node) if off else client.drain_node(node, deadline)
+            console.print_json(record) if as_json else click.echo(node_line(record))
+            return
         standing = client.undrain() if off else client.drain(deadline_s=deadline)
         console.print_json(standing) if as_json else click.echo(state_line(standing))
 
@@ -30,6 +34,18 @@ def state_line(standing: Mapping[str, Any]) -> str:
     deadline = standing.get("deadline_s")
     at_most = f", at most {render.duration(deadline)} more" if left and deadline is not None else ""
     return f"draining: new jobs are refused; {f'{left} left{at_most}' if left else 'no jobs left'}"
+
+
+def node_line(record: Mapping[str, Any]) -> str:
+    """Return the state of a node: `gpu-2-90cc1d is draining: it gets no jobs; 2 running left, at most 1m00s more`."""
+    name, state = render.plain(record["name"]), record["state"]
+    running = f"{record['running']} running"
+    if state == "live":
+        return f"{name} is live: it gets jobs; {running}"
+    left = f"{running} left" if record["running"] else "no jobs left"
+    deadline = record["deadline_s"]
+    at_most = f", at most {render.duration(deadline)} more" if record["running"] and deadline is not None else ""
+    return f"{name} is {state}: it gets no jobs; {left}{at_most}"
 
 
 def remaining(standing: Mapping[str, Any]) -> str:

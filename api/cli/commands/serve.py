@@ -232,7 +232,7 @@ async def _check_pools(supervisor: Supervisor, config: Config) -> None:
         raise ConfigError(f"no pool can start a job\n{causes}")
     types = await supervisor.job_types()
     faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
-    if not broken:  # the job types of a broken pool are not known
+    if not broken and all(pool.workers_max for pool in pools):  # else some job types are not known
         faults += unknown_types(config, {job_type.name for job_type in types})
     if faults:
         raise ConfigError.of(faults)

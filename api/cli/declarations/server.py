@@ -229,20 +229,24 @@ DRAIN = VerbCommand(
     """Refuse new jobs and let the accepted ones finish. Returns at once; `ps` shows what is left.
 
     Refused jobs get 503 `draining`; clients may retry them later or on another
-    server. `--off` ends the drain.
+    server. `--off` ends the drain. With NODE, only that node of a cluster gets
+    no more jobs: what it still runs at the deadline is stopped with its own
+    grace, ends as `node_drained`, and may be tried again on another node.
     """,
+    Argument(["node"], required=False, default=None, metavar="[NODE]", help="A node of `killable nodes`, alone."),
     Option(["--off"], is_flag=True, help="Accept new jobs again."),
     Option(
         ["--deadline"],
         type=seconds,
         metavar="SECONDS",
-        help="Cancel the jobs that are left after this time: 30s, 5m. Default: let them finish.",
+        help="Stop the jobs that are left after this time: 30s, 5m. Default: let them finish.",
     ),
     JSON,
     URL,
     runs="drain.drain",
     examples=(
         "killable drain --deadline 5m",
+        "killable drain gpu-3-1a2b3c --deadline 60s",
         "killable drain --off",
     ),
 )

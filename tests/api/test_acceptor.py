@@ -1,4 +1,4 @@
-"""A server without a descriptor for the next connection: it waits, says so once, and goes on when it has one."""
+"""Connections that come faster than they can begin, and a server without a descriptor for the next one."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
 from support.waiting import Pending, until_async
 
 from killable.api.cli.server import acceptor as module
-from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.acceptor import ACCEPTED_MAX, Acceptor
 
 CONNECTS = """
 import socket, sys
@@ -138,3 +138,42 @@ async def test_a_connection_that_rests_makes_room_for_the_next(caplog: pytest.Lo
         await peers.until(4)
         assert len(caplog.records) == 1
     await asyncio.sleep(0)  # they are closed in the next turn
+
+
+async def test_who_comes_from_elsewhere_begins_before_a_crowd_that_comes_and_leaves() -> None:
+    peers, crowd = Peers(), list[socket.socket]()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock:
+        for number in range(100):
+            crowd.append(socket.create_connection(sock.getsockname()))
+            if number < 80:
+                crowd[-1].close()
+        with socket.create_connection(sock.getsockname(), source_address=("127.0.0.2", 0)), accepting(sock, peers):
+            await peers.until(21)
+            begun = [transport.get_extra_info("peername")[0] for transport in peers.open]
+            assert "127.0.0.2" in begun[:20]
+
+            async def all_began() -> Any:
+                still = {client.getsockname() for client in crowd[80:]}
+                began = {transport.get_extra_info("peername") for transport in peers.open}
+                return still <= began or Pending(len(still - began))
+
+            await until_async(all_began, "each that stays begins")
+            assert len(peers.open) <= 60, "most of those that have left are only closed"
+        for client in crowd:
+            client.close()
+    await asyncio.sleep(0)
+
+
+async def test_who_waits_to_begin_is_let_go_at_the_close() -> None:
+    peers = Peers()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as sock, ExitStack() as clients:
+        waiting = [clients.enter_context(socket.create_connection(sock.getsockname())) for _ in range(ACCEPTED_MAX)]
+        with accepting(sock, peers) as acceptor:
+            await peers.until(1)
+            acceptor.close()
+            await asyncio.gather(*acceptor._adopting)  # one had its turn
+            assert len(peers.open) < ACCEPTED_MAX, "most wait"
+        await asyncio.sleep(0)  # those that had begun are closed
+        for client in waiting:
+            client.settimeout(20)
+            assert client.recv(1) == b""

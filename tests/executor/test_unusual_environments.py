@@ -39,6 +39,10 @@ def test_a_program_without_stderr(first: str) -> None:
     assert run(first) == "1024"
 
 
+def test_a_working_directory_that_was_removed() -> None:
+    assert run("import tempfile; os.chdir(folder := tempfile.mkdtemp()); os.rmdir(folder)") == "1024"
+
+
 @ROOT
 def test_a_user_who_may_have_no_core_dump_at_all() -> None:
     """As with `ulimit -Hc 0`: it must not be asked for one byte, either, without CAP_SYS_RESOURCE (setrlimit(2))."""

@@ -60,7 +60,7 @@ class Baseline(NamedTuple):
     umask: int
 
     path: str
-    """Of the working directory."""
+    """Of the working directory; empty if it was removed."""
 
     @classmethod
     def take(cls) -> Baseline:
@@ -74,7 +74,7 @@ class Baseline(NamedTuple):
             mask=frozenset(_signal.pthread_sigmask(signal.SIG_BLOCK, ())),
             cwd=(here.st_dev, here.st_ino),
             umask=umask,
-            path=os.getcwd(),
+            path=_working_directory(),
         )
 
     def changed(self, tasks: TaskFolder, handlers: Handlers) -> str:
@@ -119,6 +119,8 @@ class Baseline(NamedTuple):
             now = Baseline.take()
         except OSError as error:
             return f"the working directory is gone ({error.strerror})"
+        if self.path and not now.path:
+            return "the working directory is gone"
         if now.threads > self.threads and not self._threads_leave():
             return f"{now.threads - self.threads} thread(s) more than before"
         if _has_children():
@@ -145,6 +147,13 @@ class Baseline(NamedTuple):
             if os.stat("/proc/self/task").st_nlink <= self.threads:
                 return True
         return False
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # the program's own was removed, perhaps
+        return ""
 
 
 def _wakeup_descriptor() -> int | None:

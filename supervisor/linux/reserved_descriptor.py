@@ -6,6 +6,7 @@ Runs in: supervisor. Behind `ports`.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 
 class ReservedDescriptor:
@@ -22,5 +23,6 @@ class ReservedDescriptor:
     def give_up(self) -> None:
         """Close the descriptor, so that the next call that opens one can have it."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            with suppress(OSError):  # a program that closes all its descriptors has closed this one
+                os.close(self._descriptor)
             self._descriptor = -1

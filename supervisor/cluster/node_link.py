@@ -96,6 +96,7 @@ class NodeLink:
         self._clock = clock
         self._owner = owner
         self._given = 0
+        self._delay_s: float | None = None
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, deque[tuple[Header, bytes]]] = {}
@@ -140,7 +141,7 @@ class NodeLink:
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
             self.detail or (self.drain.reason if is_drained else ""), dict(self.labels),
-            None if left_s is None else round(left_s, 3),
+            None if left_s is None else round(left_s, 3), self._delay_s,
         )  # fmt: skip
 
     def end_drained(self) -> None:
@@ -327,7 +328,9 @@ class NodeLink:
         incarnation, n = self.incarnation, header["n"]
         while n in self.attempts and self.incarnation == incarnation and not self._closing.is_set():
             try:
+                began = self._clock.now()
                 await self._call("do", header, self._times.patience_s, blob)
+                self._delay_s = round(self._clock.now() - began, 6)
                 return  # a refusal, too: then the node has ended, or belongs to another head
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)

@@ -46,6 +46,7 @@ class NodePools:
 
     swept: bool | None = None
     retired: Sequence[RetiredWorker] = ()
+    nodes_lost = 0
 
     def __init__(
         self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
@@ -252,6 +253,7 @@ class NodePools:
                     self._owner.on_pool_broken(pool)
 
     def on_lost(self, link: NodeLink) -> None:
+        self.nodes_lost += 1
         for pool in self:
             pool.leave(link.name)
 

@@ -156,6 +156,11 @@ class RemotePoolsOwner(RunningAttemptOwner, Protocol):
 class RemotePools(JobPools, Protocol):
     """Pools on other machines, which make their own attempts."""
 
+    @property
+    def nodes_lost(self) -> int:
+        """How often a node was lost since the start."""
+        ...
+
     def use(self, owner: RemotePoolsOwner) -> None:
         """Set who is told of free workers and of what becomes of attempts."""
         ...

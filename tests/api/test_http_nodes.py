@@ -293,3 +293,27 @@ async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: St
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
         cluster.carrier.leaving.clear()
         await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_jobs_and_workers_are_found_by_their_node_and_ended_by_it(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        jobs = [await server.submit("napper", seconds=1e6) for _ in range(4)]
+        for job_id in jobs:
+            await server.read(job_id, until="started")
+        node_of = {job_id: (await server.record(job_id))["node"] for job_id in jobs}
+        on_a = {job_id for job_id, node in node_of.items() if node == "a"}
+        assert len(on_a) == 2
+        listed = (await server.client.get("/v1/jobs?node=a&state=active")).json()["jobs"]
+        assert {each["job_id"] for each in listed} == on_a
+        workers = (await server.client.get("/v1/workers?node=a")).json()["workers"]
+        assert {worker["node"] for worker in workers} == {"a"}
+        assert {worker["job_id"] for worker in workers if worker["job_id"]} == on_a
+        samples = (await server.client.get("/metrics")).text
+        assert 'killable_node_running{node="a"} 2.0' in samples and 'killable_nodes{state="live"} 2.0' in samples
+        assert 'killable_node_delay_seconds{node="b"}' in samples
+        done = (await server.client.post("/v1/jobs/cancel", json={"node": "a", "grace_s": 0})).json()
+        assert {each["job_id"] for each in done["jobs"]} == on_a and done["cancelled"] == 2
+        assert (await server.client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})).json()[
+            "cancelled"
+        ] == 2

@@ -19,7 +19,7 @@ import psutil
 import uvicorn
 from http_client import Connection
 
-from killable.api.cli.server import gc_freeze
+from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
@@ -53,7 +53,7 @@ async def running_supervisor(*pools: PoolSpec, **settings: Any) -> AsyncIterator
         for record in await supervisor.pools():
             if record.state != "ready":
                 raise RuntimeError(f"pool {record.name} is {record.state}: {record.detail}")
-        gc_freeze.settle()
+        interpreter_settings.freeze_collector()
         yield supervisor
     finally:
         await supervisor.close(grace_s=0)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.settings import PoolSpec
-from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Frame
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 PIPE_BYTES = 1 << 16
 """Default capacity of a pipe, pipe(7)."""

@@ -45,7 +45,7 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
@@ -53,7 +53,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
-    from killable.supervisor.pools.execution import RemotePools
+    from killable.supervisor.pools.pool_protocols import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
 
 EVENTS_PER_BATCH = 4096

@@ -14,12 +14,13 @@ import httpx
 
 from killable.api.client.async_transport import AsyncTransport
 from killable.api.client.endpoint import ANSWER_S, CONNECT_S
+from killable.api.client.errors import job_error
+from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.exchange import Server
 from killable.api.client.job_calls import JobCalls
-from killable.api.client.outcomes import Ending, Event, Record, job_error, token_of
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
-from killable.api.client.stream_position import Reading
+from killable.api.client.stream_resume import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "AsyncSubmission"]

@@ -14,10 +14,11 @@ import anyio
 import httpx
 from httpx_sse import EventSource
 
+from killable.api.client.errors import Unreachable
+from killable.api.client.events import Event
 from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
-from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import Flow, Pause, Step
-from killable.api.client.stream_position import Reading
+from killable.api.client.stream_resume import Reading
 from killable.workers.errors import KillableError
 
 T = TypeVar("T")

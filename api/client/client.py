@@ -12,12 +12,13 @@ from typing import Any, Self, Unpack
 import httpx
 
 from killable.api.client.endpoint import ANSWER_S, CONNECT_S
+from killable.api.client.errors import NotEnded, Unreachable, job_error
+from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.exchange import Server
 from killable.api.client.job_calls import JobCalls
-from killable.api.client.outcomes import Ending, Event, NotEnded, Record, Unreachable, job_error, token_of
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
-from killable.api.client.stream_position import Reading
+from killable.api.client.stream_resume import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
 from killable.api.client.transport import Transport
 

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback, unix_path
-from killable.api.client.outcomes import Unreachable
+from killable.api.client.errors import Unreachable
 from killable.workers.errors import Refused
 
 C = TypeVar("C")

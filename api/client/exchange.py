@@ -22,7 +22,8 @@ from urllib.parse import quote
 import httpx
 
 from killable.api.client.endpoint import Endpoint, sendable
-from killable.api.client.outcomes import Record, Unreachable, problem_error
+from killable.api.client.errors import Unreachable, problem_error
+from killable.api.client.events import Record
 from killable.workers.errors import KillableError, Refused
 
 PROBLEM_URN = "urn:killable:problem:"

@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 
+from killable.api.client.errors import NotEnded, job_error
+from killable.api.client.events import Ending, Record
 from killable.api.client.exchange import HttpCall, job_path
-from killable.api.client.outcomes import Ending, NotEnded, Record, job_error
 from killable.api.client.retries import Flow, Requester
 from killable.workers.errors import KillableError, Refused
 

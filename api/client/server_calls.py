@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
+from killable.api.client.events import Record
 from killable.api.client.exchange import HttpCall, json_of
 from killable.api.client.job_calls import HELD_S_MAX
-from killable.api.client.outcomes import Record
 from killable.api.client.retries import Flow, Requester
 
 PAGE_JOBS = 200

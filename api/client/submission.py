@@ -15,10 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypedDict
 
+from killable.api.client.errors import NotEnded, Unreachable
+from killable.api.client.events import Ending
 from killable.api.client.exchange import HttpCall, json_of, may_have_arrived
 from killable.api.client.input_encoding import PlainInput, Schema, schema_of
 from killable.api.client.job_calls import LEAVE_ANSWER_S, LEAVE_S, JobCalls
-from killable.api.client.outcomes import Ending, NotEnded, Unreachable
 from killable.api.client.retries import EARLY_REFUSALS, Flow, Requester
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits import LIMITS, parse_limit

@@ -12,10 +12,11 @@ from typing import TypeVar
 import httpx
 from httpx_sse import EventSource
 
+from killable.api.client.errors import Unreachable
+from killable.api.client.events import Event
 from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
-from killable.api.client.outcomes import Event, Unreachable
 from killable.api.client.retries import Flow, Pause, Step
-from killable.api.client.stream_position import Reading
+from killable.api.client.stream_resume import Reading
 from killable.workers.errors import KillableError
 
 T = TypeVar("T")

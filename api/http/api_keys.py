@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from killable.api.http.access import Role, Visibility
+from killable.api.http.route_roles import Role, Visibility
 
 KEY_PREFIX = "killable_"
 """Of the keys that killable makes: whoever finds one in a log or a repository can see what it is."""

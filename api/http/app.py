@@ -14,7 +14,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
-from killable.api.http.access import OPEN_PATHS
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit import Audit
 from killable.api.http.audit_log import AuditLog
@@ -30,6 +29,7 @@ from killable.api.http.methods import HeadAsGet
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
+from killable.api.http.route_roles import OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import OpenStreams

@@ -19,11 +19,11 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.access import CALLER, VIA, access_to
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.problems import ID
+from killable.api.http.route_roles import CALLER, VIA, access_to
 from killable.supervisor.engine import Engine
 from killable.workers.errors import Refused
 

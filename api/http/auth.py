@@ -1,6 +1,6 @@
 """Authentication and roles: a request's API key or stream ticket is checked before any route, and before its body.
 
-Runs in: api. Plain ASGI, like the checks in `host_and_origin`. `access` has what each route needs.
+Runs in: api. Plain ASGI, like the checks in `host_and_origin`. `route_roles` has what each route needs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.access import CALLER, VIA, Access, access_to, includes
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.audit import act_of
 from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
+from killable.api.http.route_roles import CALLER, VIA, Access, access_to, includes
 from killable.api.http.stream_tickets import Reader, Tickets
 
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")

@@ -17,12 +17,12 @@ from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.supervisor.telemetry.job_log import Unobserved
+from killable.supervisor.telemetry.observer import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
-JOBS = "killable.api.http.check_jobs"
+JOBS = "killable.api.http.check_pool_jobs"
 SPLIT, CHECK = "split", "check"
 """The functions of that module."""
 WORKERS = 2
@@ -44,7 +44,7 @@ class CheckPool:
         self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()
 
     async def split(self, body: bytes, members: Sequence[str], tenant: str) -> tuple[dict[str, Any], bytes]:
-        """Return what `check_jobs.split` does. Raise Refused: input.invalid, busy."""
+        """Return what `check_pool_jobs.split` does. Raise Refused: input.invalid, busy."""
         content = b'{"members":%s,"body":{"base64":"%s"}}' % (dump_json(list(members)), base64.b64encode(body))
         result = await self._run(SPLIT, content, tenant)
         head, _, input = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).partition(b"\n")

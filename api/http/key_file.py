@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from killable.api.http.access import ROLES, VISIBILITIES, Role, Visibility
 from killable.api.http.api_keys import ApiKey, new_key
+from killable.api.http.route_roles import ROLES, VISIBILITIES, Role, Visibility
 from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import KillableError
 

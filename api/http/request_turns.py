@@ -18,13 +18,13 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.access import CALLER, access_to
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.auth import presented_key
 from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
+from killable.api.http.route_roles import CALLER, access_to
 from killable.supervisor.jobs.round_robin import RoundRobin
 
 WAITING_MAX = 1000

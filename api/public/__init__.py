@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from killable.api.client.async_client import AsyncClient
     from killable.api.client.client import Client
-    from killable.api.client.outcomes import Ending, Event, NotEnded, Unreachable
+    from killable.api.client.errors import NotEnded, Unreachable
+    from killable.api.client.events import Ending, Event
     from killable.supervisor.executor.executor import Executor
     from killable.supervisor.executor.futures import JobFuture
     from killable.supervisor.executor.stopped import stopped
@@ -67,8 +68,8 @@ _MODULES = {
     "AsyncStream": "killable.supervisor.executor.streams",
     "Client": "killable.api.client.client",
     "Context": "killable.workers.authoring.context",
-    "Ending": "killable.api.client.outcomes",
-    "Event": "killable.api.client.outcomes",
+    "Ending": "killable.api.client.events",
+    "Event": "killable.api.client.events",
     "Executor": "killable.supervisor.executor.executor",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
@@ -77,13 +78,13 @@ _MODULES = {
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
     "Limits": "killable.workers.authoring.limits",
-    "NotEnded": "killable.api.client.outcomes",
+    "NotEnded": "killable.api.client.errors",
     "OperationTimedOut": "killable.workers.authoring.operations",
     "OutOfMemory": "killable.workers.errors",
     "Refused": "killable.workers.errors",
     "Stopping": "killable.workers.authoring.context",
     "Stream": "killable.supervisor.executor.streams",
-    "Unreachable": "killable.api.client.outcomes",
+    "Unreachable": "killable.api.client.errors",
     "WorkerCrashed": "killable.workers.error_classes",
     "WorkerExited": "killable.workers.error_classes",
     "WorkerKilled": "killable.workers.error_classes",

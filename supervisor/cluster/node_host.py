@@ -33,7 +33,7 @@ from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.supervisor.telemetry.job_log import Unobserved
+from killable.supervisor.telemetry.observer import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
 

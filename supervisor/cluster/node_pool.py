@@ -17,7 +17,7 @@ from killable.supervisor.settings import PoolSpec
 
 if TYPE_CHECKING:
     from killable.supervisor.cluster.remote_attempt import RemoteAttempt
-    from killable.supervisor.pools.execution import RemotePoolsOwner
+    from killable.supervisor.pools.pool_protocols import RemotePoolsOwner
 
 
 class NodeShare:
@@ -41,7 +41,7 @@ class NodeShare:
 
 
 class NodeSlot:
-    """One slot of a node, taken for one attempt. Implements `execution.JobWorker`."""
+    """One slot of a node, taken for one attempt. Implements `pool_protocols.JobWorker`."""
 
     def __init__(self, pool: NodePool, share: NodeShare, born: float) -> None:
         self.pool = pool
@@ -141,7 +141,7 @@ class NodePoolOwner(Protocol):
 
 
 class NodePool:
-    """Implements `execution.JobPool`."""
+    """Implements `pool_protocols.JobPool`."""
 
     def __init__(self, spec: PoolSpec, owner: NodePoolOwner, *, packs: bool) -> None:
         self.spec = spec

@@ -1,6 +1,6 @@
 """The pools of a head: all nodes, which come and go, and the slots that they have.
 
-Runs in: supervisor, on the head. Implements `execution.RemotePools` in place of `pools.fleet`.
+Runs in: supervisor, on the head. Implements `pool_protocols.RemotePools` in place of `pools.fleet`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json, load_json
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.execution import RemotePoolsOwner
+    from killable.supervisor.pools.pool_protocols import RemotePoolsOwner
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""

@@ -20,7 +20,7 @@ from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import TABLE, Cause, State, terminal_state_of
 from killable.supervisor.models import Certificate, Outcome, Verdict
-from killable.supervisor.pools.execution import JobWorker, RunningAttemptOwner
+from killable.supervisor.pools.pool_protocols import JobWorker, RunningAttemptOwner
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
 

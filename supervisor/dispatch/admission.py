@@ -27,7 +27,7 @@ from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 

@@ -31,12 +31,12 @@ from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.stack import with_error_line
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, Start
-    from killable.supervisor.pools.execution import JobPool, JobPools, JobWorker, RemotePools, RunningAttempt
+    from killable.supervisor.pools.pool_protocols import JobPool, JobPools, JobWorker, RemotePools, RunningAttempt
 
 
 class Dispatcher:

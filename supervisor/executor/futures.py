@@ -17,6 +17,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
+from killable.supervisor.executor import ending_imports, interrupts
 from killable.supervisor.executor.progress import Progress, ProgressReports
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
@@ -175,8 +176,8 @@ class JobFuture(Future[T]):
                 super().exception(timeout)
             except CancelledError:
                 raise self._ending or JobCancelled() from None
-            except KeyboardInterrupt:  # workers do not get the terminal's SIGINT, nor a notebook's
-                self.cancel(reason="its caller was interrupted")
+            except KeyboardInterrupt:
+                self.cancel(reason=interrupts.OF_CALLER)
                 raise
         if not self._is_unpickled:
             with self._unpickle_lock:
@@ -371,20 +372,27 @@ class JobFuture(Future[T]):
             self.set_running_or_notify_cancel()
             return
         if outcome.code is not None:
-            from killable.supervisor.executor.ending_notes import add_notes
-            from killable.workers.error_classes import WorkerCrashed, error_class
-
-            facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
-            ending = error_class(outcome.code)(outcome.message, code=outcome.code, **facts)
-            assert isinstance(ending, JobError), CODES[outcome.code]
-            add_notes(ending, self.certificate, self.stderr if isinstance(ending, WorkerCrashed) else "")
-            self._ending = ending
+            self._ending = self._ending_of(outcome, outcome.code)
         if isinstance(self._ending, JobCancelled):
             self._finish_cancelled()
         elif self._ending is not None:
             self.set_exception(self._ending)  # `exception` returns the job's own, once it is unpickled
         else:
             self.set_result(None)  # type: ignore[arg-type]  # `result` returns the unpickled value
+
+    def _ending_of(self, outcome: Outcome, code: str) -> JobError:
+        try:
+            ending_imports.load()
+        except OSError:  # no descriptor: the error has no class of its own then, but its code
+            return JobError(outcome.message, code=code, job_id=self.job_id, **outcome.facts)
+        from killable.supervisor.executor.ending_notes import add_notes
+        from killable.workers.error_classes import WorkerCrashed, error_class
+
+        facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}
+        ending = error_class(code)(outcome.message, code=code, **facts)
+        assert isinstance(ending, JobError), CODES[code]
+        add_notes(ending, self.certificate, self.stderr if isinstance(ending, WorkerCrashed) else "")
+        return ending
 
     def close_in_child(self) -> None:
         """Fail the future in a fork of the program: its job belongs to the parent."""

@@ -1,8 +1,7 @@
 """What its program does to every Executor: it forks, and it ends while calls are pending.
 
 Runs in: supervisor, in the user's program. At the end of the program pending calls are waited for, as with
-ProcessPoolExecutor. On a terminal it says so, and Ctrl-C stops the calls: workers run in sessions of their own, and the
-terminal's SIGINT does not reach them. Ctrl-C before that: `executor.__exit__`, and `futures` for a thread that waits.
+ProcessPoolExecutor. On a terminal it says so, and Ctrl-C stops the calls (`interrupts` has all of Ctrl-C).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import weakref
 from collections.abc import Sequence
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import relay
+from killable.supervisor.executor import interrupts, relay
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.linux import fork_lock
 
@@ -59,7 +58,7 @@ class LastWait:
     def _wait(self) -> None:
         if self._interrupts:
             for each in self._executors:
-                each.stop_all(None if self._interrupts == 1 else 0.0, "the program was interrupted")
+                each.stop_all(interrupts.grace_s(self._interrupts), interrupts.OF_PROGRAM)
         for each in self._executors:
             while not each.supervisor_thread.join(0):
                 for one in self._executors:
@@ -79,9 +78,9 @@ class LastWait:
                 print(f"killable: {_what_happens(count, self._interrupts)}", file=sys.stderr, flush=True)
 
 
-def _what_happens(count: int, interrupts: int) -> str:
+def _what_happens(count: int, times: int) -> str:
     calls, them = ("1 call", "it") if count == 1 else (f"{count} calls", "them")
-    match interrupts:
+    match times:
         case 0:
             return f"waiting for {calls} to end; press Ctrl-C to stop {them}"
         case 1:
@@ -96,32 +95,17 @@ def _at_exit() -> None:
     """
     for each in list(_open):
         each.shut_down(cancel_pending=False)
-        if _was_interrupted():
-            each.stop_all(None, "the program was interrupted")
+        if interrupts.ends_program():
+            each.stop_all(interrupts.grace_s(1), interrupts.OF_PROGRAM)
 
 
 def _after_library_pools() -> None:
     """Wait, after the library has joined its pools: their idle threads pass for readers of streams."""
-    wait = LastWait(list(_open), was_interrupted=_was_interrupted())
+    wait = LastWait(list(_open), was_interrupted=interrupts.ends_program())
     wait.until_over()
     relay.join_all(is_patient=not wait.was_interrupted)
-    if _was_interrupted():
-        _end_by_sigint()
-
-
-def _was_interrupted() -> bool:
-    """Return whether an uncaught Ctrl-C ends the program. In an interactive session it may be from an earlier line."""
-    return issubclass(getattr(sys, "last_type", object), KeyboardInterrupt) and not hasattr(sys, "ps1")
-
-
-def _end_by_sigint() -> None:
-    """Let CPython end the program by SIGINT, as it does after an uncaught KeyboardInterrupt. It has forgotten that when
-    a text was executed since, and to end calls imports modules: each definition of a dataclass executes one.
-    """
-    try:
-        exec("raise KeyboardInterrupt")
-    except KeyboardInterrupt:
-        pass
+    if interrupts.ends_program():
+        interrupts.end_by_sigint()
 
 
 def _in_child() -> None:

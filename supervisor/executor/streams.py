@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
+from killable.supervisor.executor import interrupts
 from killable.supervisor.executor.futures import FutureOwner, JobFuture, UnpickleFailed, read, unpickle_error
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Stream(Iterator[T]):
                     raise StopIteration
                 self.future.wait()
         except KeyboardInterrupt:  # its traceback keeps this stream, in a notebook for long
-            self.future.cancel(reason="its reader was interrupted")
+            self.future.cancel(reason=interrupts.OF_READER)
             raise
         return found[0]
 

@@ -7,29 +7,24 @@ no change of its environment, directory or umask.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Protocol
 
+from killable.supervisor.executor import ending_imports
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.fork_lock import forks_postponed, leave_loop_to_parent
+from killable.supervisor.linux.fork_lock import leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.supervisor.telemetry.job_log import Unobserved
+from killable.supervisor.telemetry.observer import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-FOR_ENDINGS = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
-"""What calls need that do not simply return. Imported ahead: an import in a thread after a Ctrl-C can make CPython
-forget that the interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
-"""
-FOR_ENDINGS_AFTER_S = 0.05
-"""Seconds from the start to these imports: they take 20 ms, for which the first result does not wait."""
+LOAD_ENDINGS_AFTER_S = 0.05
+"""Seconds from the start to the imports for endings: they take 20 ms, for which the first result does not wait."""
 CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
@@ -71,7 +66,8 @@ class SupervisorThread:
         self._closed = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
-        self._end_requested: asyncio.Event | None = None
+        self._end: asyncio.Future[None] | None = None
+        """Done when the thread is to end; with an exception, when it must."""
         self.has_started = False
         """Whether the start has finished. Until then tasks only wait, or are stopped."""
         self.failure: BaseException | None = None
@@ -115,8 +111,15 @@ class SupervisorThread:
 
     def leave(self) -> None:
         """Begin to end the thread. Call it only in the thread itself."""
-        if self._end_requested is not None:
-            self._end_requested.set()
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """End the thread with every process of its supervisor: a task cannot be followed any more. Call it only in the
+        thread itself.
+        """
+        if self._end is not None and not self._end.done():
+            self._end.set_exception(error)
 
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""
@@ -141,6 +144,7 @@ class SupervisorThread:
 
     def _run(self) -> None:
         try:
+            ending_imports.reserve()
             # Not asyncio.run: the program may have set an event loop policy.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
                 loop = runner.get_loop()
@@ -155,7 +159,7 @@ class SupervisorThread:
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
                         runner.run(self._supervisor.close(0.0))
-        except OSError as error:  # no descriptor is left for the loop
+        except OSError as error:  # no descriptor is left for the start
             self.failure = error
         finally:
             with self._lock:
@@ -168,27 +172,33 @@ class SupervisorThread:
                 self._ended.set()
 
     async def _run_supervisor(self) -> None:
-        self._end_requested = asyncio.Event()
+        self._end = asyncio.get_running_loop().create_future()
         self._supervisor = Supervisor(
             self._settings, observer=Unobserved(), lane_holder=self._callbacks, early_guard=self._early_guard
         )
         self._callbacks.on_supervisor_created(self._supervisor)
         starting = asyncio.ensure_future(self._supervisor.start())
-        leaving = asyncio.ensure_future(self._end_requested.wait())
         asyncio.get_running_loop().call_soon(self._read_inbox)  # after the first step of the start
-        await asyncio.wait((starting, leaving), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             self.failure = starting.exception()
             if self.failure is not None:
                 self._supervisor.jobs.close()  # a supervisor that has started in part begins no job
             self.has_started = True
             self._callbacks.on_started()
-            self.call_later(FOR_ENDINGS_AFTER_S, partial(_import, FOR_ENDINGS))
-            await leaving
+            self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
+            await asyncio.wait((self._end,))
         starting.cancel()  # a preload may take long
+        self._end.result()
         with self._lock:
             self._closed = True
         await self._supervisor.close()  # also after an incomplete start
+
+    def _load_endings(self) -> None:
+        try:
+            ending_imports.load()
+        except OSError:  # another thread has taken the last descriptor
+            self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
 
     def _read_inbox(self) -> None:
         assert self._supervisor is not None and self._loop is not None
@@ -207,10 +217,3 @@ class SupervisorThread:
                     self._loop.call_soon(self._read_inbox)  # the inbox may hold more
                     raise
         self._loop.call_soon(self._read_inbox)
-
-
-def _import(modules: Sequence[str]) -> None:
-    """Import modules, and let no other thread fork meanwhile: the child would find their locks taken."""
-    with forks_postponed:
-        for name in modules:
-            importlib.import_module(name)

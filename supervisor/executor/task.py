@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
+from killable.supervisor.executor import ending_imports
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
@@ -196,7 +197,11 @@ class Task:
         self.future.begin()
 
     def adopt(self, given: Given) -> None:
-        self._become_job(given)
+        try:
+            self._become_job(given)
+        except BaseException as error:  # no descriptor, no memory, a bug: nobody would hear how the task ends
+            self._owner.supervisor_thread.fail(error)
+            raise
 
     def complete(self, result: bytes) -> None:
         if self._shared is not None or type(self._input) is not bytes:
@@ -217,9 +222,15 @@ class Task:
             self._become_job(None)
         except Refused as refused:
             self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
+        except OSError as error:
+            self._owner.supervisor_thread.fail(error)
+            raise
 
     def _become_job(self, given: Given | None) -> None:
-        """Create the job. Raise Refused when its type does not exist: the pool is broken."""
+        """Create the job. Raise Refused when its type does not exist: the pool is broken. Raise OSError when its ending
+        cannot be prepared: there is no descriptor.
+        """
+        ending_imports.load()
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)
         in_force = self.rules.in_force

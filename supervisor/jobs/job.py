@@ -15,7 +15,7 @@ from killable.supervisor.clock import Clock, Timer, asleep_s
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
-from killable.supervisor.jobs.wakes import wakes
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import Certificate, JobRecord, JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
@@ -198,7 +198,7 @@ class Job:
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
-        due = wakes()
+        due = wakeup_turns()
         if self.is_over:
             end_waiters, self.end_waiters = self.end_waiters, []
             for waiter, is_urgent in end_waiters:

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
-from killable.workers.protocol import control, fd_passing
+from killable.workers.protocol import fd_passing, zygote_messages
 
 if TYPE_CHECKING:
     from killable.supervisor.linux.cgroup import CgroupRoot
@@ -87,7 +87,7 @@ class EarlyGuard:
                 self._started.append(started)
                 _waiting.add(self)
                 try:
-                    _ask_for_zygote(started, theirs, control.ImportAhead(list(path), list(modules)))
+                    _ask_for_zygote(started, theirs, zygote_messages.ImportAhead(list(path), list(modules)))
                 except BaseException:
                     self.close()
                     raise
@@ -104,15 +104,15 @@ class EarlyGuard:
         owner = InstanceId.of(os.getpid())
         assert owner is not None
 
-        def send(order: control.Fork, descriptors: list[int]) -> None:
-            fd_passing.send(started.zygote_socket, control.to_wire(order), descriptors)
+        def send(order: zygote_messages.Fork, descriptors: list[int]) -> None:
+            fd_passing.send(started.zygote_socket, zygote_messages.to_wire(order), descriptors)
 
         with fork_lock.forks_postponed, suppress(OSError, fd_passing.MessageError):
             pool = EarlyPool(make_folder(owner.folder_prefix), cgroup.find_root(random_id()[:8]), None)
             try:
                 configure = worker_order.configure_of(spec, pool.tmp, spec.start_method)
-                fd_passing.send(started.guard_socket, control.to_wire(control.UseFolder(pool.tmp)))
-                fd_passing.send(started.zygote_socket, control.to_wire(configure))
+                fd_passing.send(started.guard_socket, zygote_messages.to_wire(zygote_messages.UseFolder(pool.tmp)))
+                fd_passing.send(started.zygote_socket, zygote_messages.to_wire(configure))
             except BaseException:
                 pool.remove()
                 raise
@@ -172,12 +172,12 @@ class EarlyGuard:
                 started.pool.worker.close_in_child()
 
 
-def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, imports: control.ImportAhead) -> None:
+def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, imports: zygote_messages.ImportAhead) -> None:
     """Ask the guard for a zygote, and the zygote for its imports: neither has to run yet to be sent a message."""
     started.zygote_socket.setblocking(False)
     with suppress(fd_passing.MessageError):  # a path that is too long for one message: they are imported later
-        fd_passing.send(started.zygote_socket, control.to_wire(imports))
-    fd_passing.send(started.guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
+        fd_passing.send(started.zygote_socket, zygote_messages.to_wire(imports))
+    fd_passing.send(started.guard_socket, zygote_messages.to_wire(zygote_messages.StartZygote()), [theirs.fileno()])
 
 
 _waiting: WeakSet[EarlyGuard] = WeakSet()

@@ -14,8 +14,8 @@ from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import WorkerPipes, open_pipes
 from killable.supervisor.settings import PoolSpec
-from killable.workers.protocol import control
-from killable.workers.protocol.named_memory import CONFINED
+from killable.workers.protocol import zygote_messages
+from killable.workers.protocol.named_memory_log import CONFINED
 
 
 class NewWorker(NamedTuple):
@@ -38,13 +38,13 @@ class NewWorker(NamedTuple):
                 cgroup.remove()
             raise
 
-    def order(self, send: Callable[[control.Fork, list[int]], None]) -> None:
+    def order(self, send: Callable[[zygote_messages.Fork, list[int]], None]) -> None:
         """Order the fork, and close what only the worker uses, also on failure. Raise OSError, and as `send`."""
         sent = list(self.pipes.theirs)
         try:
             if self.cgroup is not None:
                 sent.append(self.cgroup.open_procs())
-            send(control.Fork(self.worker_id, cgroup=self.cgroup is not None), sent)
+            send(zygote_messages.Fork(self.worker_id, cgroup=self.cgroup is not None), sent)
         finally:
             self.close_theirs()
             for descriptor in sent[len(self.pipes.theirs) :]:
@@ -71,7 +71,7 @@ class NewWorker(NamedTuple):
             self.cgroup.close_in_child()
 
 
-def configure_of(spec: PoolSpec, tmp: str, start_method: str) -> control.Configure:
+def configure_of(spec: PoolSpec, tmp: str, start_method: str) -> zygote_messages.Configure:
     """Return a pool's Configure, and write an Executor's setup to a file, since it may be too large for a message.
 
     `tmp` is the supervisor's folder. Raise OSError.
@@ -79,7 +79,7 @@ def configure_of(spec: PoolSpec, tmp: str, start_method: str) -> control.Configu
     become = account(spec.user, spec.group)
     if become is not None:
         os.chmod(tmp, 0o711)  # each worker has a folder of its own in it
-    return control.Configure(
+    return zygote_messages.Configure(
         pool=spec.name,
         modules=list(spec.modules),
         folder=spec.folder,

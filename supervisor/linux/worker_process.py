@@ -25,7 +25,7 @@ from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.linux.worker_cleanup import WorkerCleanup
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.protocol.control import ProcessEnding
+from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
 _LOOK_AGAIN_S = 0.0005

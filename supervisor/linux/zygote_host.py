@@ -26,8 +26,8 @@ from killable.supervisor.linux.watchdog import Watchdog
 from killable.supervisor.linux.worker_order import NewWorker
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
-from killable.workers.protocol import control, fd_passing
-from killable.workers.protocol.control import ProcessEnding
+from killable.workers.protocol import fd_passing, zygote_messages
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 ANSWER_S = 5.0
 """How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
@@ -133,12 +133,12 @@ class ZygoteHost:
         """Hand the worker over that is ordered already, if it has this id; else it is not wanted."""
         return self._early_worker.take(worker_id, is_connected=self._zygote_socket is not None)
 
-    def start_zygote(self, configure: control.Configure) -> None:
+    def start_zygote(self, configure: zygote_messages.Configure) -> None:
         """Start a zygote. If the guard is gone too, `on_zygote_lost` follows in a moment. Raise OSError."""
         if self._guard_socket is None:
             return
         with suppress(OSError):  # the guard is gone, which is noticed below
-            fd_passing.send(self._guard_socket, control.to_wire(control.UseFolder(configure.tmp)))
+            fd_passing.send(self._guard_socket, zygote_messages.to_wire(zygote_messages.UseFolder(configure.tmp)))
         if self._early_zygote is not None:
             self._watch_early_zygote(self._guard_socket, configure)
             return
@@ -147,9 +147,11 @@ class ZygoteHost:
         with theirs:
             try:
                 # StartZygote is sent last: if any of these calls fails, there is no zygote.
-                fd_passing.send(ours, control.to_wire(configure))
+                fd_passing.send(ours, zygote_messages.to_wire(configure))
                 self._loop.add_reader(ours, self._on_zygote_message)
-                fd_passing.send(self._guard_socket, control.to_wire(control.StartZygote()), [theirs.fileno()])
+                fd_passing.send(
+                    self._guard_socket, zygote_messages.to_wire(zygote_messages.StartZygote()), [theirs.fileno()]
+                )
             except OSError as error:
                 self._loop.remove_reader(ours)
                 ours.close()
@@ -159,13 +161,15 @@ class ZygoteHost:
                 raise
         self._zygote_socket = ours
 
-    def _watch_early_zygote(self, guard_socket: socket.socket, configure: control.Configure | None = None) -> None:
+    def _watch_early_zygote(
+        self, guard_socket: socket.socket, configure: zygote_messages.Configure | None = None
+    ) -> None:
         """Read what the early zygote says, which gets its Configure now if it has none."""
         assert self._early_zygote is not None
         ours, self._early_zygote = self._early_zygote, None
         try:
             if configure is not None:
-                fd_passing.send(ours, control.to_wire(configure))
+                fd_passing.send(ours, zygote_messages.to_wire(configure))
             self._loop.add_reader(ours, self._on_zygote_message)
         except OSError:  # the zygote has gone, or it goes with its socket: its guard leaves, which is reported
             ours.close()
@@ -177,17 +181,17 @@ class ZygoteHost:
         """Have the guard end everything at this time, unless it hears of a later one."""
         if self._guard_socket is not None:
             with suppress(OSError):  # the guard is gone, or stopped: it ends everything then, or finds the lease over
-                fd_passing.send(self._guard_socket, control.to_wire(control.Lease(until)))
+                fd_passing.send(self._guard_socket, zygote_messages.to_wire(zygote_messages.Lease(until)))
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()
 
-    def fork(self, order: control.Fork, descriptors: list[int]) -> None:
+    def fork(self, order: zygote_messages.Fork, descriptors: list[int]) -> None:
         """Request a worker; the process registered with `add` receives the result. Raise ZygoteLost, OSError."""
         if self._zygote_socket is None:
             raise ZygoteLost
         try:
-            fd_passing.send(self._zygote_socket, control.to_wire(order), descriptors)
+            fd_passing.send(self._zygote_socket, zygote_messages.to_wire(order), descriptors)
         except (BrokenPipeError, ConnectionResetError) as error:
             # The zygote reads no more. If it lives, this makes it exit, so that its end is reported in any case.
             self._zygote_socket.shutdown(socket.SHUT_WR)
@@ -279,11 +283,11 @@ class ZygoteHost:
     def _on_guard_message(self) -> None:
         self._receive(self._guard_socket, self._forget_guard_socket, self._take_guard_message)
 
-    def _take_guard_message(self, message: control.Message, descriptors: list[int]) -> None:
+    def _take_guard_message(self, message: zygote_messages.Message, descriptors: list[int]) -> None:
         match message:
-            case control.OrphanReaped(pid, ending):
+            case zygote_messages.OrphanReaped(pid, ending):
                 self._orphans[pid] = ending
-            case control.ZygoteGone(how):
+            case zygote_messages.ZygoteGone(how):
                 self._read_zygote_to_the_end()
                 self._lose_zygote(how)
             case _:
@@ -327,9 +331,9 @@ class ZygoteHost:
     def _on_zygote_message(self) -> bool:
         return self._receive(self._zygote_socket, self._forget_zygote_socket, self._take_zygote_message)
 
-    def _take_zygote_message(self, message: control.Message, descriptors: list[int]) -> None:
+    def _take_zygote_message(self, message: zygote_messages.Message, descriptors: list[int]) -> None:
         match message:
-            case control.ZygoteStarted(pid):
+            case zygote_messages.ZygoteStarted(pid):
                 self.zygote_pid = pid
                 for descriptor in descriptors[:1]:
                     self._zygote_pidfd = descriptor
@@ -337,26 +341,28 @@ class ZygoteHost:
                         self._loop.add_reader(descriptor, self._on_zygote_exit)
                     except OSError:
                         pass  # the guard reports its end
-            case control.TypeReported(reported):
+            case zygote_messages.TypeReported(reported):
                 self._listener.on_type(reported)
-            case control.Preloaded(threads):
+            case zygote_messages.Preloaded(threads):
                 self._listener.on_preloaded(threads)
-            case control.PreloadFailed(traceback, declaration):
+            case zygote_messages.PreloadFailed(traceback, declaration):
                 self._listener.on_preload_failed(traceback, declaration)
-            case control.Forked(worker_id, pid) if worker_id not in self._processes:
+            case zygote_messages.Forked(worker_id, pid) if worker_id not in self._processes:
                 self._early_worker.note_fork(pid, descriptors)
-            case control.ForkFailed(worker_id) | control.Exited(worker_id) if worker_id not in self._processes:
+            case zygote_messages.ForkFailed(worker_id) | zygote_messages.Exited(worker_id) if (
+                worker_id not in self._processes
+            ):
                 self._early_worker.on_end(worker_id)
-            case control.Forked(worker_id, pid) if descriptors:
+            case zygote_messages.Forked(worker_id, pid) if descriptors:
                 self._processes[worker_id].forked(pid, descriptors[0])
-            case control.Forked(worker_id):
+            case zygote_messages.Forked(worker_id):
                 # No descriptor was left here for its pidfd. The worker exits when its orders are closed.
                 self._processes.pop(worker_id).fork_failed(errno.EMFILE, os.strerror(errno.EMFILE))
-            case control.ForkFailed(worker_id, number, why):
+            case zygote_messages.ForkFailed(worker_id, number, why):
                 self._processes.pop(worker_id).fork_failed(number, why)
-            case control.Exited(worker_id, ending, swept, orphans):
+            case zygote_messages.Exited(worker_id, ending, swept, orphans):
                 self._sweep(self._processes.pop(worker_id), ending, swept, orphans)
-            case control.Pong():
+            case zygote_messages.Pong():
                 pass
             case _:
                 raise AssertionError(message)
@@ -371,7 +377,7 @@ class ZygoteHost:
     def _ping(self) -> None:
         if self._zygote_socket is not None:
             try:
-                fd_passing.send(self._zygote_socket, control.to_wire(control.Ping()))
+                fd_passing.send(self._zygote_socket, zygote_messages.to_wire(zygote_messages.Ping()))
             except OSError:
                 pass  # full, or gone: the watchdog goes on
 
@@ -460,7 +466,7 @@ class ZygoteHost:
         self,
         sock: socket.socket | None,
         forget: Callable[[], None],
-        take: Callable[[control.Message, list[int]], None],
+        take: Callable[[zygote_messages.Message, list[int]], None],
     ) -> bool:
         """Process one message; return whether there was one. Forget the socket at end-of-file."""
         if sock is None:
@@ -475,7 +481,7 @@ class ZygoteHost:
             forget()
             return False
         wire, descriptors = received
-        take(control.from_wire(wire), descriptors)
+        take(zygote_messages.from_wire(wire), descriptors)
         return True
 
     def _forget_guard(self) -> None:

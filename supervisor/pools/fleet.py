@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.fork_lock import forks_postponed
-from killable.supervisor.linux.system import System
+from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
 from killable.supervisor.pools.pool import Pool
@@ -46,7 +46,7 @@ class Fleet:
         self._pools: dict[str, Pool] = {}
         self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
         self._types = JobTypes(settings)
-        self._system: System | None = None
+        self._resources: SupervisorResources | None = None
         self._worker_numbers = 0
         self.retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
         """Latest first."""
@@ -66,10 +66,12 @@ class Fleet:
             with (
                 forks_postponed
             ):  # it takes locks of the library (tempfile), which a concurrent fork would inherit locked
-                self._system = System.open(asyncio.get_running_loop(), self._settings, instance_id, early_guard)
-            open_spawner = self._system.open_spawner
+                self._resources = SupervisorResources.open(
+                    asyncio.get_running_loop(), self._settings, instance_id, early_guard
+                )
+            open_spawner = self._resources.open_spawner
             if self._settings.sweep:
-                self.swept = await self._system.sweep_orphans()
+                self.swept = await self._resources.sweep_orphans()
         for spec in self._settings.pools:
             self._pools[spec.name] = Pool(spec, clock, open_spawner, self)
         for pool in self:
@@ -93,16 +95,16 @@ class Fleet:
         async with asyncio.TaskGroup() as closing:
             for pool in self:
                 closing.create_task(pool.close())
-        if self._system is not None:
-            await self._system.close()
+        if self._resources is not None:
+            await self._resources.close()
 
     def close_in_child(self) -> None:
         """Close inherited descriptors in a fork of this process; the rest belongs to the parent."""
         for pool in self:
             for worker in pool.workers.values():
                 worker.close_result_buffer()
-        if self._system is not None:
-            self._system.close_in_child()
+        if self._resources is not None:
+            self._resources.close_in_child()
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(self._pools.values())

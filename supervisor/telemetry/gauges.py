@@ -19,7 +19,7 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.telemetry import loop_turns
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.execution import JobPool
+    from killable.supervisor.pools.pool_protocols import JobPool
 
 TENANTS_MAX = 100
 """Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""

@@ -12,8 +12,8 @@ from routes import routes
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
-from killable.api.http.access import ACCESS, includes
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.route_roles import ACCESS, includes
 from killable.api.http.settings import HttpSettings
 
 READ, SUBMIT, OPERATE = (ApiKey(role, role, f"{role}-0123456789") for role in ("read", "submit", "operate"))

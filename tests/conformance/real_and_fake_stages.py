@@ -24,7 +24,7 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux.spawner import PoolSpawner
-from killable.supervisor.linux.system import System
+from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.settings import PoolSpec, Settings
 
 Scenario = Callable[[Any], Awaitable[None]]
@@ -159,8 +159,10 @@ class RealSide:
         self._shared: RealStage | None = None
         self._pools = 0
 
-    async def _open(self) -> System:
-        return System.open(asyncio.get_running_loop(), Settings(pools=(), proof=self._proof), uuid.uuid4().hex)  # type: ignore[arg-type]
+    async def _open(self) -> SupervisorResources:
+        return SupervisorResources.open(
+            asyncio.get_running_loop(), Settings(pools=(), proof=self._proof), uuid.uuid4().hex
+        )  # type: ignore[arg-type]
 
     def play(self, scenario: Scenario, fresh: bool, broken: str) -> None:
         self._runner.run(self._play(scenario, fresh, broken))

@@ -1,6 +1,7 @@
 """The project's source as trees: what the contracts are checked on, as functions that return what offends.
 
-A test of one asserts that nothing of ours does; `test_controls` plants an offence for each, which it has to name.
+A test of one asserts that nothing of ours does; `test_planted_offences` plants an offence for each, which it has to
+name.
 """
 
 from __future__ import annotations

@@ -34,19 +34,19 @@ NOT_FOR_THE_NAME = ("asyncio", "pydantic", "dataclasses", "subprocess", "socket"
 """Nothing of these is imported by `from killable import Executor` itself."""
 GUARDS = {
     "exit_codes", "processes", "processes.child_reaper", "processes.descendants", "processes.guard", "protocol",
-    "protocol.control", "protocol.fd_passing", "runtime", "runtime.process_setup",
+    "protocol.zygote_messages", "protocol.fd_passing", "runtime", "runtime.process_setup",
 }  # fmt: skip
 WORKERS = GUARDS | {
     "authoring", "authoring.hard_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
-    "authoring.preloads", "authoring.registered", "authoring.requirements", "authoring.shield",
+    "authoring.preloads", "authoring.registered_types", "authoring.requirements", "authoring.shield",
     "processes.exec_worker", "processes.zygote", "protocol.by_value", "protocol.call_message", "protocol.codec",
     "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.messages",
-    "protocol.named_memory",
+    "protocol.named_memory_log",
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
     "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
-    "runtime.line_reader", "runtime.memory_names", "runtime.leftover_memory",
+    "runtime.line_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",
@@ -64,7 +64,7 @@ FOR_HELP = {
     "killable.api.cli.declarations.server", "killable.api.cli.declarations.shared_options",
     "killable.api.cli.declarations.verb_command", "killable.api.cli.parameters",
     "killable.api.cli.parameters.completion", "killable.api.cli.parameters.completion_scripts",
-    "killable.api.cli.parameters.options", "killable.api.cli.verbs", "killable.api.client",
+    "killable.api.cli.parameters.option_values", "killable.api.cli.verbs", "killable.api.client",
     "killable.api.client.addresses", "killable.workers", "killable.workers.authoring",
     "killable.workers.authoring.identifiers", "killable.workers.authoring.limits", "killable.workers.authoring.units",
 }  # fmt: skip
@@ -122,7 +122,7 @@ import sys
 from killable import Executor
 from killable.supervisor.executor import pending_tasks, supervisor_thread
 
-pending_tasks.REPLACE_AFTER_S = supervisor_thread.FOR_ENDINGS_AFTER_S = 3600  # however slow this machine is
+pending_tasks.REPLACE_AFTER_S = supervisor_thread.LOAD_ENDINGS_AFTER_S = 3600  # however slow this machine is
 with Executor(max_workers=2) as executor:  # which still starts workers
     in_worker = executor.submit(eval, "list(__import__('sys').modules)").result()
     print(*sys.modules)

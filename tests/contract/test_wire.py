@@ -14,8 +14,7 @@ from killable.supervisor.attempts import escalation
 from killable.supervisor.configuration.tables import CapsTable, LimitsTable
 from killable.supervisor.models import PHASES, Certificate
 from killable.workers.authoring.limits import LIMITS
-from killable.workers.protocol import control, messages
-from killable.workers.protocol.control import ProcessEnding
+from killable.workers.protocol import messages, zygote_messages
 from killable.workers.protocol.messages import (
     Entered,
     Expire,
@@ -27,9 +26,10 @@ from killable.workers.protocol.messages import (
     Run,
     Stop,
 )
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 ENDING = ProcessEnding(None, 9, True, 1 << 20, 0.5, 0.25, 12.5)
-CONTROL = list(typing.get_args(control.Message))
+CONTROL = list(typing.get_args(zygote_messages.Message))
 
 
 def example(cls: type[Any]) -> Any:
@@ -44,8 +44,8 @@ def example(cls: type[Any]) -> Any:
 @pytest.mark.parametrize("cls", CONTROL, ids=lambda cls: cls.__name__)
 def test_every_control_message_survives_the_wire(cls: type[Any]) -> None:
     message = example(cls)
-    wire = json.loads(json.dumps(control.to_wire(message)))
-    assert control.from_wire(wire) == message
+    wire = json.loads(json.dumps(zygote_messages.to_wire(message)))
+    assert zygote_messages.from_wire(wire) == message
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_every_control_message_survives_the_wire(cls: type[Any]) -> None:
 )
 def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -> None:
     with pytest.raises((KeyError, TypeError)):
-        control.from_wire(wire)
+        zygote_messages.from_wire(wire)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from support.killable_command import Command, Server
 from support.waiting import until
 
 from killable import AsyncClient, Client, JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
-from killable.api.client.outcomes import NotEnded
+from killable.api.client.errors import NotEnded
 
 FILE = Path(__file__).parent.parent / "support" / "simple_jobs.py"  # not imported: own_jobs has jobs of the same names
 JOBS = FILE.read_text()

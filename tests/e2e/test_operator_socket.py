@@ -18,7 +18,7 @@ from support.killable_command import Command, Serve, Server
 from support.waiting import Pending, until
 
 from killable.api.client.client import Client
-from killable.api.client.outcomes import Unreachable
+from killable.api.client.errors import Unreachable
 from killable.workers.errors import Refused
 
 JOBS = """

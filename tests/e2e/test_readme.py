@@ -18,7 +18,7 @@ from support.processes import computes
 from support.waiting import until
 
 from killable.api.client.client import Client
-from killable.api.client.outcomes import Ending
+from killable.api.client.events import Ending
 from killable.workers.authoring.limits import DEFAULT_LIMITS, value_of
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from support.supervisor_fixture import PROOFS
 from support.waiting import Pending, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
-from killable.supervisor.linux.system import System
+from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, PoolRecord, Submission
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
@@ -309,7 +309,7 @@ class Reports:
 @asynccontextmanager
 async def open_spawner(pool: PoolSpec, reports: Reports, **settings: Any) -> AsyncIterator[PoolSpawner]:
     """Open a real pool without a supervisor above it, and wait until it can fork workers."""
-    system = System.open(asyncio.get_running_loop(), Settings(pools=(), **settings), uuid.uuid4().hex)
+    system = SupervisorResources.open(asyncio.get_running_loop(), Settings(pools=(), **settings), uuid.uuid4().hex)
     spawner: PoolSpawner = system.open_spawner(pool, reports)
     try:
         spawner.start(pool.start_method)

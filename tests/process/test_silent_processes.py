@@ -21,7 +21,7 @@ from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
-from killable.supervisor.linux.system import System
+from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.messages import Kind
@@ -35,7 +35,7 @@ StartImpatient = Callable[[PoolSpec], Awaitable[Supervisor]]
 async def impatient(proof: str) -> AsyncIterator[StartImpatient]:
     """A supervisor that waits a short time for its zygote's answers."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
-    system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
+    system = SupervisorResources.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
     system.answer_s = ANSWER_S
     started: list[Supervisor] = []
 
@@ -153,7 +153,7 @@ class Telling(Reports):
 async def preloaded(proof: str, reports: Reports, **pool: Any) -> AsyncIterator[PoolSpawner]:
     """A guard and a zygote, without a supervisor."""
     settings = Settings(pools=(), proof=proof)  # type: ignore[arg-type]
-    system = System.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
+    system = SupervisorResources.open(asyncio.get_running_loop(), settings, uuid.uuid4().hex)
     spawner = system.open_spawner(hostile_pool(**pool), reports)
     try:
         spawner.start("fork")

@@ -18,9 +18,9 @@ from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
-from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.frames import Decoder
 from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 if TYPE_CHECKING:
     from support.fake_spawner import FakeSpawner

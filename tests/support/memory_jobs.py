@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from killable import Context, job
-from killable.workers.runtime import memory_names
+from killable.workers.runtime import named_memory_hooks
 
 _kept: list[Any] = []
 """So that no finalizer tidies up."""
@@ -97,7 +97,7 @@ def writes_into_the_log(text: str, leaves: bool = False) -> str:
     """Write lines into the log of names, in Latin-1; then leave a segment that is in the log behind them, if asked to.
     Return its name.
     """
-    path = Path(memory_names.names._path)
+    path = Path(named_memory_hooks.names._path)
     path.parent.mkdir(exist_ok=True)
     with path.open("ab") as file:
         file.write(text.encode("latin-1"))

@@ -12,7 +12,7 @@ import pytest
 from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.parameters.job_lookup import Ambiguous, find_job, find_worker, matching
 from killable.api.cli.parameters.limit_options import limits_of
-from killable.api.cli.parameters.options import LimitOption, seconds
+from killable.api.cli.parameters.option_values import LimitOption, seconds
 from killable.api.client.client import Client
 from killable.api.client.input_encoding import forms_of
 from killable.workers.authoring.input_types import BYTES

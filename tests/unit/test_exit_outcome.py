@@ -15,8 +15,8 @@ from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
-from killable.workers.protocol.control import ProcessEnding
 from killable.workers.protocol.messages import OperationEntered, Raised
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 EXIT_CODES = range(256)
 SIGNALS = range(1, 65)

@@ -17,8 +17,8 @@ from killable.api.cli.commands.types import signature
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
-from killable.api.cli.display.facts import facts_table
 from killable.api.cli.display.job_state import ended_by, job_state, progress_text
+from killable.api.cli.display.record_table import facts_table
 from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.error_classes import WorkerCrashed, error_class

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from killable import Context, job
-from killable.workers.authoring import job_functions, registered
+from killable.workers.authoring import job_functions, registered_types
 from killable.workers.authoring.context import Stopping
 from killable.workers.authoring.operations import Operation, Operations, OperationTimedOut
 from killable.workers.protocol.codec import CODECS
@@ -242,7 +242,7 @@ class Between:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Job types of a test are those of no other."""
-    monkeypatch.setattr(registered, "_jobs", {})
+    monkeypatch.setattr(registered_types, "_jobs", {})
 
 
 def drive(door: Door, fence: int, rings: dict[int, bytes]) -> tuple[Between, tuple[Kind, bytes]]:

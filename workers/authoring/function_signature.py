@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Union
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.input_schema import annotation_type, name_of
 from killable.workers.authoring.input_types import ANYTHING, REQUIRED, InputFault, InputType, Member, NoJsonForm
-from killable.workers.authoring.registered import DeclarationError
+from killable.workers.authoring.registered_types import DeclarationError
 from killable.workers.protocol.messages import dump_json
 
 Function = Callable[..., Any]

@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any, TypeVar, overload
 
 from killable.workers.authoring import preloads
-from killable.workers.authoring import registered as registry
+from killable.workers.authoring import registered_types as registry
 from killable.workers.authoring.function_signature import (
     Function,
     check_function,
@@ -28,7 +28,7 @@ from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.input_types import InputFault, InputType, join
 from killable.workers.authoring.limits import LIMITS, parse_limit
 from killable.workers.authoring.preloads import preload, run_preloads
-from killable.workers.authoring.registered import DeclarationError, InputError, catalogue, registered
+from killable.workers.authoring.registered_types import DeclarationError, InputError, catalogue, registered
 from killable.workers.authoring.requirements import missing
 from killable.workers.protocol.codec import CODECS
 

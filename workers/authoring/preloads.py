@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar, overload
 
-from killable.workers.authoring.registered import DeclarationError
+from killable.workers.authoring.registered_types import DeclarationError
 from killable.workers.authoring.requirements import missing
 
 # `function_signature` is imported below: an Executor's workers mostly declare nothing, and start without it.

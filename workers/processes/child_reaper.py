@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Container, Iterable
 
 from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of, stat_fields
-from killable.workers.protocol.control import ProcessEnding
+from killable.workers.protocol.zygote_messages import ProcessEnding
 
 MARKER = "KILLABLE_INSTANCE"
 """The variable in which the processes of a pool have the name of their supervisor's run, then their pool's

@@ -13,7 +13,7 @@ import sys
 from typing import Any, NoReturn
 
 from killable.workers.exit_codes import ExitCode
-from killable.workers.protocol.control import Configure
+from killable.workers.protocol.zygote_messages import Configure
 from killable.workers.runtime import catalogue, process_setup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 

@@ -16,7 +16,7 @@ import time
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
-from killable.workers.protocol import control, fd_passing
+from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.runtime import process_setup
 
 
@@ -84,14 +84,14 @@ class Guard:
                 if received is None:
                     break
                 message, descriptors = received
-                order = control.from_wire(message)
-                if isinstance(order, control.UseFolder):
+                order = zygote_messages.from_wire(message)
+                if isinstance(order, zygote_messages.UseFolder):
                     self._folder = order.path
                     continue
-                if isinstance(order, control.Lease):
+                if isinstance(order, zygote_messages.Lease):
                     self._lease = order.until
                     continue
-                assert isinstance(order, control.StartZygote), message
+                assert isinstance(order, zygote_messages.StartZygote), message
                 zygote_end = self._start_zygote(descriptors[0])
                 if zygote_end is not None:
                     return zygote_end
@@ -128,7 +128,7 @@ class Guard:
             pid = os.fork()
         except OSError as error:  # fork(2), EAGAIN: for example right after a fork bomb
             os.close(descriptor)
-            self._tell(control.ZygoteGone(f"fork failed: {error.strerror}"))
+            self._tell(zygote_messages.ZygoteGone(f"fork failed: {error.strerror}"))
             return None
         if pid == 0:
             process_setup.reset_signals()
@@ -154,20 +154,20 @@ class Guard:
             self._zygote = None
         self._orphans.kill(() if self._zygote is None else (self._zygote,), self._note_orphan, closely=True)
         if self._dead_zygote and not self._orphans:
-            self._tell(control.ZygoteGone(self._dead_zygote))
+            self._tell(zygote_messages.ZygoteGone(self._dead_zygote))
             self._dead_zygote = ""
 
-    def _note_orphan(self, pid: int, ending: control.ProcessEnding, suspects: frozenset[int]) -> None:
-        self._tell(control.OrphanReaped(pid, ending))
+    def _note_orphan(self, pid: int, ending: zygote_messages.ProcessEnding, suspects: frozenset[int]) -> None:
+        self._tell(zygote_messages.OrphanReaped(pid, ending))
 
-    def _tell(self, message: control.Message) -> None:
+    def _tell(self, message: zygote_messages.Message) -> None:
         """Send a message; stop waiting when the owner dies: a copy of its descriptors may keep the socket open."""
         poll = select.poll()
         poll.register(self._owner_pidfd, select.POLLIN)
         poll.register(self._sock, select.POLLOUT)
         while True:
             try:
-                fd_passing.send(self._sock, control.to_wire(message))
+                fd_passing.send(self._sock, zygote_messages.to_wire(message))
             except BlockingIOError:
                 if self._owner_pidfd in dict(poll.poll()):
                     return

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
-from killable.workers.protocol import control, fd_passing, named_memory
-from killable.workers.runtime import catalogue, memory_names, process_setup, warmup
+from killable.workers.protocol import fd_passing, named_memory_log, zygote_messages
+from killable.workers.runtime import catalogue, named_memory_hooks, process_setup, warmup
 from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
 
 if TYPE_CHECKING:
@@ -91,28 +91,28 @@ def _send_pid(sock: socket.socket) -> None:
     """
     pid = os.getpid()
     pidfd = os.pidfd_open(pid)
-    _tell(sock, control.ZygoteStarted(pid), [pidfd])
+    _tell(sock, zygote_messages.ZygoteStarted(pid), [pidfd])
     os.close(pidfd)
 
 
-def _tell(sock: socket.socket, message: control.Message, descriptors: Sequence[int] = ()) -> None:
+def _tell(sock: socket.socket, message: zygote_messages.Message, descriptors: Sequence[int] = ()) -> None:
     try:
-        fd_passing.send(sock, control.to_wire(message), descriptors)
+        fd_passing.send(sock, zygote_messages.to_wire(message), descriptors)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the supervisor is gone: the next read reports it
 
 
-def _receive_configure(sock: socket.socket) -> control.Configure | None:
+def _receive_configure(sock: socket.socket) -> zygote_messages.Configure | None:
     while (received := fd_passing.receive(sock)) is not None:
-        message = control.from_wire(received[0])
-        if isinstance(message, control.Configure):
+        message = zygote_messages.from_wire(received[0])
+        if isinstance(message, zygote_messages.Configure):
             return message
-        assert isinstance(message, control.ImportAhead), message
+        assert isinstance(message, zygote_messages.ImportAhead), message
         _import_ahead(message)
     return None
 
 
-def _import_ahead(order: control.ImportAhead) -> None:
+def _import_ahead(order: zygote_messages.ImportAhead) -> None:
     sys.path[:] = [*order.path, *(folder for folder in sys.path if folder not in order.path)]
     with suppress(Exception):  # it is imported again for the Configure, and its failure reported
         _import(order.modules)
@@ -135,7 +135,7 @@ def _leave(code: ExitCode) -> NoReturn:
     os._exit(code)
 
 
-def _become_worker(start: WorkerStart, configure: control.Configure, packages: dict[str, str]) -> int:
+def _become_worker(start: WorkerStart, configure: zygote_messages.Configure, packages: dict[str, str]) -> int:
     try:
         process_setup.worker(
             start.parent,
@@ -170,7 +170,7 @@ def _become_worker(start: WorkerStart, configure: control.Configure, packages: d
 class Zygote:
     """Forks workers, and reaps them and the orphans that dead workers leave."""
 
-    def __init__(self, sock: socket.socket, configure: control.Configure, packages: dict[str, str]) -> None:
+    def __init__(self, sock: socket.socket, configure: zygote_messages.Configure, packages: dict[str, str]) -> None:
         self._sock = sock
         self._configure = configure
         self._packages = packages
@@ -185,7 +185,7 @@ class Zygote:
     def preload(self) -> bool:
         """Import the modules, run the preloads (start method fork) and report the job types. Return success."""
         folder = os.path.join(self._configure.tmp, f"{self._configure.pool}.zygote")
-        memory_names.names.install(os.path.join(folder, named_memory.LOG_NAME))
+        named_memory_hooks.names.install(os.path.join(folder, named_memory_log.LOG_NAME))
         try:
             if self._configure.start_method == "spawn":
                 types = catalogue.survey_in_child(self._configure)
@@ -200,7 +200,7 @@ class Zygote:
             _tell(self._sock, catalogue.explain(error))
             return False
         for reported in types:
-            _tell(self._sock, control.TypeReported(reported))
+            _tell(self._sock, zygote_messages.TypeReported(reported))
         self._threads = len(os.listdir("/proc/self/task"))
         # The user's imports may have changed signal handlers and the wakeup descriptor.
         process_setup.reset_signals()
@@ -209,7 +209,7 @@ class Zygote:
         gc.collect()
         gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)
         _flush()
-        _tell(self._sock, control.Preloaded(self._threads))
+        _tell(self._sock, zygote_messages.Preloaded(self._threads))
         return True
 
     def _prepared_sandbox(self) -> Sandbox | None:
@@ -239,17 +239,17 @@ class Zygote:
                 if received is None:
                     return None  # the guard, the subreaper above, kills the processes that are left
                 message, descriptors = received
-                order = control.from_wire(message)
-                if isinstance(order, control.Ping):
+                order = zygote_messages.from_wire(message)
+                if isinstance(order, zygote_messages.Ping):
                     self._settle(asked=True)
-                    _tell(self._sock, control.Pong())
+                    _tell(self._sock, zygote_messages.Pong())
                     continue
-                assert isinstance(order, control.Fork), order
+                assert isinstance(order, zygote_messages.Fork), order
                 start = self._fork(order, descriptors)
                 if start is not None:
                     return start
 
-    def _fork(self, order: control.Fork, descriptors: list[int]) -> WorkerStart | None:
+    def _fork(self, order: zygote_messages.Fork, descriptors: list[int]) -> WorkerStart | None:
         parent = os.getpid()
         self._share_more()
         try:
@@ -257,7 +257,9 @@ class Zygote:
                 raise OSError(0, f"a zygote with {self._threads} threads does not fork")
             pid = os.fork()
         except OSError as error:
-            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            _tell(
+                self._sock, zygote_messages.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error))
+            )
             for descriptor in descriptors:
                 os.close(descriptor)
             return None
@@ -268,11 +270,13 @@ class Zygote:
         try:
             pidfd = os.pidfd_open(pid)  # cannot open another process: the child has not been reaped
         except OSError as error:  # no descriptor is free: without a pidfd the supervisor could not end the worker
-            _tell(self._sock, control.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error)))
+            _tell(
+                self._sock, zygote_messages.ForkFailed(order.worker_id, error.errno or 0, error.strerror or str(error))
+            )
             self._orphans.kill(self._children, self._note_orphan_process, closely=False)
             return None
         self._children[pid] = _Child(order.worker_id)
-        _tell(self._sock, control.Forked(order.worker_id, pid), [pidfd])
+        _tell(self._sock, zygote_messages.Forked(order.worker_id, pid), [pidfd])
         os.close(pidfd)
         return None
 
@@ -286,7 +290,7 @@ class Zygote:
             gc.freeze()
         self._has_forked = True
 
-    def _in_child(self, parent: int, descriptors: list[int], order: control.Fork) -> WorkerStart:
+    def _in_child(self, parent: int, descriptors: list[int], order: zygote_messages.Fork) -> WorkerStart:
         orders, frames, stdout, stderr, notifications, line, stack, tokens, *procs = descriptors
         # Unset before the pipe is closed and its number reused. asyncio's at-fork handler may have done so already
         # (Python 3.12): the returned value does not name the pipe reliably.
@@ -318,12 +322,14 @@ class Zygote:
             done, status, usage = os.wait4(pid, os.WNOHANG)
             if done:
                 del self._children[pid]
-            ending = control.ProcessEnding.from_wait(status, usage, time.monotonic()) if done else endings.get(pid)
+            ending = (
+                zygote_messages.ProcessEnding.from_wait(status, usage, time.monotonic()) if done else endings.get(pid)
+            )
             if not child.is_told and ending is not None:
                 child.is_told = True
-                _tell(self._sock, control.Exited(child.worker_id, ending, child.swept, child.orphans))
+                _tell(self._sock, zygote_messages.Exited(child.worker_id, ending, child.swept, child.orphans))
 
-    def _note_orphan_process(self, pid: int, ending: control.ProcessEnding, suspects: frozenset[int]) -> None:
+    def _note_orphan_process(self, pid: int, ending: zygote_messages.ProcessEnding, suspects: frozenset[int]) -> None:
         """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""
         for child in (self._children[leader] for leader in suspects & self._children.keys()):
             if child.is_told:

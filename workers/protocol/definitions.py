@@ -6,9 +6,9 @@ A task names what it uses of `__main__`; its definitions come along, each pickle
 name. A worker that has a definition with this digest skips it (`script_globals`). Those that must exist before each
 other (a class with an attribute that is an object of that class's subclass) are pickled together.
 
-A definition is pickled again only if its value may have changed since (`unchanged`). Of those that have to be, what was
-pickled is not kept, since it may be the program's own memory, but what they need and their digest. Of an array of
-numbers the form is compared, and the content where it is.
+A definition is pickled again only if its value may have changed since (`change_detection`). Of those that have to be,
+what was pickled is not kept, since it may be the program's own memory, but what they need and their digest. Of an array
+of numbers the form is compared, and the content where it is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Any, NamedTuple, Protocol
 
 from killable.workers.protocol import definition_order, reducers
 from killable.workers.protocol.by_value import Key, PicklerOfGlobals
+from killable.workers.protocol.change_detection import FIXED, Snapshot
 from killable.workers.protocol.script_globals import MAIN, MAINS
-from killable.workers.protocol.unchanged import FIXED, Snapshot
 
 KNOWN_BYTES_MAX = 1 << 20
 """Size of a definition above which it is not kept: its value would live as long as the program."""

@@ -14,10 +14,10 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from killable.workers.authoring import preloads, registered
-from killable.workers.authoring.registered import DeclarationError
-from killable.workers.protocol.control import Configure, PreloadFailed
+from killable.workers.authoring import preloads, registered_types
+from killable.workers.authoring.registered_types import DeclarationError
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
+from killable.workers.protocol.zygote_messages import Configure, PreloadFailed
 
 REPORT_BYTES_MAX = 60_000
 """The most bytes of a traceback, and of a declaration's error, as JSON: one message carries both."""
@@ -77,12 +77,12 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
         import_module(name, configure.folder or ".")
     if run_preloads:
         preloads.run_preloads(each_worker=False)
-    types = registered.catalogue()
+    types = registered_types.catalogue()
     for told in types:
         if _size(told) > TYPE_BYTES_MAX:
             from killable.workers.authoring.function_signature import place_of  # whoever declares a job has imported it
 
-            place = place_of(registered.registered()[told["name"]].function)
+            place = place_of(registered_types.registered()[told["name"]].function)
             raise DeclarationError(
                 f"@job {place}: its input's schema takes {_size(told['input_schema']):,} bytes of JSON, the whole"
                 f" declaration {_size(told):,}; at most {TYPE_BYTES_MAX:,} are allowed. Check the values of a long"

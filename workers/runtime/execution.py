@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from killable.workers.authoring.context import Context, Stopping
 from killable.workers.authoring.operations import OperationTimedOut
-from killable.workers.authoring.registered import InputError, RegisteredJob
+from killable.workers.authoring.registered_types import InputError, RegisteredJob
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.call_message import CallMessage
 from killable.workers.protocol.codec import Codec, TooLarge, Unserializable

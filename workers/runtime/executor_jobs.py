@@ -12,7 +12,7 @@ from types import CoroutineType, GeneratorType
 from typing import Any
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.registered import register
+from killable.workers.authoring.registered_types import register
 from killable.workers.runtime import program_logging
 from killable.workers.runtime.executor_setup import CALL, STREAM
 

@@ -18,17 +18,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from killable.workers.authoring.preloads import run_preloads
-from killable.workers.authoring.registered import registered
+from killable.workers.authoring.registered_types import registered
 from killable.workers.exit_codes import ExitCode
-from killable.workers.protocol import named_memory
+from killable.workers.protocol import named_memory_log
 from killable.workers.protocol.call_message import CallMessage, decode_call
 from killable.workers.protocol.codec import CODECS
-from killable.workers.protocol.control import Configure
 from killable.workers.protocol.frames import Frame, FrameError, encode
 from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, Ready, Run, parsed_limits
 from killable.workers.protocol.shared_memory import SealedInput, SharedPart
 from killable.workers.protocol.token_ring import TokenRingWriter
-from killable.workers.runtime import memory_names, program_logging
+from killable.workers.protocol.zygote_messages import Configure
+from killable.workers.runtime import named_memory_hooks, program_logging
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
@@ -81,7 +81,7 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
 
 def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
-    memory_names.names.install(os.path.join(tmp, named_memory.LOG_NAME))
+    named_memory_hooks.names.install(os.path.join(tmp, named_memory_log.LOG_NAME))
     if configure.setup:
         from killable.workers.runtime.worker_identity import take_name
 
@@ -95,7 +95,9 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
         return ExitCode.NOT_IMPORTABLE
     worker = Harness(pipes, configure, tmp)
     warm_up(tmp, CODECS[configure.codec])
-    if configure.codec == "pickle" and not memory_names.names.left():  # its end would hand over what a preload has made
+    if (
+        configure.codec == "pickle" and not named_memory_hooks.names.left()
+    ):  # its end would hand over what a preload has made
         worker.rehearse(call_message())
     os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(cgroup_errno).encode()))
     return worker.serve()
@@ -222,7 +224,7 @@ class Harness:
         is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
         change = "" if is_last else self._baseline.changed(self._tasks, self._stop_signal)
         if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
-            memory_names.names.hand_over()
+            named_memory_hooks.names.hand_over()
         elif not (is_last or change):
             change = _memory_left(self._since)
         if not (is_last or change):
@@ -308,7 +310,7 @@ def _memory_left(since: float) -> str:
     """Return that a job has left memory that outlives it, or an empty string. It is removed with this worker, which
     exists since then (CLOCK_REALTIME seconds): a segment that is older was made by another process with its pid.
     """
-    names = memory_names.names.left()
+    names = named_memory_hooks.names.left()
     try:
         has_segments = bool(segments_of([os.getpid()], since))
     except OSError as error:

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from killable.workers.protocol import named_memory
-from killable.workers.protocol.named_memory import NamedMemory, NamedObject
+from killable.workers.protocol import named_memory_log
+from killable.workers.protocol.named_memory_log import NamedMemory, NamedObject
 
 HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
@@ -38,7 +38,7 @@ class Removed(NamedTuple):
 
 def log_of(folder: str) -> str:
     """Return the path of the log of the worker with this temporary directory; empty: it counts for nothing."""
-    return "" if folder.endswith(named_memory.CONFINED) else os.path.join(folder, named_memory.LOG_NAME)
+    return "" if folder.endswith(named_memory_log.CONFINED) else os.path.join(folder, named_memory_log.LOG_NAME)
 
 
 def remove_named(log: str, *, holding: bool = False) -> Removed:
@@ -152,7 +152,7 @@ def hold(folder: str, objects: list[NamedObject]) -> None:
     """Note what is left to the program, until `remove_all` of the same folder."""
     if objects:
         with suppress(OSError), open(os.path.join(folder, HELD_NAME), "ab") as file:
-            file.write(b"".join(map(named_memory.held, objects)))
+            file.write(b"".join(map(named_memory_log.held, objects)))
 
 
 def remove_all(folder: str) -> None:

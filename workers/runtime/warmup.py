@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from killable.workers.authoring.context import Context
-from killable.workers.authoring.registered import RegisteredJob
+from killable.workers.authoring.registered_types import RegisteredJob
 from killable.workers.protocol.call_message import encode_call
 from killable.workers.protocol.codec import Codec
 from killable.workers.protocol.frames import encode

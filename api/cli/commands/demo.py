@@ -22,7 +22,7 @@ from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.job_state import ended_by
-from killable.api.client.outcomes import token_of
+from killable.api.client.events import token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

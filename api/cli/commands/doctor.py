@@ -20,8 +20,8 @@ from killable.api.cli.diagnosis.check import Check
 from killable.api.cli.diagnosis.machine_checks import examine
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.parameters.options import open_client
-from killable.api.client.outcomes import Unreachable
+from killable.api.cli.parameters.command_client import open_client
+from killable.api.client.errors import Unreachable
 from killable.workers.errors import KillableError
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

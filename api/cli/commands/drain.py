@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.parameters.command_client import open_client
 
 
 def drain(node: str | None, off: bool, deadline: float | None, as_json: bool, url: str) -> None:

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.certificate import certificate_table
-from killable.api.cli.display.facts import facts_table
+from killable.api.cli.display.record_table import facts_table
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
-from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import Refused
 
 _RECORD_ORDER = (

@@ -47,8 +47,8 @@ def keys(
 def _make(
     path: Path, name: str, role: KeyRole, visibility: KeyVisibility | None, lasts_s: float | None, as_json: bool
 ) -> None:
-    from killable.api.http.access import VISIBILITIES
     from killable.api.http.key_file import make_key
+    from killable.api.http.route_roles import VISIBILITIES
 
     sees = next((each for each in VISIBILITIES if each == visibility), None)
     made, secret = make_key(path, name, role, visibility=sees, lasts_s=lasts_s, now=time.time())

@@ -20,9 +20,9 @@ from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.job_state import ended_by
 from killable.api.cli.parameters.arguments import tag_filter
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
-from killable.api.cli.parameters.options import open_client
-from killable.api.client.outcomes import Ending
+from killable.api.client.events import Ending
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.errors import Refused
 

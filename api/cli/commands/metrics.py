@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.facts import facts_table
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.display.record_table import facts_table
+from killable.api.cli.parameters.command_client import open_client
 
 
 def metrics(text: bool, as_json: bool, url: str) -> None:

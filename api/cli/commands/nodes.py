@@ -10,7 +10,7 @@ from typing import Any
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.parameters.command_client import open_client
 
 
 def nodes(drain: str | None, undrain: str | None, as_json: bool, url: str) -> None:

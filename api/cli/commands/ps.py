@@ -15,7 +15,7 @@ from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.arguments import tag_filter
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.parameters.command_client import open_client
 
 _ORDER = ("stopping", "running", "queued")
 """The order of the list; ended jobs follow, newest first."""

@@ -9,8 +9,8 @@ import base64
 
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.follow import print_value
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
-from killable.api.cli.parameters.options import open_client
 
 
 def result(name: str, wait: float, as_json: bool, url: str) -> None:

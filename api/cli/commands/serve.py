@@ -76,9 +76,10 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
     from killable.api.cli.server.service_manager import ServiceManager
 
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
-    from killable.api.cli.server.auditing import audit_log_of
+    from killable.api.cli.server.audit_log_lifetime import audit_log_of
     from killable.api.cli.server.configuration import load
-    from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators, raise_file_limit
+    from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators
+    from killable.api.cli.server.open_files import raise_file_limit
     from killable.api.cli.server.sighup import no_end_by_hang_up
     from killable.supervisor.linux import own_process
     from killable.supervisor.telemetry import log_lines, loop_turns
@@ -111,7 +112,7 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
 
 def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
     """Return the configuration with no more connections than the limit of open files allows, and what was lowered."""
-    from killable.api.cli.server.listener import fitting_connections
+    from killable.api.cli.server.open_files import fitting_connections
 
     wanted = config.server.connections_max
     workers = sum(pool.workers + pool.spares for pool in config.settings.pools)
@@ -133,7 +134,7 @@ async def _serve(
     operators: Listener | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
-    from killable.api.cli.server import announcement, gc_freeze
+    from killable.api.cli.server import announcement, interpreter_settings
     from killable.api.cli.server.cluster import supervisor_of
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
@@ -154,7 +155,7 @@ async def _serve(
             await web.start()
             hang_up = HangUp(in_force, web, manager, audit_log)
             hang_up.start()
-            gc_freeze.settle()
+            interpreter_settings.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
             ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))

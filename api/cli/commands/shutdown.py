@@ -17,8 +17,8 @@ import click
 from killable.api.cli.commands.drain import remaining
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.completion import short_timeout_client
-from killable.api.cli.parameters.options import open_client
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 from killable.workers.errors import KillableError
 

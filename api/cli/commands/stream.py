@@ -9,8 +9,8 @@ import click
 
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.follow import Follower
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
-from killable.api.cli.parameters.options import open_client
 
 
 def stream(name: str, after: int | None, events: bool, as_json: bool, url: str) -> None:

@@ -16,8 +16,8 @@ from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.follow import Follower
 from killable.api.cli.parameters.arguments import read_input, read_tags
+from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.limit_options import limits_of
-from killable.api.cli.parameters.options import open_client
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

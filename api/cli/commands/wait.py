@@ -15,7 +15,7 @@ from rich.text import Text
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import state_text
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.parameters.command_client import open_client
 from killable.workers.errors import CODES, JobError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _find(client: Client, names: tuple[str, ...]) -> list[JobHandle]:
 
 
 def _wait_for(job: JobHandle, deadline: float) -> Standing:
-    from killable.api.client.outcomes import NotEnded
+    from killable.api.client.errors import NotEnded
 
     try:
         job.result(wait_s=None if deadline == math.inf else max(0.0, deadline - time.monotonic()))

@@ -14,7 +14,7 @@ from rich.text import Text
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.display.listing import Column, Listing
-from killable.api.cli.parameters.options import open_client
+from killable.api.cli.parameters.command_client import open_client
 
 
 def workers(node: str | None, as_json: bool, url: str) -> None:

@@ -10,7 +10,7 @@ from click import Argument, IntRange, Option
 from killable.api.cli.declarations.shared_options import JOB, JSON, REASON, URL, limit_options
 from killable.api.cli.declarations.verb_command import VerbCommand
 from killable.api.cli.parameters import completion
-from killable.api.cli.parameters.options import seconds
+from killable.api.cli.parameters.option_values import seconds
 
 ON_A_SCREEN = 40
 """Rows shown in a terminal by default: few enough that the first ones stay visible."""

@@ -12,7 +12,7 @@ from click import Argument, Choice, Option
 from killable.api.cli.declarations.shared_options import CONFIG_FILE, FILE, JSON, REASON, TARGET, URL
 from killable.api.cli.declarations.verb_command import VerbCommand
 from killable.api.cli.parameters import completion
-from killable.api.cli.parameters.options import seconds
+from killable.api.cli.parameters.option_values import seconds
 
 KeyAction = Literal["make", "list", "revoke"]
 KeyRole = Literal["read", "submit", "operate"]

@@ -12,7 +12,7 @@ import click
 
 from killable.api.cli.declarations.verb_command import PanelOption
 from killable.api.cli.parameters import completion
-from killable.api.cli.parameters.options import LimitOption
+from killable.api.cli.parameters.option_values import LimitOption
 from killable.api.client.addresses import DEFAULT_URL
 from killable.workers.authoring.limits import LIMITS, Unit
 

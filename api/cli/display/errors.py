@@ -18,7 +18,7 @@ from killable.api.cli.display import render
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
-from killable.api.cli.display.limit_advice import limit_of
+from killable.api.cli.display.remedies import limit_of
 from killable.workers.errors import CODES, JobError, KillableError
 
 _HINTS = {

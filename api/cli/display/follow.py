@@ -25,7 +25,8 @@ from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import lasted_s, state_text
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
-from killable.api.client.outcomes import Event, job_error, token_of
+from killable.api.client.errors import job_error
+from killable.api.client.events import Event, token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

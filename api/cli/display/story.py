@@ -15,7 +15,7 @@ from killable.api.cli.display import render
 from killable.api.cli.display.certificate import PHASES
 from killable.api.cli.display.ending_rules import rule_of
 from killable.api.cli.display.job_state import ended_by, is_lost, progress_text
-from killable.api.cli.display.limit_advice import Remedy, remedy_for
+from killable.api.cli.display.remedies import Remedy, remedy_for
 from killable.workers.authoring.limits import flat
 
 Members = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from killable.api.cli.parameters.options import NO_LIMIT, LimitOption
+from killable.api.cli.parameters.option_values import NO_LIMIT, LimitOption
 
 
 def limits_of(options: Mapping[str, Any]) -> dict[str, Any]:

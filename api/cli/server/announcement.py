@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import console, render
-from killable.api.cli.display.facts import short_value
+from killable.api.cli.display.record_table import short_value
 from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.linux.inherited_environment import withheld
 from killable.workers.authoring.limits import value_of

@@ -8,28 +8,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
+from killable.api.cli.server.trusted_proxies import with_true_clients
 from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.jobs.wakes import wakes
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
-
-SWITCH_S = 0.0005
-"""After this time a thread may take the interpreter from the event loop (Python's default: 5 ms). A journal's commit
-needs it a few times; while clients keep the loop busy, each took 5 ms more until an end was on disk.
-"""
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +46,8 @@ class HttpServer:
         self._app = create_app(engine, settings, audit_log)
         self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
-        proxies = server.trusted_proxies
-        self._server = AcceptingServer(self._app, protocol, bounds.make_room, precedence.defer, proxies)
+        served = with_true_clients(self._app, server.trusted_proxies)
+        self._server = AcceptingServer(served, protocol, bounds.make_room, precedence.defer)
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )
@@ -60,8 +56,8 @@ class HttpServer:
 
     async def start(self) -> None:
         """Start, and return once connections are accepted. Raise CannotServe."""
-        sys.setswitchinterval(SWITCH_S)
-        wakes().defer = self._precedence.defer
+        interpreter_settings.let_threads_in()
+        wakeup_turns().defer = self._precedence.defer
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:
             await self._until(self._server.listening)

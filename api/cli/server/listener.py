@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import resource
 import socket
 import stat
 from dataclasses import dataclass
@@ -23,14 +22,6 @@ from killable.workers.errors import KillableError
 PATH_BYTES_MAX = 107
 """unix(7): sun_path has 108 bytes with the terminating zero."""
 
-DESCRIPTORS = 1 << 16
-FILES_BESIDES = 128
-"""Descriptors for everything but connections and workers: guards, zygotes, the journal, inputs that wait, and
-connections that were closed to make room in this turn of the loop.
-"""
-FILES_OF_A_WORKER = 10
-CONNECTIONS_MIN = 10
-"""Fewer would be of no use; then workers may lack descriptors."""
 BACKLOG = 1024
 """Connections that wait to be accepted, also while the pools warm up."""
 
@@ -61,24 +52,6 @@ class Listener:
             with contextlib.suppress(OSError):  # the file has been removed already
                 if _identity(self.path) == self.made and _is_stale_socket(self.path):  # inodes are reused
                     os.unlink(self.path)
-
-
-def raise_file_limit() -> int:
-    """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)). Return it.
-
-    A stream needs one descriptor, a worker ten; the usual 1024 are fewer than `server.connections_max`.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
-    return DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
-
-
-def fitting_connections(wanted: int, files: int, workers: int) -> int:
-    """Return how many connections a server with so many workers may have, with this limit of open files."""
-    return max(CONNECTIONS_MIN, min(wanted, files - FILES_BESIDES - workers * FILES_OF_A_WORKER))
 
 
 def listen(server: ServerSettings, source: str = "") -> Listener:

@@ -22,8 +22,8 @@ from fastapi import FastAPI
 from killable.api.cli.server.bounded_protocol import BoundedProtocol, protocol_of
 from killable.api.cli.server.listener import Listener
 from killable.api.cli.server.uvicorn_server import AcceptingServer
-from killable.api.http.access import CALLER, SOCKET_USER, VIA
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.route_roles import CALLER, SOCKET_USER, VIA
 from killable.api.http.settings import HttpSettings
 
 logger = logging.getLogger("killable.server")

@@ -9,18 +9,15 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.connections import KEEP_ALIVE_S
 from killable.api.cli.server.listener import BACKLOG
-
-KEEP_ALIVE_S = 15
-"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
-
 
 _OF_ONE_REQUEST = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 
@@ -37,17 +34,12 @@ class AcceptingServer(uvicorn.Server):
 
     def __init__(
         self,
-        app: FastAPI,
+        app: ASGIApp,
         protocol: type[asyncio.Protocol],
         make_room: Callable[[], bool],
         defer: Callable[[Callable[[], None]], bool] | None = None,
-        trusted_proxies: Sequence[str] = (),
     ) -> None:
-        """`make_room` and `defer` are those of an Acceptor.
-
-        What the headers X-Forwarded-For and -Proto say is believed of `trusted_proxies`, addresses or networks. Without
-        any it is what the client says of itself.
-        """
+        """`make_room` and `defer` are those of an Acceptor."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -57,8 +49,7 @@ class AcceptingServer(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=bool(trusted_proxies),
-                forwarded_allow_ips=[*trusted_proxies],
+                proxy_headers=False,  # `trusted_proxies` has them
                 timeout_keep_alive=KEEP_ALIVE_S,
                 backlog=BACKLOG,
             )

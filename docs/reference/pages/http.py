@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any, cast
 
 from killable.api.http import schemas
-from killable.api.http.access import ACCESS
 from killable.api.http.app import create_app
 from killable.api.http.responses import COMMON_CODES
+from killable.api.http.route_roles import ACCESS
 from killable.supervisor import models
 from killable.supervisor.engine import Engine
 from pages.markdown import code, document, slug, table

@@ -12,7 +12,7 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.models import Outcome, Submission, Verdict
-from killable.supervisor.telemetry.job_log import Observer
+from killable.supervisor.telemetry.observer import Observer
 from killable.workers.errors import Refused
 
 CANCELLED = Outcome("cancelled", "cancelled", "The job was cancelled")

@@ -17,7 +17,7 @@ WAKES_MAX = 2
 """In one turn: 0.2 ms of readers that keep up, a millisecond of requests that waited for an end."""
 
 
-class Wakes:
+class WakeupTurns:
     """Those who are to be woken in one loop. While nobody has to wait for a turn, they are woken at once."""
 
     def __init__(self) -> None:
@@ -68,13 +68,13 @@ class Wakes:
         self.serve()
 
 
-_wakes: WeakKeyDictionary[asyncio.AbstractEventLoop, Wakes] = WeakKeyDictionary()
+_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, WakeupTurns] = WeakKeyDictionary()
 
 
-def wakes() -> Wakes:
+def wakeup_turns() -> WakeupTurns:
     """Return those of the running loop."""
     loop = asyncio.get_running_loop()
-    found = _wakes.get(loop)
+    found = _by_loop.get(loop)
     if found is None:
-        found = _wakes[loop] = Wakes()
+        found = _by_loop[loop] = WakeupTurns()
     return found

@@ -1,21 +1,15 @@
-"""The values and errors of the clients: a job's events, how it ended, and the errors that only a client raises.
+"""The errors of the clients: those that only a client raises, and what answers and records become.
 
-Runs in: any machine (no supervisor, no Linux).
+Runs in: any machine (no supervisor, no Linux). `error_classes` and `errors` in `workers` have those of jobs.
 """
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from killable.workers.errors import CODES, KillableError, Refused
 
-Record = dict[str, Any]
-"""A JSON object from the server. Its documentation lists the members; newer servers may add some."""
-
-TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
 _NO_FACTS = frozenset({"title", "detail", "code", "retryable", "message", "self"})
 """Members of an error that are its message or its class, or that cannot be keyword arguments."""
 
@@ -44,46 +38,6 @@ class Unreachable(KillableError):
     @property
     def retryable(self) -> bool:
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event of a job: its sequence number, name and data."""
-
-    id: int
-    name: str
-    data: Record
-
-    @property
-    def is_terminal(self) -> bool:
-        return self.name in TERMINAL
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a job ended, or that it is still stopping after a wait that was too short."""
-
-    job_id: str
-    state: str
-    """`completed`, `failed`, `cancelled`, `timed_out`, or `stopping` while it has not ended."""
-    certificate: Record | None
-    """The timed proof that every process of the job is gone; times are in ms after the request."""
-    error: Record | None = None
-    had_ended: bool = False
-    """The job had ended before the cancel; `state` and `error` show how."""
-
-    @property
-    def is_over(self) -> bool:
-        return self.state != "stopping"
-
-
-def token_of(data: Mapping[str, Any]) -> Any:
-    """Return what the job emitted, from the data of a token event: str, bytes or a JSON value."""
-    if "text" in data:
-        return data["text"]
-    if "base64" in data:
-        return base64.b64decode(data["base64"])
-    return data.get("value")
 
 
 def job_error(members: Mapping[str, Any]) -> KillableError:

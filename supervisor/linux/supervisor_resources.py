@@ -26,7 +26,7 @@ from killable.workers.runtime.tmp_removal import remove_tree
 logger = logging.getLogger("killable.system")
 
 
-class System:
+class SupervisorResources:
     """The machine resources of one supervisor, from its start to its end."""
 
     def __init__(
@@ -60,7 +60,7 @@ class System:
         settings: Settings,
         instance_id: str,
         early_guard: EarlyGuard | None = None,
-    ) -> System:
+    ) -> SupervisorResources:
         """Choose the proof that the machine allows, and make the folders. Raise OSError."""
         _require_pidfd()
         owner = InstanceId.of(os.getpid())

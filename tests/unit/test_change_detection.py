@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from killable.workers.protocol.unchanged import ITEMS_MAX, Snapshot
+from killable.workers.protocol.change_detection import ITEMS_MAX, Snapshot
 
 
 def make(start: int = 0) -> Callable[[], int]:

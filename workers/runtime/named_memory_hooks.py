@@ -21,14 +21,14 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from killable.workers.protocol import named_memory
-from killable.workers.protocol.named_memory import SHARED_MEMORY, NamedMemory, NamedObject, line_of
+from killable.workers.protocol import named_memory_log
+from killable.workers.protocol.named_memory_log import SHARED_MEMORY, NamedMemory, NamedObject, line_of
 
 _SHM_MODULE = "_posixshmem"
 _TRACKER_MODULE = "multiprocessing.resource_tracker"
 
 
-class MemoryNames:
+class NamedMemoryHooks:
     """The log of this process; a forked worker has one of its own."""
 
     def __init__(self) -> None:
@@ -93,10 +93,10 @@ class MemoryNames:
         objects = [each for each in self.left() if each.is_held or each.is_tracked or each.kind != SHARED_MEMORY]
         with suppress(OSError):
             os.ftruncate(self._open(), 0)
-            self.note(line_of("SINCE", int(time.time())) + b"".join(map(named_memory.held, objects)))
+            self.note(line_of("SINCE", int(time.time())) + b"".join(map(named_memory_log.held, objects)))
 
 
-names = MemoryNames()
+names = NamedMemoryHooks()
 
 
 class _Finder:
@@ -105,7 +105,7 @@ class _Finder:
     A meta path finder, as importlib.abc describes it. That module would cost 10 ms.
     """
 
-    def __init__(self, log: MemoryNames) -> None:
+    def __init__(self, log: NamedMemoryHooks) -> None:
         self._log = log
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -119,7 +119,7 @@ class _Finder:
 
 
 class _Loader:
-    def __init__(self, log: MemoryNames, real: Any) -> None:
+    def __init__(self, log: NamedMemoryHooks, real: Any) -> None:
         self._log = log
         self._real = real
 
@@ -138,7 +138,7 @@ class _Loader:
 class _Making:
     """`_posixshmem.shm_open`, which logs what it has made."""
 
-    def __init__(self, log: MemoryNames, real: Any) -> None:
+    def __init__(self, log: NamedMemoryHooks, real: Any) -> None:
         self._log = log
         self._real = real
 
@@ -159,7 +159,7 @@ class _Making:
 class _Unlinking:
     """`_posixshmem.shm_unlink`, which logs that the name is gone."""
 
-    def __init__(self, log: MemoryNames, real: Any) -> None:
+    def __init__(self, log: NamedMemoryHooks, real: Any) -> None:
         self._log = log
         self._real = real
 

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from starlette.routing import Route
 
-from killable.api.http.access import ACCESS, NOTHING_THERE, ROLES, access_to, includes
 from killable.api.http.app import create_app
+from killable.api.http.route_roles import ACCESS, NOTHING_THERE, ROLES, access_to, includes
 
 
 def _every_route(routes: Iterable[Any]) -> set[tuple[str, str]]:

@@ -10,7 +10,7 @@ from support.registered_jobs import add, registry
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
-from killable.supervisor.jobs.wakes import WAKES_MAX, wakes
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX, wakeup_turns
 
 CROWD = 50
 
@@ -106,7 +106,7 @@ async def test_while_an_operator_is_answered_readers_wait_and_ends_are_told(jobs
         later.append(go_on)
         return True
 
-    wakes().defer = defer
+    wakeup_turns().defer = defer
     turns.waits("reader", job.changed())
     turns.waits("waits", job.end_changed())
     await asyncio.sleep(0)
@@ -114,7 +114,7 @@ async def test_while_an_operator_is_answered_readers_wait_and_ends_are_told(jobs
     for _ in range(5):
         await asyncio.sleep(0)
     assert turns.order == ["waits"] and len(later) == 1, "asked once"
-    wakes().defer = None
+    wakeup_turns().defer = None
     later[0]()
     await turns.run()
     assert turns.order == ["waits", "reader"]

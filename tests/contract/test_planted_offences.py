@@ -9,7 +9,7 @@ import pytest
 
 from contract import (
     test_claims,
-    test_dumps,
+    test_faulthandler,
     test_layers,
     test_message_texts,
     test_names,
@@ -29,6 +29,7 @@ class Planted(NamedTuple):
 
 
 TEXT = test_message_texts.deciding_by_a_text
+FAULTHANDLERS, DUMP_SENDERS = test_faulthandler.faulthandlers, test_faulthandler.senders_of_the_dump_signal
 SUPERVISOR, LINUX, WORKER = (
     "supervisor/pools/pool.py",
     "supervisor/linux/worker_process.py",
@@ -91,22 +92,22 @@ OFFENCES = [
     Planted(test_rooms.clocks_elsewhere, SUPERVISOR, "now = loop.time()", "loop.time"),
     Planted(test_rooms.clocks_elsewhere, SUPERVISOR, "now = clock.monotonic()", "monotonic"),
     Planted(test_rooms.clocks_elsewhere, LINUX, "from datetime import datetime as D\nD.now()", "datetime.datetime.now"),
-    Planted(test_dumps.faulthandlers, WORKER, "faulthandler.enable()", "faulthandler.enable()"),
-    Planted(test_dumps.faulthandlers, WORKER, "from faulthandler import enable\nenable()", "faulthandler.enable"),
+    Planted(FAULTHANDLERS, WORKER, "faulthandler.enable()", "faulthandler.enable()"),
+    Planted(FAULTHANDLERS, WORKER, "from faulthandler import enable\nenable()", "faulthandler.enable"),
     Planted(
-        test_dumps.faulthandlers, WORKER,
+        FAULTHANDLERS, WORKER,
         "def __init__(self):\n    faulthandler.register(SIGTERM, file=2)", "faulthandler.register(SIGTERM",
     ),
-    Planted(test_dumps.faulthandlers, SUPERVISOR, "def look():\n    faulthandler.dump_traceback()", "look"),
-    Planted(test_dumps.turned_on_from_outside, LINUX, "ENVIRONMENT = {'PYTHONFAULTHANDLER': '1'}", LINUX),
-    Planted(test_dumps.turned_on_from_outside, LINUX, "run(['python', '-X', 'faulthandler'])", LINUX),
-    Planted(test_dumps.senders_of_the_dump_signal, LINUX, "def look(self):\n    self._signal(DUMP_SIGNAL)", "look"),
-    Planted(test_dumps.senders_of_the_dump_signal, LINUX, "NUMBERS = [dumps.DUMP_SIGNAL]", "outside of functions"),
-    Planted(test_dumps.senders_of_the_dump_signal, SUPERVISOR, "\nworker.process.dump(1)", f"{SUPERVISOR}:2"),
+    Planted(FAULTHANDLERS, SUPERVISOR, "def look():\n    faulthandler.dump_traceback()", "look"),
+    Planted(test_faulthandler.turned_on_from_outside, LINUX, "ENVIRONMENT = {'PYTHONFAULTHANDLER': '1'}", LINUX),
+    Planted(test_faulthandler.turned_on_from_outside, LINUX, "run(['python', '-X', 'faulthandler'])", LINUX),
+    Planted(DUMP_SENDERS, LINUX, "def look(self):\n    self._signal(DUMP_SIGNAL)", "look"),
+    Planted(DUMP_SENDERS, LINUX, "NUMBERS = [dumps.DUMP_SIGNAL]", "outside of functions"),
+    Planted(DUMP_SENDERS, SUPERVISOR, "\nworker.process.dump(1)", f"{SUPERVISOR}:2"),
     Planted(TEXT, SUPERVISOR, "if 'memory' in error.message: pass", "error.message"),
     Planted(TEXT, WORKER, "try: pass\nexcept OSError as e:\n    x = 'busy' in str(e).lower()", "str(e).lower()"),
     Planted(TEXT, SUPERVISOR, "gone = error.args[0] == 'gone'", "error.args[0]"),
-    Planted(TEXT, "api/client/stream_position.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
+    Planted(TEXT, "api/client/stream_resume.py", "lost = answer['detail'].startswith('lost')", "answer['detail']"),
     Planted(TEXT, SUPERVISOR, "import re\nfound = re.search('killed', error.get('message', ''))", "error.get("),
     Planted(TEXT, SUPERVISOR, "lost = problem.detail.partition(':')[0] == 'lost'", "problem.detail.partition"),
     Planted(TEXT, SUPERVISOR, "found = PATTERN.fullmatch(outcome.message)", "outcome.message"),

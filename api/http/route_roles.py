@@ -1,6 +1,6 @@
 """Who may call which route where there are API keys: the role that each needs, and whether it is about all jobs.
 
-Runs in: api. `tests/contract/test_access.py` compares the table with the routes of the application.
+Runs in: api. `tests/contract/test_route_roles.py` compares the table with the routes of the application.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The log of named memory: which shared memory and semaphores of /dev/shm a worker and its children have made.
 
 Runs in: supervisor | guard | worker. The worker's processes append lines to a file in its temporary directory
-(`workers/runtime/memory_names`); whoever finds them gone reads it (`workers/runtime/leftover_memory`). It holds what a
-killed process can no longer tell. Lines of `multiprocessing.resource_tracker` are in it too: it takes the tracker's
-place.
+(`workers/runtime/named_memory_hooks`); whoever finds them gone reads it (`workers/runtime/leftover_memory`). It holds
+what a killed process can no longer tell. Lines of `multiprocessing.resource_tracker` are in it too: it takes the
+tracker's place.
 
     SINCE:SECONDS        the log was begun; CLOCK_REALTIME
     OPEN:NAME            shared memory is about to be made

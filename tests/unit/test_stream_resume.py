@@ -10,7 +10,7 @@ from httpx_sse import ServerSentEvent
 
 from killable.api.client.exchange import Server
 from killable.api.client.retries import PAUSE_S, Requester
-from killable.api.client.stream_position import ALIVE_S, RETRY_S_MAX, Reading
+from killable.api.client.stream_resume import ALIVE_S, RETRY_S_MAX, Reading
 from killable.workers.error_classes import WorkerCrashed
 
 SERVER = Server.at("http://here", uds=None, api_key=None, headers=None, connect_s=5, answer_s=30)

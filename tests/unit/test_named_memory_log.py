@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from killable.workers.protocol.named_memory import LOG_BYTES_MAX, OBJECTS_MAX, SEMAPHORE, NamedMemory
+from killable.workers.protocol.named_memory_log import LOG_BYTES_MAX, OBJECTS_MAX, SEMAPHORE, NamedMemory
 from killable.workers.runtime import leftover_memory
 
 VERBS = (b"SINCE", b"OPEN", b"MADE", b"SEEN", b"GONE", b"HELD", b"REGISTER", b"UNREGISTER", b'{"cmd":', b"[" * 2000)

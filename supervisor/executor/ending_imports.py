@@ -1,0 +1,48 @@
+"""Imports what only endings need, some time after the start, and keeps a descriptor with which that is possible.
+
+Runs in: supervisor | any thread of the program.
+
+A task that simply returns needs none of these modules: its first result does not wait for them. But an ending must not
+fail because the program has no descriptor left for an import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import suppress
+
+from killable.supervisor.linux.fork_lock import forks_postponed
+from killable.supervisor.linux.reserved_descriptor import ReservedDescriptor
+
+MODULES = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+"""Imported ahead, and not with the first ending: an import in a thread after a Ctrl-C can make CPython forget that the
+interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
+"""
+
+_is_loaded = False
+_descriptor = ReservedDescriptor()
+"""Given up for the imports. They need one at a time."""
+
+
+def reserve() -> None:
+    """Keep a descriptor for the imports. Raise OSError if there is none."""
+    with forks_postponed:
+        if not _is_loaded:
+            _descriptor.keep()
+
+
+def load() -> None:
+    """Import the modules, unless that is done. Raise OSError if another thread takes the descriptor meanwhile."""
+    global _is_loaded
+    if _is_loaded:
+        return
+    with forks_postponed:  # a child would find the locks of the imports taken
+        _descriptor.give_up()
+        try:
+            for name in MODULES:
+                importlib.import_module(name)
+        except OSError:
+            with suppress(OSError):
+                _descriptor.keep()
+            raise
+        _is_loaded = True

@@ -338,7 +338,7 @@ class NodeRecord(NamedTuple):
     heard_s: float | None
     """Seconds since the head has heard of it; null: never."""
     detail: str = ""
-    """Why it is refused, suspect, lost or drained."""
+    """Why it is refused, suspect, lost or drained; of a live one what is wrong with its machine all the same."""
     labels: Mapping[str, str] = {}
     """What selectors look at: its labels in Ray, and `node`, its name."""
     deadline_s: float | None = None

@@ -141,7 +141,7 @@ class NodeHost:
         self._pools = await self._pool_states()
         return wire.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
-             "pools": self._pools, "version": version("killable")}
+             "pools": self._pools, "version": version("killable"), "python": wire.PYTHON}
         )  # fmt: skip
 
     async def _end_all_attempts(self, given: int) -> None:

@@ -82,6 +82,8 @@ class NodeLink:
         self.detail = ""
         self.incarnation = ""
         self.labels: Labels = {}
+        self.trouble = ""
+        """What is wrong with its machine, although it is used."""
         self.drain = NodeDrain()
         self.leaves_at: float | None = None
         """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
@@ -140,7 +142,7 @@ class NodeLink:
         left_s = self.drain.left_s(now)
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
-            self.detail or (self.drain.reason if is_drained else ""), dict(self.labels),
+            self.detail or self.drain.reason or self.trouble, dict(self.labels),
             None if left_s is None else round(left_s, 3), self._delay_s,
         )  # fmt: skip
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
@@ -92,12 +93,17 @@ class NodePools:
         try:
             await self._look_for_members()
         except CarrierError as error:
-            raise StartRefused(f"the machines of the cluster are not known: {error}") from error
+            raise ClusterUnreachable(f"the machines of the cluster are not known: {error}") from error
         self._watching = asyncio.ensure_future(self._watch_members())
         for link in tuple(self._links.values()):
             await event_loops.wait_within(link.decided, HELLO_S)
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
+            if not self._labels:
+                raise NoMachine(
+                    "the cluster has no machine with processors: start one with `ray start --address=...`, without"
+                    " --num-cpus=0"
+                )
             raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
 
     async def _look_for_members(self) -> None:
@@ -114,6 +120,7 @@ class NodePools:
                 await self._links.pop(name).close()
         for name in names:
             self._note_leaving(self._links[name], members[name])
+            self._links[name].trouble = members[name].trouble
 
     def _is_wanted(self, labels: Labels) -> bool:
         return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
@@ -131,8 +138,6 @@ class NodePools:
 
     def _why_no_machine(self) -> str:
         """Return why no machine is wanted, and what would be."""
-        if not self._labels:
-            return "it has no machine with processors: start one with `ray start --address=...`"
         if not any(fits(self._selector, labels) for labels in self._labels.values()):
             return f"{no_node_fits(self._selector, self._labels)}: see [cluster] nodes"
         return "; ".join(f"pool {pool.spec.name}: {self.why_no_node(pool.spec)}" for pool in self)
@@ -209,8 +214,10 @@ class NodePools:
     # ── LinkOwner ──
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
-        if hello["version"] != version("killable"):
-            return f"it has killable {hello['version']}, and this server {version('killable')}"
+        for name, ours in (("version", version("killable")), ("python", wire.PYTHON)):
+            if hello[name] != ours:
+                what = {"version": "killable", "python": "Python"}[name]
+                return f"it has {what} {hello[name]}, and this server {ours}: install the same on each machine"
         pools = [pool for pool in self if fits(pool.spec.nodes, link.labels)]
         if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
             return why

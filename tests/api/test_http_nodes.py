@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from support.in_process_carrier import Faults
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
+from killable.api.cli.display.exit_codes import exit_code
 from killable.supervisor import clock
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.carrier import NoMachine
 from killable.supervisor.cluster.node_link import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
-from killable.supervisor.settings import PoolSpec
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 FORKING = PoolSpec(
     name="forking", modules=("support.forking_jobs",), folder=str(Path(__file__).parent.parent), workers=2
@@ -317,3 +322,37 @@ async def test_jobs_and_workers_are_found_by_their_node_and_ended_by_it(start_se
         assert (await server.client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})).json()[
             "cancelled"
         ] == 2
+
+
+async def test_a_machine_with_other_software_is_refused_in_words_while_the_others_work(
+    start_server: StartServer,
+) -> None:
+    cluster = Cluster(("a", "b", "c", "d"), LASTING)
+
+    def head(settings: Settings) -> Supervisor:
+        supervisor = cluster.head(settings)
+        cluster.carrier.other = {"b": {"version": "0.0.1"}, "c": {"python": "3.9"}}
+        cluster.carrier.troubles = {"d": "Ray's memory monitor is on there"}
+        return supervisor
+
+    async with start_server(engine=head) as server:
+        found = await nodes(server)
+        assert {name: node["state"] for name, node in found.items()} == {
+            "a": "live", "b": "refused", "c": "refused", "d": "live",
+        }  # fmt: skip
+        same = "install the same on each machine"
+        assert found["b"]["detail"] == f"it has killable 0.0.1, and this server {version('killable')}: {same}"
+        assert found["c"]["detail"] == f"it has Python 3.9, and this server {wire.PYTHON}: {same}"
+        assert found["d"]["detail"] == "Ray's memory monitor is on there"
+        ready = await server.client.get("/readyz")
+        assert (ready.status_code, ready.json()["degraded"]) == (
+            200, ["node b is refused", "node c is refused", "node d: Ray's memory monitor is on there"],
+        )  # fmt: skip
+        assert {(await server.record(await server.submit("echo"), wait_s=60))["node"] for _ in range(4)} <= {"a", "d"}
+
+
+async def test_a_cluster_without_machines_is_said_with_the_exit_code_of_the_system(start_server: StartServer) -> None:
+    with pytest.raises(NoMachine, match="the cluster has no machine with processors: start one with `ray start") as no:
+        async with start_server(engine=Cluster((), LASTING).head):
+            pass
+    assert exit_code(no.value) == 71

@@ -52,3 +52,9 @@ def test_a_node_has_the_pools_that_it_fits() -> None:
     settings = Settings(pools=pools)
     assert [pool.name for pool in settings_of(settings, A).pools] == ["gpu", "any"]
     assert [pool.name for pool in settings_of(settings, {"zone": "b"}).pools] == ["any"]
+
+
+def test_a_pool_without_a_number_of_workers_has_one_for_each_core_of_the_node() -> None:
+    pools = (PoolSpec("two", ("jobs",), workers=2), PoolSpec("unset", ("jobs",), workers=7))
+    found = settings_of(Settings(pools=pools), {}, 5, ["unset"]).pools
+    assert {pool.name: pool.workers for pool in found} == {"two": 2, "unset": 5}

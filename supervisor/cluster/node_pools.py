@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,8 @@ from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
-from killable.supervisor.pools.job_types import JobTypes
-from killable.supervisor.pools.wait_estimate import RunTimes
+from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
+from killable.supervisor.pools.fleet import PoolsByName
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
@@ -42,7 +41,7 @@ LEAVE_EARLY_S = 10.0
 logger = logging.getLogger("killable.cluster")
 
 
-class NodePools:
+class NodePools(PoolsByName[NodePool]):
     """Every pool of `settings`, over all nodes."""
 
     swept: bool | None = None
@@ -53,13 +52,11 @@ class NodePools:
         self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
     ) -> None:
         """`nodes`: the labels of the machines to use; None: all."""
-        self._settings = settings
+        super().__init__(settings)
         self._selector = nodes or {}
         self._carrier = carrier
         self._times = times
         self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
-        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
-        self._types = JobTypes(settings)
         self._reported: dict[str, bytes] = {}
         """By pool: the job types of the first node that has it. Others have to have the same."""
         self._links: dict[str, NodeLink] = {}
@@ -285,21 +282,6 @@ class NodePools:
 
     # ── JobPools ──
 
-    def __iter__(self) -> Iterator[NodePool]:
-        return iter(self._pools.values())
-
-    def pool_of(self, job_type: JobType) -> NodePool:
-        return self._pools[job_type.pool]
-
-    def run_times_of(self, job_type: JobType) -> RunTimes:
-        return self._run_times[job_type.pool]
-
-    def type(self, name: str) -> JobType:
-        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
-
-    def types(self) -> Sequence[JobType]:
-        return self._types.all()
-
     def worker(self, worker_id: str) -> tuple[NodePool, NodeSlot]:
         """Return a worker that runs a job. Raise Refused: unknown_worker."""
         for pool in self:
@@ -320,9 +302,6 @@ class NodePools:
             for link, answer in zip(links, answers, strict=True)
             for members in answer
         ]
-
-    def pool_records(self) -> Sequence[PoolRecord]:
-        return [pool.record() for pool in self]
 
 
 def _type_of(members: dict[str, Any]) -> JobType:

@@ -141,7 +141,15 @@ class Supervisor:
     async def _restore(self, rows: Sequence[JournalRow], job_notes: JobNotes) -> None:
         from killable.supervisor.dispatch.recovery import restore
 
-        await restore(rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock)
+        remote = self._remote_pools
+        if remote is not None:
+            running = [row.started for row in rows if row.started is not None and row.ended is None]
+            await remote.look_for([started for started in running if "node" in started])
+        await restore(
+            rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock, remote=remote
+        )
+        if remote is not None:
+            remote.settle()
 
     def _on_dropped(self, job: Job, has_key: bool) -> None:
         if self._job_notes is None:
@@ -230,6 +238,7 @@ class Supervisor:
 
         Its events go into `log`; so many `attempts` have ended.
         """
+        self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
         job.queued, job.attempts = waits_since, attempts
         self.jobs.enqueue(job)

@@ -15,6 +15,10 @@ class CarrierError(Exception):
     """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
 
 
+class HostGone(CarrierError):
+    """The carrier says that the node host has ended, or that none was started. That, too, proves nothing."""
+
+
 class ClusterUnreachable(StartRefused):
     """Nothing of the cluster answers. Exit code 69."""
 
@@ -55,7 +59,9 @@ class Carrier(Protocol):
         ...
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
-        """Call `NodeHost.call` there and return its answer. Raise CarrierError. The caller limits the time."""
+        """Call `NodeHost.call` there and return its answer. Raise CarrierError, of which HostGone is one. The caller
+        limits the time.
+        """
         ...
 
     async def close(self) -> None: ...

@@ -30,12 +30,19 @@ class _Told(Enum):
 class HeldAttempt:
     """Implements `JobListener`. Its items are made when the head asks, so that nothing is held twice."""
 
-    def __init__(self, n: int, on_news: Callable[[HeldAttempt], None]) -> None:
+    def __init__(self, n: int, on_news: Callable[[HeldAttempt], None], *, job_id: str = "", attempt: int = 0) -> None:
         self.n = n
+        self.job_id = job_id
+        self.attempt = attempt
+        """Which attempt of its job it is."""
+        self.is_claimed = True
+        """Whether its head knows it: one that comes after the head which has begun it may not."""
         self.job: Job | None = None
         """None: it never runs, since its stop came before it."""
         self._on_news = on_news
         self._notes: list[dict[str, Any]] = []
+        self._noted = 0
+        """How many of them are told."""
         self._next = 0
         self._told = _Told.EVENTS
         self._end: bytes | None = None
@@ -49,6 +56,23 @@ class HeldAttempt:
     def use(self, job: Job) -> None:
         """Take the job that the node has made for it."""
         self.job, self._next = job, job.log.first
+
+    def tell_anew(self) -> None:
+        """Tell everything from the beginning, to another head, when that has claimed it."""
+        self.is_claimed = False
+        self._noted, self._told = 0, _Told.EVENTS
+        self._next = 0 if self.job is None else self.job.log.first
+
+    def record(self, now: float) -> Header:
+        """Return by what a head knows it, with the seconds since it was assigned and entered."""
+        job = self.job
+        assigned, started = (None, None) if job is None else (job.assigned, job.started)
+        return {
+            "n": self.n, "job_id": self.job_id, "attempt": self.attempt,
+            "at_event": 0 if job is None else job.log.first, "events": 0 if job is None else len(job.log),
+            "assigned_s": None if assigned is None else now - assigned,
+            "started_s": None if started is None else now - started,
+        }  # fmt: skip
 
     def never_runs(self, outcome: Outcome, certificate: dict[str, Any]) -> None:
         self._end = _end_of(outcome, certificate, may_retry=False)
@@ -84,8 +108,8 @@ class HeldAttempt:
 
     def take_notes(self) -> Iterator[tuple[Header, bytes]]:
         """Yield the item of its transitions, which go before anybody's data."""
-        if self._notes:
-            notes, self._notes = self._notes, []
+        notes, self._noted = self._notes[self._noted :], len(self._notes)
+        if notes:
             yield {"n": self.n, "kind": "notes", "notes": notes}, b""
 
     def take(self, bytes_max: int) -> Iterator[tuple[Header, bytes]]:
@@ -117,7 +141,7 @@ class HeldAttempt:
         job = self.job
         if self._told is _Told.END:
             return False
-        if self._notes or self._end is not None:
+        if self._noted < len(self._notes) or self._end is not None:
             return True
         return job is not None and (self._next < len(job.log) or job.is_over)
 

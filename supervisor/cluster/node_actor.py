@@ -44,4 +44,5 @@ class NodeActor:
         return "", MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""
 
     def call(self, method: str, message: bytes) -> bytes:
+        """Do what a head asks for, and return the answer. After `leave` the process ends by itself."""
         return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)

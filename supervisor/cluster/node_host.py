@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -29,13 +32,22 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, seal_large_input
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause, terminal_state_of
+from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
+
+OF_NODES = ("limits", "caps", "jobs", "ack_cpu_s", "stack", "unkillable_s", "proof")
+"""Settings, besides the pools, by which nodes work."""
+UNUSED_S = 60.0
+"""How long a node waits for the first word of a head."""
+LEFT_S = 0.5
+"""How long after its last call a node that is let go stays: its answer is on its way."""
 
 logger = logging.getLogger("killable.node")
 
@@ -52,12 +64,14 @@ class NodeHost:
         on_end: Callable[[], None] = lambda: None,
     ) -> None:
         """`settings` are the head's. `now` is the clock of the lease, which does not stand while the machine is
-        suspended. `on_end` is called when nothing is left of a node whose lease is over.
+        suspended. `on_end` is called when nothing is left of a node that was let go, or whose lease is over.
         """
         observer = _NodeObserver(self._on_transition, self._on_slot_ready)
         self._supervisor = Supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
+        self._process = InstanceId.own().name
+        self._settings = fingerprints(settings)
         self._epoch = 0
         self._head = ""
         self._lease = NodeLease(0.0)
@@ -71,6 +85,7 @@ class NodeHost:
     def _forget_head(self, through: int = 0) -> None:
         """Begin anew: no attempt is held, and of the head's none has begun but those up to `through`."""
         self._held: dict[int, HeldAttempt] = {}
+        """Until the head has written their ends down."""
         self._jobs: dict[str, HeldAttempt] = {}
         self._slots: dict[Job, HeldAttempt] = {}
         """Attempts whose slots are not ready again."""
@@ -88,6 +103,9 @@ class NodeHost:
         """Start the pools. Raise OSError, StartRefused."""
         self._clock = Clock(asyncio.get_running_loop())
         await self._supervisor.start()
+        self._lease = NodeLease(UNUSED_S)
+        self._lease.begin(self._now())
+        self._watch_lease()
         logger.info("node_ready", extra={"incarnation": self._supervisor.instance_id})
 
     async def close(self) -> None:
@@ -116,19 +134,37 @@ class NodeHost:
                 return await self._poll(header)
             case "do":
                 return await self._do(header, b"".join(blobs))
+            case "adopt":
+                return await self._adopt(set(header["ns"]))
             case "workers":
                 records = [record._asdict() for record in await self._supervisor.workers()]
                 return wire.pack({"workers": records})
+            case "kill_worker":
+                return await self._kill_worker(header)
             case "leave":
                 await self.close()
+                self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
                 return wire.pack({})
         raise ValueError(f"a call of {method!r}")
 
+    async def _kill_worker(self, header: Header) -> bytes:
+        """Kill a worker, mostly an idle one: of a job the head knows itself. The second time it is gone."""
+        try:
+            record = await self._supervisor.kill_worker(header["worker_id"], wait_s=header["wait_s"])
+        except Refused as refused:
+            return wire.pack({"unknown": refused.message})
+        return wire.pack({"worker": record._asdict()})
+
     async def _hello(self, header: Header) -> bytes:
+        if header["before"] and not await self._sweep(header["before"]):
+            return wire.refusal(wire.NOT_SWEPT)
         if header["epoch"] > self._epoch:
             self._epoch, self._head = header["epoch"], header["head"]
             self._lease = NodeLease(header["lease_s"])
-            await self._end_all_attempts(header["given"])
+            if header["adopts"]:
+                self._keep_attempts(header["given"])
+            else:
+                await self._end_all_attempts(header["given"])
             if self._has_ended():
                 return wire.refusal(wire.LEASE_OVER)
             if header["epoch"] < self._epoch:
@@ -139,16 +175,61 @@ class NodeHost:
             self._watch_lease()
         types = [job_type._asdict() for job_type in await self._supervisor.job_types()]
         self._pools = await self._pool_states()
+        now = self._clock.now()
+        held = [each.record(now) for each in self._held.values() if not each.is_claimed]
         return wire.pack(
-            {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id, "types": types,
-             "pools": self._pools, "version": version("killable"), "python": wire.PYTHON}
+            {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
+             "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
+             "version": version("killable"), "python": wire.PYTHON, "held": held,
+             "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
+
+    @staticmethod
+    async def _sweep(before: str) -> bool:
+        """End what the process of the node's last incarnation has left; return whether nothing is."""
+        owner = InstanceId.named(before)
+        if owner is None:
+            return False
+        try:
+            return await event_loops.in_thread(asyncio.get_running_loop(), partial(orphan_cleanup.sweep_owner, owner))
+        except (OSError, RuntimeError) as error:
+            logger.error("sweep_failed", extra={"detail": str(error)})
+            return False
 
     async def _end_all_attempts(self, given: int) -> None:
         """End what an earlier head has begun: nobody reads it any more."""
-        left = [held.job for held in self._held.values() if held.job is not None and not held.job.is_over]
+        left = list(self._held.values())
         self._forget_head(given)
-        reason = "another head uses the node"
+        await self._end_attempts(left, "another head uses the node")
+
+    def _keep_attempts(self, given: int) -> None:
+        """Keep what an earlier head has begun, until this one has said what it goes on with. Whose input was being
+        sealed never runs.
+        """
+        begun = max(given, self._through, *self._seen)
+        held, slots = sorted(self._held.items()), self._slots
+        self._forget_head(begun)
+        self._slots = slots
+        for n, each in held:
+            if each.job is not None or each.is_over:
+                each.tell_anew()
+                self._held[n] = each
+                self._jobs[each.job_id] = each
+
+    async def _adopt(self, claimed: set[int]) -> bytes:
+        """Tell the head of the attempts that it goes on with; end the others. The second time nothing is left to do."""
+        unclaimed = [held for held in self._held.values() if not held.is_claimed]
+        for held in unclaimed:
+            if held.n in claimed:
+                held.is_claimed = True
+                self._on_news(held)
+            else:
+                self._forget(held)
+        await self._end_attempts([held for held in unclaimed if not held.is_claimed], "its head does not know it")
+        return wire.pack({})
+
+    async def _end_attempts(self, attempts: list[HeldAttempt], reason: str) -> None:
+        left = [held.job for held in attempts if held.job is not None and not held.job.is_over]
         self._supervisor.jobs.stop_jobs(left, Verdict("cancelled", by="shutdown", reason=reason), 0.0)
         for job in left:
             while not job.is_over and not self._is_over:
@@ -160,10 +241,11 @@ class NodeHost:
         outbox, ack = self._outbox, header["ack"]
         self._lease.renew(header["answer"])
         self._tell_guards()
+        for n in header["forget"]:
+            if (held := self._held.get(n)) is not None:
+                self._forget(held)
         due = self._clock.now() + header["wait_s"]
         while not outbox.is_old(ack) and outbox.repeated(ack) is None:
-            for held in outbox.acknowledge(ack):
-                self._forget(held)
             pools = await self._pool_states()
             if outbox.has_news or pools != self._pools:
                 self._pools = pools
@@ -221,7 +303,7 @@ class NodeHost:
         submission = Submission(
             header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]
         )
-        held = self._held[n] = HeldAttempt(n, self._on_news)
+        held = self._held[n] = self._new(n, header)
         try:
             job_type = self._supervisor.type(header["type"])
         except Refused as refused:
@@ -243,6 +325,9 @@ class NodeHost:
         held.use(job)
         self._slots[job] = held
 
+    def _new(self, n: int, header: Header) -> HeldAttempt:
+        return HeldAttempt(n, self._on_news, job_id=header["job_id"], attempt=header["attempt"])
+
     def _stop(self, n: int, header: Header) -> None:
         verdict = Verdict(**header["verdict"])
         held = self._held.get(n)
@@ -251,7 +336,7 @@ class NodeHost:
         else:  # it came before its run, which then never runs
             self._note_begun(n)
             self._parts.pop(n, None)
-            held = self._held.setdefault(n, HeldAttempt(n, self._on_news))
+            held = self._held.setdefault(n, self._new(n, header))
             facts = without_message(verdict.facts) | {"by": verdict.by, "reason": verdict.reason}
             outcome = Outcome(terminal_state_of(verdict.code), verdict.code, message_of(verdict), facts)
             certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
@@ -266,12 +351,12 @@ class NodeHost:
 
     def _on_slot_ready(self, job: Job, after_ms: float) -> None:
         held = self._slots.pop(job, None)
-        if held is not None and held.is_told:  # else its end tells it
+        if held is not None and held.is_told:  # else its end tells it, or another head has come
             self._outbox.add({"n": held.n, "kind": "slot", "after_ms": after_ms})
             self._news.set()
 
     def _on_news(self, held: HeldAttempt) -> None:
-        if self._held.get(held.n) is held:
+        if self._held.get(held.n) is held and held.is_claimed:
             self._outbox.note(held)
             self._news.set()
 
@@ -312,6 +397,22 @@ class NodeHost:
             await self.close()
         finally:
             self._on_end()
+
+
+def fingerprints(settings: Settings) -> dict[str, str]:
+    """Return a text for each pool, and one by the empty name for the rest: another one for settings with which a node
+    would do something else.
+    """
+    rest = {name: getattr(settings, name) for name in OF_NODES}
+    return {spec.name: _digest(_as_written(spec)) for spec in settings.pools} | {"": _digest(rest)}
+
+
+def _as_written(spec: PoolSpec) -> PoolSpec:
+    return spec._replace(workers=0) if spec.by_cores else spec
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
 
 
 def _of_node(settings: Settings) -> Settings:

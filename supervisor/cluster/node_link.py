@@ -3,7 +3,8 @@
 Runs in: supervisor, on the head.
 
     joining ─hello─► live ─poll overdue─► suspect ─answer─► live
-                                             └─ its lease is over: lost ─► joining, in a new incarnation
+                                             ├─ its lease is over: lost ─► joining, in a new incarnation
+                                             └─ its process has ended, and the next one has swept: lost ─► live
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from typing import Any, NamedTuple, Protocol
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
-from killable.supervisor.cluster.carrier import Carrier, CarrierError
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import end_of_node
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
+from killable.workers.errors import Refused
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""
@@ -32,8 +34,13 @@ JOIN_AGAIN_S = 1.0
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
 
+FORGET_MAX = 4096
+"""Attempts that one poll names as written down."""
 LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
+
+_SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
+"""By what the end of an incarnation is known, and in words."""
 
 logger = logging.getLogger("killable.cluster")
 
@@ -62,6 +69,20 @@ class LinkOwner(Protocol):
 
     @property
     def epoch(self) -> Epoch: ...
+    @property
+    def adopts(self) -> bool:
+        """Whether this head may go on with attempts of an earlier one."""
+        ...
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is decided which ones."""
+        ...
+
+    def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
+        """Return whether a node works by this head's settings (`fingerprints`)."""
+        ...
+
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         """Take a node in. Return why it cannot be used; empty: it can."""
         ...
@@ -81,6 +102,8 @@ class NodeLink:
         self.state = "joining"
         self.detail = ""
         self.incarnation = ""
+        self._process = ""
+        """That of the incarnation, by the name that everything which it starts carries."""
         self.labels: Labels = {}
         self.trouble = ""
         """What is wrong with its machine, although it is used."""
@@ -89,6 +112,12 @@ class NodeLink:
         """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
+        self.held: dict[tuple[str, int], Header] = {}
+        """What the node holds of an earlier head, by job and attempt, until it is settled what becomes of it."""
+        self.ended: set[str] = set()
+        """Incarnations that have certainly ended everything."""
+        self._recorded: set[int] = set()
+        """Attempts whose ends are written down, until the node has heard of it."""
         self._ended: dict[int, RemoteAttempt] = {}
         """Those that are, and whose slot is not ready again."""
         self.decided = asyncio.Event()
@@ -124,9 +153,12 @@ class NodeLink:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Let the node go, when it has no attempts; return when it has answered, or is not expected to."""
+        """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
+
+        A head that has not come so far as to adopt what runs there leaves it to the next one.
+        """
         self._closing.set()
-        if self.state in ("live", "suspect"):
+        if self.state in ("live", "suspect") and (self._owner.is_settled or not self._owner.adopts):
             try:
                 await self._call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
@@ -171,45 +203,84 @@ class NodeLink:
         found: list[dict[str, Any]] = answer.get("workers", [])
         return found
 
+    async def kill_worker(self, worker_id: str, wait_s: float) -> dict[str, Any]:
+        """Have one of the node's workers killed; return its own record. Raise Refused: unknown_worker."""
+        asked = {"worker_id": worker_id, "wait_s": wait_s}
+        try:
+            answer, _ = await self._call("kill_worker", asked, wait_s + self._times.patience_s)
+        except (TimeoutError, CarrierError) as error:
+            answer = {"unknown": f"the node does not answer: {error}"}
+        if "worker" not in answer:
+            why = answer.get("unknown") or f"the node refuses: {answer['refused']}"
+            worker_id = f"{self.name}.{worker_id}"
+            raise Refused(f"no worker {worker_id}: {why}", code="unknown_worker", worker_id=worker_id)
+        found: dict[str, Any] = answer["worker"]
+        return found
+
     # ── its life ──
 
     async def _live(self) -> None:
+        hello: Header | None = None
         while not self._closing.is_set():
-            if await self._join():
+            hello = hello or await self._hello()
+            if hello is not None and self._take(hello):
+                hello = None
                 try:
-                    await self._converse()
+                    hello = await self._converse()
                 except Exception:  # a bug in killable: its jobs end, and are told
                     logger.exception("node_link_failed", extra={"node": self.name})
                     await event_loops.wait_within(self._closing, self._left_s())
                 if not self._closing.is_set():
-                    self._lose()
+                    self._lose(*(_SWEPT if hello else self._lease_over))
+                if hello:
+                    continue
+            hello = None
             self.decided.set()
             await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
-    async def _join(self) -> bool:
-        """Begin an incarnation of the node under the head's epoch; return whether it can be used."""
+    async def _hello(self, before: str = "") -> Header | None:
+        """Have a node host there, and begin to use it under the head's epoch; return its answer, None if it has none.
+
+        `before` is the process of an incarnation that may have left something: the new one ends that first, or refuses.
+        """
+        owner = self._owner
+        asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts}
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
-            hello, _ = await self._call("hello", {"lease_s": self._times.lease_s, "given": self._given}, HELLO_S)
+            hello, _ = await self._call("hello", asked, HELLO_S)
+            if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
+                await self._call("leave", {}, HELLO_S)
+                self.ended.add(hello["incarnation"])
+                self._note(self.state, "it was started with other settings, and is started anew")
+                return None
         except (TimeoutError, CarrierError) as error:
             self._note(self.state, f"no answer: {error}")
-            return False
+            return None
         if hello.get("refused") == wire.STALE_EPOCH:
-            may_take = self._owner.on_newer_epoch(hello["epoch"])
-            return await self._join() if may_take else False
+            return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._note(self.state, "the last incarnation of the node is still ending")
-            return False
-        self.incarnation, self._answer, self._heard = hello["incarnation"], hello["answer"], self._clock.now()
+            return None
+        return hello
+
+    def _take(self, hello: Header) -> bool:
+        """Begin an incarnation; return whether it can be used."""
+        self._given = max(self._given, hello["begun"])
+        self._recorded.clear()
+        self.incarnation, self._process = hello["incarnation"], hello["process"]
+        self._answer, self._heard = hello["answer"], self._clock.now()
         self._ack = 0
         if why := self._owner.on_joined(self, hello):
             self.incarnation = ""
             self._note("refused", why)
             return False
+        self.held = {(each["job_id"], each["attempt"]): each for each in hello["held"]}
         self._note("live", "")
         self._owner.on_pools(self, hello["pools"])
         self.decided.set()
+        if self._owner.is_settled:
+            self.settle()
         return True
 
     def _note(self, state: str, detail: str) -> None:
@@ -218,29 +289,43 @@ class NodeLink:
             level = logging.INFO if state in ("live", "joining") else logging.WARNING
             logger.log(level, f"node_{state}", extra={"node": self.name, "detail": detail})
 
-    async def _converse(self) -> None:
-        """Poll until the node is lost: until its lease is over, by the clock of the head."""
+    async def _converse(self) -> Header | None:
+        """Poll until the node is lost. Return the hello of its next incarnation, if that has proven the end of this
+        one; None: its lease is over, by the clock of the head.
+        """
         times = self._times
-        while not self._closing.is_set():
-            left_s = self._left_s()
-            if left_s <= 0:
-                return
-            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s}
+        while not self._closing.is_set() and (left_s := self._left_s()) > 0:
+            recorded = sorted(self._recorded)[:FORGET_MAX]
+            poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "forget": recorded}
             try:
                 answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
                 self._suspect("it does not answer")
+                continue
             except CarrierError as error:
                 self._suspect(str(error))
-                await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+                is_gone = isinstance(error, HostGone)
             else:
-                if "refused" in answer:
-                    self._suspect(f"it refuses: {answer['refused']}")
-                    if answer["refused"] == wire.STALE_EPOCH:
-                        self._owner.on_newer_epoch(answer["epoch"])
-                    await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
-                else:
+                if "refused" not in answer:
+                    self._recorded.difference_update(recorded)
                     self._on_answer(answer["answer"], batches)
+                    continue
+                self._suspect(f"it refuses: {answer['refused']}")
+                if answer["refused"] == wire.STALE_EPOCH:
+                    self._owner.on_newer_epoch(answer["epoch"])
+                is_gone = answer["refused"] == wire.UNKNOWN_EPOCH  # the next incarnation is there already
+            if is_gone and (hello := await self._succeed()) is not None:
+                return hello
+            await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
+        return None
+
+    async def _succeed(self) -> Header | None:
+        """Begin the next incarnation, unless that of this one may still run something."""
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s())):
+                return await self._hello(self._process)
+        except TimeoutError:
+            return None
 
     def _left_s(self) -> float:
         """Return how long something may run on the node if it hears nothing more."""
@@ -286,16 +371,45 @@ class NodeLink:
             if attempt.waits_for_slot:
                 self._ended[attempt.n] = attempt
 
-    def _lose(self) -> None:
-        """Tell that everything on it has ended: its lease is over, and nobody has heard how."""
-        self._note("lost", f"its lease of {self._times.lease_s:g} s is over")
+    @property
+    def _lease_over(self) -> tuple[str, str]:
+        return "lease", f"its lease of {self._times.lease_s:g} s is over, so it has ended everything"
+
+    def _lose(self, fenced: str, how: str) -> None:
+        """Tell that everything on it has ended, and by what that is known: nobody has heard how."""
+        self._note("lost", how)
         attempts, self.attempts = self.attempts, {}
         self._waiting.clear()
         self._ended.clear()
+        self.held.clear()
+        self.ended.add(self.incarnation)
         self._owner.on_lost(self)
-        facts = {"incarnation": self.incarnation, "fenced": "lease"}
+        facts = {"incarnation": self.incarnation, "fenced": fenced}
         for attempt in attempts.values():
-            attempt.on_node_lost(facts, f"its lease of {self._times.lease_s:g} s is over, so it has ended everything")
+            attempt.on_node_lost(facts, how)
+
+    # ── attempts of an earlier head ──
+
+    def settle(self) -> None:
+        """Tell the node which attempts the head goes on with: those that are here. It ends the others that it holds."""
+        if self.held:
+            claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
+            self.held.clear()
+            self._run(self._claim(claimed))
+
+    async def _claim(self, claimed: list[int]) -> None:
+        incarnation = self.incarnation
+        while self.incarnation == incarnation and not self._closing.is_set():
+            try:
+                await self._call("adopt", {"ns": claimed}, self._times.patience_s)
+                return
+            except (TimeoutError, CarrierError):
+                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+
+    def note_recorded(self, attempt: RemoteAttempt) -> None:
+        """Take note that the node need not tell of this attempt again."""
+        if attempt.incarnation == self.incarnation:
+            self._recorded.add(attempt.n)
 
     # ── orders ──
 
@@ -305,6 +419,7 @@ class NodeLink:
         return self._given
 
     def add(self, attempt: RemoteAttempt) -> None:
+        attempt.incarnation = self.incarnation
         self.attempts[attempt.n] = attempt
 
     def order(self, header: Header, blobs: list[bytes]) -> None:

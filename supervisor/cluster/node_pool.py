@@ -127,6 +127,42 @@ class NodeSlot:
         )
 
 
+class WorkerKiller(Protocol):
+    """The way to a node, as a worker of it sees it."""
+
+    name: str
+
+    async def kill_worker(self, worker_id: str, wait_s: float) -> dict[str, Any]: ...
+
+
+class NodeWorker:
+    """A worker of a node that runs no job as far as its head knows: only the node knows more."""
+
+    attempt: None = None
+    stage = WorkerStage.IDLE
+
+    def __init__(self, link: WorkerKiller, worker_id: str) -> None:
+        """`worker_id` is the one that it has on its node."""
+        self._link = link
+        self._worker_id = worker_id
+        self._told: dict[str, Any] = {}
+
+    def revoke_lane(self) -> None:
+        """Only this machine's workers have lanes."""
+
+    async def until_gone(self, timeout_s: float) -> None:
+        """Have it killed. Raise Refused: unknown_worker."""
+        self._told = await self._link.kill_worker(self._worker_id, timeout_s)
+
+    def record(self, now: float) -> WorkerRecord:
+        return of_node(self._link.name, self._told)
+
+
+def of_node(node: str, members: dict[str, Any]) -> WorkerRecord:
+    """Return the record of a worker that its node has told."""
+    return WorkerRecord(**members | {"worker_id": f"{node}.{members['worker_id']}", "node": node})
+
+
 class NodePoolOwner(Protocol):
     """All pools, as one of them sees them."""
 
@@ -235,11 +271,18 @@ class NodePool:
         node = self._placement.best()
         if node is None:
             return None
-        share = self._shares[node]
+        slot = self._slot_of(self._shares[node])
+        self._owner.on_load(node)
+        return slot
+
+    def take_on(self, node: str) -> NodeSlot:
+        """Return a slot for an attempt that a node runs already."""
+        return self._slot_of(self._shares.get(node) or NodeShare(node, ""))
+
+    def _slot_of(self, share: NodeShare) -> NodeSlot:
         share.used += 1
         slot = NodeSlot(self, share, self._owner.now())
         self.workers[id(slot)] = slot
-        self._owner.on_load(node)
         return slot
 
     def give_back(self, worker: Any) -> None:
@@ -255,7 +298,8 @@ class NodePool:
     def fill_soon(self) -> None:
         """Its nodes fork what they need."""
 
-    def kill_idle(self, worker: Any) -> None: ...
+    def kill_idle(self, worker: Any) -> None:
+        """Its node does, when it is waited for."""
 
     def record(self) -> PoolRecord:
         occupancy = self.occupancy

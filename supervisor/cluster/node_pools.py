@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,10 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
+from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
-from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot
+from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
@@ -25,6 +27,7 @@ from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, n
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.fleet import PoolsByName
+from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
@@ -64,6 +67,10 @@ class NodePools(PoolsByName[NodePool]):
         """Of every machine that there is, used or not."""
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set when a node has joined, or has certainly ended everything."""
+        self.adopts = bool(settings.journal)
+        self.is_settled = False
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
@@ -86,6 +93,7 @@ class NodePools(PoolsByName[NodePool]):
         self._clock = clock
         # Later heads have higher epochs, also for nodes that only they have seen; a clock that was set back is noticed.
         self.epoch = Epoch(int(clocks.realtime() * 1000), instance_id)
+        self._began = clock.now()
         await self._carrier.open()
         try:
             await self._look_for_members()
@@ -167,6 +175,70 @@ class NodePools(PoolsByName[NodePool]):
         link.add(attempt)
         return attempt
 
+    def note_recorded(self, attempt: RemoteAttempt) -> None:
+        link = self._links.get(attempt.node)
+        if link is not None:
+            link.note_recorded(attempt)
+
+    # ── attempts of an earlier head ──
+
+    def place_of(self, worker: Any) -> Mapping[str, Any]:
+        share: NodeShare = worker.share
+        return {"node": share.node, "incarnation": share.incarnation, "lease_s": self._times.lease_s}
+
+    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Wait until every node that may run one of these has told what it holds, or has certainly ended it: at most
+        until its lease is over, which it had from the head before this one.
+        """
+        for start in starts:
+            while not self._is_known(start) and (left_s := self._end_of(start) - self._clock.now()) > 0:
+                self._changed.clear()
+                await event_loops.wait_within(self._changed, left_s)
+
+    def _end_of(self, start: Mapping[str, Any]) -> float:
+        """Return when everything of this incarnation has ended that has not heard of this head."""
+        return end_of_node(self._began, max(start["lease_s"], self._times.lease_s))
+
+    def _is_known(self, start: Mapping[str, Any]) -> bool:
+        link = self._links.get(start["node"])
+        return link is not None and start["incarnation"] in (link.incarnation, *link.ended)
+
+    def find(self, job_id: str, start: Mapping[str, Any]) -> HeldRun | None:
+        link = self._links.get(start["node"])
+        held = None if link is None else link.held.get((job_id, start["attempt"]))
+        if link is None or held is None:
+            return None
+        return HeldRun(**{name: held[name] for name in HeldRun._fields if name != "node"}, node=link.name)
+
+    def never_began(self, start: Mapping[str, Any]) -> bool:
+        link = self._links.get(start["node"])
+        return link is not None and link.incarnation == start["incarnation"]
+
+    def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
+        link = self._links.get(start["node"])
+        if link is not None and start["incarnation"] in link.ended:
+            return "told", "it had ended everything when this server found it"
+        lease_s = max(start["lease_s"], self._times.lease_s)
+        return "lease", f"it did not come back within its lease of {lease_s:g} s, so it has ended everything"
+
+    def take_over(self, job: Job, held: HeldRun) -> RemoteAttempt:
+        link = self._links[held.node]
+        slot = self.pool_of(job.type).take_on(held.node)
+        attempt = RemoteAttempt(job, slot, held.n, link, clock=self._clock, owner=self._owner)
+        link.add(attempt)
+        self.on_load(held.node)
+        attempt.go_on(held)
+        if (job.id, job.attempts) not in link.held:  # it was lost since `find`
+            self._clock.call_at(
+                self._clock.now(), lambda: attempt.on_node_lost({"fenced": "lease"}, "it came and went")
+            )
+        return attempt
+
+    def settle(self) -> None:
+        self.is_settled = True
+        for link in self._links.values():
+            link.settle()
+
     # ── nodes ──
 
     def node_records(self) -> list[NodeRecord]:
@@ -210,6 +282,11 @@ class NodePools(PoolsByName[NodePool]):
 
     # ── LinkOwner ──
 
+    def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
+        ours = fingerprints(self._settings)
+        wanted = [pool.spec.name for pool in self if fits(pool.spec.nodes, link.labels)]
+        return all(told.get(name) == ours[name] for name in ("", *wanted))
+
     def on_joined(self, link: NodeLink, hello: Header) -> str:
         for name, ours in (("version", version("killable")), ("python", wire.PYTHON)):
             if hello[name] != ours:
@@ -221,6 +298,7 @@ class NodePools(PoolsByName[NodePool]):
         for pool in pools:
             pool.join(NodeShare(link.name, link.incarnation))
         self._has_joined = True
+        self._changed.set()
         return ""
 
     def _on_reported(self, pools: list[str], types: list[dict[str, Any]]) -> str:
@@ -258,6 +336,7 @@ class NodePools(PoolsByName[NodePool]):
 
     def on_lost(self, link: NodeLink) -> None:
         self.nodes_lost += 1
+        self._changed.set()
         for pool in self:
             pool.leave(link.name)
 
@@ -282,26 +361,25 @@ class NodePools(PoolsByName[NodePool]):
 
     # ── JobPools ──
 
-    def worker(self, worker_id: str) -> tuple[NodePool, NodeSlot]:
-        """Return a worker that runs a job. Raise Refused: unknown_worker."""
+    def worker(self, worker_id: str) -> tuple[NodePool, Any]:
+        """Return a worker that runs a job, or one that its node may know. Raise Refused: unknown_worker."""
         for pool in self:
             for slot in pool.workers.values():
                 if slot.id == worker_id:
                     return pool, slot
-        raise Refused(f"no worker {worker_id} runs a job", code="unknown_worker", worker_id=worker_id)
+        for link in self._links.values():
+            if link.state == "live" and worker_id.startswith(f"{link.name}."):
+                return next(iter(self)), NodeWorker(link, worker_id.removeprefix(f"{link.name}."))
+        raise Refused(f"there is no worker {worker_id} on any live node", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Any) -> WorkerRecord:
-        slot: NodeSlot = worker
-        return slot.record(self._clock.now())
+        known: NodeSlot | NodeWorker = worker
+        return known.record(self._clock.now())
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         links = [link for link in self._links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.workers() for link in links))
-        return [
-            WorkerRecord(**members | {"worker_id": f"{link.name}.{members['worker_id']}", "node": link.name})
-            for link, answer in zip(links, answers, strict=True)
-            for members in answer
-        ]
+        return [of_node(link.name, members) for link, answer in zip(links, answers, strict=True) for members in answer]
 
 
 def _type_of(members: dict[str, Any]) -> JobType:

@@ -23,8 +23,6 @@ class Outbox:
         self._last = b""
         self._left: deque[tuple[Header, bytes]] = deque()
         """Items that had no room in the last batch; the first may be the rest of one."""
-        self._ending: list[HeldAttempt] = []
-        """Whose ends are among these, or in the last batch."""
         self._waiting: dict[int, HeldAttempt] = {}
         """Attempts with news, in the order of their turns."""
 
@@ -48,15 +46,8 @@ class Outbox:
         """Return the last batch if this poll shows that it was not received."""
         return self._last if ack == self._seq - 1 else None
 
-    def acknowledge(self, ack: int) -> list[HeldAttempt]:
-        """Take note that the last batch was received; return the attempts whose ends are told with it."""
-        if ack != self._seq or self._left:
-            return []
-        ended, self._ending = self._ending, []
-        return ended
-
     def batch(self, more: Header) -> bytes:
-        """Return the next batch, with the members of `more` in its header. Call `acknowledge` before."""
+        """Return the next batch, with the members of `more` in its header. The last one was received."""
         headers: list[Header] = []
         blobs: list[bytes] = []
         for header, blob in self._items():
@@ -85,8 +76,6 @@ class Outbox:
     def _take_turn(self, bytes_max: int) -> list[tuple[Header, bytes]]:
         held = self._waiting.pop(next(iter(self._waiting)))
         items = list(held.take(bytes_max))
-        if held.is_told:
-            self._ending.append(held)
-        elif held.has_news:
+        if held.has_news:
             self._waiting[held.n] = held  # behind the others
         return items

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, Machine
+from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.linux import ray_settings
@@ -50,13 +50,10 @@ logger = logging.getLogger("killable.cluster")
 class RayCarrier:
     """Implements `Carrier`. `open` comes first."""
 
-    def __init__(self, address: str, settings: Settings, *, by_cores: Collection[str] = ()) -> None:
-        """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`. The pools `by_cores` have as many workers on
-        each node as Ray says that it has processors.
-        """
+    def __init__(self, address: str, settings: Settings) -> None:
+        """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`."""
         self._address = address
         self._settings = settings
-        self._by_cores = by_cores
         self._cores: dict[str, int] = {}
         self._actors: dict[str, Any] = {}
         self._node_ids: dict[str, str] = {}
@@ -121,39 +118,40 @@ class RayCarrier:
             raise CarrierError(f"its pools do not start: {why}")
 
     def _make(self, node: str) -> Any:
-        """Have Ray start an actor on this machine, once: Ray never starts it again by itself."""
+        """Have Ray start an actor on this machine, unless there is one: that of a head before this one goes on.
+
+        It outlives this process, as its jobs do, until its lease is over. Ray never starts it again by itself.
+        """
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
         options = ray.remote(NodeActor).options(
+            name=f"killable-{node}", lifetime="detached", get_if_exists=True,
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
         labels = {**self._labels[node], NODE: node}
-        return options.remote(settings_of(self._settings, labels, self._cores[node], self._by_cores))
+        return options.remote(settings_of(self._settings, labels, self._cores[node]))
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node)
         if actor is None:
-            raise CarrierError("it is not started")
+            raise HostGone("it is not started")
         try:
             answer: bytes = await actor.call.remote(method, message)
         except (RayError, RuntimeError) as error:
             if not ray.is_initialized():
                 raise CarrierError("Ray has ended") from error
             if isinstance(error, ray.exceptions.ActorDiedError):
-                self._actors.pop(node, None)
+                if self._actors.get(node) is actor:
+                    del self._actors[node]
+                raise HostGone(_line(error)) from error
             raise CarrierError(_line(error)) from error
         return answer
 
     async def close(self) -> None:
-        actors, self._actors = self._actors, {}
-
-        def end() -> None:
-            for actor in actors.values():  # everything below it has ended, or its guard ends it now
-                ray.kill(actor)
-            ray.shutdown()
-
+        """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""
+        self._actors.clear()
         if ray.is_initialized():
-            await self._in_thread(end)
+            await self._in_thread(ray.shutdown)
 
 
 def _name_of(node: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import TABLE, Cause, State, terminal_state_of
 from killable.supervisor.models import Certificate, Outcome, Verdict
-from killable.supervisor.pools.pool_protocols import JobWorker, RunningAttemptOwner
+from killable.supervisor.pools.pool_protocols import HeldRun, JobWorker, RunningAttemptOwner
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
 
@@ -63,8 +63,16 @@ class RemoteAttempt:
         self._asked_at: float | None = None
         self._grace_s: float | None = None
         self._slot_ready_ms: float | None = None
+        self._events = 0
+        """The id above all that a client of an earlier head can have seen of it."""
         self.is_over = False
+        self.incarnation = ""
+        """That of its node."""
         self.certificate = Certificate()
+
+    @property
+    def node(self) -> str:
+        return self._orders.name
 
     def begin(self, *, has_order: bool = False) -> None:
         """Send the order, with the input; a large one comes before it in pieces."""
@@ -81,6 +89,16 @@ class RemoteAttempt:
             "output_bytes": job.log.output_bytes, "tokens": job.log.tokens,
         }  # fmt: skip
         self._orders.order(run, [last])
+
+    def go_on(self, held: HeldRun) -> None:
+        """Take an attempt over that an earlier head has begun; what its node tells comes from the beginning."""
+        job, now = self.job, self._clock.now()
+        job.node = self._orders.name
+        self._events = held.events
+        job.assigned = now if held.assigned_s is None else now - held.assigned_s
+        if held.started_s is not None:
+            job.started = now - held.started_s
+            job.started_at = job.at(job.started)
 
     # ── stopping ──
 
@@ -100,7 +118,8 @@ class RemoteAttempt:
         elif grace_s is not None and self._grace_s is not None:
             self._grace_s = min(grace_s, self._grace_s)
         asked = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason, "facts": dict(verdict.facts)}
-        self._orders.order({"order": "stop", "n": self.n, "verdict": asked, "grace_s": grace_s}, [b""])
+        whose = {"job_id": self.job.id, "attempt": self.job.attempts}
+        self._orders.order({"order": "stop", "n": self.n, **whose, "verdict": asked, "grace_s": grace_s}, [b""])
 
     def on_drained(self, why: str) -> None:
         """Stop it, if nobody has yet: its node is to have no jobs. A job that may be tried again is, elsewhere."""
@@ -226,11 +245,21 @@ class RemoteAttempt:
         else:
             told = {"by": verdict.by, "reason": verdict.reason, "node": name} | without_message(verdict.facts) | facts
             outcome = Outcome(terminal_state_of(verdict.code), verdict.code, message_of(verdict), told)
+        self._leave_gap()
         log = self.job.log
         unproven = f"its node was lost: {how}"
         last = len(log) - 1 if len(log) else None
         self.certificate = self.certificate_so_far()._replace(unproven=unproven, tokens=log.tokens, last_sequence=last)
         self._finish(outcome)
+
+    def _leave_gap(self) -> None:
+        """Leave the ids of events out that an earlier head has told, and that were to be told again."""
+        job = self.job
+        if len(job.log) >= self._events:
+            return
+        if job.shown is None:  # else nobody has seen what is not in the journal
+            job.log = EventLog(job.log.output_bytes_max, self._events)
+        job.may_retry = False  # whether it has streamed something is not known
 
     def on_broken(self, why: str) -> None:
         """End it at its node: what it has sent is not whole."""

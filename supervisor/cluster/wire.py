@@ -2,11 +2,15 @@
 
 Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, doubled or out of order:
 
-    hello   the head begins to use a node, under its epoch. The answer: the node's incarnation, pools and job types
+    hello   the head begins to use a node, under its epoch. The answer: the node's incarnation, pools and job types,
+            and what it holds of the attempts of an earlier head
+    adopt   which of those the head goes on with; the node ends the others
     do      one order about one attempt: `part` of its input, `run`, `stop`. Sent until it is answered; the second time
             it changes nothing
-    poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it
-    workers, leave   the node's worker records; the node is no longer needed
+    poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it.
+            It names the attempts whose ends the head has written down: until then the node can tell each again
+    workers, kill_worker   the node's worker records; one of them is to be killed
+    leave   the node is no longer needed: it ends everything, and itself
 
 An attempt is named by `n`, which the head counts for each node, through all of its incarnations. A node runs each one
 at most once, and none of those that the head had given out before its hello.
@@ -32,6 +36,8 @@ STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""
 UNKNOWN_EPOCH = "unknown_epoch"
 """The node has heard no hello of this epoch."""
+NOT_SWEPT = "not_swept"
+"""What the node's last incarnation ran may run on: it was on another machine, or something of it does not end."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
 

@@ -36,7 +36,14 @@ from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, Start
-    from killable.supervisor.pools.pool_protocols import JobPool, JobPools, JobWorker, RemotePools, RunningAttempt
+    from killable.supervisor.pools.pool_protocols import (
+        HeldRun,
+        JobPool,
+        JobPools,
+        JobWorker,
+        RemotePools,
+        RunningAttempt,
+    )
 
 
 class Dispatcher:
@@ -251,7 +258,8 @@ class Dispatcher:
         worker.reserve()
         self._reserved[job.id] = worker
         self._note_reserved(job, 1)
-        return Start(self._clock.wall(), worker.id, worker.pid)
+        place = {} if self._remote_pools is None else self._remote_pools.place_of(worker)
+        return Start(self._clock.wall(), worker.id, worker.pid, place)
 
     def _write_start(self, job_notes: JobNotes, job: Job, worker: JobWorker, waiting: Waiting) -> None:
         def on_written(why: str) -> None:
@@ -312,6 +320,15 @@ class Dispatcher:
         if job.is_executor_task and job.attempts > 1:
             job.wake()  # it runs in another process, which may report nothing before its result
 
+    def take_over(self, job: Job, held: HeldRun) -> None:
+        """Go on with the job's latest attempt, which an earlier run of this server has begun on a node."""
+        assert self._remote_pools is not None
+        if self._job_notes is not None:
+            self._job_notes.begin_output(job)
+        job.attempt = attempt = self._remote_pools.take_over(job, held)
+        attempt.worker.take(attempt)
+        self.transition(job, Cause.ASSIGNED)
+
     def _attempt(self, job: Job, worker: Any, fence: int) -> RunningAttempt:
         if self._remote_pools is not None:
             return self._remote_pools.attempt(job, worker, fence)
@@ -370,8 +387,9 @@ class Dispatcher:
 
     def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job
-        job.started = self._clock.now()
-        job.started_at = job.at(job.started)
+        if job.started is None:  # else it was taken over
+            job.started = self._clock.now()
+            job.started_at = job.at(job.started)
         job_events.note_start(job)
         self._observer.on_entered(job)
 
@@ -390,9 +408,9 @@ class Dispatcher:
             self.fleet.run_times_of(job.type).note(self._clock.now() - job.started)
         wait_s = self._retry_wait_s(job, outcome)
         if wait_s is None:
-            self._end(job, outcome)
+            self._end(job, outcome, attempt)
         else:
-            self._schedule_retry(job, outcome, wait_s)
+            self._schedule_retry(job, outcome, wait_s, attempt)
 
     def _note_slot_ready(self, attempt: RunningAttempt, certificate: dict[str, Any]) -> None:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
@@ -412,7 +430,7 @@ class Dispatcher:
         streamed, share = bool(job.log.tokens or job.log.overflowed), retries.jitter_of(job.number)
         return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
 
-    def _schedule_retry(self, job: Job, outcome: Outcome, wait_s: float) -> None:
+    def _schedule_retry(self, job: Job, outcome: Outcome, wait_s: float, attempt: RunningAttempt) -> None:
         """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
@@ -420,7 +438,9 @@ class Dispatcher:
         self.transition(job, Cause.REQUEUED)
         job.reset_for_retry(now)
         if self._job_notes is not None:
-            self._job_notes.waits(job)
+            self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
+        else:
+            self._note_recorded(attempt)
         job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
         job.wake()
         self._start_let_go()
@@ -429,12 +449,25 @@ class Dispatcher:
         job.queued, job.queue_timer = self._clock.now(), None
         self.enqueue(job)
 
-    def _end(self, job: Job, outcome: Outcome) -> None:
+    def _note_recorded(self, attempt: RunningAttempt | None) -> None:
+        """Take note that its end is on disk, or never will be."""
+        if self._remote_pools is not None and attempt is not None:
+            self._remote_pools.note_recorded(attempt)
+
+    def _end(self, job: Job, outcome: Outcome, attempt: RunningAttempt | None = None) -> None:
+        """End a job, whose last attempt this was, if it had any here."""
+
+        def on_written(why: str) -> None:
+            on_end_written(job, why)
+            self._note_recorded(attempt)
+
         self.conclude(job, outcome)
         self._observer.on_ended(job)
         if self._job_notes is not None:
             job.durable = False
-            self._job_notes.ended(job, lambda why: on_end_written(job, why))
+            self._job_notes.ended(job, on_written)
+        else:
+            self._note_recorded(attempt)
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()

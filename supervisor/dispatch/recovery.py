@@ -7,6 +7,9 @@ Runs in: supervisor, at its start: after the orphan cleanup, and when the job ty
     its start was on disk   `failed`: `supervisor_lost`, or `node_lost` when the machine's boot id is another one
     … and its type says     queued again, RERUNS_MAX times at most, unless it was asked to end
       `on_loss="rerun"`
+    … and a node holds it   running: its events come from there once more, from the first of the attempt on
+    … and has never got it  queued again
+    … and is lost           `failed`, `node_lost`, when its lease is over
     it waited               queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
     … for a retry           the same, and at once; its earlier attempts count
     … and its type is gone  `failed`, `spawn`
@@ -22,7 +25,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.dispatcher import Dispatcher
@@ -30,13 +33,16 @@ from killable.supervisor.jobs import job_events
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import seal_large_input
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.lifecycle import State, terminal_state_of
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.journal.job_notes import KEPT_OF_SUBMISSION, JobNotes
 from killable.supervisor.journal.journal_file import JournalRow
-from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobRecord, JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.pools.pool_protocols import HeldRun, RemotePools
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
 """More events than a job has besides its output: a first event for each attempt, a last one."""
@@ -47,10 +53,11 @@ logger = logging.getLogger("killable.journal")
 
 
 async def restore(
-    rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, job_notes: JobNotes, clock: Clock
-) -> None:
-    """Restore the jobs of all rows. A row that cannot be used is set aside."""
-    restoring = _Restoring(jobs, job_notes, clock)
+    rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, job_notes: JobNotes, clock: Clock,
+    remote: RemotePools | None = None,
+) -> None:  # fmt: skip
+    """Restore the jobs of all rows. A row that cannot be used is set aside. `remote` has told what its nodes hold."""
+    restoring = _Restoring(jobs, job_notes, clock, remote)
     restored = []
     for row in rows:
         try:
@@ -58,7 +65,7 @@ async def restore(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             job_notes.set_aside(row, repr(error))
             registry.skip_number(row.number)
-    for job in restoring.waiting:
+    for job in (*restoring.waiting, *(job for job, _, _ in restoring.running)):
         job.submission = await seal_large_input(job.submission)
     # What follows is one turn of the loop.
     now = clock.now()
@@ -68,14 +75,18 @@ async def restore(
         else:
             registry.restore(job)
             registry.note_accepted(job, answer)
-    taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting")}
+    taken = {name: len(getattr(restoring, name)) for name in ("ended", "lost", "waiting", "running")}
     logger.info("restored", extra=taken | {"path": job_notes.journal.path})
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
+    for job, held, stop in restoring.running:
+        jobs.take_over(job, held)
+        if stop is not None:
+            jobs.stop(job, stop, None)
     for job in restoring.waiting:
-        if job.attempts or job.lost_attempts:
+        if job.attempts or job.lost_attempts or job in restoring.put_back:
             job_notes.waits(job)  # its first event id is a new one, which must survive this server, too
     jobs.resume(restoring.waiting)
 
@@ -83,13 +94,18 @@ async def restore(
 class _Restoring:
     """Sorts rows by what becomes of their jobs."""
 
-    def __init__(self, jobs: Dispatcher, job_notes: JobNotes, clock: Clock) -> None:
+    def __init__(self, jobs: Dispatcher, job_notes: JobNotes, clock: Clock, remote: RemotePools | None) -> None:
         self._jobs = jobs
+        self._remote = remote
         self._boot = job_notes.boot
         self._clock = clock
         self.ended: list[Job] = []
         self.lost: list[tuple[Job, Outcome]] = []
         self.waiting: list[Job] = []
+        self.running: list[tuple[Job, HeldRun, Verdict | None]] = []
+        """Jobs that run on a node, and with what they were asked to end."""
+        self.put_back: set[Job] = set()
+        """Jobs that wait, and of which the journal has a start that has not happened."""
         self.reduced: set[Job] = set()
         """Jobs that were dropped and have an idempotency key."""
 
@@ -120,10 +136,47 @@ class _Restoring:
             self._end(job, row.ended, row.pieces)
             self.ended.append(job)
         elif row.started is not None and not row.started.get("waits"):
+            if self._goes_on(job, row, missing):
+                return job, answer
             self._lose(job, row.started, row.pieces, may_rerun=row.stopped is None and not missing)
         else:
             self._wait(job, row.started, row.pieces, missing)
         return job, answer
+
+    def _goes_on(self, job: Job, row: JournalRow, missing: str) -> bool:
+        """Take a job that runs on a node, or that its node has never got; return False if it is neither."""
+        started, remote = row.started, self._remote
+        if remote is None or started is None or "node" not in started or missing:
+            return False
+        stop = None if row.stopped is None else Verdict(**row.stopped)
+        held = remote.find(job.id, started)
+        if held is not None:
+            job.attempts = started["attempt"]
+            job.log = self._log_at(job, held.at_event, started, row.pieces)
+            job.worker_id = started["worker_id"]
+            self.running.append((job, held, stop))
+        elif remote.never_began(started):
+            job.attempts = started["attempt"] - 1
+            job.log = self._log_at(job, started["at_event"], started, row.pieces)
+            if stop is None:
+                if job.attempts:
+                    job_events.note_restored(job)
+                self.waiting.append(job)
+                self.put_back.add(job)
+            else:
+                self.lost.append((job, Outcome(terminal_state_of(stop.code), stop.code, "", _facts_of(stop))))
+        else:
+            return False
+        return True
+
+    def _log_at(self, job: Job, at_event: int, started: dict[str, Any], pieces: dict[str, bytes]) -> EventLog:
+        """Return the log of a job whose next event, of an attempt that is known, has this id."""
+        if started.get("has_output"):
+            log = _log_from_journal(job, pieces.get("output", b""))
+            if len(log) >= at_event:
+                return log
+            job.shown = at_event
+        return EventLog(job.limits["output_bytes"], at_event)
 
     def _wait(self, job: Job, started: dict[str, Any] | None, pieces: dict[str, bytes], missing: str) -> None:
         """Queue the job again, or fail it when its type is gone; `missing` is the reason, else empty."""
@@ -152,6 +205,7 @@ class _Restoring:
         job.started_at, job.ended_at = ended["started_at"], ended["ended_at"]
         job.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
+        job.node = ended.get("node")
         job.progress, job.certificate = ended["progress"], ended["certificate"]
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
         job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
@@ -167,6 +221,7 @@ class _Restoring:
             self.waiting.append(job)
             return
         job.instance_id, job.worker_id, job.pid = started["instance_id"], started["worker_id"], started["pid"]
+        job.node = started.get("node")
         self.lost.append((job, outcome))
 
     def _log_of(self, job: Job, started: dict[str, Any], pieces: dict[str, bytes]) -> EventLog:
@@ -184,15 +239,26 @@ class _Restoring:
             f"worker {started['worker_id']} of server instance {started['instance_id']} ran it since {started['at']}, "
             f"attempt {started['attempt']}"
         )
-        if started["boot"] == self._boot:
+        facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
+        facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
+        if "node" in started:
+            code, what = "node_lost", f"the server died while node {started['node']} ran the job: {where}"
+            fenced, how = "", "this server has no nodes, and does not know whether it has ended"
+            if self._remote is not None:
+                fenced, how = self._remote.fence_of(started)
+            what += f"; {how}"
+            facts |= {"node": started["node"], "incarnation": started["incarnation"], "fenced": fenced}
+        elif started["boot"] == self._boot:
             code, what = "supervisor_lost", f"the server died while the job was running: {where}"
             what += f"; {_ORPHAN_CLEANUP_TEXTS[self._jobs.fleet.swept]}"
         else:
             code = "node_lost"
             what = f"the machine was rebooted or replaced while the job was running: {where}"
-        facts = {name: started[name] for name in ("instance_id", "worker_id", "pid", "attempt")}
-        facts |= {"assigned_at": started["at"], "boot_id": started["boot"]}
         return Outcome("failed", code, f"{what}; how far it got is not known", facts)
+
+
+def _facts_of(stop: Verdict) -> dict[str, Any]:
+    return {"by": stop.by, "reason": stop.reason}
 
 
 def _log_from_journal(job: Job, output: bytes) -> EventLog:

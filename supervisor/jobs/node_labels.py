@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from killable.supervisor.settings import Settings
 
@@ -54,12 +54,10 @@ def _values(label: str, nodes: Iterable[Labels]) -> str:
     return ", ".join(sorted({labels[label] for labels in nodes if label in labels})) or "none"
 
 
-def settings_of(settings: Settings, labels: Labels, cores: int = 0, by_cores: Collection[str] = ()) -> Settings:
-    """Return the settings of a node with these labels: with the pools that it fits. Those that are named in `by_cores`
-    have as many workers as it has `cores`.
-    """
+def settings_of(settings: Settings, labels: Labels, cores: int) -> Settings:
+    """Return the settings of a node with these labels and so many cores: with the pools that it fits."""
     pools = (pool for pool in settings.pools if fits(pool.nodes, labels))
     return dataclasses.replace(
         settings,
-        pools=tuple(pool._replace(workers=max(1, cores)) if pool.name in by_cores else pool for pool in pools),
+        pools=tuple(pool._replace(workers=cores) if pool.by_cores else pool for pool in pools),
     )

@@ -72,6 +72,12 @@ class Registry:
         self.retention.forget(job)
         self._jobs.pop(job.id, None)
 
+    def make_way(self, job_id: str) -> None:
+        """Remove an ended job of this id, if there is one: another supervisor runs it again here."""
+        job = self._jobs.get(job_id)
+        if job is not None and job.is_over:
+            self.withdraw(job)
+
     def get(self, job_id: str, tenant: str | None = None) -> Job:
         """Return a job, with `tenant` only one of its own. Raise Refused: unknown_job."""
         job = self._jobs.get(job_id)

@@ -9,7 +9,8 @@ dropped is there once more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.jobs.job import Job
@@ -73,6 +74,8 @@ class Start(NamedTuple):
     worker_id: WorkerId
     """The worker that is kept for the job."""
     pid: int | None
+    place: Mapping[str, Any] = {}
+    """The node, its incarnation and its lease; empty: this machine."""
 
 
 class JobNotes:
@@ -122,10 +125,15 @@ class JobNotes:
             "lost_attempts": job.lost_attempts,
             "has_output": self._has_output,
         }
+        if start.place:
+            members |= {**start.place, "at_event": len(job.log)}
         return StartedNote(job.number, dump_json(members))
 
-    def waits(self, job: Job) -> None:
-        """Record that the job waits again: for a retry, or because the worker that was kept for it has died."""
+    def waits(self, job: Job, answer: Callable[[str], None] | None = None) -> None:
+        """Record that the job waits again: for a retry, or because the worker that was kept for it has died.
+
+        `answer` gets "" when it is on disk, or why it never will be.
+        """
         members = {
             "waits": True,
             "attempt": job.attempts,
@@ -133,7 +141,8 @@ class JobNotes:
             "lost_attempts": job.lost_attempts,
             "has_output": self._has_output and job.shown is not None,
         }
-        self.journal.note(StartedNote(job.number, dump_json(members)))
+        note = StartedNote(job.number, dump_json(members))
+        self.journal.note(note, None if answer is None else partial(_first_of, answer))
 
     def begin_output(self, job: Job) -> None:
         """From here on write what the job emits, if that is wanted. Its streams show what is on disk."""
@@ -145,8 +154,8 @@ class JobNotes:
             job.listener = _OutputWriter(self.journal)
 
     def stopping(self, job: Job, verdict: Verdict) -> None:
-        """Record that a job was asked to end: it is not run again, whatever its type says."""
-        if job.type.on_loss == "rerun":
+        """Record that a job was asked to end: it is not run again, whatever its type says, and not gone on with."""
+        if job.type.on_loss == "rerun" or job.node is not None:
             members = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason}
             self.journal.note(StoppedNote(job.number, dump_json(members)))
 
@@ -190,6 +199,7 @@ class JobNotes:
             "lost_attempts": job.lost_attempts,
             "worker_id": job.worker_id,
             "pid": job.pid,
+            "node": job.node,
             "progress": _as_json(job.progress),
             "certificate": job.certificate,
             "first_event": job.log.first,
@@ -226,6 +236,10 @@ class _OutputWriter:
 
     def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
         """Do nothing: only an Executor's workers send these."""
+
+
+def _first_of(answer: Callable[[str], None], why: str, _: bool) -> None:
+    answer(why)
 
 
 def _refusal(why: str, *, is_known: bool) -> Refused:

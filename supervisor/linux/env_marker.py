@@ -68,11 +68,11 @@ def ownerless() -> Callable[[str], bool]:
     return is_ownerless
 
 
-def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
+def let_guards_finish(is_meant: Callable[[str], bool]) -> bool:
     """Wait for the guards of supervisors that have just died: they also find processes that cleaned their environment.
 
-    Stopped guards are continued. A guard that is still there after `GUARD_S` is killed with the rest. Raise OSError if
-    not all processes could be examined.
+    Stopped guards are continued. A guard that is still there after `GUARD_S` is killed with the rest. Return whether
+    none was. Raise OSError if not all processes could be examined.
     """
     pidfds = []
     try:
@@ -89,7 +89,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> None:
                     signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             except OSError:
                 pass
-        _wait_for(pidfds, clock.monotonic() + GUARD_S)
+        return _wait_for(pidfds, clock.monotonic() + GUARD_S)
     finally:
         for pidfd in pidfds:
             os.close(pidfd)
@@ -180,7 +180,8 @@ def _wait_for_end(pid: int, at_most_s: float) -> None:
     os.close(pidfd)
 
 
-def _wait_for(pidfds: list[int], give_up_at: float) -> None:
+def _wait_for(pidfds: list[int], give_up_at: float) -> bool:
+    """Wait for the ends of processes; return whether all have ended."""
     poll = select.poll()
     for pidfd in pidfds:
         poll.register(pidfd, select.POLLIN)
@@ -189,6 +190,7 @@ def _wait_for(pidfds: list[int], give_up_at: float) -> None:
         for pidfd, _ in poll.poll(left_s * 1000):
             poll.unregister(pidfd)
             left.discard(pidfd)
+    return not left
 
 
 def _is_guard(pid: int) -> bool:

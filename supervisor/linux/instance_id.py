@@ -37,6 +37,13 @@ class InstanceId(NamedTuple):
         return None if started is None else cls(*_here(), pid, started)
 
     @classmethod
+    def own(cls) -> InstanceId:
+        """Return the id of this process. Raise OSError if /proc cannot be read."""
+        own = cls.of(os.getpid())
+        assert own is not None
+        return own
+
+    @classmethod
     def named(cls, name: str) -> InstanceId | None:
         """Parse a `name`; return None if it is not exactly such a name."""
         found = re.fullmatch(_NAME, name)
@@ -58,10 +65,14 @@ class InstanceId(NamedTuple):
         """
         return f"killable-{_digest(self.boot, self.namespace)}-{self.pid:x}-{self.started:x}-"
 
+    def is_here(self) -> bool:
+        """Return whether its processes would be seen here: the same boot and pid namespace. Raise OSError."""
+        return (self.boot, self.namespace) == _here() and sees_own_pids()
+
     def is_gone(self) -> bool:
         """Return whether it is known to have ended. For another boot or pid namespace that is never known."""
         try:
-            if (self.boot, self.namespace) != _here() or not sees_own_pids():
+            if not self.is_here():
                 return False
             return _start_ticks(self.pid) != self.started and not _is_hidden(self.pid)
         except OSError:

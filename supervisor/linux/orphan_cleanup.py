@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from killable.supervisor import clock
@@ -25,6 +26,8 @@ from killable.workers.runtime.tmp_removal import remove_tree
 
 EMPTY_MS = 1000
 """How long a killed cgroup may take to become empty, at the start of a supervisor."""
+OWNER_MS = 1000
+"""How long a supervisor that was killed may take to disappear."""
 WAVES_S = 3.0
 """How long to kill processes that fork on, again and again."""
 SWEEP_S = 8.0
@@ -64,7 +67,43 @@ def sweep_marker_in_thread(marker: str, patience_s: float, finished: Callable[[]
     _start_thread(sweep)
 
 
-def _try(sweep: Callable[[], None]) -> None:
+def sweep_owner(owner: InstanceId) -> bool:
+    """End one supervisor, if it still runs, and all that it has left; return whether nothing of it is there any more.
+
+    False, too, if that cannot be known: it had another boot or pid namespace, or a guard did not end in time, so that
+    processes which cleaned their environment may be left. Blocks, for GUARD_S and WAVES_S at most. Raise OSError.
+    """
+    if not owner.is_here() or owner.pid == os.getpid() or not _end_owner(owner):
+        return False
+
+    def is_meant(marker: str) -> bool:
+        return marker.partition("/")[0] == owner.name
+
+    is_complete = env_marker.let_guards_finish(is_meant)
+    sweep_groups(owner.__eq__)
+    return _sweep_processes(is_meant, WAVES_S) and is_complete and not _groups_of(owner.__eq__)
+
+
+def _end_owner(owner: InstanceId) -> bool:
+    """End this process if it still runs; return whether it has ended."""
+    try:
+        pidfd = os.pidfd_open(owner.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        if not owner.is_gone():  # else another one has its pid
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            poll.poll(OWNER_MS)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+    return owner.is_gone()
+
+
+def _try(sweep: Callable[[], object]) -> None:
     """Log a failure (no descriptor is left), and leave the rest to the next start."""
     try:
         sweep()
@@ -89,24 +128,23 @@ def _start_thread(target: Callable[[], None]) -> None:
         target()
 
 
-def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> None:
+def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> bool:
+    """End the processes with these markers, and log each; return whether none is left."""
     swept, left = env_marker.kill_waves(is_meant, clock.monotonic() + patience_s)
     for event, level, processes in (("swept", logging.WARNING, swept), ("not_swept", logging.ERROR, left)):
         for found in processes:
             fields = {"pid": found.pid, "command": found.command, "cookie": found.marker}
             logger.log(level, event, extra=fields)
+    return not left
 
 
 # ── groups ──
 
 
-def sweep_groups() -> list[str]:
-    """Kill and remove the cgroups of supervisors that are gone; return their names."""
-    own = own_directory()
-    if own is None:
-        return []
+def sweep_groups(is_meant: Callable[[InstanceId], bool] = InstanceId.is_gone) -> list[str]:
+    """Kill and remove the cgroups of supervisors that are gone, or of those that are meant; return their names."""
     swept = []
-    for directory in _ownerless_groups(own):
+    for directory in _groups_of(is_meant):
         try:
             paths = [directory, *(child for child in directory.iterdir() if child.is_dir())]
         except FileNotFoundError:
@@ -122,12 +160,17 @@ def sweep_groups() -> list[str]:
     return swept
 
 
-def _ownerless_groups(own: Path) -> Iterator[Path]:
-    """Yield the cgroups whose owner is gone. That is unknown for another boot or pid namespace: those are left out."""
+def _groups_of(is_meant: Callable[[InstanceId], bool]) -> list[Path]:
+    """Return the cgroups of these owners. For another boot or pid namespace it is unknown whether one is gone."""
+    own = own_directory()
+    if own is None:
+        return []
+    found = []
     for directory in own.glob("killable-*"):
         owner = InstanceId.named(directory.name.rpartition("-")[0])  # the last part is the instance
-        if owner is not None and directory.is_dir() and owner.is_gone():
-            yield directory
+        if owner is not None and directory.is_dir() and is_meant(owner):
+            found.append(directory)
+    return found
 
 
 def _remove_when_empty(directory: Path) -> None:

@@ -7,7 +7,7 @@ several machines. A worker is only ever given back to what it came from: paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import CurrentAttempt, Job
@@ -133,6 +133,22 @@ class RunningAttempt(CurrentAttempt, Protocol):
     def slot_ready_ms(self, now: float) -> float: ...
 
 
+class HeldRun(NamedTuple):
+    """An attempt that an earlier run of this server has begun, and that its node still holds."""
+
+    node: str
+    n: int
+    """Its number there."""
+    at_event: int
+    """The id of its first event."""
+    events: int
+    """The id of its next event: nobody has seen more of it."""
+    assigned_s: float | None
+    """How long ago it was assigned; None: it never runs."""
+    started_s: float | None
+    """How long ago its function was entered; None: it was not."""
+
+
 class RunningAttemptOwner(Protocol):
     """The dispatcher, as any attempt sees it. Only the dispatcher stores states."""
 
@@ -167,6 +183,37 @@ class RemotePools(JobPools, Protocol):
         ...
 
     def attempt(self, job: Job, worker: Any, fence: int) -> RunningAttempt: ...
+    def note_recorded(self, attempt: Any) -> None:
+        """Take note that what has become of an attempt is written down, or need not be."""
+        ...
+
+    def place_of(self, worker: Any) -> Mapping[str, Any]:
+        """Return what the journal has to know of where an attempt begins."""
+        ...
+
+    # ── attempts of an earlier run of this server, whose starts are in the journal ──
+
+    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
+        """Wait until every node that may run one of these has told what it holds, or has certainly ended it."""
+        ...
+
+    def find(self, job_id: str, start: Mapping[str, Any]) -> HeldRun | None:
+        """Return the attempt of this start, if its node holds it."""
+        ...
+
+    def never_began(self, start: Mapping[str, Any]) -> bool:
+        """Return whether its node is there as it was, does not hold it, and so has never got it."""
+        ...
+
+    def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
+        """Return by what it is known that nothing of an attempt runs any more that no node holds, and in words."""
+        ...
+
+    def take_over(self, job: Job, held: HeldRun) -> RunningAttempt: ...
+    def settle(self) -> None:
+        """Have all others ended that the nodes hold: nobody else asks for them."""
+        ...
+
     def node_records(self) -> Sequence[NodeRecord]: ...
     def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
         """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""

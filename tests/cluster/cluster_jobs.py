@@ -43,6 +43,15 @@ def family(ctx: Context) -> None:
         signal.pause()
 
 
+@job
+def tick(n: int, gate: str) -> Iterator[str]:
+    """Yield n tokens, one as soon as the gate has so many bytes."""
+    for number in range(n):
+        while not os.path.exists(gate) or os.path.getsize(gate) <= number:
+            time.sleep(0.005)
+        yield f" {number}"
+
+
 @job(attempts_max=2, backoff_s=0)
 def nap(ctx: Context, seconds: float = 3600) -> int:
     """Sleep on the first attempt; return which one it is on the second."""

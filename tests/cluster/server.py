@@ -26,21 +26,51 @@ class RayServer:
         self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, more: str = "", workers: str = "workers = 2\n"
     ) -> None:
         """`more` is put at the end of the file of settings."""
+        self.folder = folder
         (folder / "killable.toml").write_text(
+            f'[server]\njournal = "journal"\n'
             f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
             f'[pools.jobs]\nmodule = "{JOBS}"\n{workers}{more}'
         )
-        with (folder / "server.log").open("wb") as log:
+        self.start()
+
+    def start(self) -> None:
+        """Start it, also once more after it was killed."""
+        with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
-                cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         assert self.process.stdout is not None
         announced = self.process.stdout.readline()
         if not announced:
-            raise RuntimeError((folder / "server.log").read_text())
+            raise RuntimeError((self.folder / "server.log").read_text())
         self.url = json.loads(announced)["url"]
         self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def kill(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+    def events(self, job_id: str, after: int = -1, until: int | None = None) -> list[tuple[int, str, Any]]:
+        """Return the events of a job above an id, to its end or to the id `until`."""
+        found: list[tuple[int, str, Any]] = []
+        headers = {"Last-Event-ID": str(after)} if after >= 0 else {}
+        with self.client.stream("GET", f"/v1/jobs/{job_id}/stream", headers=headers) as lines:
+            event: dict[str, str] = {}
+            for line in lines.iter_lines():
+                name, _, value = line.partition(": ")
+                if name:
+                    event[name] = value
+                elif "id" in event and not line:
+                    found.append((int(event["id"]), event["event"], json.loads(event["data"])))
+                    event = {}
+                    if found[-1][0] == until:
+                        break
+        return found
 
     def submit(self, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> str:
         answer = self.client.post("/v1/jobs", json={"type": type, "input": input, "limits": limits or {}})

@@ -34,6 +34,14 @@ def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
     running.close()
 
 
+@pytest.fixture
+def patient_server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
+    """With a lease that is longer than its own start, on any machine."""
+    running = RayServer(ray_cluster, tmp_path, lease_s=120)
+    yield running
+    running.close()
+
+
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
@@ -80,6 +88,53 @@ def is_below(pid: int, root: int) -> bool:
         return root in [parent.pid for parent in psutil.Process(pid).parents()]
     except psutil.Error:
         return False
+
+
+def test_a_server_that_is_killed_and_comes_back_goes_on_with_every_job(
+    patient_server: RayServer, tmp_path: Path
+) -> None:
+    """Three readers miss nothing, and get nothing twice; a job that ends meanwhile has its result."""
+    server = patient_server
+    gates = [tmp_path / f"gate-{number}" for number in range(3)]
+    jobs = [server.submit("tick", n=60, gate=str(gate)) for gate in gates]
+    family = server.submit("family")
+    pids = server.first_token(family)
+    for gate in gates:
+        gate.write_bytes(b"x" * 20)
+    seen = [server.events(job_id, until=20) for job_id in jobs]
+    waits = server.submit("count", n=7)
+    records = [server.record(job_id) for job_id in (*jobs, family)]
+    assert server.record(waits)["state"] == "queued" and len({record["node"] for record in records}) == 2
+    incarnations = [node["incarnation"] for node in server.nodes()]
+    server.kill()
+    gates[0].write_bytes(b"x" * 60)
+    for gate in gates[1:]:
+        gate.write_bytes(b"x" * 40)
+    wait_for("one ends without a server", lambda: not alive([records[0]["pid"]]))
+    server.start()
+    assert [node["incarnation"] for node in server.nodes()] == incarnations and alive(pids) == pids
+    for gate in gates[1:]:
+        gate.write_bytes(b"x" * 60)
+    for job_id, before, record in zip(jobs, seen, records, strict=False):
+        whole = before + server.events(job_id, after=before[-1][0])
+        assert [number for number, _, _ in whole] == list(range(62))
+        assert [data["text"] for _, name, data in whole if name == "token"] == [f" {number}" for number in range(60)]
+        after = server.record(job_id)
+        assert (after["state"], after["attempts"], after["pid"]) == ("completed", 1, record["pid"])
+    assert server.ended(waits)["tokens"] == 7
+    assert server.client.delete(f"/v1/jobs/{family}").json()["status"] == "cancelled" and not alive(pids)
+
+
+def test_a_node_whose_actor_alone_is_killed_is_told_before_its_lease_is_over(patient_server: RayServer) -> None:
+    server = patient_server
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    node = server.record(job_id)["node"]
+    actor = next(each for each in psutil.Process(pids[0]).parents() if each.name().startswith("ray::"))
+    actor.kill()
+    error = server.ended(job_id)["error"]
+    assert (error["code"], error["node"], error["fenced"], alive(pids)) == ("node_lost", node, "swept", [])
+    assert [each["state"] for each in server.nodes()] == ["live", "live"], "it is back"
 
 
 def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -> None:

@@ -32,25 +32,27 @@ class Head:
         members = {"epoch": self.epoch, "head": f"head {self.epoch}", **header}
         return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
 
-    async def hello(self, given: int = 0) -> dict[str, Any]:
-        told, _ = await self.call("hello", lease_s=LEASE_S, given=given)
+    async def hello(self, given: int = 0, *, adopts: bool = False) -> dict[str, Any]:
+        told, _ = await self.call("hello", lease_s=LEASE_S, given=given, before="", adopts=adopts)
         self.answer = told.get("answer", 0)
         return told
 
-    async def run(self, number: int, type: str, attempt: int = 1, **input: Any) -> None:
+    async def run(self, number: int, type: str, attempt: int = 1, job_id: str = "job-1", **input: Any) -> None:
         await self.call(
-            "do", json.dumps(input).encode(), order="run", n=number, parts=0, job_id="job-1", type=type,
+            "do", json.dumps(input).encode(), order="run", n=number, parts=0, job_id=job_id, type=type,
             submitted_as=type, attempt=attempt, limits=dict(DEFAULT_LIMITS), tags={}, correlation_id="",
             age_s=0.0, waited_s=0.0, at_event=0, output_bytes=0, tokens=0,
         )  # fmt: skip
 
     async def stop(self, n: int) -> None:
         verdict = {"code": "cancelled", "by": "user", "reason": "", "facts": {}}
-        await self.call("do", order="stop", n=n, verdict=verdict, grace_s=0.0)
+        await self.call("do", order="stop", n=n, job_id="job-1", attempt=1, verdict=verdict, grace_s=0.0)
 
-    async def poll(self, *, acknowledges: bool = True) -> list[tuple[dict[str, Any], bytes]]:
+    async def poll(
+        self, *, acknowledges: bool = True, forget: tuple[int, ...] = (), wait_s: float = 30.0
+    ) -> list[tuple[dict[str, Any], bytes]]:
         """Return the items of the next batch; those of the same one again, unless this acknowledges it."""
-        answer, batches = await self.call("poll", ack=self.ack, answer=self.answer, wait_s=30.0)
+        answer, batches = await self.call("poll", ack=self.ack, answer=self.answer, wait_s=wait_s, forget=forget)
         self.answer = answer["answer"]
         if not batches:
             return []
@@ -126,6 +128,21 @@ async def test_a_second_attempt_on_the_same_node_is_told_whole_although_the_firs
         assert causes == ["assigned", "entered", "closing frame", "exited"] and end["outcome"]["state"] == "completed"
 
 
+async def test_a_second_attempt_outlasts_all_that_ends_meanwhile(tmp_path: Path) -> None:
+    """It has the id of the first one, which its node may drop only now."""
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "killed", times=1)
+        await head.until_end(1)
+        await head.run(2, "killed", attempt=2, times=1, gate=str(tmp_path / "gate"))
+        for n in range(3, 6):
+            await head.run(n, "count", job_id=f"job-{n}", n=1)
+            await head.until_end(n)
+        (tmp_path / "gate").touch()
+        _, end = await head.until_end(2)
+        assert end["outcome"]["state"] == "completed"
+
+
 async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gone() -> None:
     async with node() as head:
         await head.hello()
@@ -134,15 +151,80 @@ async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gon
         newer = Head(head.host, epoch=2)
         assert "incarnation" in await newer.hello(given=5)
         assert processes.read_process(pid) is None
-        assert (await head.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "stale_epoch", "epoch": 2}
+        assert (await head.call("poll", ack=0, answer=1, wait_s=0.0, forget=()))[0] == {
+            "refused": "stale_epoch",
+            "epoch": 2,
+        }
         assert (await Head(head.host, epoch=1).hello())["refused"] == "stale_epoch"
         await newer.run(5, "count", n=1)
         await newer.run(6, "count", n=2)
         _, end = await newer.until_end(6)
         assert end["certificate"]["tokens"] == 2, "what was given out before its hello is late"
-        assert (await Head(head.host, epoch=9).call("poll", ack=0, answer=1, wait_s=0.0))[0][
+        assert (await Head(head.host, epoch=9).call("poll", ack=0, answer=1, wait_s=0.0, forget=()))[0][
             "refused"
         ] == "unknown_epoch"
+
+
+def events_of(items: list[tuple[dict[str, Any], bytes]], n: int) -> list[str]:
+    told = [(item["at"], blob) for item, blob in items if item["n"] == n and item["kind"] == "events"]
+    assert not told or told[0][0] == 0, "from the first one on"
+    return [name for _, blob in told for name, _ in EventLog.decode_some(blob)]
+
+
+async def test_a_head_that_comes_back_goes_on_with_what_it_knows_and_the_rest_is_ended(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "gated", gates=[str(gate)])
+        await head.run(2, "spin", job_id="job-2")
+        told: list[tuple[dict[str, Any], bytes]] = []
+        while "token" not in events_of(told, 1) or "started" not in events_of(told, 2):
+            told += await head.poll()
+        pids = {
+            item["n"]: item["notes"][0]["pid"] for item, _ in told if "notes" in item and item["notes"][0].get("pid")
+        }
+        back = Head(head.host, epoch=2)
+        hello = await back.hello(adopts=True)
+        assert hello["begun"] == 2
+        held = {
+            each["n"]: (each["job_id"], each["attempt"], each["at_event"], each["events"]) for each in hello["held"]
+        }
+        assert held == {1: ("job-1", 1, 0, 2), 2: ("job-2", 1, 0, 1)}
+        assert all(each["started_s"] >= 0 for each in hello["held"])
+        stale, batches = await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0, forget=())
+        assert (stale["refused"], batches) == ("stale_epoch", []), "the earlier head gets nothing any more"
+        await head.stop(1)
+        assert await back.poll(wait_s=0.0) == [], "nothing is told that its head does not know"
+        assert {processes.read_process(pid) is None for pid in pids.values()} == {False}
+        await back.call("adopt", ns=[1])
+        assert processes.read_process(pids[2]) is None
+        await back.call("adopt", ns=[])  # late, and doubled
+        gate.touch()
+        told = []
+        while not any(item["kind"] == "end" for item, _ in told):
+            told += await back.poll()
+        assert events_of(told, 1) == ["started", "token", "token", "completed"], "each again, once"
+        assert {item["n"] for item, _ in told} == {1}
+        await back.run(2, "count", n=1)
+        await back.run(3, "count", job_id="job-3", n=1)
+        _, end = await back.until_end(3)
+        assert end["certificate"]["tokens"] == 1
+
+
+async def test_an_end_is_told_again_until_its_head_has_written_it_down() -> None:
+    async with node() as head:
+        await head.hello()
+        await head.run(1, "count", n=2)
+        await head.until_end(1)
+        await head.poll(wait_s=0.0)  # received, and nothing more is known of it
+        back = Head(head.host, epoch=2)
+        assert [each["n"] for each in (await back.hello(adopts=True))["held"]] == [1]
+        await back.call("adopt", ns=[1])
+        _, end = await back.until_end(1)
+        assert end["outcome"]["state"] == "completed"
+        await back.poll(forget=(1,), wait_s=0.0)
+        third = Head(head.host, epoch=3)
+        assert (await third.hello(adopts=True))["held"] == []
 
 
 async def test_a_node_whose_lease_is_over_ends_everything_and_delivers_nothing() -> None:
@@ -154,11 +236,15 @@ async def test_a_node_whose_lease_is_over_ends_everything_and_delivers_nothing()
         pid = await head.assigned_pid()
         now[0] = began + LEASE_S - 1
         await head.poll()
-        await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0)  # it has received that answer
+        await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0, forget=())  # it has received that answer
         now[0] = began + LEASE_S + 1
-        assert "answer" in (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0))[0], "it was renewed"
+        assert "answer" in (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0, forget=()))[0], (
+            "it was renewed"
+        )
         now[0] = began + 3 * LEASE_S
-        assert (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0))[0]["refused"] == "lease_over"
+        assert (await head.call("poll", ack=head.ack, answer=head.answer, wait_s=0.0, forget=()))[0][
+            "refused"
+        ] == "lease_over"
         await head.host.close()
         assert processes.read_process(pid) is None
         assert (await head.hello())["refused"] == "lease_over", "it never works again"

@@ -1,4 +1,4 @@
-"""A node that is frozen cannot end its jobs: its guards do, when its lease is over."""
+"""Nodes in processes of their own, which are frozen or killed: what becomes of what they run, and when that is told."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,16 @@ from job_runs import ENDED_WITH, HOSTILE_POOL, hostile_pool
 from support import processes
 from support.engines import Cluster
 from support.processes import read_process
+from support.socket_carrier import SocketCarrier
 from support.waiting import Pending, until
 
 from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.linux import orphan_cleanup
+from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import JobEvent, Submission
 from killable.supervisor.settings import Settings
+from killable.supervisor.supervisor import Supervisor
 
 PROGRAM = str(Path(processes.__file__).parent / "node_program.py")
 
@@ -51,6 +57,70 @@ def test_the_guards_of_a_frozen_node_end_everything_when_its_lease_is_over() -> 
         node.kill()
         node.wait()
         node.stdout.close()
+
+
+# ── a node whose process has died ──
+
+LONG = Times(lease_s=600, poll_s=0.25, patience_s=1)
+"""What is told sooner than its end is told by another proof."""
+
+
+@asynccontextmanager
+async def head_over(folder: Path, *names: str) -> AsyncIterator[tuple[Supervisor, SocketCarrier]]:
+    settings = Settings(pools=(hostile_pool(workers=2),), sweep=False)
+    carrier = SocketCarrier(folder, settings, names)
+    head = Supervisor(settings, remote_pools=NodePools(settings, carrier, LONG))
+    await head.start()
+    try:
+        yield head, carrier
+    finally:
+        await head.close(grace_s=0)
+
+
+async def pids_of(head: Supervisor, job_id: str) -> list[int]:
+    """Return the processes of a job that tells them in its first token."""
+    async for events in head.events(job_id):
+        for event in events:
+            if event.name == "token":
+                return [(await head.get(job_id)).pid or 0, *json.loads(event.data)["value"]]
+    raise AssertionError(await head.get(job_id))
+
+
+async def test_a_node_whose_process_was_killed_is_lost_as_soon_as_the_next_one_has_swept(tmp_path: Path) -> None:
+    async with head_over(tmp_path, "a") as (head, carrier):
+        before = (await head.nodes())[0].incarnation
+        family = (await head.submit(Submission("keeps_family", b"{}"))).job_id
+        pids = await pids_of(head, family)
+        carrier.kill("a")
+        ended = await head.wait(family)
+        assert alive(pids) == [], "nothing is left of it when that is told"
+        assert ended.error is not None and (ended.error["code"], ended.error["fenced"]) == ("node_lost", "swept")
+        assert ended.error["incarnation"] == before and "600" not in ended.error["message"]
+        again = await head.wait((await head.submit(Submission("leaves_family", b"{}"))).job_id)
+        assert again.state == "completed", again
+        assert (await head.nodes())[0].incarnation != before
+
+
+async def test_what_lives_of_a_node_that_seems_dead_is_ended_before_that_is_told(tmp_path: Path) -> None:
+    """Its process is frozen, and its way to its head is gone: another one takes its place."""
+    async with head_over(tmp_path, "a") as (head, carrier):
+        family = (await head.submit(Submission("keeps_family", b"{}"))).job_id
+        pids = await pids_of(head, family)
+        frozen = carrier.processes["a"]
+        frozen.send_signal(signal.SIGSTOP)
+        carrier.path("a").unlink()
+        ended = await head.wait(family)
+        assert alive([*pids, frozen.pid]) == []
+        assert ended.error is not None and (ended.error["code"], ended.error["fenced"]) == ("node_lost", "swept")
+        assert await frozen.wait() == -signal.SIGKILL
+
+
+def test_a_supervisor_of_another_boot_or_namespace_or_oneself_is_never_swept() -> None:
+    own = InstanceId.of(os.getpid())
+    assert own is not None
+    assert not orphan_cleanup.sweep_owner(own)
+    assert not orphan_cleanup.sweep_owner(own._replace(boot="0" * 32, pid=1))
+    assert not orphan_cleanup.sweep_owner(own._replace(namespace=own.namespace + 1, pid=1))
 
 
 @pytest.mark.code("node_drained")

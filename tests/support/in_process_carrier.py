@@ -70,7 +70,7 @@ class InProcessCarrier:
     async def start(self, node: str) -> None:
         self._check(node)
         if node not in self.hosts:
-            settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node})
+            settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node}, cores=2)
             host = NodeHost(settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
             await host.start()
             self.hosts[node] = host

@@ -27,11 +27,15 @@ def echo(text: str = "", number: int = 0, mode: Literal["plain", "loud"] = "plai
 
 
 @job
-def killed(times: int, ctx: Context, text: str = "") -> list[int]:
-    """Die as if the machine were out of memory, so many times; then tell which attempt it is, and how much came."""
+def killed(times: int, ctx: Context, text: str = "", gate: str = "") -> list[int]:
+    """Die as if the machine were out of memory, so many times; then wait for the gate, if there is one, and tell which
+    attempt it is, and how much came.
+    """
     ctx.progress(ctx.attempt, times)
     if ctx.attempt <= times:
         os.kill(os.getpid(), signal.SIGKILL)
+    if gate:
+        wait_for(gate)
     return [ctx.attempt, len(text)]
 
 

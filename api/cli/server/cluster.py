@@ -5,7 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 from killable.supervisor.supervisor import Supervisor
@@ -33,13 +33,6 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     from killable.supervisor.cluster.node_pools import NodePools
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)
-    written = config.sources
-    by_cores = [pool.name for pool in settings.pools if not pool.affinity and not _has_workers(pool.name, written)]
-    carrier, packs = RayCarrier(cluster.ray, settings, by_cores=by_cores), cluster.packing == "fill"
+    carrier, packs = RayCarrier(cluster.ray, settings), cluster.packing == "fill"
     pools = NodePools(settings, carrier, times, packs=packs, nodes=cluster.nodes)
     return Supervisor(settings, remote_pools=pools)
-
-
-def _has_workers(pool: str, sources: Mapping[str, str]) -> bool:
-    """Return whether a pool's number of workers was written; else it is the number of processors."""
-    return f"pools.{pool}.workers" in sources

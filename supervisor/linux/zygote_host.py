@@ -22,9 +22,9 @@ from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.early_worker import EarlyWorker
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
-from killable.supervisor.linux.watchdog import Watchdog
 from killable.supervisor.linux.worker_order import NewWorker
 from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.linux.zygote_watchdog import ZygoteWatchdog
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.protocol.zygote_messages import ProcessEnding
@@ -99,7 +99,7 @@ class ZygoteHost:
         self._processes: dict[str, WorkerProcess] = {}
         self._leaving: list[WorkerProcess] = []  # reaped, while what they have left in memory is removed in a thread
         self._orphans: dict[int, ProcessEnding] = {}
-        self._watchdog = Watchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
+        self._watchdog = ZygoteWatchdog(loop, answer_s, self._ask_zygote, self._end_zygote)
         self._settling: asyncio.TimerHandle | None = None
         self._reminder: asyncio.TimerHandle | None = None
         self._stops: dict[int | None, int] = {}  # how often in a row zygote and guard, by pid, were found stopped

@@ -23,7 +23,7 @@ from killable.api.cli.display.exit_codes import exit_code
 from killable.supervisor import clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import NoMachine
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec, Settings
@@ -222,27 +222,6 @@ async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
         problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
 
 
-async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
-    cluster = Cluster(("a",), LASTING)
-    async with start_server(engine=cluster.head) as server:
-        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
-        assert read_process(idle["pid"]) is not None
-        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
-        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
-        assert alive([idle["pid"]]) == []
-        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
-        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
-        cluster.carrier.cut_off.add("a")
-        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
-        cluster.carrier.cut_off.clear()
-        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
-
-
-async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
-    workers = (await server.client.get("/v1/workers")).json()["workers"]
-    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)
-
-
 async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartServer) -> None:
     cluster = Cluster(("a", "b", "c"), LASTING, labels={"a": {"gpu": "H100"}, "b": {"gpu": "A100"}, "c": {"off": "1"}})
     cluster.nodes = {"off": "!1"}
@@ -377,3 +356,24 @@ async def test_a_cluster_without_machines_is_said_with_the_exit_code_of_the_syst
         async with start_server(engine=Cluster((), LASTING).head):
             pass
     assert exit_code(no.value) == 71
+
+
+async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
+        assert read_process(idle["pid"]) is not None
+        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
+        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
+        assert alive([idle["pid"]]) == []
+        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
+        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
+        cluster.carrier.cut_off.add("a")
+        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
+        cluster.carrier.cut_off.clear()
+        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
+
+
+async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
+    workers = (await server.client.get("/v1/workers")).json()["workers"]
+    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)

@@ -6,7 +6,7 @@ import asyncio
 
 from support.virtual_loop import VirtualLoop, run
 
-from killable.supervisor.linux.watchdog import Watchdog
+from killable.supervisor.linux.zygote_watchdog import ZygoteWatchdog
 
 ANSWER_S = 5.0
 
@@ -16,7 +16,7 @@ class Told:
         self.loop = asyncio.get_running_loop()
         self.began = self.loop.time()
         self.events: list[tuple[str, float]] = []
-        self.watchdog = Watchdog(self.loop, ANSWER_S, lambda: self.note("asked"), lambda: self.note("given up"))
+        self.watchdog = ZygoteWatchdog(self.loop, ANSWER_S, lambda: self.note("asked"), lambda: self.note("given up"))
 
     def note(self, event: str) -> None:
         self.events.append((event, round(self.loop.time() - self.began, 6)))

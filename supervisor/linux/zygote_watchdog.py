@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class Watchdog:
+class ZygoteWatchdog:
     """Calls `ask` after `answer_s` of silence, and `give_up` after as much again."""
 
     def __init__(

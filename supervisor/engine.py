@@ -61,7 +61,7 @@ class Engine(Protocol):
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         """Return matching jobs, newest first, and the next cursor. `state` may be `active`."""
         ...
@@ -93,7 +93,7 @@ class Engine(Protocol):
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "",
+        tenant: str | None = None, key: str = "", node: str | None = None,
     ) -> BulkCancel:  # fmt: skip
         """Cancel every matching job and wait at most `wait_s` seconds for all of them. None of them starts meanwhile.
 

@@ -320,6 +320,9 @@ class WorkerRecord(NamedTuple):
     """The node that it runs on; null on a server of one machine."""
 
 
+NODE_STATES = ("joining", "live", "suspect", "draining", "lost", "refused")
+
+
 class NodeRecord(NamedTuple):
     """One machine of a cluster, as its head sees it."""
 
@@ -335,11 +338,13 @@ class NodeRecord(NamedTuple):
     heard_s: float | None
     """Seconds since the head has heard of it; null: never."""
     detail: str = ""
-    """Why it is refused, suspect, lost or drained."""
+    """Why it is refused, suspect, lost or drained; of a live one what is wrong with its machine all the same."""
     labels: Mapping[str, str] = {}
     """What selectors look at: its labels in Ray, and `node`, its name."""
     deadline_s: float | None = None
     """Seconds until what runs on a drained node is stopped; null: it is not."""
+    delay_s: float | None = None
+    """Seconds until it had answered the last order: the way there and back; null: there was none."""
 
 
 class RetiredWorker(NamedTuple):

@@ -92,6 +92,8 @@ class PoolSpec(NamedTuple):
     """The encoded `ExecutorSetup` of an Executor's processes; empty: a pool of job types."""
     folder: str = ""
     """The working directory of workers, and the first folder on their sys.path; empty: the supervisor's own."""
+    by_cores: bool = False
+    """Whether a node of a cluster has as many workers as it has processors, and not `workers`: that was not written."""
     nodes: Mapping[str, str] = {}
     """The labels of the nodes that have the pool (`jobs.node_labels`); empty: every node."""
 

@@ -268,13 +268,13 @@ class Supervisor:
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("the cursor is not valid", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
         page, following = self._registry.page(
-            state=state, type=type, tag=tag, limit=limit, before=before, tenant=tenant
+            state=state, type=type, tag=tag, limit=limit, before=before, tenant=tenant, node=node
         )
         return [await self._told(job) for job in page], None if following is None else str(following)
 
@@ -323,9 +323,10 @@ class Supervisor:
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "",
+        tenant: str | None = None, key: str = "", node: str | None = None,
     ) -> BulkCancel:  # fmt: skip
-        matching = list(self._registry.matching(state=state or "active", type=type, tag=tag, tenant=tenant))
+        state = state or "active"
+        matching = list(self._registry.matching(state=state, type=type, tag=tag, tenant=tenant, node=node))
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason, key=key)
@@ -436,8 +437,12 @@ class Supervisor:
     async def _gauges(self) -> Gauges:
         from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either
 
-        clients = self._observer.sse_clients
-        return await read_gauges(self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients)
+        remote, clients = self._remote_pools, self._observer.sse_clients
+        nodes, nodes_lost = ((), 0) if remote is None else (remote.node_records(), remote.nodes_lost)
+        return await read_gauges(
+            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients, nodes=nodes,
+            nodes_lost=nodes_lost,
+        )  # fmt: skip
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

@@ -116,14 +116,17 @@ class Client:
         """
         return JobHandle(self._transport, JobCalls(self._requester, id))
 
-    def jobs(self, *, state: str | None = None, type: str | None = None, tag: str | None = None) -> Iterator[Record]:
+    def jobs(
+        self, *, state: str | None = None, type: str | None = None, tag: str | None = None, node: str | None = None
+    ) -> Iterator[Record]:
         """Yield the short records of jobs, newest first.
 
             queued = list(client.jobs(state="queued", tag="user:ada"))
 
-        All filters must match. `state` may be `active` (queued, running or stopping); `tag` is `key:value`.
+        All filters must match. `state` may be `active` (queued, running or stopping); `tag` is `key:value`;
+        `node` is the name of the machine of the latest attempt, in a cluster.
         """
-        query, cursor = {"state": state, "type": type, "tag": tag}, None
+        query, cursor = {"state": state, "type": type, "tag": tag, "node": node}, None
         while True:
             page, cursor = self._transport.do(self._calls.page(query, cursor))
             yield from page
@@ -132,19 +135,19 @@ class Client:
 
     def cancel_matching(
         self, *, type: str | None = None, tag: str | None = None, state: str | None = None, reason: str = "",
-        grace_s: float | None = None, dry_run: bool = False,
+        grace_s: float | None = None, dry_run: bool = False, node: str | None = None,
     ) -> Record:  # fmt: skip
         """Cancel every job that matches all given filters, and wait for their ends, at most 25 s.
 
             client.cancel_matching(tag="user:ada", reason="account closed")
 
-        At least one of `type`, `tag` (`key:value`) and `state` (`active` means every job) is needed. `grace_s` can only
-        shorten each job's own grace period. `dry_run` only returns which jobs match.
+        At least one of `type`, `tag` (`key:value`), `state` (`active` means every job) and `node` is needed. `grace_s`
+        can only shorten each job's own grace period. `dry_run` only returns which jobs match.
 
         Return `{matched, cancelled, stopping, already_ended, dry_run, jobs: [{job_id, status}]}`; the jobs that are
         `stopping` were not dead after the wait.
         """
-        return self._transport.do(self._calls.cancel_matching(type, tag, state, reason, grace_s, dry_run))
+        return self._transport.do(self._calls.cancel_matching(type, tag, state, node, reason, grace_s, dry_run))
 
     def types(self) -> list[Record]:
         """Return the job types that can be started, each with the JSON Schema of its input."""

@@ -56,10 +56,11 @@ class ServerCalls:
         )
 
     def cancel_matching(
-        self, type: str | None, tag: str | None, state: str | None, reason: str, grace_s: float | None, dry_run: bool
-    ) -> Flow[Record]:
-        members = {"type": type, "tag": tag, "state": state, "reason": reason, "grace_s": grace_s, "dry_run": dry_run}
-        body = json_of({name: value for name, value in members.items() if value not in (None, "")})
+        self, type: str | None, tag: str | None, state: str | None, node: str | None, reason: str,
+        grace_s: float | None, dry_run: bool,
+    ) -> Flow[Record]:  # fmt: skip
+        members = {"type": type, "tag": tag, "state": state, "node": node, "reason": reason, "grace_s": grace_s}
+        body = json_of({n: value for n, value in (members | {"dry_run": dry_run}).items() if value not in (None, "")})
         # Not repeated: jobs that match by then may not be those that the caller meant.
         return self.requester.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
 

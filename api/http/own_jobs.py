@@ -51,9 +51,11 @@ class OwnJobs:
 
     async def list(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None,
+        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
     ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
-        return await self._engine.list(state=state, type=type, tag=tag, limit=limit, cursor=cursor, tenant=self._tenant)
+        return await self._engine.list(
+            state=state, type=type, tag=tag, limit=limit, cursor=cursor, tenant=self._tenant, node=node
+        )
 
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
@@ -76,11 +78,11 @@ class OwnJobs:
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
         by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "",
+        tenant: str | None = None, key: str = "", node: str | None = None,
     ) -> BulkCancel:  # fmt: skip
         return await self._engine.cancel_matching(
             state=state, type=type, tag=tag, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run,
-            tenant=self._tenant, key=key,
+            tenant=self._tenant, key=key, node=node,
         )  # fmt: skip
 
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:

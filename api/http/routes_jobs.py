@@ -144,6 +144,7 @@ async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query(
         tag=schemas.split_tag(query.tag),
         limit=query.limit,
         cursor=query.cursor,
+        node=query.node,
     )
     headers = {}
     if cursor is not None:

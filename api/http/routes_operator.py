@@ -41,8 +41,10 @@ async def cancel_jobs(
 ) -> Response:
     """Cancel all jobs that match a filter; none of them starts meanwhile. Waits as long as the cancel of one job."""
     engine = engine_of(request)
-    if body.type is None and body.tag is None and body.state is None:
-        raise invalid([fault("body", [], 'needs type, tag or state; {"state": "active"} selects every active job')])
+    if body.type is None and body.tag is None and body.state is None and body.node is None:
+        raise invalid(
+            [fault("body", [], 'needs type, tag, state or node; {"state": "active"} selects every active job')]
+        )
     done = await engine.cancel_matching(
         state=body.state,
         type=body.type,
@@ -52,6 +54,7 @@ async def cancel_jobs(
         wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
         dry_run=body.dry_run,
         key=key_name_of(request),
+        node=body.node,
     )
     if not body.dry_run:
         note_jobs(request, [job_id for job_id, _ in done.jobs])

@@ -45,10 +45,12 @@ async def list_job_types(request: Request) -> Response:
 
 
 @router.get("/v1/workers", responses=documented({200: answer("All workers", schemas.WorkerList)}))
-async def list_workers(request: Request) -> Response:
+async def list_workers(request: Request, query: Annotated[schemas.WorkersQuery, Query()]) -> Response:
     """List the worker processes of this server, and the latest that were not reused."""
     engine = engine_of(request)
     workers, retired = await engine.workers(), await engine.retired()
+    if query.node is not None:
+        workers = [each for each in workers if each.node == query.node]
     return Json({"workers": [each._asdict() for each in workers], "retired": [each._asdict() for each in retired]})
 
 

@@ -43,6 +43,8 @@ from killable.workers.authoring.limits import LIMITS, Limit, Unit
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
 """Any spelling of an id, with or without the quotes of the IETF draft."""
+NODE_NAME_MAX = 300
+"""A host name has 253 characters at most."""
 TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
 TAG = "^[^:]+:"
 CURSOR = "^[0-9]{1,18}$"
@@ -178,12 +180,13 @@ AnyJobRequest = Annotated[
 
 
 class BulkCancelRequest(Request):
-    """A filter for jobs to cancel: at least one of type, tag and state. A job must match all that are given."""
+    """A filter for jobs to cancel: at least one of type, tag, state and node. A job must match all that are given."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "anyOf": [
-                {"required": [name], "properties": {name: {"type": "string"}}} for name in ("type", "tag", "state")
+                {"required": [name], "properties": {name: {"type": "string"}}}
+                for name in ("type", "tag", "state", "node")
             ]
         }
     )
@@ -191,6 +194,7 @@ class BulkCancelRequest(Request):
     type: str | None = Field(None, max_length=64)
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     state: ActiveFilter | None = None
+    node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node that the job runs on")
     reason: str = Field("", max_length=1000)
     grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
     dry_run: bool = Field(False, description="List the matching jobs without cancelling them")
@@ -234,6 +238,7 @@ class ListQuery(Query):
     state: StateFilter | None = None
     type: str | None = None
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
+    node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node of the latest attempt")
     limit: int = Field(50, ge=1, le=200)
     cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the previous page")
 
@@ -263,6 +268,10 @@ class DrainQuery(Query):
     deadline_s: Grace | None = Field(
         None, description="Seconds until the remaining jobs are cancelled, each with its own grace period"
     )
+
+
+class WorkersQuery(Query):
+    node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Only workers of this node")
 
 
 class NodeDrainQuery(Query):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from killable.supervisor.models import StartRefused
+
 
 class CarrierError(Exception):
     """A call was not answered. It may have arrived all the same. It proves nothing of what runs on the node."""
@@ -15,6 +17,18 @@ class CarrierError(Exception):
 
 class HostGone(CarrierError):
     """The carrier says that the node host has ended, or that none was started. That, too, proves nothing."""
+
+
+class ClusterUnreachable(StartRefused):
+    """Nothing of the cluster answers. Exit code 69."""
+
+    exit_code = 69
+
+
+class NoMachine(StartRefused):
+    """The cluster has no machine that can be a node. Exit code 71."""
+
+    exit_code = 71
 
 
 class Machine(NamedTuple):
@@ -25,6 +39,8 @@ class Machine(NamedTuple):
     labels: Mapping[str, str] = {}
     leaves_at: float | None = None
     """When the machine is taken away, in seconds since 1970, 0 if that is not known; None: it stays."""
+    trouble: str = ""
+    """What is wrong with it, although it can be used."""
 
 
 class Carrier(Protocol):

@@ -10,12 +10,16 @@ import asyncio
 import threading
 
 from killable.supervisor.cluster.node_host import NodeHost
-from killable.supervisor.linux import own_process
+from killable.supervisor.linux import own_process, ray_settings
 from killable.supervisor.settings import Settings
 from killable.workers.errors import KillableError
 
 START_S = 60.0
 """How long the pools may take to start."""
+MONITOR_IS_ON = (
+    "Ray's memory monitor is on there, which ends the whole node for one greedy job:"
+    f" {ray_settings.MEMORY_MONITOR}=0 before `ray start`"
+)
 CALL_S = 120.0
 """How long a call may take: longer than any poll. The head gives up before."""
 
@@ -30,13 +34,14 @@ class NodeActor:
         self._host = NodeHost(settings, on_end=own_process.leave)
         self._started = asyncio.run_coroutine_threadsafe(self._host.start(), self._loop)
 
-    def start(self) -> str:
-        """Return when the pools are started: why they cannot be, or an empty text."""
+    def start(self) -> tuple[str, str]:
+        """Return when the pools are started: why they cannot be, and what is wrong with this machine, each if so."""
         try:
             self._started.result(START_S)
         except (OSError, KillableError, TimeoutError) as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+            return f"{type(error).__name__}: {error}", ""
+        # The raylet's own environment, which an actor has, too.
+        return "", MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""
 
     def call(self, method: str, message: bytes) -> bytes:
         """Do what a head asks for, and return the answer. After `leave` the process ends by itself."""

@@ -35,7 +35,7 @@ from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
 from killable.workers.authoring.limits import DEFAULT_LIMITS, over
@@ -184,7 +184,8 @@ class NodeHost:
         return wire.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
              "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
-             "version": wire.installed_version(), "held": held, "begun": max(self._through, *self._seen, 0)}
+              "version": wire.installed_version(), "python": wire.PYTHON, "held": held,
+              "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
 
     async def _end_all_attempts(self, given: int) -> None:
@@ -395,7 +396,11 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     would do something else.
     """
     rest = {name: getattr(settings, name) for name in OF_NODES}
-    return {spec.name: _digest(spec) for spec in settings.pools} | {"": _digest(rest)}
+    return {spec.name: _digest(_as_written(spec)) for spec in settings.pools} | {"": _digest(rest)}
+
+
+def _as_written(spec: PoolSpec) -> PoolSpec:
+    return spec._replace(workers=0) if spec.by_cores else spec
 
 
 def _digest(value: Any) -> str:

@@ -95,6 +95,8 @@ class NodeLink:
         self.detail = ""
         self.incarnation = ""
         self.labels: Labels = {}
+        self.trouble = ""
+        """What is wrong with its machine, although it is used."""
         self.drain = NodeDrain()
         self.leaves_at: float | None = None
         """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
@@ -119,6 +121,7 @@ class NodeLink:
         self._is_ending = False
         """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
+        self._delay_s: float | None = None
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[int, deque[tuple[Header, bytes]]] = {}
@@ -165,8 +168,8 @@ class NodeLink:
         left_s = self.drain.left_s(now)
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
-            self.detail or (self.drain.reason if is_drained else ""), dict(self.labels),
-            None if left_s is None else round(left_s, 3),
+            self.detail or self.drain.reason or self.trouble, dict(self.labels),
+            None if left_s is None else round(left_s, 3), self._delay_s,
         )  # fmt: skip
 
     def end_drained(self) -> None:
@@ -445,7 +448,9 @@ class NodeLink:
         incarnation, n = self.incarnation, header["n"]
         while n in self.attempts and self.incarnation == incarnation and not self._closing.is_set():
             try:
+                began = self._clock.now()
                 await self._call("do", header, self._times.patience_s, blob)
+                self._delay_s = round(self._clock.now() - began, 6)
                 return  # a refusal, too: then the node has ended, or belongs to another head
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)

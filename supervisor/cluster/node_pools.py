@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
-from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
@@ -24,10 +24,9 @@ from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import JobType, NodeRecord, PoolRecord, RetiredWorker, StartRefused, WorkerRecord
-from killable.supervisor.pools.job_types import JobTypes
+from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
+from killable.supervisor.pools.fleet import PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
-from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
@@ -44,23 +43,22 @@ LEAVE_EARLY_S = 10.0
 logger = logging.getLogger("killable.cluster")
 
 
-class NodePools:
+class NodePools(PoolsByName[NodePool]):
     """Every pool of `settings`, over all nodes."""
 
     swept: bool | None = None
     retired: Sequence[RetiredWorker] = ()
+    nodes_lost = 0
 
     def __init__(
         self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
     ) -> None:
         """`nodes`: the labels of the machines to use; None: all."""
-        self._settings = settings
+        super().__init__(settings)
         self._selector = nodes or {}
         self._carrier = carrier
         self._times = times
         self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
-        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
-        self._types = JobTypes(settings)
         self._reported: dict[str, bytes] = {}
         """By pool: the job types of the first node that has it. Others have to have the same."""
         self._links: dict[str, NodeLink] = {}
@@ -99,13 +97,18 @@ class NodePools:
         try:
             await self._look_for_members()
         except CarrierError as error:
-            raise StartRefused(f"the machines of the cluster are not known: {error}") from error
+            raise ClusterUnreachable(f"the machines of the cluster are not known: {error}") from error
         self._watching = asyncio.ensure_future(self._watch_members())
         due = clock.now() + HELLO_S
         for link in tuple(self._links.values()):
             await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
+            if not self._labels:
+                raise NoMachine(
+                    "the cluster has no machine with processors: start one with `ray start --address=...`, without"
+                    " --num-cpus=0"
+                )
             raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
 
     async def _look_for_members(self) -> None:
@@ -122,6 +125,7 @@ class NodePools:
                 await self._links.pop(name).close()
         for name in names:
             self._note_leaving(self._links[name], members[name])
+            self._links[name].trouble = members[name].trouble
 
     def _is_wanted(self, labels: Labels) -> bool:
         return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
@@ -139,8 +143,6 @@ class NodePools:
 
     def _why_no_machine(self) -> str:
         """Return why no machine is wanted, and what would be."""
-        if not self._labels:
-            return "it has no machine with processors: start one with `ray start --address=...`"
         if not any(fits(self._selector, labels) for labels in self._labels.values()):
             return f"{no_node_fits(self._selector, self._labels)}: see [cluster] nodes"
         return "; ".join(f"pool {pool.spec.name}: {self.why_no_node(pool.spec)}" for pool in self)
@@ -286,8 +288,10 @@ class NodePools:
         return all(told.get(name) == ours[name] for name in ("", *wanted))
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
-        if hello["version"] != wire.installed_version():
-            return f"it has killable {hello['version']}, and this server {wire.installed_version()}"
+        for name, ours in (("version", wire.installed_version()), ("python", wire.PYTHON)):
+            if hello[name] != ours:
+                what = {"version": "killable", "python": "Python"}[name]
+                return f"it has {what} {hello[name]}, and this server {ours}: install the same on each machine"
         pools = [pool for pool in self if fits(pool.spec.nodes, link.labels)]
         if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
             return why
@@ -331,6 +335,7 @@ class NodePools:
                     self._owner.on_pool_broken(pool)
 
     def on_lost(self, link: NodeLink) -> None:
+        self.nodes_lost += 1
         self._changed.set()
         for pool in self:
             pool.leave(link.name)
@@ -356,21 +361,6 @@ class NodePools:
 
     # ── JobPools ──
 
-    def __iter__(self) -> Iterator[NodePool]:
-        return iter(self._pools.values())
-
-    def pool_of(self, job_type: JobType) -> NodePool:
-        return self._pools[job_type.pool]
-
-    def run_times_of(self, job_type: JobType) -> RunTimes:
-        return self._run_times[job_type.pool]
-
-    def type(self, name: str) -> JobType:
-        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
-
-    def types(self) -> Sequence[JobType]:
-        return self._types.all()
-
     def worker(self, worker_id: str) -> tuple[NodePool, Any]:
         """Return a worker that runs a job, or one that its node may know. Raise Refused: unknown_worker."""
         for pool in self:
@@ -390,9 +380,6 @@ class NodePools:
         links = [link for link in self._links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.workers() for link in links))
         return [of_node(link.name, members) for link, answer in zip(links, answers, strict=True) for members in answer]
-
-    def pool_records(self) -> Sequence[PoolRecord]:
-        return [pool.record() for pool in self]
 
 
 def _type_of(members: dict[str, Any]) -> JobType:

@@ -21,15 +21,18 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
+from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.jobs.node_labels import NODE, settings_of
+from killable.supervisor.linux import ray_settings
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
 
 T = TypeVar("T")
 
 NAMESPACE = "killable"
+CONNECT_S = 60.0
+"""How long it may take to connect. Ray itself would try for ten minutes."""
 CALLS_MAX = 16
 """Calls that an actor takes at once: a poll waits in one of its threads."""
 ENVIRONMENT = {
@@ -51,19 +54,31 @@ class RayCarrier:
         """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`."""
         self._address = address
         self._settings = settings
+        self._cores: dict[str, int] = {}
         self._actors: dict[str, Any] = {}
         self._node_ids: dict[str, str] = {}
         self._labels: dict[str, dict[str, str]] = {}
+        self._troubles: dict[str, str] = {}
 
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
         try:
-            await self._in_thread(self._connect)
-        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
-            raise StartRefused(f"there is no Ray that can be used at {self._address}: {error}") from error
+            async with asyncio.timeout(CONNECT_S):
+                await self._in_thread(self._connect)
+        except (OSError, TimeoutError) as error:
+            raise ClusterUnreachable(
+                f"there is no Ray at {self._address} ({_line(error)}): start it with `ray start --head`, or correct"
+                " cluster.ray (--ray)"
+            ) from error
+        except (RayError, RuntimeError, ValueError) as error:
+            why = " ".join(str(error).split())
+            if "ersion mismatch" in why:
+                why = f"{why}; the same Python and the same Ray are needed on all machines"
+            raise StartRefused(f"the Ray at {self._address} cannot be used: {why}") from error
 
     def _connect(self) -> None:
         """In a thread that is not the main one, Ray takes no signal."""
+        ray_settings.reach(self._address)  # where nothing listens, Ray tries for minutes
         logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
@@ -82,11 +97,12 @@ class RayCarrier:
             raise CarrierError(str(error)) from error
         alive = {_name_of(node): node for node in found if node["Alive"]}
         self._node_ids |= {name: node["NodeID"] for name, node in alive.items()}
+        self._cores |= {name: int(node["Resources"].get("CPU", 0)) for name, node in alive.items()}
         self._labels |= {name: _labels_of(node) for name, node in alive.items()}
         return [
-            Machine(name, self._labels[name], leaving.get(node["NodeID"]))
+            Machine(name, self._labels[name], leaving.get(node["NodeID"]), self._troubles.get(name, ""))
             for name, node in alive.items()
-            if node["Resources"].get("CPU", 0) >= 1
+            if self._cores[name]
         ]
 
     async def start(self, node: str) -> None:
@@ -94,7 +110,7 @@ class RayCarrier:
             actor = self._actors.get(node)
             if actor is None:
                 actor = self._actors[node] = await self._in_thread(lambda: self._make(node))
-            why = await actor.start.remote()
+            why, self._troubles[node] = await actor.start.remote()
         except (RayError, RuntimeError, ValueError) as error:
             self._actors.pop(node, None)
             raise CarrierError(_line(error)) from error
@@ -112,7 +128,8 @@ class RayCarrier:
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
-        return options.remote(settings_of(self._settings, {**self._labels[node], NODE: node}))
+        labels = {**self._labels[node], NODE: node}
+        return options.remote(settings_of(self._settings, labels, self._cores[node]))
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node)

@@ -19,6 +19,7 @@ incarnation that it is for.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
@@ -30,6 +31,9 @@ Header = dict[str, Any]
 
 BATCH_BYTES_MAX = 88 << 10
 """Bytes of data in one message. Ray sends up to 100 KiB with the call itself; more takes ten times as long."""
+
+PYTHON = ".".join(platform.python_version_tuple()[:2])
+"""Head and nodes need the same: job types, and what a worker imports, depend on it."""
 
 STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""

@@ -144,6 +144,7 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
         folder=str(folder),
         sandbox=_sandbox(table.sandbox, folder),
+        by_cores=not workers,
         **members,
     )
 

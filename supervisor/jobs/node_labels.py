@@ -54,6 +54,10 @@ def _values(label: str, nodes: Iterable[Labels]) -> str:
     return ", ".join(sorted({labels[label] for labels in nodes if label in labels})) or "none"
 
 
-def settings_of(settings: Settings, labels: Labels) -> Settings:
-    """Return the settings of a node with these labels: with the pools that it fits."""
-    return dataclasses.replace(settings, pools=tuple(pool for pool in settings.pools if fits(pool.nodes, labels)))
+def settings_of(settings: Settings, labels: Labels, cores: int) -> Settings:
+    """Return the settings of a node with these labels and so many cores: with the pools that it fits."""
+    pools = (pool for pool in settings.pools if fits(pool.nodes, labels))
+    return dataclasses.replace(
+        settings,
+        pools=tuple(pool._replace(workers=cores) if pool.by_cores else pool for pool in pools),
+    )

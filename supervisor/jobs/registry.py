@@ -144,29 +144,32 @@ class Registry:
             self._on_dropped(job, has_key)
 
     def matching(
-        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, tenant: str | None = None
-    ) -> Iterator[Job]:
-        """Yield matching jobs, newest first. `state` is a public state or `active`; None matches any."""
+        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, tenant: str | None = None,
+        node: str | None = None,
+    ) -> Iterator[Job]:  # fmt: skip
+        """Yield matching jobs, newest first. `state` is a public state or `active`; None matches any. `node` is that of
+        the latest attempt.
+        """
         for job in reversed(self._jobs.values()):
             if state == "active" and job.is_over:
                 continue
             if state not in (None, "active", job.public_state) or type not in (None, job.type.name):
                 continue
-            if tenant not in (None, job.submission.tenant):
+            if tenant not in (None, job.submission.tenant) or node not in (None, job.node):
                 continue
             if tag is None or job.submission.tags.get(tag[0]) == tag[1]:
                 yield job
 
     def page(
         self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None,
-        tenant: str | None = None,
+        tenant: str | None = None, node: str | None = None,
     ) -> tuple[list[Job], int | None]:  # fmt: skip
         """Return the newest matching jobs below the number `before`, and the `before` of the next page.
 
         Stable: a job that comes or goes meanwhile does not shift the others.
         """
         found: list[Job] = []
-        for job in self.matching(state=state, type=type, tag=tag, tenant=tenant):
+        for job in self.matching(state=state, type=type, tag=tag, tenant=tenant, node=node):
             if before is not None and job.number >= before:
                 continue
             if len(found) == limit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
@@ -22,6 +22,11 @@ from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.pools.pool_protocols import JobPool
+
+P = TypeVar("P", bound="JobPool")
 
 RETIRED_MAX = 20
 """How many retired workers are remembered, with the reason."""
@@ -37,15 +42,41 @@ class FleetOwner(Protocol):
     def queued(self, pool: Pool) -> int: ...
 
 
-class Fleet:
+class PoolsByName(Generic[P]):
+    """Pools, and what is known of each: how long its jobs run, and its job types. On this machine or on others."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pools: dict[str, P] = {}
+        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
+        self._types = JobTypes(settings)
+
+    def __iter__(self) -> Iterator[P]:
+        return iter(self._pools.values())
+
+    def pool_of(self, job_type: JobType) -> P:
+        return self._pools[job_type.pool]
+
+    def run_times_of(self, job_type: JobType) -> RunTimes:
+        return self._run_times[job_type.pool]
+
+    def type(self, name: str) -> JobType:
+        """Return a job type. Raise Refused: unknown_job_type."""
+        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
+
+    def types(self) -> Sequence[JobType]:
+        return self._types.all()
+
+    def pool_records(self) -> Sequence[PoolRecord]:
+        return [pool.record() for pool in self]
+
+
+class Fleet(PoolsByName[Pool]):
     """Every pool of `settings`. It owns the pools and does what concerns more than one of them."""
 
     def __init__(self, settings: Settings, owner: FleetOwner) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._owner = owner
-        self._pools: dict[str, Pool] = {}
-        self._run_times = {spec.name: RunTimes(spec.workers) for spec in settings.pools}
-        self._types = JobTypes(settings)
         self._resources: SupervisorResources | None = None
         self._worker_numbers = 0
         self.retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
@@ -106,24 +137,6 @@ class Fleet:
         if self._resources is not None:
             self._resources.close_in_child()
 
-    def __iter__(self) -> Iterator[Pool]:
-        return iter(self._pools.values())
-
-    def pool_of(self, job_type: JobType) -> Pool:
-        return self._pools[job_type.pool]
-
-    def run_times_of(self, job_type: JobType) -> RunTimes:
-        return self._run_times[job_type.pool]
-
-    # ── job types ──
-
-    def type(self, name: str) -> JobType:
-        """Return a job type. Raise Refused: unknown_job_type."""
-        return self._types.get(name, (pool.spec.name for pool in self if pool.state == "broken"))
-
-    def types(self) -> Sequence[JobType]:
-        return self._types.all()
-
     # ── workers ──
 
     def worker(self, worker_id: str) -> tuple[Pool, Worker]:
@@ -141,9 +154,6 @@ class Fleet:
     async def worker_records(self) -> Sequence[WorkerRecord]:
         workers = [worker for pool in self for worker in pool.workers.values()]
         return await asyncio.gather(*map(self.worker_record, workers))
-
-    def pool_records(self) -> Sequence[PoolRecord]:
-        return [pool.record() for pool in self]
 
     # ── PoolOwner ──
 

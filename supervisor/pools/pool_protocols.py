@@ -85,6 +85,7 @@ class JobPool(Protocol):
     def without_lane(self) -> Sequence[tuple[Any, bool]]: ...
     def fill_soon(self) -> None: ...
     def kill_idle(self, worker: Any) -> None: ...
+    def record(self) -> PoolRecord: ...
 
 
 class JobPools(Protocol):
@@ -171,6 +172,11 @@ class RemotePoolsOwner(RunningAttemptOwner, Protocol):
 
 class RemotePools(JobPools, Protocol):
     """Pools on other machines, which make their own attempts."""
+
+    @property
+    def nodes_lost(self) -> int:
+        """How often a node was lost since the start."""
+        ...
 
     def use(self, owner: RemotePoolsOwner) -> None:
         """Set who is told of free workers and of what becomes of attempts."""

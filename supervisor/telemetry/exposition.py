@@ -5,17 +5,24 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from killable.supervisor.models import TERMINAL_STATES
+from killable.supervisor.models import NODE_STATES, TERMINAL_STATES, NodeRecord
 from killable.supervisor.telemetry.gauges import Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 
 MS = 0.001
+_OF_A_NODE: tuple[tuple[str, str, Callable[[NodeRecord], float | None]], ...] = (
+    ("up", "Whether the node answers", lambda node: node.state in ("live", "draining")),
+    ("slots", "Jobs that the node runs at once", lambda node: node.slots),
+    ("running", "Jobs that the node has", lambda node: node.running),
+    ("heard_seconds", "Time since the node was heard of; its lease runs from then", lambda node: node.heard_s),
+    ("delay_seconds", "Time until the node has answered the last order", lambda node: node.delay_s),
+)
 
 
 def as_text(metrics: Metrics, gauges: Gauges, rss_bytes: int, *, openmetrics: bool) -> bytes:
@@ -57,7 +64,14 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
         "loop_longest_ms": round(gauges.loop_longest_s / MS, 3),
         "uptime_s": round(uptime_s, 3),
-    }
+    } | _nodes_as_json(gauges)
+
+
+def _nodes_as_json(gauges: Gauges) -> dict[str, Any]:
+    if not gauges.nodes:
+        return {}
+    counts = {state: sum(node.state == state for node in gauges.nodes) for state in NODE_STATES}
+    return {"nodes": counts, "nodes_lost": gauges.nodes_lost}
 
 
 def _sum(counts: Mapping[tuple[str, ...], int], place: int, label: str) -> int:
@@ -105,6 +119,8 @@ class _Scrape:
         yield _gauge(
             "loop_longest_seconds", "Longest iteration of that loop in the last minute or two", gauges.loop_longest_s
         )
+        if gauges.nodes:
+            yield from _of_nodes(gauges)
         yield from metrics.registry.collect()
 
 
@@ -120,6 +136,21 @@ def _of_tenants(gauges: Gauges) -> Iterator[Metric]:
         streams.add_metric([tenant.tenant], tenant.streams)
     yield jobs
     yield streams
+
+
+def _of_nodes(gauges: Gauges) -> Iterator[Metric]:
+    states = GaugeMetricFamily("killable_nodes", "Machines of the cluster", labels=["state"])
+    for state in NODE_STATES:
+        states.add_metric([state], sum(node.state == state for node in gauges.nodes))
+    yield states
+    yield _counter("nodes_lost", "Nodes whose lease was over, or that have ended", {(): gauges.nodes_lost})
+    for name, text, value_of in _OF_A_NODE:
+        family = GaugeMetricFamily(f"killable_node_{name}", text, labels=["node"])
+        for node in gauges.nodes:
+            value = value_of(node)
+            if value is not None:
+                family.add_metric([node.name], value)
+        yield family
 
 
 class _WithoutCreated:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import ACTIVE_STATES, TenantRecord
+from killable.supervisor.models import ACTIVE_STATES, NodeRecord, TenantRecord
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.telemetry import loop_turns
 
@@ -44,6 +44,10 @@ class Gauges:
     loop_lag_s: float
     loop_longest_s: float
     """The longest turn of the event loop in the last minute or two."""
+    nodes: Sequence[NodeRecord] = ()
+    """The machines of a cluster; none where the server is one machine."""
+    nodes_lost: int = 0
+    """How often a node was lost."""
 
     @property
     def spares(self) -> int:
@@ -52,8 +56,9 @@ class Gauges:
 
 
 async def read_gauges(
-    pools: Iterable[JobPool], job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int
-) -> Gauges:
+    pools: Iterable[JobPool], job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
+    nodes: Sequence[NodeRecord] = (), nodes_lost: int = 0,
+) -> Gauges:  # fmt: skip
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
     pools = list(pools)
@@ -71,6 +76,8 @@ async def read_gauges(
         sse_clients=sse_clients,
         loop_lag_s=loop_lag_s,
         loop_longest_s=loop_turns.longest_s(),
+        nodes=nodes,
+        nodes_lost=nodes_lost,
     )
 
 

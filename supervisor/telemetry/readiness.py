@@ -35,7 +35,11 @@ def readiness(
         if pool.quarantined:
             degraded.append(f"pool {pool.name}: {pool.quarantined} of {pool.workers_max} slots quarantined")
         able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)
-    degraded += [f"node {node.name} is {node.state}" for node in nodes if node.state != "live"]
+    for node in nodes:
+        if node.state != "live":
+            degraded.append(f"node {node.name} is {node.state}")
+        elif node.detail:
+            degraded.append(f"node {node.name}: {node.detail}")
     if queue_full:
         degraded.append(f"the queue is full: {queue_full}")
     if journal:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from support.in_process_carrier import Faults
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
+from killable.api.cli.display.exit_codes import exit_code
 from killable.supervisor import clock
+from killable.supervisor.cluster import wire
+from killable.supervisor.cluster.carrier import NoMachine
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
-from killable.supervisor.settings import PoolSpec
+from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 FORKING = PoolSpec(
     name="forking", modules=("support.forking_jobs",), folder=str(Path(__file__).parent.parent), workers=2
@@ -293,6 +298,64 @@ async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: St
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
         cluster.carrier.leaving.clear()
         await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_jobs_and_workers_are_found_by_their_node_and_ended_by_it(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        jobs = [await server.submit("napper", seconds=1e6) for _ in range(4)]
+        for job_id in jobs:
+            await server.read(job_id, until="started")
+        node_of = {job_id: (await server.record(job_id))["node"] for job_id in jobs}
+        on_a = {job_id for job_id, node in node_of.items() if node == "a"}
+        assert len(on_a) == 2
+        listed = (await server.client.get("/v1/jobs?node=a&state=active")).json()["jobs"]
+        assert {each["job_id"] for each in listed} == on_a
+        workers = (await server.client.get("/v1/workers?node=a")).json()["workers"]
+        assert {worker["node"] for worker in workers} == {"a"}
+        assert {worker["job_id"] for worker in workers if worker["job_id"]} == on_a
+        samples = (await server.client.get("/metrics")).text
+        assert 'killable_node_running{node="a"} 2.0' in samples and 'killable_nodes{state="live"} 2.0' in samples
+        assert 'killable_node_delay_seconds{node="b"}' in samples
+        done = (await server.client.post("/v1/jobs/cancel", json={"node": "a", "grace_s": 0})).json()
+        assert {each["job_id"] for each in done["jobs"]} == on_a and done["cancelled"] == 2
+        assert (await server.client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0})).json()[
+            "cancelled"
+        ] == 2
+
+
+async def test_a_machine_with_other_software_is_refused_in_words_while_the_others_work(
+    start_server: StartServer,
+) -> None:
+    cluster = Cluster(("a", "b", "c", "d"), LASTING)
+
+    def head(settings: Settings) -> Supervisor:
+        supervisor = cluster.head(settings)
+        cluster.carrier.other = {"b": {"version": "0.0.1"}, "c": {"python": "3.9"}}
+        cluster.carrier.troubles = {"d": "Ray's memory monitor is on there"}
+        return supervisor
+
+    async with start_server(engine=head) as server:
+        found = await nodes(server)
+        assert {name: node["state"] for name, node in found.items()} == {
+            "a": "live", "b": "refused", "c": "refused", "d": "live",
+        }  # fmt: skip
+        same = "install the same on each machine"
+        assert found["b"]["detail"] == f"it has killable 0.0.1, and this server {version('killable')}: {same}"
+        assert found["c"]["detail"] == f"it has Python 3.9, and this server {wire.PYTHON}: {same}"
+        assert found["d"]["detail"] == "Ray's memory monitor is on there"
+        ready = await server.client.get("/readyz")
+        assert (ready.status_code, ready.json()["degraded"]) == (
+            200, ["node b is refused", "node c is refused", "node d: Ray's memory monitor is on there"],
+        )  # fmt: skip
+        assert {(await server.record(await server.submit("echo"), wait_s=60))["node"] for _ in range(4)} <= {"a", "d"}
+
+
+async def test_a_cluster_without_machines_is_said_with_the_exit_code_of_the_system(start_server: StartServer) -> None:
+    with pytest.raises(NoMachine, match="the cluster has no machine with processors: start one with `ray start") as no:
+        async with start_server(engine=Cluster((), LASTING).head):
+            pass
+    assert exit_code(no.value) == 71
 
 
 async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:

@@ -51,13 +51,14 @@ class RayCluster:
             self.close()
             raise
 
-    def add(self, address: str) -> None:
+    def add(self, address: str, **changes: str) -> None:
         """Start a node, whose label `place` is its address; return when it is there. One after the other: two that
-        start at once abort.
+        start at once abort. `changes` are of its environment.
         """
         self.nodes[address] = self._start(
-            f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2", f"--labels=place={address}"
-        )
+            f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2", f"--labels=place={address}",
+            changes=changes,
+        )  # fmt: skip
 
     def announce_end(self, node_id: str, deadline_s: int) -> None:
         """Have Ray say that it takes a node away, as its autoscaler does of a spot instance that is called back."""
@@ -68,13 +69,13 @@ class RayCluster:
             env=environment(), check=True, timeout=START_S, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def _start(self, *arguments: str, changes: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
         program = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
         log = Path(self._folder.name) / f"start-{len(self._started)}.log"
         with log.open("wb") as file:
             started = subprocess.Popen(
                 [*program, f"--object-store-memory={STORE_BYTES}"],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(), start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(changes), start_new_session=True,
                 cwd=self._folder.name,
             )  # fmt: skip
         self._started.append(started)

@@ -22,13 +22,15 @@ START_S = 90.0
 class RayServer:
     """A server over the nodes of a Ray cluster."""
 
-    def __init__(self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, more: str = "") -> None:
+    def __init__(
+        self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, more: str = "", workers: str = "workers = 2\n"
+    ) -> None:
         """`more` is put at the end of the file of settings."""
         self.folder = folder
         (folder / "killable.toml").write_text(
             f'[server]\njournal = "journal"\n'
             f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
-            f'[pools.jobs]\nmodule = "{JOBS}"\nworkers = 2\n{more}'
+            f'[pools.jobs]\nmodule = "{JOBS}"\n{workers}{more}'
         )
         self.start()
 

@@ -10,8 +10,10 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from killable.supervisor import clock
+from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import CarrierError, Machine
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.node_labels import NODE, settings_of
@@ -45,6 +47,10 @@ class InProcessCarrier:
     """By node."""
     leaving: dict[str, float] = field(default_factory=dict)
     """When machines are taken away, as `Machine.leaves_at`."""
+    troubles: dict[str, str] = field(default_factory=dict)
+    """What is wrong with machines, as `Machine.trouble`."""
+    other: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Members of a node's hello in whose place others come: it has another release of something."""
     calls: Counter[str] = field(default_factory=Counter)
     ended: Counter[str] = field(default_factory=Counter)
     """How many incarnations of each node have ended, with everything that they ran."""
@@ -56,12 +62,15 @@ class InProcessCarrier:
     async def open(self) -> None: ...
 
     async def members(self) -> Sequence[Machine]:
-        return [Machine(name, self.labels.get(name, {}), self.leaving.get(name)) for name in self.names]
+        return [
+            Machine(name, self.labels.get(name, {}), self.leaving.get(name), self.troubles.get(name, ""))
+            for name in self.names
+        ]
 
     async def start(self, node: str) -> None:
         self._check(node)
         if node not in self.hosts:
-            settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node})
+            settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node}, cores=2)
             host = NodeHost(settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
             await host.start()
             self.hosts[node] = host
@@ -90,6 +99,9 @@ class InProcessCarrier:
             await asyncio.Event().wait()  # for ever: the caller limits the time
         await self._delay()
         answer = await self._deliver(node, method, message)
+        if method == "hello" and node in self.other:
+            header, blobs = wire.unpack(answer)
+            answer = wire.pack({**header, **self.other[node]}, blobs)
         if self._happens(faults.answer_lost):
             await asyncio.Event().wait()
         await self._delay()

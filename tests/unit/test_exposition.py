@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from killable.supervisor.models import Outcome, TenantRecord, Verdict
+from killable.supervisor.models import NODE_STATES, NodeRecord, Outcome, TenantRecord, Verdict
 from killable.supervisor.telemetry import exposition
 from killable.supervisor.telemetry.gauges import WORKER_STATES, Gauges
 from killable.supervisor.telemetry.metrics import Metrics
@@ -35,6 +36,12 @@ GAUGES = Gauges(
     tenants=[TenantRecord("ann", 3, 99, 1, 7, 700, 2, 0, {})],
     live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002, loop_longest_s=0.5,
 )  # fmt: skip
+
+
+NODES = (
+    NodeRecord("gpu-1", "live", "i", 4, 2, 0.5, delay_s=0.002),
+    NodeRecord("gpu-2", "lost", "i", 0, 0, 30.0),
+)
 
 
 def contract() -> dict[str, set[str]]:
@@ -119,3 +126,25 @@ def test_before_anything_has_happened_counts_are_nought_and_percentiles_null() -
     told = exposition.as_json(Metrics(), GAUGES, uptime_s=0)
     assert told["jobs_completed"] == 0 and told["cancel_ms"] == {"p50": None, "p95": None, "p99": None}
     assert told["run_s"] == {} and told["timeouts"]["run"] == 0
+
+
+def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
+    gauges = replace(GAUGES, nodes=NODES, nodes_lost=1)
+    found = samples(exposition.as_text(used(), gauges, 0, openmetrics=False).decode())
+    by_node = {
+        name.removeprefix("node_"): {sample.labels["node"]: sample.value for sample in found[name]}
+        for name in found
+        if name.startswith("node_")
+    }
+    assert by_node == {
+        "up": {"gpu-1": 1, "gpu-2": 0}, "slots": {"gpu-1": 4, "gpu-2": 0}, "running": {"gpu-1": 2, "gpu-2": 0},
+        "heard_seconds": {"gpu-1": 0.5, "gpu-2": 30}, "delay_seconds": {"gpu-1": 0.002},
+    }  # fmt: skip
+    states = {sample.labels["state"]: sample.value for sample in found["nodes"]}
+    assert states == dict.fromkeys(NODE_STATES, 0) | {"live": 1, "lost": 1}
+    assert [sample.value for sample in found["nodes_lost_total"]] == [1]
+    told = exposition.as_json(used(), gauges, 1.0)
+    assert (told["nodes"], told["nodes_lost"]) == (states, 1)
+    assert not [name for name in samples(text()) if "node" in name] and "nodes" not in exposition.as_json(
+        used(), GAUGES, 1.0
+    )

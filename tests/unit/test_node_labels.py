@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.jobs.node_labels import fits, no_node_fits, settings_of
 from killable.supervisor.settings import PoolSpec, Settings
 
@@ -50,5 +51,13 @@ def test_that_no_node_fits_is_said_with_the_labels_that_there_are() -> None:
 def test_a_node_has_the_pools_that_it_fits() -> None:
     pools = (PoolSpec("gpu", ("jobs",), nodes={"zone": "a"}), PoolSpec("any", ("jobs",)))
     settings = Settings(pools=pools)
-    assert [pool.name for pool in settings_of(settings, A).pools] == ["gpu", "any"]
-    assert [pool.name for pool in settings_of(settings, {"zone": "b"}).pools] == ["any"]
+    assert [pool.name for pool in settings_of(settings, A, 2).pools] == ["gpu", "any"]
+    assert [pool.name for pool in settings_of(settings, {"zone": "b"}, 2).pools] == ["any"]
+
+
+def test_a_pool_without_a_number_of_workers_has_one_for_each_core_of_the_node() -> None:
+    pools = (PoolSpec("two", ("jobs",), workers=2), PoolSpec("unset", ("jobs",), workers=7, by_cores=True))
+    head = Settings(pools=pools)
+    node = settings_of(head, {}, 5)
+    assert {pool.name: pool.workers for pool in node.pools} == {"two": 2, "unset": 5}
+    assert fingerprints(node) == fingerprints(head), "a head that is started again knows it as its own"

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from killable.api.cli.commands.drain import node_line, state_line
 from killable.api.cli.commands.metrics import flattened
-from killable.api.cli.commands.ps import in_order, summary
+from killable.api.cli.commands.ps import in_order, listing, summary
+from killable.api.cli.commands.workers import worker_listing
 from killable.api.cli.display.status_line import StatusLine, progress_line
 
 
@@ -118,3 +119,20 @@ def test_there_is_no_line_where_stderr_is_no_terminal() -> None:
 def test_progress_without_a_total_is_words_alone() -> None:
     line = progress_line({"done": 7, "total": None, "unit": "chunks"})
     assert isinstance(line, Text) and line.plain == "7 chunks"
+
+
+def test_in_a_cluster_each_job_and_worker_has_its_node() -> None:
+    record = job("j", "running") | {
+        "type": "work", "tokens": 0, "created_at": "2026-01-01T00:00:00.000Z", "node": "gpu-1", "progress": None,
+        "started_at": None, "ended_at": None,
+    }  # fmt: skip
+    worker = {"worker_id": "gpu-1.w-3", "job_id": "j", "node": "gpu-1", "pool": "p", "state": "busy", "pid": 7}
+    console = Console(file=io.StringIO(), width=200)
+    console.print(listing([record], [worker], full=True))
+    console.print(worker_listing([worker]))
+    console.print(listing([record | {"node": None}], [worker | {"node": None, "worker_id": "w-3"}], full=True))
+    assert isinstance(console.file, io.StringIO)
+    jobs, workers, alone = (
+        each.split() for each in console.file.getvalue().splitlines() if each.split()[0] in ("j", "gpu-1")
+    )
+    assert jobs[5:8] == ["gpu-1", "w-3", "7"] and workers[:2] == ["gpu-1", "gpu-1.w-3"] and alone[5:7] == ["w-3", "7"]

@@ -29,7 +29,7 @@ _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 def doctor(as_json: bool, url: str | None) -> None:
     with errors.reporting(as_json):
-        checks = [*examine(), *_api_keys()]
+        checks = [*examine(), *_configured()]
         runnable = all(check.status != "fail" for check in checks)
         if runnable and sys.platform == "linux":
             from killable.api.cli.diagnosis.probe_job import self_check
@@ -50,19 +50,28 @@ def doctor(as_json: bool, url: str | None) -> None:
         raise click.exceptions.Exit(CommandExit.FAILED if failed else CommandExit.OK)
 
 
-def _api_keys() -> Iterator[Check]:
-    """Look at the file of keys, if the configuration of this folder names one."""
+def _configured() -> Iterator[Check]:
+    """Look at the file of keys and at the cluster, if the configuration of this folder names them."""
     if sys.platform != "linux":
         return
-    from killable.api.http.key_file import KeysInvalid, read_keys
+    from killable.api.cli.diagnosis.cluster_checks import examine_cluster
     from killable.supervisor.configuration.config import ConfigError
     from killable.supervisor.configuration.config import examine as examine_configuration
 
     try:
-        path = examine_configuration(None, os.environ, {}, None)[0].server.api_keys_file
-        keys = read_keys(path) if path else ()
+        config = examine_configuration(None, os.environ, {}, None)[0]
     except ConfigError:
         return  # `killable check` tells what is wrong with it
+    if config.server.api_keys_file:
+        yield from _api_keys(config.server.api_keys_file)
+    yield from examine_cluster(config.cluster, os.environ)
+
+
+def _api_keys(path: str) -> Iterator[Check]:
+    from killable.api.http.key_file import KeysInvalid, read_keys
+
+    try:
+        keys = read_keys(path)
     except KeysInvalid as error:
         yield Check("API keys", "fail", error.message)
         return

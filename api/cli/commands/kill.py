@@ -42,10 +42,11 @@ class _Order:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """Selects active jobs by type and tag; all of them if neither is given."""
+    """Selects active jobs by type, tag and node; all of them if none is given."""
 
     type: str | None
     tag: str | None
+    node: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +82,21 @@ def kill(
     reason: str,
     type: str | None,
     tag: str | None,
+    node: str | None,
     all_jobs: bool,
     dry_run: bool,
     as_json: bool,
     url: str,
 ) -> None:
-    by_filter = all_jobs or type is not None or tag is not None
+    by_filter = all_jobs or type is not None or tag is not None or node is not None
     if by_filter == bool(names):
         what = "give ids or a filter, not both" if names else "give ids or a filter"
-        raise click.BadParameter(f"{what} (--type, --tag or --all)", param_hint="JOB")
+        raise click.BadParameter(f"{what} (--type, --tag, --node or --all)", param_hint="JOB")
     if now and grace is not None:
         raise click.BadParameter("--now is the same as --grace 0; give only one of them", param_hint="--now")
     order = _Order(0.0 if now else grace, reason)
     with errors.reporting(as_json), open_client(url) as client:
-        chosen = _Filter(type, tag_filter(tag)) if by_filter else None
+        chosen = _Filter(type, tag_filter(tag), node) if by_filter else None
         if dry_run:
             targets = _matching(client, chosen) if chosen else _named(client, names)
             if chosen and not targets:
@@ -167,14 +169,14 @@ def _named(client: Client, names: Sequence[str]) -> list[_Target]:
 
 
 def _matching(client: Client, chosen: _Filter) -> list[_Target]:
-    answer = client.cancel_matching(type=chosen.type, tag=chosen.tag, state="active", dry_run=True)
+    answer = client.cancel_matching(type=chosen.type, tag=chosen.tag, node=chosen.node, state="active", dry_run=True)
     return [_Target(each["job_id"], job=client.job(each["job_id"])) for each in answer["jobs"]]
 
 
 def _kill_matching(client: Client, chosen: _Filter, order: _Order) -> Iterator[_Kill]:
     """Cancel all matching jobs in one request, then wait for each in turn and yield its end."""
     answer = client.cancel_matching(
-        type=chosen.type, tag=chosen.tag, state="active", reason=order.reason, grace_s=order.grace_s
+        type=chosen.type, tag=chosen.tag, node=chosen.node, state="active", reason=order.reason, grace_s=order.grace_s
     )
     for each in answer["jobs"]:
         job = client.job(each["job_id"])

@@ -26,6 +26,7 @@ def ps(
     state: str | None,
     type: str | None,
     tag: str | None,
+    node: str | None,
     limit: int | None,
     full: bool,
     as_json: bool,
@@ -33,7 +34,7 @@ def ps(
 ) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         wanted = state or (None if all_jobs else "active")
-        jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag_filter(tag))))
+        jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag_filter(tag), node=node)))
         workers = client.workers() if jobs else []
         at_most = (0 if as_json or not sys.stdout.isatty() else ON_A_SCREEN) if limit is None else limit
         shown = jobs[:at_most] if at_most else jobs
@@ -73,12 +74,15 @@ def summary(jobs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str, Any]], *, full: bool) -> Listing:
-    """Return JOB TYPE STATE AGE TOKENS WORKER PID CPU RSS; `full`: with whole ids."""
+    """Return JOB TYPE STATE AGE TOKENS WORKER PID CPU RSS; `full`: with whole ids. In a cluster with NODE, of which the
+    id of a worker is said without it.
+    """
+    on_nodes = any(job.get("node") for job in records)
     table = Listing(
         [
             Column("JOB"), Column("TYPE", cut=True), Column("STATE"), Column("AGE", 6, numeric=True),
-            Column("TOKENS", 5, numeric=True), Column("WORKER", 1), Column("PID", 4, numeric=True),
-            Column("CPU", 3, numeric=True), Column("RSS", 2, numeric=True),
+            Column("TOKENS", 5, numeric=True), *([Column("NODE", cut=True)] if on_nodes else []), Column("WORKER", 1),
+            Column("PID", 4, numeric=True), Column("CPU", 3, numeric=True), Column("RSS", 2, numeric=True),
         ]
     )  # fmt: skip
     holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
@@ -87,10 +91,16 @@ def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str,
         name = job["job_id"] if full else render.short(job["job_id"])
         table.add(
             name, render.plain(job["type"]), job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
-            str(worker.get("worker_id") or "-"), render.pid(worker), render.share(worker.get("cpu")),
-            render.size(worker.get("rss_bytes")),
+            *([render.plain(job["node"] or "-")] if on_nodes else []), _name_on_node(worker), render.pid(worker),
+            render.share(worker.get("cpu")), render.size(worker.get("rss_bytes")),
         )  # fmt: skip
     return table
+
+
+def _name_on_node(worker: Mapping[str, Any]) -> str:
+    """Return the id of a worker, in a cluster without the name of its node, or a dash."""
+    name, node = str(worker.get("worker_id") or "-"), worker.get("node")
+    return name.removeprefix(f"{node}.") if node else name
 
 
 def _age_s(job: Mapping[str, Any]) -> float | None:

@@ -208,6 +208,8 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     try:
         await starting
     except KillableError as error:
+        if hasattr(type(error), "exit_code"):  # it is not the configuration that is at fault
+            raise
         raise ConfigError(error.message, **error.facts) from error
     return True
 

@@ -17,9 +17,11 @@ from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
 
-def workers(as_json: bool, url: str) -> None:
+def workers(node: str | None, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         answer = client.workers_and_retired()
+        if node is not None:
+            answer = answer | {"workers": [each for each in answer["workers"] if each.get("node") == node]}
         found, retired = answer["workers"], answer.get("retired")  # absent from older servers
         if as_json:
             console.print_json(answer)
@@ -30,27 +32,31 @@ def workers(as_json: bool, url: str) -> None:
             console.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
             console.print_table(worker_listing(found))
         else:
-            console.stderr_console().print(
-                "no workers: no pool is ready (`killable doctor --url URL` checks the server)"
-            )
+            why = "no pool is ready (`killable doctor --url URL` checks the server)"
+            why = why if node is None else f"there are none on {render.plain(node)} (`killable nodes` lists the nodes)"
+            console.stderr_console().print(f"no workers: {why}")
         if retired:
             console.print_table(Text("\nnot reused", "bold"))
             console.print_table(retired_listing(retired))
 
 
 def worker_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
-    """Return WORKER POOL STATE JOB TYPE PID AGE JOBS CPU RSS USS."""
+    """Return WORKER POOL STATE JOB TYPE PID AGE JOBS CPU RSS USS, in a cluster after NODE."""
+    on_nodes = any(worker.get("node") for worker in records)
+    node = [Column("NODE", 1, cut=True)] if on_nodes else []
     listing = Listing(
         [
-            Column("WORKER"), Column("POOL", 5, cut=True), Column("STATE"), Column("JOB"), Column("TYPE", 4, cut=True),
-            Column("PID", numeric=True), Column("AGE", 6, numeric=True), Column("JOBS", 2, numeric=True),
-            Column("CPU", 7, numeric=True), Column("RSS", 3, numeric=True), Column("USS", 1, numeric=True),
+            *node, Column("WORKER"), Column("POOL", 5, cut=True), Column("STATE"), Column("JOB"),
+            Column("TYPE", 4, cut=True), Column("PID", numeric=True), Column("AGE", 6, numeric=True),
+            Column("JOBS", 2, numeric=True), Column("CPU", 7, numeric=True), Column("RSS", 3, numeric=True),
+            Column("USS", 1, numeric=True),
         ]
     )  # fmt: skip
     for worker in records:
         job_id = worker.get("job_id")
         listing.add(
-            str(worker["worker_id"]), str(worker["pool"]), state_text(str(worker["state"])),
+            *([render.plain(worker["node"] or "-")] if on_nodes else []), str(worker["worker_id"]), str(worker["pool"]),
+            state_text(str(worker["state"])),
             render.short(job_id) if job_id else "-", render.plain(worker.get("type") or "-"), render.pid(worker),
             render.duration(worker.get("age_s")), str(worker.get("jobs", "-")), render.share(worker.get("cpu")),
             render.size(worker.get("rss_bytes")), render.size(worker.get("uss_bytes")),

@@ -154,6 +154,7 @@ PS = VerbCommand(
     ),
     Option(["--type"], metavar="TYPE", shell_complete=completion.job_types, help="Only jobs of this type."),
     Option(["--tag"], metavar="KEY=VALUE", help="Only jobs with this tag."),
+    Option(["--node"], metavar="NODE", help="Only jobs on this machine of a cluster."),
     Option(
         ["-n", "--limit"],
         type=IntRange(min=0),
@@ -227,6 +228,7 @@ KILL = VerbCommand(
     REASON,
     Option(["--type"], metavar="TYPE", shell_complete=completion.job_types, help="Kill all active jobs of this type."),
     Option(["--tag"], metavar="KEY=VALUE", help="Kill all active jobs with this tag."),
+    Option(["--node"], metavar="NODE", help="Kill all active jobs on this machine of a cluster."),
     Option(["--all", "all_jobs"], is_flag=True, help="Kill all active jobs."),
     Option(["--dry-run"], is_flag=True, help="List what would be killed, and kill nothing."),
     JSON,

@@ -145,6 +145,7 @@ WORKERS = VerbCommand(
     not reused, with the reason: what their last job left behind (a thread, a
     child process, a signal handler). `killable kill w-7` ends one.
     """,
+    Option(["--node"], metavar="NODE", help="Only those of this machine of a cluster."),
     JSON,
     URL,
     runs="workers.workers",

@@ -14,8 +14,6 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Literal, TypeAlias, TypeGuard
 from urllib.parse import quote
 
@@ -24,6 +22,7 @@ import httpx
 from killable.api.client.endpoint import Endpoint, sendable
 from killable.api.client.errors import Unreachable, problem_error
 from killable.api.client.events import Record
+from killable.api.client.retry_after import retry_after
 from killable.workers.errors import KillableError, Refused
 
 PROBLEM_URN = "urn:killable:problem:"
@@ -97,7 +96,7 @@ class Server(Endpoint):
         members = _json(response)
         if not is_problem(members):
             raise self.unexpected_answer(response)
-        raise problem_error(members, status=response.status_code, **_retry_after(response))
+        raise problem_error(members, status=response.status_code, **retry_after(response))
 
     def members(self, response: httpx.Response) -> Record:
         """Return the JSON object of an answer. Raise Unreachable if it has none: this is no killable server."""
@@ -142,7 +141,7 @@ class Server(Endpoint):
         return Unreachable(
             f"{self.address} answered {answer} ({kind}), which is not an answer of a killable server: "
             "is it another server, or a proxy in front of it?",
-            url=self.address, status=response.status_code, **_retry_after(response),
+            url=self.address, status=response.status_code, **retry_after(response),
         )  # fmt: skip
 
     def unreachable(self, error: Exception) -> Unreachable:
@@ -222,20 +221,8 @@ _NOT_JSON = object()
 def _json(response: httpx.Response) -> Any:
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):  # nested too deeply
         return _NOT_JSON
-
-
-def _retry_after(response: httpx.Response) -> dict[str, Any]:
-    """Return the fact `retry_after_s` if the answer has a Retry-After: seconds, or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdigit():
-        return {"retry_after_s": float(value)}
-    try:
-        due = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return {}
-    return {"retry_after_s": max(0.0, (due.replace(tzinfo=due.tzinfo or UTC) - datetime.now(UTC)).total_seconds())}
 
 
 def _text(value: Any) -> Any:

@@ -32,7 +32,11 @@ class ServerCalls:
             HttpCall("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
         )
         server = self.requester.server
-        return server.records(answer, "jobs"), server.members(answer).get("next_cursor")
+        page, following = server.records(answer, "jobs"), server.members(answer).get("next_cursor")
+        # Jobs are numbered, and a list goes down: anything else could go on for ever.
+        if following is not None and not (page and _number(following) < _number(cursor or "inf")):
+            raise server.unexpected_answer(answer)
+        return page, following
 
     def records(self, path: str, name: str) -> Flow[list[Record]]:
         """Return the objects in one member of the answer at a path."""
@@ -76,6 +80,14 @@ class ServerCalls:
     def ready(self) -> Flow[Record]:
         # Not repeated: the 503 of a server that is not ready is the answer.
         return self.requester.members(HttpCall("GET", "/readyz", again="unsent"))
+
+
+def _number(cursor: object) -> float:
+    """Return the number in a cursor; not a number if it has none."""
+    try:
+        return float(cursor) if isinstance(cursor, str) else math.nan
+    except ValueError:
+        return math.nan
 
 
 def _worker_path(id: str) -> str:

@@ -87,7 +87,7 @@ class Reading:
             return None
         try:
             event = Event(int(sent.id), sent.event, json.loads(sent.data))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply
             raise self._invalid_stream(f"event {sent.id!r} is not numbered JSON") from error
         if not isinstance(event.data, dict):
             raise self._invalid_stream(f"the data of event {event.id} are not a JSON object")

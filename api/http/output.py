@@ -5,7 +5,6 @@ Runs in: api.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
@@ -13,13 +12,12 @@ from contextlib import aclosing
 
 from killable.api.http.sse import WRITE_BYTES, cut
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import JobEvent, JobRecord
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.models import JobRecord
 from killable.workers.protocol.messages import dump_json
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-PIECE_EVENTS = 1024
-"""Tokens decoded before the event loop continues: about a millisecond for small ones."""
 
 
 async def media_type_of(engine: Engine, record: JobRecord) -> str:
@@ -38,9 +36,10 @@ async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | 
     """
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
-            for piece in decoded(tokens):
+            for number, piece in enumerate(decoded(tokens)):
+                if number:  # of a large token: a socket that takes all does not wait by itself
+                    await wakeup_turns().turn(record.job_id)
                 yield piece
-                await asyncio.sleep(0)  # a socket that takes all does not wait by itself
 
 
 def as_attachment(name: str) -> dict[str, str]:
@@ -128,12 +127,6 @@ _ESCAPE_BYTES = len(r"\ud83d")
 
 async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[bytes], None]:
     async for batch in engine.events(record.job_id, follow=False):
-        for part in _parts(batch):
-            tokens = [event.data for event in part if event.name == "token" and event.id < record.events]
-            if tokens:
-                yield tokens
-            await asyncio.sleep(0)
-
-
-def _parts(batch: Sequence[JobEvent]) -> list[Sequence[JobEvent]]:
-    return [batch[start : start + PIECE_EVENTS] for start in range(0, len(batch), PIECE_EVENTS)]
+        tokens = [event.data for event in batch if event.name == "token" and event.id < record.events]
+        if tokens:
+            yield tokens

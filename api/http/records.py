@@ -8,8 +8,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from killable.api.http.schemas import SHORT_JOB
 from killable.supervisor.models import JobRecord
+
+SHORT_JOB = (
+    "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
+    "progress", "queue", "error", "durable", "node",
+)  # fmt: skip
+"""The members of a job in a list."""
 
 
 def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:

@@ -115,6 +115,9 @@ class InTurn:
             connection: Connection | None = scope.get(CONNECTION)
             if connection is None or not connection.has_left:
                 await self._app(scope, receive, send)
+            else:  # until uvicorn knows it, too: it would log that there is no answer
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     async def _before_others(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request while others wait, until its answer begins: it may be a stream."""

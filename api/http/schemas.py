@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from killable.api.http.prefer import PREFER
+from killable.api.http.records import SHORT_JOB
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
@@ -322,11 +323,6 @@ _HAS_KEY = (
     "Whether anyone can have this name: an API key has it, or it is a user of the operators' socket; without keys "
     "everybody is `default`"
 )
-SHORT_JOB = (
-    "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error", "durable", "node",
-)  # fmt: skip
-"""The members of a job in a list."""
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
 ShortJob = _model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
 Job = _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON)

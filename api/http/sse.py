@@ -30,6 +30,7 @@ from killable.api.http.audit import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
 from killable.workers.errors import Refused
 
@@ -40,10 +41,6 @@ logging.getLogger("sse_starlette").setLevel(logging.INFO)
 
 log = logging.getLogger(__name__)
 
-EVENTS_PER_TURN = 1024
-"""A late reader's backlog can be a million events: encoded in parts, of small ones about 0.2 ms; the loop turns in
-between.
-"""
 WRITE_BYTES = 64 << 10
 """Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"
@@ -250,17 +247,17 @@ class EventStream(EventSourceResponse):
         try:
             async with aclosing(self._engine.events(self._reader.job_id, self._reader.after)) as batches:
                 async for batch in batches:
-                    for start in range(0, len(batch), EVENTS_PER_TURN):
-                        part = batch[start : start + EVENTS_PER_TURN]
-                        for piece in encode(part):
-                            for write in cut(first + piece):
-                                yield write
-                            first = b""
-                        _, name, data = part[-1]
-                        if self._reader.markers and name in TERMINAL_STATES:
-                            yield marker(name, json.loads(data).get("error"))
-                        if len(part) == EVENTS_PER_TURN:
-                            await asyncio.sleep(0)  # neither a backlog nor a socket that takes all waits by itself
+                    is_begun = False
+                    for piece in encode(batch):
+                        for write in cut(first + piece):
+                            if is_begun:  # of a large event: a socket that takes all does not wait by itself
+                                await wakeup_turns().turn(self._reader.job_id)
+                            is_begun = True
+                            yield write
+                        first = b""
+                    _, name, data = batch[-1]
+                    if self._reader.markers and name in TERMINAL_STATES:
+                        yield marker(name, json.loads(data).get("error"))
         except Refused:
             # The reader sees an end without a terminal event.
             log.info("the record of %s was dropped while its stream was read", self._reader.job_id)

@@ -11,7 +11,7 @@ from itertools import repeat
 from typing import Protocol
 
 from killable.supervisor.attempts import exit_outcome
-from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
+from killable.supervisor.attempts.deadlines import LEAVE_S, NEVER, Deadlines, OperationExpiry
 from killable.supervisor.attempts.escalation import RESEND_S, Rules
 from killable.supervisor.attempts.exit_outcome import Evidence
 from killable.supervisor.attempts.phase_times import PhaseTimes
@@ -42,8 +42,6 @@ from killable.workers.protocol.messages import (
     Raised,
 )
 
-LEAVE_S = 1.0
-"""Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
 ROUSE_S = 1.0
 """Time for a worker to enter its job before it is continued, in case it was stopped while it was idle."""
 

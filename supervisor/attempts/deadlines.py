@@ -16,6 +16,8 @@ from killable.workers.authoring.limits import Limits, value_of
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NEVER = float("inf")
+LEAVE_S = 1.0
+"""Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
 
 _CODES = {
     "start_s": "timeout.start",

@@ -11,6 +11,7 @@ time that its head computes for it, however long messages take.
 from __future__ import annotations
 
 from collections import deque
+from typing import NamedTuple
 
 DRIFT = 1.01
 """How much faster one machine's clock may run than another's."""
@@ -22,6 +23,17 @@ END_S = 0.5
 """How long the end of all processes of a node may take. Measured: 0.1 s at most."""
 ANSWERS_MAX = 256
 """Answers whose times are remembered. Older ones give no lease."""
+
+
+class Times(NamedTuple):
+    """`[cluster]` in seconds."""
+
+    lease_s: float = 10.0
+    """How long a node works without a word from its head."""
+    poll_s: float = 3.0
+    """How long a node waits with its answer when it has no news."""
+    patience_s: float = 2.0
+    """How much later than that an answer may come before the node is suspect."""
 
 
 class NodeLease:

@@ -19,7 +19,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
-from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
 from killable.supervisor.cluster.wire import Header
@@ -42,20 +42,10 @@ LEAVE_S = 15.0
 """How long a node may take to end its pools when it is let go."""
 
 _SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
+_LEFT = "told", "it had other settings, and has ended everything before it was started anew"
 """By what the end of an incarnation is known, and in words."""
 
 logger = logging.getLogger("killable.cluster")
-
-
-class Times(NamedTuple):
-    """`[cluster]` in seconds."""
-
-    lease_s: float = 10.0
-    """How long a node works without a word from its head."""
-    poll_s: float = 3.0
-    """How long a node waits with its answer when it has no news."""
-    patience_s: float = 2.0
-    """How much later than that an answer may come before the node is suspect."""
 
 
 class Epoch(NamedTuple):
@@ -104,18 +94,18 @@ class NodeLink:
         self.state = "joining"
         self.detail = ""
         self.incarnation = ""
-        self._process = ""
-        """That of the incarnation, by the name that everything which it starts carries."""
         self.labels: Labels = {}
         self.drain = NodeDrain()
         self.leaves_at: float | None = None
         """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
+        self._process = ""
+        """That of the incarnation, by the name that everything which it starts carries."""
         self.attempts: dict[int, RemoteAttempt] = {}
         """Those that are not over."""
         self.held: dict[tuple[str, int], Header] = {}
         """What the node holds of an earlier head, by job and attempt, until it is settled what becomes of it."""
-        self.ended: set[str] = set()
-        """Incarnations that have certainly ended everything."""
+        self.ended: dict[str, tuple[str, str]] = {}
+        """Incarnations that have certainly ended everything: by what that is known, and in words."""
         self._recorded: set[int] = set()
         """Attempts whose ends are written down, until the node has heard of it."""
         self._ended: dict[int, RemoteAttempt] = {}
@@ -126,6 +116,8 @@ class NodeLink:
         self._times = times
         self._clock = clock
         self._owner = owner
+        self._is_ending = False
+        """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -235,7 +227,8 @@ class NodeLink:
                 if hello:
                     continue
             hello = None
-            self.decided.set()
+            if not self._is_ending:
+                self.decided.set()
             await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
 
     async def _hello(self, before: str = "") -> Header | None:
@@ -251,7 +244,9 @@ class NodeLink:
             hello, _ = await self._call("hello", asked, HELLO_S)
             if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
                 await self._call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
-                self.ended.add(hello["incarnation"])
+                self._is_ending = True
+                self.ended[hello["incarnation"]] = _LEFT
+                owner.on_lost(self)
                 self._note(self.state, "it was started with other settings, and is started anew")
                 return None
         except (TimeoutError, CarrierError) as error:
@@ -260,12 +255,14 @@ class NodeLink:
         if hello.get("refused") == wire.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
+            self._is_ending = True
             self._note(self.state, "the last incarnation of the node is still ending")
             return None
         return hello
 
     def _take(self, hello: Header) -> bool:
         """Begin an incarnation; return whether it can be used."""
+        self._is_ending = False
         self._given = max(self._given, hello["begun"])
         self._recorded.clear()
         self.incarnation, self._process = hello["incarnation"], hello["process"]
@@ -383,7 +380,7 @@ class NodeLink:
         self._waiting.clear()
         self._ended.clear()
         self.held.clear()
-        self.ended.add(self.incarnation)
+        self.ended[self.incarnation] = fenced, how
         self._owner.on_lost(self)
         facts = {"incarnation": self.incarnation, "fenced": fenced}
         for attempt in attempts.values():

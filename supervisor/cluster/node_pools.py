@@ -15,9 +15,9 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import wire
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, Machine
-from killable.supervisor.cluster.lease import end_of_node
+from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.node_host import fingerprints
-from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink, Times
+from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
@@ -101,8 +101,9 @@ class NodePools:
         except CarrierError as error:
             raise StartRefused(f"the machines of the cluster are not known: {error}") from error
         self._watching = asyncio.ensure_future(self._watch_members())
+        due = clock.now() + HELLO_S
         for link in tuple(self._links.values()):
-            await event_loops.wait_within(link.decided, HELLO_S)
+            await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self._links.values())
             raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
@@ -214,7 +215,7 @@ class NodePools:
     def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
         link = self._links.get(start["node"])
         if link is not None and start["incarnation"] in link.ended:
-            return "told", "it had ended everything when this server found it"
+            return link.ended[start["incarnation"]]
         lease_s = max(start["lease_s"], self._times.lease_s)
         return "lease", f"it did not come back within its lease of {lease_s:g} s, so it has ended everything"
 

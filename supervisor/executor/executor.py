@@ -23,9 +23,7 @@ from killable.workers.runtime.executor_setup import (
     POOL_MODULE,
     STREAM,
     ExecutorSetup,
-    apply_to_each,
     is_in_pool,
-    try_each,
 )
 
 # Everything else is imported once the first guard has been started (`Executor.__init__`): that process and its zygote
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
     import multiprocessing.context
     from types import FrameType, TracebackType
 
-    from killable.supervisor.executor import mapping
     from killable.supervisor.executor.futures import JobFuture
     from killable.supervisor.executor.streams import AsyncStream, Stream
     from killable.supervisor.linux.early_guard import EarlyGuard
@@ -256,7 +253,7 @@ class Executor(concurrent.futures.Executor):
         from killable.supervisor.executor import mapping
 
         order = mapping.AsSubmitted()
-        return self._map(order, fn, iterables, timeout, chunksize, buffersize, return_exceptions)
+        return mapping.results(self.submit, fn, iterables, order, timeout, chunksize, buffersize, return_exceptions)
 
     @overload
     def map_unordered(
@@ -293,31 +290,8 @@ class Executor(concurrent.futures.Executor):
         """
         from killable.supervisor.executor import mapping
 
-        return self._map(mapping.AsDone(), fn, iterables, timeout, chunksize, buffersize, return_exceptions)
-
-    def _map(
-        self,
-        order: mapping.AsSubmitted,
-        fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
-        timeout: float | None,
-        chunksize: int,
-        buffersize: int | None,
-        return_exceptions: bool,
-    ) -> Iterator[T | BaseException]:
-        from killable.supervisor.executor import mapping
-
-        mapping.check(chunksize, buffersize)
-        each = try_each if return_exceptions else apply_to_each
-        return mapping.results(
-            lambda columns: self.submit(each, fn, *columns),
-            iterables,
-            order,
-            timeout=timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
-            errors_are_items=return_exceptions,
-        )
+        order = mapping.AsDone()
+        return mapping.results(self.submit, fn, iterables, order, timeout, chunksize, buffersize, return_exceptions)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an Executor cannot be sent to a worker or pickled: it belongs to the program that made it")
@@ -332,8 +306,8 @@ class Executor(concurrent.futures.Executor):
         `cancel_futures` cancels the tasks that have not begun. May be called again.
         """
         self._tasks.shut_down(cancel_pending=cancel_futures)
-        if wait and self._tasks.supervisor_thread.join():
-            self._tasks.output.join()
+        if wait:
+            self._join()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -16,10 +16,10 @@ from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, add_traceback, read
 from killable.workers.errors import JobFailed
 from killable.workers.protocol import pickling
-from killable.workers.runtime.executor_setup import ItemRaised
+from killable.workers.runtime.executor_setup import ItemRaised, apply_to_each, try_each
 
 
-def check(chunksize: int, buffersize: int | None) -> None:
+def _check(chunksize: int, buffersize: int | None) -> None:
     """Raise ValueError or TypeError with the messages of the standard library."""
     if chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
@@ -89,18 +89,20 @@ class AsDone(AsSubmitted):
 
 
 def results(
-    submit: Callable[[Columns], JobFuture[list[Any]]],
+    submit: Callable[..., JobFuture[list[Any]]],
+    fn: Callable[..., Any],
     iterables: Sequence[Iterable[Any]],
     order: AsSubmitted,
-    *,
     timeout: float | None,
     chunksize: int,
     buffersize: int | None,
     errors_are_items: bool,
 ) -> Iterator[Any]:
-    """Submit the first tasks now, and return an iterator over the results of all."""
+    """Submit the first tasks now, and return an iterator over the results of all. Raise as `_check` does."""
+    _check(chunksize, buffersize)
     deadline = None if timeout is None else timeout + monotonic()
-    later = (Chunk(submit(columns), len(columns[0])) for columns in _columns(iterables, chunksize))
+    each = try_each if errors_are_items else apply_to_each
+    later = (Chunk(submit(each, fn, *columns), len(columns[0])) for columns in _columns(iterables, chunksize))
     for chunk in later if buffersize is None else itertools.islice(later, buffersize):
         order.add(chunk)
     return _read(order, later, deadline, errors_are_items)

@@ -18,7 +18,7 @@ from killable.supervisor.executor import large_globals, pickling_errors
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
-from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
+from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
 from killable.supervisor.linux.instance_id import random_id
 from killable.supervisor.models import Verdict
@@ -131,9 +131,9 @@ class PendingTasks:
                     if next(iter(self._waiting)).job_id != self._without_room:
                         self._match()
             if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
-                self._call(self._serve_waiting)
+                self.supervisor_thread.call(self._serve_waiting)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
-            self._call(partial(self._give_up, task, ""))
+            self.supervisor_thread.call(partial(self._give_up, task, ""))
             raise
         if why_closed:
             raise self._closed_error(why_closed)
@@ -209,20 +209,20 @@ class PendingTasks:
             lane.line_up(task)
         except Exception as error:
             self.repair()
-            self._call(partial(self._give_up, task, f"it cannot be sent to a worker: {error!r}"))
+            self.supervisor_thread.call(partial(self._give_up, task, f"it cannot be sent to a worker: {error!r}"))
             self._waiting.pop(task.future, None)
             return
         if task.lane is None:
             self._doubt = None
             if not lane:  # not even one message can be sent
                 task.waits_as_job = True
-                self._call(self._serve_waiting)
+                self.supervisor_thread.call(self._serve_waiting)
             return
         self._leave_queue(lane, task)
         if lane.is_alone:
-            self._call(partial(self._settle, lane))
+            self.supervisor_thread.call(partial(self._settle, lane))
 
-    def _settle(self, lane: Lane, _supervisor: Supervisor) -> None:
+    def _settle(self, lane: Lane) -> None:
         """Make an attempt of a lane's only call: at once, or soon if only the pool needs it, to replace the worker."""
         if lane.quiet:
             lane.settle()
@@ -243,12 +243,6 @@ class PendingTasks:
         task.future.pid = lane.process.pid
         self._waiting.pop(task.future, None)
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
-
-    def _call(self, act: Callable[[Supervisor], None]) -> None:
-        try:
-            self.supervisor_thread.call(act)
-        except ThreadClosed:
-            pass  # every task has ended already
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
         """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over.
@@ -300,7 +294,7 @@ class PendingTasks:
                     if not task.is_withdrawn:
                         task.kill_now(verdict, grace_s)
                     self._match()
-            self._call(partial(self._stop, future, verdict, grace_s))
+            self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
 
     def relay(self, act: Callable[[], None]) -> None:
         self.output.relay.put(act)
@@ -315,20 +309,21 @@ class PendingTasks:
             futures = list(self._under_way) if cancel_pending else ()
         for future in futures:
             future.cancel_pending("the executor is shutting down")
-        self._call(lambda _: self._leave_if_done())
+        self.supervisor_thread.call(self._leave_if_done)
+
+    def _futures(self) -> list[JobFuture[Any]]:
+        """Return the futures of the tasks that wait or run."""
+        with self.lock:
+            return list(self._under_way)
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
         """Stop every task, waiting or running."""
-        with self.lock:
-            futures = list(self._under_way)
-        for future in futures:
+        for future in self._futures():
             future.cancel(grace_s=grace_s, reason=reason)
 
     def stop_unread(self) -> None:
         """Stop the streams that no thread will read: the main thread has ended."""
-        with self.lock:
-            futures = list(self._under_way)
-        for future in futures:
+        for future in self._futures():
             if not future.is_wanted():
                 future.cancel(reason="the program is exiting, and nothing reads the stream")
 
@@ -349,9 +344,7 @@ class PendingTasks:
     @property
     def under_way(self) -> int:
         """The number of tasks that wait or run."""
-        with self.lock:
-            futures = list(self._under_way)
-        return sum(not future.done() for future in futures)
+        return sum(not future.done() for future in self._futures())
 
     # ── in the thread ──
 
@@ -359,7 +352,7 @@ class PendingTasks:
         self.supervisor = supervisor
 
     def on_started(self) -> None:
-        self._serve_waiting(self.supervisor)
+        self._serve_waiting()
 
     def on_thread_ending(self, failure: BaseException | None) -> None:
         why = f"the executor's thread has ended: {failure!r}"
@@ -393,7 +386,7 @@ class PendingTasks:
             assert isinstance(task, Task)
             if task.is_stopped:
                 task.is_withdrawn = True
-                self._call(lambda _, task=task: task.drop())  # type: ignore[misc]
+                self.supervisor_thread.call(task.drop)
             elif task.future in self._under_way and not task.is_withdrawn:
                 task.future.take_back()
                 self._waiting[task.future] = task
@@ -414,17 +407,17 @@ class PendingTasks:
     def on_pool_broken(self) -> None:
         self._enter_waiting()
 
-    def _serve_waiting(self, supervisor: Supervisor) -> None:
+    def _serve_waiting(self) -> None:
         """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else open lanes."""
         if not self.supervisor_thread.has_started:
             return
         with self.lock:
             self.repair()
             are_jobs = any(call.waits_as_job for call in self._waiting.values())
-        if are_jobs or self.supervisor_thread.fault or supervisor.why_broken():
+        if are_jobs or self.supervisor_thread.fault or self.supervisor.why_broken():
             self._enter_waiting()
         else:
-            supervisor.jobs.open_lanes()
+            self.supervisor.jobs.open_lanes()
             self.on_room()
 
     def _enter_waiting(self) -> None:
@@ -435,7 +428,7 @@ class PendingTasks:
         for call in calls:
             call.enter()
 
-    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None, _supervisor: Supervisor) -> None:
+    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None) -> None:
         task = self._under_way.get(future)
         if task is None:
             return
@@ -449,7 +442,7 @@ class PendingTasks:
         else:
             task.stop()
 
-    def _give_up(self, task: Task, fault: str, _supervisor: Supervisor) -> None:
+    def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
         verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
         with self.lock:
@@ -464,11 +457,11 @@ class PendingTasks:
         self.on_room()
         if not self._look_scheduled:  # one look handles all waiting tasks
             self._look_scheduled = True
-            self._call(self._serve_waiting_once)
+            self.supervisor_thread.call(self._serve_waiting_once)
 
-    def _serve_waiting_once(self, supervisor: Supervisor) -> None:
+    def _serve_waiting_once(self) -> None:
         self._look_scheduled = False
-        self._serve_waiting(supervisor)
+        self._serve_waiting()
 
     def forget(self, call: Task) -> None:
         """Remove a task that is over."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.executor.relay import Relay
-from killable.supervisor.executor.supervisor_thread import SupervisorThread, ThreadClosed
+from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.workers.protocol.log_records import decode_record, decode_warning
 from killable.workers.protocol.messages import Kind
 
@@ -50,13 +50,6 @@ class ProgramOutput:
         if self.thread.can_wait():
             self.relay.join(is_patient=is_patient)
 
-    def call(self, act: Callable[[], None]) -> None:
-        """Run `act` in the Executor's thread, from any thread, if it still runs."""
-        try:
-            self.thread.call(lambda _: act())
-        except ThreadClosed:
-            pass
-
 
 class TaskOutput:
     """The output of one task on its way to the program: whole lines, and the rest at the end.
@@ -88,7 +81,7 @@ class TaskOutput:
         if self._relay.is_full and not self._is_held and job.attempt is not None:
             self._is_held = True
             job.attempt.hold_output(held=True)
-            self._relay.when_there_is_room(partial(self._output.call, partial(self._go_on, job)))
+            self._relay.when_there_is_room(partial(self._output.thread.call, partial(self._go_on, job)))
 
     def _go_on(self, job: Job) -> None:
         self._is_held = False
@@ -117,7 +110,7 @@ class TaskOutput:
                 acts.pop()()
 
         timer = self._output.thread.call_later(SHOWN_S, act_once)
-        self._relay.put(partial(self._output.call, act_once))
+        self._relay.put(partial(self._output.thread.call, act_once))
 
     def _show(self, data: bytes, stream: str) -> None:
         text = data.decode("utf-8", "replace")

@@ -29,10 +29,6 @@ CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
 
-class ThreadClosed(RuntimeError):
-    """The thread accepts no more calls."""
-
-
 class ThreadCallbacks(LaneHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
@@ -59,7 +55,7 @@ class SupervisorThread:
         self._settings = settings
         self._early_guard = early_guard
         self._callbacks = callbacks
-        self._inbox: deque[Callable[[Supervisor], None]] = deque()
+        self._inbox: deque[Callable[[], None]] = deque()
         self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
         self._read_scheduled = True
         """Whether a read of the inbox is scheduled already."""
@@ -92,11 +88,13 @@ class SupervisorThread:
         """Start the thread. Raise RuntimeError when it cannot be started."""
         self._thread.start()
 
-    def call(self, act: Callable[[Supervisor], None]) -> None:
-        """Run `act` in the thread, in the order of the calls, once the thread runs. Raise ThreadClosed."""
+    def call(self, act: Callable[[], None]) -> None:
+        """Run `act` in the thread, in the order of the calls, once the thread runs. Does nothing after its end: every
+        task is over then.
+        """
         with self._lock:
             if self._closed:
-                raise ThreadClosed("it has been shut down")
+                return
             self._inbox.append(act)
             if self._read_scheduled:
                 return
@@ -201,7 +199,7 @@ class SupervisorThread:
             self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
 
     def _read_inbox(self) -> None:
-        assert self._supervisor is not None and self._loop is not None
+        assert self._loop is not None
         for _ in range(CALLS_PER_TURN):
             try:
                 act = self._inbox.popleft()
@@ -212,7 +210,7 @@ class SupervisorThread:
                         return
             else:
                 try:
-                    act(self._supervisor)
+                    act()
                 except BaseException:
                     self._loop.call_soon(self._read_inbox)  # the inbox may hold more
                     raise

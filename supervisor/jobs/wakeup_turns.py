@@ -38,6 +38,16 @@ class WakeupTurns:
         if not waiter.done():
             (self._of_ends if of_end else self._of_events).add(job_id, waiter, is_urgent=is_urgent)
 
+    async def turn(self, job_id: str) -> None:
+        """Wait until one who has more of a job to read may go on, as readers who were woken do.
+
+        A crowd of late readers, whose sockets take all, would otherwise go on in each turn of the loop.
+        """
+        waiter = asyncio.get_running_loop().create_future()
+        self.add(job_id, waiter, of_end=False)
+        self.serve()
+        await waiter
+
     def serve(self) -> None:
         """Wake as many as may be woken in this turn."""
         while self._left and (queue := self._next()):

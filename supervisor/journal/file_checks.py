@@ -30,6 +30,11 @@ ROOM_SHARE = 8
 logger = logging.getLogger("killable.journal")
 
 
+def place_of(path: str) -> str:
+    """Return where a journal is, if its path is a symbolic link. SQLite has the write-ahead log beside that."""
+    return os.path.realpath(path)
+
+
 def prepare_file(path: str) -> None:
     """Create the journal if there is none; else check whose it is, and set its mode. Raise JournalRefused, OSError,
     sqlite3.Error.
@@ -71,6 +76,7 @@ def _check_owner(each: str, path: str) -> None:
 
 def _create(path: str) -> None:
     """Make the file elsewhere and give it its name when it is whole: a death in between leaves no half journal."""
+    _refuse_log_of_another(path)
     new = f"{path}.new-{os.getpid()}"
     Path(new).unlink(missing_ok=True)
     try:
@@ -90,6 +96,18 @@ def _create(path: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _refuse_log_of_another(path: str) -> None:
+    """Raise JournalRefused if there is a write-ahead log and no journal: SQLite would write what it has into the new
+    journal, and its jobs would be back.
+    """
+    if os.path.lexists(path + WAL) and not os.path.lexists(path):  # in this order: another server makes the log last
+        raise JournalRefused(
+            f"{path}{WAL} is there, and {path} is not: it is the end of a journal that was moved or removed without "
+            f"it; move it, and {path}{MARK}, to that journal, or remove them if that is gone",
+            journal=path,
+        )
 
 
 def lengthen_log(path: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from killable.supervisor.journal.file_checks import MARK, MODE, WAL
+from killable.supervisor.journal.file_checks import MARK, MODE, WAL, place_of
 from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
 from killable.supervisor.journal.refusals import JournalRefused
 
@@ -131,6 +131,7 @@ def _snapshot(path: str) -> Iterator[str]:
     """
     if not Path(path).exists():
         raise JournalRefused(f"there is no journal {path}", journal=path)
+    path = place_of(path)
     with tempfile.TemporaryDirectory(prefix="killable-journal-") as folder:
         copy = str(Path(folder, "journal"))
         for _ in range(TRIES_MAX):

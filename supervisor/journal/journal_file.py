@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.file_checks import Place, lengthen_log, prepare_file
+from killable.supervisor.journal.file_checks import Place, lengthen_log, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.refusals import damaged, refused
 from killable.workers.protocol.messages import dump_json
@@ -165,6 +165,7 @@ class JournalFile:
         Not `strict`: also if its end is missing or its pages are damaged.
         """
         connection: sqlite3.Connection | None = None
+        path = place_of(path)
         try:
             prepare_file(path)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)

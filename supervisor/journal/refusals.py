@@ -18,7 +18,7 @@ def damaged(path: str, why: str) -> JournalRefused:
     """Return the refusal of a journal that cannot be read any more."""
     return JournalRefused(
         f"the journal {path} is damaged: {why}; its jobs were not changed. `killable journal salvage {path} NEW` "
-        "writes what can still be read to a new journal; to start without its jobs, move the file away",
+        f"writes what can still be read to a new journal; to start without its jobs, move it and {path}-wal away",
         journal=path,
     )
 

@@ -37,11 +37,11 @@ async def heads(folder: Path, lease_s: float) -> AsyncIterator[Start]:
     """Give a function that starts a head; the last one is closed in order, and with it the nodes."""
     async with AsyncExitStack() as stack:
 
-        async def start() -> HeadProcess:
-            path = os.pathsep.join((str(TESTS), str(TESTS / "api")))
+        async def start(**environment: str) -> HeadProcess:
+            environment["PYTHONPATH"] = os.pathsep.join((str(TESTS), str(TESTS / "api")))
             process = subprocess.Popen(
                 [sys.executable, head_program.__file__, str(folder), str(lease_s), "a", "b"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path},
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
             )  # fmt: skip
             stack.callback(close, process)
             assert process.stdout is not None
@@ -160,3 +160,19 @@ async def test_what_a_head_finds_nowhere_has_ended_with_its_nodes_lease(tmp_path
         for job_id in rerun:
             record = await head.record(job_id, wait_s=60)
             assert (record["state"], record["result"], record["lost_attempts"]) == ("completed", 2, 1)
+
+
+async def test_a_head_with_other_settings_starts_its_nodes_anew_and_tells_what_that_has_ended(tmp_path: Path) -> None:
+    async with heads(tmp_path, lease_s=300) as start:
+        head: HeadProcess = await start()
+        family = await head.submit("keeps_family")
+        told = json.loads((await head.read(family, until="token")).events[-1].data)["value"]
+        head.kill()
+        assert len(alive(told)) == len(told)
+
+        head = await start(WORKERS="1")
+        assert alive(told) == [] and sorted(head.nodes) == ["a", "b"]
+        error = (await head.record(family, wait_s=60))["error"]
+        assert (error["code"], error["fenced"]) == ("node_lost", "told") and "settings" in error["message"]
+        nodes = (await head.client.get("/v1/nodes")).json()["nodes"]
+        assert {node["name"]: (node["state"], node["slots"]) for node in nodes} == {"a": ("live", 3), "b": ("live", 3)}

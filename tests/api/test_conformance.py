@@ -22,7 +22,7 @@ from test_http_stream import test_a_reader_resumes_in_the_middle_of_a_running_jo
 from test_http_stream import test_all_that_a_job_can_say as test_events
 from test_http_submit import test_a_large_input_is_checked_and_arrives_whole as test_large_input
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 
 __all__ = [
     "test_checkpoint", "test_events", "test_grace", "test_large_input", "test_last_reader", "test_result",

@@ -19,7 +19,7 @@ from support.processes import read_process
 from support.waiting import Pending, until_async
 
 from killable.supervisor import clock
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec
@@ -217,27 +217,6 @@ async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
         problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
 
 
-async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
-    cluster = Cluster(("a",), LASTING)
-    async with start_server(engine=cluster.head) as server:
-        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
-        assert read_process(idle["pid"]) is not None
-        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
-        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
-        assert alive([idle["pid"]]) == []
-        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
-        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
-        cluster.carrier.cut_off.add("a")
-        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
-        cluster.carrier.cut_off.clear()
-        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
-
-
-async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
-    workers = (await server.client.get("/v1/workers")).json()["workers"]
-    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)
-
-
 async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartServer) -> None:
     cluster = Cluster(("a", "b", "c"), LASTING, labels={"a": {"gpu": "H100"}, "b": {"gpu": "A100"}, "c": {"off": "1"}})
     cluster.nodes = {"off": "!1"}
@@ -314,3 +293,24 @@ async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: St
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
         cluster.carrier.leaving.clear()
         await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartServer) -> None:
+    cluster = Cluster(("a",), LASTING)
+    async with start_server(engine=cluster.head) as server:
+        idle = await until_async(lambda: an_idle_worker(server), "a spare is warm")
+        assert read_process(idle["pid"]) is not None
+        killed = await server.client.delete(f"/v1/workers/{idle['worker_id']}")
+        assert (killed.status_code, killed.json()["worker_id"], killed.json()["node"]) == (200, idle["worker_id"], "a")
+        assert alive([idle["pid"]]) == []
+        problem_of(await server.client.delete(f"/v1/workers/{idle['worker_id']}"), 404, "unknown_worker")
+        problem_of(await server.client.delete("/v1/workers/b.w-1"), 404, "unknown_worker")
+        cluster.carrier.cut_off.add("a")
+        problem_of(await server.client.delete("/v1/workers/a.w-999"), 404, "unknown_worker")
+        cluster.carrier.cut_off.clear()
+        assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
+
+
+async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
+    workers = (await server.client.get("/v1/workers")).json()["workers"]
+    return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)

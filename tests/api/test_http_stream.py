@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
 from killable.supervisor.jobs import durable_ends
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.supervisor.journal.journal_file import JournalFile, Note
 from killable.supervisor.models import TERMINAL_STATES
 
@@ -409,13 +411,15 @@ async def vanish(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def taken(app: Any, job_id: str, send: Callable[[Any], Awaitable[None]]) -> None:
-    """Have an application answer a stream's request to a reader that is this `send`, and stays."""
+async def taken(app: Any, job_id: str, send: Callable[[Any], Awaitable[None]], route: str = "stream") -> None:
+    """Have an application answer a stream's request, or that of another route, to a reader that is this `send`, and
+    stays.
+    """
 
     async def receive() -> Any:
         await asyncio.Event().wait()
 
-    scope = {"type": "http", "method": "GET", "path": f"/v1/jobs/{job_id}/stream", "query_string": b""}
+    scope = {"type": "http", "method": "GET", "path": f"/v1/jobs/{job_id}/{route}", "query_string": b""}
     await app(scope | {"headers": [(b"host", b"localhost")]}, receive, send)
 
 
@@ -433,6 +437,25 @@ async def test_what_is_ready_together_goes_out_in_one_write(server: OwnServer) -
     start, *pieces, end = sent
     assert start["status"] == 200 and not end["body"] and not end["more_body"]
     assert len(pieces) == 1 and pieces[0]["body"].count(b"event: token") == 1000
+
+
+@pytest.mark.own_server
+@pytest.mark.parametrize("route", ["stream", "output"])
+async def test_a_crowd_of_late_readers_goes_on_by_turns(server: OwnServer, route: str) -> None:
+    """Their sockets take all, so that none waits by itself: each would write in each turn of the loop."""
+    job_id = await server.submit("count", n=20_000)
+    await server.record(job_id, wait_s=60)
+    app, turn, writes = create_app(server.supervisor), 0, Counter[int]()
+
+    async def send(message: Any) -> None:
+        writes[turn] += bool(message.get("body")) and message.get("more_body", False)
+
+    reading = asyncio.gather(*(taken(app, job_id, send, route) for _ in range(30)))
+    while not reading.done():
+        turn += 1
+        await asyncio.sleep(0)
+    await reading
+    assert writes.total() >= 30 * 20 and max(writes.values()) <= 2 * WAKES_MAX + 1
 
 
 @pytest.mark.own_server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -142,6 +143,23 @@ def all_ok(answers: list[bytes]) -> int:
     return sum(answer.startswith(b"HTTP/1.1 200") for answer in answers)
 
 
+async def test_who_leaves_while_it_waits_costs_no_line_of_the_log(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody knows how often that happens, and whoever waits needs no key."""
+    async with start_server(http=HTTP, workers=1) as server:
+        for _ in range(5):
+            leaving = Crowd(server, CROWD, asking(INFO))
+            await asyncio.sleep(0)
+            for client in leaving._open[::2]:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+            leaving.close()
+            with crowd(server, 1, asking(INFO, BOB)) as one:
+                await one.all_answered()
+        await no_requests(server)
+    assert [record.getMessage() for record in caplog.records if record.name == "uvicorn.error"] == []
+
+
 @pytest.mark.parametrize(("hold_max_s", "ending"), [(600.0, "completed"), (0.0, "cancelled")])
 async def test_others_wait_while_an_operators_request_is_answered_but_not_for_ever(
     start_server: StartServer, clients: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, hold_max_s: float,
@@ -164,6 +182,13 @@ async def test_others_wait_while_an_operators_request_is_answered_but_not_for_ev
             await operator.all_answered()
             await bob.all_answered()
         assert (await server.record(job_id))["state"] == ending
+
+
+async def no_requests(server: OwnServer) -> None:
+    async def gone() -> Any:
+        return not server.connections or Pending(len(server.connections))
+
+    await until_async(gone, "all have left")
 
 
 async def is_read(server: OwnServer, path: str) -> None:

@@ -301,7 +301,7 @@ def test_calls_go_on_when_their_zygote_is_given_up(tmp_path: Path) -> None:
         until(lambda: all((tmp_path / f"in {number}").exists() for number in range(3)), "they run")
         waiting = [executor.submit(executor_tasks.square, number) for number in range(4)]
         (pool,) = executor._tasks.supervisor.jobs.fleet
-        executor._tasks.supervisor_thread.call(lambda _: pool._spawner._zygote_host._end_zygote())  # type: ignore[attr-defined]
+        executor._tasks.supervisor_thread.call(lambda: pool._spawner._zygote_host._end_zygote())  # type: ignore[attr-defined]
         assert [future.result() for future in waiting] == [0, 1, 4, 9]
         for future in running:
             with pytest.raises(WorkerCrashed):

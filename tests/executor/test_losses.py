@@ -125,7 +125,7 @@ def test_a_call_that_was_sent_is_not_given_to_a_second_worker(tmp_path: Path, mo
             patched.setattr(PendingTasks, "_match", lambda calls: None)
             first = executor.with_limits(run_s=60, grace_s=20).submit(executor_tasks.notes, str(runs))
             seen = threading.Event()
-            executor._tasks.supervisor_thread.call(lambda _: seen.set())
+            executor._tasks.supervisor_thread.call(seen.set)
             assert seen.wait(60), "the supervisor's thread has looked for whom to give it to"
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Lane, "line_up", interrupted)
@@ -230,7 +230,7 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -
     waiting = executor.submit(executor_tasks.square, 2)
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
-    executor._tasks.supervisor_thread.call(lambda _: sys.exit("of a thread"))
+    executor._tasks.supervisor_thread.call(lambda: sys.exit("of a thread"))
     with pytest.raises(WorkerCrashed):
         running.result(60)
     with pytest.raises(WorkerCrashed, match="of a thread"):

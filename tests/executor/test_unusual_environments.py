@@ -69,7 +69,7 @@ def test_a_folder_of_the_pool_that_was_tidied_away(own_executor: Executor) -> No
 
 def folders_of(executor: Executor) -> list[str]:
     supervisor = executor._tasks.supervisor
-    return [spawner._tmp for spawner in supervisor._fleet._system.spawners]  # type: ignore[union-attr]
+    return [spawner._tmp for spawner in supervisor._fleet._resources.spawners]  # type: ignore[union-attr]
 
 
 def dies_in_each_fork() -> None:

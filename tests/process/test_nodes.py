@@ -19,7 +19,7 @@ from support.processes import read_process
 from support.socket_carrier import SocketCarrier
 from support.waiting import Pending, until
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId

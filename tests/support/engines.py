@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from support.in_process_carrier import Faults, InProcessCarrier
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor

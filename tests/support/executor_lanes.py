@@ -16,7 +16,7 @@ def stalled_supervisor_thread(executor: Executor) -> Iterator[None]:
     """Block the supervisor's thread inside the `with`."""
     reached, go = threading.Event(), threading.Event()
 
-    def stand(_: object) -> None:
+    def stand() -> None:
         reached.set()
         go.wait()
 

@@ -1,7 +1,8 @@
 """A head with a journal in a process of its own, over nodes in processes of theirs: a test kills it and starts another.
 
 Runs in: a process of a test. argv: the folder of journal and nodes, the seconds of the lease, the names of the nodes.
-Prints a line of JSON with its address and the pids of the nodes that it has started; ends when its stdin does.
+WORKERS: of the pool `forking`, 2 by default. Prints a line of JSON with its address and the pids of the nodes that it
+has started; ends when its stdin does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from api_server import serve
 from support import forking_jobs
 from support.socket_carrier import SocketCarrier
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -34,7 +36,8 @@ async def run(folder: Path, lease_s: float, names: list[str]) -> None:
         carriers.append(carrier)
         return Supervisor(settings, remote_pools=NodePools(settings, carrier, Times(lease_s, 0.25, 5.0)))
 
-    async with serve(engine=head, more=(FORKING,), journal=str(folder / "journal")) as server:
+    forking = FORKING._replace(workers=int(os.environ.get("WORKERS", 2)))
+    async with serve(engine=head, more=(forking,), journal=str(folder / "journal")) as server:
         pids = {name: process.pid for name, process in carriers[0].processes.items()}
         print(json.dumps({"url": str(server.client.base_url), "nodes": pids}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

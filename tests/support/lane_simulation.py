@@ -277,13 +277,13 @@ class SimulatedThread:
     has_started, fault = True, ""
 
     def __init__(self) -> None:
-        self.inbox: deque[Callable[[Any], None]] = deque()
+        self.inbox: deque[Callable[[], None]] = deque()
 
-    def call(self, act: Callable[[Any], None]) -> None:
+    def call(self, act: Callable[[], None]) -> None:
         self.inbox.append(act)
 
     def call_later(self, delay_s: float, act: Callable[[], None]) -> None:
-        self.inbox.append(lambda _: act())
+        self.inbox.append(act)
 
     def can_wait(self) -> bool:
         return True
@@ -416,7 +416,7 @@ class LaneSimulation:
     def act(self) -> bool:
         inbox = self.queue.supervisor_thread.inbox
         if inbox:
-            inbox.popleft()(self)
+            inbox.popleft()()
         return bool(inbox)
 
     def work(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from support.engines import Cluster
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec, Settings
 

@@ -53,6 +53,34 @@ def test_an_answer_that_lacks_what_was_asked_for_is_a_strangers(
         ask(client)
 
 
+@pytest.mark.parametrize("content", [b"[" * 200_000, b'{"jobs":' * 50_000, b'{"job_id":' + b"9" * 5000 + b"}"])
+def test_json_that_python_does_not_read_is_a_strangers(script: Script, client: OneClient, content: bytes) -> None:
+    script.on("GET", PATH, Answer(body=content))
+    broken = Answer(body=b"id: 0\nevent: token\ndata: " + content + b"\n\n", kind="text/event-stream")
+    script.on("GET", f"{PATH}/stream", broken, events(terminal(0, "completed")))
+    script.on("DELETE", PATH, Answer(409, content, "application/problem+json"))
+    for ask in (client.job(ID).record, client.job(ID).cancel):
+        with pytest.raises(Unreachable, match="not an answer of a killable server"):
+            ask()
+    assert list(client.job(ID)) == [], "it is asked again"
+
+
+@pytest.mark.parametrize("cursors", [["7", "7"], ["7", "8"], [5], [{}], ["x"], ["nan"], ["inf"]], ids=str)
+def test_a_list_that_does_not_go_down_is_not_read_for_ever(
+    script: Script, client: OneClient, cursors: list[Any]
+) -> None:
+    script.on("GET", "/v1/jobs", *[as_json({"jobs": [{"job_id": "a"}], "next_cursor": each}) for each in cursors])
+    with pytest.raises(Unreachable, match="not an answer of a killable server"):
+        list(client.jobs())
+    assert len(script.asked) == len(cursors)
+
+
+def test_a_list_of_pages_without_jobs_is_not_read_for_ever(script: Script, client: OneClient) -> None:
+    script.on("GET", "/v1/jobs", as_json({"jobs": [], "next_cursor": "7"}))
+    with pytest.raises(Unreachable, match="not an answer of a killable server"):
+        list(client.jobs())
+
+
 @pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize(
     ("path", "status", "ask"),

@@ -12,10 +12,12 @@ from support.scripted_server import ID, PATH, Script, as_json
 from killable.api.cli import app
 
 EMPTY: dict[str, Any] = {
-    "jobs": [{}], "workers": [{}], "tenants": [{}], "types": [{}], "job_id": ID, "state": "failed", "error": [],
-    "certificate": [], "next_cursor": None,
+    "jobs": [{}], "workers": [{}], "tenants": [{}], "types": [{}], "nodes": [{}], "job_id": ID, "state": "failed",
+    "error": [], "certificate": [], "next_cursor": None,
 }  # fmt: skip
 """Lists of objects, as asked for, and nothing in them."""
+BEYOND = 10**400
+"""A number that JSON can express, and floating point cannot."""
 ODD: dict[str, Any] = {
     "jobs": [{"job_id": ID, "state": "queued", "queue": [1], "tags": 3}],
     "workers": [{"worker_id": [], "state": "idle", "cpu": "much", "rss_bytes": {}}],
@@ -23,14 +25,28 @@ ODD: dict[str, Any] = {
     "job_id": ID, "state": "failed", "error": "x\x1b[31m", "certificate": "y", "limits": [1], "result": {},
     "created_at": {}, "events": "x", "attempts": "x", "draining": [], "next_cursor": None,
 }  # fmt: skip
-PATHS = (PATH, "/v1/jobs", "/v1/workers", "/v1/tenants", "/v1/types", "/v1/drain")
+HUGE: dict[str, Any] = {
+    "jobs": [{"job_id": ID, "state": "running", "type": "t", "tags": {}, "attempt": BEYOND, "events": BEYOND}],
+    "workers": [{"worker_id": "w", "state": "idle", "cpu": BEYOND, "rss_bytes": BEYOND, "age_s": BEYOND}],
+    "nodes": [{"name": "n", "state": "live", "heard_s": float("inf"), "running": BEYOND, "slots": BEYOND}],
+    "tenants": [{"tenant": "t", "queued": BEYOND, "bounds": {}}],
+    "job_types": [{"name": "t", "limits": {"run_s": BEYOND}}],
+    "job_id": ID, "state": "failed", "error": {"code": "exception", "message": ""}, "created_at": "9" * 30,
+    "certificate": {"tree_empty": BEYOND, "requested": float("inf")}, "heard_s": float("inf"), "name": "n",
+}  # fmt: skip
+"""What no clock and no machine has."""
+PATHS = (
+    PATH, "/v1/jobs", "/v1/workers", "/v1/tenants", "/v1/types", "/v1/drain", "/v1/job-types", "/v1/nodes",
+    "/v1/nodes/n/drain",
+)  # fmt: skip
 VERBS = (
     ["ps", "--all"], ["workers"], ["tenants"], ["types"], ["inspect", ID], ["explain", ID], ["wait", ID], ["drain"],
+    ["nodes"], ["nodes", "--drain", "n"],
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("as_document", [False, True])
-@pytest.mark.parametrize("answer", [EMPTY, ODD], ids=["empty", "odd"])
+@pytest.mark.parametrize("answer", [EMPTY, ODD, HUGE], ids=["empty", "odd", "huge"])
 def test_whatever_a_server_answers_no_verb_ends_in_a_traceback(
     script: Script, answer: dict[str, Any], as_document: bool
 ) -> None:

@@ -339,3 +339,34 @@ def test_a_journal_without_checksums_gets_them(path: str) -> None:
             JournalRow(1, "job-1", {"n": 1}, {"at": 1}, None, {"end": 1}, {"result": b"12", "events": b""}),
             JournalRow(2, "job-2", {"n": 2}, None, None, None, {"input": b"x"}),
         ]
+
+
+@pytest.mark.row("B16")
+def test_the_log_of_a_journal_that_was_moved_away_is_not_taken_for_that_of_a_new_one(path: str, tmp_path: Path) -> None:
+    """SQLite would write it into the new file: the jobs of the old one would run again."""
+    with closing(JournalFile.open(path)) as file:
+        file.write([ACCEPTED])
+        kept = {suffix: Path(path + suffix).read_bytes() for suffix in ("-wal", "-mark")}
+    moved = str(tmp_path / "moved")
+    Path(path).rename(moved)
+    for suffix, content in kept.items():  # as a server leaves them that is killed
+        Path(path + suffix).write_bytes(content)
+    assert "it is the end of a journal that was moved or removed without it; move it" in refusal(path)
+    assert not Path(path).exists() and Path(path + "-wal").read_bytes() == kept["-wal"]
+    for suffix in kept:
+        Path(path + suffix).rename(moved + suffix)
+    assert rows_of(path) == []
+    assert [row.job_id for row in rows_of(moved)] == ["job-1"]
+
+
+@pytest.mark.row("B16")
+def test_a_link_is_the_journal_that_it_leads_to(path: str, tmp_path: Path) -> None:
+    """Whether that exists or not: what lies beside the file lies there."""
+    link, other = tmp_path / "link", str(tmp_path / "elsewhere")
+    link.symlink_to(path)
+    with closing(JournalFile.open(str(link))) as file:
+        file.write([ACCEPTED])
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["journal", "journal-mark", "link"]
+    assert [row.job_id for row in rows_of(path)] == ["job-1"]
+    Path(other).symlink_to(link)
+    assert [row.job_id for row in rows_of(other)] == ["job-1"]

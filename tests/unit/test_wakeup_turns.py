@@ -133,3 +133,15 @@ async def test_who_has_given_up_takes_no_turn(jobs: tuple[Job, Job]) -> None:
     await asyncio.gather(*left, return_exceptions=True)
     assert sum(not each.cancelled() for each in left) == WAKES_MAX
     assert turns.seen[0][1] <= 3
+
+
+async def test_who_has_more_to_read_goes_on_by_turns_also_alone(jobs: tuple[Job, Job]) -> None:
+    crowded, other = jobs
+    turns = Turns()
+    for _ in range(CROWD):
+        turns.waits("crowd", wakeup_turns().turn(crowded.id))
+    turns.waits("other", wakeup_turns().turn(other.id))
+    await turns.run()
+    assert turns.order.index("other") <= 2 * WAKES_MAX and turns.most <= 2 * WAKES_MAX
+    for _ in range(CROWD):
+        await wakeup_turns().turn(other.id)

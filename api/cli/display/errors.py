@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
@@ -69,6 +71,19 @@ def report(error: KillableError, as_json: bool) -> None:
     if hint:
         lines.append(Text.assemble(("hint: ", "bold cyan"), hint))
     _print(error_members(error), lines, as_json)
+
+
+def odd_answer(address: str, error: Exception) -> KillableError:
+    """Return the error for an answer whose members are missing or of other types, by where that was noticed."""
+    from killable.api.client.errors import Unreachable
+
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__}: {error}, at {Path(at.filename).name}:{at.lineno}"
+    return Unreachable(
+        f"an answer of {address} does not have what one of a killable server of this version has ({where}): "
+        "is it another server or version? If not, it is a fault of this command",
+        url=address,
+    )
 
 
 def _print(members: dict[str, Any], lines: Sequence[Text], as_json: bool) -> None:

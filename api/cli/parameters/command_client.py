@@ -8,12 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
-    from killable.workers.errors import KillableError
 
 
 @contextmanager
@@ -23,6 +21,7 @@ def open_client(url: str) -> Iterator[Client]:
     Raise Unreachable for an answer that the body could not use.
     """
     from killable.api.cli.display import console
+    from killable.api.cli.display.errors import odd_answer
     from killable.api.client.client import Client
     from killable.workers.errors import KillableError  # here: help does not need it
 
@@ -35,20 +34,5 @@ def open_client(url: str) -> Iterator[Client]:
             yield client
         except KillableError:
             raise
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
-            raise _odd_answer(client.address, error) from error
-
-
-def _odd_answer(address: str, error: Exception) -> KillableError:
-    """Return the error for an answer whose members are missing or of other types, by where that was noticed."""
-    import traceback
-
-    from killable.api.client.errors import Unreachable
-
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{type(error).__name__}: {error}, at {Path(at.filename).name}:{at.lineno}"
-    return Unreachable(
-        f"an answer of {address} does not have what one of a killable server of this version has ({where}): "
-        "is it another server or version? If not, it is a fault of this command",
-        url=address,
-    )
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+            raise odd_answer(client.address, error) from error

@@ -29,7 +29,7 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     except ImportError as error:
         expected = "expected Ray to be installed: pip install 'killable[ray]'"
         raise ConfigError.of([ConfigFault("cluster.ray", expected, str(error), source)]) from error
-    from killable.supervisor.cluster.node_link import Times
+    from killable.supervisor.cluster.lease import Times
     from killable.supervisor.cluster.node_pools import NodePools
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)

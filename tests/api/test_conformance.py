@@ -26,8 +26,8 @@ from test_http_submit import test_a_large_input_is_checked_and_arrives_whole as 
 from killable.supervisor.cluster.lease import Times
 
 __all__ = [
-    "test_checkpoint", "test_events", "test_grace", "test_large_events", "test_large_input", "test_last_reader", "test_result",
-    "test_resumed", "test_retry", "test_stopping",
+    "test_checkpoint", "test_events", "test_grace", "test_large_events", "test_large_input", "test_last_reader",
+    "test_result", "test_resumed", "test_retry", "test_stopping",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.own_server

@@ -7,6 +7,7 @@
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
+# make smoke-cluster  of that only one test: jobs on two nodes, and a cancel; a minute, and two for the installation
 # make demo-cluster   three nodes of Ray on this machine, of which one is killed: what becomes of its jobs
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
@@ -41,7 +42,7 @@ AUDIT_PIP := $(AUDIT)/bin/python -m pip --disable-pip-version-check install --qu
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: test-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -77,8 +78,11 @@ demo-picture: install
 test-cluster: $(CLUSTER)/installed
 	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster
 
+smoke-cluster: $(CLUSTER)/installed
+	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster -k cancel_ends_the_whole_tree
+
 demo-cluster: $(CLUSTER)/installed
-	@$(CLUSTER)/bin/python tests/cluster/demo.py
+	@PYTHONPATH=tests $(CLUSTER)/bin/python tests/cluster/demo.py
 
 # In an environment of their own: no peer decides which release of anything the tests get.
 peers: $(PEERS)/installed $(if $(SYSTEMS),$(PEERS)/systems)

@@ -165,7 +165,7 @@ class RemoteAttempt:
         """Take one item, or a piece of one. Raise BrokenStream."""
         if self.is_over:
             return
-        if header.get("is_cut") or self._pieces:
+        if header["kind"] != "notes" and (header.get("is_cut") or self._pieces):  # notes pass what waits for its rest
             self._pieces.append(blob)
             if header.get("is_cut"):
                 return

@@ -20,13 +20,14 @@ from test_http_retries import test_a_stream_tells_of_an_attempt_that_is_followed
 from test_http_stream import test_a_job_that_asked_for_it_stops_when_its_last_reader_leaves as test_last_reader
 from test_http_stream import test_a_reader_resumes_in_the_middle_of_a_running_job as test_resumed
 from test_http_stream import test_all_that_a_job_can_say as test_events
+from test_http_stream import test_pings_stand_between_events_and_before_the_end as test_large_events
 from test_http_submit import test_a_large_input_is_checked_and_arrives_whole as test_large_input
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 
 __all__ = [
-    "test_checkpoint", "test_events", "test_grace", "test_large_input", "test_last_reader", "test_result",
-    "test_resumed", "test_retry", "test_stopping",
+    "test_checkpoint", "test_events", "test_grace", "test_large_events", "test_large_input", "test_last_reader",
+    "test_result", "test_resumed", "test_retry", "test_stopping",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.own_server

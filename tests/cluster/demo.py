@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 from ray_cluster import RayCluster
-from server import RayServer, wait_for
+from server import RayServer
+from support.waiting import until
 
 
 def say(text: str) -> None:
@@ -43,7 +44,7 @@ def _story(ray: RayCluster, server: RayServer) -> int:
     pids = server.first_token(family)
     naps = [server.submit("nap") for _ in range(3)]
     jobs = (*streams, family, *naps)
-    wait_for("every job runs", lambda: all(server.record(job)["started_at"] for job in jobs))
+    until(lambda: all(server.record(job)["started_at"] for job in jobs), "every job runs")
     for job_id in jobs:
         record = server.record(job_id)
         say(f"  {record['job_id'][:12]} {record['type']:7} runs on {record['node']}")
@@ -51,7 +52,7 @@ def _story(ray: RayCluster, server: RayServer) -> int:
     victim = next(address for address, each in ray.nodes.items() if _is_below(pids[0], each.pid))
     say(f"SIGKILL to {node}: to its raylet, and to its supervisor")
     ray.kill(victim)
-    wait_for("its guards end everything", lambda: not [pid for pid in pids if psutil.pid_exists(pid)])
+    until(lambda: not [pid for pid in pids if psutil.pid_exists(pid)], "its guards end everything")
     say(f"  nothing is left of {len(pids)} processes there, of which one was a daemon")
     retried = next(nap for nap in naps if server.record(nap)["node"] == node)
     error = server.ended(family)["error"]

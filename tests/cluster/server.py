@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +113,3 @@ class RayServer:
             self.process.wait()
             assert self.process.stdout is not None
             self.process.stdout.close()
-
-
-def wait_for(what: str, condition: Any, at_most_s: float = 60.0) -> Any:
-    give_up = time.monotonic() + at_most_s
-    while not (seen := condition()):
-        if time.monotonic() > give_up:
-            raise AssertionError(f"{what}: not within {at_most_s:g} s; last seen: {seen!r}")
-        time.sleep(0.05)
-    return seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 pytest.importorskip("ray")
 
 from ray_cluster import RayCluster
-from server import RayServer, wait_for
+from server import RayServer
+from support.waiting import Pending, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -68,18 +70,18 @@ def test_a_node_that_is_killed_leaves_nothing_and_its_jobs_are_told(ray_cluster:
     pids = server.first_token(job_id)
     node = server.record(job_id)["node"]
     naps = [server.submit("nap") for _ in range(2)]
-    wait_for("all run", lambda: all(server.record(nap)["started_at"] for nap in naps))
+    until(lambda: all(server.record(nap)["started_at"] for nap in naps), "all run")
     elsewhere = [nap for nap in naps if server.record(nap)["node"] == node]
     address = next(address for address, ray in ray_cluster.nodes.items() if is_below(pids[0], ray.pid))
     ray_cluster.kill(address)
-    wait_for("its guards have ended all", lambda: not alive(pids))
+    until(lambda: not alive(pids), "its guards have ended all")
     record = server.ended(job_id)
     assert (record["error"]["code"], record["error"]["node"], record["error"]["fenced"]) == ("node_lost", node, "lease")
     for nap in elsewhere:
         done = server.ended(nap)
         assert (done["state"], done["result"], done["attempts"]) == ("completed", 2, 2) and done["node"] != node
     ray_cluster.add(f"127.0.0.{10 + len(ray_cluster.nodes)}")
-    wait_for("a new node joins", lambda: [each["state"] for each in server.nodes()].count("live") == 2)
+    until(lambda: [each["state"] for each in server.nodes()].count("live") == 2, "a new node joins")
 
 
 def is_below(pid: int, root: int) -> bool:
@@ -110,7 +112,7 @@ def test_a_server_that_is_killed_and_comes_back_goes_on_with_every_job(
     gates[0].write_bytes(b"x" * 60)
     for gate in gates[1:]:
         gate.write_bytes(b"x" * 40)
-    wait_for("one ends without a server", lambda: not alive([records[0]["pid"]]))
+    until(lambda: not alive([records[0]["pid"]]), "one ends without a server")
     server.start()
     assert [node["incarnation"] for node in server.nodes()] == incarnations and alive(pids) == pids
     for gate in gates[1:]:
@@ -142,7 +144,7 @@ def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -
     pids = [pid for job_id in jobs for pid in server.first_token(job_id)]
     assert alive(pids) == pids
     server.process.kill()
-    wait_for("every node has ended its jobs", lambda: not alive(pids))
+    until(lambda: not alive(pids), "every node has ended its jobs")
 
 
 def test_a_pool_has_the_machines_of_its_label_and_what_ray_takes_away_is_drained(
@@ -154,12 +156,90 @@ def test_a_pool_has_the_machines_of_its_label_and_what_ray_takes_away_is_drained
         others = [node["labels"]["place"] for node in server.nodes()]
         assert place not in others and len(others) >= 2
         nap = server.submit("nap", limits={"attempts_max": 2, "backoff_s": 0})
-        wait_for("it runs", lambda: server.record(nap)["started_at"])
+        until(lambda: server.record(nap)["started_at"], "it runs")
         name = server.record(nap)["node"]
         node = next(node for node in server.nodes() if node["name"] == name)
         ray_cluster.announce_end(node["labels"]["ray.io/node-id"], 11)
-        wait_for("its node is drained", lambda: next(n for n in server.nodes() if n["name"] == name)["state"] != "live")
+        until(lambda: next(n for n in server.nodes() if n["name"] == name)["state"] != "live", "its node is drained")
         record = server.ended(nap)
         assert (record["state"], record["attempts"]) == ("completed", 2) and record["node"] != name
     finally:
         server.close()
+
+
+# ── what stands still: each ends by its lease, and what is told is true when it is told ──
+
+
+def parents_of(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).parents()
+
+
+def actor_of(pid: int) -> psutil.Process:
+    """Return the process of the node's supervisor, by that of a worker."""
+    return next(each for each in parents_of(pid) if each.name().startswith("ray::"))
+
+
+def both_are_live(server: RayServer) -> bool | Pending:
+    states = [node["state"] for node in server.nodes()]
+    return states.count("live") >= 2 or Pending(states)
+
+
+def test_the_jobs_of_a_supervisor_that_stands_still_are_ended_by_its_guards_before_that_is_told(
+    server: RayServer,
+) -> None:
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    actor = actor_of(pids[0])
+    actor.suspend()
+    try:
+        error = server.ended(job_id)["error"]
+        assert (error["code"], error["fenced"], alive(pids)) == ("node_lost", "lease", [])
+    finally:
+        actor.resume()
+    until(lambda: both_are_live(server), "another incarnation joins")
+
+
+def test_a_whole_node_that_stands_still_ends_everything_when_it_goes_on(server: RayServer) -> None:
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    actor = actor_of(pids[0])
+    family = [psutil.Process(pid) for pid in pids]
+    still = [actor, *{each.pid: each for each in (*actor.children(recursive=True), *family)}.values()]
+    for process in still:
+        process.suspend()
+    try:
+        error = server.ended(job_id)["error"]
+        assert (error["code"], error["fenced"]) == ("node_lost", "lease")
+    finally:
+        for process in still:
+            process.resume()
+    until(lambda: Pending(left) if (left := alive(pids)) else True, "its guards end everything")
+    until(lambda: both_are_live(server), "another incarnation joins")
+
+
+def test_a_raylet_that_stands_still_takes_nothing_from_its_node(server: RayServer, tmp_path: Path) -> None:
+    job_id, family = server.submit("tick", n=3, gate=str(tmp_path / "gate")), server.submit("family")
+    pids = server.first_token(family)
+    raylets = [each for each in parents_of(pids[0]) if each.name() == "raylet"]
+    assert raylets
+    raylets[0].suspend()
+    try:
+        (tmp_path / "gate").write_bytes(b"xxx")
+        record = server.ended(job_id)
+        assert (record["state"], record["attempts"], record["tokens"]) == ("completed", 1, 3)
+        assert server.client.delete(f"/v1/jobs/{family}").json()["status"] == "cancelled" and not alive(pids)
+    finally:
+        raylets[0].resume()
+
+
+def test_a_server_that_stands_still_for_longer_than_the_lease_finds_its_nodes_empty(server: RayServer) -> None:
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: Pending(left) if (left := alive(pids)) else True, "the node ends its jobs by itself")
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert server.ended(job_id)["error"]["code"] == "node_lost"
+    until(lambda: both_are_live(server), "both nodes join again")
+    assert server.ended(server.submit("count", n=5))["tokens"] == 5

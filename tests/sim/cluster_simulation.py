@@ -19,7 +19,7 @@ from support.fake_node import input_of
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings

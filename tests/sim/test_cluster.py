@@ -16,7 +16,7 @@ import pytest
 from support.fake_network import Trouble
 from support.virtual_loop import run
 
-from killable.supervisor.cluster.node_link import Times
+from killable.supervisor.cluster.lease import Times
 from sim.cluster_simulation import ClusterSimulation, Submitted
 
 SLOTS = 2000

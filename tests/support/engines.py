@@ -17,6 +17,12 @@ from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 
 ENGINE = os.environ.get("ENGINE", "local")
+DIFFERS = {
+    "test_trailers_without_end_are_cut_off[one trailer that does not end]": (
+        "client and server share a loop: what the kernel holds is sent before the server has had its turn"
+    ),
+}
+"""Tests of `api/` that say nothing about a head in the test's own process, and why. They are skipped there."""
 NODES = tuple(os.environ.get("NODES", "a").split(","))
 
 

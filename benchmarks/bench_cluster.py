@@ -1,22 +1,20 @@
-"""What a head costs: processor time for each job, for each idle node, and what a slot costs among many nodes.
+"""Measure what a head of a cluster costs: processor time for each node that joins or is idle, submission and job.
 
-    python benchmarks/bench_cluster.py [--nodes 1000] [--jobs 5000]
-
-Head and nodes are in one process, on virtual time: nothing waits, so the processor time of the process is that of both.
-What a node's own supervisor costs is not in it, nor Ray's carrying of the messages. The figures are for both sides; the
-head has a little more than half of them (--profile shows which).
+Runs in: the benchmark. Head and nodes are in one process, on virtual time: nothing waits, so the processor time of the
+process is that of both. What a node's own supervisor costs is not in it, nor Ray's carrying of the messages. The
+targets are the figures of docs/explanation/cluster.md, with as much again for a slower machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import cProfile
-import gc
-import pstats
 import sys
 import time
+from functools import partial
 from pathlib import Path
+
+import runner
+from measurement import QUICK, Figure, Plan, Samples
 
 TESTS = str(Path(__file__).parents[1] / "tests")
 sys.path.insert(0, TESTS)
@@ -25,44 +23,57 @@ from sim.cluster_simulation import ClusterSimulation  # noqa: E402
 from support.virtual_loop import run  # noqa: E402
 
 IDLE_S = 30.0
+JOBS = 5000
+QUICK_JOBS = 500
+NODES = (10, 100, 1000)
+MEASURES = {
+    "a node joins": 8200.0,
+    "an idle node, each second": 180.0,
+    "a submission": 740.0,
+    "a job, from its order to its last event": 4800.0,
+}
+"""What is measured, and its bound in microseconds."""
 
 
-async def measure(nodes: int, jobs: int) -> None:
-    began = time.process_time()
+async def measure(nodes: int, plan: Plan, results: Samples) -> None:
+    jobs = QUICK_JOBS if plan.kills == QUICK.kills else JOBS  # a plan knows no jobs of a cluster
+    await asyncio.to_thread(run, measure_virtually(nodes, jobs, results))
+
+
+async def measure_virtually(nodes: int, jobs: int, results: Samples) -> None:
+    number = {
+        "a node joins": nodes,
+        "an idle node, each second": nodes * IDLE_S,
+        "a submission": jobs,
+        "a job, from its order to its last event": jobs,
+    }
+    marks = [time.process_time()]
     async with ClusterSimulation(nodes=nodes, workers=4) as sim:
-        gc.freeze()
-        say(f"{nodes} nodes join", time.process_time() - began, nodes, "a node")
-        began = time.process_time()
+        marks.append(time.process_time())
         await asyncio.sleep(IDLE_S)
-        say(f"{nodes} idle nodes for {IDLE_S:g} s", time.process_time() - began, nodes * IDLE_S, "a node and second")
-        began = time.process_time()
+        marks.append(time.process_time())
         for _ in range(jobs):
             await sim.submit(run_s=1.0, tokens=0)
-        say(f"{jobs} submissions", time.process_time() - began, jobs, "a job")
-        began = time.process_time()
+        marks.append(time.process_time())
         await sim.ended()
-        say(f"{jobs} jobs run, one reader each", time.process_time() - began, jobs, "a job")
-        gc.unfreeze()
+        marks.append(time.process_time())
+    for what, began, ended in zip(MEASURES, marks, marks[1:], strict=False):
+        results.add(sample_name(what, nodes), (ended - began) / number[what] * 1e6)
 
 
-def say(what: str, took_s: float, number: float, each: str) -> None:
-    print(f"{what:32} {took_s:8.2f} s   {took_s / number * 1e6:8.0f} µs {each}", flush=True)
+def sample_name(what: str, nodes: int) -> str:
+    return f"{what} · {nodes} nodes, µs"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", type=int, default=1000)
-    parser.add_argument("--jobs", type=int, default=5000)
-    parser.add_argument("--profile", action="store_true", help="which functions it goes to")
-    arguments = parser.parse_args()
-    if not arguments.profile:
-        run(measure(arguments.nodes, arguments.jobs))
-        return
-    profile = cProfile.Profile()
-    profile.enable()
-    run(measure(arguments.nodes, arguments.jobs))
-    pstats.Stats(profile).sort_stats("cumulative").print_stats("killable", 40)
+def figures(results: Samples) -> list[Figure]:
+    return [
+        Figure(f"{what}, {nodes} nodes", bound, results.median(sample_name(what, nodes)), "µs", False, 0)
+        for what, bound in MEASURES.items()
+        for nodes in NODES
+    ]
 
+
+PARTS = {f"{nodes} nodes": partial(measure, nodes) for nodes in NODES}
 
 if __name__ == "__main__":
-    main()
+    runner.run(runner.command("cluster", PARTS, figures, lambda _: []), __doc__ or "", examples=['--only "1000 nodes"'])

@@ -68,10 +68,10 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             found = _setting(config, section, name, members[name])
             cores = name == "workers" and found.source == DEFAULT
             yield replace(found, source="default (number of cores)") if cores else found
+        yield from _selector(config, section, pool.nodes)
         for name, value in pool.env.items():
             harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
             yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
-        yield from _selector(config, section, pool.nodes)
         for name, value in pool.sandbox._asdict().items():
             if value not in (True, None):
                 yield _setting(config, f"{section}.sandbox", name, value)

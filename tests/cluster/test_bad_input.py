@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("ray")
 
 from ray_cluster import RayCluster, environment
-from server import JOBS, RayServer, wait_for
+from server import JOBS, RayServer
+from support.waiting import until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
@@ -54,7 +55,7 @@ def test_without_machines_and_with_a_memory_monitor(empty_cluster: RayCluster, t
     server = RayServer(empty_cluster, tmp_path, workers="")
     try:
         assert server.nodes()[0]["slots"] == 2, "its processors, as Ray has them"
-        degraded = wait_for("it is told", lambda: server.client.get("/readyz").json()["degraded"])
+        degraded = until(lambda: server.client.get("/readyz").json()["degraded"], "it is told")
         assert "Ray's memory monitor is on there" in degraded[0] and server.nodes()[0]["name"] in degraded[0]
     finally:
         server.close()

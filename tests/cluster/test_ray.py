@@ -45,7 +45,14 @@ def patient_server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServe
 
 
 def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    return [pid for pid in pids if is_alive(pid)]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_jobs_run_on_all_nodes_and_a_cancel_ends_the_whole_tree(server: RayServer) -> None:

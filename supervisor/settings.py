@@ -130,7 +130,7 @@ PositiveBytes = Annotated[int, "bytes, more than 0"]
 Count = Annotated[int, "count, 0 or more"]
 PositiveCount = Annotated[int, "count, 1 or more"]
 Port = Annotated[int, "port"]
-"""The types of settings. `configuration.tables` maps each to the type that validates the file."""
+"""The types of settings. `configuration.schema` maps each to the type that validates the file."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # nobody compares or prints them, and each method takes its time

@@ -16,6 +16,7 @@ from killable.api.client.errors import NotEnded, Unreachable, job_error
 from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.exchange import Server
 from killable.api.client.job_calls import JobCalls
+from killable.api.client.job_pages import page_of_jobs
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_resume import Reading
@@ -128,7 +129,7 @@ class Client:
         """
         query, cursor = {"state": state, "type": type, "tag": tag, "node": node}, None
         while True:
-            page, cursor = self._transport.do(self._calls.page(query, cursor))
+            page, cursor = self._transport.do(page_of_jobs(self._calls.requester, query, cursor))
             yield from page
             if cursor is None:
                 return

@@ -1,4 +1,4 @@
-"""The calls about a server as a whole, as flows: lists, workers, drain, metrics.
+"""The calls about a server as a whole, as flows: workers, nodes, drain, metrics.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -6,9 +6,7 @@ Runs in: any machine (no supervisor, no Linux).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 from urllib.parse import quote
 
 from killable.api.client.events import Record
@@ -16,27 +14,12 @@ from killable.api.client.exchange import HttpCall, json_of
 from killable.api.client.job_calls import HELD_S_MAX
 from killable.api.client.retries import Flow, Requester
 
-PAGE_JOBS = 200
-"""The largest page that the server returns."""
-
 
 @dataclass(frozen=True, slots=True)
 class ServerCalls:
     """The calls about one server."""
 
     requester: Requester
-
-    def page(self, query: Mapping[str, Any], cursor: str | None) -> Flow[tuple[list[Record], str | None]]:
-        """Return one page of short records, and the cursor of the next page; None: this is the last one."""
-        answer = yield from self.requester.ask(
-            HttpCall("GET", "/v1/jobs", query={**query, "limit": PAGE_JOBS, "cursor": cursor})
-        )
-        server = self.requester.server
-        page, following = server.records(answer, "jobs"), server.members(answer).get("next_cursor")
-        # Jobs are numbered, and a list goes down: anything else could go on for ever.
-        if following is not None and not (page and _number(following) < _number(cursor or "inf")):
-            raise server.unexpected_answer(answer)
-        return page, following
 
     def records(self, path: str, name: str) -> Flow[list[Record]]:
         """Return the objects in one member of the answer at a path."""
@@ -81,14 +64,6 @@ class ServerCalls:
     def ready(self) -> Flow[Record]:
         # Not repeated: the 503 of a server that is not ready is the answer.
         return self.requester.members(HttpCall("GET", "/readyz", again="unsent"))
-
-
-def _number(cursor: object) -> float:
-    """Return the number in a cursor; not a number if it has none."""
-    try:
-        return float(cursor) if isinstance(cursor, str) else math.nan
-    except ValueError:
-        return math.nan
 
 
 def _worker_path(id: str) -> str:

@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from killable.supervisor.clock import Clock, Timer
 
+LEAVE_EARLY_S = 10.0
+"""How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
+
 
 class NodeDrain:
     """None at first. Unlike that of a whole server it refuses nobody, and nothing waits for its end."""
@@ -36,3 +39,8 @@ class NodeDrain:
     def left_s(self, now: float) -> float | None:
         """Return the seconds until the deadline; None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - now)
+
+
+def seconds_before(leaves_at: float, realtime: float) -> float | None:
+    """Return how long what runs on a machine may go on that Ray takes away at a time (0: at no known time)."""
+    return max(0.0, leaves_at - realtime - LEAVE_EARLY_S) if leaves_at else None

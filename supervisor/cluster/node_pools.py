@@ -17,6 +17,7 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
+from killable.supervisor.cluster.node_drain import seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
-LEAVE_EARLY_S = 10.0
-"""How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
 
 logger = logging.getLogger("killable.cluster")
 
@@ -142,8 +141,7 @@ class NodePools(PoolsByName[NodePool]):
         if machine.leaves_at is None:
             self._end_drain(link)
             return
-        left_s = max(0.0, machine.leaves_at - clocks.realtime() - LEAVE_EARLY_S) if machine.leaves_at else None
-        self._begin_drain(link, left_s, "Ray takes the machine away")
+        self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), "Ray takes the machine away")
 
     def _why_no_machine(self) -> str:
         """Return why no machine is wanted, and what would be."""

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from killable.supervisor.configuration.faults import ConfigFault, dotted, shown
-from killable.supervisor.configuration.secret_settings import may_be_secret
-from killable.supervisor.configuration.tables import (
+from killable.supervisor.configuration.schema import (
     ClusterTable,
     FileTable,
     JobTable,
@@ -23,6 +22,7 @@ from killable.supervisor.configuration.tables import (
     ServerTable,
     TenantTable,
 )
+from killable.supervisor.configuration.secret_settings import may_be_secret
 from killable.workers.authoring.identifiers import did_you_mean
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from killable.supervisor.configuration.inventory import spelled
-from killable.supervisor.configuration.tables import json_schema
+from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, cap_of

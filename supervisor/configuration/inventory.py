@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
+from killable.supervisor.configuration.schema import NO_LIMIT
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN, shown_variable
-from killable.supervisor.configuration.tables import NO_LIMIT
 from killable.supervisor.models import JobType
 from killable.workers.authoring.limits import LIMITS, cap_of, flat, value_of
 

@@ -24,7 +24,7 @@ from killable.supervisor import clock
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import NoMachine
 from killable.supervisor.cluster.lease import Times
-from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
+from killable.supervisor.cluster.node_drain import LEAVE_EARLY_S
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor

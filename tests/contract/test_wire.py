@@ -11,7 +11,7 @@ import pytest
 
 from contract.source import source
 from killable.supervisor.attempts import escalation
-from killable.supervisor.configuration.tables import CapsTable, LimitsTable
+from killable.supervisor.configuration.schema import CapsTable, LimitsTable
 from killable.supervisor.models import PHASES, Certificate
 from killable.workers.authoring.limits import LIMITS
 from killable.workers.protocol import messages, zygote_messages

@@ -17,7 +17,7 @@ import pytest
 
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.example import example
-from killable.supervisor.configuration.tables import json_schema
+from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ServerSettings

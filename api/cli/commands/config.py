@@ -31,7 +31,7 @@ def config(
     with errors.reporting(as_json):
         from killable.api.cli.server.configuration import load
         from killable.supervisor.configuration.example import example as example_lines
-        from killable.supervisor.configuration.tables import json_schema
+        from killable.supervisor.configuration.schema import json_schema
 
         if schema:
             console.print_json(json_schema())

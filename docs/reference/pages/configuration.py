@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.inventory import spelled
-from killable.supervisor.configuration.tables import (
+from killable.supervisor.configuration.schema import (
     ClusterSettings,
     PoolTable,
     SandboxTable,

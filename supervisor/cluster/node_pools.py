@@ -22,7 +22,8 @@ from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot,
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
+from killable.supervisor.jobs.job_queue import Selected
+from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.fleet import PoolsByName
@@ -64,6 +65,8 @@ class NodePools(PoolsByName[NodePool]):
         self._links: dict[str, NodeLink] = {}
         self._labels: dict[str, Labels] = {}
         """Of every machine that there is, used or not."""
+        self._whys: dict[tuple[str, Selected], str] = {}
+        """Why jobs wait, by pool and selector: found anew when a node has changed, or machines were looked for."""
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -114,6 +117,7 @@ class NodePools(PoolsByName[NodePool]):
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
         members = {member.name: member for member in await self._carrier.members()}
+        self._whys.clear()
         self._labels = {name: {**member.labels, NODE: name} for name, member in members.items()}
         names = {name for name, labels in self._labels.items() if self._is_wanted(labels)}
         for name in sorted(names - self._links.keys()):
@@ -275,7 +279,30 @@ class NodePools(PoolsByName[NodePool]):
             return "no node has joined"
         return no_node_fits(spec.nodes, nodes)
 
+    def why_never(self, nodes: Selector) -> str:
+        """A machine that fits may come."""
+        return ""
+
+    def why_waits(self, pool: str, nodes: Selector) -> str:
+        key = pool, tuple(sorted(nodes.items()))
+        why = self._whys.get(key)
+        if why is None:
+            why = self._whys[key] = self._why_waits(self._pools[pool].spec, nodes)
+        return why
+
+    def _why_waits(self, spec: PoolSpec, nodes: Selector) -> str:
+        known = {name: labels for name, labels in self._labels.items() if fits(self._selector, labels)}
+        known = {name: labels for name, labels in known.items() if fits(spec.nodes, labels)}
+        fitting = [self._links[name] for name, labels in known.items() if fits(nodes, labels) and name in self._links]
+        if not fitting:
+            return no_node_fits(nodes, known)
+        if any(link.is_open for link in fitting):
+            return ""
+        states = ", ".join(f"{link.name}: {link.record(0).state}" for link in fitting[:SHOWN_MAX])
+        return f"no node with {shown(nodes)} gets jobs ({states})"
+
     def _note(self, link: NodeLink) -> None:
+        self._whys.clear()
         for pool in self:
             pool.set_open(link.name, is_open=link.is_open)
             pool.on_free()
@@ -296,7 +323,7 @@ class NodePools(PoolsByName[NodePool]):
         if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
             return why
         for pool in pools:
-            pool.join(NodeShare(link.name, link.incarnation))
+            pool.join(NodeShare(link.name, link.incarnation, link.labels))
         self._has_joined = True
         self._changed.set()
         return ""

@@ -6,8 +6,9 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from killable.supervisor.clock import Clock
@@ -73,6 +74,14 @@ class PoolsByName(Generic[P]):
 
 class Fleet(PoolsByName[Pool]):
     """Every pool of `settings`. It owns the pools and does what concerns more than one of them."""
+
+    def why_never(self, nodes: Mapping[str, str]) -> str:
+        """Return why this machine does not fit; empty: it does. Its labels are its host name, twice."""
+        from killable.supervisor.jobs.node_labels import HOST, NODE, fits, shown  # here: few jobs select nodes
+
+        name = os.uname().nodename
+        fault = f"this server is one machine, {name}, which does not fit nodes {shown(nodes)}"
+        return "" if fits(nodes, {HOST: name, NODE: name}) else fault
 
     def __init__(self, settings: Settings, owner: FleetOwner) -> None:
         super().__init__(settings)

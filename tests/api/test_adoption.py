@@ -96,7 +96,8 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
             before.append(await head.read(job_id, until="token"))
         retried = await head.read(again, until="retrying")
         await until_async(lambda: runs(head, again), "its second attempt runs")
-        waits = await head.submit("echo", text="it waited")  # now no slot is free
+        pinned = {"nodes": {"node": "b"}}
+        waits = await head.submit("echo", text="it waited", members=pinned)  # now no slot is free
         told = json.loads((await head.read(family, until="token")).events[-1].data)["value"]
         records = [await head.record(job_id) for job_id in (*jobs, family, again)]
         pids = [*told, *(record["pid"] for record in records)]
@@ -122,7 +123,8 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
             same = ("attempts", "pid", "worker_id", "node", "created_at")
             assert [after[name] for name in same] == [record[name] for name in same]
             assert after["state"] == "completed" and rest.end["certificate"]["node"] == record["node"]
-        assert (await head.record(waits, wait_s=60))["result"]["text"] == "it waited"
+        waited = await head.record(waits, wait_s=60)
+        assert (waited["result"]["text"], waited["node"], waited["nodes"]) == ("it waited", "b", {"node": "b"})
         second = await head.read(again, headers={"Last-Event-ID": str(retried.ids[-1])})
         assert retried.names + second.names == ["started", "progress", "retrying", "started", "progress", "completed"]
         assert retried.ids + second.ids == list(range(6)) and second.end["result"] == [2, 0]

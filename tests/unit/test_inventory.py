@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from killable.supervisor.configuration.config import Config, load
-from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.inventory import Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.secret_settings import NOT_SHOWN
 from killable.supervisor.configuration.tables import PoolTable
 from killable.supervisor.jobs import limits
 from killable.supervisor.models import JobType

@@ -6,7 +6,6 @@ Runs in: supervisor.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.fork_lock import forks_postponed
+from killable.supervisor.linux.instance_id import host_name
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
@@ -79,7 +79,7 @@ class Fleet(PoolsByName[Pool]):
         """Return why this machine does not fit; empty: it does. Its labels are its host name, twice."""
         from killable.supervisor.jobs.node_labels import HOST, NODE, fits, shown  # here: few jobs select nodes
 
-        name = os.uname().nodename
+        name = host_name()
         fault = f"this server is one machine, {name}, which does not fit nodes {shown(nodes)}"
         return "" if fits(nodes, {HOST: name, NODE: name}) else fault
 

@@ -51,9 +51,9 @@ def test_the_nodes_of_a_job(command: Command) -> None:
     assert command.json("inspect", job_id)["nodes"] == {"zone": "!in(a,b)", "disk": "!hdd"}
     assert "nodes zone=!in(a,b), nodes disk=!hdd." in " ".join(command.ok("explain", job_id).split())
     nowhere = command.run("submit", "add", "-i", "a=40", "--nodes", "zone=a")
-    assert nowhere.returncode == 2 and "which does not fit nodes zone=a" in nowhere.stderr
+    assert nowhere.returncode == 65 and "which does not fit nodes zone=a" in nowhere.stderr
     wrong = command.run("submit", "add", "-i", "a=40", "--nodes", "zone=in(a")
-    assert wrong.returncode == 2 and "--nodes zone: must be a label's value" in wrong.stderr
+    assert wrong.returncode == 65 and "--nodes zone: must be a label's value" in wrong.stderr
     assert "'zone' is not of the form LABEL=VALUE" in command.run("submit", "add", "--nodes", "zone").stderr
 
 

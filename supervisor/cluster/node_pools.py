@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -40,6 +40,9 @@ MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
 LEAVE_EARLY_S = 10.0
 """How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
+DRAINS_MAX = 1000
+"""So many drains are remembered: of nodes that never come back none is ended."""
+DRAINED = "an operator has drained it"
 
 logger = logging.getLogger("killable.cluster")
 
@@ -67,6 +70,9 @@ class NodePools(PoolsByName[NodePool]):
         """Of every machine that there is, used or not."""
         self._whys: dict[tuple[str, Selected], str] = {}
         """Why jobs wait, by pool and selector: found anew when a node has changed, or machines were looked for."""
+        self._drains: dict[str, Mapping[str, Any]] = {}
+        """Drains by operators, by the name of the node, which need not be there now."""
+        self._write_drain: Callable[[str, Mapping[str, Any] | None], None] = lambda name, members: None
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -75,6 +81,12 @@ class NodePools(PoolsByName[NodePool]):
         self.is_settled = False
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
+
+    def remember_drains(
+        self, drains: Mapping[str, Mapping[str, Any]], note: Callable[[str, Mapping[str, Any] | None], None]
+    ) -> None:
+        self._drains = dict(drains)
+        self._write_drain = note
 
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
@@ -123,6 +135,7 @@ class NodePools(PoolsByName[NodePool]):
         for name in sorted(names - self._links.keys()):
             link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
             link.labels = self._labels[name]
+            self._drain_again(link)
             link.start()
         for name in self._links.keys() - names:
             if self._links[name].is_gone:
@@ -141,6 +154,7 @@ class NodePools(PoolsByName[NodePool]):
         link.leaves_at = machine.leaves_at
         if machine.leaves_at is None:
             self._end_drain(link)
+            self._drain_again(link)
             return
         left_s = max(0.0, machine.leaves_at - clocks.realtime() - LEAVE_EARLY_S) if machine.leaves_at else None
         self._begin_drain(link, left_s, "Ray takes the machine away")
@@ -258,10 +272,30 @@ class NodePools(PoolsByName[NodePool]):
         if link is None:
             raise Refused(f"there is no node {name}", code="unknown_node", node=name)
         if drains:
-            self._begin_drain(link, deadline_s, "an operator has drained it")
+            self._note_drain(name, deadline_s)
+            self._begin_drain(link, deadline_s, DRAINED)
         else:
+            if self._drains.pop(name, None) is not None:
+                self._write_drain(name, None)
             self._end_drain(link)
         return next(record for record in self.node_records() if record.name == name)
+
+    def _note_drain(self, name: str, deadline_s: float | None) -> None:
+        """Remember a drain, also for the next head: when it is over is told by the clock on the wall."""
+        self._drains.pop(name, None)
+        self._drains[name] = members = {"until": None if deadline_s is None else clocks.realtime() + deadline_s}
+        self._write_drain(name, members)
+        if len(self._drains) > DRAINS_MAX:
+            oldest = next(iter(self._drains))
+            del self._drains[oldest]
+            self._write_drain(oldest, None)
+
+    def _drain_again(self, link: NodeLink) -> None:
+        """Drain a node that an operator has drained, under this head or an earlier one, and not taken in use again."""
+        drain = self._drains.get(link.name)
+        if drain is not None:
+            until = drain["until"]
+            self._begin_drain(link, None if until is None else max(0.0, until - clocks.realtime()), DRAINED)
 
     def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
         link.drain.begin(self._clock, reason, deadline_s, link.end_drained)

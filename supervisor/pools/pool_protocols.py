@@ -232,6 +232,14 @@ class RemotePools(JobPools, Protocol):
         """Have all others ended that the nodes hold: nobody else asks for them."""
         ...
 
+    def remember_drains(
+        self, drains: Mapping[str, Mapping[str, Any]], note: Callable[[str, Mapping[str, Any] | None], None]
+    ) -> None:
+        """Drain these nodes from the start; `note` is called with each later drain by an operator, or (None) its end.
+        Called before `start`, if there is a journal.
+        """
+        ...
+
     def node_records(self) -> Sequence[NodeRecord]: ...
     def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
         """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""

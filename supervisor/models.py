@@ -59,6 +59,8 @@ class Submission(NamedTuple):
     """Digest of the whole request. The same key with another digest is a conflict."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
+    nodes: Mapping[str, str] = {}
+    """Labels of the nodes that may run it, in Ray's syntax; empty: all. See `jobs.node_labels`."""
     shared: "SharedParts | None" = None
     """Memory files that the input refers to, and other inputs as well. Only of an Executor's tasks."""
 
@@ -248,6 +250,8 @@ class JobRecord(NamedTuple):
     """Whether this is the stored answer to the first request with this idempotency key."""
     node: str | None = None
     """The node of the latest attempt; null on a server of one machine."""
+    nodes: Mapping[str, str] = {}
+    """Labels of the nodes that may run it; empty: all."""
 
     @property
     def ended(self) -> bool:

@@ -123,6 +123,8 @@ class Supervisor:
             self.jobs.start(self._clock, self._job_notes)
             self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
+            if self._job_notes is not None and self._remote_pools is not None:
+                self._remote_pools.remember_drains(self._job_notes.journal.drains, self._job_notes.drains)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()

@@ -24,6 +24,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "error": record.error,
         "limits": record.limits,
         "tenant": record.tenant,
+        "nodes": record.nodes,
         "correlation_id": record.correlation_id,
         "events": record.events,
         "attempts": record.attempts,

@@ -68,6 +68,7 @@ async def submit_job(
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
+        nodes={} if isinstance(body, schemas.OperationRequest) else body.nodes,
         tenant=tenant,
         operator=is_operator(request.scope),
         within_s=headers.x_request_timeout,

@@ -27,6 +27,7 @@ from killable.api.http.records import SHORT_JOB
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.jobs.node_labels import CONDITION, EXPECTED
 from killable.supervisor.models import (
     PRIORITY_MAX,
     DrainProgress,
@@ -54,6 +55,7 @@ PATTERNS = {
     IDEMPOTENCY_KEY: "must be 1 to 255 visible ASCII characters, without spaces",
     TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
     TAG: "must be key:value",
+    f"^{CONDITION.pattern}$": f"must be {EXPECTED}",
     CURSOR: "must be the next_cursor of the previous page",
     OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
 }
@@ -88,6 +90,20 @@ ActiveFilter = Literal["active", "queued", "running", "stopping"]
 Tags = Annotated[
     dict[Annotated[str, Field(pattern=TAG_KEY)], Annotated[str, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),
+    FEW,
+]
+
+
+Nodes = Annotated[
+    dict[
+        Annotated[str, Field(min_length=1, max_length=256)],
+        Annotated[str, Field(max_length=1024, pattern=f"^{CONDITION.pattern}$")],
+    ],
+    Field(
+        max_length=16,
+        description="Labels of the nodes that may run the job, with Ray's conditions: `a`, `!a`, `in(a,b)`, `!in(a,b)`",
+        json_schema_extra={"additionalProperties": False},
+    ),
     FEW,
 ]
 
@@ -151,10 +167,13 @@ class JobRequest(_Job):
 
     type: str = Field(max_length=64)
     input: dict[str, Any] = {}
+    nodes: Nodes = {}
 
 
 class OperationRequest(_Job):
-    """A job named by `operation`. Members that are not listed are its input. Its stream ends with a marker line."""
+    """A job named by `operation`. Members that are not listed are its input. Its stream ends with a marker line. It
+    selects no nodes.
+    """
 
     model_config = ConfigDict(extra="allow")
 
@@ -302,6 +321,7 @@ class Problem(BaseModel):
 class Queue(BaseModel):
     position: int | None
     estimated_wait_s: float | None
+    detail: str = Field(description="Why no node can have it that its `nodes` select; empty: it waits as others do")
 
 
 def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any) -> Any:

@@ -10,11 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.cluster.placement import Placement
+from killable.supervisor.jobs.job_queue import Selected
+from killable.supervisor.jobs.node_labels import Labels, fits
 from killable.supervisor.models import PoolRecord, WorkerId, WorkerRecord
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Usage
 from killable.supervisor.settings import PoolSpec
+
+LINES_MAX = 64
+"""So many selectors of jobs are remembered, also if no job waits that has them."""
 
 if TYPE_CHECKING:
     from killable.supervisor.cluster.remote_attempt import RemoteAttempt
@@ -24,9 +29,12 @@ if TYPE_CHECKING:
 class NodeShare:
     """What one node has of one pool, in one incarnation."""
 
-    def __init__(self, node: str, incarnation: str) -> None:
+    def __init__(self, node: str, incarnation: str, labels: Labels) -> None:
         self.node = node
         self.incarnation = incarnation
+        self.labels = labels
+        self.lines: list[Selected] = []
+        """The lines of the pool that it fits."""
         self.is_open = False
         """Whether it may get another job."""
         self.told: dict[str, Any] = {"state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": ""}
@@ -184,7 +192,11 @@ class NodePool:
         self.spec = spec
         self._owner = owner
         self._dispatcher: RemotePoolsOwner | None = None
-        self._placement = Placement(packs=packs)
+        self._packs = packs
+        self._lines: dict[Selected, Placement] = {(): Placement(packs=packs)}
+        """By selector, of jobs that wait or may come again: the nodes that fit it."""
+        self._lines_max = LINES_MAX
+        self._freed: set[Selected] = set()
         self._shares: dict[str, NodeShare] = {}
         self._states: Counter[str] = Counter()
         """How many nodes have it in each state. It is asked for at every submission."""
@@ -201,9 +213,10 @@ class NodePool:
 
     def join(self, share: NodeShare) -> None:
         """Take a new incarnation of a node in. What its last one has left is not counted."""
-        self._count(self._shares.get(share.node), -1)
+        self.leave(share.node)
         self._shares[share.node] = share
         self._count(share, 1)
+        share.lines = [selected for selected in self._lines if fits(dict(selected), share.labels)]
 
     def _count(self, share: NodeShare | None, sign: int) -> None:
         """Add what a node has, or (-1) take it away."""
@@ -237,13 +250,50 @@ class NodePool:
         self._count(share, -1)
         if share is not None:
             share.is_open = False
-            self._placement.note(node, 0, 0)
+            for selected in share.lines:
+                self._lines[selected].note(node, 0, 0)
 
     def note(self, node: str) -> None:
         """Take note that a node's slots or load have changed."""
         share = self._shares.get(node)
-        if share is not None:
-            self._placement.note(node, share.free, self._owner.running_on(node))
+        if share is None:
+            return
+        free, running = share.free, self._owner.running_on(node)
+        for selected in share.lines:
+            placement = self._lines[selected]
+            if free > 0 and placement.is_empty:
+                self._freed.add(selected)
+            placement.note(node, free, running)
+
+    def freed(self) -> set[Selected]:
+        freed, self._freed = self._freed, set()
+        return freed
+
+    def _line(self, selected: Selected) -> Placement:
+        """Return the nodes of a selector. It is remembered: a job with the same one looks at no node again."""
+        found = self._lines.get(selected)
+        if found is None:
+            self._forget_lines()
+            found = self._lines[selected] = Placement(packs=self._packs)
+            selector = dict(selected)
+            for node, share in self._shares.items():
+                if fits(selector, share.labels):
+                    share.lines.append(selected)
+                    found.note(node, share.free, self._owner.running_on(node))
+        return found
+
+    def _forget_lines(self) -> None:
+        """Forget selectors of which no job waits, when there are too many: twice as many as wait, at least LINES_MAX.
+        Then a look at all of them costs a line about one.
+        """
+        if len(self._lines) < self._lines_max or self._dispatcher is None:
+            return
+        has_line, name = self._dispatcher.job_queue.has_line, self.spec.name
+        self._lines = {key: line for key, line in self._lines.items() if not key or has_line(name, key)}
+        for share in self._shares.values():
+            share.lines = [selected for selected in share.lines if selected in self._lines]
+        self._freed &= self._lines.keys()
+        self._lines_max = max(LINES_MAX, 2 * len(self._lines))
 
     def on_free(self) -> None:
         """Have the dispatcher look whether a job waits."""
@@ -282,8 +332,8 @@ class NodePool:
         }
         return Occupancy(self.slots, self.spec.spares, counts)
 
-    def take(self) -> NodeSlot | None:
-        node = self._placement.best()
+    def take(self, selected: Selected = ()) -> NodeSlot | None:
+        node = self._line(selected).best()
         if node is None:
             return None
         slot = self._slot_of(self._shares[node])
@@ -292,7 +342,7 @@ class NodePool:
 
     def take_on(self, node: str) -> NodeSlot:
         """Return a slot for an attempt that a node runs already."""
-        return self._slot_of(self._shares.get(node) or NodeShare(node, ""))
+        return self._slot_of(self._shares.get(node) or NodeShare(node, "", {}))
 
     def _slot_of(self, share: NodeShare) -> NodeSlot:
         share.used += 1

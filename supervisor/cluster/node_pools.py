@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -23,7 +23,8 @@ from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
+from killable.supervisor.jobs.job_queue import Selected
+from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
 from killable.supervisor.pools.fleet import PoolsByName
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
+DRAINS_MAX = 1000
+"""So many drains are remembered: of nodes that never come back none is ended."""
+DRAINED = "an operator has drained it"
 
 logger = logging.getLogger("killable.cluster")
 
@@ -63,6 +67,11 @@ class NodePools(PoolsByName[NodePool]):
         self._links: dict[str, NodeLink] = {}
         self._labels: dict[str, Labels] = {}
         """Of every machine that there is, used or not."""
+        self._whys: dict[tuple[str, Selected], str] = {}
+        """Why jobs wait, by pool and selector: found anew when a node has changed, or machines were looked for."""
+        self._drains: dict[str, Mapping[str, Any]] = {}
+        """Drains by operators, by the name of the node, which need not be there now."""
+        self._write_drain: Callable[[str, Mapping[str, Any] | None], None] = lambda name, members: None
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -75,6 +84,12 @@ class NodePools(PoolsByName[NodePool]):
     @property
     def trouble(self) -> str:
         return self._carrier.trouble
+
+    def remember_drains(
+        self, drains: Mapping[str, Mapping[str, Any]], note: Callable[[str, Mapping[str, Any] | None], None]
+    ) -> None:
+        self._drains = dict(drains)
+        self._write_drain = note
 
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
@@ -117,11 +132,13 @@ class NodePools(PoolsByName[NodePool]):
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
         members = {member.name: member for member in await self._carrier.members()}
+        self._whys.clear()
         self._labels = {name: {**member.labels, NODE: name} for name, member in members.items()}
         names = {name for name, labels in self._labels.items() if self._is_wanted(labels)}
         for name in sorted(names - self._links.keys()):
             link = self._links[name] = NodeLink(name, self._carrier, self._times, self._clock, self)
             link.labels = self._labels[name]
+            self._drain_again(link)
             link.start()
         for name in self._links.keys() - names:
             if self._links[name].is_gone:
@@ -140,6 +157,7 @@ class NodePools(PoolsByName[NodePool]):
         link.leaves_at = machine.leaves_at
         if machine.leaves_at is None:
             self._end_drain(link)
+            self._drain_again(link)
             return
         self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), "Ray takes the machine away")
 
@@ -256,10 +274,30 @@ class NodePools(PoolsByName[NodePool]):
         if link is None:
             raise Refused(f"there is no node {name}", code="unknown_node", node=name)
         if drains:
-            self._begin_drain(link, deadline_s, "an operator has drained it")
+            self._note_drain(name, deadline_s)
+            self._begin_drain(link, deadline_s, DRAINED)
         else:
+            if self._drains.pop(name, None) is not None:
+                self._write_drain(name, None)
             self._end_drain(link)
         return next(record for record in self.node_records() if record.name == name)
+
+    def _note_drain(self, name: str, deadline_s: float | None) -> None:
+        """Remember a drain, also for the next head: when it is over is told by the clock on the wall."""
+        self._drains.pop(name, None)
+        self._drains[name] = members = {"until": None if deadline_s is None else clocks.realtime() + deadline_s}
+        self._write_drain(name, members)
+        if len(self._drains) > DRAINS_MAX:
+            oldest = next(iter(self._drains))
+            del self._drains[oldest]
+            self._write_drain(oldest, None)
+
+    def _drain_again(self, link: NodeLink) -> None:
+        """Drain a node that an operator has drained, under this head or an earlier one, and not taken in use again."""
+        drain = self._drains.get(link.name)
+        if drain is not None:
+            until = drain["until"]
+            self._begin_drain(link, None if until is None else max(0.0, until - clocks.realtime()), DRAINED)
 
     def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
         link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
@@ -277,7 +315,30 @@ class NodePools(PoolsByName[NodePool]):
             return "no node has joined"
         return no_node_fits(spec.nodes, nodes)
 
+    def why_never(self, nodes: Selector) -> str:
+        """A machine that fits may come."""
+        return ""
+
+    def why_waits(self, pool: str, nodes: Selector) -> str:
+        key = pool, tuple(sorted(nodes.items()))
+        why = self._whys.get(key)
+        if why is None:
+            why = self._whys[key] = self._why_waits(self._pools[pool].spec, nodes)
+        return why
+
+    def _why_waits(self, spec: PoolSpec, nodes: Selector) -> str:
+        known = {name: labels for name, labels in self._labels.items() if fits(self._selector, labels)}
+        known = {name: labels for name, labels in known.items() if fits(spec.nodes, labels)}
+        fitting = [self._links[name] for name, labels in known.items() if fits(nodes, labels) and name in self._links]
+        if not fitting:
+            return no_node_fits(nodes, known)
+        if any(link.is_open for link in fitting):
+            return ""
+        states = ", ".join(f"{link.name}: {link.record(0).state}" for link in fitting[:SHOWN_MAX])
+        return f"no node with {shown(nodes)} gets jobs ({states})"
+
     def _note(self, link: NodeLink) -> None:
+        self._whys.clear()
         for pool in self:
             pool.set_open(link.name, is_open=link.is_open)
             pool.on_free()
@@ -298,7 +359,7 @@ class NodePools(PoolsByName[NodePool]):
         if why := self._on_reported([pool.spec.name for pool in pools], hello["types"]):
             return why
         for pool in pools:
-            pool.join(NodeShare(link.name, link.incarnation))
+            pool.join(NodeShare(link.name, link.incarnation, link.labels))
         self._has_joined = True
         self._changed.set()
         return ""

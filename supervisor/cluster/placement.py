@@ -24,6 +24,11 @@ class Placement:
         self._heap: list[tuple[Place, str]] = []
         """One entry for each of them, and others that are out of date."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no node has a free slot."""
+        return not self._places
+
     def note(self, node: str, free: int, running: int) -> None:
         """Set how many free slots a node has, and how many jobs run on it; without a free slot it gets none."""
         place = (free, running) if self._packs else (-free, running)

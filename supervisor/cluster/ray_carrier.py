@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from killable.supervisor import event_loops
 from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
 from killable.supervisor.cluster.node_actor import NodeActor
-from killable.supervisor.jobs.node_labels import NODE, settings_of
+from killable.supervisor.jobs.node_labels import HOST, NODE, settings_of
 from killable.supervisor.linux import ray_settings
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
@@ -186,7 +186,7 @@ def _actor_of(node: str) -> str:
 
 
 def _labels_of(node: dict[str, Any]) -> dict[str, str]:
-    return {**node.get("Labels", {}), "host": node["NodeManagerHostname"]}
+    return {**node.get("Labels", {}), HOST: node["NodeManagerHostname"]}
 
 
 def _nodes_and_leaving() -> tuple[list[dict[str, Any]], dict[str, float]]:

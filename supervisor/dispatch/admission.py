@@ -134,6 +134,8 @@ class Admission:
         self._drain.check()
         job_type = self._jobs.fleet.type(submission.type)
         self._tenants.check_priority(submission)
+        if submission.nodes and (why := self._jobs.fleet.why_never(submission.nodes)):
+            raise Refused(why, code="invalid", faults=[{"in": "body", "pointer": "/nodes", "message": why}])
         defaults, caps = job_type.limits, job_type.caps
         if own := self._tenants.bounds_of(submission).caps:
             defaults, caps = effective_limits.limits_of_tenant(defaults, caps, own)
@@ -179,7 +181,9 @@ class Admission:
         if in_force["total_s"] is None:
             return
         pool = self._jobs.fleet.pool_of(job_type)
-        ahead = self._jobs.job_queue.position_of_new(pool.spec.name, submission.tenant, submission.priority)
+        ahead = self._jobs.job_queue.position_of_new(
+            pool.spec.name, submission.tenant, submission.priority, self._jobs.selected_by(submission)
+        )
         if ahead < pool.occupancy.slots_free:
             return
         wait_s = self._jobs.fleet.run_times_of(job_type).estimate_wait_s(ahead) or 0.0

@@ -22,7 +22,7 @@ from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.job_queue import JobQueue, Waiting
+from killable.supervisor.jobs.job_queue import JobQueue, Selected, Waiting
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
@@ -115,6 +115,7 @@ class Dispatcher:
             tenant=submission.tenant,
             priority=submission.priority,
             input_bytes=len(submission.input),
+            selected=self.selected_by(submission),
         )
         if total_s is not None and job.created + total_s <= self._clock.now():  # from an earlier server run
             self._on_queue_deadline(job, "total_s")
@@ -122,7 +123,13 @@ class Dispatcher:
             self._end_queued(job, Verdict("spawn", facts={"message": job.type.unavailable_reason}))
         elif pool.state == "broken":
             self._end_queued(job, _spawn_verdict(pool))
+        elif submission.nodes and (why := self.fleet.why_never(submission.nodes)):  # from a server that had nodes
+            self._end_queued(job, Verdict("spawn", facts={"message": why}))
         return job.state is State.QUEUED
+
+    def selected_by(self, submission: Submission) -> Selected:
+        """Return the selector of the line in which the job waits. On one machine all jobs are in one."""
+        return () if self._remote_pools is None else tuple(sorted(submission.nodes.items()))
 
     def _assign_or_wait(self, job: Job) -> None:
         """Assign the job if its turn has come; otherwise start its queue timer, unless it runs already."""
@@ -138,7 +145,13 @@ class Dispatcher:
             return None
         position = self.job_queue.position(job.id)
         wait_s = self.fleet.run_times_of(job.type).estimate_wait_s(position or 0)
-        return {"position": position, "estimated_wait_s": wait_s}
+        return {"position": position, "estimated_wait_s": wait_s, "detail": self._why_waits(job)}
+
+    def _why_waits(self, job: Job) -> str:
+        """Return why a job waits that selects its nodes; empty: as others do."""
+        if self._remote_pools is None or not job.submission.nodes:
+            return ""
+        return self._remote_pools.why_waits(self.fleet.pool_of(job.type).spec.name, job.submission.nodes)
 
     def resume(self, jobs: Iterable[Job]) -> None:
         """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order."""
@@ -193,8 +206,13 @@ class Dispatcher:
     def _dispatch(self, pool: JobPool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        while self.job_queue.startable(name) and not self._journal_fails:
-            worker = pool.take()
+        for selected in pool.freed():
+            self.job_queue.open_line(name, selected)
+        while not self._journal_fails and (next_selector := self.job_queue.next_selector(name)) is not None:
+            worker = pool.take(next_selector)
+            if worker is None and next_selector:
+                self.job_queue.close_line(name, next_selector)
+                continue
             if worker is None:
                 break
             waiting = self.job_queue.take(name)
@@ -233,12 +251,13 @@ class Dispatcher:
         """
         pool = self.fleet.pool_of(job.type)
         cannot_start = not job.type.available or pool.state == "broken" or self._journal_fails or self._closing
-        must_wait = self.job_queue.startable(pool.spec.name) or self._registry.tenants.is_at_share(job.submission)
+        others_wait = self.job_queue.next_selector(pool.spec.name) is not None
+        must_wait = others_wait or self._registry.tenants.is_at_share(job.submission)
         if cannot_start or must_wait or self._is_dispatching:
             return None
         self._is_dispatching = True  # what a worker reports meanwhile must not assign this one
         try:
-            worker = pool.take()
+            worker = pool.take(self.selected_by(job.submission))
         finally:
             self._is_dispatching = False
         start = None if worker is None else self._reserve(job, worker)
@@ -382,7 +401,9 @@ class Dispatcher:
         if job.state is State.QUEUED:
             limit_s = value_of(job.limits, limit)
             self._observer.on_left_queue(job, self._clock.now())
-            facts = {"limit": limit, "limit_s": limit_s, "message": f"{limit} of {limit_s:g} s is over"}
+            why = self._why_waits(job)
+            message = f"{limit} of {limit_s:g} s is over" + (f": {why}" if why else "")
+            facts = {"limit": limit, "limit_s": limit_s, "message": message}
             self._end_queued(job, Verdict("timeout.queue", facts=facts))
 
     def on_entered(self, attempt: RunningAttempt) -> None:

@@ -259,6 +259,7 @@ class Job:
             lost_attempts=self.lost_attempts,
             durable=self.durable,
             node=self.node,
+            nodes=dict(self.submission.nodes),
         )
 
     def _certificate(self) -> dict[str, Any] | None:

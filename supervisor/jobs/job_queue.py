@@ -1,12 +1,20 @@
 """The queue: bounded in jobs and bytes, fair between tenants, ordered by priority, first in first out within one.
 
 Runs in: supervisor. Pure.
+
+A job may select its nodes. Jobs of one tenant with the same selector are one line; a tenant's lines share its turns. A
+line whose nodes are all busy is closed until one of them is free: it keeps nobody waiting. What a turn costs grows with
+the logarithm of the jobs, and with the number of lines that are opened or closed.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterator
 from typing import NamedTuple
+
+Selected = tuple[tuple[str, str], ...]
+"""The selector of a job, as sorted pairs of a label and its condition; empty: it may run on any node."""
 
 Place = tuple[int, int, str]
 """Sort key of a waiting job among those of its tenant: (-priority, arrival number, job id)."""
@@ -29,30 +37,32 @@ class QueueFull(Exception):
         self.bound, self.limit = bound, limit
 
 
-class _TenantLine:
+class _TenantLines:
     """The jobs of one tenant that wait for one pool; at least one."""
 
-    __slots__ = ("places", "round")
+    __slots__ = ("firsts", "lines", "round")
 
     def __init__(self, round: int) -> None:
         self.round = round
-        """The round of the first job; each job behind it has the next one."""
-        self.places: list[Place] = []
-        """Sorted, not a heap: positions are queried as often as jobs are taken, and moving a thousand pointers takes
-        less than a microsecond.
+        """The round of its next job; each job behind it has the next one."""
+        self.lines: dict[Selected, list[Place]] = {}
+        """None is empty. Sorted, not heaps: positions are queried as often as jobs are taken, and moving a thousand
+        pointers takes less than a microsecond.
         """
+        self.firsts: list[tuple[Place, Selected]] = []
+        """Sorted: the first job of each line that is open."""
 
 
 class _PoolQueue:
     """The queue of one pool. In each round, every tenant has one turn."""
 
-    __slots__ = ("depth", "heads", "lines", "round", "served", "startable")
+    __slots__ = ("closed", "depth", "heads", "pinned", "round", "served", "startable", "tenants")
 
     def __init__(self) -> None:
-        self.lines: dict[str, _TenantLine] = {}
-        """By tenant. Each has a round of `round` or the one after it."""
+        self.tenants: dict[str, _TenantLines] = {}
+        """Each that is shown has a round of `round` or the one after it."""
         self.heads: list[Head] = []
-        """Sorted; one for each tenant that is not held back."""
+        """Sorted; one for each tenant that is not held back and has an open line."""
         self.round = 0
         """Of the job that was taken last."""
         self.served: set[str] = set()
@@ -60,28 +70,120 @@ class _PoolQueue:
         self.depth = 0
         self.startable = 0
         """Jobs of tenants that are not held back."""
+        self.pinned: dict[Selected, dict[str, None]] = {}
+        """By selector, if a job waits that has one: the tenants of such jobs."""
+        self.closed: set[Selected] = set()
+        """Those of which no node has a free slot."""
 
     def head(self, tenant: str) -> Head:
-        line = self.lines[tenant]
-        return (line.round, *line.places[0][:2], tenant)
+        lines = self.tenants[tenant]
+        return (lines.round, *lines.firsts[0][0][:2], tenant)
 
     def show(self, tenant: str) -> None:
-        insort(self.heads, self.head(tenant))
+        """Give a tenant turns, if it has an open line. What it could not use before is no credit."""
+        lines = self.tenants[tenant]
+        if lines.firsts:
+            lines.round = self.round_of(lines)
+            insort(self.heads, self.head(tenant))
 
     def hide(self, tenant: str) -> None:
-        del self.heads[bisect_left(self.heads, self.head(tenant))]
+        if self.tenants[tenant].firsts:
+            del self.heads[bisect_left(self.heads, self.head(tenant))]
 
-    def round_of(self, line: _TenantLine) -> int:
-        """Return the round of a tenant's first job: what it could not use while it was held back is no credit."""
-        return max(line.round, self.round)
+    def round_of(self, lines: _TenantLines) -> int:
+        """Return the round of a tenant's next job: what it could not use while it was held back is no credit."""
+        return max(lines.round, self.round)
 
-    def end_line(self, tenant: str, next_round: int) -> None:
+    def add(self, tenant: str, selected: Selected, place: Place) -> None:
+        """Add a job of a tenant that is hidden."""
+        lines = self.tenants[tenant]
+        places = lines.lines.get(selected)
+        if places is None:
+            places = lines.lines[selected] = []
+            if selected:
+                self.pinned.setdefault(selected, {})[tenant] = None
+        is_open = selected not in self.closed
+        if is_open and places:
+            self._close(lines, selected)
+        insort(places, place)
+        if is_open:
+            self._open(lines, selected)
+        self.depth += 1
+
+    def drop(self, tenant: str, selected: Selected, place: Place) -> None:
+        """Remove a job of a tenant that is hidden."""
+        lines = self.tenants[tenant]
+        places = lines.lines[selected]
+        is_open = selected not in self.closed
+        if is_open:
+            self._close(lines, selected)
+        del places[bisect_left(places, place)]
+        if not places:
+            del lines.lines[selected]
+            self._unpin(tenant, selected)
+        elif is_open:
+            self._open(lines, selected)
+        self.depth -= 1
+
+    def _unpin(self, tenant: str, selected: Selected) -> None:
+        """Forget that a tenant has jobs with this selector; and the selector, if no other one has."""
+        if selected:
+            tenants = self.pinned[selected]
+            del tenants[tenant]
+            if not tenants:
+                del self.pinned[selected]
+                self.closed.discard(selected)
+
+    @staticmethod
+    def _open(lines: _TenantLines, selected: Selected) -> None:
+        insort(lines.firsts, (lines.lines[selected][0], selected))
+
+    @staticmethod
+    def _close(lines: _TenantLines, selected: Selected) -> None:
+        del lines.firsts[bisect_left(lines.firsts, (lines.lines[selected][0], selected))]
+
+    def set_open(self, selected: Selected, held_back: set[str], *, is_open: bool) -> None:
+        """Open or close the lines of a selector, which must be the other."""
+        if is_open:
+            self._catch_up(selected)
+        change = self._open if is_open else self._close
+        for tenant in self.pinned[selected]:
+            shown = tenant not in held_back
+            if shown:
+                self.hide(tenant)
+            change(self.tenants[tenant], selected)
+            if shown:
+                self.show(tenant)
+        if is_open:
+            self.closed.remove(selected)
+        else:
+            self.closed.add(selected)
+
+    def _catch_up(self, selected: Selected) -> None:
+        """Have tenants that had no open line begin in this round: those that had a turn last come after the others."""
+        hidden = [lines for tenant in self.pinned[selected] if not (lines := self.tenants[tenant]).firsts]
+        behind = max((self.round - lines.round for lines in hidden), default=0)
+        for lines in hidden:
+            lines.round = min(lines.round + behind, self.round + 1) if behind > 0 else lines.round
+
+    def end_tenant(self, tenant: str) -> None:
         """Forget a tenant without a waiting job, except that it was served in this round."""
-        del self.lines[tenant]
-        if next_round > self.round:
+        if self.tenants.pop(tenant).round > self.round:
             if len(self.served) >= SERVED_MAX:
                 self.served.clear()
             self.served.add(tenant)
+
+    def ahead_in(self, tenant: str, selected: Selected, place: Place) -> int:
+        """Return how many jobs of a tenant come before a place, in that line and in those that are open."""
+        lines = self.tenants.get(tenant)
+        return 0 if lines is None else sum(bisect_left(each, place) for each in self.lines_of(lines, selected))
+
+    def lines_of(self, lines: _TenantLines, selected: Selected) -> Iterator[list[Place]]:
+        """Yield the open lines of a tenant, and that of the selector."""
+        for _, key in lines.firsts:
+            yield lines.lines[key]
+        if selected in self.closed and selected in lines.lines:
+            yield lines.lines[selected]
 
 
 class Waiting(NamedTuple):
@@ -91,6 +193,7 @@ class Waiting(NamedTuple):
     tenant: str
     bytes: int
     place: Place
+    selected: Selected = ()
 
     @property
     def job_id(self) -> str:
@@ -151,32 +254,39 @@ class JobQueue:
         self._held -= 1
         self.bytes -= input_bytes
 
-    def push(self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int) -> None:
+    def push(
+        self, job_id: str, *, pool: str, tenant: str, priority: int, input_bytes: int, selected: Selected = ()
+    ) -> None:
         """Queue a job. The bounds apply to new jobs only (`check`): an accepted job always has room."""
-        queue = self._pools.get(pool)
-        if queue is None:
-            queue = self._pools[pool] = _PoolQueue()
         place = (-priority, self._arrivals, job_id)
         self._arrivals += 1
+        self._add(Waiting(pool, tenant, input_bytes, place, selected))
+
+    def _add(self, waiting: Waiting, turns: int = 0) -> None:
+        """Queue a job, and give its tenant back so many turns."""
+        tenant = waiting.tenant
+        queue = self._pools.get(waiting.pool)
+        if queue is None:
+            queue = self._pools[waiting.pool] = _PoolQueue()
         shown = tenant not in self._held_back
-        line = queue.lines.get(tenant)
-        if line is None:
-            line = queue.lines[tenant] = _TenantLine(_next_round(queue, tenant))
+        lines = queue.tenants.get(tenant)
+        if lines is None:
+            lines = queue.tenants[tenant] = _TenantLines(queue.round if turns else _next_round(queue, tenant))
             queue.served.discard(tenant)
-        elif shown and place < line.places[0]:
-            queue.hide(tenant)
-        insort(line.places, place)
-        queue.depth += 1
+        else:
+            if shown:
+                queue.hide(tenant)
+            lines.round = max(queue.round, lines.round - turns) if turns else lines.round
+        queue.add(tenant, waiting.selected, waiting.place)
         if shown:
             queue.startable += 1
-            if line.places[0] is place:
-                queue.show(tenant)
-        self._waiting[job_id] = Waiting(pool, tenant, input_bytes, place)
-        self.bytes += input_bytes
+            queue.show(tenant)
+        self._waiting[waiting.job_id] = waiting
+        self.bytes += waiting.bytes
 
     def pop(self, pool: str) -> str | None:
         """Remove the job whose turn it is and return its id; None: no job waits for this pool, or only jobs of tenants
-        that are held back.
+        that are held back, and of closed lines.
         """
         waiting = self.take(pool)
         return None if waiting is None else waiting.job_id
@@ -186,72 +296,76 @@ class JobQueue:
         queue = self._pools.get(pool)
         if not queue or not queue.heads:
             return None
-        round, _, _, tenant = queue.heads.pop(0)
+        round, _, _, tenant = queue.heads[0]
         if round > queue.round:
             queue.round = round
             queue.served.clear()
-        line = queue.lines[tenant]
-        place = line.places.pop(0)
-        line.round += 1
-        queue.depth -= 1
-        queue.startable -= 1
-        if line.places:
-            queue.show(tenant)
-        else:
-            queue.end_line(tenant, line.round)
-        waiting = self._waiting.pop(place[2])
-        self.bytes -= waiting.bytes
+        lines = queue.tenants[tenant]
+        waiting = self._waiting[lines.firsts[0][0][2]]
+        self._drop(queue, waiting, turns=1)
         return waiting
+
+    def _drop(self, queue: _PoolQueue, waiting: Waiting, turns: int = 0) -> None:
+        """Remove a job, which takes so many turns of its tenant."""
+        tenant = waiting.tenant
+        shown = tenant not in self._held_back
+        if shown:
+            queue.hide(tenant)
+            queue.startable -= 1
+        queue.drop(tenant, waiting.selected, waiting.place)
+        lines = queue.tenants[tenant]
+        lines.round += turns
+        if not lines.lines:
+            queue.end_tenant(tenant)
+        elif shown:
+            queue.show(tenant)
+        del self._waiting[waiting.job_id]
+        self.bytes -= waiting.bytes
 
     def put_back(self, waiting: Waiting) -> None:
         """Queue a job again, before those of its tenant that came later, and give back the turn that it took."""
-        queue, tenant, place = self._pools[waiting.pool], waiting.tenant, waiting.place
-        shown = tenant not in self._held_back
-        line = queue.lines.get(tenant)
-        if line is None:
-            line = queue.lines[tenant] = _TenantLine(queue.round)
-            queue.served.discard(tenant)
-        else:
-            if shown:
-                queue.hide(tenant)
-            line.round = max(queue.round, line.round - 1)
-        insort(line.places, place)
-        queue.depth += 1
-        if shown:
-            queue.startable += 1
-            queue.show(tenant)
-        self._waiting[waiting.job_id] = waiting
-        self.bytes += waiting.bytes
+        self._add(waiting, turns=1)
 
     def remove(self, job_id: str) -> Waiting | None:
         """Remove a job (a cancel, a deadline) and return its place. None: it is not in the queue."""
-        waiting = self._waiting.pop(job_id, None)
-        if waiting is None:
-            return None
-        self.bytes -= waiting.bytes
-        queue, tenant = self._pools[waiting.pool], waiting.tenant
-        line, shown = queue.lines[tenant], tenant not in self._held_back
-        index = bisect_left(line.places, waiting.place)
-        if shown and index == 0:
-            queue.hide(tenant)
-        del line.places[index]
-        queue.depth -= 1
-        queue.startable -= shown
-        if not line.places:
-            queue.end_line(tenant, line.round)
-        elif shown and index == 0:
-            queue.show(tenant)
+        waiting = self._waiting.get(job_id)
+        if waiting is not None:
+            self._drop(self._pools[waiting.pool], waiting)
         return waiting
+
+    # ── lines of selectors ──
+
+    def next_selector(self, pool: str) -> Selected | None:
+        """Return the selector of the job whose turn it is; None: there is none, as in `pop`."""
+        queue = self._pools.get(pool)
+        if not queue or not queue.heads:
+            return None
+        return queue.tenants[queue.heads[0][3]].firsts[0][1]
+
+    def close_line(self, pool: str, selected: Selected) -> None:
+        """Take no job with this selector until `open_line`: others go past them."""
+        self._pools[pool].set_open(selected, self._held_back, is_open=False)
+
+    def open_line(self, pool: str, selected: Selected) -> None:
+        """Take jobs with this selector again."""
+        queue = self._pools.get(pool)
+        if queue is not None and selected in queue.closed:
+            queue.set_open(selected, self._held_back, is_open=True)
+
+    def has_line(self, pool: str, selected: Selected) -> bool:
+        """Return whether a job with this selector waits."""
+        queue = self._pools.get(pool)
+        return queue is not None and selected in queue.pinned
 
     def hold_back(self, tenant: str) -> None:
         """Take none of this tenant's jobs until `let_go`: others go past them."""
         if tenant in self._held_back:
             return
         for queue in self._pools.values():
-            line = queue.lines.get(tenant)
-            if line is not None:
+            lines = queue.tenants.get(tenant)
+            if lines is not None:
                 queue.hide(tenant)
-                queue.startable -= len(line.places)
+                queue.startable -= sum(map(len, lines.lines.values()))
         self._held_back.add(tenant)
 
     def let_go(self, tenant: str) -> list[str]:
@@ -261,45 +375,48 @@ class JobQueue:
         self._held_back.remove(tenant)
         pools = []
         for name, queue in self._pools.items():
-            line = queue.lines.get(tenant)
-            if line is not None:
-                line.round = queue.round_of(line)
+            lines = queue.tenants.get(tenant)
+            if lines is not None:
                 queue.show(tenant)
-                queue.startable += len(line.places)
+                queue.startable += sum(map(len, lines.lines.values()))
                 pools.append(name)
         return pools
 
     def position(self, job_id: str) -> int | None:
-        """Return how many jobs of its pool come before this one, if no tenant is held back."""
+        """Return how many jobs of its pool come before this one, if no tenant is held back. Jobs of other closed lines
+        do not.
+        """
         waiting = self._waiting.get(job_id)
         if waiting is None:
             return None
         queue = self._pools[waiting.pool]
-        line = queue.lines[waiting.tenant]
-        ahead = bisect_left(line.places, waiting.place)
-        return ahead + _ahead_of(queue, waiting.tenant, queue.round_of(line) + ahead, waiting.place)
+        ahead = queue.ahead_in(waiting.tenant, waiting.selected, waiting.place)
+        return ahead + _ahead_of(queue, waiting, queue.round_of(queue.tenants[waiting.tenant]) + ahead)
 
-    def position_of_new(self, pool: str, tenant: str, priority: int) -> int:
+    def position_of_new(self, pool: str, tenant: str, priority: int, selected: Selected = ()) -> int:
         """Return the position that a job would have if it came now."""
         queue = self._pools.get(pool)
         if queue is None:
             return 0
-        place = (-priority, self._arrivals, "")
-        line = queue.lines.get(tenant)
-        ahead = bisect_left(line.places, place) if line else 0
-        round = queue.round_of(line) if line else _next_round(queue, tenant)
-        return ahead + _ahead_of(queue, tenant, round + ahead, place)
+        waiting = Waiting(pool, tenant, 0, (-priority, self._arrivals, ""), selected)
+        lines = queue.tenants.get(tenant)
+        ahead = queue.ahead_in(tenant, selected, waiting.place)
+        round = queue.round_of(lines) if lines else _next_round(queue, tenant)
+        return ahead + _ahead_of(queue, waiting, round + ahead)
 
     def jobs_of(self, pool: str) -> list[str]:
-        """Return the pool's jobs in the order in which they would be popped, if no tenant is held back."""
+        """Return the pool's jobs in the order in which they would be popped, if no tenant is held back and no line is
+        closed.
+        """
         queue = self._pools.get(pool)
         if queue is None:
             return []
-        lines = queue.lines.values()
         return [
             place[2]
             for _, place in sorted(
-                (queue.round_of(line) + at, place) for line in lines for at, place in enumerate(line.places)
+                (queue.round_of(lines) + at, place)
+                for lines in queue.tenants.values()
+                for at, place in enumerate(sorted(place for line in lines.lines.values() for place in line))
             )
         ]
 
@@ -309,12 +426,13 @@ def _next_round(queue: _PoolQueue, tenant: str) -> int:
     return queue.round + (tenant in queue.served)
 
 
-def _ahead_of(queue: _PoolQueue, tenant: str, round: int, place: Place) -> int:
-    """Return how many jobs of other tenants come before the place in the round."""
+def _ahead_of(queue: _PoolQueue, waiting: Waiting, round: int) -> int:
+    """Return how many jobs of other tenants come before a job that has this round."""
     ahead = 0
-    for other, line in queue.lines.items():
-        same_round = round - queue.round_of(line)
-        if other != tenant and same_round >= 0:
-            ahead += min(same_round, len(line.places))
-            ahead += same_round < len(line.places) and line.places[same_round] < place
+    for other, lines in queue.tenants.items():
+        same_round = round - queue.round_of(lines)
+        if other != waiting.tenant and same_round >= 0:
+            each = list(queue.lines_of(lines, waiting.selected))
+            ahead += min(same_round, sum(map(len, each)))
+            ahead += sum(bisect_left(line, waiting.place) for line in each) > same_round
     return ahead

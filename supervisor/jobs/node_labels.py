@@ -19,7 +19,10 @@ Labels = Mapping[str, str]
 Selector = Mapping[str, str]
 
 NODE = "node"
-"""The label that each node has beside its own: its name."""
+HOST = "host"
+"""Labels that each node has beside its own: its name, and its host name."""
+SHOWN_MAX = 20
+"""So many values of a label are named, and the number of the others."""
 
 _VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 CONDITION = re.compile(rf"(!?)(?:({_VALUE})|in\(({_VALUE}(?:, ?{_VALUE})*)\))")
@@ -51,7 +54,9 @@ def no_node_fits(selector: Selector, nodes: Mapping[str, Labels]) -> str:
 
 
 def _values(label: str, nodes: Iterable[Labels]) -> str:
-    return ", ".join(sorted({labels[label] for labels in nodes if label in labels})) or "none"
+    values = sorted({labels[label] for labels in nodes if label in labels})
+    more = [f"and {len(values) - SHOWN_MAX} more"] if len(values) > SHOWN_MAX else []
+    return ", ".join((*values[:SHOWN_MAX], *more)) or "none"
 
 
 def settings_of(settings: Settings, labels: Labels, cores: int) -> Settings:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from killable.supervisor.journal.file_checks import MARK, MODE, WAL, place_of
 from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
@@ -59,7 +59,7 @@ def backup(path: str, new: str) -> JournalFinding:
                 f"{path} {new}` writes what can be read",
                 journal=path,
             )
-        _write(rows, new)
+        _write(rows, file.read_drains(), new)
         return found
 
 
@@ -71,7 +71,7 @@ def salvage(path: str, new: str) -> JournalFinding:
     with _snapshot(path) as copy, _opened(copy, path) as file:
         rows, bad = file.salvage()
         found = _finding(rows, bad, file.lost())
-        _write([_unsure(row) for row in rows] if found.lost else rows, new)
+        _write([_unsure(row) for row in rows] if found.lost else rows, _drains_of(file), new)
         return found
 
 
@@ -106,11 +106,20 @@ def _unsure(row: JournalRow) -> JournalRow:
     return replace(row, started=known | members)
 
 
-def _write(rows: Sequence[JournalRow], new: str) -> None:
+def _drains_of(file: JournalFile) -> dict[str, dict[str, Any]]:
+    """Return what can be read of the drains of nodes: all of them, or none."""
+    try:
+        return file.read_drains()
+    except JournalRefused:
+        return {}
+
+
+def _write(rows: Sequence[JournalRow], drains: Mapping[str, Mapping[str, Any]], new: str) -> None:
     if Path(new).exists() or Path(new).is_symlink():
         raise JournalRefused(f"{new} exists, and was not changed; name a file that does not", journal=new)
     with closing(JournalFile.open(new)) as file:
         file.put_rows(rows)
+        file.put_drains(drains)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from killable.supervisor.journal.journal_file import (
     DroppedNote,
     EndedNote,
     JournalRow,
+    NodeDrainNote,
     Note,
     OutputNote,
     ReducedNote,
@@ -47,6 +48,8 @@ class JournalPort(Protocol):
 
     path: str
 
+    @property
+    def drains(self) -> Mapping[str, Mapping[str, Any]]: ...
     @property
     def trouble(self) -> str: ...
     @property
@@ -158,6 +161,10 @@ class JobNotes:
         if job.type.on_loss == "rerun" or job.node is not None:
             members = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason}
             self.journal.note(StoppedNote(job.number, dump_json(members)))
+
+    def drains(self, node: str, members: Mapping[str, Any] | None) -> None:
+        """Record that a node is to get no jobs, or (None) is to get some again."""
+        self.journal.note(NodeDrainNote(node, None if members is None else dump_json(members)))
 
     def set_aside(self, row: JournalRow, why: str) -> None:
         """Move a row out of the way that cannot be used."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -113,6 +113,16 @@ class SetAsideNote:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class NodeDrainNote:
+    """A node is to get no jobs, or (None) is to get some again."""
+
+    node: str
+    members: bytes | None
+    number: int = 0
+    """That of no job."""
+
+
 Note = (
     AcceptedNote
     | StartedNote
@@ -123,6 +133,7 @@ Note = (
     | ReducedNote
     | DroppedNote
     | SetAsideNote
+    | NodeDrainNote
 )
 
 
@@ -213,6 +224,24 @@ class JournalFile:
         for number, job_id, why in bad:
             self.write([SetAsideNote(number, job_id, why)])
         return rows
+
+    def read_drains(self) -> dict[str, dict[str, Any]]:
+        """Return the drains by node; without those that are not what was written. Raise JournalRefused."""
+        execute = self._connection.execute
+        try:
+            if execute("SELECT 1 FROM sqlite_master WHERE name = 'drains'").fetchone() is None:
+                return {}
+            rows = execute("SELECT node, members, sum FROM drains ORDER BY rowid").fetchall()
+        except sqlite3.Error as error:
+            raise damaged(self._path, str(error)) from error
+        drains = {}
+        for name, members, found in rows:
+            node = name.decode("utf-8", "replace")
+            if found == schema.checksum(0, "drain", node, members):
+                drains[node] = json.loads(members)
+            else:
+                logger.error("journal_drain_lost", extra={"node": node, "path": self._path})
+        return drains
 
     def scan(self) -> tuple[list[JournalRow], list[BadRow]]:
         """Return all jobs in the order of submission, and the rows that are not what was written. Raise
@@ -384,6 +413,20 @@ class JournalFile:
                 execute("DELETE FROM jobs WHERE number = ?", (number,))
             case SetAsideNote():
                 self._set_aside(note)
+            case NodeDrainNote():
+                self._put_drain(note.node, note.members)
+
+    def put_drains(self, drains: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write the drains of another journal. Raise sqlite3.Error."""
+        for node, members in drains.items():
+            self._put_drain(node, dump_json(members))
+
+    def _put_drain(self, node: str, members: bytes | None) -> None:
+        self._connection.execute(schema.DRAINS)
+        self._connection.execute("DELETE FROM drains WHERE node = ?", (node,))
+        if members is not None:
+            values = (node, members.decode("ascii"), schema.checksum(0, "drain", node, members))
+            self._connection.execute("INSERT INTO drains VALUES (?, ?, ?)", values)
 
     def _put_part(self, number: int, part: str, members: bytes, place: int = 0) -> None:
         self._connection.execute(

@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
@@ -69,6 +70,8 @@ class Journal:
     def __init__(self, path: str, on_works: Callable[[], None] = lambda: None) -> None:
         """`on_works` is called in the event loop when writing works again."""
         self.path = path
+        self.drains: Mapping[str, Mapping[str, Any]] = {}
+        """Of nodes, as they were when the file was opened."""
         self._on_works = on_works
         self._trouble = ""
         """Why the latest write failed; empty when one works again."""
@@ -183,6 +186,7 @@ class Journal:
         try:
             file = JournalFile.open(self.path)
             try:
+                self.drains = file.read_drains()
                 self._tell(partial(_resolve, opened, file.read()))
                 file.make_room()  # while the pools start
                 while self._write(file, *self._next()):

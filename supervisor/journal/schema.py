@@ -5,6 +5,7 @@ Runs in: supervisor; the journal's thread. The command.
     jobs          one row per job: its acceptance, its last start, a request to end it, its end; each as JSON
     pieces        bytes of a job: its input until it has ended; then result, partial, events
     state         one row: an id of the file, and the number of the last transaction
+    drains        nodes of a cluster that are to get no jobs, by name, as JSON
     set_aside, set_aside_pieces   rows that are not what was written, as they were found
 """
 
@@ -41,6 +42,8 @@ _LATER_TABLES = (
     "CREATE TABLE set_aside_pieces (number INTEGER, kind TEXT, place INTEGER, data BLOB)",
     f"PRAGMA user_version = {VERSION}",
 )
+DRAINS = "CREATE TABLE IF NOT EXISTS drains (node TEXT PRIMARY KEY, members TEXT NOT NULL, sum INTEGER NOT NULL)"
+"""In a file with the first drain. Releases that do not know it leave it alone."""
 
 
 def checksum(number: int, kind: str, place: object, data: bytes | memoryview, job_id: str = "") -> int:

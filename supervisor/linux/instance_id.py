@@ -84,6 +84,10 @@ def random_id() -> str:
     return os.urandom(16).hex()
 
 
+def host_name() -> str:
+    return os.uname().nodename
+
+
 def boot_id() -> str:
     """Return the id of this boot of this machine; every boot of every machine has another. Raise OSError."""
     return _read("/proc/sys/kernel/random/boot_id").strip().replace("-", "")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.fork_lock import forks_postponed
+from killable.supervisor.linux.instance_id import host_name
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
@@ -73,6 +74,14 @@ class PoolsByName(Generic[P]):
 
 class Fleet(PoolsByName[Pool]):
     """Every pool of `settings`. It owns the pools and does what concerns more than one of them."""
+
+    def why_never(self, nodes: Mapping[str, str]) -> str:
+        """Return why this machine does not fit; empty: it does. Its labels are its host name, twice."""
+        from killable.supervisor.jobs.node_labels import HOST, NODE, fits, shown  # here: few jobs select nodes
+
+        name = host_name()
+        fault = f"this server is one machine, {name}, which does not fit nodes {shown(nodes)}"
+        return "" if fits(nodes, {HOST: name, NODE: name}) else fault
 
     def __init__(self, settings: Settings, owner: FleetOwner) -> None:
         super().__init__(settings)

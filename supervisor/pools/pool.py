@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.models import PoolRecord, RetiredWorker, StartRefused, WorkerId
 from killable.supervisor.pools import start_failures
 from killable.supervisor.pools.backoff import Backoff
@@ -122,8 +123,10 @@ class Pool:
     def on_stage(self, was: WorkerStage, stage: WorkerStage) -> None:
         self.occupancy.move(was, stage)
 
-    def take(self) -> Worker | None:
-        """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt."""
+    def take(self, selected: Selected = ()) -> Worker | None:
+        """Return a warm worker whose slot is free; None: there is none. The caller gives it an attempt. All fit
+        `selected`: a job that does not fit this machine is not accepted.
+        """
         while self._idle and self.occupancy.slots_free > 0:
             # One with a lane first, so that lanes never outnumber the free slots, and one without a call before the
             # others; else the one that was busy last: its memory is the warmest.
@@ -134,6 +137,10 @@ class Pool:
             if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():  # else it had a call
                 return worker
         return None
+
+    def freed(self) -> Sequence[Selected]:
+        """Nothing waits for another machine than this one."""
+        return ()
 
     def withdraw(self, worker: Worker) -> None:
         """Remove a worker from the idle ones; harmless when it is not among them."""

@@ -96,7 +96,8 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
             before.append(await head.read(job_id, until="token"))
         retried = await head.read(again, until="retrying")
         await until_async(lambda: runs(head, again), "its second attempt runs")
-        waits = await head.submit("echo", text="it waited")  # now no slot is free
+        pinned = {"nodes": {"node": "b"}}
+        waits = await head.submit("echo", text="it waited", members=pinned)  # now no slot is free
         told = json.loads((await head.read(family, until="token")).events[-1].data)["value"]
         records = [await head.record(job_id) for job_id in (*jobs, family, again)]
         pids = [*told, *(record["pid"] for record in records)]
@@ -122,7 +123,8 @@ async def test_a_head_that_was_killed_takes_over_what_runs_and_its_streams_have_
             same = ("attempts", "pid", "worker_id", "node", "created_at")
             assert [after[name] for name in same] == [record[name] for name in same]
             assert after["state"] == "completed" and rest.end["certificate"]["node"] == record["node"]
-        assert (await head.record(waits, wait_s=60))["result"]["text"] == "it waited"
+        waited = await head.record(waits, wait_s=60)
+        assert (waited["result"]["text"], waited["node"], waited["nodes"]) == ("it waited", "b", {"node": "b"})
         second = await head.read(again, headers={"Last-Event-ID": str(retried.ids[-1])})
         assert retried.names + second.names == ["started", "progress", "retrying", "started", "progress", "completed"]
         assert retried.ids + second.ids == list(range(6)) and second.end["result"] == [2, 0]
@@ -176,3 +178,37 @@ async def test_a_head_with_other_settings_starts_its_nodes_anew_and_tells_what_t
         assert (error["code"], error["fenced"]) == ("node_lost", "told") and "settings" in error["message"]
         nodes = (await head.client.get("/v1/nodes")).json()["nodes"]
         assert {node["name"]: (node["state"], node["slots"]) for node in nodes} == {"a": ("live", 3), "b": ("live", 3)}
+
+
+async def test_a_drain_is_remembered_when_the_head_was_killed_and_when_it_has_ended(tmp_path: Path) -> None:
+    async with heads(tmp_path, lease_s=300) as start:
+        head: HeadProcess = await start()
+        pinned = {"nodes": {"node": "a"}, "limits": {"attempts_max": 2, "backoff_s": 0}}
+        nap = await head.submit("napper", seconds=1e6, members=pinned)
+        await head.read(nap, until="started")
+        await head.client.post("/v1/nodes/a/drain?deadline_s=3600")
+        await head.client.post("/v1/nodes/b/drain")
+        await head.client.delete("/v1/nodes/b/drain")
+        waits = await head.submit("echo", members={"nodes": {"node": "a"}})
+        head.kill()
+
+        head = await start()
+        found = {each["name"]: each for each in (await head.client.get("/v1/nodes")).json()["nodes"]}
+        assert {name: each["state"] for name, each in found.items()} == {"a": "draining", "b": "live"}
+        assert 3000 < found["a"]["deadline_s"] <= 3600 and found["a"]["detail"] == "an operator has drained it"
+        record = await head.record(nap)
+        assert (record["state"], record["attempts"]) == ("running", 1)
+        assert (await head.record(waits))["state"] == "queued"
+        await head.client.post("/v1/nodes/a/drain?deadline_s=0")
+        await head.read(nap, until="retrying")
+        close(head.process)  # in order: its jobs end, and its nodes
+
+        head = await start()
+        assert {each["state"] for each in (await head.client.get("/v1/nodes")).json()["nodes"]} == {"draining", "live"}
+        waits = await head.submit("echo", members={"nodes": {"node": "a"}})
+        assert (await head.client.delete("/v1/nodes/a/drain")).json()["state"] == "live"
+        assert (await head.record(waits, wait_s=60))["node"] == "a"
+        head.kill()
+
+        head = await start()
+        assert {each["state"] for each in (await head.client.get("/v1/nodes")).json()["nodes"]} == {"live"}

@@ -250,6 +250,64 @@ async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartSe
         assert "tidies_up" in {each["name"] for each in (await server.client.get("/v1/job-types")).json()["job_types"]}
 
 
+async def test_a_job_runs_on_the_nodes_that_it_selects_and_waits_for_them_without_blocking_others(
+    start_server: StartServer,
+) -> None:
+    cluster = Cluster(("a", "b"), LASTING, labels={"a": {"zone": "a"}, "b": {"zone": "b"}})
+    async with start_server(engine=cluster.head) as server:
+        pinned = {"nodes": {"zone": "a"}}
+        naps = [await server.submit("napper", seconds=1e6, members=pinned) for _ in range(2)]
+        for job_id in naps:
+            assert (await server.read(job_id, until="started")).events[0].json()["node"] == "a"
+        waiting = [await server.submit("echo", members={"nodes": {"node": "a"}, "priority": 9}) for _ in range(3)]
+        nowhere = await server.submit("echo", members={"nodes": {"zone": "c"}, "limits": {"queue_s": 3600}})
+        for _ in range(4):
+            assert (await server.record(await server.submit("echo"), wait_s=60))["node"] == "b"
+            elsewhere = await server.record(await server.submit("echo", members={"nodes": {"zone": "!a"}}), wait_s=60)
+            assert (elsewhere["node"], elsewhere["nodes"]) == ("b", {"zone": "!a"})
+        records = [await server.record(job_id) for job_id in (*waiting, nowhere)]
+        assert {record["state"] for record in records} == {"queued"}
+        why = "no node has zone=c (there are zone: a, b)"
+        assert [record["queue"]["detail"] for record in records] == ["", "", "", why]
+        await server.client.delete(f"/v1/jobs/{naps[0]}?grace_s=0")
+        for job_id in waiting:
+            assert (await server.record(job_id, wait_s=60))["node"] == "a"
+        await server.client.post("/v1/nodes/a/drain")
+        drained = await server.record(await server.submit("echo", members={"nodes": {"zone": "a"}}))
+        assert (drained["state"], drained["queue"]["detail"]) == (
+            "queued", "no node with zone=a gets jobs (a: draining)",
+        )  # fmt: skip
+        await server.client.delete("/v1/nodes/a/drain")
+        assert (await server.record(drained["job_id"], wait_s=60))["node"] == "a"
+        late = await server.submit("echo", members={"nodes": {"zone": "c"}, "limits": {"queue_s": 0.01}})
+        error = (await server.record(late, wait_s=60))["error"]
+        assert (error["code"], error["message"]) == ("timeout.queue", f"queue_s of 0.01 s is over: {why}")
+        cluster.carrier.labels["c"] = {"zone": "c"}
+        cluster.carrier.names = ("a", "b", "c")
+        assert (await server.record(nowhere, wait_s=60))["node"] == "c"
+        await server.client.delete(f"/v1/jobs/{naps[1]}?grace_s=0")
+
+
+async def test_an_attempt_that_is_tried_again_runs_where_its_job_may(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING, labels={"a": {"zone": "a"}, "b": {"zone": "b"}})
+    async with start_server(engine=cluster.head) as server:
+        members = {"nodes": {"zone": "a"}, "limits": {"attempts_max": 2, "backoff_s": 0}}
+        job_id = await server.submit("napper", seconds=1e6, members=members)
+        await server.read(job_id, until="started")
+        await server.client.post("/v1/nodes/a/drain?deadline_s=0")
+        await server.read(job_id, until="retrying")
+        await until_async(partial(waits_for, server, job_id, "a: draining"), "it waits for its node")
+        await server.client.delete("/v1/nodes/a/drain")
+        again = await until_async(partial(ran_again, server, job_id), "its second attempt runs")
+        assert again["node"] == "a"
+        await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+
+
+async def waits_for(server: OwnServer, job_id: str, what: str) -> bool | Pending:
+    record = await server.record(job_id)
+    return what in (record["queue"] or {}).get("detail", "") or Pending(record)
+
+
 async def test_no_machine_that_is_selected_is_said(start_server: StartServer) -> None:
     cluster = Cluster(("a",), LASTING, labels={"a": {"zone": "a"}}, nodes={"zone": "b"})
     with pytest.raises(StartRefused, match=r"no node has zone=b \(there are zone: a\): see \[cluster\] nodes"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -178,6 +179,34 @@ async def test_every_limit_can_be_asked_for_one_job(server: Server) -> None:
     await server.read(job_id)
     record = await server.record(job_id)
     assert record["limits"] == limits and record["state"] == "completed", record
+
+
+async def test_one_machine_takes_the_jobs_that_select_it_and_refuses_the_others(server: Server) -> None:
+    """A selector that no machine can ever fit is a mistake; one of a cluster waits instead."""
+    name = os.uname().nodename
+    for nodes in ({"host": name}, {"node": f"!{name}x"}, {"zone": "!a"}):
+        job_id = await server.submit("echo", members={"nodes": nodes})
+        record = await server.record(job_id, wait_s=60)
+        assert (record["state"], record["nodes"], record["node"]) == ("completed", nodes, None)
+    for nodes, shown in (({"zone": "a"}, "zone=a"), ({"zone": "!a", "node": "elsewhere"}, "node=elsewhere, zone=!a")):
+        answer = await server.client.post("/v1/jobs", json={"type": "echo", "nodes": nodes})
+        problem = problem_of(answer, 422, "invalid")
+        assert problem["detail"] == f"This server is one machine, {name}, which does not fit nodes {shown}"
+        assert pointers(problem) == {"/nodes"}
+
+
+async def test_selectors_of_nodes_are_checked(server: Server) -> None:
+    many = {f"label{number}": "a" for number in range(17)}
+    for wrong in ("zone=a", {"zone": ""}, {"zone": "a b"}, {"zone": "in(a"}, {"zone": 1}, {"": "a"}, many):
+        answer = await server.client.post("/v1/jobs", json={"type": "echo", "nodes": wrong})
+        problem = problem_of(answer, 422, "invalid")
+        assert all(pointer.startswith("/nodes") for pointer in pointers(problem)), problem
+
+
+async def test_a_job_named_by_operation_keeps_an_input_of_that_name(server: Server) -> None:
+    answer = await server.client.post("/v1/jobs", json={"operation": "echo", "nodes": {"zone": "a"}})
+    problem = problem_of(answer, 422, "invalid")
+    assert pointers(problem) == {"/nodes"} and "machine" not in problem["detail"], "this type has no such parameter"
 
 
 @pytest.mark.row("C6")

@@ -44,6 +44,19 @@ def test_tokens_go_to_stdout_and_the_rest_to_stderr(command: Command) -> None:
     assert last.endswith(f"  result: killable result {first[:12]}"), "which is not among the tokens"
 
 
+def test_the_nodes_of_a_job(command: Command) -> None:
+    """This server is one machine."""
+    job_id = command.ok("submit", "add", "-i", "a=40", "--nodes", "zone=!in(a,b)", "--nodes", "disk=!hdd", "-d").strip()
+    command.ok("wait", job_id)
+    assert command.json("inspect", job_id)["nodes"] == {"zone": "!in(a,b)", "disk": "!hdd"}
+    assert "nodes zone=!in(a,b), nodes disk=!hdd." in " ".join(command.ok("explain", job_id).split())
+    nowhere = command.run("submit", "add", "-i", "a=40", "--nodes", "zone=a")
+    assert nowhere.returncode == 65 and "which does not fit nodes zone=a" in nowhere.stderr
+    wrong = command.run("submit", "add", "-i", "a=40", "--nodes", "zone=in(a")
+    assert wrong.returncode == 65 and "--nodes zone: must be a label's value" in wrong.stderr
+    assert "'zone' is not of the form LABEL=VALUE" in command.run("submit", "add", "--nodes", "zone").stderr
+
+
 def test_a_job_that_streams_nothing_has_its_result_printed(command: Command) -> None:
     assert command.ok("submit", "add", "-i", "a=40") == "42\n"
     with command.start("submit", "raw") as process:

@@ -51,7 +51,11 @@ async def test_a_job_goes_through_its_states(tmp_path: Path, supervisor: StartSu
     gate = tmp_path / "gate"
     job_id = await submit(server, "waits_for", gate=str(gate))
     record = await server.get(job_id)
-    assert (record.state, record.pid, record.queue) == ("queued", None, {"position": 0, "estimated_wait_s": None})
+    assert (record.state, record.pid, record.queue) == (
+        "queued",
+        None,
+        {"position": 0, "estimated_wait_s": None, "detail": ""},
+    )
     await wait_for_tokens(server, job_id)
     record = await server.get(job_id)
     assert record.state == "running" and record.pid is not None and record.started_at is not None

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from killable.supervisor.jobs.job_queue import JobQueue, QueueFull
+from killable.supervisor.jobs.job_queue import JobQueue, QueueFull, Selected
 
 JOBS_MAX, BYTES_MAX = 12, 40
 POOLS, TENANTS, PRIORITIES = "pppq", "abc", (0, 0, 0, -1, 5)
 """Most of it in one line, or no line would ever get long."""
+SELECTED: tuple[Selected, ...] = ((), (), (), (("zone", "a"),), (("zone", "b"),))
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Waiting:
     priority: int
     size: int
     number: int
+    selected: Selected
 
     def order(self) -> tuple[int, int]:
         return (-self.priority, self.number)
@@ -49,46 +51,73 @@ class Queue(RuleBasedStateMachine):
         self.passed: dict[str, dict[str, int]] = {}
         """Since a job came: how many jobs of each other tenant have gone before one of its own tenant's went."""
         self.held_back: set[str] = set()
+        self.closed: set[tuple[str, Selected]] = set()
 
     @rule(
         pool=st.sampled_from(POOLS),
         tenant=st.sampled_from(TENANTS),
         priority=st.sampled_from(PRIORITIES),
         size=st.sampled_from((0, 0, 0, 3, 15)),
+        selected=st.sampled_from(SELECTED),
     )
-    def push(self, pool: str, tenant: str, priority: int, size: int) -> None:
+    def push(self, pool: str, tenant: str, priority: int, size: int, selected: Selected) -> None:
         jobs = self.model.jobs
         full = len(jobs) >= JOBS_MAX or sum(job.size for job in jobs) + size > BYTES_MAX
-        job = Waiting(f"j{self.number}", pool, tenant, priority, size, self.number)
+        job = Waiting(f"j{self.number}", pool, tenant, priority, size, self.number, selected)
         self.number += 1
         try:
             self.queue.check(size)
-            self.queue.push(job.id, pool=pool, tenant=tenant, priority=priority, input_bytes=size)
+            self.queue.push(job.id, pool=pool, tenant=tenant, priority=priority, input_bytes=size, selected=selected)
         except QueueFull as error:
             assert full
             assert error.bound == ("queue_jobs_max" if len(jobs) >= JOBS_MAX else "queue_bytes_max")
         else:
             assert not full
-            if not any(each.tenant == tenant for each in self.model.of(pool)):
+            if not any(each.tenant == tenant for each in self.takeable(pool)):
                 self.passed.pop(f"{pool} {tenant}", None)
             jobs.append(job)
 
+    def takeable(self, pool: str) -> list[Waiting]:
+        jobs = self.model.of(pool)
+        return [job for job in jobs if job.tenant not in self.held_back and (pool, job.selected) not in self.closed]
+
     @rule(pool=st.sampled_from(POOLS))
     def pop(self, pool: str) -> None:
-        waiting = [job for job in self.model.of(pool) if job.tenant not in self.held_back]
+        waiting, selected = self.takeable(pool), self.queue.next_selector(pool)
         job_id = self.queue.pop(pool)
         if not waiting:
-            assert job_id is None
+            assert job_id is None and selected is None
             return
         (job,) = [each for each in waiting if each.id == job_id]
+        assert job.selected == selected
         assert job is min((each for each in waiting if each.tenant == job.tenant), key=Waiting.order)
-        self.model.jobs.remove(job)
+        self.forget(job)
         self.passed[f"{pool} {job.tenant}"] = {}
         for tenant in {each.tenant for each in waiting} - {job.tenant}:
             counts = self.passed.setdefault(f"{pool} {tenant}", {})
             counts[job.tenant] = counts.get(job.tenant, 0) + 1
             # One in the round that is going on, and one in the next, before it has its own turn there.
             assert counts[job.tenant] <= 2, (job, tenant, counts)
+
+    def forget(self, job: Waiting) -> None:
+        """A line without a job is no longer closed."""
+        self.model.jobs.remove(job)
+        if not any(each.selected == job.selected for each in self.model.of(job.pool)):
+            self.closed.discard((job.pool, job.selected))
+
+    @rule(pool=st.sampled_from(POOLS))
+    def close_next_line(self, pool: str) -> None:
+        selected = self.queue.next_selector(pool)
+        if selected:
+            self.queue.close_line(pool, selected)
+            self.closed.add((pool, selected))
+
+    @rule(pool=st.sampled_from(POOLS), selected=st.sampled_from(SELECTED[-2:]))
+    def open_line(self, pool: str, selected: Selected) -> None:
+        self.queue.open_line(pool, selected)
+        self.closed.discard((pool, selected))
+        for tenant in TENANTS:
+            self.passed.pop(f"{pool} {tenant}", None)
 
     @rule(tenant=st.sampled_from(TENANTS))
     def hold_back(self, tenant: str) -> None:
@@ -110,7 +139,7 @@ class Queue(RuleBasedStateMachine):
             return
         job = data.draw(st.sampled_from(self.model.jobs))
         assert self.queue.remove(job.id) and not self.queue.remove(job.id)
-        self.model.jobs.remove(job)
+        self.forget(job)
 
     @invariant()
     def it_counts_right(self) -> None:
@@ -123,15 +152,29 @@ class Queue(RuleBasedStateMachine):
             assert self.queue.startable(pool) == len(startable)
             order = self.queue.jobs_of(pool)
             assert set(order) == waiting and len(order) == len(waiting)
-            assert [self.queue.position(job_id) for job_id in order] == list(range(len(order)))
+            if not any(name == pool for name, _ in self.closed):
+                assert [self.queue.position(job_id) for job_id in order] == list(range(len(order)))
+            for selected in SELECTED[1:]:
+                waits = any(job.selected == selected for job in self.model.of(pool))
+                assert self.queue.has_line(pool, selected) is (waits and selected != ())
 
     @invariant()
     def its_heads_are_those_of_the_lines(self) -> None:
         for queue in self.queue._pools.values():
-            assert queue.heads == sorted(queue.head(tenant) for tenant in queue.lines if tenant not in self.held_back)
-            assert all(line.places == sorted(line.places) and line.places for line in queue.lines.values())
-            assert not queue.served & set(queue.lines)
-            rounds = {line.round - queue.round for name, line in queue.lines.items() if name not in self.held_back}
+            shown = {
+                tenant: lines
+                for tenant, lines in queue.tenants.items()
+                if lines.firsts and tenant not in self.held_back
+            }
+            assert queue.heads == sorted(map(queue.head, shown))
+            for tenant, lines in queue.tenants.items():
+                assert all(line == sorted(line) and line for line in lines.lines.values())
+                is_open = {key: line[0] for key, line in lines.lines.items() if key not in queue.closed}
+                assert lines.firsts == sorted((place, key) for key, place in is_open.items())
+                assert all(tenant in queue.pinned[key] for key in lines.lines if key)
+            assert set(queue.pinned) >= queue.closed
+            assert not queue.served & set(queue.tenants)
+            rounds = {lines.round - queue.round for lines in shown.values()}
             assert rounds <= {0, 1}, rounds
 
 

@@ -21,6 +21,7 @@ from support.virtual_loop import VirtualLoop
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.jobs.node_labels import NODE, fits
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -139,11 +140,12 @@ class ClusterSimulation:
             return head
 
     async def submit(
-        self, *, tenant: str = "ann", limits: dict[str, Any] | None = None, **wants: Any
-    ) -> Submitted | None:
+        self, *, tenant: str = "ann", limits: dict[str, Any] | None = None, nodes: dict[str, str] | None = None,
+        **wants: Any,
+    ) -> Submitted | None:  # fmt: skip
         """Submit to the newest head; None: it refuses, since another has taken its nodes over."""
         head = self.head
-        submission = Submission("work", input_of(**wants), tenant=tenant, limits=limits or {})
+        submission = Submission("work", input_of(**wants), tenant=tenant, limits=limits or {}, nodes=nodes or {})
         try:
             record = await head.supervisor.submit(submission)
         except Refused as refused:
@@ -235,7 +237,16 @@ class ClusterSimulation:
         await self.head.close()
         left = [run for runs in self.runs.all.values() for run in runs if run.is_running]
         self.runs.check(not left, f"these run after the close: {left}")
+        self._check_nodes()
         self.raise_violations()
+
+    def _check_nodes(self) -> None:
+        """Every attempt ran on a node that its job selects."""
+        for job in self.jobs:
+            for run in self.runs.of(job.id):
+                labels = {**self.network.machines[run.node].labels, NODE: run.node}
+                selects = fits(job.submission.nodes, labels)
+                self.runs.check(selects, f"{run} has {labels}, and its job selects {job.submission.nodes}")
 
     def counts(self) -> Counter[str]:
         """Return how many jobs have ended with each code; `completed` has none."""

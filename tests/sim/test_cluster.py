@@ -14,6 +14,7 @@ from functools import partial
 
 import pytest
 from support.fake_network import Trouble
+from support.fake_node import Run
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
@@ -114,6 +115,7 @@ class Fuzz:
             end=dice.choice(("returns", "returns", "returns", "raises")),
             slot_s=dice.choice((0.0, 0.02)),
             limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
+            nodes=dice.choice(({}, {}, {}, {"zone": "a"}, {"zone": "!b"}, {"node": "n0000"}, {"node": "!n0001"})),
         )
 
     async def new_head(self) -> None:
@@ -220,3 +222,33 @@ def _check_turns(sim: ClusterSimulation) -> None:
     both = max(0, JOBS // 2 - SLOTS)  # those of ann that find all slots taken
     bobs = sum(job.submission.tenant == "bob" for job in first[SLOTS : SLOTS + 2 * both])
     assert abs(bobs - both) <= both / 10, f"{bobs} of {2 * both} turns are those of bob"
+
+
+def test_turns_are_shared_over_all_nodes_and_a_job_that_waits_for_its_own_blocks_nobody() -> None:
+    """Three tenants, of which two have jobs for one half of the machines in front: every slot that is free has a job
+    if one fits, and those two have turns.
+    """
+    run(_pinned())
+
+
+async def _pinned() -> None:
+    async with ClusterSimulation(nodes=20, workers=2) as sim:
+        for tenant in ("ann", "bob"):
+            for _ in range(100):
+                await sim.submit(tenant=tenant, run_s=10.0, nodes={"zone": "a"}, slot_s=0.0)
+        for _ in range(100):
+            await sim.submit(tenant="cy", run_s=10.0, slot_s=0.0)
+        await asyncio.sleep(5.0)
+        running = Counter(sim.network.machines[run.node].labels["zone"] for run in _running(sim))
+        assert running == {"a": 20, "b": 20}, "what waits for zone a keeps nobody from b"
+        await sim.ended()
+    turns = [job.submission.tenant for job in sim.turns()]
+    zones = {job.id: sim.network.machines[sim.runs.of(job.id)[0].node].labels["zone"] for job in sim.jobs}
+    in_a = [job.submission.tenant for job in sim.turns() if zones[job.id] == "a"]
+    pinned = Counter(in_a[20:100])
+    assert abs(pinned["ann"] - pinned["bob"]) <= 2, pinned
+    assert Counter(turns) == {"ann": 100, "bob": 100, "cy": 100}
+
+
+def _running(sim: ClusterSimulation) -> list[Run]:
+    return [run for runs in sim.runs.all.values() for run in runs if run.is_running]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal.journal_file import (
@@ -18,6 +18,7 @@ from killable.supervisor.journal.journal_file import (
     DroppedNote,
     EndedNote,
     JournalRow,
+    NodeDrainNote,
     Note,
     OutputNote,
     StartedNote,
@@ -56,6 +57,8 @@ class FakeDisk:
     path: str = "journal"
     trouble: str = ""
     is_over: bool = False
+    drains: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of nodes."""
 
     def __post_init__(self) -> None:
         self._inbox: list[tuple[tuple[Note, ...], Answer | None, bool]] = []
@@ -145,3 +148,7 @@ class FakeDisk:
                 assert row is None or row.is_over, note
             case DroppedNote():
                 self.rows.pop(note.number, None)
+            case NodeDrainNote():
+                self.drains.pop(note.node, None)
+                if note.members is not None:
+                    self.drains[note.node] = json.loads(note.members)

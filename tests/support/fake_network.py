@@ -78,6 +78,7 @@ class FakeMachine:
 
     def __init__(self, network: FakeNetwork, name: str) -> None:
         self.network, self.name = network, name
+        self.labels = {"zone": "ab"[int(name[1:]) % 2]}
         self.incarnations = 0
         self.host: NodeHost | None = None
         self.supervisor: FakeNodeSupervisor | None = None
@@ -186,7 +187,8 @@ class FakeCarrier:
     async def members(self) -> Sequence[Machine]:
         if self.is_cut_off:
             raise CarrierError("the head is cut off")
-        return [Machine(name) for name, machine in self.network.machines.items() if not machine.is_off]
+        machines = self.network.machines.items()
+        return [Machine(name, machine.labels) for name, machine in machines if not machine.is_off]
 
     async def start(self, node: str) -> None:
         machine = self.network.machines[node]

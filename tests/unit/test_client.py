@@ -26,6 +26,15 @@ DEAD = as_json({"job_id": ID, "status": "cancelled", "certificate": {"tree_empty
 # ── submitting ──
 
 
+def test_nodes_are_sent_only_if_they_are_given(script: Script, client: OneClient) -> None:
+    """Servers before them refuse members that they do not know."""
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202), as_json({"job_id": ID}, 202))
+    client.submit("split", nodes={"zone": "in(a,b)"})
+    client.submit("split")
+    first, second = script.asked
+    assert first.body["nodes"] == {"zone": "in(a,b)"} and "nodes" not in second.body
+
+
 @pytest.mark.row("E1")
 @pytest.mark.row("E2")
 def test_submit_sends_the_request_and_knows_the_id_at_once(script: Script, client: OneClient) -> None:

@@ -16,6 +16,7 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalFile,
     JournalRow,
+    NodeDrainNote,
     StartedNote,
 )
 from killable.supervisor.journal.refusals import JournalRefused
@@ -64,11 +65,14 @@ def test_a_journal_in_use_is_copied_as_it_is_at_that_moment(tmp_path: Path) -> N
     path, new = str(tmp_path / "journal"), str(tmp_path / "new")
     with closing(JournalFile.open(path)) as file:
         fill(file)
+        file.write([NodeDrainNote("a", b'{"until":1}')])
         assert verify(path) == backup(path, new) == JournalFinding(4, 2, 1, 1, [], 0)
         file.write([AcceptedNote(n, f"job-{n}", b"{}", b"x" * 40_000) for n in range(5, 300)])
         file.write([AcceptedNote(300, "job-300", b"{}", b"x")])
         assert verify(path).jobs == 300
     assert len(rows_of(new)) == 4
+    with closing(JournalFile.open(new)) as copy:
+        assert copy.read_drains() == {"a": {"until": 1}}
 
 
 @pytest.mark.row("B16")

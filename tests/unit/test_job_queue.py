@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.jobs.job_queue import SERVED_MAX, JobQueue, QueueFull
+from killable.supervisor.jobs.job_queue import SERVED_MAX, JobQueue, QueueFull, Selected
 
 BIG = 1 << 40
 
@@ -209,7 +209,8 @@ def test_an_id_that_comes_back_has_its_new_place() -> None:
 def kept(queue: JobQueue) -> int:
     """How many things the queue remembers."""
     pools = queue._pools.values()
-    return sum(len(pool.lines) + len(pool.heads) + len(pool.served) for pool in pools) + len(queue._waiting)
+    members = ("tenants", "pinned", "heads", "served")
+    return sum(len(getattr(pool, name)) for pool in pools for name in members) + len(queue._waiting)
 
 
 def test_tenants_that_are_served_are_forgotten_though_the_line_never_gets_empty() -> None:
@@ -264,3 +265,86 @@ def test_a_job_that_was_accepted_before_is_queued_over_the_bounds() -> None:
     with pytest.raises(QueueFull):
         push(queue, "d")
     assert drain(queue) == ["a", "b", "c"]
+
+
+A, B = (("zone", "a"),), (("zone", "b"),)
+
+
+def pin(queue: JobQueue, job_id: str, selected: Selected, tenant: str = "ann", priority: int = 0) -> None:
+    queue.push(job_id, pool="p", tenant=tenant, priority=priority, input_bytes=0, selected=selected)
+
+
+def test_a_closed_line_keeps_nobody_waiting_and_is_in_its_place_when_it_is_opened() -> None:
+    queue = job_queue()
+    pin(queue, "a0", A, priority=9)
+    pin(queue, "a1", A)
+    pin(queue, "any", ())
+    pin(queue, "b", B)
+    assert queue.next_selector("p") == A
+    queue.close_line("p", A)
+    assert queue.pop("p") == "any" and queue.next_selector("p") == B
+    assert queue.startable("p") == queue.depth("p") == 3
+    queue.open_line("p", A)
+    queue.open_line("p", A)
+    assert drain(queue) == ["a0", "a1", "b"]
+
+
+def test_the_lines_of_a_tenant_share_its_turns() -> None:
+    queue = job_queue()
+    for number in range(3):
+        pin(queue, f"a{number}", A)
+        pin(queue, f"b{number}", B)
+        pin(queue, f"{number}", ())
+    for number in range(4):
+        pin(queue, f"bob{number}", B, tenant="bob")
+    assert drain(queue) == ["a0", "bob0", "b0", "bob1", "0", "bob2", "a1", "bob3", "b1", "1", "a2", "b2", "2"]
+
+
+def test_turns_that_a_tenant_could_not_use_while_its_line_was_closed_are_no_credit() -> None:
+    queue = job_queue()
+    for number in range(3):
+        pin(queue, f"a{number}", A)
+        pin(queue, f"bob{number}", (), tenant="bob")
+        pin(queue, f"cy{number}", (), tenant="cy")
+    queue.close_line("p", A)
+    assert [queue.pop("p") for _ in range(4)] == ["bob0", "cy0", "bob1", "cy1"]
+    queue.open_line("p", A)
+    assert drain(queue) == ["a0", "a1", "bob2", "cy2", "a2"]
+
+
+def test_tenants_of_a_line_have_turns_also_when_others_have_some_between_its_openings() -> None:
+    queue = job_queue()
+    for number in range(3):
+        pin(queue, f"a{number}", A)
+        pin(queue, f"bob{number}", A, tenant="bob")
+    for number in range(20):
+        pin(queue, f"cy{number}", (), tenant="cy")
+    taken = []
+    for _ in range(6):
+        queue.open_line("p", A)
+        taken.append(next(job_id for _ in range(4) if not (job_id := queue.pop("p") or "").startswith("cy")))
+        if queue.has_line("p", A):
+            queue.close_line("p", A)
+        assert [(queue.pop("p") or "")[:2] for _ in range(2)] == ["cy", "cy"]
+    assert taken == ["a0", "bob0", "a1", "bob1", "a2", "bob2"]
+
+
+def test_positions_count_no_jobs_of_other_closed_lines() -> None:
+    queue = job_queue()
+    for number in range(5):
+        pin(queue, f"a{number}", A, tenant="bob" if number % 2 else "ann")
+    pin(queue, "b", B)
+    queue.close_line("p", A)
+    assert queue.position("b") == 0 and queue.position_of_new("p", "ann", 0) == 1
+    assert queue.position_of_new("p", "ann", 0, A) == 6 and queue.position("a2") == 2
+
+
+def test_a_line_without_jobs_is_open_again() -> None:
+    queue = job_queue()
+    pin(queue, "a0", A)
+    queue.close_line("p", A)
+    assert queue.has_line("p", A) and queue.pop("p") is None
+    queue.remove("a0")
+    assert not queue.has_line("p", A)
+    pin(queue, "a1", A)
+    assert queue.pop("p") == "a1"

@@ -19,6 +19,7 @@ from killable.supervisor.journal.journal_file import (
     EndedNote,
     JournalFile,
     JournalRow,
+    NodeDrainNote,
     OutputNote,
     StartedNote,
     StoppedNote,
@@ -68,6 +69,23 @@ def test_what_is_written_is_read_by_the_next_one(file: JournalFile, path: str, m
     assert (two.accepted, two.started, two.ended) == ({"n": 2}, {"at": 2}, {"end": 2})
     assert two.pieces == {"result": b"r" * 1000, "events": b"".join(log.encoded())}  # its input is not needed any more
     assert EventLog.decode(two.pieces["events"], 1).read(-1, 100) == log.read(-1, 100)
+
+
+def test_the_drains_of_nodes_are_read_without_those_that_are_damaged(
+    file: JournalFile, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert file.read_drains() == {}
+    file.write([NodeDrainNote("a", b'{"until":1}'), NodeDrainNote("b", b'{"until":2}'), NodeDrainNote("a", None)])
+    file.write([NodeDrainNote("c", b'{"until":null}'), NodeDrainNote("b", b'{"until":3}')])
+    file.close()
+    with closing(JournalFile.open(path)) as again:
+        assert again.read_drains() == {"c": {"until": None}, "b": {"until": 3}}
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE drains SET members = '{}' WHERE node = 'b'")
+        connection.commit()
+    with closing(JournalFile.open(path)) as again:
+        assert again.read_drains() == {"c": {"until": None}}
+    assert "journal_drain_lost" in caplog.text
 
 
 @pytest.mark.row("B16")

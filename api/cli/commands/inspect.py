@@ -18,7 +18,7 @@ from killable.workers.errors import Refused
 
 _RECORD_ORDER = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "queue", "worker_id", "pid", "attempt", "tokens",
-    "progress", "tags", "priority", "correlation_id", "limits", "result", "partial",
+    "progress", "tags", "nodes", "priority", "correlation_id", "limits", "result", "partial",
 )  # fmt: skip
 """The order of the members; unknown ones, of a newer server, follow."""
 _OWN_TABLES = frozenset({"error", "certificate"})

@@ -15,7 +15,7 @@ from killable.api.cli import interrupts
 from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.follow import Follower
-from killable.api.cli.parameters.arguments import read_input, read_tags
+from killable.api.cli.parameters.arguments import read_input, read_nodes, read_tags
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.workers.errors import KillableError
@@ -32,6 +32,7 @@ def submit(
     detach: bool,
     tags: tuple[str, ...],
     priority: int,
+    nodes: tuple[str, ...],
     as_json: bool,
     url: str,
     **limits: Any,
@@ -39,9 +40,11 @@ def submit(
     with errors.reporting(as_json), open_client(url) as client:
         given = read_input(client, type, [*members, *pairs], document)
         labels = read_tags(tags)
+        selector = read_nodes(nodes)
 
         def start() -> JobHandle:
-            return client.submit(type, given, limits=limits_of(limits), tags=labels, priority=priority)
+            in_force = limits_of(limits)
+            return client.submit(type, given, limits=in_force, tags=labels, priority=priority, nodes=selector)
 
         if not detach:
             raise click.exceptions.Exit(_follow_or_cancel(start, as_json))

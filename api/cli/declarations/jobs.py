@@ -42,6 +42,12 @@ SUBMIT = VerbCommand(
         help="A tag to select by in ps and kill. May be repeated.",
     ),
     Option(["--priority"], type=int, default=0, help="Higher priorities start earlier."),
+    Option(
+        ["--nodes"],
+        multiple=True,
+        metavar="LABEL=VALUE",
+        help="A label of the machines of a cluster that may run it: zone=a, zone=!a, zone=in(a,b). May be repeated.",
+    ),
     JSON,
     URL,
     *limit_options(),

@@ -159,8 +159,8 @@ def _as_option(fault: Mapping[str, Any]) -> str:
         where = f"-i {name}" if name else "the input"
     elif path[:1] == ["limits"] or place == "query":
         where = f"--{path[-1].replace('_', '-')}"
-    elif path[:1] == ["tags"]:
-        where = f"--tag {'/'.join(path[1:])}".rstrip()
+    elif path[:1] in (["tags"], ["nodes"]):
+        where = f"--{'tag' if path[0] == 'tags' else 'nodes'} {'/'.join(path[1:])}".rstrip()
     else:
         where = f"{place} {pointer}".strip()
     return f"{where}: {fault.get('message', '')}"

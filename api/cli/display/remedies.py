@@ -95,6 +95,11 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
     match code:
         case "timeout.operation":
             return _of_operation(record, error)
+        case "timeout.queue" if record.get("nodes"):
+            return _none(
+                "Select other nodes (`killable nodes --json` shows their labels), or raise queue_s: one that fits may "
+                "be free later."
+            )
         case "timeout.queue":
             return Remedy("workers", "All workers were busy; raise workers under [pools.NAME] in killable.toml.")
         case "killed_externally" if error.get("oom") == "yes":

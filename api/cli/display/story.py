@@ -80,6 +80,7 @@ def _asked(record: Members) -> str:
     sentences = [f"Accepted at {_moment(record['created_at'])}{by}, as a job of type {record['type']}."]
     extras = [f"{name} {record[name]}" for name in ("priority", "correlation_id") if record.get(name)]
     extras += [f"tag {key}={value}" for key, value in (record.get("tags") or {}).items()]
+    extras += [f"nodes {key}={value}" for key, value in (record.get("nodes") or {}).items()]
     if extras:
         sentences.append(f"It has {', '.join(extras)}.")
     said = (_limit(*limit) for limit in flat(_told(record.get("limits") or {})))
@@ -171,7 +172,8 @@ def _never_entered(record: Members, now: datetime | None) -> str:
         return f"It never started: no worker was assigned in the {_between(record['created_at'], ended)} until its end."
     position = (record.get("queue") or {}).get("position")
     place = f", {render.counted(position, 'job')} ahead of it" if position is not None else ""
-    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; no worker is assigned yet."
+    why = (record.get("queue") or {}).get("detail") or "no worker is assigned yet"
+    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; {why}."
 
 
 def _used(record: Members) -> str:

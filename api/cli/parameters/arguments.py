@@ -64,13 +64,22 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
 
 
 def read_tags(pairs: Sequence[str]) -> dict[str, str]:
-    tags = {}
+    return _read_pairs(pairs, "KEY=VALUE", "--tag")
+
+
+def read_nodes(pairs: Sequence[str]) -> dict[str, str]:
+    """Return the selector of nodes. The server checks its conditions."""
+    return _read_pairs(pairs, "LABEL=VALUE", "--nodes")
+
+
+def _read_pairs(pairs: Sequence[str], form: str, option: str) -> dict[str, str]:
+    members = {}
     for pair in pairs:
         name, separator, value = pair.partition("=")
         if not name or not separator:
-            raise click.BadParameter(f"{pair!r} is not of the form KEY=VALUE", param_hint="--tag")
-        tags[name] = value
-    return tags
+            raise click.BadParameter(f"{pair!r} is not of the form {form}", param_hint=option)
+        members[name] = value
+    return members
 
 
 def tag_filter(pair: str | None) -> str | None:

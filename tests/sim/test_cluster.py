@@ -66,6 +66,7 @@ class Fuzz:
         for machine in sim.network.machines.values():
             machine.is_off = machine.is_cut_off = False
             machine.thaw()
+        await asyncio.sleep(60)  # a node that was away is still drained when it is back
         for node in await sim.head.supervisor.nodes():
             await sim.head.supervisor.drain_node(node.name, drains=False)
 

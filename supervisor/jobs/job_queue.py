@@ -3,7 +3,7 @@
 Runs in: supervisor. Pure.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from bisect import bisect_left, insort
 from typing import NamedTuple

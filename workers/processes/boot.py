@@ -6,10 +6,10 @@ in that interpreter: its two folders come with the arguments.
 
 from __future__ import annotations
 
-# ruff: noqa: E402
 import gc
 
-gc.disable()  # modules are no garbage: it would look through them again and again, a tenth of the time of a start
+if __name__ == "__main__":
+    gc.disable()  # modules are no garbage: it would look through them again and again, a tenth of the time of a start
 
 import importlib
 import json

@@ -6,7 +6,7 @@ Cause and mechanism are separate: `code` is why a job ended, the facts (`exit_co
 Nothing in this project decides by matching a message text.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import concurrent.futures
 from typing import Any, NamedTuple

@@ -4,7 +4,7 @@ Runs in: supervisor. Pure: the current time is passed in as `now`. Reports when 
 other modules end the attempt.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from collections import deque
 from enum import Enum

@@ -14,7 +14,7 @@ worker whose main thread only waits for the interpreter lock, held by its other 
 long: after that, native code in another thread must hold the lock.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from enum import Enum
 from typing import NamedTuple

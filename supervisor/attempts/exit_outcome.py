@@ -4,10 +4,10 @@ Runs in: supervisor. Pure. The first cause wins: the supervisor's verdict, then 
 process ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never reported as out-of-memory.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.jobs.lifecycle import terminal_state_of
@@ -59,7 +59,7 @@ class Evidence(NamedTuple):
     """The verdict if the SIGTERM for an expired operation, not acknowledged yet, ended the process."""
 
     @classmethod
-    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Evidence:
+    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Self:
         """Return the evidence about an attempt whose process is gone."""
         return cls(
             entered=entered,

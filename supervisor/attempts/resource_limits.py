@@ -4,9 +4,9 @@ Runs in: supervisor. Pure: takes samples and `now`, returns findings. `resource_
 `measuring_pace` says how soon a limit can be reached.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.models import Verdict
@@ -54,7 +54,7 @@ class ResourceWatch(NamedTuple):
             prove=any(each.prove for each in found),
         )
 
-    def proven(self, sample: Sample, now: float) -> ResourceWatch:
+    def proven(self, sample: Sample, now: float) -> Self:
         """Return the watch after a proof: no other is requested before the limit can have been reached."""
         limit = self.limits["memory_bytes"] or 0
         room_s = measuring_pace.memory_s(limit - self._grown(sample), self.cores)

@@ -142,7 +142,7 @@ class PendingTasks:
         """Pickle a call, its large pieces into shared memory."""
         content = TaskContent(self._repeated)
         packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs}, identify=content.identify)
-        brought = packed.size
+        brought = packed.content_bytes
         shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
         input = _inline_or_sealed(packed)
         if brought > INLINE_BYTES_MAX:

@@ -3,7 +3,7 @@
 Runs in: supervisor, in the user's program. Only after pickling has failed, because it pickles part by part.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import contextlib
 import dis

@@ -3,7 +3,7 @@
 Runs in: supervisor. Its thread takes the reports, the relay's calls the callbacks, any thread of the program reads.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from collections.abc import Callable, Mapping
 from concurrent.futures._base import LOGGER

@@ -6,7 +6,7 @@ Runs in: supervisor. Does no I/O.
                                     └── its tenant has more than keys_max of these: the oldest ──► forgotten, and said
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import logging
 from collections import OrderedDict

@@ -61,7 +61,7 @@ class CurrentAttempt(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)  # each method takes its time when the class is made
 class Job:
     """One job."""
 

@@ -7,7 +7,7 @@ line whose nodes are all busy is closed until one of them is free: it keeps nobo
 the logarithm of the jobs, and with the number of lines that are opened or closed.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator

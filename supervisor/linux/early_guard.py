@@ -17,7 +17,7 @@ from weakref import WeakSet
 from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
-from killable.workers.protocol import fd_passing, zygote_messages
+from killable.workers.protocol import fd_passing
 
 if TYPE_CHECKING:
     from killable.supervisor.linux.cgroup import CgroupRoot
@@ -87,7 +87,7 @@ class EarlyGuard:
                 self._started.append(started)
                 _waiting.add(self)
                 try:
-                    _ask_for_zygote(started, theirs, zygote_messages.ImportAhead(list(path), list(modules)))
+                    _ask_for_zygote(started, theirs, list(path), list(modules))
                 except BaseException:
                     self.close()
                     raise
@@ -99,6 +99,7 @@ class EarlyGuard:
         """
         from killable.supervisor.linux import cgroup, worker_order
         from killable.supervisor.linux.own_folder import make_folder
+        from killable.workers.protocol import zygote_messages
 
         (started,) = self._started
         owner = InstanceId.of(os.getpid())
@@ -172,8 +173,11 @@ class EarlyGuard:
                 started.pool.worker.close_in_child()
 
 
-def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, imports: zygote_messages.ImportAhead) -> None:
+def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, path: list[str], modules: list[str]) -> None:
     """Ask the guard for a zygote, and the zygote for its imports: neither has to run yet to be sent a message."""
+    from killable.workers.protocol import zygote_messages  # here: the guard starts meanwhile
+
+    imports = zygote_messages.ImportAhead(path, modules)
     started.zygote_socket.setblocking(False)
     with suppress(fd_passing.MessageError):  # a path that is too long for one message: they are imported later
         fd_passing.send(started.zygote_socket, zygote_messages.to_wire(imports))

@@ -5,7 +5,7 @@ Runs in: supervisor, and its sweeping thread. Behind `ports`.
 A process that cleaned its environment is not found here: only its guard, as its subreaper, or its cgroup finds it.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 import select

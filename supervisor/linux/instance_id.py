@@ -3,11 +3,11 @@
 Runs in: supervisor. Behind `ports`.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 _NAME = r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)"
 _FOLDER = r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}"
@@ -28,7 +28,7 @@ class InstanceId(NamedTuple):
     """Start in clock ticks since boot (proc(5), stat, field 22): a wall-clock time moves with the clock."""
 
     @classmethod
-    def of(cls, pid: int) -> InstanceId | None:
+    def of(cls, pid: int) -> Self | None:
         """Return the id of the process that has this pid now; None if there is none, or only a zombie.
 
         Raise OSError if /proc cannot be read.
@@ -37,14 +37,14 @@ class InstanceId(NamedTuple):
         return None if started is None else cls(*_here(), pid, started)
 
     @classmethod
-    def own(cls) -> InstanceId:
+    def own(cls) -> Self:
         """Return the id of this process. Raise OSError if /proc cannot be read."""
         own = cls.of(os.getpid())
         assert own is not None
         return own
 
     @classmethod
-    def named(cls, name: str) -> InstanceId | None:
+    def named(cls, name: str) -> Self | None:
         """Parse a `name`; return None if it is not exactly such a name."""
         found = re.fullmatch(_NAME, name)
         return None if found is None else cls(found[1], *(int(number) for number in found.groups()[1:]))

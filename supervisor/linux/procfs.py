@@ -4,7 +4,7 @@ Runs in: supervisor. Behind `ports`. Pids are only used to read: one that was re
 sample, never a signal. The caller checks its pidfd afterwards.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 import re

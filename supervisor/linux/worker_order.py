@@ -3,11 +3,11 @@
 Runs in: supervisor, also in the thread of the program that makes an Executor (`early_guard`). Behind `ports`.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from killable.supervisor import clock
 from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
@@ -28,7 +28,7 @@ class NewWorker(NamedTuple):
     """When it was made, CLOCK_REALTIME seconds."""
 
     @classmethod
-    def make(cls, worker_id: str, spec: PoolSpec, cgroups: CgroupRoot | None) -> NewWorker:
+    def make(cls, worker_id: str, spec: PoolSpec, cgroups: CgroupRoot | None) -> Self:
         """Make the cgroup and the pipes. Raise OSError, leaving nothing."""
         cgroup = None if cgroups is None else cgroups.create(worker_id)
         try:

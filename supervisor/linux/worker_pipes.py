@@ -6,7 +6,7 @@ which is which.
 Runs in: supervisor. Behind `ports`.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import os
 import socket

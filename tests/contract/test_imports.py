@@ -17,7 +17,9 @@ from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.verbs import VERBS
 from killable.workers.authoring.limits import LIMITS
 
-RUNTIME = ("asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess")
+RUNTIME = (
+    "asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess", "base64",
+)  # fmt: skip
 """Nothing of these is needed in a guard, zygote or worker of an Executor."""
 NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "multiprocessing", "pickle", "threading")
 NOT_FOR_A_NAMED_FUNCTION = (*RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform")
@@ -71,6 +73,24 @@ FOR_HELP = {
 NOT_FOR_HELP = ("pydantic", "httpx", "rich", "asyncio", "logging", "dataclasses", "json", "subprocess", "shellingham")
 """Nothing of these is needed to show help."""
 
+BEFORE_THE_GUARD = {
+    *NAME, "killable.supervisor.linux.early_guard", "killable.supervisor.linux.guard_launch",
+    "killable.supervisor.linux.instance_id", "killable.workers.protocol", "killable.workers.protocol.fd_passing",
+}  # fmt: skip
+"""What a program imports before it starts its first guard."""
+
+COMPILED = """
+import builtins, importlib, sys
+from killable.workers.processes import boot
+
+compiled = []
+compile_it = builtins.compile
+builtins.compile = lambda source, *more, **options: compiled.append(source) or compile_it(source, *more, **options)
+for name in (*boot.ROLES.values(), "killable.workers.processes.zygote", *sys.argv[1:]):
+    importlib.import_module(name)
+print(compiled)
+"""
+
 START_GUARD = """
 import os
 from killable.supervisor.linux.guard_launch import start_guard
@@ -108,6 +128,23 @@ def test_the_guard_imports_what_it_needs() -> None:
     loaded = imported(sys.executable, "-c", START_GUARD)
     assert "killable.workers.processes.child_reaper" in loaded
     assert too_many(loaded, of_workers(GUARDS), NOT_IN_A_GUARD) == set()
+
+
+def test_a_guard_and_its_zygote_compile_no_annotation() -> None:
+    """The first one takes 2 ms, as the compiler's own types are made then."""
+    from killable.workers.runtime.executor_setup import IMPORTED_AHEAD
+
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; exec({COMPILED!r})", *IMPORTED_AHEAD]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_first_guard_is_started_before_its_messages_are_imported() -> None:
+    program = "from killable import Executor; import killable.supervisor.linux.early_guard; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; {program}"],
+                          capture_output=True, text=True, timeout=60, check=True)  # fmt: skip
+    ours = {name for name in done.stdout.split() if name.partition(".")[0] == "killable"}
+    assert ours - BEFORE_THE_GUARD == set()
 
 
 def test_a_worker_of_an_executor_has_what_it_needs_and_no_declarations() -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from importlib.util import find_spec
 
 
 def missing(requires: Mapping[str, str]) -> str:
@@ -16,4 +15,8 @@ def missing(requires: Mapping[str, str]) -> str:
 
 
 def _is_installed(name: str) -> bool:
-    return sys.modules.get(name) is not None or find_spec(name) is not None
+    if sys.modules.get(name) is not None:
+        return True
+    from importlib.util import find_spec  # here: most jobs require nothing
+
+    return find_spec(name) is not None

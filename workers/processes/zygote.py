@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper, exec_worker
@@ -51,16 +51,25 @@ class _Child:
         self.orphans: list[int] = []
 
 
-class WorkerStart(NamedTuple):
+class WorkerStart:
     """The arguments of a new worker; exists only in the forked child."""
 
-    parent: int
-    pipes: WorkerEnds
-    output: tuple[int, int]
-    """The pipes for stdout and stderr; they may be the same pipe."""
-    cgroup_procs: int | None
-    tmp: str
-    sandbox: Sandbox | None
+    def __init__(
+        self,
+        parent: int,
+        pipes: WorkerEnds,
+        output: tuple[int, int],
+        cgroup_procs: int | None,
+        tmp: str,
+        sandbox: Sandbox | None,
+    ) -> None:
+        """`output`: the pipes for stdout and stderr; they may be the same pipe."""
+        self.parent = parent
+        self.pipes = pipes
+        self.output = output
+        self.cgroup_procs = cgroup_procs
+        self.tmp = tmp
+        self.sandbox = sandbox
 
 
 def main(sock: socket.socket, packages: dict[str, str]) -> int:

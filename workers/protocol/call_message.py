@@ -9,7 +9,7 @@ Runs in: supervisor, any thread of the program (writes) | worker (reads).
 worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import struct
 from typing import NamedTuple

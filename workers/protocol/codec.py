@@ -5,7 +5,7 @@ Runs in: worker (both directions); any (JSON).
 
 from __future__ import annotations
 
-import base64
+import binascii
 import itertools
 import json
 import os
@@ -86,7 +86,7 @@ class JsonCodec:
 
     def encode_value(self, value: Any) -> bytes:
         if type(value) is bytes:
-            return b'{"base64":"' + base64.b64encode(value) + b'"}'
+            return b'{"base64":"' + binascii.b2a_base64(value, newline=False) + b'"}'
         try:
             payload = dump_json(value)
         except (TypeError, ValueError, RecursionError) as error:

@@ -9,7 +9,7 @@ Runs in: any.
 fence, sequence and kind, so that one crc32 call covers the payload and the header.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import struct
 from typing import NamedTuple

@@ -7,7 +7,7 @@ arguments that cannot be pickled do no harm. Members that the task has added (`e
 pickled, else as their repr.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import builtins
 import logging

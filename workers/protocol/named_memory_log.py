@@ -15,7 +15,7 @@ tracker's place.
     UNREGISTER:NAME:TYPE writes no others
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import json
 from typing import BinaryIO, NamedTuple

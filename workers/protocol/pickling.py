@@ -127,6 +127,11 @@ class Pickled:
         return any(b"_main__" in part for part in self.parts if len(part) < _PAYLOAD_BYTES)
 
     @property
+    def content_bytes(self) -> int:
+        """The size without head and padding: nothing is encoded for it, before pieces are left out perhaps."""
+        return sum(map(len, self.parts)) + sum(map(len, self.buffers))
+
+    @property
     def size(self) -> int:
         """The encoded size in bytes."""
         return sum(map(len, self._pieces()))

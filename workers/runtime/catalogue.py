@@ -6,7 +6,6 @@ Runs in: zygote (start method fork) | a child of it that only looks (start metho
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -103,10 +102,12 @@ def import_module(name: str, folder: str) -> ModuleType:
     stem = os.path.basename(path).removesuffix(".py")
     if stem in sys.modules:
         return sys.modules[stem]
-    spec = importlib.util.spec_from_file_location(stem, path)
+    from importlib.util import module_from_spec, spec_from_file_location  # here: an Executor has no such file
+
+    spec = spec_from_file_location(stem, path)
     if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ModuleNotFoundError(f"no job module at {path}")
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     sys.modules[stem] = module  # before it runs, as the import system does: pickle and dataclasses look there
     if os.path.dirname(path) not in sys.path:
         sys.path.insert(0, os.path.dirname(path))

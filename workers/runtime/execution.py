@@ -5,7 +5,7 @@ Runs in: worker.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import contextlib
 import errno
 import os
@@ -249,7 +249,7 @@ class Execution:
             _qualified_name(type(error)),
             _message(error),
             self._traceback(error),
-            pickled=base64.b64encode(self._codec.encode_exception(error)).decode(),
+            pickled=binascii.b2a_base64(self._codec.encode_exception(error), newline=False).decode(),
         )
 
     def _traceback(self, error: BaseException) -> str:

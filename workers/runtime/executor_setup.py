@@ -4,7 +4,7 @@ chunk of a `map` calls.
 Runs in: any.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import importlib
 import os

@@ -3,7 +3,7 @@
 Runs in: worker. Orders come through the orders socket; a signal only makes the worker read it at once.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import contextlib
 import faulthandler

@@ -5,7 +5,7 @@ removed that might be another program's: of POSIX objects those in the log, by n
 segments those whose creator was a process of the job.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import errno
 import os

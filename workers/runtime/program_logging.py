@@ -8,13 +8,13 @@ the worker are not called. Outside of a task, and in processes that a task forks
 worker's own, and go to its stderr.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
 
 from killable.workers.protocol.log_records import encode_record, encode_warning
 from killable.workers.protocol.messages import Kind
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _handle_here = logging.Logger.callHandlers
 _show_here = warnings.showwarning
-_channel: FrameWriter | None = None
+_channel: "FrameWriter | None" = None
 _has_warned = False
 """Whether a warning was sent since the last task began."""
 
@@ -40,7 +40,7 @@ class LoggingSetup(NamedTuple):
     """Those of categories that Python has itself: to unpickle another one would import its module in the zygote."""
 
     @classmethod
-    def of_program(cls) -> LoggingSetup:
+    def of_program(cls) -> Self:
         manager = logging.root.manager
         loggers = [each for each in list(manager.loggerDict.values()) if isinstance(each, logging.Logger)]
         return cls(
@@ -60,7 +60,7 @@ class LoggingSetup(NamedTuple):
         warnings.showwarning = _send_warning
 
 
-def connect(channel: FrameWriter) -> None:
+def connect(channel: "FrameWriter") -> None:
     """Send through this channel while an attempt is open."""
     global _channel
     _channel = channel

@@ -4,7 +4,7 @@ Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask
 Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) may change between jobs.
 """
 
-from __future__ import annotations
+# Without the annotations of __future__: named tuples would compile each of them.
 
 # `signal` makes an enum of each number that it returns: a third of the check's time, after every job.
 import _signal  # type: ignore[import-not-found]
@@ -14,7 +14,7 @@ import os
 import signal
 import time
 from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, getitimer
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 _WATCHED = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 THREAD_LEAVE_S = 0.005
@@ -63,7 +63,7 @@ class Baseline(NamedTuple):
     """Of the working directory; empty if it was removed."""
 
     @classmethod
-    def take(cls) -> Baseline:
+    def take(cls) -> Self:
         here = os.stat(".")
         umask = os.umask(0o022)
         os.umask(umask)

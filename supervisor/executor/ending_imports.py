@@ -8,13 +8,14 @@ fail because the program has no descriptor left for an import.
 
 from __future__ import annotations
 
+import errno
 import importlib
 from contextlib import suppress
 
 from killable.supervisor.linux.fork_lock import forks_postponed
 from killable.supervisor.linux.reserved_descriptor import ReservedDescriptor
 
-MODULES = ("killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+MODULES = ("datetime", "killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
 """Imported ahead, and not with the first ending: an import in a thread after a Ctrl-C can make CPython forget that the
 interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
 """
@@ -32,7 +33,10 @@ def reserve() -> None:
 
 
 def load() -> None:
-    """Import the modules, unless that is done. Raise OSError if another thread takes the descriptor meanwhile."""
+    """Import the modules, unless that is done. Raise OSError if another thread takes the descriptor meanwhile.
+
+    A task becomes a job only after this: no import on the way of an ending opens a file then.
+    """
     global _is_loaded
     if _is_loaded:
         return
@@ -41,8 +45,8 @@ def load() -> None:
         try:
             for name in MODULES:
                 importlib.import_module(name)
-        except OSError:
+        except (OSError, ImportError) as error:  # an extension module that cannot be opened is an ImportError
             with suppress(OSError):
                 _descriptor.keep()
-            raise
+            raise OSError(errno.EMFILE, str(error)) from error
         _is_loaded = True

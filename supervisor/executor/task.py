@@ -197,11 +197,7 @@ class Task:
         self.future.begin()
 
     def adopt(self, given: Given) -> None:
-        try:
-            self._become_job(given)
-        except BaseException as error:  # no descriptor, no memory, a bug: nobody would hear how the task ends
-            self._owner.supervisor_thread.fail(error)
-            raise
+        self._become_job(given)
 
     def complete(self, result: bytes) -> None:
         if self._shared is not None or type(self._input) is not bytes:
@@ -218,18 +214,22 @@ class Task:
         if fault:
             self._end(Outcome("failed", "spawn", fault))
             return
-        try:
-            self._become_job(None)
-        except Refused as refused:
-            self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
-        except OSError as error:
-            self._owner.supervisor_thread.fail(error)
-            raise
+        self._become_job(None)
 
     def _become_job(self, given: Given | None) -> None:
-        """Create the job. Raise Refused when its type does not exist: the pool is broken. Raise OSError when its ending
-        cannot be prepared: there is no descriptor.
+        """Create the job, or end the task if its type does not exist: the pool is broken.
+
+        Any other error (no descriptor, no memory, a bug) ends the supervisor's thread: nobody would hear how the task
+        ends.
         """
+        try:
+            self._create_job(given)
+        except Refused as refused:
+            self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
+        except BaseException as error:
+            self._owner.supervisor_thread.fail(error)
+
+    def _create_job(self, given: Given | None) -> None:
         ending_imports.load()
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)

@@ -7,6 +7,7 @@ directory.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +28,17 @@ class CgroupRoot(NamedTuple):
         """Make the group of a worker. Raise OSError."""
         path = self.path / worker_id
         path.mkdir()
+        opened: list[int] = []
         try:
-            descriptor = os.open(path / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+            for name, mode in (("cgroup.kill", os.O_WRONLY), ("cgroup.events", os.O_RDONLY)):
+                opened.append(os.open(path / name, mode | os.O_CLOEXEC))
         except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
             _remove(path)
             raise
-        return Cgroup(path, descriptor, self._enabled())
+        kill, events = opened
+        return Cgroup(path, kill, events, self._enabled())
 
     def _enabled(self) -> frozenset[str]:
         """Return the controllers of workers' groups: those that this directory delegates."""
@@ -47,11 +53,13 @@ class CgroupRoot(NamedTuple):
 
 
 class Cgroup:
-    """The cgroup of one worker."""
+    """The cgroup of one worker. Owns two descriptors: a kill, and the proof of an end, must not need new ones."""
 
-    def __init__(self, path: Path, kill_descriptor: int, controllers: frozenset[str] = frozenset()) -> None:
+    def __init__(self, path: Path, kill: int, events: int, controllers: frozenset[str]) -> None:
+        """`kill` and `events` are descriptors of `cgroup.kill` and `cgroup.events`."""
         self._path = path
-        self._kill = kill_descriptor
+        self._kill = kill
+        self._events = events
         self._controllers = controllers
 
     def open_procs(self) -> int:
@@ -113,23 +121,20 @@ class Cgroup:
     def is_empty(self) -> bool:
         """Return whether no process is left in it; zombies do not count."""
         try:
-            return b"populated 0" in (self._path / "cgroup.events").read_bytes()
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False  # no descriptor is left: unknown, and the caller looks again
+            return b"populated 0" in os.pread(self._events, 256, 0)  # at offset 0 the kernel writes it anew
+        except OSError as error:
+            return error.errno == errno.ENODEV  # it is removed; else unknown, and the caller looks again
 
     def close_in_child(self) -> None:
-        """Close the descriptor in a fork of this process."""
-        if self._kill >= 0:
-            os.close(self._kill)
-            self._kill = -1
+        """Close the descriptors in a fork of this process."""
+        for descriptor in (self._kill, self._events):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._kill = self._events = -1
 
     def remove(self) -> None:
-        """Close the descriptor, and remove the group and those that the job made below it."""
-        if self._kill >= 0:
-            os.close(self._kill)
-            self._kill = -1
+        """Close the descriptors, and remove the group and those that the job made below it."""
+        self.close_in_child()
         _remove(self._path)
 
 

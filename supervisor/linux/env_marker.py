@@ -22,6 +22,10 @@ GUARD_S = 2.0
 WAVE_S = 0.1
 """How long to wait for the end of one wave: there may be many more processes, which fork on meanwhile."""
 
+BLIND_S = 0.25
+"""How long processes are looked for that cannot be examined, as no descriptor is left: an end waits for it."""
+_BLIND_LOOK_S = 0.01
+
 _PF_FORKNOEXEC = 0x40
 """Flag in proc(5), stat, field 9: forked, and no exec since (linux/sched.h)."""
 _PF_KTHREAD = 0x200000
@@ -41,15 +45,22 @@ def kill_waves(is_meant: Callable[[str], bool], give_up_at: float) -> tuple[list
     """Send SIGKILL to every process whose marker `is_meant` accepts, and to their new forks, until none is left.
 
     Return those that were killed, and those that are still there at `give_up_at` (clock.monotonic). Blocks, possibly
-    past that time: reading the environment of a process that the kernel holds can take long.
+    past that time: reading the environment of a process that the kernel holds can take long. Raise OSError if the
+    processes cannot be examined: no descriptor is left, or no memory.
     """
     swept: dict[int, OrphanProcess] = {}
+    blind_at = min(give_up_at, clock.monotonic() + BLIND_S)
     while True:
         wave: list[OrphanProcess] = []
-        complete = _kill_wave(is_meant, give_up_at, wave)
+        failure = _kill_wave(is_meant, give_up_at, wave)
         swept.update((found.pid, found) for found in wave)
-        if complete and not wave:
-            return list(swept.values()), []
+        if not wave:
+            if failure is None:
+                return list(swept.values()), []
+            if clock.monotonic() >= blind_at:
+                raise failure
+            select.poll().poll(_BLIND_LOOK_S * 1000)
+            continue
         if clock.monotonic() >= give_up_at:
             left = {found.pid for found in wave}
             return [found for pid, found in swept.items() if pid not in left], wave
@@ -95,11 +106,11 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> bool:
             os.close(pidfd)
 
 
-def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[OrphanProcess]) -> bool:
+def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[OrphanProcess]) -> OSError | None:
     """Send SIGKILL once to every process whose marker `is_meant` accepts, and wait a moment for their ends.
 
-    Return whether all processes could be examined. The environment is read again after the pidfd is open: the pid may
-    have been reused meanwhile.
+    Return why not all processes could be examined; None: they could. The environment is read again after the pidfd is
+    open: the pid may have been reused meanwhile.
     """
     pidfds = []
     try:
@@ -116,13 +127,13 @@ def _kill_wave(is_meant: Callable[[str], bool], give_up_at: float, found: list[O
                     found.append(OrphanProcess(pid, command, marker))
             except (ProcessLookupError, PermissionError):
                 pass  # gone, or not permitted
-    except OSError:
-        return False  # no descriptor is left, or no memory
+    except OSError as error:  # no descriptor is left, or no memory
+        return error
     finally:
         _wait_for(pidfds, min(give_up_at, clock.monotonic() + WAVE_S))
         for pidfd in pidfds:
             os.close(pidfd)
-    return True
+    return None
 
 
 def _marked_pids(is_meant: Callable[[str], bool]) -> Iterator[int]:

@@ -129,7 +129,9 @@ def _start_thread(target: Callable[[], None]) -> None:
 
 
 def _sweep_processes(is_meant: Callable[[str], bool], patience_s: float) -> bool:
-    """End the processes with these markers, and log each; return whether none is left."""
+    """End the processes with these markers, and log each; return whether none is left. Raise OSError if that cannot be
+    known.
+    """
     swept, left = env_marker.kill_waves(is_meant, clock.monotonic() + patience_s)
     for event, level, processes in (("swept", logging.WARNING, swept), ("not_swept", logging.ERROR, left)):
         for found in processes:

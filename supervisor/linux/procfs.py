@@ -150,9 +150,12 @@ def stat_fields(pid: int) -> list[bytes]:
     return (_read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
 
 
-def is_stopped(pid: int) -> bool:
-    """Return whether a process is stopped by a signal (state T or t of proc_pid_stat(5))."""
-    return stat_fields(pid)[:1] in ([b"T"], [b"t"])
+def is_stopped(pid: int) -> bool | None:
+    """Return whether a process is stopped by a signal (state T or t of proc_pid_stat(5)). None: it is gone, or no
+    descriptor is left.
+    """
+    fields = stat_fields(pid)
+    return fields[0] in (b"T", b"t") if fields else None
 
 
 def _waited_s(pid: int) -> float:

@@ -218,7 +218,11 @@ class WorkerProcess:
 
     def rouse(self, fence: int) -> None:
         self._check(fence)
-        if self.pid is not None and procfs.is_stopped(self.pid) and self._alive():
+        self._continue()
+
+    def _continue(self) -> None:
+        """Continue it if it is stopped, or if that cannot be known."""
+        if self.pid is not None and procfs.is_stopped(self.pid) is not False and self._alive():
             self._signal(signal.SIGCONT)
 
     def dump(self, fence: int) -> None:
@@ -230,8 +234,7 @@ class WorkerProcess:
         self._stack.ask()
         # Not the other way round: a job could run in between, stop itself again and sit out its grace.
         self._signal(number)
-        if self.pid is not None and procfs.is_stopped(self.pid) and self._alive():
-            self._signal(signal.SIGCONT)
+        self._continue()
 
     def kill(self) -> None:
         if self._pidfd < 0:

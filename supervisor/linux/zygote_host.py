@@ -238,13 +238,23 @@ class ZygoteHost:
             self._reminder = self._loop.call_later(waited_s, self._remind, waited_s)
 
     def _continue_stopped(self) -> None:
-        """Continue zygote and guard if they were stopped (SIGSTOP). One that always is, is killed: a job does that."""
+        """Continue zygote and guard if they were stopped (SIGSTOP), or if that cannot be known. One that always is
+        stopped is killed: a job does that.
+        """
         for pid, pidfd in ((self.zygote_pid, self._zygote_pidfd), (self._guard.pid, self._guard_pidfd)):
-            if pid is None or pidfd < 0 or not procfs.is_stopped(pid):
+            is_stopped = False if pid is None or pidfd < 0 else procfs.is_stopped(pid)
+            if is_stopped is False:
                 self._stops.pop(pid, None)
                 continue
-            self._stops[pid] = self._stops.get(pid, 0) + 1
+            self._stops[pid] = self._stops.get(pid, 0) + bool(is_stopped)
             _signal(pidfd, signal.SIGCONT if self._stops[pid] < STOPS_MAX else signal.SIGKILL)
+
+    def _see_guard_off(self, waited_s: float) -> None:
+        """Continue a guard that was stopped, and has yet to see that it is to end, until it has ended."""
+        if self._guard_pidfd >= 0:
+            self._continue_stopped()
+            waited_s = min(2 * waited_s, REMIND_S_MAX)
+            self._loop.call_later(waited_s, self._see_guard_off, waited_s)
 
     async def close(self) -> None:
         """End the guard and everything below it; return when it is gone, or given up."""
@@ -252,6 +262,7 @@ class ZygoteHost:
         unkillable = list(self._processes.values())  # those that are still there when the guard is gone
         self._forget_zygote_socket()
         self._forget_guard_socket()  # end-of-file: the guard kills everything below it, then exits
+        self._loop.call_later(REMIND_S, self._see_guard_off, REMIND_S)
         if not await event_loops.wait_within(self._ended, self._patience_s):
             self._guard.kill()
             if not await event_loops.wait_within(self._ended, self._patience_s + ORPHAN_SEARCH_S):

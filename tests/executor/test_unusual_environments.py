@@ -12,6 +12,7 @@ from pathlib import Path
 
 import executor_tasks
 import pytest
+from programs import told_by
 from support.waiting import Pending, until
 
 from killable import Context, Executor, WorkerCrashed
@@ -155,77 +156,7 @@ with Executor(max_workers=1) as executor:
     except Exception as error:
         print(type(error).__name__, error.code, error.facts["limit_bytes"])
 """
-NO_DESCRIPTOR = """
-import os, resource, time
-from killable import Executor, JobError
-from killable.supervisor.executor import ending_imports, pending_tasks, supervisor_thread
-from killable.workers.protocol import definitions  # a submit imports it, for which a descriptor may or may not be left
-taken = []
-def take_all():
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
-    try:
-        while True:
-            taken.append(os.dup(0))
-    except OSError:
-        pass
-def end_of(submit, *call):
-    try:
-        return submit(*call).result()
-    except JobError as error:
-        assert error.code == "cancelled" or "Too many open files" in error.message, error
-        return error.code
-"""
-DURING_THE_START = """
-executor = Executor(max_workers=1)
-time.sleep({seconds})
-take_all()
-for _ in range(2):
-    print(end_of(executor.submit, int))
-while taken:  # for the end of the program
-    os.close(taken.pop())
-"""
-BEFORE_ENDINGS_ARE_IMPORTED = """
-supervisor_thread.LOAD_ENDINGS_AFTER_S = pending_tasks.REPLACE_AFTER_S = 3600  # the program is faster
-os.mkfifo("entered")
-entered = os.open("entered", os.O_RDWR)
-def stay(path):
-    os.write(os.open(path, os.O_WRONLY), b"x")
-    time.sleep(3600)
-def cancelled():
-    future = executor.submit(stay, os.path.abspath("entered"))
-    os.read(entered, 1)
-    future.cancel(grace_s=0)
-    while not ending_imports._is_loaded:
-        time.sleep(0.001)
-    while taken:  # that a cgroup is empty is read from a file
-        os.close(taken.pop())
-    return future
-executor = Executor(max_workers=1)
-executor.submit(int).result()
-take_all()
-print(end_of(cancelled))
-"""
-
-
-@pytest.mark.parametrize("seconds", [0, 0.01, 0.02, 0.03, 0.05])
-def test_no_call_hangs_when_the_last_descriptor_is_taken_during_the_start(seconds: float, tmp_path: Path) -> None:
-    """How far the supervisor's thread has come with its start by then is a matter of time."""
-    told = told_by(NO_DESCRIPTOR + DURING_THE_START.format(seconds=seconds), tmp_path).split()
-    assert len(told) == 2 and set(told) <= {"0", "spawn", "supervisor_lost"}, told
-
-
-def test_what_the_end_of_a_call_needs_is_imported_though_no_descriptor_is_left(tmp_path: Path) -> None:
-    assert told_by(NO_DESCRIPTOR + BEFORE_ENDINGS_ARE_IMPORTED, tmp_path) == "cancelled\n"
 
 
 def test_large_values_go_through_pipes_where_no_memory_file_may_be_as_large(tmp_path: Path) -> None:
     assert told_by(SMALL_FILES, tmp_path) == f"{3 << 20} 8\nJobFailed result.unserializable {64 << 20}\n"
-
-
-def told_by(program: str, folder: Path) -> str:
-    """Run a program in a folder; return what it has printed."""
-    (folder / "program.py").write_text(program)
-    done = subprocess.run([sys.executable, "program.py"], cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done
-    return done.stdout

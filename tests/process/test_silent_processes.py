@@ -132,6 +132,15 @@ async def test_a_guard_that_is_stopped_is_continued_when_it_is_needed(proof: str
     assert (await zygote_of(server)).parent == zygote.parent
 
 
+async def test_a_guard_that_is_stopped_is_continued_for_the_end(supervisor: StartSupervisor) -> None:
+    """A close that waited for `unkillable_s` would not come to its end here."""
+    server = await supervisor(hostile_pool(workers=1, spares=0), unkillable_s=3600)
+    zygote = await zygote_of(server)
+    halt(zygote.parent)
+    await server.close(grace_s=0)
+    assert [processes.read_process(pid) for pid in (zygote.pid, zygote.parent)] == [None, None]
+
+
 class Telling(Reports):
     """Remembers what it was told of a process, in that order."""
 

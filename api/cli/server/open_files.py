@@ -12,7 +12,7 @@ FILES_BESIDES = 128
 """Descriptors for everything but connections and workers: guards, zygotes, the journal, inputs that wait, and
 connections that were closed to make room in this turn of the loop.
 """
-FILES_OF_A_WORKER = 10
+FILES_OF_A_WORKER = 11
 CONNECTIONS_MIN = 10
 """Fewer would be of no use; then workers may lack descriptors."""
 
@@ -20,7 +20,7 @@ CONNECTIONS_MIN = 10
 def raise_file_limit() -> int:
     """Raise the soft limit of open files to the hard limit, 65536 at most (setrlimit(2)). Return it.
 
-    A stream needs one descriptor, a worker ten; the usual 1024 are fewer than `server.connections_max`.
+    A stream needs one descriptor, a worker eleven; the usual 1024 are fewer than `server.connections_max`.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)

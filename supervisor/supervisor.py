@@ -44,8 +44,8 @@ from killable.supervisor.models import (
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.readable_stack import with_error_line
 from killable.supervisor.settings import Settings
-from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness
 from killable.workers.authoring.limits import Limits

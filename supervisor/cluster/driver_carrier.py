@@ -20,7 +20,7 @@ from typing import Any
 from killable.supervisor import event_loops
 from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
 from killable.supervisor.cluster.driver_frames import DriverFrames
-from killable.supervisor.cluster.wire import Header
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch
 from killable.supervisor.models import StartRefused
 

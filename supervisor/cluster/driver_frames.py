@@ -1,4 +1,4 @@
-"""Messages between the head and the process of its driver: the size, then what `wire` packs.
+"""Messages between the head and the process of its driver: the size, then what `messages` packs.
 
 Runs in: supervisor, on the head, and the driver.
 """
@@ -9,8 +9,8 @@ import asyncio
 import struct
 from collections.abc import Callable, Sequence
 
-from killable.supervisor.cluster import wire
-from killable.supervisor.cluster.wire import Header
+from killable.supervisor.cluster import messages
+from killable.supervisor.cluster.messages import Header
 
 SIZE = struct.Struct(">I")
 FRAME_BYTES_MAX = 64 << 20
@@ -47,7 +47,7 @@ class DriverFrames(asyncio.Protocol):
             packed = bytes(received[SIZE.size : SIZE.size + size])
             del received[: SIZE.size + size]
             try:
-                self._on_frame(*wire.unpack(packed))
+                self._on_frame(*messages.unpack(packed))
             except (ValueError, KeyError, TypeError) as error:
                 self._lose(f"what it sends is no message: {error}")
 
@@ -57,7 +57,7 @@ class DriverFrames(asyncio.Protocol):
     def send(self, header: Header, blobs: Sequence[bytes | memoryview] = ()) -> None:
         """Send a message; if the other side is gone, nobody gets it."""
         if self._transport is not None and not self._transport.is_closing():
-            packed = wire.pack(header, blobs)
+            packed = messages.pack(header, blobs)
             self._transport.write(SIZE.pack(len(packed)) + packed)
 
     def hang_up(self) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, HostGone
 from killable.supervisor.cluster.driver_frames import DriverFrames
-from killable.supervisor.cluster.wire import Header
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch, own_process
 from killable.supervisor.models import StartRefused
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from support.socket_carrier import SocketCarrier
 
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import ClusterUnreachable, Machine
 from killable.supervisor.cluster.driver_frames import SIZE
 
@@ -27,9 +27,9 @@ FAULTS = {
     "bytes of something else": b"HTTP/1.1 400 Bad Request\r\n\r\n" * 8,
     "a frame that is no message": framed(b"[]\n"),
     "a message with too many levels": framed(b"[" * 100_000 + b"\n"),
-    "an answer without a number": framed(wire.pack({"members": []})),
-    "a failure without words": framed(wire.pack({"n": 1, "failure": "gone"})),
-    "half a message": framed(wire.pack({"n": 1}, [b"x" * 1000]))[:500],
+    "an answer without a number": framed(messages.pack({"members": []})),
+    "a failure without words": framed(messages.pack({"n": 1, "failure": "gone"})),
+    "half a message": framed(messages.pack({"n": 1}, [b"x" * 1000]))[:500],
 }
 SENT = "faults-sent"
 

@@ -1,4 +1,4 @@
-"""Messages between the head and the process of its driver: the size, then what `wire` packs.
+"""Messages between the head and the process of its driver: the size, then what `messages` packs.
 
 Runs in: supervisor, on the head, and the driver.
 """

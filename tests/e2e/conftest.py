@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import user_jobs
+from support.forked_command import Constants
 from support.killable_command import Command, Serve, Server, SharedServer
 
 
@@ -25,8 +26,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Start servers; none outlives the test."""
     started: list[Server] = []
 
-    def start(*args: str, program: Sequence[str] = (), **options: Any) -> Server:
-        started.append(Server(Command(tmp_path, program=program), *args, **options))
+    def start(*args: str, program: Sequence[str] = (), constants: Constants | None = None, **options: Any) -> Server:
+        started.append(Server(Command(tmp_path, program=program, constants=constants), *args, **options))
         return started[-1]
 
     yield start

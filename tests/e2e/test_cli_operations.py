@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from support.killable_command import COMMAND, Command, Serve, Server, open_gate, read_line, start_detached
-from support.long_wait_server import long_wait_server
+from support.long_wait_server import NO_STALLS, long_wait_server
 from support.processes import computes
 from support.waiting import Pending, until
 
@@ -369,7 +369,7 @@ def test_it_is_told_why_a_worker_was_not_used_again_and_why_a_pool_does_not_fork
     (folder / "killable.toml").write_text(
         '[server]\nport = 0\n[pools.mine]\nmodule = "threads.py"\njobs_per_worker_max = 0\n'
     )
-    server = serve()
+    server = serve(constants=NO_STALLS)
     command = Command(folder, server.url)
     assert command.json("workers")["retired"] == [] and "not reused" not in command.ok("workers")
     assert command.ok("submit", "leave_a_thread").strip() == "1"

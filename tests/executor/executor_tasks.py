@@ -16,8 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-from support.forking_jobs import fork_one
-from support.job_helpers import libc
+from support.job_helpers import fork_one, libc
 from support.waiting import until
 
 from killable import Context, Stopping

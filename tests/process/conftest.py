@@ -17,6 +17,13 @@ from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
+from killable.supervisor.telemetry import readiness
+
+
+@pytest.fixture(autouse=True)
+def about_no_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here is about a supervisor that is degraded as it got no processor for half a second."""
+    monkeypatch.setattr(readiness, "STALL_S", 60.0)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -153,7 +153,7 @@ async def test_a_job_that_forks_as_fast_as_it_can_is_gone_with_all_its_forks(
 async def test_the_guard_is_what_finds_a_daemon(tmp_path: Path) -> None:
     """The control: the same family under a parent that is only killed lives on, and the look into /proc sees it."""
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import time; from support.forking_jobs import fork_one\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import time; from support.job_helpers import fork_one\n"
         "print(fork_one(new_session=True), fork_one(new_session=True, twice=True), flush=True)\n"
         "time.sleep(3600)"
     )

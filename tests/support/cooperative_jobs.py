@@ -19,8 +19,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from support.forking_jobs import fork_one
-from support.job_helpers import announce_entry, compute, libc, name_process
+from support.job_helpers import announce_entry, compute, fork_one, libc, name_process
 
 from killable import Context, Stopping, job
 

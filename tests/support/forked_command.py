@@ -8,6 +8,7 @@ not.
 from __future__ import annotations
 
 import atexit
+import gc
 import io
 import multiprocessing
 import operator
@@ -35,7 +36,10 @@ _ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__pat
 _LATE = [
     *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
-    *["httpcore", "h11", "uvicorn"],
+    *["killable.supervisor.telemetry.loop_turns", "killable.supervisor.linux.own_process"],
+    *["killable.supervisor.attempts.attempt", "killable.workers.runtime.sandbox"],
+    *["killable.api.client.client", "httpx_sse", "httpcore", "h11", "uvicorn", "uvicorn.lifespan.off"],
+    *["concurrent.futures.process", "encodings.idna", "encodings.unicode_escape"],
 ]
 """What it imports where it needs it."""
 
@@ -169,6 +173,7 @@ def _become(
     args: list[str], folder: str, environment: dict[str, str], streams: list[int], constants: Constants, script: str
 ) -> None:
     """In the fork: with its streams, its environment and its folder, as if it had been started with them."""
+    gc.freeze()  # what was imported is no garbage: a collector that goes through it copies its pages
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -12,34 +12,9 @@ import threading
 import time
 from typing import Any
 
-from support.job_helpers import announce_entry, name_process
+from support.job_helpers import announce_entry, fork_one, name_process
 
 from killable import Context, job
-
-
-def fork_one(*, new_session: bool, twice: bool = False, stopped: bool = False) -> int:
-    """Fork a process that ignores SIGTERM and stays for ever; return its pid once it is as it will be."""
-    readable, writable = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        if new_session:
-            os.setsid()
-        if twice and os.fork():
-            os._exit(0)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        os.write(writable, str(os.getpid()).encode())
-        if stopped:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        while True:
-            time.sleep(3600)
-    if twice:
-        os.waitpid(pid, 0)
-    if stopped:
-        os.waitpid(pid, os.WUNTRACED)  # tells of the stop, and reaps nobody
-    os.close(writable)
-    found = int(os.read(readable, 20))
-    os.close(readable)
-    return found
 
 
 def fork_family(ctx: Context, kind: str) -> list[int]:

@@ -14,8 +14,7 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from support.forking_jobs import fork_one
-from support.job_helpers import announce_entry, compute, name_process
+from support.job_helpers import announce_entry, compute, fork_one, name_process
 
 from killable import Context, job
 

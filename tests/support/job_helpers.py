@@ -1,18 +1,21 @@
 """Helpers of the job types, and the process name by which a test finds the processes of a job.
 
 Runs in: worker | the tests. Job types import asyncio, hashlib, multiprocessing, pathlib and subprocess where they use
-them, before they say "in": each zygote and each exec'd worker of thousands would take a fifth longer to start.
+them, before they say "in": each zygote and each exec'd worker of thousands would take a fifth longer to start. This
+module is for tasks of an Executor, too, whose workers import no declarations of jobs: it imports none.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from killable import Context
+if TYPE_CHECKING:
+    from killable import Context
 
 
 def process_name_of(job_id: str) -> str:
@@ -28,6 +31,31 @@ def name_process(ctx: Context) -> None:
 def announce_entry(ctx: Context) -> None:
     name_process(ctx)
     ctx.emit("in")
+
+
+def fork_one(*, new_session: bool, twice: bool = False, stopped: bool = False) -> int:
+    """Fork a process that ignores SIGTERM and stays for ever; return its pid once it is as it will be."""
+    readable, writable = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        if new_session:
+            os.setsid()
+        if twice and os.fork():
+            os._exit(0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(writable, str(os.getpid()).encode())
+        if stopped:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while True:
+            time.sleep(3600)
+    if twice:
+        os.waitpid(pid, 0)
+    if stopped:
+        os.waitpid(pid, os.WUNTRACED)  # tells of the stop, and reaps nobody
+    os.close(writable)
+    found = int(os.read(readable, 20))
+    os.close(readable)
+    return found
 
 
 class HeldBackOutput:

@@ -19,6 +19,8 @@ LONG_WAITS = {
     "killable.supervisor.attempts.escalation": LONG_DUMP_WAITS,
     "killable.supervisor.attempts.attempt": LONG_EXIT_WAITS,
 }
+NO_STALLS = {"killable.supervisor.telemetry.readiness": {"STALL_S": 60.0}}
+"""A server that gets no processor for half a second is not degraded."""
 
 
 @contextmanager

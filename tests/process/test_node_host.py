@@ -125,7 +125,7 @@ async def test_what_was_sent_to_an_earlier_incarnation_is_refused() -> None:
         late.incarnation = "the last one"
         order = run_order(1, "count")
         assert await late.do(order) == {"refused": "unknown_epoch"}
-        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "unknown_epoch"}
+        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0, forget=()))[0] == {"refused": "unknown_epoch"}
         await head.run(1, "count", n=2)
         _, end = await head.until_end(1)
         assert end["certificate"]["tokens"] == 2

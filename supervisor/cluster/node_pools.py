@@ -73,10 +73,6 @@ class NodePools(PoolsByName[NodePool]):
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
-    @property
-    def trouble(self) -> str:
-        return self._carrier.trouble
-
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
         for pool in self:
@@ -271,6 +267,10 @@ class NodePools(PoolsByName[NodePool]):
     def _end_drain(self, link: NodeLink) -> None:
         link.drain.end()
         self._note(link)
+
+    @property
+    def trouble(self) -> str:
+        return self._carrier.trouble
 
     def why_no_node(self, spec: PoolSpec) -> str:
         """Return why a pool has no node."""

@@ -81,10 +81,6 @@ class NodePools(PoolsByName[NodePool]):
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
-    @property
-    def trouble(self) -> str:
-        return self._carrier.trouble
-
     def remember_drains(
         self, drains: Mapping[str, Mapping[str, Any]], note: Callable[[str, Mapping[str, Any] | None], None]
     ) -> None:
@@ -307,6 +303,10 @@ class NodePools(PoolsByName[NodePool]):
     def _end_drain(self, link: NodeLink) -> None:
         link.drain.end()
         self._note(link)
+
+    @property
+    def trouble(self) -> str:
+        return self._carrier.trouble
 
     def why_no_node(self, spec: PoolSpec) -> str:
         """Return why a pool has no node."""

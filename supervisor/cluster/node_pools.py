@@ -88,6 +88,10 @@ class NodePools(PoolsByName[NodePool]):
         self._drains = dict(drains)
         self._write_drain = note
 
+    @property
+    def trouble(self) -> str:
+        return self._carrier.trouble
+
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
         for pool in self:

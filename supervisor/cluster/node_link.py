@@ -195,7 +195,7 @@ class NodeLink:
         self.gave = slots
         self._needed.clear()
         self._note("released", why)
-        self._owner.on_pools(self, [])
+        self._owner.on_released(self)
         self._run(self._have_it_leave())
 
     async def _have_it_leave(self) -> None:
@@ -266,7 +266,6 @@ class NodeLink:
                     logger.exception("node_link_failed", extra={"node": self.name})
                     await event_loops.wait_within(self._closing, self._left_s())
                 if self.is_given_back:
-                    self._owner.on_released(self)
                     await self._needed.wait()
                     continue
                 if not self._closing.is_set():

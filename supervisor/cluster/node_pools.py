@@ -28,7 +28,7 @@ from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
-from killable.supervisor.cluster.node_scaling import Demand, Idle, Scaling, to_give_back, to_take_again, wanted
+from killable.supervisor.cluster.node_scaling import Demand, IdleNode, Scaling, to_give_back, to_take_again, wanted
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
@@ -239,9 +239,9 @@ class NodePools(PoolsByName[NodePool]):
             link = self._links[name]
             link.give_back(dict(self._idle(link).slots), f"it had no job for {idle_s:g} s: its machine may go")
 
-    def _idle(self, link: NodeLink) -> Idle:
+    def _idle(self, link: NodeLink) -> IdleNode:
         slots = link.gave or {pool.spec.name: slots for pool in self if (slots := pool.slots_of(link.name))}
-        return Idle(link.name, link.labels, slots)
+        return IdleNode(link.name, link.labels, slots)
 
     def on_short(self) -> None:
         if not self._is_short and any(link.state == "released" for link in self._links.values()):

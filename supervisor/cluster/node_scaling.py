@@ -34,7 +34,7 @@ class Demand(NamedTuple):
     """Jobs that wait for a slot, by their own selectors."""
 
 
-class Idle(NamedTuple):
+class IdleNode(NamedTuple):
     """A node that is given back, or could be."""
 
     name: str
@@ -70,7 +70,7 @@ def _asked(selector: Mapping[str, str], selected: Selected) -> Selected:
     return tuple(sorted((label, each) for label, each in labels.items() if label not in (HOST, NODE)))
 
 
-def to_give_back(idle: Iterable[Idle], open_nodes: Mapping[str, int]) -> list[str]:
+def to_give_back(idle: Iterable[IdleNode], open_nodes: Mapping[str, int]) -> list[str]:
     """Return which of these nodes are given back, which have been idle for long enough. `open_nodes`: by pool, on how
     many nodes it can start jobs. Each pool keeps one.
     """
@@ -84,7 +84,7 @@ def to_give_back(idle: Iterable[Idle], open_nodes: Mapping[str, int]) -> list[st
     return given
 
 
-def to_take_again(demands: Iterable[Demand], given_back: Iterable[Idle], coming: Iterable[Idle]) -> list[str]:
+def to_take_again(demands: Iterable[Demand], given_back: Iterable[IdleNode], coming: Iterable[IdleNode]) -> list[str]:
     """Return which nodes that were given back are needed for the jobs that wait, beside those that are on their way."""
     there, on_their_way = list(given_back), list(coming)
     taken: list[str] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from killable.supervisor.cluster.node_scaling import Demand, Idle, to_give_back, to_take_again, wanted
+from killable.supervisor.cluster.node_scaling import Demand, IdleNode, to_give_back, to_take_again, wanted
 
 A, B = (("zone", "a"),), (("zone", "b"),)
 
@@ -27,13 +27,18 @@ def test_a_machine_is_not_asked_for_by_its_name() -> None:
 
 
 def test_each_pool_keeps_a_node() -> None:
-    idle = [Idle("n1", {}, {"p": 2}), Idle("n2", {}, {"p": 2, "q": 1}), Idle("n3", {}, {"q": 1}), Idle("n4", {}, {})]
+    idle = [
+        IdleNode("n1", {}, {"p": 2}),
+        IdleNode("n2", {}, {"p": 2, "q": 1}),
+        IdleNode("n3", {}, {"q": 1}),
+        IdleNode("n4", {}, {}),
+    ]
     assert to_give_back(idle, {"p": 2, "q": 2}) == ["n1", "n3"]
     assert to_give_back(idle, {"p": 1, "q": 3}) == ["n3"]
 
 
 def test_as_many_nodes_are_taken_again_as_jobs_wait_for_beside_those_that_come() -> None:
-    given = [Idle(f"n{number}", {"zone": "ab"[number % 2]}, {"p": 2}) for number in range(6)]
+    given = [IdleNode(f"n{number}", {"zone": "ab"[number % 2]}, {"p": 2}) for number in range(6)]
     assert to_take_again([Demand("p", {}, 0, {(): 3})], given, []) == ["n0", "n1"]
     assert to_take_again([Demand("p", {}, 0, {(): 3})], given[1:], given[:1]) == ["n1"]
     assert to_take_again([Demand("p", {}, 0, {B: 3})], given, given[:1]) == ["n1", "n3"]

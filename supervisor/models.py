@@ -324,7 +324,7 @@ class WorkerRecord(NamedTuple):
     """The node that it runs on; null on a server of one machine."""
 
 
-NODE_STATES = ("joining", "live", "suspect", "draining", "lost", "refused")
+NODE_STATES = ("joining", "live", "suspect", "draining", "released", "lost", "refused")
 
 
 class NodeRecord(NamedTuple):
@@ -332,7 +332,7 @@ class NodeRecord(NamedTuple):
 
     name: str
     state: str
-    """joining · live · suspect · draining · lost · refused"""
+    """joining · live · suspect · draining · released (given back, as it was idle) · lost · refused"""
     incarnation: str
     """The run of its supervisor; empty: it has not joined yet."""
     slots: int
@@ -342,7 +342,7 @@ class NodeRecord(NamedTuple):
     heard_s: float | None
     """Seconds since the head has heard of it; null: never."""
     detail: str = ""
-    """Why it is refused, suspect, lost or drained; of a live one what is wrong with its machine all the same."""
+    """Why it is refused, suspect, lost, drained or released; of a live one what is wrong with its machine."""
     labels: Mapping[str, str] = {}
     """What selectors look at: its labels in Ray, and `node`, its name."""
     deadline_s: float | None = None

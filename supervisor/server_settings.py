@@ -77,6 +77,12 @@ class ClusterSettings:
     """Labels of the machines to use, like { zone = "a" }; empty: every machine with processors."""
     packing: Literal["spread", "fill"] = "spread"
     """Which node gets the next job: the one with the most free slots, or with the fewest."""
+    reserve_cpus: bool = True
+    """Whether a node reserves a processor in Ray for each of its slots: Ray puts nothing else there, and keeps it."""
+    autoscale_cpus_max: Count = 1000
+    """Processors that Ray's autoscaler is asked for at most, while jobs wait; 0: it is not asked."""
+    idle_s: Seconds = 0.0
+    """Time after which a node without jobs is given back, so that its machine can be removed; 0: never."""
     insecure: bool = False
     """Use a Ray cluster without token authentication: whoever reaches one can run anything on each of its machines."""
 

@@ -43,6 +43,10 @@ class Machine(NamedTuple):
     """What is wrong with it, although it can be used."""
 
 
+Request = Sequence[tuple[Mapping[str, str], int]]
+"""Processors by the labels of the machines that they are wanted on."""
+
+
 class Carrier(Protocol):
     """Calls may be lost, late, doubled and out of order."""
 
@@ -66,6 +70,12 @@ class Carrier(Protocol):
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         """Call `NodeHost.call` there and return its answer. Raise CarrierError, of which HostGone is one. The caller
         limits the time.
+        """
+        ...
+
+    async def request(self, wanted: Request) -> None:
+        """Have machines brought, if somebody can: so many processors are wanted in all, also those that are in use.
+        The next call replaces it. Raise CarrierError. The caller limits the time.
         """
         ...
 

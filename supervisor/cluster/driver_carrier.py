@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
+from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine, Request
 from killable.supervisor.cluster.driver_frames import DriverFrames
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch
@@ -121,6 +121,9 @@ class DriverCarrier:
 
     async def start(self, node: str) -> None:
         await self._ask({"ask": "start", "node": node})
+
+    async def request(self, wanted: Request) -> None:
+        await self._ask({"ask": "request", "wanted": [[dict(labels), number] for labels, number in wanted]})
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         _, blobs = await self._ask({"ask": "call", "node": node, "method": method}, [message])

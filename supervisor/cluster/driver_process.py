@@ -46,7 +46,7 @@ class DriverProcess:
         self.frames = DriverFrames(self._on_frame, lambda _: self.over.set())
         self._asks: dict[str, Callable[[Header, list[bytes]], Awaitable[Answer]]] = {
             "ping": self._ping, "open": self._open, "members": self._members, "start": self._start,
-            "call": self._call, "close": self._close,
+            "request": self._request, "call": self._call, "close": self._close,
         }  # fmt: skip
 
     def _on_frame(self, header: Header, blobs: list[bytes]) -> None:
@@ -85,6 +85,10 @@ class DriverProcess:
 
     async def _start(self, header: Header, blobs: list[bytes]) -> Answer:
         await self._way.start(header["node"])
+        return {}, []
+
+    async def _request(self, header: Header, blobs: list[bytes]) -> Answer:
+        await self._way.request([(labels, number) for labels, number in header["wanted"]])
         return {}, []
 
     async def _call(self, header: Header, blobs: list[bytes]) -> Answer:

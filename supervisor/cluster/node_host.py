@@ -78,6 +78,8 @@ class NodeHost:
         self._settings = fingerprints(settings)
         self._epoch = 0
         self._head = ""
+        self._beginning = asyncio.Lock()
+        """Held while an epoch begins: a hello that comes twice is not answered before that is over."""
         self._lease = NodeLease(0.0)
         self._lease_timer: Timer | None = None
         self._guarded_until = 0.0
@@ -168,21 +170,13 @@ class NodeHost:
     async def _hello(self, header: Header) -> bytes:
         if header["before"] and not await self._sweep_leftovers(header["before"]):
             return messages.refusal(messages.NOT_SWEPT)
-        if header["epoch"] > self._epoch:
-            self._epoch, self._head = header["epoch"], header["head"]
-            self._lease = NodeLease(header["lease_s"])
-            if header["adopts"]:
-                self._keep_attempts(header["given"])
-            else:
-                await self._end_all_attempts(header["given"])
-            if self._has_ended():
-                return messages.refusal(messages.LEASE_OVER)
-            if header["epoch"] < self._epoch:
-                return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
-            self._lease.begin(self._now())
-            self._guarded_until = 0.0
-            self._tell_guards()
-            self._watch_lease()
+        async with self._beginning:
+            if header["epoch"] > self._epoch:
+                await self._begin_epoch(header)
+        if self._has_ended():
+            return messages.refusal(messages.LEASE_OVER)
+        if header["epoch"] < self._epoch:
+            return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
         types = [job_type._asdict() for job_type in await self._supervisor.job_types()]
         self._pools = await self._pool_states()
         now = self._clock.now()
@@ -193,6 +187,20 @@ class NodeHost:
               "version": messages.installed_version(), "python": messages.PYTHON, "held": held,
               "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
+
+    async def _begin_epoch(self, header: Header) -> None:
+        """Belong to another head. What an earlier one has begun has ended then, or is kept for this one."""
+        self._epoch, self._head = header["epoch"], header["head"]
+        self._lease = NodeLease(header["lease_s"])
+        if header["adopts"]:
+            self._keep_attempts(header["given"])
+        else:
+            await self._end_all_attempts(header["given"])
+        if not self._has_ended():
+            self._lease.begin(self._now())
+            self._guarded_until = 0.0
+            self._tell_guards()
+            self._watch_lease()
 
     async def _end_all_attempts(self, given: int) -> None:
         """End what an earlier head has begun: nobody reads it any more."""

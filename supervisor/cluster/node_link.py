@@ -5,6 +5,7 @@ Runs in: supervisor, on the head.
     joining ─hello─► live ─poll overdue─► suspect ─answer─► live
                                              ├─ its lease is over: lost ─► joining, in a new incarnation
                                              └─ its process has ended, and the next one has swept: lost ─► live
+    live ─idle─► released ─needed─► joining
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class LinkOwner(Protocol):
 
     def on_pools(self, link: NodeLink, pools: list[dict[str, Any]]) -> None: ...
     def on_lost(self, link: NodeLink) -> None: ...
+    def on_released(self, link: NodeLink) -> None:
+        """It was given back."""
+        ...
+
     def on_newer_epoch(self, number: int) -> bool:
         """Take note that another head has used a node. Return whether this one may take it, under a new epoch."""
         ...
@@ -106,6 +111,12 @@ class NodeLink:
         self.trouble = ""
         """What is wrong with its machine, although it is used."""
         self.drain = NodeDrain()
+        self.idle_since: float | None = None
+        """Since when it has had no job."""
+        self.gave: dict[str, int] = {}
+        """By pool: the slots that it had when it was given back, until it has joined again."""
+        self._needed = asyncio.Event()
+        """Set when a node that was given back is needed again."""
         self.leaves_at: float | None = None
         """When Ray takes its machine away, if it has said so (`Machine.leaves_at`)."""
         self._process = ""
@@ -145,9 +156,14 @@ class NodeLink:
         return self.state == "live" and not self.drain.reason
 
     @property
+    def is_given_back(self) -> bool:
+        """Whether it is let go, and has not joined again."""
+        return bool(self.gave)
+
+    @property
     def is_gone(self) -> bool:
         """Whether it runs nothing, and does not answer."""
-        return self.state in ("joining", "lost", "refused") and not self.attempts
+        return self.state in ("joining", "lost", "refused", "released") and not self.attempts
 
     def start(self) -> None:
         self._run(self._live())
@@ -182,6 +198,30 @@ class NodeLink:
             self.detail or self.drain.reason or self.trouble, dict(self.labels),
             None if left_s is None else round(left_s, 3), self._delay_s,
         )  # fmt: skip
+
+    # ── given back ──
+
+    def give_back(self, slots: dict[str, int], why: str) -> None:
+        """Let a live node without attempts go, until it is needed again."""
+        self.gave = slots
+        self._needed.clear()
+        self._note("released", why)
+        self._owner.on_released(self)
+        self._run(self._have_it_leave())
+
+    async def _have_it_leave(self) -> None:
+        """Tell the node until it has answered, or its lease is over."""
+        while self.state == "released" and (left_s := self._left_s()) > 0:
+            try:
+                await self._call("leave", {}, min(LEAVE_S, left_s))
+                return
+            except (TimeoutError, CarrierError):
+                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+
+    def take_again(self) -> None:
+        """Use a node again that was given back."""
+        self._note("joining", "it is needed again")
+        self._needed.set()
 
     def end_drained(self) -> None:
         """Stop what runs here, each attempt with its own grace: another node may have the job then."""
@@ -254,6 +294,9 @@ class NodeLink:
                 except Exception:  # a bug in killable: its jobs end, and are told
                     logger.exception("node_link_failed", extra={"node": self.name})
                     await event_loops.wait_within(self._closing, self._left_s())
+                if self.is_given_back:
+                    await self._needed.wait()
+                    continue
                 if not self._closing.is_set():
                     self._lose(*(_SWEPT if hello else self._lease_over))
                 if hello:
@@ -306,6 +349,7 @@ class NodeLink:
         self._given = max(self._given, hello["begun"])
         self._recorded.clear()
         self.incarnation, self._process = hello["incarnation"], hello["process"]
+        self.gave, self.idle_since = {}, None
         self._answer, self._heard = hello["answer"], self._clock.now()
         self._ack = 0
         if why := self._owner.on_joined(self, hello):
@@ -331,7 +375,7 @@ class NodeLink:
         one; None: its lease is over, by the clock of the head.
         """
         times = self._times
-        while not self._closing.is_set() and (left_s := self._left_s()) > 0:
+        while not self._closing.is_set() and not self.is_given_back and (left_s := self._left_s()) > 0:
             recorded = sorted(self._recorded)[:FORGET_MAX]
             poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "forget": recorded}
             try:
@@ -351,7 +395,7 @@ class NodeLink:
                 if answer["refused"] == messages.STALE_EPOCH:
                     self._owner.on_newer_epoch(answer["epoch"])
                 is_gone = answer["refused"] == messages.UNKNOWN_EPOCH  # the next incarnation is there already
-            if is_gone and (hello := await self._succeed()) is not None:
+            if is_gone and not self.is_given_back and (hello := await self._succeed()) is not None:
                 return hello
             await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
         return None
@@ -371,7 +415,7 @@ class NodeLink:
         return max(left_s, SHORTEST_S) if left_s > 0 else 0.0
 
     def _suspect(self, why: str) -> None:
-        if self.state != "suspect":
+        if self.state != "suspect" and not self.is_given_back:
             self._note("suspect", why)
             self._owner.on_pools(self, [])
 

@@ -180,6 +180,10 @@ class NodePoolOwner(Protocol):
         """The node has one job more or less."""
         ...
 
+    def on_short(self) -> None:
+        """A job finds no free slot."""
+        ...
+
     def why_no_node(self, spec: PoolSpec) -> str: ...
 
     def now(self) -> float: ...
@@ -241,6 +245,21 @@ class NodePool:
         self._count(share, 1)
         self.note(node)
         return True
+
+    def slots_of(self, node: str) -> int:
+        """Return how many jobs of the pool an idle node could take."""
+        share = self._shares.get(node)
+        return 0 if share is None else share.free
+
+    def uses(self, node: str) -> bool:
+        """Return whether a slot of the node is taken, or kept for a job."""
+        share = self._shares.get(node)
+        return share is not None and share.used > 0
+
+    @property
+    def open_nodes(self) -> int:
+        """On how many nodes it may start jobs."""
+        return sum(share.is_open and share.told["state"] == "ready" for share in self._shares.values())
 
     def slots_by_node(self) -> Iterator[tuple[str, int]]:
         return ((node, share.told["slots"]) for node, share in self._shares.items())
@@ -335,6 +354,7 @@ class NodePool:
     def take(self, selected: Selected = ()) -> NodeSlot | None:
         node = self._line(selected).best()
         if node is None:
+            self._owner.on_short()
             return None
         slot = self._slot_of(self._shares[node])
         self._owner.on_load(node)

@@ -6,6 +6,7 @@ Runs in: supervisor, on the head. Implements `pool_protocols.RemotePools` in pla
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,21 @@ from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import messages
-from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
+from killable.supervisor.cluster.carrier import (
+    Carrier,
+    CarrierError,
+    ClusterUnreachable,
+    Machine,
+    NoMachine,
+    Request,
+)
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
+from killable.supervisor.cluster.node_scaling import Demand, IdleNode, Scaling, to_give_back, to_take_again, wanted
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
@@ -39,6 +48,12 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
+REQUEST_S = 10.0
+"""How long the autoscaler may take to hear what is wanted."""
+SHORT_S = 0.05
+"""How long after a job has found no slot it is looked which nodes are needed again: there may be more such jobs."""
+FIXED = Scaling()
+"""Of a cluster that has the size which it has."""
 DRAINS_MAX = 1000
 """So many drains are remembered: of nodes that never come back none is ended."""
 DRAINED = "an operator has drained it"
@@ -54,9 +69,15 @@ class NodePools(PoolsByName[NodePool]):
     nodes_lost = 0
 
     def __init__(
-        self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None
-    ) -> None:
+        self, settings: Settings, carrier: Carrier, times: Times, *, packs: bool = False, nodes: Selector | None = None,
+        scaling: Scaling = FIXED,
+    ) -> None:  # fmt: skip
         """`nodes`: the labels of the machines to use; None: all."""
+        self._scaling = scaling
+        self._asked: Request | None = None
+        """What the autoscaler was asked for last; None: what is not known, of an earlier head."""
+        self._is_short = False
+        """Whether it is about to be looked which nodes are needed again."""
         super().__init__(settings)
         self._selector = nodes or {}
         self._carrier = carrier
@@ -167,8 +188,69 @@ class NodePools(PoolsByName[NodePool]):
         while not await event_loops.wait_within(self._closing, MEMBERS_S):
             try:
                 await self._look_for_members()
-            except CarrierError as error:
+                await self._ask_for_machines()
+            except (CarrierError, TimeoutError) as error:
                 logger.warning("members_unknown", extra={"detail": str(error)})
+            self._give_back_idle()
+            self._take_again()
+
+    # ── the size of the cluster ──
+
+    def _demands(self) -> list[Demand]:
+        queue = self._owner.job_queue
+        return [
+            Demand(
+                pool.spec.name, {**self._selector, **pool.spec.nodes}, len(pool.workers),
+                queue.waiting_by_selector(pool.spec.name),
+            )
+            for pool in self
+        ]  # fmt: skip
+
+    async def _ask_for_machines(self) -> None:
+        """Tell the autoscaler what is wanted, if that has changed. Raise CarrierError, TimeoutError."""
+        if self._scaling.cpus_max:
+            asked = wanted(self._demands(), self._scaling.cpus_max)
+            if asked != self._asked:
+                await self._request(asked)
+
+    async def _request(self, asked: Request) -> None:
+        async with asyncio.timeout(REQUEST_S):
+            await self._carrier.request(asked)
+        self._asked = asked
+
+    def _give_back_idle(self) -> None:
+        """Give nodes back that have had no job for long enough; each pool keeps one."""
+        now, idle_s = self._clock.now(), self._scaling.idle_s
+        idle = []
+        for link in self._links.values() if idle_s else ():
+            if not link.is_open or link.attempts or any(pool.uses(link.name) for pool in self):
+                link.idle_since = None
+                continue
+            link.idle_since = now if link.idle_since is None else link.idle_since
+            if now - link.idle_since >= idle_s:
+                idle.append(self._idle(link))
+        for name in to_give_back(idle, {pool.spec.name: pool.open_nodes for pool in self}):
+            link = self._links[name]
+            link.give_back(dict(self._idle(link).slots), f"it had no job for {idle_s:g} s: its machine may go")
+
+    def _idle(self, link: NodeLink) -> IdleNode:
+        slots = link.gave or {pool.spec.name: slots for pool in self if (slots := pool.slots_of(link.name))}
+        return IdleNode(link.name, link.labels, slots)
+
+    def on_short(self) -> None:
+        if not self._is_short and any(link.state == "released" for link in self._links.values()):
+            self._is_short = True
+            self._clock.call_at(self._clock.now() + SHORT_S, self._take_again)
+
+    def _take_again(self) -> None:
+        self._is_short = False
+        links = [link for link in self._links.values() if link.is_given_back and not link.drain.reason]
+        if not links or self._closing.is_set():
+            return
+        there = [self._idle(link) for link in links if link.state == "released"]
+        coming = [self._idle(link) for link in links if link.state != "released"]
+        for name in to_take_again(self._demands(), there, coming):
+            self._links[name].take_again()
 
     async def until_warm(self) -> None:
         """A node that has joined has started its pools."""
@@ -181,6 +263,9 @@ class NodePools(PoolsByName[NodePool]):
         if self._watching is not None:
             await self._watching
         await asyncio.gather(*(link.close() for link in self._links.values()))
+        if self._asked:
+            with contextlib.suppress(CarrierError, TimeoutError):
+                await self._request(())
         await self._carrier.close()
 
     def close_in_child(self) -> None: ...
@@ -400,6 +485,10 @@ class NodePools(PoolsByName[NodePool]):
     def on_lost(self, link: NodeLink) -> None:
         self.nodes_lost += 1
         self._changed.set()
+        for pool in self:
+            pool.leave(link.name)
+
+    def on_released(self, link: NodeLink) -> None:
         for pool in self:
             pool.leave(link.name)
 

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine
+from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine, Request
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.jobs.node_labels import HOST, NODE, settings_of
 from killable.supervisor.linux import ray_settings
@@ -53,8 +54,11 @@ class RayCarrier:
 
     trouble = ""
 
-    def __init__(self, address: str, settings: Settings) -> None:
-        """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`."""
+    def __init__(self, address: str, settings: Settings, reserves: bool = False) -> None:
+        """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`. `reserves`: whether a node reserves a processor
+        for each of its slots, as far as there are so many.
+        """
+        self._reserves = reserves
         self._address = address
         self._settings = settings
         self._cores: dict[str, int] = {}
@@ -129,13 +133,16 @@ class RayCarrier:
         if node not in self._node_ids:
             raise ValueError("the cluster has no such machine")
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
+        labels = {**self._labels[node], NODE: node}
+        settings = settings_of(self._settings, labels, self._cores[node])
+        slots = sum(pool.workers for pool in settings.pools)
+        reserved = min(slots, self._cores[node]) if self._reserves else 0
         options = ray.remote(NodeActor).options(
             name=_actor_of(node), lifetime="detached", get_if_exists=True,
-            num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
+            num_cpus=reserved, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
-        labels = {**self._labels[node], NODE: node}
-        return options.remote(settings_of(self._settings, labels, self._cores[node]))
+        return options.remote(settings)
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         actor = self._actors.get(node) or await self._find(node)
@@ -168,6 +175,14 @@ class RayCarrier:
     async def _ask_trouble(self, node: str, actor: Any) -> None:
         with contextlib.suppress(RayError, RuntimeError):  # its calls tell
             _, self._troubles[node] = await actor.start.remote()
+
+    async def request(self, wanted: Request) -> None:
+        bundles = [{"CPU": 1} for _, number in wanted for _ in range(number)]
+        selectors = [dict(labels) for labels, number in wanted for _ in range(number)]
+        try:
+            await self._in_thread(lambda: request_resources(bundles=bundles, bundle_label_selectors=selectors))
+        except (RayError, RuntimeError, ValueError, AssertionError) as error:
+            raise CarrierError(_line(error)) from error
 
     async def close(self) -> None:
         """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""

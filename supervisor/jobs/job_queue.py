@@ -10,6 +10,7 @@ the logarithm of the jobs, and with the number of lines that are opened or close
 # Without the annotations of __future__: named tuples would compile each of them.
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -334,6 +335,15 @@ class JobQueue:
         return waiting
 
     # ── lines of selectors ──
+
+    def waiting_by_selector(self, pool: str) -> Counter[Selected]:
+        """Return how many jobs of a pool wait only for a worker, by their selectors."""
+        waiting: Counter[Selected] = Counter()
+        queue = self._pools.get(pool)
+        for tenant, lines in queue.tenants.items() if queue else ():
+            if tenant not in self._held_back:
+                waiting.update({selected: len(places) for selected, places in lines.lines.items()})
+        return waiting
 
     def next_selector(self, pool: str) -> Selected | None:
         """Return the selector of the job whose turn it is; None: there is none, as in `pop`."""

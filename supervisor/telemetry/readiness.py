@@ -39,9 +39,9 @@ def readiness(
     if cluster:  # no node is heard, each for this reason
         degraded.append(f"cluster: {cluster}")
     for node in () if cluster else nodes:
-        if node.state != "live":
+        if node.state not in ("live", "released"):
             degraded.append(f"node {node.name} is {node.state}")
-        elif node.detail:
+        elif node.detail and node.state == "live":
             degraded.append(f"node {node.name}: {node.detail}")
     if queue_full:
         degraded.append(f"the queue is full: {queue_full}")

@@ -25,6 +25,7 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import NoMachine
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_drain import LEAVE_EARLY_S
+from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -435,3 +436,27 @@ async def test_an_idle_worker_of_a_node_is_killed_by_its_id(start_server: StartS
 async def an_idle_worker(server: OwnServer) -> dict[str, Any] | Pending:
     workers = (await server.client.get("/v1/workers")).json()["workers"]
     return next((worker for worker in workers if worker["state"] == "idle"), None) or Pending(workers)
+
+
+async def test_an_idle_node_is_given_back_and_taken_again_when_a_job_needs_it(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING, scaling=Scaling(idle_s=0.01))
+    async with start_server(engine=cluster.head) as server:
+        await until_async(lambda: one_is_released(server), "one of two is given back, and the other is kept")
+        found = await nodes(server)
+        (name,) = (name for name, node in found.items() if node["state"] == "released")
+        assert found[name]["detail"] == "it had no job for 0.01 s: its machine may go"
+        assert found[name]["slots"] == 0 and (await server.client.get("/readyz")).json()["degraded"] == []
+        await until_async(lambda: has_ended(cluster, name), "everything of it has ended")
+        job_id = await server.submit("echo", members={"nodes": {"node": name}})
+        record = await server.record(job_id, wait_s=60)
+        assert (record["state"], record["node"]) == ("completed", name)
+        assert 'killable_nodes{state="released"}' in (await server.client.get("/metrics")).text
+
+
+async def one_is_released(server: OwnServer) -> bool | Pending:
+    states = sorted(node["state"] for node in (await nodes(server)).values())
+    return states == ["live", "released"] or Pending(states)
+
+
+async def has_ended(cluster: Cluster, name: str) -> bool | Pending:
+    return cluster.carrier.ended[name] == 1 or Pending(cluster.carrier.ended)

@@ -20,7 +20,8 @@ from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
-from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.cluster.node_pools import FIXED, NodePools
+from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.jobs.node_labels import NODE, fits
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings
@@ -81,13 +82,13 @@ class ClusterSimulation:
 
     def __init__(
         self, *, nodes: int, workers: int = 4, seed: int = 0, trouble: Trouble | None = None, times: Times = TIMES,
-        **settings: Any,
+        scaling: Scaling = FIXED, **settings: Any,
     ) -> None:  # fmt: skip
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         pool = PoolSpec(name="a", modules=("jobs",), workers=workers, spares=0)
         settings = {"limits": LIMITS, "caps": NO_CAPS, "queue_jobs_max": 1_000_000, **settings}
-        self.loop, self.times = loop, times
+        self.loop, self.times, self.scaling = loop, times, scaling
         self.settings = Settings(pools=(pool,), **settings)
         self.network = FakeNetwork([f"n{number:04}" for number in range(nodes)], self.settings, seed, trouble)
         self.runs = self.network.runs
@@ -131,7 +132,7 @@ class ClusterSimulation:
             name = f"h{self._heads}"
             self._heads += 1
             carrier = FakeCarrier(self.network, name)
-            pools = NodePools(self.settings, carrier, self.times)
+            pools = NodePools(self.settings, carrier, self.times, scaling=self.scaling)
             head = Head(name, carrier, Supervisor(self.settings, remote_pools=pools, clock=Clock(self.loop)))
             try:
                 await head.supervisor.start()

@@ -18,6 +18,7 @@ from support.fake_node import Run
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
+from killable.supervisor.cluster.node_scaling import Scaling
 from sim.cluster_simulation import ClusterSimulation, Submitted
 
 SLOTS = 2000
@@ -46,6 +47,7 @@ class Fuzz:
             workers=dice.choice((1, 2, 4)),
             seed=seed,
             times=Times(lease_s, lease_s * dice.choice((0.1, 0.3)), lease_s * 0.2),
+            scaling=Scaling(dice.choice((0, 5)), dice.choice((0.0, 0.0, 0.5, 6.0))),
         )
 
     async def run(self) -> Counter[str]:
@@ -253,3 +255,45 @@ async def _pinned() -> None:
 
 def _running(sim: ClusterSimulation) -> list[Run]:
     return [run for runs in sim.runs.all.values() for run in runs if run.is_running]
+
+
+def test_machines_are_asked_for_while_jobs_wait_and_idle_ones_are_given_back_and_taken_again() -> None:
+    run(_scaled())
+
+
+async def _scaled() -> None:
+    any_machine: tuple[tuple[str, str], ...] = ()
+    async with ClusterSimulation(nodes=6, workers=2, scaling=Scaling(cpus_max=30, idle_s=30.0)) as sim:
+        requests = sim.head.carrier.requests
+        await asyncio.sleep(5)
+        assert requests == [{}], "what an earlier head has asked for is withdrawn"
+        assert await _states(sim) == {"live": 6}
+        for number in range(20):
+            await sim.submit(run_s=8.0, nodes={"zone": "a"} if number >= 16 else {})
+        await sim.submit(run_s=8.0, nodes={"node": "n0001"})
+        await asyncio.sleep(5)
+        assert requests[1:] == [{any_machine: 16, (("zone", "a"),): 4}], "a machine is not asked for by its name"
+        for _ in range(40):
+            await sim.submit(run_s=8.0)
+        await asyncio.sleep(2)
+        assert sum(requests[-1].values()) == 30, "no more than the bound"
+        await sim.ended()
+        await asyncio.sleep(5)
+        assert requests[-1] == {}
+        await asyncio.sleep(40)
+        assert await _states(sim) == {"live": 1, "released": 5}
+        assert sum(machine.host is not None for machine in sim.network.machines.values()) == 1, (
+            "their processes are gone"
+        )
+        began = sim.loop.time()
+        for number in range(5):
+            await sim.submit(run_s=8.0, nodes={"zone": "b"} if number >= 3 else {})
+        await sim.ended()
+        assert sim.loop.time() - began < 10
+        states = await _states(sim)
+        assert states["released"] == 5 - 2 and not sim.has_lost_nodes, "only those that were needed"
+        assert sim.counts() == {"completed": 66}
+
+
+async def _states(sim: ClusterSimulation) -> Counter[str]:
+    return Counter(node.state for node in await sim.head.supervisor.nodes())

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from support.in_process_carrier import Faults, InProcessCarrier
 
 from killable.supervisor.cluster.lease import Times
-from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.cluster.node_pools import FIXED, NodePools
+from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 
@@ -43,11 +44,12 @@ class Cluster:
     """By node; others have none."""
     nodes: dict[str, str] = field(default_factory=dict)
     """`[cluster] nodes`."""
+    scaling: Scaling = FIXED
 
     def head(self, settings: Settings) -> Supervisor:
         """Return the head, which starts its nodes. It can be given to `api_server.serve` in place of a supervisor."""
         of_nodes = dataclasses.replace(settings, sweep=False)
         self.carrier = InProcessCarrier(of_nodes, self.names, self.seed, self.faults)
         self.carrier.labels = self.labels
-        pools = NodePools(settings, self.carrier, self.times, nodes=self.nodes)
+        pools = NodePools(settings, self.carrier, self.times, nodes=self.nodes, scaling=self.scaling)
         return Supervisor(settings, remote_pools=pools)

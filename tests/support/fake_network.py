@@ -16,7 +16,7 @@ from typing import Any
 from support.fake_node import GUARD_S, FakeNodeSupervisor, Run, Runs
 from support.garbled_messages import garble
 
-from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine, Request
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.settings import Settings
 
@@ -182,6 +182,8 @@ class FakeCarrier:
     """The head is frozen, dead, or alone."""
     trouble: str = ""
     calls: dict[str, int] = field(default_factory=dict)
+    requests: list[dict[tuple[tuple[str, str], ...], int]] = field(default_factory=list)
+    """What the autoscaler was asked for, each time."""
 
     async def open(self) -> None: ...
 
@@ -192,6 +194,9 @@ class FakeCarrier:
             raise CarrierError("the head is cut off")
         machines = self.network.machines.items()
         return [Machine(name, machine.labels) for name, machine in machines if not machine.is_off]
+
+    async def request(self, wanted: Request) -> None:
+        self.requests.append({tuple(labels.items()): number for labels, number in wanted})
 
     async def start(self, node: str) -> None:
         machine = self.network.machines[node]

@@ -14,7 +14,7 @@ from typing import Any
 
 from killable.supervisor import clock
 from killable.supervisor.cluster import messages
-from killable.supervisor.cluster.carrier import CarrierError, Machine
+from killable.supervisor.cluster.carrier import CarrierError, Machine, Request
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.settings import Settings
@@ -67,6 +67,8 @@ class InProcessCarrier:
             Machine(name, self.labels.get(name, {}), self.leaving.get(name), self.troubles.get(name, ""))
             for name in self.names
         ]
+
+    async def request(self, wanted: Request) -> None: ...
 
     async def start(self, node: str) -> None:
         self._check(node)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from support import node_process
 
-from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine, Request
 from killable.supervisor.settings import Settings
 
 
@@ -40,6 +40,8 @@ class SocketCarrier:
 
     def path(self, node: str) -> Path:
         return self._folder / node
+
+    async def request(self, wanted: Request) -> None: ...
 
     async def start(self, node: str) -> None:
         if node in self.refuses:

@@ -42,6 +42,8 @@ class Nodes:
     def on_load(self, node: str) -> None:
         self.pool.note(node)
 
+    def on_short(self) -> None: ...
+
     def why_no_node(self, spec: PoolSpec) -> str:
         return ""
 

@@ -32,9 +32,13 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     from killable.supervisor.cluster.driver_carrier import DriverCarrier
     from killable.supervisor.cluster.lease import Times
     from killable.supervisor.cluster.node_pools import NodePools
+    from killable.supervisor.cluster.node_scaling import Scaling
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)
-    carrier = DriverCarrier(RAY_CARRIER, (cluster.ray, settings), silent_s=cluster.lease_s / 4)
-    packs = cluster.packing == "fill"
-    pools = NodePools(settings, carrier, times, packs=packs, nodes=cluster.nodes)
+    arguments = (cluster.ray, settings, cluster.reserve_cpus)
+    carrier = DriverCarrier(RAY_CARRIER, arguments, silent_s=cluster.lease_s / 4)
+    pools = NodePools(
+        settings, carrier, times, packs=cluster.packing == "fill", nodes=cluster.nodes,
+        scaling=Scaling(cluster.autoscale_cpus_max, cluster.idle_s),
+    )  # fmt: skip
     return Supervisor(settings, remote_pools=pools)

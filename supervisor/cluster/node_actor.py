@@ -7,7 +7,9 @@ actor of coroutines would get uvloop where that is installed, whose clock has wh
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from collections.abc import Mapping
 
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.linux import own_process, ray_settings
@@ -20,6 +22,7 @@ MONITOR_IS_ON = (
     "Ray's memory monitor is on there, which ends the whole node for one greedy job:"
     f" {ray_settings.MEMORY_MONITOR}=0 before `ray start`"
 )
+GUARDS_ARE_KILLED = "Ray is told by {} to kill what an actor has started, its guards too: unset it before `ray start`"
 CALL_S = 120.0
 """How long a call may take: longer than any poll. The head gives up before."""
 
@@ -40,9 +43,18 @@ class NodeActor:
             self._started.result(START_S)
         except (OSError, KillableError, TimeoutError) as error:
             return f"{type(error).__name__}: {error}", ""
-        # The raylet's own environment, which an actor has, too.
-        return "", MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""
+        return "", _trouble()
 
     def call(self, method: str, message: bytes) -> bytes:
         """Do what a head asks for, and return the answer. After `leave` the process ends by itself."""
         return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)
+
+
+def _trouble(environ: Mapping[str, str] = os.environ) -> str:
+    """Return what is wrong with this machine: its raylet's environment, which an actor has, too, with our changes."""
+    kills = ray_settings.kills_guards(environ)
+    if not kills and environ.get(ray_settings.KILLS_CHILDREN) != "0":
+        kills = ray_settings.KILLS_CHILDREN
+    if kills:
+        return GUARDS_ARE_KILLED.format(kills)
+    return MONITOR_IS_ON if ray_settings.has_memory_monitor(environ) else ""

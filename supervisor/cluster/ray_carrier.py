@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -36,10 +37,13 @@ CONNECT_S = 60.0
 CALLS_MAX = 16
 """Calls that an actor takes at once: a poll waits in one of its threads."""
 ENVIRONMENT = {
-    # Else Ray sends SIGKILL to what the actor has started: to our guards, which could end nothing any more.
-    "RAY_kill_child_processes_on_worker_exit": "0",
+    ray_settings.KILLS_CHILDREN: "0",
 }
 """Of the actors."""
+
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+NEVER_S = "86400"
+"""In seconds: else Ray ends this process when Ray's head has been silent for a minute. Nodes go on without it."""
 
 DRAINING_S = 5.0
 """How long Ray may take to tell which of its nodes it drains."""
@@ -79,6 +83,7 @@ class RayCarrier:
     def _connect(self) -> None:
         """In a thread that is not the main one, Ray takes no signal."""
         ray_settings.reach(self._address)  # where nothing listens, Ray tries for minutes
+        os.environ[RECONNECT] = NEVER_S
         logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,

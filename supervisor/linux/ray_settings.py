@@ -12,6 +12,12 @@ from collections.abc import Mapping
 REACH_S = 5.0
 """How long the head may take to accept a connection."""
 MEMORY_MONITOR = "RAY_memory_monitor_refresh_ms"
+KILLS_CHILDREN = "RAY_kill_child_processes_on_worker_exit"
+"""On by default: Ray sends SIGKILL to what an actor has started, our guards too, which could end nothing any more. Off
+in the environment of our actors.
+"""
+KILLS_ORPHANS = ("RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "RAY_process_group_cleanup_enabled")
+"""Off by default: the raylet does that, whatever the actor's environment says."""
 
 
 def reach(address: str) -> None:
@@ -22,6 +28,11 @@ def reach(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and host and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+
+
+def kills_guards(environ: Mapping[str, str]) -> str:
+    """Return the setting by which a raylet that was started with this would kill the guards of nodes; empty: none."""
+    return next((name for name in KILLS_ORPHANS if environ.get(name, "").lower() in ("1", "true")), "")
 
 
 def has_memory_monitor(environ: Mapping[str, str] = os.environ) -> bool:

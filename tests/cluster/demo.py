@@ -5,7 +5,6 @@ Run by `make demo-cluster`. Takes a minute, most of it until Ray is there.
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -21,11 +20,8 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
     say("starting Ray: a head and three nodes on this machine")
-    ray = RayCluster(port, nodes=3)
+    ray = RayCluster(nodes=3)
     try:
         with tempfile.TemporaryDirectory() as folder:
             server = RayServer(ray, Path(folder))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,18 @@ class RayServer:
     """A server over the nodes of a Ray cluster."""
 
     def __init__(
-        self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, more: str = "", workers: str = "workers = 2\n"
-    ) -> None:
-        """`more` is put at the end of the file of settings."""
+        self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, poll_s: float = 0.0, more: str = "",
+        workers: str = "workers = 2\n", environ: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """`more` is put at the end of the file of settings, `environ` into the environment. Without `poll_s` it is a
+        fifth of the lease.
+        """
         self.folder = folder
+        self._environ = environment(environ)
+        self.lease_s = lease_s
         (folder / "killable.toml").write_text(
             f'[server]\njournal = "journal"\n'
-            f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
+            f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {poll_s or lease_s / 5}\n'
             f'[pools.jobs]\nmodule = "{JOBS}"\n{workers}{more}'
         )
         self.start()
@@ -38,14 +44,17 @@ class RayServer:
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
-                cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         assert self.process.stdout is not None
         announced = self.process.stdout.readline()
         if not announced:
-            raise RuntimeError((self.folder / "server.log").read_text())
+            raise RuntimeError(self.log())
         self.url = json.loads(announced)["url"]
         self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
 
     def kill(self) -> None:
         self.client.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from own_network import have_own_network
 from ray_cluster import RayCluster, environment
 from server import JOBS, RayServer
 from support.waiting import until
@@ -21,10 +21,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def empty_cluster() -> Iterator[RayCluster]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
-    cluster = RayCluster(port, nodes=0)
+    have_own_network()
+    cluster = RayCluster(nodes=0)
     yield cluster
     cluster.close()
 

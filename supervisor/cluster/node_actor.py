@@ -7,9 +7,7 @@ actor of coroutines would get uvloop where that is installed, whose clock has wh
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import Mapping
 
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.linux import own_process, ray_settings
@@ -50,11 +48,8 @@ class NodeActor:
         return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)
 
 
-def _trouble(environ: Mapping[str, str] = os.environ) -> str:
+def _trouble() -> str:
     """Return what is wrong with this machine: its raylet's environment, which an actor has, too, with our changes."""
-    kills = ray_settings.kills_guards(environ)
-    if not kills and environ.get(ray_settings.KILLS_CHILDREN) != "0":
-        kills = ray_settings.KILLS_CHILDREN
-    if kills:
+    if kills := ray_settings.kills_guards() or ray_settings.kills_children():
         return GUARDS_ARE_KILLED.format(kills)
-    return MONITOR_IS_ON if ray_settings.has_memory_monitor(environ) else ""
+    return MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""

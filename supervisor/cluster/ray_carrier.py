@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -41,10 +40,6 @@ ENVIRONMENT = {
 }
 """Of the actors."""
 
-RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-NEVER_S = "86400"
-"""In seconds: else Ray ends this process when Ray's head has been silent for a minute. Nodes go on without it."""
-
 DRAINING_S = 5.0
 """How long Ray may take to tell which of its nodes it drains."""
 
@@ -69,6 +64,7 @@ class RayCarrier:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._in_thread(self._connect)
+                ray_settings.take_signals_back()
         except (OSError, TimeoutError) as error:
             raise ClusterUnreachable(
                 f"there is no Ray at {self._address} ({_line(error)}): start it with `ray start --head`, or correct"
@@ -81,9 +77,9 @@ class RayCarrier:
             raise StartRefused(f"the Ray at {self._address} cannot be used: {why}") from error
 
     def _connect(self) -> None:
-        """In a thread that is not the main one, Ray takes no signal."""
+        """Blocks."""
         ray_settings.reach(self._address)  # where nothing listens, Ray tries for minutes
-        os.environ[RECONNECT] = NEVER_S
+        ray_settings.stay_without_head()
         logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,

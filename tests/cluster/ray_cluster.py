@@ -31,7 +31,7 @@ ENVIRONMENT = {
 HEAD = "127.0.0.2"
 """Not 127.0.0.1, in whose place Ray takes the address of the machine."""
 STORE_BYTES = 80_000_000
-START_S = 90.0
+START_S = 180.0
 MARK = "KILLABLE_RAY_CLUSTER"
 """In the environment of all that a cluster starts, as Ray's agents outlive the rest of a node that is killed."""
 
@@ -39,9 +39,10 @@ MARK = "KILLABLE_RAY_CLUSTER"
 class RayCluster:
     """A head of Ray without processors, and nodes with two each."""
 
-    def __init__(self, nodes: int, head: str = HEAD) -> None:
+    def __init__(self, port: int = 0, nodes: int = 0, head: str = HEAD) -> None:
+        """`port` is one that is free without one."""
         with socket.socket() as free:
-            free.bind((head, 0))
+            free.bind((head, port))
             port = free.getsockname()[1]
         self.address = f"{head}:{port}"
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
@@ -81,21 +82,28 @@ class RayCluster:
     def _start(
         self, *arguments: str, within: Sequence[str] = (), changes: Mapping[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        program = [*within, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
-        log = Path(self._folder.name) / f"start-{len(self._started)}.log"
-        with log.open("wb") as file:
-            started = subprocess.Popen(
-                [*program, f"--object-store-memory={STORE_BYTES}"],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=self._folder.name,
-                env=environment({MARK: self._folder.name, **(changes or {})}),
-            )  # fmt: skip
-        self._started.append(started)
+        """Start what it takes. Ray gives a node 30 seconds to begin, and gives up: a busy machine needs more."""
         give_up = time.monotonic() + START_S
-        while b"block forever" not in log.read_bytes():
-            if started.poll() is not None or time.monotonic() > give_up:
+        program = [*within, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
+        while True:
+            mark = f"{self._folder.name}/start-{len(self._started)}.log"
+            log = Path(mark)
+            with log.open("wb") as file:
+                started = subprocess.Popen(
+                    [*program, f"--object-store-memory={STORE_BYTES}"],
+                    stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=self._folder.name,
+                    env=environment({MARK: mark, **(changes or {})}),
+                )  # fmt: skip
+            self._started.append(started)
+            while b"block forever" not in log.read_bytes():
+                if started.poll() is not None or time.monotonic() > give_up:
+                    break
+                time.sleep(0.1)
+            else:
+                return started
+            if "timed out during startup" not in log.read_text() or time.monotonic() > give_up:
                 raise RuntimeError(log.read_text())
-            time.sleep(0.1)
-        return started
+            _kill_all(_started_as(mark))
 
     def kill(self, address: str) -> None:
         """Send SIGKILL to a node: to its raylet, and to the actor in which its supervisor is."""
@@ -120,20 +128,25 @@ class RayCluster:
         for started in self._started:
             started.kill()
             started.wait()
-        left = self._left()
-        for each in left:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(left)
+        _kill_all(_started_as(f"{self._folder.name}/"))
         self._folder.cleanup()
 
-    def _left(self) -> list[psutil.Process]:
-        left = []
-        for each in psutil.process_iter():
-            with suppress(psutil.Error):
-                if each.environ().get(MARK) == self._folder.name and _is_of_ray(each):
-                    left.append(each)
-        return left
+
+def _started_as(mark: str) -> list[psutil.Process]:
+    """Return Ray's processes with a mark that begins like this."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if each.environ().get(MARK, "").startswith(mark) and _is_of_ray(each):
+                found.append(each)
+    return found
+
+
+def _kill_all(processes: list[psutil.Process]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(processes)
 
 
 def _is_of_ray(process: psutil.Process) -> bool:

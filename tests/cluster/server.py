@@ -16,7 +16,6 @@ import httpx
 from ray_cluster import RayCluster, environment
 
 JOBS = Path(__file__).parent / "cluster_jobs.py"
-START_S = 90.0
 
 
 class RayServer:

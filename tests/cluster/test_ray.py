@@ -27,7 +27,7 @@ from ray_cluster import RayCluster, environment
 from server import RayServer
 from support.waiting import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_jobs_run_on_all_nodes_and_a_cancel_ends_the_whole_tree(server: RayServer) -> None:
@@ -148,6 +148,8 @@ def test_a_server_that_is_told_to_end_ends_its_jobs_in_order(server: RayServer) 
     pids = server.first_token(job_id)
     server.process.terminate()
     assert server.process.wait(60) == 0 and alive(pids) == []
+    assert "*** SIGTERM" not in server.log()
+    server.kill()
     server.start()
     assert server.record(job_id)["state"] == "cancelled"
 

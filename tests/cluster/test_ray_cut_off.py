@@ -15,7 +15,7 @@ from ray_cluster import RayCluster
 from server import RayServer
 from support.waiting import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

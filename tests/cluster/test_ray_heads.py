@@ -16,7 +16,7 @@ from ray_cluster import RayCluster
 from server import RayServer
 from support.waiting import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """After how many seconds without Ray's head its processes end: 60 by default."""

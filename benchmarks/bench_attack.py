@@ -19,8 +19,9 @@ from pathlib import Path
 import runner
 from attackers import CONNECTIONS
 from http_client import Connection
-from measurement import Figure, Plan, Samples
+from measurement import Figure, Samples
 from servers import HERE, Server, serve_process
+from trial_plan import Plan
 
 QUIET = "quiet"
 BODIES = "beside three posters of large bodies"

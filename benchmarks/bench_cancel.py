@@ -18,22 +18,9 @@ import cooperative_cancel
 import runner
 import tokenizer_jobs
 from cooperative_cancel import CancelOutcome
-from measurement import (
-    CERTIFICATE,
-    DEAD,
-    FULL,
-    GRACE_0,
-    GRACE_DEFAULT,
-    QUICK,
-    RAW,
-    RAW_LATE,
-    SSE,
-    Figure,
-    Plan,
-    Samples,
-    phase_name,
-)
+from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Figure, Samples, phase_name
 from pidfd_watcher import PidfdWatcher
+from trial_plan import FULL, QUICK, Plan
 
 from killable.workers.authoring.limits import DEFAULT_LIMITS
 

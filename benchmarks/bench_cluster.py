@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 
 import runner
-from measurement import QUICK, Figure, Plan, Samples
+from measurement import Figure, Samples
+from trial_plan import QUICK, Plan
 
 TESTS = str(Path(__file__).parents[1] / "tests")
 sys.path.insert(0, TESTS)

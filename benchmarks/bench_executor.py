@@ -29,9 +29,10 @@ from executor import measures, page
 from executor.measures import MEASURES, PEERS, Measure
 from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
 from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
-from measurement import FULL, QUICK, RAW, Figure, Plan, Samples, peer_name
+from measurement import RAW, Figure, Samples, peer_name
 from packaging.requirements import Requirement
 from rich.table import Table
+from trial_plan import FULL, QUICK, Plan
 
 HERE = Path(__file__).parent
 TRIAL_S = 120.0

@@ -14,8 +14,9 @@ import time
 
 import runner
 from http_client import READ_BYTES, Connection
-from measurement import Figure, Plan, Samples
+from measurement import Figure, Samples
 from servers import Server, serve_process
+from trial_plan import Plan
 
 # ── requests ──
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import runner
 from http_client import Connection
-from measurement import Figure, Plan, Samples
+from measurement import Figure, Samples
 from servers import SETTLE_S, Server, serve_process
+from trial_plan import Plan
 
 TMPFS = Path("/dev/shm")
 PLACES = {"tmpfs": TMPFS, "disk": runner.RESULTS}

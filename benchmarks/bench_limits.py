@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 import runner
 import servers
-from measurement import Figure, Plan, Samples
+from measurement import Figure, Samples
 from pidfd_watcher import PidfdWatcher
 from raw_kill import ForkServer
+from trial_plan import Plan
 
 from killable.supervisor.clock import process_cpu_s
 from killable.supervisor.supervisor import Supervisor

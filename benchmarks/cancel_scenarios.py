@@ -19,19 +19,9 @@ import raw_kill
 import servers
 import tokenizer_jobs
 from http_client import ClientProcess, client_process
-from measurement import (
-    CERTIFICATE,
-    DEAD,
-    GRACE_0,
-    GRACE_DEFAULT,
-    RAW,
-    RAW_LATE,
-    SSE,
-    Plan,
-    Samples,
-    phase_name,
-)
+from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Samples, phase_name
 from pidfd_watcher import PidfdWatcher
+from trial_plan import Plan
 
 from killable.supervisor.models import JobRecord
 from killable.supervisor.settings import usable_cores

@@ -21,9 +21,10 @@ from typing import Any
 
 import click
 import psutil
-from measurement import FULL, QUICK, Figure, Plan, Samples
+from measurement import Figure, Samples
 from rich.console import Console
 from rich.table import Table
+from trial_plan import FULL, QUICK, Plan
 
 from killable.supervisor.settings import usable_cores
 

@@ -44,8 +44,8 @@ from killable.supervisor.models import (
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.readable_stack import with_error_line
 from killable.supervisor.settings import Settings
-from killable.supervisor.stack import with_error_line
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness
 from killable.workers.authoring.limits import Limits
@@ -426,18 +426,20 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        from killable.supervisor.telemetry import exposition  # imports prometheus_client, which an Executor never needs
+        from killable.supervisor.telemetry import (
+            metrics_exposition,  # imports prometheus_client, which an Executor never needs
+        )
 
         gauges = await self._gauges()
-        return exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
+        return metrics_exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
-        from killable.supervisor.telemetry import exposition
         from killable.supervisor.telemetry import gauges as reading
+        from killable.supervisor.telemetry import metrics_exposition
 
         rss_bytes = await reading.read_rss_bytes(self._fleet)
         gauges = await self._gauges()
-        return exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
+        return metrics_exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
 
     async def _gauges(self) -> Gauges:
         from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either

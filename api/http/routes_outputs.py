@@ -17,8 +17,8 @@ from starlette.responses import Response, StreamingResponse
 from killable.api.http import schemas
 from killable.api.http.auth import TICKET, caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.joined_output import as_attachment, media_type_of, nothing, pieces_of
 from killable.api.http.methods import IS_HEAD
-from killable.api.http.output import as_attachment, media_type_of, nothing, pieces_of
 from killable.api.http.prefer import WAIT_S_MAX
 from killable.api.http.records import record_json
 from killable.api.http.request_faults import fault, invalid

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from measurement import RAW, Plan, Samples, peer_name
+from measurement import RAW, Samples, peer_name
 from pidfd_watcher import PidfdWatcher, WatchedProcess
+from trial_plan import Plan
 
 from executor import tasks
 from executor.peers import LIBRARIES, WORKERS, Killable, Peer, PeerFuture, StdlibSpawnPool, stop

@@ -22,7 +22,8 @@ STUCK_S = 100.0
 
 def main(measure: str, peer: str, plan: str, path: str) -> None:
     """Measure, write the samples, and exit without waiting for what still runs: the subreaper ends it."""
-    from measurement import Plan, Samples
+    from measurement import Samples
+    from trial_plan import Plan
 
     from executor.measures import MEASURES, PEERS, Trial
 

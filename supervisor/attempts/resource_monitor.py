@@ -9,7 +9,7 @@ from typing import Protocol
 
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.jobs.limits import needs_samples
+from killable.supervisor.jobs.effective_limits import needs_samples
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process, Sample
 from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from killable.supervisor.attempts import escalation
+from killable.supervisor.attempts.certificate import PhaseTimes
 from killable.supervisor.attempts.escalation import Action, Escalation, Phase, Rules
-from killable.supervisor.attempts.phase_times import PhaseTimes
 from killable.supervisor.clock import Clock
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.worker import Worker

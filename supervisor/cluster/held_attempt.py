@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from killable.supervisor.cluster.wire import Header
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.models import Outcome

@@ -22,11 +22,11 @@ from typing import Any
 from killable.supervisor import clock, event_loops
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.held_attempt import HeldAttempt
 from killable.supervisor.cluster.lease import GUARD_MARGIN_S, GUARDS_LATE_S, NodeLease
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.outbox import Outbox
-from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, seal_large_input
 from killable.supervisor.jobs.job import Job
@@ -125,15 +125,15 @@ class NodeHost:
 
     async def call(self, method: str, message: bytes) -> bytes:
         """Do what a message asks for, and return the answer."""
-        header, blobs = wire.unpack(message)
+        header, blobs = messages.unpack(message)
         if self._has_ended():
-            return wire.refusal(wire.LEASE_OVER)
+            return messages.refusal(messages.LEASE_OVER)
         if header["epoch"] < self._epoch or (header["epoch"] == self._epoch and header["head"] != self._head):
-            return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+            return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
         if method == "hello":
             return await self._hello(header)
         if header["epoch"] != self._epoch or header["incarnation"] != self._supervisor.instance_id:
-            return wire.refusal(wire.UNKNOWN_EPOCH)
+            return messages.refusal(messages.UNKNOWN_EPOCH)
         match method:
             case "poll":
                 return await self._poll(header)
@@ -143,13 +143,13 @@ class NodeHost:
                 return await self._adopt(set(header["ns"]))
             case "workers":
                 records = [record._asdict() for record in await self._supervisor.workers()]
-                return wire.pack({"workers": records})
+                return messages.pack({"workers": records})
             case "kill_worker":
                 return await self._kill_worker(header)
             case "leave":
                 await self.close()
                 self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
-                return wire.pack({})
+                return messages.pack({})
         raise ValueError(f"a call of {method!r}")
 
     async def _kill_worker(self, header: Header) -> bytes:
@@ -157,12 +157,12 @@ class NodeHost:
         try:
             record = await self._supervisor.kill_worker(header["worker_id"], wait_s=header["wait_s"])
         except Refused as refused:
-            return wire.pack({"unknown": refused.message})
-        return wire.pack({"worker": record._asdict()})
+            return messages.pack({"unknown": refused.message})
+        return messages.pack({"worker": record._asdict()})
 
     async def _hello(self, header: Header) -> bytes:
         if header["before"] and not await self._sweep_leftovers(header["before"]):
-            return wire.refusal(wire.NOT_SWEPT)
+            return messages.refusal(messages.NOT_SWEPT)
         if header["epoch"] > self._epoch:
             self._epoch, self._head = header["epoch"], header["head"]
             self._lease = NodeLease(header["lease_s"])
@@ -171,9 +171,9 @@ class NodeHost:
             else:
                 await self._end_all_attempts(header["given"])
             if self._has_ended():
-                return wire.refusal(wire.LEASE_OVER)
+                return messages.refusal(messages.LEASE_OVER)
             if header["epoch"] < self._epoch:
-                return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+                return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
             self._lease.begin(self._now())
             self._guarded_until = 0.0
             self._tell_guards()
@@ -182,10 +182,10 @@ class NodeHost:
         self._pools = await self._pool_states()
         now = self._clock.now()
         held = [each.record(now) for each in self._held.values() if not each.is_claimed]
-        return wire.pack(
+        return messages.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
              "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
-              "version": wire.installed_version(), "python": wire.PYTHON, "held": held,
+              "version": messages.installed_version(), "python": messages.PYTHON, "held": held,
               "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
 
@@ -219,7 +219,7 @@ class NodeHost:
             else:
                 self._forget(held)
         await self._end_attempts([held for held in unclaimed if not held.is_claimed], "its head does not know it")
-        return wire.pack({})
+        return messages.pack({})
 
     async def _end_attempts(self, attempts: list[HeldAttempt], reason: str) -> None:
         left = [held.job for held in attempts if held.job is not None and not held.job.is_over]
@@ -250,11 +250,11 @@ class NodeHost:
             if self._clock.now() >= due or not await event_loops.wait_within(self._news, due - self._clock.now()):
                 break
         if outbox is not self._outbox:
-            return wire.refusal(wire.STALE_EPOCH, epoch=self._epoch)
+            return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
         if self._has_ended():  # a node that was frozen, or suspended, delivers nothing
-            return wire.refusal(wire.LEASE_OVER)
+            return messages.refusal(messages.LEASE_OVER)
         batch = outbox.repeated(ack)
-        return wire.pack({"answer": self._lease.answer(self._now())}, [] if batch is None else [batch])
+        return messages.pack({"answer": self._lease.answer(self._now())}, [] if batch is None else [batch])
 
     def _forget(self, held: HeldAttempt) -> None:
         self._held.pop(held.n, None)
@@ -282,7 +282,7 @@ class NodeHost:
                 await self._run(n, header, blob)
             case "stop" if is_new or n in self._held:
                 self._stop(n, header)
-        return wire.pack({})
+        return messages.pack({})
 
     def _note_begun(self, n: int) -> None:
         if n > self._through:

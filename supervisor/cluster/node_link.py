@@ -17,12 +17,12 @@ from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import Times, end_of_node
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
-from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
 from killable.workers.errors import Refused
@@ -190,9 +190,9 @@ class NodeLink:
         """Return the answer of the node. Raise TimeoutError, CarrierError."""
         number, head = self._owner.epoch
         about = {"epoch": number, "head": head, "incarnation": self.incarnation}
-        message = wire.pack(about | header, [blob] if blob else ())
+        message = messages.pack(about | header, [blob] if blob else ())
         async with asyncio.timeout(within_s):
-            return wire.unpack(await self._carrier.call(self.name, method, message))
+            return messages.unpack(await self._carrier.call(self.name, method, message))
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return the node's own records of its workers; none if it does not answer in time."""
@@ -264,7 +264,7 @@ class NodeLink:
         except (TimeoutError, CarrierError) as error:
             self._note(self.state, f"no answer: {error}")
             return None
-        if hello.get("refused") == wire.STALE_EPOCH:
+        if hello.get("refused") == messages.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._is_ending = True
@@ -320,9 +320,9 @@ class NodeLink:
                     self._on_answer(answer["answer"], batches)
                     continue
                 self._suspect(f"it refuses: {answer['refused']}")
-                if answer["refused"] == wire.STALE_EPOCH:
+                if answer["refused"] == messages.STALE_EPOCH:
                     self._owner.on_newer_epoch(answer["epoch"])
-                is_gone = answer["refused"] == wire.UNKNOWN_EPOCH  # the next incarnation is there already
+                is_gone = answer["refused"] == messages.UNKNOWN_EPOCH  # the next incarnation is there already
             if is_gone and (hello := await self._succeed()) is not None:
                 return hello
             await event_loops.wait_within(self._closing, min(ASK_AGAIN_S, left_s))
@@ -354,7 +354,7 @@ class NodeLink:
             self._note("live", "")
             self._owner.on_pools(self, [])
         for batch in batches:
-            header, blobs = wire.unpack(batch)
+            header, blobs = messages.unpack(batch)
             if header["seq"] != self._ack + 1:
                 continue  # it was received before
             self._ack += 1

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor import clock as clocks
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, Machine, NoMachine
 from killable.supervisor.cluster.lease import Times, end_of_node
+from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
-from killable.supervisor.cluster.wire import Header
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.node_labels import NODE, Labels, Selector, fits, no_node_fits
 from killable.supervisor.linux.early_guard import EarlyGuard
@@ -289,7 +289,7 @@ class NodePools(PoolsByName[NodePool]):
         return all(told.get(name) == ours[name] for name in ("", *wanted))
 
     def on_joined(self, link: NodeLink, hello: Header) -> str:
-        for name, ours in (("version", wire.installed_version()), ("python", wire.PYTHON)):
+        for name, ours in (("version", messages.installed_version()), ("python", messages.PYTHON)):
             if hello[name] != ours:
                 what = {"version": "killable", "python": "Python"}[name]
                 return f"it has {what} {hello[name]}, and this server {ours}: install the same on each machine"

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from killable.supervisor.cluster.held_attempt import HeldAttempt
-from killable.supervisor.cluster.wire import BATCH_BYTES_MAX, Header, pack
+from killable.supervisor.cluster.messages import BATCH_BYTES_MAX, Header, pack
 
 ITEM_BYTES = 128
 """What an item costs beside its data, about."""

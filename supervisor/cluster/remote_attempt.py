@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.held_attempt import WRAPPED
-from killable.supervisor.cluster.wire import Header, pieces
+from killable.supervisor.cluster.messages import Header, pieces
 from killable.supervisor.jobs.event_log import Batch, EventLog
 from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job

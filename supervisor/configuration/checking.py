@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from killable.supervisor.configuration.faults import ConfigFault, dotted, may_be_secret, shown
+from killable.supervisor.configuration.faults import ConfigFault, dotted, shown
+from killable.supervisor.configuration.secret_settings import may_be_secret
 from killable.supervisor.configuration.tables import (
     ClusterTable,
     FileTable,

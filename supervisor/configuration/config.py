@@ -24,7 +24,7 @@ from killable.supervisor.configuration.contradictions import (
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.tables import FileTable, PoolTable, SandboxTable
-from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.memory_size import memory_bytes_max
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings

@@ -15,7 +15,7 @@ from typing import Any
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.tables import NO_LIMIT, CapsTable, FileTable, PoolTable
-from killable.supervisor.jobs.limits import is_over
+from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import usable_processors

@@ -6,14 +6,11 @@ Runs in: supervisor, before it starts; the command. Pure.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from killable.workers.errors import KillableError
-
-_SECRETIVE = re.compile(r"key|token|secret|passw|credential|auth", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +54,3 @@ def shown(value: Any) -> str:
         return "a table"  # without its content: that may be a secret
     text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def may_be_secret(path: Sequence[Any]) -> bool:
-    """Return whether the value may be a secret. Such a value is never shown, valid or not."""
-    return tuple(path[2:3]) == ("env",) or any(_SECRETIVE.search(str(part)) for part in path)

@@ -6,21 +6,17 @@ Runs in: supervisor, before it starts; `killable config` and `check`. Pure.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from killable.supervisor.configuration.config import Config
-from killable.supervisor.configuration.faults import may_be_secret
+from killable.supervisor.configuration.secret_settings import NOT_SHOWN, shown_variable
 from killable.supervisor.configuration.tables import NO_LIMIT
 from killable.supervisor.models import JobType
 from killable.workers.authoring.limits import LIMITS, cap_of, flat, value_of
 
 DEFAULT = "default"
-NOT_SHOWN = "(set, not shown)"
-_HARMLESS = re.compile(r"-?[0-9.]{1,5}|true|false|on|off|yes|no|", re.IGNORECASE)
-"""Values of a pool's environment that cannot be a secret: small numbers and switches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +66,7 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
             yield replace(found, source="default (number of cores)") if cores else found
         yield from _selector(config, section, pool.nodes)
         for name, value in pool.env.items():
-            harmless = _HARMLESS.fullmatch(value) and not may_be_secret((name,))
-            yield _setting(config, f"{section}.env", name, value if harmless else NOT_SHOWN)
+            yield _setting(config, f"{section}.env", name, shown_variable(name, value))
         for name, value in pool.sandbox._asdict().items():
             if value not in (True, None):
                 yield _setting(config, f"{section}.sandbox", name, value)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
-from killable.supervisor.jobs import limits
+from killable.supervisor.jobs import effective_limits
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.idempotency import check_same_request
 from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_input
@@ -136,8 +136,8 @@ class Admission:
         self._tenants.check_priority(submission)
         defaults, caps = job_type.limits, job_type.caps
         if own := self._tenants.bounds_of(submission).caps:
-            defaults, caps = limits.limits_of_tenant(defaults, caps, own)
-        in_force = limits.limits_of_job(defaults, caps, submission.limits, submission.within_s)
+            defaults, caps = effective_limits.limits_of_tenant(defaults, caps, own)
+        in_force = effective_limits.limits_of_job(defaults, caps, submission.limits, submission.within_s)
         self._check_time(job_type, in_force, submission)
         self._check_room(job_type, submission)  # last: a full queue passes, other faults stay
         import uuid  # here: it imports `platform`, 3 ms, and an Executor numbers its jobs

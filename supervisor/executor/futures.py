@@ -208,7 +208,7 @@ class JobFuture(Future[T]):
     def certificate(self) -> Mapping[str, Any] | Any:  # `Any`: who knows that it is done need not check for None
         """The timed record of the end; None until the future is done."""
         if self._has_run_through and self._certificate is None:
-            from killable.supervisor.attempts.phase_times import undisturbed_certificate
+            from killable.supervisor.attempts.certificate import undisturbed_certificate
 
             self._certificate = undisturbed_certificate()
         return self._certificate

@@ -46,6 +46,10 @@ class Relay:
         self._bytes = 0
         self._dropped = 0
         self._thread: threading.Thread | None = None
+        self._works_off: threading.Thread | None = None
+        """The thread of the program in `work_off`; the relay's own is not started meanwhile. Acts of one task never run
+        in two threads: they run in its `contextvars.Context`, which only one can enter.
+        """
         self._closed = False
         self._busy_since: float | None = None
         self._waiting_for_room: list[Act] = []
@@ -92,7 +96,7 @@ class Relay:
     def join(self, *, is_patient: bool = True) -> None:
         """Wait until everything that was put in is done; not `is_patient`: no longer than the relay gets on with it."""
         thread = self._thread
-        if thread is threading.current_thread():
+        if threading.current_thread() in (thread, self._works_off):
             return
         self.work_off()
         with self._changed:
@@ -105,19 +109,27 @@ class Relay:
         """Do what was put in, in the calling thread, if the relay's could not be started: Python 3.12.0 and 3.12.1
         start none once the main thread has ended.
         """
-        while self._thread is None and (act := self._next(waits=False)) is not None:
-            _run(act)
+        with self._changed:
+            if self._thread is not None or self._works_off is not None:
+                return
+            self._works_off = threading.current_thread()
+        try:
+            self._run(waits=False)
+        finally:
+            with self._changed:
+                if self._works_off is threading.current_thread():  # a Ctrl-C came between two acts
+                    self._works_off = self._busy_since = None
 
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent."""
         self._changed = threading.Condition()  # another thread may have held it at the fork
         self._acts.clear()
-        self._bytes, self._busy_since, self._thread = 0, None, None
+        self._bytes, self._busy_since, self._thread, self._works_off = 0, None, None, None
         self._closed = True
 
     def _start(self) -> None:
         """Start the thread if it does not run. Without one, what is put in waits for the next try."""
-        if self._thread is None:
+        if self._thread is None and self._works_off is None:
             thread = threading.Thread(target=self._run, name=f"{self._name}-relay", daemon=True)
             try:
                 thread.start()
@@ -125,13 +137,15 @@ class Relay:
                 return
             self._thread = thread
 
-    def _run(self) -> None:
-        while (act := self._next()) is not None:
+    def _run(self, *, waits: bool = True) -> None:
+        while (act := self._next(waits=waits)) is not None:
             _run(act)
             del act  # it may hold the text of a task
 
-    def _next(self, *, waits: bool = True) -> Act | None:
-        """Return the next act once there is one; None when the relay is closed and empty, or empty if not `waits`."""
+    def _next(self, *, waits: bool) -> Act | None:
+        """Return the next act once there is one. Return None when the relay is closed and empty, or empty if not
+        `waits`: another thread may run what is put in from then on.
+        """
         with self._changed:
             self._busy_since = None
             if self._waiting_for_room and self._bytes <= ROOM_BYTES // 2:
@@ -144,6 +158,7 @@ class Relay:
                 self._changed.notify_all()  # `join`
             while not self._acts:
                 if not waits:
+                    self._works_off = None
                     return None
                 if self._closed:
                     self._thread = None

@@ -20,7 +20,7 @@ from killable.supervisor.executor import ending_imports
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
-from killable.supervisor.jobs.limits import is_watched, limits_of_job
+from killable.supervisor.jobs.effective_limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused

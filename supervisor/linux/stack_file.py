@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import killable.workers
-from killable.supervisor import stack
+from killable.supervisor import readable_stack
 
 PACKAGE_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
 """The package's folder as it appears in a stack."""
@@ -37,15 +37,15 @@ class StackFile:
 
     def text(self) -> str | None:
         """Return the stack of the fault that ended the job, or the requested one; None if there is neither."""
-        fault = stack.fault_stack(self._read(self._begin))
+        fault = readable_stack.fault_stack(self._read(self._begin))
         if fault:
-            return stack.job_frames(stack.readable(fault), PACKAGE_FOLDER) or None
+            return readable_stack.job_frames(readable_stack.readable(fault), PACKAGE_FOLDER) or None
         asked = self._read(self._asked)
-        return stack.trim(stack.readable(asked), PACKAGE_FOLDER) if asked else None
+        return readable_stack.trim(readable_stack.readable(asked), PACKAGE_FOLDER) if asked else None
 
     def is_whole(self) -> bool:
         """Return whether the requested stack has been written completely."""
-        return stack.is_whole(self._read(self._asked))
+        return readable_stack.is_whole(self._read(self._asked))
 
     def close(self) -> None:
         """Close the descriptor; may be called twice."""

@@ -1,4 +1,4 @@
-"""What the processes of a worker have left, in memory and in its temporary directory, is removed in a thread.
+"""What a worker has left when it is reaped: processes in its cgroup, memory, and its temporary directory.
 
 Runs in: supervisor. Behind `ports`.
 """
@@ -18,6 +18,11 @@ from killable.workers.runtime.tmp_removal import remove_tree
 
 logger = logging.getLogger("killable.system")
 
+LOOK_AGAIN_S = 0.001
+LOOK_AGAIN_S_MAX = 0.25
+"""Time between two looks at a cgroup that is still populated when its leader is reaped: a process has moved into it,
+and ends in a moment or, unkillable, never. Each wait is twice as long as the one before.
+"""
 LOOK_BYTES = 8 << 10
 """Of the machine's list of System V segments, some 46 of them: 0.1 ms. A longer one is read in a thread: 4,096 segments
 take 20 ms and more.
@@ -25,7 +30,7 @@ take 20 ms and more.
 
 
 class WorkerCleanup:
-    """Of one worker, when its processes are gone. `folder` is its temporary directory, in the supervisor's."""
+    """Of one worker that is reaped. `folder` is its temporary directory, in the supervisor's."""
 
     def __init__(self, folder: str, since: float, *, is_program: bool) -> None:
         """`since`: when the worker was started, CLOCK_REALTIME seconds. `is_program`: it runs the calls of an Executor,
@@ -37,8 +42,24 @@ class WorkerCleanup:
         self._is_program = is_program
         self._is_removed = False
 
+    def when_gone(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        is_gone: Callable[[], bool],
+        kill: Callable[[], None],
+        gone: Callable[[], None],
+        look_s: float = LOOK_AGAIN_S,
+    ) -> None:
+        """Call `gone` when no process of the worker is left; until then kill again and look again."""
+        if is_gone():
+            gone()
+            return
+        kill()
+        later = min(2 * look_s, LOOK_AGAIN_S_MAX)
+        loop.call_later(look_s, lambda: self.when_gone(loop, is_gone, kill, gone, later))
+
     def remove(self, loop: asyncio.AbstractEventLoop, creators: Sequence[int], removed: Callable[[int], None]) -> None:
-        """Remove what is left, and call `removed` with the number of objects; at once if there are none.
+        """Remove the memory that is left, and call `removed` with the number of objects; at once if there are none.
 
         `creators` are the pids of the worker's processes. Freeing memory takes a second for each 6 GiB: a thread does
         it, for other workers have to be killed meanwhile. So it does if the machine has many segments, whoever's.

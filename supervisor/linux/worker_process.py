@@ -28,13 +28,6 @@ from killable.supervisor.ports import FenceError, Gone, ProcessListener, Process
 from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
-_LOOK_AGAIN_S = 0.0005
-_LOOK_AGAIN_S_MAX = 0.25
-"""Time between two looks at a cgroup that is still populated when its leader is reaped: a process has moved into it,
-and ends in a moment or, unkillable, never. Each wait is twice as long as the one before.
-"""
-
-
 NOTIFICATIONS_MAX = 256
 """The latest ones of a read; earlier ones are dropped. A worker never has so many unread, but a job can write any
 number, and each takes time of the event loop, in which no other job is killed.
@@ -93,7 +86,6 @@ class WorkerProcess:
         """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
-        self._look_s = _LOOK_AGAIN_S
         self._stack = StackFile(stack)
         self.gone = asyncio.Event()  # set when its descriptors are closed: it was reported as gone, or abandoned
         self.pid: int | None = None
@@ -136,13 +128,19 @@ class WorkerProcess:
         self, ending: ProcessEnding | None, swept: int, orphans: Sequence[int] = (), *, zygote_lost: bool = False
     ) -> None:
         """Note that it is reaped and has no descendants left. It is gone when its cgroup is empty too."""
+        gone = partial(self._on_processes_gone, ending, swept, orphans, zygote_lost)
+        self._cleanup.when_gone(self._loop, self._is_closed_or_gone, self.kill, gone)
+
+    def _is_closed_or_gone(self) -> bool:
         if self._closed:
-            return
+            return True
         populated = self._cgroup is not None and not self._cgroup.is_empty()
-        if not self.look_for_exit() or populated:
-            self.kill()
-            self._look_s = min(2 * self._look_s, _LOOK_AGAIN_S_MAX)
-            self._loop.call_later(self._look_s, lambda: self.swept(ending, swept, orphans, zygote_lost=zygote_lost))
+        return self.look_for_exit() and not populated
+
+    def _on_processes_gone(
+        self, ending: ProcessEnding | None, swept: int, orphans: Sequence[int], zygote_lost: bool
+    ) -> None:
+        if self._closed:
             return
         # Not watched meanwhile: `_exit_reported` holds from here on.
         creators = [*orphans] if self.pid is None else [self.pid, *orphans]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from killable.supervisor.jobs import limits
+from killable.supervisor.jobs import effective_limits
 from killable.supervisor.models import JobType, StartRefused
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
@@ -76,12 +76,12 @@ class JobTypes:
             input_schema=reported["input_schema"],
             pool=pool.name,
             codec=pool.codec,
-            limits=limits.limits_of_type(self._settings, name, reported["limits"]),
-            caps=limits.caps_of_type(self._settings, name, reported["limits"]),
+            limits=effective_limits.limits_of_type(self._settings, name, reported["limits"]),
+            caps=effective_limits.caps_of_type(self._settings, name, reported["limits"]),
             streams=reported["streams"],
             on_loss=reported.get("on_loss", "fail"),
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",
             operations=tuple(reported["operations"]),
-            limit_sources=limits.sources_of_type(self._settings, name, reported["limits"]),
+            limit_sources=effective_limits.sources_of_type(self._settings, name, reported["limits"]),
         )

@@ -1,4 +1,5 @@
-"""What workers and zygotes that do not start mean for their pool: it is broken, or restarting.
+"""Why a worker did not start, and what workers and zygotes that do not start mean for their pool: it is broken, or
+restarting.
 
 Runs in: supervisor. Pure.
 """
@@ -7,9 +8,13 @@ from __future__ import annotations
 
 import errno
 
+from killable.supervisor.ports import Gone
+
 FAILURES_MAX = 3
 """After so many failures in a row, and no worker that works, a pool is broken or restarting."""
 
+EARLY_OUTPUT_BYTES_MAX = 4096
+"""Bytes kept of a worker's output before it is ready, to explain why it never became ready."""
 _SHORTAGES = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 """The machine has no process, memory, descriptor or disk to spare: mostly for a moment."""
 _PERMANENT_ERRNOS = frozenset({None, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENOEXEC})
@@ -38,3 +43,21 @@ def is_broken(reason: int | None, *, of_code: bool, has_worked: bool, is_startin
 def is_temporary(reason: int | None) -> bool:
     """Return whether what a guard could not be started for may pass: a pool that was never ready tries again then."""
     return reason not in _PERMANENT_ERRNOS
+
+
+def kept_output(kept: bytes, more: bytes) -> bytes:
+    """Return what is kept of the output of a worker that is not ready yet."""
+    return (kept + more)[-EARLY_OUTPUT_BYTES_MAX:]
+
+
+def why_not_ready(gone: Gone, output: bytes) -> str:
+    """Return how a worker ended before it was ready, and what it had printed."""
+    return f"{_how_it_ended(gone)}\n{output.decode('utf-8', 'replace')}".rstrip()
+
+
+def _how_it_ended(gone: Gone) -> str:
+    if gone.ending is None:
+        return "the worker ended before it was ready; its exit status is unknown"
+    if gone.ending.signal is not None:
+        return f"the worker was killed by signal {gone.ending.signal} before it was ready"
+    return f"the worker ended with exit code {gone.ending.exit_code} before it was ready"

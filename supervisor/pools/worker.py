@@ -16,14 +16,12 @@ from killable.supervisor import event_loops
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict, WorkerId, WorkerRecord
 from killable.supervisor.pools.lane import Lane, LaneHolder
+from killable.supervisor.pools.start_failures import kept_output, why_not_ready
 from killable.supervisor.ports import Gone, Process, Usage
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import Broken, Kind, Ready
 from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
-
-EARLY_OUTPUT_BYTES_MAX = 4096
-"""Bytes kept of a worker's output before it is ready, to explain why it never became ready."""
 
 
 class WorkerStage(Enum):
@@ -326,7 +324,7 @@ class Worker:
         if self.attempt is not None:
             self.attempt.on_output(data, stream)
         elif self.stage is WorkerStage.SPAWNING:
-            self._early_output = (self._early_output + data)[-EARLY_OUTPUT_BYTES_MAX:]
+            self._early_output = kept_output(self._early_output, data)
             self._owner.on_early_output(data, stream)
 
     def on_notifications(self, notifications: bytes) -> None:
@@ -363,8 +361,7 @@ class Worker:
         if attempt is not None:
             attempt.on_gone(gone)
         if failed and not gone.zygote_lost:  # else the zygote's end is the failure, and counts once
-            said = self._early_output.decode("utf-8", "replace")
-            broken = self._broken or Broken(f"{_how_it_ended(gone)}\n{said}".rstrip())
+            broken = self._broken or Broken(why_not_ready(gone, self._early_output))
             of_code = self._broken is not None and broken.errno is None
             self._owner.on_worker_failed(self, broken.why, broken.errno, of_code=of_code)
         self._owner.on_worker_gone(self)
@@ -427,11 +424,3 @@ def _first_message(frame: Frame) -> Ready | Broken:
         case Kind.BROKEN:
             return Broken.decode(frame.payload)
     raise ValueError("it has no job yet")
-
-
-def _how_it_ended(gone: Gone) -> str:
-    if gone.ending is None:
-        return "the worker ended before it was ready; its exit status is unknown"
-    if gone.ending.signal is not None:
-        return f"the worker was killed by signal {gone.ending.signal} before it was ready"
-    return f"the worker ended with exit code {gone.ending.exit_code} before it was ready"

@@ -1,6 +1,6 @@
 """Counts what happens to jobs: totals since the start, histograms for Prometheus, and windows of the latest values.
 
-Runs in: supervisor. `observer` fills it, `exposition` reads it. Each supervisor has its own registry, never the
+Runs in: supervisor. `observer` fills it, `metrics_exposition` reads it. Each supervisor has its own registry, never the
 library's global one. No method is called per token. Every label comes from a set that cannot grow with the jobs:
 registered types, codes, signals.
 """

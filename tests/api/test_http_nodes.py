@@ -21,7 +21,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.cli.display.exit_codes import exit_code
 from killable.supervisor import clock
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import NoMachine
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import LEAVE_EARLY_S
@@ -342,7 +342,7 @@ async def test_a_machine_with_other_software_is_refused_in_words_while_the_other
         }  # fmt: skip
         same = "install the same on each machine"
         assert found["b"]["detail"] == f"it has killable 0.0.1, and this server {version('killable')}: {same}"
-        assert found["c"]["detail"] == f"it has Python 3.9, and this server {wire.PYTHON}: {same}"
+        assert found["c"]["detail"] == f"it has Python 3.9, and this server {messages.PYTHON}: {same}"
         assert found["d"]["detail"] == "Ray's memory monitor is on there"
         ready = await server.client.get("/readyz")
         assert (ready.status_code, ready.json()["degraded"]) == (

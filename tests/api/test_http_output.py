@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from api_server import OwnServer, Server, problem_of
 
-from killable.api.http.output import decoded, pieces_of
+from killable.api.http.joined_output import decoded, pieces_of
 from killable.api.http.sse import WRITE_BYTES
 from killable.workers.protocol.codec import JsonCodec
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contract.source import sources
+from contract.source import forget_trees
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -15,5 +15,5 @@ def trees() -> Iterator[None]:
     """A million nodes, in no circle: the collector finds nothing in them, and takes a second each time to see that."""
     gc.disable()
     yield
-    sources.cache_clear()
+    forget_trees()
     gc.enable()

@@ -113,10 +113,19 @@ def check(offences: Check) -> Check:
 
 @functools.cache
 def sources(*layers: str) -> list[Source]:
-    found = [Source(path) for layer in layers for path in sorted((ROOT / layer).rglob("*.py"))]
+    found = [
+        source(path.relative_to(ROOT).as_posix()) for layer in layers for path in sorted((ROOT / layer).rglob("*.py"))
+    ]
     assert found
     return found
 
 
+@functools.cache
 def source(name: str) -> Source:
+    """Return a file, which is parsed once for all checks."""
     return Source(ROOT / name)
+
+
+def forget_trees() -> None:
+    sources.cache_clear()
+    source.cache_clear()

@@ -11,7 +11,7 @@ from typing import Any
 from support import processes
 
 from killable.supervisor import clock
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.settings import PoolSpec, Settings
@@ -31,7 +31,7 @@ class Head:
 
     async def call(self, method: str, blob: bytes = b"", **header: Any) -> tuple[dict[str, Any], list[bytes]]:
         members = {"epoch": self.epoch, "head": f"head {self.epoch}", "incarnation": self.incarnation, **header}
-        return wire.unpack(await self.host.call(method, wire.pack(members, [blob] if blob else ())))
+        return messages.unpack(await self.host.call(method, messages.pack(members, [blob] if blob else ())))
 
     async def hello(self, given: int = 0, *, adopts: bool = False) -> dict[str, Any]:
         told, _ = await self.call("hello", lease_s=LEASE_S, given=given, before="", adopts=adopts)
@@ -57,7 +57,7 @@ class Head:
         self.answer = answer["answer"]
         if not batches:
             return []
-        header, blobs = wire.unpack(batches[0])
+        header, blobs = messages.unpack(batches[0])
         if acknowledges:
             self.ack = header["seq"]
         return list(zip(header["items"], blobs, strict=True))

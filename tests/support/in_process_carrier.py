@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from killable.supervisor import clock
-from killable.supervisor.cluster import wire
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import CarrierError, Machine
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.node_labels import NODE, settings_of
@@ -100,8 +100,8 @@ class InProcessCarrier:
         await self._delay()
         answer = await self._deliver(node, method, message)
         if method == "hello" and node in self.other:
-            header, blobs = wire.unpack(answer)
-            answer = wire.pack({**header, **self.other[node]}, blobs)
+            header, blobs = messages.unpack(answer)
+            answer = messages.pack({**header, **self.other[node]}, blobs)
         if self._happens(faults.answer_lost):
             await asyncio.Event().wait()
         await self._delay()

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from killable.supervisor.configuration.config import Config, load
-from killable.supervisor.configuration.inventory import NOT_SHOWN, Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.inventory import Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.configuration.secret_settings import NOT_SHOWN
 from killable.supervisor.configuration.tables import PoolTable
-from killable.supervisor.jobs import limits
+from killable.supervisor.jobs import effective_limits
 from killable.supervisor.models import JobType
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.limits import LIMITS
@@ -134,8 +135,9 @@ def job_type(config: Config, name: str) -> JobType:
     settings = config.settings
     return JobType(
         name=name, description="", input_schema={}, pool="a", codec="json",
-        limits=limits.limits_of_type(settings, name, DECLARED), caps=limits.caps_of_type(settings, name, DECLARED),
-        limit_sources=limits.sources_of_type(settings, name, DECLARED),
+        limits=effective_limits.limits_of_type(settings, name, DECLARED),
+        caps=effective_limits.caps_of_type(settings, name, DECLARED),
+        limit_sources=effective_limits.sources_of_type(settings, name, DECLARED),
     )  # fmt: skip
 
 

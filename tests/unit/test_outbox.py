@@ -8,8 +8,8 @@ import pytest
 from support.registered_jobs import add, registry
 
 from killable.supervisor.cluster.held_attempt import HeldAttempt
+from killable.supervisor.cluster.messages import BATCH_BYTES_MAX, pack, pieces, unpack
 from killable.supervisor.cluster.outbox import Outbox
-from killable.supervisor.cluster.wire import BATCH_BYTES_MAX, pack, pieces, unpack
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.models import Outcome

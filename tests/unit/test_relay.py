@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from support.waiting import until
@@ -39,6 +41,29 @@ def test_acts_run_in_their_order_and_none_ends_the_thread(relay: Relay, caplog: 
     relay.join()
     assert done == list(range(100)) and relay.is_idle
     assert [each.message for each in caplog.records] == ["relay_failed"] * 2
+
+
+def test_a_thread_that_works_off_and_the_own_one_never_meet() -> None:
+    """The acts of one task run in its context, which only one thread can enter."""
+    for _ in range(30):
+        relay, context, done = Relay("test"), contextvars.copy_context(), list[int]()
+        second = threading.Event()  # never set: the first act waits for another thread to come
+
+        def act(number: int, done: list[int] = done, second: threading.Event = second) -> None:
+            second.wait(0 if done else 0.01)
+            done.append(number)
+
+        def put(relay: Relay = relay, run: Callable[..., None] = context.run) -> None:
+            for number in range(4):
+                relay.put(partial(run, act, number))
+
+        putting = threading.Thread(target=put)
+        putting.start()
+        while putting.is_alive():
+            relay.work_off()
+        relay.close()
+        relay.join()
+        assert done == [0, 1, 2, 3]
 
 
 def test_room_is_told_when_there_is_some_again(relay: Relay, gate: threading.Event) -> None:

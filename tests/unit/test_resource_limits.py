@@ -6,7 +6,7 @@ import pytest
 
 from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, LOOK_S, PROOF_SHARE
 from killable.supervisor.attempts.resource_limits import ResourceWatch
-from killable.supervisor.jobs.limits import is_watched
+from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
 from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes

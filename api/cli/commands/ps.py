@@ -12,8 +12,8 @@ from typing import Any
 
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import job_state
-from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.command_client import open_client
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.listing import Column, Listing
+from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.listing import Column, Listing
+from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.client.input_encoding import is_bytes

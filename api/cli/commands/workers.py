@@ -12,8 +12,8 @@ from typing import Any
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, render
+from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import state_text
-from killable.api.cli.display.listing import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from killable.api.cli.server.listener import CannotServe
 from killable.supervisor.configuration.config import Config, ConfigFault
 from killable.supervisor.models import JobType, PoolRecord, StartRefused
+from killable.supervisor.readable_stack import error_line
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.stack import error_line
 from killable.supervisor.supervisor import Supervisor
 
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from killable.supervisor.models import NODE_STATES, NodeRecord, Outcome, TenantRecord, Verdict
-from killable.supervisor.telemetry import exposition
+from killable.supervisor.telemetry import metrics_exposition
 from killable.supervisor.telemetry.gauges import WORKER_STATES, Gauges
 from killable.supervisor.telemetry.metrics import Metrics
 
@@ -67,7 +67,7 @@ def used() -> Metrics:
 
 
 def text(*, openmetrics: bool = False) -> str:
-    return exposition.as_text(used(), GAUGES, 1 << 20, openmetrics=openmetrics).decode()
+    return metrics_exposition.as_text(used(), GAUGES, 1 << 20, openmetrics=openmetrics).decode()
 
 
 def samples(exposed: str) -> dict[str, list[Sample]]:
@@ -113,7 +113,7 @@ def test_gauges_are_those_of_the_moment_and_live_tokens_count() -> None:
 
 @pytest.mark.row("A14", "F4")
 def test_the_json_has_every_count_and_percentile() -> None:
-    told = exposition.as_json(used(), GAUGES, uptime_s=12.3456)
+    told = metrics_exposition.as_json(used(), GAUGES, uptime_s=12.3456)
     assert [told[f"jobs_{state}"] for state in ("completed", "failed", "cancelled", "timed_out")] == [1, 0, 1, 0]
     assert told["cancel_ms"] == {"p50": 2.0, "p95": 2.0, "p99": 2.0}
     assert told["run_s"] == {"work": {"p50": 1.0, "p95": 1.0, "p99": 1.0}}
@@ -123,14 +123,14 @@ def test_the_json_has_every_count_and_percentile() -> None:
 
 
 def test_before_anything_has_happened_counts_are_nought_and_percentiles_null() -> None:
-    told = exposition.as_json(Metrics(), GAUGES, uptime_s=0)
+    told = metrics_exposition.as_json(Metrics(), GAUGES, uptime_s=0)
     assert told["jobs_completed"] == 0 and told["cancel_ms"] == {"p50": None, "p95": None, "p99": None}
     assert told["run_s"] == {} and told["timeouts"]["run"] == 0
 
 
 def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
     gauges = replace(GAUGES, nodes=NODES, nodes_lost=1)
-    found = samples(exposition.as_text(used(), gauges, 0, openmetrics=False).decode())
+    found = samples(metrics_exposition.as_text(used(), gauges, 0, openmetrics=False).decode())
     by_node = {
         name.removeprefix("node_"): {sample.labels["node"]: sample.value for sample in found[name]}
         for name in found
@@ -143,8 +143,8 @@ def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
     states = {sample.labels["state"]: sample.value for sample in found["nodes"]}
     assert states == dict.fromkeys(NODE_STATES, 0) | {"live": 1, "lost": 1}
     assert [sample.value for sample in found["nodes_lost_total"]] == [1]
-    told = exposition.as_json(used(), gauges, 1.0)
+    told = metrics_exposition.as_json(used(), gauges, 1.0)
     assert (told["nodes"], told["nodes_lost"]) == (states, 1)
-    assert not [name for name in samples(text()) if "node" in name] and "nodes" not in exposition.as_json(
+    assert not [name for name in samples(text()) if "node" in name] and "nodes" not in metrics_exposition.as_json(
         used(), GAUGES, 1.0
     )

@@ -1,4 +1,4 @@
-"""When each phase of an attempt's end happened, and the certificate that is made from these times.
+"""The certificate of an attempt, made from when each phase of its end happened, and whether its tree is proven gone.
 
 Runs in: supervisor. Pure.
 """

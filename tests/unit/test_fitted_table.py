@@ -12,7 +12,7 @@ from rich.console import Console
 from killable.api.cli.commands import ps
 from killable.api.cli.commands.types import type_listing
 from killable.api.cli.commands.workers import worker_listing
-from killable.api.cli.display.listing import Column, Listing, fitting
+from killable.api.cli.display.fitted_table import Column, Listing, fitting
 
 
 def ago(seconds: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from killable.supervisor.jobs.limits import caps_of_type, limits_of_job, limits_of_type
+from killable.supervisor.jobs.effective_limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over, value_of
 from killable.workers.errors import Refused

@@ -423,6 +423,7 @@ class Supervisor:
             journal="" if self._job_notes is None else self._job_notes.journal.trouble,
             longest_turn_s=loop_turns.longest_s(),
             nodes=await self.nodes(),
+            cluster="" if self._remote_pools is None else self._remote_pools.trouble,
         )
 
     async def counts(self) -> Mapping[str, Any]:

@@ -52,6 +52,11 @@ class Machine(NamedTuple):
 class Carrier(Protocol):
     """Calls may be lost, late, doubled and out of order."""
 
+    @property
+    def trouble(self) -> str:
+        """Why no call arrives anywhere for the moment; empty: there is nothing."""
+        ...
+
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
         ...

@@ -59,9 +59,15 @@ def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:
 def unpack(packed: bytes) -> tuple[Header, list[bytes]]:
     """Return the header and the blobs of a message. Raise ValueError for anything else."""
     place = packed.index(b"\n") + 1
-    header = load_json(packed[: place - 1])
+    try:
+        header = load_json(packed[: place - 1])
+    except RecursionError as error:
+        raise ValueError("a message with too many levels") from error
+    sizes = header.pop("blobs", None) if isinstance(header, dict) else None
+    if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("a message without a header")
     blobs = []
-    for size in header.pop("blobs"):
+    for size in sizes:
         blobs.append(packed[place : place + size])
         place += size
     if place != len(packed):

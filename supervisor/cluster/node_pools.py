@@ -74,6 +74,10 @@ class NodePools(PoolsByName[NodePool]):
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
+    @property
+    def trouble(self) -> str:
+        return self._carrier.trouble
+
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
         for pool in self:

@@ -1,6 +1,6 @@
 """The way to nodes that are actors of a Ray cluster, one on each of its machines. Only this file imports ray.
 
-Runs in: supervisor, on the head, which is a driver of Ray.
+Runs in: driver, a process of the head's own (`driver_process`).
 
 Ray places and starts the actors, knows the machines, and carries the calls. It ends nothing of ours: that it says that
 an actor has died proves nothing of what runs there.
@@ -12,6 +12,7 @@ an actor has died proves nothing of what runs there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -47,7 +48,9 @@ logger = logging.getLogger("killable.cluster")
 
 
 class RayCarrier:
-    """Implements `Carrier`. `open` comes first."""
+    """Implements `Carrier`. `open` comes first. It finds actors that another one has started in this cluster."""
+
+    trouble = ""
 
     def __init__(self, address: str, settings: Settings) -> None:
         """`address` is `auto`, or that of Ray's head: `10.0.0.1:6379`."""
@@ -58,6 +61,7 @@ class RayCarrier:
         self._node_ids: dict[str, str] = {}
         self._labels: dict[str, dict[str, str]] = {}
         self._troubles: dict[str, str] = {}
+        self._asking: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
@@ -123,9 +127,11 @@ class RayCarrier:
 
         It outlives this process, as its jobs do, until its lease is over. Ray never starts it again by itself.
         """
+        if node not in self._node_ids:
+            raise ValueError("the cluster has no such machine")
         at = NodeAffinitySchedulingStrategy(self._node_ids[node], soft=False)
         options = ray.remote(NodeActor).options(
-            name=f"killable-{node}", lifetime="detached", get_if_exists=True,
+            name=_actor_of(node), lifetime="detached", get_if_exists=True,
             num_cpus=0, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
@@ -133,9 +139,7 @@ class RayCarrier:
         return options.remote(settings_of(self._settings, labels, self._cores[node]))
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
-        actor = self._actors.get(node)
-        if actor is None:
-            raise HostGone("it is not started")
+        actor = self._actors.get(node) or await self._find(node)
         try:
             answer: bytes = await actor.call.remote(method, message)
         except (RayError, RuntimeError) as error:
@@ -148,6 +152,24 @@ class RayCarrier:
             raise CarrierError(_line(error)) from error
         return answer
 
+    async def _find(self, node: str) -> Any:
+        """Return the actor of a machine that a driver before this one has started. Raise CarrierError."""
+        try:
+            actor = await self._in_thread(lambda: ray.get_actor(_actor_of(node), NAMESPACE))
+        except ValueError as error:
+            raise HostGone("it is not started") from error
+        except (RayError, RuntimeError) as error:
+            raise CarrierError(_line(error)) from error
+        self._actors[node] = actor
+        asking = asyncio.ensure_future(self._ask_trouble(node, actor))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return actor
+
+    async def _ask_trouble(self, node: str, actor: Any) -> None:
+        with contextlib.suppress(RayError, RuntimeError):  # its calls tell
+            _, self._troubles[node] = await actor.start.remote()
+
     async def close(self) -> None:
         """Leave Ray. A node that was let go ends by itself, as does one whose lease is over."""
         self._actors.clear()
@@ -158,6 +180,10 @@ class RayCarrier:
 def _name_of(node: dict[str, Any]) -> str:
     """Return the name of a machine, with the begin of Ray's id: one that comes back is another node."""
     return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
+
+
+def _actor_of(node: str) -> str:
+    return f"killable-{node}"
 
 
 def _labels_of(node: dict[str, Any]) -> dict[str, str]:

@@ -41,7 +41,7 @@ def package_folders() -> dict[str, str]:
     }
 
 
-def _error_output() -> int:
+def error_output() -> int:
     """Return the descriptor for error output of guard and zygote: stderr, if this program has one."""
     try:
         descriptor = sys.__stderr__.fileno()  # type: ignore[union-attr]
@@ -64,7 +64,7 @@ def start_guard(
             guard = subprocess.Popen(
                 [python or sys.executable, "-S", "-P", boot, "guard", json.dumps(arguments)],
                 stdin=subprocess.DEVNULL,
-                stdout=_error_output(),
+                stdout=error_output(),
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 cwd=folder or None,

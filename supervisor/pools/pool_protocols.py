@@ -174,6 +174,11 @@ class RemotePools(JobPools, Protocol):
     """Pools on other machines, which make their own attempts."""
 
     @property
+    def trouble(self) -> str:
+        """Why no machine can be reached for the moment; empty: there is nothing."""
+        ...
+
+    @property
     def nodes_lost(self) -> int:
         """How often a node was lost since the start."""
         ...

@@ -21,6 +21,7 @@ def readiness(
     journal: str = "",
     longest_turn_s: float = 0.0,
     nodes: Iterable[NodeRecord] = (),
+    cluster: str = "",
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
@@ -35,7 +36,9 @@ def readiness(
         if pool.quarantined:
             degraded.append(f"pool {pool.name}: {pool.quarantined} of {pool.workers_max} slots quarantined")
         able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)
-    for node in nodes:
+    if cluster:  # no node is heard, each for this reason
+        degraded.append(f"cluster: {cluster}")
+    for node in () if cluster else nodes:
         if node.state != "live":
             degraded.append(f"node {node.name} is {node.state}")
         elif node.detail:

@@ -176,6 +176,7 @@ class FakeCarrier:
     name: str
     is_cut_off: bool = False
     """The head is frozen, dead, or alone."""
+    trouble: str = ""
     calls: dict[str, int] = field(default_factory=dict)
 
     async def open(self) -> None: ...

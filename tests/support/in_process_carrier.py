@@ -52,6 +52,7 @@ class InProcessCarrier:
     other: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Members of a node's hello in whose place others come: it has another release of something."""
     calls: Counter[str] = field(default_factory=Counter)
+    trouble: str = ""
     ended: Counter[str] = field(default_factory=Counter)
     """How many incarnations of each node have ended, with everything that they ran."""
 

@@ -22,6 +22,8 @@ from killable.supervisor.settings import Settings
 class SocketCarrier:
     """`folder` has a socket and a log for each node. A later carrier of this folder finds the nodes of the first."""
 
+    trouble = ""
+
     def __init__(self, folder: Path, settings: Settings, names: Sequence[str]) -> None:
         self._folder = folder
         self._settings = settings

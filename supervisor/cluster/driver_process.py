@@ -1,0 +1,109 @@
+"""The process of the driver: has a carrier, and does what the head asks of it, any number of things at once.
+
+Runs in: driver. `python -m killable.supervisor.cluster.driver_process DESCRIPTOR OWNER MODULE:CLASS`. The first frame
+has the arguments of the class, pickled. Every other one asks; its answer has the same number. The end of the socket is
+the end of this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import pickle
+import sys
+from collections.abc import Awaitable, Callable
+
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, HostGone
+from killable.supervisor.cluster.driver_frames import DriverFrames
+from killable.supervisor.cluster.messages import Header
+from killable.supervisor.linux import driver_launch, own_process
+from killable.supervisor.models import StartRefused
+
+CALL_S = 150.0
+"""How long a call is waited for: longer than any call of a head. What is not answered does not pile up."""
+FAILURES: dict[str, type[Exception]] = {
+    "unreachable": ClusterUnreachable,
+    "refused": StartRefused,
+    "gone": HostGone,
+    "failed": CarrierError,
+}
+"""What a carrier raises, by the name that it has in an answer; more special ones first."""
+Answer = tuple[Header, list[bytes]]
+
+logger = logging.getLogger("killable.cluster")
+
+
+class DriverProcess:
+    """Answers the head."""
+
+    def __init__(self, carrier: str) -> None:
+        """`carrier` is `module:class`."""
+        self._name = carrier
+        self._carrier: Carrier | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.over = asyncio.Event()
+        self.frames = DriverFrames(self._on_frame, lambda _: self.over.set())
+        self._asks: dict[str, Callable[[Header, list[bytes]], Awaitable[Answer]]] = {
+            "ping": self._ping, "open": self._open, "members": self._members, "start": self._start,
+            "call": self._call, "close": self._close,
+        }  # fmt: skip
+
+    def _on_frame(self, header: Header, blobs: list[bytes]) -> None:
+        task = asyncio.ensure_future(self._answer(header, blobs))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, header: Header, blobs: list[bytes]) -> None:
+        try:
+            async with asyncio.timeout(CALL_S):
+                answer, data = await self._asks[header["ask"]](header, blobs)
+        except Exception as error:
+            name = next((name for name, kind in FAILURES.items() if isinstance(error, kind)), "failed")
+            if not isinstance(error, (CarrierError, StartRefused, TimeoutError)):
+                logger.exception("driver_failed")
+            answer, data = {"failure": name, "why": str(error) or type(error).__name__}, []
+        self.frames.send({**answer, "n": header["n"]}, data)
+
+    @property
+    def _way(self) -> Carrier:
+        if self._carrier is None:
+            raise CarrierError("it is not open")
+        return self._carrier
+
+    async def _ping(self, header: Header, blobs: list[bytes]) -> Answer:
+        return {}, []
+
+    async def _open(self, header: Header, blobs: list[bytes]) -> Answer:
+        module, _, name = self._name.partition(":")
+        self._carrier = getattr(importlib.import_module(module), name)(*pickle.loads(blobs[0]))
+        await self._way.open()
+        return {}, []
+
+    async def _members(self, header: Header, blobs: list[bytes]) -> Answer:
+        return {"members": [each._asdict() for each in await self._way.members()]}, []
+
+    async def _start(self, header: Header, blobs: list[bytes]) -> Answer:
+        await self._way.start(header["node"])
+        return {}, []
+
+    async def _call(self, header: Header, blobs: list[bytes]) -> Answer:
+        return {}, [await self._way.call(header["node"], header["method"], blobs[0])]
+
+    async def _close(self, header: Header, blobs: list[bytes]) -> Answer:
+        await self._way.close()
+        return {}, []
+
+
+async def main(descriptor: int, owner: int, carrier: str) -> None:
+    """Serve until the head hangs up."""
+    sock = driver_launch.join_owner(descriptor, owner)
+    process = DriverProcess(carrier)
+    await asyncio.get_running_loop().create_connection(lambda: process.frames, sock=sock)
+    await process.over.wait()
+    own_process.leave()  # what Ray does at an exit may wait for somebody
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+        runner.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]))

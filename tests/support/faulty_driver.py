@@ -1,0 +1,76 @@
+"""Carriers for a driver's process that go wrong: what their process then sends is no answer.
+
+Runs in: the process of a driver of a test.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.socket_carrier import SocketCarrier
+
+from killable.supervisor.cluster import messages
+from killable.supervisor.cluster.carrier import ClusterUnreachable, Machine
+from killable.supervisor.cluster.driver_frames import SIZE
+
+
+def framed(packed: bytes) -> bytes:
+    return SIZE.pack(len(packed)) + packed
+
+
+FAULTS = {
+    "bytes of something else": b"HTTP/1.1 400 Bad Request\r\n\r\n" * 8,
+    "a frame that is no message": framed(b"[]\n"),
+    "a message with too many levels": framed(b"[" * 100_000 + b"\n"),
+    "an answer without a number": framed(messages.pack({"members": []})),
+    "a failure without words": framed(messages.pack({"n": 1, "failure": "gone"})),
+    "half a message": framed(messages.pack({"n": 1}, [b"x" * 1000]))[:500],
+}
+SENT = "faults-sent"
+
+
+class FaultyCarrier(SocketCarrier):
+    """Each process of a driver sends the next of `FAULTS` in place of its first answer to an order; the one after the
+    last has machines that are none. Then all is well. A file of the folder has one byte for each that was sent.
+    """
+
+    def __init__(self, folder: Path, *rest: Any) -> None:
+        super().__init__(folder, *rest)
+        self._sent = folder / SENT
+        self._sent.touch()
+
+    def _next(self) -> int:
+        with self._sent.open("ab") as file:
+            file.write(b"x")
+        return self._sent.stat().st_size - 1
+
+    async def call(self, node: str, method: str, message: bytes) -> bytes:
+        answer = await super().call(node, method, message)
+        if method == "do" and self._sent.stat().st_size < len(FAULTS):
+            fault = list(FAULTS)[self._next()]
+            os.write(int(sys.argv[1]), FAULTS[fault])
+            if fault == "half a message":
+                os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    async def members(self) -> Sequence[Machine]:
+        found: Any = await super().members()
+        if self._sent.stat().st_size == len(FAULTS):
+            self._next()
+            found = [*found, _NoMachine()]
+        return found  # type: ignore[no-any-return]
+
+
+class _NoMachine:
+    def _asdict(self) -> dict[str, Any]:
+        return {"name": "b", "colour": "green"}
+
+
+class NoCluster(SocketCarrier):
+    async def open(self) -> None:
+        raise ClusterUnreachable("there is no cluster here")

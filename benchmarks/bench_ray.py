@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 import runner
-from measurement import QUICK, Figure, Plan, Samples
+from measurement import Figure, Samples
+from trial_plan import QUICK, Plan
 
 TESTS = Path(__file__).parents[1] / "tests"
 sys.path[:0] = [str(TESTS / "cluster"), str(TESTS)]

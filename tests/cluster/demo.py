@@ -59,7 +59,7 @@ def _story(ray: RayCluster, server: RayServer) -> int:
             certificate = server.ended(job_id)["certificate"]
             say(
                 f"  {job_id[:12]} count   cancelled on {certificate['node']}: its tree was empty after"
-                f" {certificate['tree_empty']:g} ms, and the server knew after {certificate['relayed']:g} ms"
+                f" {certificate['tree_empty']:.0f} ms, and the server knew after {certificate['relayed']:.0f} ms"
             )
     record = server.ended(retried)
     say(f"  {retried[:12]} nap     {record['state']} on {record['node']}, attempt {record['attempts']}")

@@ -13,6 +13,7 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -28,6 +29,9 @@ BESIDE = "198.18.0.3"
 NOBODY = "02:00:00:00:00:99"
 """A link address that no device has: what is sent there is lost without a word, as by a pulled plug."""
 
+TRY = (sys.executable, "-c", "import own_network; own_network._leave_network()")
+"""Tells by its exit code whether there can be a network of one's own: some sandboxes give one that has no loopback."""
+
 _is_own = False
 
 
@@ -36,11 +40,25 @@ def have_own_network() -> bool:
     one. Once.
     """
     global _is_own
-    if not _is_own and ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWNET) == 0:
+    if not _is_own and subprocess.run(TRY, stderr=subprocess.DEVNULL, env=_with_this_folder()).returncode == 0:
+        _leave_network()
         _is_own = True
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-            fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
     return _is_own
+
+
+def _with_this_folder() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _leave_network() -> None:
+    """Raise OSError: it cannot be. Where only the device fails, there is no network then."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.unshare(CLONE_NEWNET):
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
 
 
 def why_no_far_machine() -> str:

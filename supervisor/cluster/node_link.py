@@ -262,7 +262,7 @@ class NodeLink:
                 self._note(self.state, "it was started with other settings, and is started anew")
                 return None
         except (TimeoutError, CarrierError) as error:
-            self._note(self.state, f"no answer: {error}")
+            self._note(self.state, f"no answer{f': {error}' if str(error) else ' in time'}")
             return None
         if hello.get("refused") == messages.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None

@@ -31,7 +31,7 @@ ENVIRONMENT = {
 HEAD = "127.0.0.2"
 """Not 127.0.0.1, in whose place Ray takes the address of the machine."""
 STORE_BYTES = 80_000_000
-START_S = 180.0
+START_S = 300.0
 MARK = "KILLABLE_RAY_CLUSTER"
 """In the environment of all that a cluster starts, as Ray's agents outlive the rest of a node that is killed."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from ray_cluster import RayCluster, environment
 
+STARTS = 3
 JOBS = Path(__file__).parent / "cluster_jobs.py"
 
 
@@ -39,7 +40,23 @@ class RayServer:
         self.start()
 
     def start(self) -> None:
-        """Start it, also once more after it was killed."""
+        """Start it, also once more after it was killed. Again where no node has answered in time: Ray needs long for
+        an actor on a busy machine.
+        """
+        for _ in range(STARTS):
+            announced = self._start()
+            if announced:
+                break
+            said = self.log()
+            if "no machine of the cluster can be used" not in said or "no answer in time" not in said:
+                raise RuntimeError(said)
+        else:
+            raise RuntimeError(self.log())
+        self.url = json.loads(announced)["url"]
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def _start(self) -> bytes:
+        """Start a process; return what it announces: nothing if it has ended."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
@@ -48,9 +65,9 @@ class RayServer:
         assert self.process.stdout is not None
         announced = self.process.stdout.readline()
         if not announced:
-            raise RuntimeError(self.log())
-        self.url = json.loads(announced)["url"]
-        self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+            self.process.wait()
+            self.process.stdout.close()
+        return announced
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text()

@@ -137,9 +137,17 @@ def _started_as(mark: str) -> list[psutil.Process]:
     found = []
     for each in psutil.process_iter():
         with suppress(psutil.Error):
-            if each.environ().get(MARK, "").startswith(mark) and _is_of_ray(each):
+            if f"{MARK}={mark}".encode() in _environment(each.pid) and _is_of_ray(each):
                 found.append(each)
     return found
+
+
+def _environment(pid: int) -> bytes:
+    """Return it as it is: Ray's processes write their names over its begin, after which psutil finds nothing in it."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 def _kill_all(processes: list[psutil.Process]) -> None:

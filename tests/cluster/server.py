@@ -44,30 +44,31 @@ class RayServer:
         an actor on a busy machine.
         """
         for _ in range(STARTS):
-            announced = self._start()
-            if announced:
+            url, said = self._start()
+            if url:
                 break
-            said = self.log()
-            if "no machine of the cluster can be used" not in said or "no answer in time" not in said:
+            if "no answer in time" not in said:
                 raise RuntimeError(said)
         else:
-            raise RuntimeError(self.log())
-        self.url = json.loads(announced)["url"]
+            raise RuntimeError(said)
+        self.url = url
         self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
 
-    def _start(self) -> bytes:
-        """Start a process; return what it announces: nothing if it has ended."""
+    def _start(self) -> tuple[str, str]:
+        """Start a process; return its URL, or what it has said before it ended."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
                 cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         assert self.process.stdout is not None
-        announced = self.process.stdout.readline()
-        if not announced:
-            self.process.wait()
-            self.process.stdout.close()
-        return announced
+        announced = self.process.stdout.readline()  # one line; that it cannot start takes several
+        if announced.startswith(b"{") and announced.rstrip().endswith(b"}"):
+            return json.loads(announced)["url"], ""
+        with self.process.stdout as stdout:
+            said = (announced + stdout.read()).decode()
+        self.process.wait()
+        return "", said + self.log()
 
     def log(self) -> str:
         return (self.folder / "server.log").read_text()

@@ -5,8 +5,8 @@ Runs in: supervisor. Pure. Nothing is pickled. Every call may be lost, late, dou
     hello   the head begins to use a node, under its epoch. The answer: the node's incarnation, pools and job types,
             and what it holds of the attempts of an earlier head
     adopt   which of those the head goes on with; the node ends the others
-    do      one order about one attempt: `part` of its input, `run`, `stop`. Sent until it is answered; the second time
-            it changes nothing
+    do      orders, each about one attempt: `part` of its input, `run`, `stop`. Sent until it is answered; the second
+            time it changes nothing. Runs go together, a stop goes alone
     poll    the head asks for news. The answer has a batch, which is the same bytes until the next poll acknowledges it.
             It names the attempts whose ends the head has written down: until then the node can tell each again
     workers, kill_worker   the node's worker records; one of them is to be killed
@@ -39,6 +39,8 @@ STALE_EPOCH = "stale_epoch"
 """Another head has begun to use the node since. The answer has its `epoch`."""
 UNKNOWN_EPOCH = "unknown_epoch"
 """The node has heard no hello of this epoch, or the message was for an earlier incarnation of it."""
+NOT_UNDERSTOOD = "not_understood"
+"""The message is none that this node knows. The answer has a `detail`."""
 NOT_SWEPT = "not_swept"
 """What the node's last incarnation ran may run on: it was on another machine, or something of it does not end."""
 LEASE_OVER = "lease_over"

@@ -22,7 +22,7 @@ from typing import Any
 from killable.supervisor import clock, event_loops
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.cluster import messages
+from killable.supervisor.cluster import message_checks, messages
 from killable.supervisor.cluster.held_attempt import HeldAttempt
 from killable.supervisor.cluster.lease import GUARD_MARGIN_S, GUARDS_LATE_S, NodeLease
 from killable.supervisor.cluster.messages import Header
@@ -125,9 +125,13 @@ class NodeHost:
 
     async def call(self, method: str, message: bytes) -> bytes:
         """Do what a message asks for, and return the answer."""
-        header, blobs = messages.unpack(message)
         if self._has_ended():
             return messages.refusal(messages.LEASE_OVER)
+        try:
+            header, blobs = messages.unpack(message)
+            message_checks.check_call(method, header, blobs)
+        except ValueError as error:
+            return messages.refusal(messages.NOT_UNDERSTOOD, detail=str(error))
         if header["epoch"] < self._epoch or (header["epoch"] == self._epoch and header["head"] != self._head):
             return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
         if method == "hello":
@@ -138,7 +142,9 @@ class NodeHost:
             case "poll":
                 return await self._poll(header)
             case "do":
-                return await self._do(header, b"".join(blobs))
+                for order, blob in zip(header["orders"], blobs, strict=True):
+                    await self._do(order, blob)
+                return messages.pack({})
             case "adopt":
                 return await self._adopt(set(header["ns"]))
             case "workers":
@@ -271,7 +277,7 @@ class NodeHost:
 
     # ── do ──
 
-    async def _do(self, header: Header, blob: bytes) -> bytes:
+    async def _do(self, header: Header, blob: bytes) -> None:
         n = header["n"]
         is_new = n > self._through and n not in self._seen
         match header["order"]:
@@ -282,7 +288,6 @@ class NodeHost:
                 await self._run(n, header, blob)
             case "stop" if is_new or n in self._held:
                 self._stop(n, header)
-        return messages.pack({})
 
     def _note_begun(self, n: int) -> None:
         if n > self._through:

@@ -12,17 +12,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster import messages
+from killable.supervisor.cluster import message_checks, messages
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import NodeDrain
-from killable.supervisor.cluster.remote_attempt import BrokenStream, RemoteAttempt
+from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
 from killable.workers.errors import Refused
@@ -33,6 +33,12 @@ JOIN_AGAIN_S = 1.0
 """How long to wait until a node that cannot be used is tried again."""
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
+SENDERS_MAX = 4
+"""Messages with runs that are on their way to a node at once. What is given out meanwhile goes with the next one."""
+RUNS_MAX = 64
+"""Runs in one message."""
+ORDER_BYTES = 1024
+"""What a run costs beside its input, about."""
 FORGET_MAX = 4096
 """Attempts that one poll names as written down."""
 SHORTEST_S = 0.001
@@ -44,6 +50,8 @@ LEAVE_S = 15.0
 _SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
 _LEFT = "told", "it had other settings, and has ended everything before it was started anew"
 """By what the end of an incarnation is known, and in words."""
+
+Order = tuple[Header, bytes]
 
 logger = logging.getLogger("killable.cluster")
 
@@ -129,8 +137,11 @@ class NodeLink:
         self._delay_s: float | None = None
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: dict[int, deque[tuple[Header, bytes]]] = {}
+        self._waiting: dict[int, deque[Order]] = {}
         """By attempt: orders that are not answered; the first is on its way."""
+        self._runs: deque[Order] = deque()
+        """Those that wait to go with others."""
+        self._senders = 0
         self._closing = asyncio.Event()
 
     @property
@@ -185,14 +196,32 @@ class NodeLink:
     # ── calls ──
 
     async def _call(
-        self, method: str, header: Header, within_s: float, blob: bytes = b""
+        self, method: str, header: Header, within_s: float, blobs: Sequence[bytes] = ()
     ) -> tuple[Header, list[bytes]]:
         """Return the answer of the node. Raise TimeoutError, CarrierError."""
         number, head = self._owner.epoch
         about = {"epoch": number, "head": head, "incarnation": self.incarnation}
-        message = messages.pack(about | header, [blob] if blob else ())
+        message = messages.pack(about | header, blobs)
         async with asyncio.timeout(within_s):
-            return messages.unpack(await self._carrier.call(self.name, method, message))
+            packed = await self._carrier.call(self.name, method, message)
+        answer: Header = {}
+        try:
+            answer, data = messages.unpack(packed)
+            message_checks.check_answer(method, answer)
+        except ValueError as error:
+            raise CarrierError(_not_understood(answer, error)) from error
+        return answer, data
+
+    async def _poll(self, poll: Header, within_s: float) -> tuple[Header, list[tuple[Header, list[bytes]]]]:
+        """Return the answer to a poll, and its batches. Raise TimeoutError, CarrierError."""
+        answer, packed = await self._call("poll", poll, within_s)
+        try:
+            batches = [messages.unpack(batch) for batch in packed]
+            for header, blobs in batches:
+                message_checks.check_batch(header, blobs)
+        except ValueError as error:
+            raise CarrierError(_not_understood({}, error)) from error
+        return answer, batches
 
     async def workers(self) -> list[dict[str, Any]]:
         """Return the node's own records of its workers; none if it does not answer in time."""
@@ -266,6 +295,12 @@ class NodeLink:
             return None
         if hello.get("refused") == messages.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
+        if hello.get("refused") == messages.NOT_UNDERSTOOD:
+            why = (
+                f"it does not understand this server ({hello.get('detail')}): install the same killable on each machine"
+            )
+            self._note("refused", why)
+            return None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._is_ending = True
             self._note(self.state, "the last incarnation of the node is still ending")
@@ -307,7 +342,7 @@ class NodeLink:
             recorded = sorted(self._recorded)[:FORGET_MAX]
             poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "forget": recorded}
             try:
-                answer, batches = await self._call("poll", poll, min(times.poll_s + times.patience_s, left_s))
+                answer, batches = await self._poll(poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
                 self._suspect("it does not answer")
                 continue
@@ -347,14 +382,13 @@ class NodeLink:
             self._note("suspect", why)
             self._owner.on_pools(self, [])
 
-    def _on_answer(self, number: int, batches: list[bytes]) -> None:
+    def _on_answer(self, number: int, batches: list[tuple[Header, list[bytes]]]) -> None:
         if number > self._answer:
             self._answer, self._heard = number, self._clock.now()
         if self.state == "suspect":
             self._note("live", "")
             self._owner.on_pools(self, [])
-        for batch in batches:
-            header, blobs = messages.unpack(batch)
+        for header, blobs in batches:
             if header["seq"] != self._ack + 1:
                 continue  # it was received before
             self._ack += 1
@@ -373,7 +407,7 @@ class NodeLink:
             return
         try:
             attempt.on_item(item, blob)
-        except (BrokenStream, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # whatever it has sent: its job ends, and the others go on
             logger.error("node_broken", extra={"node": self.name, "job_id": attempt.job.id, "detail": repr(error)})
             attempt.on_broken(repr(error))
         if attempt.is_over:
@@ -390,6 +424,7 @@ class NodeLink:
         self._note("lost", how)
         attempts, self.attempts = self.attempts, {}
         self._waiting.clear()
+        self._runs.clear()
         self._ended.clear()
         self.held.clear()
         self.ended[self.incarnation] = fenced, how
@@ -433,31 +468,82 @@ class NodeLink:
         self.attempts[attempt.n] = attempt
 
     def order(self, header: Header, blobs: list[bytes]) -> None:
-        """Implement `Orders`. A stop passes what is sent before it; the orders before a run go in their order."""
+        """Implement `Orders`. A stop goes alone, at once, past all that waits; the pieces of an input go before its
+        run, one after the other; runs without pieces go together.
+        """
         n = header["n"]
         for blob in blobs:
+            order = header, blob
             if header["order"] == "stop":
-                self._run(self._deliver(header, blob))
-                continue
-            waiting = self._waiting.setdefault(n, deque())
-            waiting.append((header, blob))
-            if len(waiting) == 1:
-                self._run(self._deliver_all(n))
+                self._run(self._deliver([order]))
+            elif header["order"] == "run" and n not in self._waiting:
+                self._runs.append(order)
+                if self._senders < SENDERS_MAX:
+                    self._senders += 1
+                    self._run(self._deliver_runs())
+            else:
+                waiting = self._waiting.setdefault(n, deque())
+                waiting.append(order)
+                if len(waiting) == 1:
+                    self._run(self._deliver_all(n))
+
+    async def _deliver_runs(self) -> None:
+        """Send what is given out in one turn of the loop, and what comes while messages are on their way."""
+        try:
+            while self._runs:
+                await self._deliver(self._take_runs())
+        finally:
+            self._senders -= 1
+
+    def _take_runs(self) -> list[Order]:
+        taken: list[Order] = []
+        room = messages.BATCH_BYTES_MAX
+        while self._runs and (not taken or room >= len(self._runs[0][1])) and len(taken) < RUNS_MAX:
+            taken.append(self._runs.popleft())
+            room -= len(taken[-1][1]) + ORDER_BYTES
+        return taken
 
     async def _deliver_all(self, n: int) -> None:
         while waiting := self._waiting.get(n):
-            await self._deliver(*waiting[0])
+            await self._deliver([waiting[0]])
             waiting.popleft()
         self._waiting.pop(n, None)
 
-    async def _deliver(self, header: Header, blob: bytes) -> None:
-        """Send an order until it is answered, the attempt is over, or the node is lost."""
-        incarnation, n = self.incarnation, header["n"]
-        while n in self.attempts and self.incarnation == incarnation and not self._closing.is_set():
+    async def _deliver(self, orders: list[Order]) -> None:
+        """Send orders until they are answered, their attempts are over, or the node is lost."""
+        incarnation = self.incarnation
+        while self.incarnation == incarnation and not self._closing.is_set():
+            orders = [order for order in orders if order[0]["n"] in self.attempts]
+            if not orders:
+                return
             try:
                 began = self._clock.now()
-                await self._call("do", header, self._times.patience_s, blob)
+                given = {"orders": [header for header, _ in orders]}
+                answer, _ = await self._call("do", given, self._times.patience_s, [blob for _, blob in orders])
                 self._delay_s = round(self._clock.now() - began, 6)
-                return  # a refusal, too: then the node has ended, or belongs to another head
+                if answer.get("refused") != messages.NOT_UNDERSTOOD:
+                    return  # another refusal, too: then the node has ended, or belongs to another head
+                if len(orders) > 1:  # each alone: one of them is at fault
+                    for order in orders:
+                        self._run(self._deliver([order]))
+                    return
+                if orders[0][0]["order"] != "stop":  # a stop is sent again
+                    self._end_not_understood(orders[0][0]["n"], answer.get("detail", ""))
+                    return
             except (TimeoutError, CarrierError):
-                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+                pass
+            await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+
+    def _end_not_understood(self, n: int, why: str) -> None:
+        attempt = self.attempts.get(n)
+        if attempt is not None:
+            attempt.on_broken(f"it does not understand its order: {why}")
+
+
+def _not_understood(answer: Header, error: ValueError) -> str:
+    """Return what is wrong with an answer; of another release that is all that matters."""
+    release = answer.get("version")
+    if isinstance(release, str) and release != messages.installed_version():
+        ours = messages.installed_version()
+        return f"it has killable {release[:64]}, and this server {ours}: install the same on each machine"
+    return f"what it answers is not understood: {error}"

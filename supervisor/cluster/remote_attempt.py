@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.held_attempt import WRAPPED
+from killable.supervisor.cluster.message_checks import end_of
 from killable.supervisor.cluster.messages import Header, pieces
 from killable.supervisor.jobs.event_log import Batch, EventLog
 from killable.supervisor.jobs.inputs import content_of
@@ -179,7 +180,7 @@ class RemoteAttempt:
             case "result" | "partial":
                 self._values[header["kind"]] = blob
             case "end":
-                self._on_end(json.loads(blob))
+                self._on_end(*end_of(json.loads(blob)))
             case kind:
                 raise BrokenStream(f"an item of kind {kind!r}")
 
@@ -219,9 +220,8 @@ class RemoteAttempt:
                     job.partial = data[len(WRAPPED) : -1] if is_wrapped else data
         job.wake()
 
-    def _on_end(self, end: dict[str, Any]) -> None:
-        outcome = Outcome(**end["outcome"])
-        job, certificate = self.job, Certificate(**end["certificate"])
+    def _on_end(self, outcome: Outcome, certificate: Certificate, may_retry: bool) -> None:
+        job = self.job
         if certificate.slot_ready is not None:
             self.on_slot_ready(certificate.slot_ready)
         relayed = None if self._asked_at is None else round((self._clock.now() - self._asked_at) * 1000, 3)
@@ -229,7 +229,7 @@ class RemoteAttempt:
         job.result = self._values.get("result")
         job.partial = self._values.get("partial", job.partial)
         if self._asked is None:  # else its node retries nothing, and whether another one does is known here
-            job.may_retry = job.may_retry and end["may_retry"]
+            job.may_retry = job.may_retry and may_retry
         if self._asked is None and certificate.requested is not None:  # a deadline or a limit, decided by the node
             job.verdict = Verdict(certificate.cause, by=certificate.by, reason=certificate.reason)
         self._finish(outcome)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -182,6 +184,26 @@ def test_a_verb_that_calls_a_server_imports_no_validation_and_no_other_command(w
     assert "httpx" in loaded
     never = ("pydantic", "pygments", "rich.markdown")
     assert {name for name in loaded if any(name == each or name.startswith(f"{each}.") for each in never)} == set()
+
+
+def test_a_server_of_one_machine_imports_nothing_of_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text("from killable import job\n\n\n@job\ndef one() -> int:\n    return 1\n")
+    command = [sys.executable, "-X", "importtime", "-m", "killable.api.cli", "serve", "jobs.py", "--port=0", "--json"]
+    with (tmp_path / "imports").open("wb") as imports:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=imports)
+    assert server.stdout is not None
+    with server.stdout:
+        try:
+            url = json.loads(server.stdout.readline())["url"]
+            post = urllib.request.Request(f"{url}/v1/jobs", b'{"type": "one"}', {"Content-Type": "application/json"})
+            job_id = json.load(urllib.request.urlopen(post))["job_id"]
+            assert json.load(urllib.request.urlopen(f"{url}/v1/jobs/{job_id}/result?wait_s=60")) == 1
+        finally:
+            server.terminate()
+            server.wait()
+    loaded = re.findall(r"\| +([\w.]+)$", (tmp_path / "imports").read_text(), flags=re.MULTILINE)
+    assert "killable.supervisor.dispatch.dispatcher" in loaded
+    assert [name for name in loaded if name.startswith(("killable.supervisor.cluster", "ray"))] == []
 
 
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)

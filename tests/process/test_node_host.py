@@ -22,6 +22,14 @@ JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
 LEASE_S = 1000.0
 
 
+def run_order(number: int, type: str, attempt: int = 1, job_id: str = "job-1") -> dict[str, Any]:
+    return {
+        "order": "run", "n": number, "parts": 0, "job_id": job_id, "type": type, "submitted_as": type,
+        "attempt": attempt, "limits": dict(DEFAULT_LIMITS), "tags": {}, "correlation_id": "", "age_s": 0.0,
+        "waited_s": 0.0, "at_event": 0, "output_bytes": 0, "tokens": 0,
+    }  # fmt: skip
+
+
 class Head:
     """A head that says what a test wants it to say."""
 
@@ -32,7 +40,8 @@ class Head:
 
     async def call(self, method: str, blob: bytes = b"", **header: Any) -> tuple[dict[str, Any], list[bytes]]:
         members = {"epoch": self.epoch, "head": f"head {self.epoch}", "incarnation": self.incarnation, **header}
-        return messages.unpack(await self.host.call(method, messages.pack(members, [blob] if blob else ())))
+        blobs = [blob] if method == "do" else ()
+        return messages.unpack(await self.host.call(method, messages.pack(members, blobs)))
 
     async def hello(self, given: int = 0, *, adopts: bool = False) -> dict[str, Any]:
         told, _ = await self.call("hello", lease_s=LEASE_S, given=given, before="", adopts=adopts)
@@ -40,15 +49,15 @@ class Head:
         return told
 
     async def run(self, number: int, type: str, attempt: int = 1, job_id: str = "job-1", **input: Any) -> None:
-        await self.call(
-            "do", json.dumps(input).encode(), order="run", n=number, parts=0, job_id=job_id, type=type,
-            submitted_as=type, attempt=attempt, limits=dict(DEFAULT_LIMITS), tags={}, correlation_id="",
-            age_s=0.0, waited_s=0.0, at_event=0, output_bytes=0, tokens=0,
-        )  # fmt: skip
+        await self.do(run_order(number, type, attempt, job_id), json.dumps(input).encode())
+
+    async def do(self, order: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
+        told, _ = await self.call("do", blob, orders=[order])
+        return told
 
     async def stop(self, n: int) -> None:
         verdict = {"code": "cancelled", "by": "user", "reason": "", "facts": {}}
-        await self.call("do", order="stop", n=n, job_id="job-1", attempt=1, verdict=verdict, grace_s=0.0)
+        await self.do({"order": "stop", "n": n, "job_id": "job-1", "attempt": 1, "verdict": verdict, "grace_s": 0.0})
 
     async def poll(
         self, *, acknowledges: bool = True, forget: tuple[int, ...] = (), wait_s: float = 30.0
@@ -115,9 +124,9 @@ async def test_what_was_sent_to_an_earlier_incarnation_is_refused() -> None:
         await head.hello()
         late = Head(head.host)
         late.incarnation = "the last one"
-        order = {"order": "run", "n": 1}
-        assert (await late.call("do", **order))[0] == {"refused": "unknown_epoch"}
-        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0))[0] == {"refused": "unknown_epoch"}
+        order = run_order(1, "count")
+        assert await late.do(order) == {"refused": "unknown_epoch"}
+        assert (await late.call("poll", ack=0, answer=1, wait_s=0.0, forget=()))[0] == {"refused": "unknown_epoch"}
         await head.run(1, "count", n=2)
         _, end = await head.until_end(1)
         assert end["certificate"]["tokens"] == 2

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from support.fake_node import GUARD_S, FakeNodeSupervisor, Run, Runs
+from support.garbled_messages import garble
 
 from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine
 from killable.supervisor.cluster.node_host import NodeHost
@@ -32,6 +33,8 @@ class Trouble:
     late: float = 0.0
     late_s: float = 1.0
     """How late at most: messages that are sent meanwhile pass it."""
+    garbled: float = 0.0
+    """And is none any more."""
 
 
 class FakeNetwork:
@@ -198,7 +201,8 @@ class FakeCarrier:
         network.messages += 1
         self.calls[method] = self.calls.get(method, 0) + 1
         if method == "do":
-            self._note_turn(json.loads(message[: message.index(b"\n")]))
+            for order in json.loads(message[: message.index(b"\n")])["orders"]:
+                self._note_turn(order)
         if network.happens(trouble.doubled):
             network.send(self._deliver(node, method, message))
         answered = network.loop.create_future()
@@ -227,6 +231,9 @@ class FakeCarrier:
         if self.is_cut_off:
             await network.loop.create_future()
 
+    def _pass_on(self, message: bytes) -> bytes:
+        return garble(self.network.random, message) if self.network.happens(self.network.trouble.garbled) else message
+
     async def _deliver(
         self, node: str, method: str, message: bytes, answered: asyncio.Future[bytes] | None = None
     ) -> None:
@@ -237,7 +244,7 @@ class FakeCarrier:
             if answered is not None and not answered.done():
                 answered.set_exception(HostGone(f"{node} is not there"))
             return
-        answer = await host.call(method, message)
+        answer = await host.call(method, self._pass_on(message))
         if machine.host is not host or machine.is_frozen:
             return  # it died, or stood still: what it would say now is looked at by the next call
         if method == "hello" and b'"refused"' not in answer[: answer.index(b"\n")] and self.name not in machine.heads:
@@ -246,4 +253,4 @@ class FakeCarrier:
             return
         await self._passes(machine, is_answer=True)
         if not answered.done():
-            answered.set_result(answer)
+            answered.set_result(self._pass_on(answer))

@@ -1,0 +1,285 @@
+"""What a message between a head and a node has to be. Each is checked before anything of it is used.
+
+Runs in: supervisor. Pure. Members that nobody here knows are left alone. Every function raises ValueError, with the
+place in the message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from killable.supervisor.cluster.messages import Header
+from killable.supervisor.models import Certificate, Outcome, WorkerRecord
+from killable.workers.errors import CODES
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Seconds = Annotated[float, Field(ge=0)]
+_Limits = dict[str, float | dict[str, float | None] | None]
+Words = Annotated[str, Field(max_length=1 << 16)]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, hide_input_in_errors=True)
+
+
+# ── what a head asks ──
+
+
+class _Asked(_Message):
+    epoch: Count
+    head: Words
+
+
+class _AskedOfOne(_Asked):
+    incarnation: Words
+
+
+class _Hello(_Asked):
+    lease_s: Annotated[float, Field(gt=0)]
+    given: Count
+    before: Words
+    adopts: bool
+
+
+class _Poll(_AskedOfOne):
+    ack: Count
+    answer: Count
+    wait_s: Seconds
+    forget: list[Count]
+
+
+class _Part(_Message):
+    order: Literal["part"]
+    n: Count
+    place: Count
+
+
+class _Run(_Message):
+    order: Literal["run"]
+    n: Count
+    parts: Count
+    job_id: Words
+    type: Words
+    submitted_as: Words
+    attempt: Annotated[int, Field(ge=1, lt=1 << 31)]
+    limits: _Limits
+    tags: dict[str, str]
+    correlation_id: Words
+    age_s: float
+    waited_s: float
+    at_event: Count
+    output_bytes: Count
+    tokens: Count
+
+
+class _Verdict(_Message):
+    code: Words
+    by: Words
+    reason: Words
+    facts: dict[str, Any]
+
+
+class _Stop(_Message):
+    order: Literal["stop"]
+    n: Count
+    job_id: Words
+    attempt: Count
+    verdict: _Verdict
+    grace_s: Seconds | None
+
+
+class _Do(_AskedOfOne):
+    orders: list[Annotated[_Part | _Run | _Stop, Field(discriminator="order")]]
+
+
+class _Adopt(_AskedOfOne):
+    ns: list[Count]
+
+
+class _KillWorker(_AskedOfOne):
+    worker_id: Words
+    wait_s: Seconds
+
+
+_CALLS: dict[str, type[_Asked]] = {
+    "hello": _Hello, "poll": _Poll, "do": _Do, "adopt": _Adopt, "workers": _AskedOfOne, "kill_worker": _KillWorker,
+    "leave": _AskedOfOne,
+}  # fmt: skip
+
+# ── what a node answers ──
+
+
+class _Refused(_Message):
+    refused: Words
+    detail: str = ""
+    epoch: Count = 0
+
+
+class _PoolState(_Message):
+    name: Words
+    state: Words
+    slots: Count
+    quarantined: Count
+    detail: str
+    zygote_restarts: Count
+    proof: Words
+
+
+class _JobType(_Message):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Words
+    description: str
+    input_schema: dict[str, Any]
+    pool: Words
+    codec: Words
+    limits: _Limits
+    caps: _Limits
+    streams: bool
+    on_loss: Words
+    available: bool
+    unavailable_reason: str
+    operations: list[str]
+    limit_sources: dict[str, str]
+
+
+class _Held(_Message):
+    n: Count
+    job_id: Words
+    attempt: Count
+    at_event: Count
+    events: Count
+    assigned_s: float | None
+    started_s: float | None
+
+
+class _Welcome(_Message):
+    answer: Count
+    incarnation: Annotated[str, Field(min_length=1)]
+    process: Words
+    settings: dict[str, str]
+    types: list[_JobType]
+    pools: list[_PoolState]
+    version: Words
+    python: Words
+    held: list[_Held]
+    begun: Count
+
+
+class _Polled(_Message):
+    answer: Count
+
+
+class _Workers(_Message):
+    workers: list[WorkerRecord]
+
+
+class _Killed(_Message):
+    worker: WorkerRecord | None = None
+    unknown: Words = ""
+
+
+_ANSWERS: dict[str, type[_Message]] = {
+    "hello": _Welcome, "poll": _Polled, "workers": _Workers, "kill_worker": _Killed, "do": _Message, "adopt": _Message,
+    "leave": _Message,
+}  # fmt: skip
+
+
+class _Item(_Message):
+    n: Count
+    is_cut: bool = False
+
+
+class _Note(_Message):
+    cause: Words
+    worker_id: Words | None = None
+    pid: Count | None = None
+
+
+class _Notes(_Item):
+    kind: Literal["notes"]
+    notes: list[_Note]
+
+
+class _Events(_Item):
+    kind: Literal["events"]
+    at: Count
+    is_wrapped: bool
+
+
+class _Value(_Item):
+    kind: Literal["result", "partial", "end"]
+
+
+class _Slot(_Item):
+    kind: Literal["slot"]
+    after_ms: float
+
+
+class _Batch(_Message):
+    seq: Count
+    pools: list[_PoolState]
+    items: list[Annotated[_Notes | _Events | _Value | _Slot, Field(discriminator="kind")]]
+
+
+class _End(_Message):
+    outcome: dict[str, Any]
+    certificate: dict[str, Any]
+    may_retry: bool
+
+
+_OUTCOME, _CERTIFICATE = TypeAdapter(Outcome), TypeAdapter(Certificate)
+
+
+def check_call(method: str, header: Header, blobs: list[bytes]) -> None:
+    """Check what a head asks of a node."""
+    if method not in _CALLS:
+        raise ValueError(f"a call of {method[:64]!r}")
+    _check(_CALLS[method], header)
+    if method == "do":
+        _check_number(header["orders"], blobs)
+
+
+def check_answer(method: str, header: Header) -> None:
+    """Check what a node has answered, a refusal, too."""
+    _check(_Refused if "refused" in header else _ANSWERS[method], header)
+
+
+def check_batch(header: Header, blobs: list[bytes]) -> None:
+    """Check a batch of news."""
+    _check(_Batch, header)
+    _check_number(header["items"], blobs)
+
+
+def end_of(value: Any) -> tuple[Outcome, Certificate, bool]:
+    """Return how an attempt has ended, its certificate, and whether it may be tried again."""
+    _check(_End, value)
+    try:
+        outcome = _OUTCOME.validate_python(value["outcome"])
+        certificate = _CERTIFICATE.validate_python(value["certificate"])
+    except ValidationError as error:
+        raise ValueError(_words(error)) from error
+    states = ("completed",) if outcome.code is None else ("failed", "cancelled", "timed_out")
+    if outcome.state not in states or (outcome.code is not None and outcome.code not in CODES):
+        raise ValueError(f"an end in state {outcome.state[:64]!r} with code {str(outcome.code)[:64]!r}")
+    return outcome, certificate, value["may_retry"]
+
+
+def _check_number(headers: list[Any], blobs: list[bytes]) -> None:
+    if len(headers) != len(blobs):
+        raise ValueError(f"{len(headers)} headers for {len(blobs)} pieces of data")
+
+
+def _check(kind: type[_Message], header: Header) -> None:
+    try:
+        kind.model_validate(header)
+    except ValidationError as error:
+        raise ValueError(_words(error)) from error
+
+
+def _words(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    place = ".".join(str(step) for step in first["loc"])
+    return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -1,0 +1,65 @@
+"""What goes from a head to a node, and in how many messages, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from support.virtual_loop import run
+
+from killable.supervisor.cluster import messages
+from sim.cluster_simulation import ClusterSimulation
+
+
+def test_runs_that_begin_together_go_in_one_message_and_a_stop_goes_alone() -> None:
+    orders = run(_orders())
+    kinds = [[order["order"] for order in each] for each in orders]
+    assert sum(map(len, kinds)) == 41 and [kind for kind in kinds if "stop" in kind] == [["stop"]]
+    assert len(kinds) < 12, "forty runs of which ten begin together, and a stop"
+
+
+async def _orders() -> list[list[dict[str, Any]]]:
+    """Return the orders of each message."""
+    sent: list[list[dict[str, Any]]] = []
+    async with ClusterSimulation(nodes=1, workers=10) as sim:
+        carrier = sim.head.carrier
+        call = carrier.call
+
+        async def note(node: str, method: str, message: bytes) -> bytes:
+            if method == "do":
+                sent.append(json.loads(message[: message.index(b"\n")])["orders"])
+            return await call(node, method, message)
+
+        carrier.call = note  # type: ignore[method-assign]
+        jobs = [await sim.submit(run_s=1.0, slot_s=0.0) for _ in range(40)]
+        await asyncio.sleep(0.5)
+        assert jobs[0] is not None
+        await sim.cancel(jobs[0])
+        await sim.ended()
+    return sent
+
+
+def test_one_order_that_a_node_does_not_understand_ends_its_own_job_only() -> None:
+    run(_misunderstood())
+
+
+async def _misunderstood() -> None:
+    async with ClusterSimulation(nodes=1, workers=10) as sim:
+        sim.has_garbled_messages = True
+        carrier = sim.head.carrier
+        call = carrier.call
+
+        async def change(node: str, method: str, message: bytes) -> bytes:
+            header, blobs = messages.unpack(message)
+            for order in header.get("orders", ()):
+                if order["n"] == 3 and order["order"] == "run":
+                    order["attempt"] = -1
+            return await call(node, method, messages.pack(header, blobs))
+
+        carrier.call = change  # type: ignore[method-assign]
+        jobs = [await sim.submit(run_s=1.0) for _ in range(8)]
+        await sim.ended(within_s=60)
+    codes = [job.code for job in jobs if job is not None]
+    assert codes == [None, None, "protocol", *[None] * 5]
+    assert jobs[2] is not None and "attempt: Input should be greater" in jobs[2].end["error"]["message"]

@@ -7,7 +7,7 @@
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
-# make smoke-cluster  of that only one test: jobs on two nodes, and a cancel; a minute, and two for the installation
+# make smoke-cluster  of that only one test: jobs on two nodes, and a cancel; a minute with the installation
 # make demo-cluster   three nodes of Ray on this machine, of which one is killed: what becomes of its jobs
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
@@ -161,10 +161,13 @@ $(CLUSTER)/installed: $(CLUSTER)/dependencies $(SOURCES)
 	@rm -rf build/lib build/bdist.*
 	@touch $@
 
+# Ray brings thousands of modules, of which few are imported. To compile them all takes longer than all else.
 $(CLUSTER)/dependencies: pyproject.toml | $(BIN)/python
 	@$(BIN)/python -m venv $(CLUSTER)
 	@rm -rf build/lib build/bdist.*
-	$(CLUSTER_PIP) '.[ray,test]'
+	$(CLUSTER_PIP) --no-compile '.[ray]' 'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-asyncio>=0.24'
+	$(CLUSTER)/bin/python -m compileall -qq -x '/ray/(air|data|experimental|llm|rllib|serve|train|tune)/' \
+		$$($(CLUSTER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 	@rm -rf build/lib build/bdist.*
 	@touch $@
 

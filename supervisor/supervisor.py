@@ -389,6 +389,11 @@ class Supervisor:
             await worker.until_gone(wait_s)
         return await self._fleet.worker_record(worker)
 
+    @property
+    def is_deposed(self) -> bool:
+        """Whether another head has taken this one's nodes over, which ends it."""
+        return self._remote_pools is not None and self._remote_pools.is_deposed
+
     async def nodes(self) -> Sequence[NodeRecord]:
         return () if self._remote_pools is None else self._remote_pools.node_records()
 

@@ -25,6 +25,12 @@ class ClusterUnreachable(StartRefused):
     exit_code = 69
 
 
+class Deposed(StartRefused):
+    """Another head has taken the nodes over. Exit code 75."""
+
+    exit_code = 75
+
+
 class NoMachine(StartRefused):
     """The cluster has no machine that can be a node. Exit code 71."""
 

@@ -20,6 +20,7 @@ MONITOR_IS_ON = (
     "Ray's memory monitor is on there, which ends the whole node for one greedy job:"
     f" {ray_settings.MEMORY_MONITOR}=0 before `ray start`"
 )
+GUARDS_ARE_KILLED = "Ray is told by {} to kill what an actor has started, its guards too: unset it before `ray start`"
 CALL_S = 120.0
 """How long a call may take: longer than any poll. The head gives up before."""
 
@@ -40,9 +41,15 @@ class NodeActor:
             self._started.result(START_S)
         except (OSError, KillableError, TimeoutError) as error:
             return f"{type(error).__name__}: {error}", ""
-        # The raylet's own environment, which an actor has, too.
-        return "", MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""
+        return "", _trouble()
 
     def call(self, method: str, message: bytes) -> bytes:
         """Do what a head asks for, and return the answer. After `leave` the process ends by itself."""
         return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)
+
+
+def _trouble() -> str:
+    """Return what is wrong with this machine: its raylet's environment, which an actor has, too, with our changes."""
+    if kills := ray_settings.kills_guards() or ray_settings.kills_children():
+        return GUARDS_ARE_KILLED.format(kills)
+    return MONITOR_IS_ON if ray_settings.has_memory_monitor() else ""

@@ -86,6 +86,7 @@ class NodeHost:
         """The lease that the guards know."""
         self._is_over = False
         self._ending: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
         self._forget_head()
 
     def _forget_head(self, through: int = 0) -> None:
@@ -102,7 +103,7 @@ class NodeHost:
         self._seen: set[int] = set()
         """Others that have, since orders pass each other on their way."""
         self._outbox = Outbox()
-        self._news = asyncio.Event()
+        self._news.set()  # a poll that waits is of an earlier head, which hears of it at once
         self._pools: list[Any] = []
 
     async def start(self) -> None:
@@ -251,8 +252,10 @@ class NodeHost:
             if (held := self._held.get(n)) is not None:
                 self._forget(held)
         due = self._clock.now() + header["wait_s"]
-        while not outbox.is_old(ack) and outbox.repeated(ack) is None:
+        while outbox is self._outbox and not outbox.is_old(ack) and outbox.repeated(ack) is None:
             pools = await self._pool_states()
+            if outbox is not self._outbox:
+                break
             if outbox.has_news or pools != self._pools:
                 self._pools = pools
                 outbox.batch({"pools": pools})

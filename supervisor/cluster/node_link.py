@@ -80,6 +80,11 @@ class LinkOwner(Protocol):
         """Whether it is decided which ones."""
         ...
 
+    @property
+    def is_deposed(self) -> bool:
+        """Whether another head has the nodes now."""
+        ...
+
     def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
         """Return whether a node works by this head's settings (`fingerprints`)."""
         ...
@@ -312,6 +317,8 @@ class NodeLink:
         `before` is the process of an incarnation that may have left something: the new one ends that first, or refuses.
         """
         owner = self._owner
+        if owner.is_deposed:  # a node host that this head had started would be taken from the other one
+            return None
         asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts}
         try:
             async with asyncio.timeout(HELLO_S):
@@ -327,7 +334,7 @@ class NodeLink:
                 self._note(self.state, "it was started with other settings, and is started anew")
                 return None
         except (TimeoutError, CarrierError) as error:
-            self._note(self.state, f"no answer: {error}")
+            self._note(self.state, f"no answer{f': {error}' if str(error) else ' in time'}")
             return None
         if hello.get("refused") == messages.STALE_EPOCH:
             return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None

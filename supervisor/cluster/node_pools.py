@@ -99,6 +99,7 @@ class NodePools(PoolsByName[NodePool]):
         """Set when a node has joined, or has certainly ended everything."""
         self.adopts = bool(settings.journal)
         self.is_settled = False
+        self.is_deposed = False
         self._has_joined = False
         """Whether a node was ever used: the epoch stays the same then."""
 
@@ -494,6 +495,7 @@ class NodePools(PoolsByName[NodePool]):
 
     def on_newer_epoch(self, number: int) -> bool:
         if self._has_joined:
+            self.is_deposed = True
             self._owner.on_deposed()
             return False
         self.epoch = Epoch(number + 1, self.epoch.head)

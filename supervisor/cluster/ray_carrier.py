@@ -38,8 +38,7 @@ CONNECT_S = 60.0
 CALLS_MAX = 16
 """Calls that an actor takes at once: a poll waits in one of its threads."""
 ENVIRONMENT = {
-    # Else Ray sends SIGKILL to what the actor has started: to our guards, which could end nothing any more.
-    "RAY_kill_child_processes_on_worker_exit": "0",
+    ray_settings.KILLS_CHILDREN: "0",
 }
 """Of the actors."""
 
@@ -73,6 +72,7 @@ class RayCarrier:
         try:
             async with asyncio.timeout(CONNECT_S):
                 await self._in_thread(self._connect)
+                ray_settings.take_signals_back()
         except (OSError, TimeoutError) as error:
             raise ClusterUnreachable(
                 f"there is no Ray at {self._address} ({_line(error)}): start it with `ray start --head`, or correct"
@@ -85,8 +85,9 @@ class RayCarrier:
             raise StartRefused(f"the Ray at {self._address} cannot be used: {why}") from error
 
     def _connect(self) -> None:
-        """In a thread that is not the main one, Ray takes no signal."""
+        """Blocks."""
         ray_settings.reach(self._address)  # where nothing listens, Ray tries for minutes
+        ray_settings.stay_without_head()
         logging.getLogger("ray").setLevel(logging.ERROR)
         ray.init(
             address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,

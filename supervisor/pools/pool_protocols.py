@@ -197,6 +197,11 @@ class RemotePools(JobPools, Protocol):
         """How often a node was lost since the start."""
         ...
 
+    @property
+    def is_deposed(self) -> bool:
+        """Whether another head has taken the nodes over."""
+        ...
+
     def use(self, owner: RemotePoolsOwner) -> None:
         """Set who is told of free workers and of what becomes of attempts."""
         ...

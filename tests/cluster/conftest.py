@@ -1,10 +1,43 @@
-"""What a Ray cluster leaves is Ray's: its own processes come and go. Each test looks at the processes of its jobs."""
+"""Servers over a Ray cluster of two nodes, which the tests share.
+
+What a Ray cluster leaves is Ray's: its own processes come and go. Each test looks at the processes of its jobs, and the
+session's end at everything.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from own_network import have_own_network
+from ray_cluster import RayCluster
+from server import RayServer
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> None:
     """In place of the check of every other test."""
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[RayCluster]:
+    have_own_network()
+    cluster = RayCluster(nodes=2)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
+    running = RayServer(ray_cluster, tmp_path)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def patient_server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
+    """With a lease that is longer than its own start, on any machine."""
+    running = RayServer(ray_cluster, tmp_path, lease_s=120)
+    yield running
+    running.close()

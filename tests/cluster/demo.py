@@ -5,7 +5,6 @@ Run by `make demo-cluster`. Takes a minute, most of it until Ray is there.
 
 from __future__ import annotations
 
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -21,11 +20,8 @@ def say(text: str) -> None:
 
 
 def main() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
     say("starting Ray: a head and three nodes on this machine")
-    ray = RayCluster(port, nodes=3)
+    ray = RayCluster(nodes=3)
     try:
         with tempfile.TemporaryDirectory() as folder:
             server = RayServer(ray, Path(folder))
@@ -63,7 +59,7 @@ def _story(ray: RayCluster, server: RayServer) -> int:
             certificate = server.ended(job_id)["certificate"]
             say(
                 f"  {job_id[:12]} count   cancelled on {certificate['node']}: its tree was empty after"
-                f" {certificate['tree_empty']:g} ms, and the server knew after {certificate['relayed']:g} ms"
+                f" {certificate['tree_empty']:.0f} ms, and the server knew after {certificate['relayed']:.0f} ms"
             )
     record = server.ended(retried)
     say(f"  {retried[:12]} nap     {record['state']} on {record['node']}, attempt {record['attempts']}")

@@ -6,17 +6,21 @@ Runs in: the tests by hand, and `demo.py`. Processes are ended by their pids: an
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-TOKEN = "0123456789abcdef0123456789abcdef"
+TOKEN = secrets.token_hex(16)
+"""Without their own network they can be reached from others."""
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": TOKEN,
@@ -27,22 +31,28 @@ ENVIRONMENT = {
 HEAD = "127.0.0.2"
 """Not 127.0.0.1, in whose place Ray takes the address of the machine."""
 STORE_BYTES = 80_000_000
-START_S = 90.0
+START_S = 300.0
+MARK = "KILLABLE_RAY_CLUSTER"
+"""In the environment of all that a cluster starts, as Ray's agents outlive the rest of a node that is killed."""
 
 
 class RayCluster:
     """A head of Ray without processors, and nodes with two each."""
 
-    def __init__(self, port: int, nodes: int) -> None:
-        self.address = f"{HEAD}:{port}"
+    def __init__(self, port: int = 0, nodes: int = 0, head: str = HEAD) -> None:
+        """`port` is one that is free without one."""
+        with socket.socket() as free:
+            free.bind((head, port))
+            port = free.getsockname()[1]
+        self.address = f"{head}:{port}"
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         """With a short name: the paths of Unix sockets have a bound."""
         self._started: list[subprocess.Popen[bytes]] = []
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         """By their address."""
         try:
-            self._start(
-                "--head", f"--node-ip-address={HEAD}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
+            self.head = self._start(
+                "--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
                 f"--temp-dir={self._folder.name}",
             )  # fmt: skip
             for number in range(nodes):
@@ -51,13 +61,13 @@ class RayCluster:
             self.close()
             raise
 
-    def add(self, address: str, **changes: str) -> None:
+    def add(self, address: str, *, within: Sequence[str] = (), **changes: str) -> None:
         """Start a node, whose label `place` is its address; return when it is there. One after the other: two that
-        start at once abort. `changes` are of its environment.
+        start at once abort. `within` comes before the command; `changes` are of its environment.
         """
         self.nodes[address] = self._start(
             f"--address={self.address}", f"--node-ip-address={address}", "--num-cpus=2", f"--labels=place={address}",
-            changes=changes,
+            within=within, changes=changes,
         )  # fmt: skip
 
     def announce_end(self, node_id: str, deadline_s: int) -> None:
@@ -69,22 +79,31 @@ class RayCluster:
             env=environment(), check=True, timeout=START_S, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def _start(self, *arguments: str, changes: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        program = [str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
-        log = Path(self._folder.name) / f"start-{len(self._started)}.log"
-        with log.open("wb") as file:
-            started = subprocess.Popen(
-                [*program, f"--object-store-memory={STORE_BYTES}"],
-                stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment(changes), start_new_session=True,
-                cwd=self._folder.name,
-            )  # fmt: skip
-        self._started.append(started)
+    def _start(
+        self, *arguments: str, within: Sequence[str] = (), changes: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start what it takes. Ray gives a node 30 seconds to begin, and gives up: a busy machine needs more."""
         give_up = time.monotonic() + START_S
-        while b"block forever" not in log.read_bytes():
-            if started.poll() is not None or time.monotonic() > give_up:
+        program = [*within, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
+        while True:
+            mark = f"{self._folder.name}/start-{len(self._started)}.log"
+            log = Path(mark)
+            with log.open("wb") as file:
+                started = subprocess.Popen(
+                    [*program, f"--object-store-memory={STORE_BYTES}"],
+                    stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=self._folder.name,
+                    env=environment({MARK: mark, **(changes or {})}),
+                )  # fmt: skip
+            self._started.append(started)
+            while b"block forever" not in log.read_bytes():
+                if started.poll() is not None or time.monotonic() > give_up:
+                    break
+                time.sleep(0.1)
+            else:
+                return started
+            if "timed out during startup" not in log.read_text() or time.monotonic() > give_up:
                 raise RuntimeError(log.read_text())
-            time.sleep(0.1)
-        return started
+            _kill_all(_started_as(mark))
 
     def kill(self, address: str) -> None:
         """Send SIGKILL to a node: to its raylet, and to the actor in which its supervisor is."""
@@ -94,21 +113,48 @@ class RayCluster:
         for each in ours:
             each.send_signal(signal.SIGKILL)
 
+    def process(self, started: subprocess.Popen[bytes], name: str) -> psutil.Process:
+        """Return the process of this name below one that was started: `raylet`, `gcs_server`."""
+        return next(each for each in psutil.Process(started.pid).children(recursive=True) if each.name() == name)
+
     def close(self) -> None:
+        """End everything of Ray's. The processes of jobs are not: who leaves one has failed."""
         for started in reversed(self._started):
-            below = [psutil.Process(started.pid), *psutil.Process(started.pid).children(recursive=True)] if (
-                started.poll() is None and psutil.pid_exists(started.pid)
-            ) else []  # fmt: skip
+            started.send_signal(signal.SIGCONT)
             started.terminate()
-            try:
+        for started in self._started:
+            with suppress(subprocess.TimeoutExpired):
                 started.wait(15)
-            except subprocess.TimeoutExpired:
-                started.kill()
-                started.wait()
-            _, alive = psutil.wait_procs(below, 10)
-            for each in alive:
-                each.kill()
+        for started in self._started:
+            started.kill()
+            started.wait()
+        _kill_all(_started_as(f"{self._folder.name}/"))
         self._folder.cleanup()
+
+
+def _started_as(mark: str) -> list[psutil.Process]:
+    """Return Ray's processes with a mark that begins like this."""
+    found = []
+    for each in psutil.process_iter():
+        with suppress(psutil.Error):
+            if f"{MARK}={mark}".encode() in _environment(each.pid) and _is_of_ray(each):
+                found.append(each)
+    return found
+
+
+def _environment(pid: int) -> bytes:
+    """Return it as it is: Ray's processes write their names over its begin, after which psutil finds nothing in it."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def _kill_all(processes: list[psutil.Process]) -> None:
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(processes)
 
 
 def _is_of_ray(process: psutil.Process) -> bool:
@@ -117,7 +163,7 @@ def _is_of_ray(process: psutil.Process) -> bool:
         command = " ".join(process.cmdline())
     except psutil.Error:
         return False
-    return "raylet" in command or "ray::" in command or "/ray/" in command
+    return "raylet" in command or "gcs_server" in command or "ray::" in command or "/ray/" in command
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -8,44 +8,70 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 from ray_cluster import RayCluster, environment
 
+STARTS = 3
 JOBS = Path(__file__).parent / "cluster_jobs.py"
-START_S = 90.0
 
 
 class RayServer:
     """A server over the nodes of a Ray cluster."""
 
     def __init__(
-        self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, more: str = "", workers: str = "workers = 2\n"
-    ) -> None:
-        """`more` is put at the end of the file of settings."""
+        self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, poll_s: float = 0.0, more: str = "",
+        workers: str = "workers = 2\n", environ: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        """`more` is put at the end of the file of settings, `environ` into the environment. Without `poll_s` it is a
+        fifth of the lease.
+        """
         self.folder = folder
+        self._environ = environment(environ)
+        self.lease_s = lease_s
         (folder / "killable.toml").write_text(
             f'[server]\njournal = "journal"\n'
-            f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {lease_s / 5}\n'
+            f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {poll_s or lease_s / 5}\n'
             f'[pools.jobs]\nmodule = "{JOBS}"\n{workers}{more}'
         )
         self.start()
 
     def start(self) -> None:
-        """Start it, also once more after it was killed."""
+        """Start it, also once more after it was killed. Again where no node has answered in time: Ray needs long for
+        an actor on a busy machine.
+        """
+        for _ in range(STARTS):
+            url, said = self._start()
+            if url:
+                break
+            if "no answer in time" not in said:
+                raise RuntimeError(said)
+        else:
+            raise RuntimeError(said)
+        self.url = url
+        self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+
+    def _start(self) -> tuple[str, str]:
+        """Start a process; return its URL, or what it has said before it ended."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"],
-                cwd=self.folder, env=environment(), stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
+                cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
         assert self.process.stdout is not None
-        announced = self.process.stdout.readline()
-        if not announced:
-            raise RuntimeError((self.folder / "server.log").read_text())
-        self.url = json.loads(announced)["url"]
-        self.client = httpx.Client(base_url=self.url, timeout=60, verify=False)
+        announced = self.process.stdout.readline()  # one line; that it cannot start takes several
+        if announced.startswith(b"{") and announced.rstrip().endswith(b"}"):
+            return json.loads(announced)["url"], ""
+        with self.process.stdout as stdout:
+            said = (announced + stdout.read()).decode()
+        self.process.wait()
+        return "", said + self.log()
+
+    def log(self) -> str:
+        return (self.folder / "server.log").read_text()
 
     def kill(self) -> None:
         self.client.close()

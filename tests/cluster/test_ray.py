@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-import socket
-from collections.abc import Iterator
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,47 +13,21 @@ import pytest
 
 pytest.importorskip("ray")
 
-from ray_cluster import RayCluster
+from node_processes import (
+    GONE_S,
+    actor_of,
+    address_of,
+    alive,
+    both_are_live,
+    gone,
+    lost_by_its_lease,
+    raylet_of,
+)
+from ray_cluster import RayCluster, environment
 from server import RayServer
-from support.waiting import Pending, until
+from support.waiting import until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[RayCluster]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
-    cluster = RayCluster(port, nodes=2)
-    yield cluster
-    cluster.close()
-
-
-@pytest.fixture
-def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
-    running = RayServer(ray_cluster, tmp_path)
-    yield running
-    running.close()
-
-
-@pytest.fixture
-def patient_server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
-    """With a lease that is longer than its own start, on any machine."""
-    running = RayServer(ray_cluster, tmp_path, lease_s=120)
-    yield running
-    running.close()
-
-
-def alive(pids: list[int]) -> list[int]:
-    return [pid for pid in pids if is_alive(pid)]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_jobs_run_on_all_nodes_and_a_cancel_ends_the_whole_tree(server: RayServer) -> None:
@@ -80,24 +54,14 @@ def test_a_node_that_is_killed_leaves_nothing_and_its_jobs_are_told(ray_cluster:
     naps = [server.submit("nap") for _ in range(2)]
     until(lambda: all(server.record(nap)["started_at"] for nap in naps), "all run")
     elsewhere = [nap for nap in naps if server.record(nap)["node"] == node]
-    address = next(address for address, ray in ray_cluster.nodes.items() if is_below(pids[0], ray.pid))
-    ray_cluster.kill(address)
-    until(lambda: not alive(pids), "its guards have ended all")
-    record = server.ended(job_id)
-    assert (record["error"]["code"], record["error"]["node"], record["error"]["fenced"]) == ("node_lost", node, "lease")
+    ray_cluster.kill(address_of(ray_cluster, pids[0]))
+    until(gone(pids), "its guards have ended all", GONE_S)
+    assert lost_by_its_lease(server, job_id)["error"]["node"] == node
     for nap in elsewhere:
         done = server.ended(nap)
         assert (done["state"], done["result"], done["attempts"]) == ("completed", 2, 2) and done["node"] != node
     ray_cluster.add(f"127.0.0.{10 + len(ray_cluster.nodes)}")
     until(lambda: [each["state"] for each in server.nodes()].count("live") == 2, "a new node joins")
-
-
-def is_below(pid: int, root: int) -> bool:
-    """Return whether a process is below another, by the guard that its worker is below."""
-    try:
-        return root in [parent.pid for parent in psutil.Process(pid).parents()]
-    except psutil.Error:
-        return False
 
 
 def test_a_server_that_is_killed_and_comes_back_goes_on_with_every_job(
@@ -140,11 +104,67 @@ def test_a_node_whose_actor_alone_is_killed_is_told_before_its_lease_is_over(pat
     job_id = server.submit("family")
     pids = server.first_token(job_id)
     node = server.record(job_id)["node"]
-    actor = next(each for each in psutil.Process(pids[0]).parents() if each.name().startswith("ray::"))
-    actor.kill()
+    actor_of(pids[0]).kill()
     error = server.ended(job_id)["error"]
     assert (error["code"], error["node"], error["fenced"], alive(pids)) == ("node_lost", node, "swept", [])
     assert [each["state"] for each in server.nodes()] == ["live", "live"], "it is back"
+
+
+RAY_KILL = """
+import sys, ray
+ray.init(address=sys.argv[1], namespace="killable", log_to_driver=False)
+ray.kill(ray.get_actor(sys.argv[2]))
+"""
+
+
+def test_what_ray_itself_kills_has_guards_that_live_to_end_its_jobs(
+    ray_cluster: RayCluster, patient_server: RayServer
+) -> None:
+    """By its own settings Ray would send SIGKILL to all that an actor has started."""
+    server = patient_server
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    node = server.record(job_id)["node"]
+    command = [sys.executable, "-c", RAY_KILL, ray_cluster.address, f"killable-{node}"]
+    subprocess.run(command, env=environment(), check=True, timeout=120)
+    until(gone(pids), "its guards have ended all", GONE_S)
+    error = server.ended(job_id)["error"]
+    assert (error["code"], error["node"], error["fenced"]) == ("node_lost", node, "swept")
+
+
+def test_a_node_whose_raylet_alone_is_killed_ends_everything(ray_cluster: RayCluster, server: RayServer) -> None:
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    raylet_of(pids[0]).kill()
+    until(gone(pids), "Ray ends the actor, and its guards all else", GONE_S)
+    lost_by_its_lease(server, job_id)
+    ray_cluster.add(f"127.0.0.{10 + len(ray_cluster.nodes)}")
+    until(lambda: both_are_live(server), "a new node joins")
+
+
+def test_a_server_that_is_told_to_end_ends_its_jobs_in_order(server: RayServer) -> None:
+    """Ray, too, would handle SIGTERM."""
+    job_id = server.submit("family")
+    pids = server.first_token(job_id)
+    server.process.terminate()
+    assert server.process.wait(60) == 0 and alive(pids) == []
+    assert "*** SIGTERM" not in server.log()
+    server.kill()
+    server.start()
+    assert server.record(job_id)["state"] == "cancelled"
+
+
+def test_a_server_that_comes_back_after_the_lease_tells_what_has_ended(server: RayServer) -> None:
+    family, nap = server.submit("family"), server.submit("nap")
+    pids = server.first_token(family)
+    until(lambda: server.record(nap)["started_at"], "it runs")
+    node, naps = server.record(family)["node"], server.record(nap)["pid"]
+    server.kill()
+    until(gone([*pids, naps]), "every node has ended its jobs")
+    server.start()
+    record = server.ended(family)
+    assert (record["error"]["code"], record["error"]["node"]) == ("node_lost", node)
+    assert server.ended(nap)["ended_at"] and server.ended(server.submit("count", n=5))["tokens"] == 5
 
 
 def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -> None:
@@ -152,7 +172,7 @@ def test_a_server_that_is_killed_leaves_nothing_on_any_node(server: RayServer) -
     pids = [pid for job_id in jobs for pid in server.first_token(job_id)]
     assert alive(pids) == pids
     server.process.kill()
-    until(lambda: not alive(pids), "every node has ended its jobs")
+    until(gone(pids), "every node has ended its jobs")
 
 
 def test_a_pool_has_the_machines_of_its_label_and_what_ray_takes_away_is_drained(
@@ -178,20 +198,6 @@ def test_a_pool_has_the_machines_of_its_label_and_what_ray_takes_away_is_drained
 # ── what stands still: each ends by its lease, and what is told is true when it is told ──
 
 
-def parents_of(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).parents()
-
-
-def actor_of(pid: int) -> psutil.Process:
-    """Return the process of the node's supervisor, by that of a worker."""
-    return next(each for each in parents_of(pid) if each.name().startswith("ray::"))
-
-
-def both_are_live(server: RayServer) -> bool | Pending:
-    states = [node["state"] for node in server.nodes()]
-    return states.count("live") >= 2 or Pending(states)
-
-
 def test_the_jobs_of_a_supervisor_that_stands_still_are_ended_by_its_guards_before_that_is_told(
     server: RayServer,
 ) -> None:
@@ -200,8 +206,8 @@ def test_the_jobs_of_a_supervisor_that_stands_still_are_ended_by_its_guards_befo
     actor = actor_of(pids[0])
     actor.suspend()
     try:
-        error = server.ended(job_id)["error"]
-        assert (error["code"], error["fenced"], alive(pids)) == ("node_lost", "lease", [])
+        lost_by_its_lease(server, job_id)
+        assert alive(pids) == []
     finally:
         actor.resume()
     until(lambda: both_are_live(server), "another incarnation joins")
@@ -216,29 +222,27 @@ def test_a_whole_node_that_stands_still_ends_everything_when_it_goes_on(server: 
     for process in still:
         process.suspend()
     try:
-        error = server.ended(job_id)["error"]
-        assert (error["code"], error["fenced"]) == ("node_lost", "lease")
+        lost_by_its_lease(server, job_id)
     finally:
         for process in still:
             with suppress(psutil.NoSuchProcess):  # one that goes on ends others
                 process.resume()
-    until(lambda: Pending(left) if (left := alive(pids)) else True, "its guards end everything")
+    until(gone(pids), "its guards end everything")
     until(lambda: both_are_live(server), "another incarnation joins")
 
 
 def test_a_raylet_that_stands_still_takes_nothing_from_its_node(server: RayServer, tmp_path: Path) -> None:
     job_id, family = server.submit("tick", n=3, gate=str(tmp_path / "gate")), server.submit("family")
     pids = server.first_token(family)
-    raylets = [each for each in parents_of(pids[0]) if each.name() == "raylet"]
-    assert raylets
-    raylets[0].suspend()
+    raylet = raylet_of(pids[0])
+    raylet.suspend()
     try:
         (tmp_path / "gate").write_bytes(b"xxx")
         record = server.ended(job_id)
         assert (record["state"], record["attempts"], record["tokens"]) == ("completed", 1, 3)
         assert server.client.delete(f"/v1/jobs/{family}").json()["status"] == "cancelled" and not alive(pids)
     finally:
-        raylets[0].resume()
+        raylet.resume()
 
 
 def test_a_server_that_stands_still_for_longer_than_the_lease_finds_its_nodes_empty(server: RayServer) -> None:
@@ -246,7 +250,7 @@ def test_a_server_that_stands_still_for_longer_than_the_lease_finds_its_nodes_em
     pids = server.first_token(job_id)
     server.process.send_signal(signal.SIGSTOP)
     try:
-        until(lambda: Pending(left) if (left := alive(pids)) else True, "the node ends its jobs by itself")
+        until(gone(pids), "the node ends its jobs by itself")
     finally:
         server.process.send_signal(signal.SIGCONT)
     assert server.ended(job_id)["error"]["code"] == "node_lost"

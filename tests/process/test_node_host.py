@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -187,6 +188,20 @@ async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gon
         assert (await Head(head.host, epoch=9).call("poll", ack=0, answer=1, wait_s=0.0, forget=()))[0][
             "refused"
         ] == "unknown_epoch"
+
+
+async def test_a_poll_that_waits_is_answered_as_soon_as_a_newer_head_has_the_node() -> None:
+    async with node() as head:
+        await head.hello()
+        waits = asyncio.ensure_future(head.call("poll", ack=0, answer=1, wait_s=3600.0, forget=()))
+        for _ in range(50):  # turns of the loop, until it waits for news
+            await asyncio.sleep(0)
+        newer = Head(head.host, epoch=2)
+        await newer.hello()
+        assert (await waits)[0] == {"refused": "stale_epoch", "epoch": 2}
+        await newer.run(1, "count", n=1)
+        _, end = await newer.until_end(1)
+        assert end["outcome"]["state"] == "completed"
 
 
 def events_of(items: list[tuple[dict[str, Any], bytes]], n: int) -> list[str]:

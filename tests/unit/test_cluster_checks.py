@@ -31,8 +31,16 @@ def test_without_a_cluster_nothing_is_checked() -> None:
 )
 def test_token_and_memory_monitor(environ: dict[str, str], insecure: bool, token: str, monitor: str) -> None:
     assert found("auto", environ, insecure=insecure) == {
-        "Ray's token": token, "Ray's memory monitor": monitor, "Ray's head": "ok",
+        "Ray's token": token, "Ray's memory monitor": monitor, "Ray and guards": "ok", "Ray's head": "ok",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper", "RAY_process_group_cleanup_enabled"]
+)
+def test_what_would_kill_the_guards_of_a_node_is_told(name: str) -> None:
+    assert found("auto", {name: "true"})["Ray and guards"] == "warn"
+    assert found("auto", {name: "0"})["Ray and guards"] == "ok"
 
 
 def test_whether_the_head_answers() -> None:

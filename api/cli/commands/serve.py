@@ -164,10 +164,18 @@ async def _serve(
             await _end_jobs(supervisor, manager, stop)
             hang_up.close()
             await web.close(LAST_WORDS_S)
+            if supervisor.is_deposed:
+                _raise_deposed()
         finally:
             await supervisor.close(grace_s=0)
             if reaper is not None:
                 reaper.close()
+
+
+def _raise_deposed() -> None:
+    from killable.supervisor.cluster.carrier import Deposed
+
+    raise Deposed("another server has taken the nodes of the cluster over: one server has them at a time")
 
 
 class _Stop:

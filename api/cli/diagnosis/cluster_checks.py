@@ -23,6 +23,7 @@ def examine_cluster(cluster: ClusterSettings, environ: Mapping[str, str]) -> Ite
         yield Check("Ray", "fail", "it is not installed", "pip install 'killable[ray]'")
     yield _token(cluster, environ)
     yield _memory_monitor(environ)
+    yield _guards(environ)
     yield _reachable(cluster.ray)
 
 
@@ -38,6 +39,14 @@ def _memory_monitor(environ: Mapping[str, str]) -> Check:
         return Check("Ray's memory monitor", "ok", "off")
     advice = f"it ends a whole node for one greedy job: {ray_settings.MEMORY_MONITOR}=0 where `ray start` is called"
     return Check("Ray's memory monitor", "warn", "on, if `ray start` is called from here", advice)
+
+
+def _guards(environ: Mapping[str, str]) -> Check:
+    kills = ray_settings.kills_guards(environ)
+    if not kills:
+        return Check("Ray and guards", "ok", f"nodes are started with {ray_settings.KILLS_CHILDREN}=0")
+    advice = f"its raylets would kill what ends the jobs of a lost node: unset {kills} where `ray start` is called"
+    return Check("Ray and guards", "warn", f"{kills} is set here", advice)
 
 
 def _reachable(address: str) -> Check:

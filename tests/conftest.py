@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from support.engines import DIFFERS, ENGINE, new_supervisor
 from support.forked_command import start_importing
 from support.processes import ProcessInfo, cgroups_of, open_descriptors, started_by_tests
 from support.supervisor_fixture import (
@@ -181,6 +182,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # those whose timeout is their own. All of them stay together, and so share what they share.
         items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
+        if ENGINE == "cluster" and (why := DIFFERS.get(item.name) or DIFFERS.get(item.name.partition("[")[0])):
+            item.add_marker(pytest.mark.skip(reason=why))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
             guard = "no_task_left_in_module" if "shared_supervisor" in item.fixturenames else "no_task_left"
@@ -225,7 +228,7 @@ async def supervisor() -> AsyncIterator[StartSupervisor]:
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: unhandled.append(context))
 
     async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
-        one = Supervisor(Settings(pools=pools, **settings))
+        one = new_supervisor(Settings(pools=pools, **settings))
         started.append(one)
         await one.start()
         return one

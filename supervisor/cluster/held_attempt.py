@@ -87,6 +87,9 @@ class HeldAttempt:
         note: dict[str, Any] = {"cause": cause.value}
         if cause is Cause.ASSIGNED:
             note |= {"worker_id": job.worker_id, "pid": job.pid}
+        if job.verdict is not None:  # mostly one that the head knows; the node's own is a deadline, or a limit
+            why = job.verdict
+            note["verdict"] = {"code": why.code, "by": why.by, "reason": why.reason, "facts": dict(why.facts)}
         self._notes.append(note)
         self._on_news(self)
 

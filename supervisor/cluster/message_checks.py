@@ -192,10 +192,20 @@ class _Item(_Message):
     is_cut: bool = False
 
 
+class _Verdict(_Message):
+    model_config = ConfigDict(extra="forbid")
+
+    code: Words
+    by: Words
+    reason: str
+    facts: dict[str, Any]
+
+
 class _Note(_Message):
     cause: Words
     worker_id: Words | None = None
     pid: Count | None = None
+    verdict: _Verdict | None = None
 
 
 class _Notes(_Item):

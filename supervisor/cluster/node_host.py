@@ -279,7 +279,8 @@ class NodeHost:
         """Return what the head needs to know of the pools, as JSON has it."""
         return [
             {"name": pool.name, "state": pool.state, "slots": pool.workers_max, "quarantined": pool.quarantined,
-             "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof}
+             "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof,
+             "start_method": pool.start_method}
             for pool in await self._supervisor.pools()
         ]  # fmt: skip
 

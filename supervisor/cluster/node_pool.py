@@ -37,7 +37,9 @@ class NodeShare:
         """The lines of the pool that it fits."""
         self.is_open = False
         """Whether it may get another job."""
-        self.told: dict[str, Any] = {"state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": ""}
+        self.told: dict[str, Any] = {
+            "state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": "", "start_method": "",
+        }  # fmt: skip
         """What the node has told of its pool last."""
         self.used = 0
 
@@ -57,6 +59,8 @@ class NodeSlot:
         self.share = share
         self.attempt: RemoteAttempt | None = None
         self.stage = WorkerStage.IDLE
+        self.worker_stays = False
+        """Whether the node's worker goes on to another job."""
         self._born = born
         self._is_ready = False
         self._when_ready: Callable[[], None] | None = None
@@ -95,7 +99,7 @@ class NodeSlot:
 
     def release(self) -> None:
         """Give the slot back."""
-        self.stage, self.attempt = WorkerStage.GONE, None
+        self.stage, self.attempt = WorkerStage.IDLE if self.worker_stays else WorkerStage.GONE, None
         self.pool.give_back(self)
         self.pool.on_free()
 
@@ -130,7 +134,7 @@ class NodeSlot:
             attempt=None if job is None else job.attempts,
             age_s=round(now - self._born, 3),
             jobs=1,
-            start_method=self.pool.spec.start_method,
+            start_method=self.share.told["start_method"] or self.pool.spec.start_method,
             proof=self.share.told["proof"],
             node=self.share.node,
         )
@@ -392,7 +396,7 @@ class NodePool:
         return PoolRecord(
             name=self.spec.name,
             state=self.state,
-            start_method=self.spec.start_method,
+            start_method=(shares[0].told["start_method"] if shares else "") or self.spec.start_method,
             workers_max=occupancy.workers_max,
             spares=self.spec.spares,
             idle=occupancy.idle,

@@ -21,7 +21,7 @@ class Outbox:
     def __init__(self) -> None:
         self._seq = 0
         self._last = b""
-        self._left: deque[tuple[Header, bytes]] = deque()
+        self._left: deque[tuple[Header, bytes | memoryview]] = deque()
         """Items that had no room in the last batch; the first may be the rest of one."""
         self._waiting: dict[int, HeldAttempt] = {}
         """Attempts with news, in the order of their turns."""
@@ -49,7 +49,7 @@ class Outbox:
     def batch(self, more: Header) -> bytes:
         """Return the next batch, with the members of `more` in its header. The last one was received."""
         headers: list[Header] = []
-        blobs: list[bytes] = []
+        blobs: list[bytes | memoryview] = []
         for header, blob in self._items():
             headers.append(header)
             blobs.append(blob)
@@ -57,7 +57,7 @@ class Outbox:
         self._last = pack({**more, "seq": self._seq, "items": headers}, blobs)
         return self._last
 
-    def _items(self) -> Iterator[tuple[Header, bytes]]:
+    def _items(self) -> Iterator[tuple[Header, bytes | memoryview]]:
         """Yield what goes into the next batch: first the transitions of all attempts, then data, in turns."""
         room = BATCH_BYTES_MAX
         for held in self._waiting.values():
@@ -68,8 +68,9 @@ class Outbox:
                 continue
             header, blob = self._left.popleft()
             if len(blob) > room:
-                self._left.appendleft((header, blob[room:]))
-                header, blob = header | {"is_cut": True}, blob[:room]
+                rest = memoryview(blob)  # a slice of bytes would copy what is left, once for each batch
+                self._left.appendleft((header, rest[room:]))
+                header, blob = header | {"is_cut": True}, rest[:room]
             room -= len(blob) + ITEM_BYTES
             yield header, blob
 

@@ -33,6 +33,8 @@ class BrokenStream(Exception):
 class AttemptSlot(JobWorker, Protocol):
     """The slot of a node that an attempt has."""
 
+    worker_stays: bool
+
     def on_slot_ready(self) -> None: ...
 
 
@@ -61,6 +63,8 @@ class RemoteAttempt:
         self._pieces: list[bytes] = []
         self._values: dict[str, bytes] = {}
         self._asked: Verdict | None = None
+        self._told: Verdict | None = None
+        """Why its node ends it, before anybody has asked for that here."""
         self._asked_at: float | None = None
         self._grace_s: float | None = None
         self._slot_ready_ms: float | None = None
@@ -108,10 +112,12 @@ class RemoteAttempt:
         return self._grace_s
 
     def stop(self, verdict: Verdict, grace_s: float | None = None) -> None:
-        """Ask the node to end it; if it is ending already, only its grace is shortened there."""
-        if self.is_over:
+        """Ask the node to end it; if it is ending already, only its grace is shortened there. The first verdict stays,
+        as far as it is known here: the node may have decided otherwise in the meantime.
+        """
+        if self.is_over or self._has_ended_by_itself:
             return
-        if self._asked is None:
+        if self._verdict is None:
             self._asked, self._asked_at = verdict, self._clock.now()
             self.job.verdict = verdict
             grace = self.job.limits["grace_s"]
@@ -122,9 +128,18 @@ class RemoteAttempt:
         whose = {"job_id": self.job.id, "attempt": self.job.attempts}
         self._orders.order({"order": "stop", "n": self.n, **whose, "verdict": asked, "grace_s": grace_s}, [b""])
 
+    @property
+    def _verdict(self) -> Verdict | None:
+        """The first that is known here."""
+        return self._asked or self._told
+
+    @property
+    def _has_ended_by_itself(self) -> bool:
+        return self.job.state is State.SWEEPING and self.job.verdict is None
+
     def on_drained(self, why: str) -> None:
         """Stop it, if nobody has yet: its node is to have no jobs. A job that may be tried again is, elsewhere."""
-        if self._asked is None:
+        if self._verdict is None:
             name = self._orders.name
             facts = {"message": f"node {name} was drained: {why}", "node": name}
             self.stop(Verdict("node_drained", by="operator", reason=why, facts=facts))
@@ -137,9 +152,9 @@ class RemoteAttempt:
 
     def certificate_so_far(self) -> Certificate:
         """Return what is known here: the phases come with the end."""
-        verdict = self._asked or Verdict("")
+        verdict = self._verdict or Verdict("")
         return Certificate(
-            requested=None if self._asked is None else 0.0,
+            requested=None if self._verdict is None else 0.0,
             cause=verdict.code,
             by=verdict.by,
             reason=verdict.reason,
@@ -189,6 +204,9 @@ class RemoteAttempt:
         if cause is Cause.ASSIGNED:
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
         else:
+            if self._verdict is None and note.get("verdict") is not None:
+                self.job.verdict = self._told = Verdict(**note["verdict"])
+                self._grace_s = self.job.limits["grace_s"] if cause is Cause.STOP_REQUESTED else 0.0
             self._transition(cause)
 
     def _transition(self, cause: Cause) -> None:
@@ -224,13 +242,17 @@ class RemoteAttempt:
         job = self.job
         if certificate.slot_ready is not None:
             self.on_slot_ready(certificate.slot_ready)
+        self.worker.worker_stays = certificate.exited is None
         relayed = None if self._asked_at is None else round((self._clock.now() - self._asked_at) * 1000, 3)
         self.certificate = certificate._replace(slot_ready=None, node=self._orders.name, relayed=relayed)
         job.result = self._values.get("result")
         job.partial = self._values.get("partial", job.partial)
         if self._asked is None:  # else its node retries nothing, and whether another one does is known here
             job.may_retry = job.may_retry and may_retry
-        if self._asked is None and certificate.requested is not None:  # a deadline or a limit, decided by the node
+        if outcome.code == "timeout.queue":  # it has waited on its node for a worker: it does not begin to wait anew
+            job.may_retry = False
+        if certificate.requested is not None and (self._asked is None or certificate.cause != self._asked.code):
+            # A deadline or a limit, decided by the node.
             job.verdict = Verdict(certificate.cause, by=certificate.by, reason=certificate.reason)
         self._finish(outcome)
 
@@ -239,7 +261,7 @@ class RemoteAttempt:
         if self.is_over:
             return
         name = self._orders.name
-        verdict = self._asked
+        verdict = self._verdict
         if verdict is None:
             outcome = Outcome("failed", "node_lost", f"node {name} was lost: {how}", {"node": name, **facts})
         else:

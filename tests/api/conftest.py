@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from api_server import JOBS, POOL, Server, StartServer, client_of, serve
-from support.engines import DIFFERS, ENGINE
+from support.engines import ENGINE
 from support.killable_command import Command, SharedServer
 from support.long_wait_server import LONG_WAITS
 
@@ -30,8 +30,6 @@ def start_server() -> StartServer:
 
 def pytest_collection_modifyitems(items: list[Any]) -> None:
     for item in items:
-        if item.path.parent.name == "api" and ENGINE == "cluster" and item.name in DIFFERS:
-            item.add_marker(pytest.mark.skip(reason=DIFFERS[item.name]))
         if item.path.parent.name == "api" and "server" in getattr(item, "fixturenames", ()) and _shares(item):
             # Set up before what looks for the test's own processes.
             item.fixturenames.insert(item.fixturenames.index("nothing_left"), "shared_server")

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from job_runs import ENDED_WITH
+from support.engines import new_supervisor
 from support.shared_supervisor import SharedSupervisor
 from support.supervisor_fixture import StartSupervisor
 
@@ -44,7 +45,7 @@ async def shared_or_own_supervisor(shared_supervisor: SharedSupervisor) -> Async
     async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
         if pools == (shared_supervisor.pool,) and not settings:
             return shared_supervisor.supervisor
-        started.append(one := Supervisor(Settings(pools=pools, **settings)))
+        started.append(one := new_supervisor(Settings(pools=pools, **settings)))
         await one.start()
         return one
 

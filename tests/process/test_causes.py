@@ -48,10 +48,14 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
     timed_out = await run(server, "ignores_term", limits={"run_s": 0.1, "grace_s": 0})
     garbled = await run(server, "writes_garbage", then="loop")
     killed = await begun()
-    os.kill((await server.get(killed)).pid or 0, signal.SIGKILL)
+    pid = (await server.get(killed)).pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
     outside = await follow(server, killed)
     lost = await begun()
-    os.kill((await server.pools())[0].zygote_pid or 0, signal.SIGKILL)
+    zygote = (await server.pools())[0].zygote_pid
+    assert zygote is not None
+    os.kill(zygote, signal.SIGKILL)
     orphaned = await follow(server, lost)
 
     stories = {

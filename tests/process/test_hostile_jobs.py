@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, SETTLED, Story, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from support.certificate_checks import check_row
+from support.engines import ENGINE
 from support.hostile_job_table import (
     ACK_S,
     ANOTHER_OF_EACH_KIND,
@@ -109,6 +110,8 @@ async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
     turns = asyncio.Semaphore(AT_ONCE)
     failures: list[str] = []
     pids = [looked]
+    if ENGINE == "cluster":  # the phases of an ending come with its end: nobody can wait for one
+        table = [case for case in table if not case.await_phase]
 
     async def one(case: HostileCase) -> None:
         async with turns:

@@ -19,6 +19,8 @@ from sim.simulation import Job, Simulation
 LATENCY_S = 0.002
 """More than any latency of the fake kernel."""
 FOREVER = Script(run_s=NEVER)
+ON_BOTH = pytest.mark.parametrize("engine", ["local", "cluster"])
+"""What differs between a supervisor of this machine and a head is tested with both, whatever ENGINE says."""
 DEAF = Script(run_s=NEVER, acknowledge_s=NEVER, cpu=0.0)
 """It never acknowledges, and uses no processor: it keeps its whole grace."""
 NATIVE = Script(run_s=NEVER, acknowledge_s=NEVER, cpu=1.0)

@@ -8,22 +8,24 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from support.engines import ENGINE, new_supervisor
 from support.fake_disk import FakeDisk
 from support.fake_spawner import FakeSpawner
 from support.fake_world import SLACK_S, Faults, Script, Truth, World
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
+from killable.supervisor.cluster.node_host import LEFT_S
 from killable.supervisor.jobs.durable_ends import TELL_S
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.supervisor import Supervisor
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
@@ -55,6 +57,8 @@ class Job:
     events: list[JobEvent] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
     cancel_accepted: bool = False
+    cancelled_at: float = math.inf
+    """When it was cancelled first."""
     end: dict[str, Any] = field(default_factory=dict)
     """The data of its terminal event."""
     asked: int = 0
@@ -114,12 +118,13 @@ class Simulation:
         seed: int = 0,
         faults: Faults | None = None,
         commit_s: float | None = None,
+        engine: str = ENGINE,
         **settings: Any,
     ) -> None:
-        """`commit_s`: it has a journal, whose commits take so long."""
+        """`commit_s`: it has a journal, whose commits take so long. `engine`: as ENGINE says it."""
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        self.loop = loop
+        self.loop, self.engine = loop, engine
         self.failure: BaseException | None = None
         journal = "" if commit_s is None else "journal"
         settings = {"limits": LIMITS, "caps": NO_CAPS, "unkillable_s": 3.0, "journal": journal, **settings}
@@ -127,11 +132,12 @@ class Simulation:
         self.world = World(seed, faults, self.settings.ack_cpu_s)
         self.disk = None if commit_s is None else FakeDisk(self.world, commit_s)
         self.world.on_begin = self._on_begin
-        self.supervisor = Supervisor(
+        self.supervisor = new_supervisor(
             self.settings,
             open_spawner=partial(FakeSpawner, self.world),
             open_journal=self.disk,
             clock=Clock(loop),
+            engine=engine,
         )
         self.jobs: list[Job] = []
         self.readers: list[asyncio.Task[None]] = []
@@ -182,6 +188,7 @@ class Simulation:
 
     async def _cancel(self, job: Job, before: str, grace_s: float | None, wait_s: float) -> None:
         began = self.loop.time()
+        job.cancelled_at = min(job.cancelled_at, began)
         if before != "queued" and not before.startswith(TERMINAL_STATES) and grace_s is not None:
             self.world.shortened(job.number, began + grace_s)
         by, reason = ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
@@ -208,12 +215,18 @@ class Simulation:
         if "cause" in told:
             verdict = told["cause"], told.get("by"), told.get("reason")
             first = job.verdicts.setdefault((record.attempts, record.worker_id), verdict)
-            check(verdict == first, f"job {job.number}: {first} became {verdict}")
+            check(verdict == first or self._crosses(job), f"job {job.number}: {first} became {verdict}")
         if record.ended:
             kept = {name: value for name, value in told.items() if name != "slot_ready"}  # the only one that may come
             final = record._replace(certificate=kept, error=record.error and dict(record.error), durable=None)
             job.answer = job.answer or final
             check(final == job.answer, lambda: f"job {job.number} was answered {job.answer}, and then {final}")
+
+    def _crosses(self, job: Job) -> bool:
+        """Return whether its node had decided to end it, or it had ended there, when a cancel was on its way."""
+        truth = self.world.truths.get(job.number)
+        seen = (job.cancelled_at,) if truth is None else (truth.term_at, truth.kill_at, truth.exited_at)
+        return self.engine == "cluster" and any(at is not None and at <= job.cancelled_at + SLACK_S for at in seen)
 
     def cancel_caller(self, caller: asyncio.Task[Any]) -> None:
         """The one who asked goes away."""
@@ -233,9 +246,14 @@ class Simulation:
         return self.supervisor._record(self.supervisor._registry.get(job.id))
 
     def _on_begin(self, truth: Truth) -> None:
-        """An order has come to a worker: with a journal, the start is on disk."""
+        """An order has come to a worker: its job may have another attempt; with a journal, the start is on disk."""
+        attempt = len(self.world.attempts(truth.number))
+        job = next((job for job in self.jobs if job.number == truth.number), None)
+        if job is not None and attempt > 1:
+            most = self.supervisor._registry.get(job.id).limits["attempts_max"]
+            self.world.check(attempt <= most, f"job {truth.number} is run {attempt} times")
         if self.disk is not None:
-            row, attempt = self.disk.row_of(truth.number), len(self.world.attempts(truth.number))
+            row = self.disk.row_of(truth.number)
             written = row is not None and row.attempt >= attempt and not row.waits
             self.world.check(written, f"job {truth.number}: attempt {attempt} begins, and on disk is {row}")
 
@@ -339,7 +357,7 @@ class Simulation:
         left = [process for process in self.world.alive() if not process.stuck]
         self.world.check(not left, f"alive after the close: {left}")
         self.world.stop()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0 if self.engine == "local" else LEFT_S)
         self.world.check(not self.loop.timers(), f"timers are left: {self.loop.timers()}")
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         self.world.check(not tasks, f"tasks are left: {tasks}")
@@ -386,8 +404,11 @@ class Simulation:
         for name, event in started.items():
             seen = sum(job.names.count(event) if name == "start" else event in job.names for job in self.jobs)
             check(observed[name] == seen, f"{observed[name]} {name} are counted, {seen} {event} were read")
-        left = len(self.world.truths) + len(self.world.earlier) + metrics.timeouts["queue"]
-        check(observed["queue_wait"] == left, f"{observed['queue_wait']} waits are counted, {left} were")
+        left = most = len(self.world.truths) + len(self.world.earlier)
+        if self.engine == "cluster":  # some were stopped on their node before they had a worker there
+            most = sum(self.record(job).attempts for job in self.jobs)
+        waits = observed["queue_wait"] - metrics.timeouts["queue"]
+        check(left <= waits <= most, f"{waits} waits are counted, {left} to {most} were")
         for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
             sent = sum(phase in certificate for job in self.jobs for certificate in job.certificates)
             counted_sent = sum(number for labels, number in metrics.kills.items() if labels[1] == signal)
@@ -415,11 +436,14 @@ class Simulation:
         job.events, job.end = events, json.loads(terminal[0].data)
         self._note_record(job, self.record(job))
         attempts, retries = self.world.attempts(job.number), job.retries
+        if self.engine == "cluster":  # an attempt may end on its node before it has a worker there
+            retries = [told for told in retries if set(PHASES) & set(told["certificate"])]
         for told, truth in zip(retries, attempts, strict=False):
             self._check_certificate(name, truth, told["error"]["code"], told["certificate"])
         truth = attempts[len(retries)] if len(retries) < len(attempts) else None
         if job.cancel_accepted:
-            check(job.state == "cancelled" or job.code == "unkillable", f"{name}: cancelled, and ended {job.code}")
+            true = job.state == "cancelled" or job.code == "unkillable" or self._crosses(job)
+            check(true, f"{name}: cancelled, and ended {job.code}")
         if truth is None:
             ended_unrun = "started" not in job.last_names and job.code is not None
             check(ended_unrun, lambda: f"{name} never ran, and ended {job.end}")

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from support.fake_world import NEVER, Script
 
-from sim.scenario_helpers import DEAF, FOREVER, near, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, ON_BOTH, near, refusal, simulate
 from sim.simulation import Simulation, pool
 
 # ── time ──
@@ -80,7 +80,8 @@ def test_a_job_that_waits_too_long_ends_on_time_and_never_starts(watched: bool) 
     simulate(main)
 
 
-def test_the_first_cause_stays_when_others_follow() -> None:
+@ON_BOTH
+def test_the_first_cause_stays_when_others_follow(engine: str) -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(DEAF, limits={"run_s": 1.0})
         await asyncio.sleep(1.5)
@@ -91,7 +92,7 @@ def test_the_first_cause_stays_when_others_follow() -> None:
         assert job.code == "timeout.run" and job.certificate["cause"] == "timeout.run"
         assert sim.record(job).error["signal"] == "SIGKILL"  # type: ignore[index]
 
-    simulate(main, pool(spares=0))
+    simulate(main, pool(spares=0), engine=engine)
 
 
 @pytest.mark.row("PEERS-A")

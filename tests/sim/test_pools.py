@@ -9,7 +9,7 @@ from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
 from killable.supervisor.ports import ProcessorUse
-from sim.scenario_helpers import DEAF, FOREVER, LATENCY_S, refusal, simulate
+from sim.scenario_helpers import DEAF, FOREVER, LATENCY_S, ON_BOTH, refusal, simulate
 from sim.simulation import Simulation, pool
 
 
@@ -194,7 +194,8 @@ def test_a_pool_whose_zygote_cannot_be_started_again_tries_until_it_can() -> Non
     simulate(main)
 
 
-def test_a_preload_that_leaves_threads_makes_the_workers_exec() -> None:
+@ON_BOTH
+def test_a_preload_that_leaves_threads_makes_the_workers_exec(engine: str) -> None:
     async def main(sim: Simulation) -> None:
         (record,) = await sim.supervisor.pools()
         assert (record.start_method, record.state, record.zygote_restarts) == ("spawn", "ready", 0)
@@ -203,7 +204,7 @@ def test_a_preload_that_leaves_threads_makes_the_workers_exec() -> None:
         await sim.ended(job)
         assert job.state == "completed"
 
-    simulate(main, faults=Faults(preload_threads=3))
+    simulate(main, faults=Faults(preload_threads=3), engine=engine)
 
 
 def test_no_worker_is_used_before_its_pidfd_is_here() -> None:
@@ -244,12 +245,15 @@ def test_killing_a_worker_cancels_its_job_and_another_takes_its_place() -> None:
 
 
 @pytest.mark.row("D24")
+@ON_BOTH
 @pytest.mark.parametrize(("jobs_per_worker_max", "recoveries"), [(1, 3), (0, 0)])
-def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(jobs_per_worker_max: int, recoveries: int) -> None:
+def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(
+    jobs_per_worker_max: int, recoveries: int, engine: str
+) -> None:
     async def main(sim: Simulation) -> None:
         for _ in range(3):
             await sim.ended(await sim.submit(Script()))
         await asyncio.sleep(1)
         assert sim.observed()["recovery"] == recoveries
 
-    simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max))
+    simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max), engine=engine)

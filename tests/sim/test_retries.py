@@ -11,7 +11,7 @@ import pytest
 from support.fake_world import NEVER, Script
 
 from killable.supervisor.dispatch.retries import WAIT_S_MAX
-from sim.scenario_helpers import FOREVER, NATIVE, near, refusal, simulate
+from sim.scenario_helpers import FOREVER, NATIVE, ON_BOTH, near, refusal, simulate
 from sim.simulation import Job, Simulation, answer, pool
 
 THRICE = {"attempts_max": 3, "backoff_s": 2.0}
@@ -22,7 +22,9 @@ async def kill(sim: Simulation, job: Job) -> float:
     while job.number not in sim.world.truths or sim.truth(job).exited_at is not None or not sim.truth(job).entered:
         await asyncio.sleep(0.01)
     worker_id = sim.record(job).worker_id
-    next(process for process in sim.world.alive() if process.worker_id == worker_id).kill_from_outside()
+    assert worker_id is not None
+    on_node = worker_id.rpartition(".")[2]
+    next(process for process in sim.world.alive() if process.worker_id == on_node).kill_from_outside()
     while sim.record(job).worker_id == worker_id and not sim.record(job).ended:
         await asyncio.sleep(0.0001)
     return sim.loop.time()
@@ -139,7 +141,8 @@ def test_a_cancel_while_it_waits_ends_it_at_once_and_none_follows() -> None:
     simulate(main)
 
 
-def test_a_cancel_while_an_attempt_ends_is_the_end_of_the_job() -> None:
+@ON_BOTH
+def test_a_cancel_while_an_attempt_ends_is_the_end_of_the_job(engine: str) -> None:
     """Its own outcome had been decided: that stays, and nothing follows."""
 
     async def main(sim: Simulation) -> None:
@@ -152,7 +155,7 @@ def test_a_cancel_while_an_attempt_ends_is_the_end_of_the_job() -> None:
         await sim.ended(job)
         assert job.code == "killed_externally" and len(starts(sim, job)) == 1
 
-    simulate(main, pool(spares=0))
+    simulate(main, pool(spares=0), engine=engine)
 
 
 def test_a_shutdown_lets_no_further_attempt_begin() -> None:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.engines import ENGINE
 from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
@@ -125,10 +126,11 @@ def draw_pools(dice: random.Random) -> list[PoolSpec]:
 class Fuzz:
     """One seed: a history of submissions, cancels and disasters."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, engine: str = ENGINE) -> None:
         self.dice = dice = random.Random(seed)
         self.sim = Simulation(
             *draw_pools(dice),
+            engine=engine,
             seed=seed,
             faults=draw_faults(dice),
             queue_jobs_max=dice.choice((2, 5, 50)),
@@ -245,16 +247,17 @@ class Fuzz:
                 assert job.state == "completed", job.end
 
 
-async def _fuzz(seed: int) -> list[str]:
-    return await Fuzz(seed).run()
+async def _fuzz(seed: int, engine: str) -> list[str]:
+    return await Fuzz(seed, engine).run()
 
 
-def play(seed: int) -> list[str]:
+def play(seed: int, engine: str = ENGINE) -> list[str]:
     """Return what happened; a failure says how to see it again."""
     try:
-        return run(_fuzz(seed))
+        return run(_fuzz(seed, engine))
     except BaseException as error:
-        error.add_note(f"again: KILLABLE_SIM_SEED={seed} pytest tests/sim/test_supervisor.py -k history")
+        which = "ENGINE=cluster " if engine == "cluster" else ""
+        error.add_note(f"again: {which}KILLABLE_SIM_SEED={seed} pytest tests/sim/test_supervisor.py -k history")
         raise
 
 
@@ -268,6 +271,12 @@ def play(seed: int) -> list[str]:
 def test_what_must_hold_holds_in_every_history(first: int) -> None:
     for seed in range(first, first + (1 if SEED else SEEDS_PER_TEST)):
         play(seed)
+
+
+def test_what_must_hold_holds_over_a_head_and_its_node() -> None:
+    """A few of the same histories; all with ENGINE=cluster."""
+    for seed in range(20):
+        play(seed, "cluster")
 
 
 def test_a_seed_is_one_history_wherever_it_is_played() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import CarrierError, Machine, Request
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.node_labels import NODE, settings_of
+from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 
 
@@ -55,6 +56,10 @@ class InProcessCarrier:
     trouble: str = ""
     ended: Counter[str] = field(default_factory=Counter)
     """How many incarnations of each node have ended, with everything that they ran."""
+    boottime: Callable[[], float] = clock.boottime
+    """That of the nodes' leases."""
+    open_spawner: SpawnerFactory | None = None
+    """What the nodes start in place of processes."""
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -74,12 +79,15 @@ class InProcessCarrier:
         self._check(node)
         if node not in self.hosts:
             settings = settings_of(self.settings, {**self.labels.get(node, {}), NODE: node}, cores=2)
-            host = NodeHost(settings, now=lambda: self.now(node), on_end=lambda: self._on_end(node, host))
+            host = NodeHost(
+                settings, now=lambda: self.now(node), open_spawner=self.open_spawner,
+                on_end=lambda: self._on_end(node, host),
+            )  # fmt: skip
             await host.start()
             self.hosts[node] = host
 
     def now(self, node: str) -> float:
-        return clock.boottime()
+        return self.boottime()
 
     def _on_end(self, node: str, host: NodeHost) -> None:
         self.ended[node] += 1

@@ -6,11 +6,11 @@ import asyncio
 import os
 from typing import Any
 
+from support.engines import new_supervisor
 from support.processes import ProcessInfo, descendants, permanent_pids, shared_servers
 from support.waiting import Pending, until_async
 
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.supervisor.supervisor import Supervisor
 
 
 class SharedSupervisor:
@@ -18,7 +18,7 @@ class SharedSupervisor:
 
     def __init__(self, pool: PoolSpec) -> None:
         self.pool = pool
-        self.supervisor = Supervisor(Settings(pools=(pool,)))
+        self.supervisor = new_supervisor(Settings(pools=(pool,)))
         self._unhandled: list[dict[str, Any]] = []
 
     async def start(self) -> None:

@@ -226,6 +226,7 @@ class ZygoteHost:
         if self._zygote_socket is not None:
             self._watchdog.expect()
             if self._reminder is None:
+                self._stops.clear()  # it was continued in time for each of the endings before
                 self._reminder = self._loop.call_later(REMIND_S, self._remind, REMIND_S)
 
     def _remind(self, waited_s: float) -> None:

@@ -226,7 +226,6 @@ class ZygoteHost:
         if self._zygote_socket is not None:
             self._watchdog.expect()
             if self._reminder is None:
-                self._stops.clear()  # it was continued in time for each of the endings before
                 self._reminder = self._loop.call_later(REMIND_S, self._remind, REMIND_S)
 
     def _remind(self, waited_s: float) -> None:
@@ -374,6 +373,8 @@ class ZygoteHost:
                 self._processes.pop(worker_id).fork_failed(number, why)
             case zygote_messages.Exited(worker_id, ending, swept, orphans):
                 self._sweep(self._processes.pop(worker_id), ending, swept, orphans)
+                if not any(process.is_ending for process in self._processes.values()):
+                    self._stops.clear()  # whoever was stopped was continued in time
             case zygote_messages.Pong():
                 pass
             case _:

@@ -373,6 +373,8 @@ class ZygoteHost:
                 self._processes.pop(worker_id).fork_failed(number, why)
             case zygote_messages.Exited(worker_id, ending, swept, orphans):
                 self._sweep(self._processes.pop(worker_id), ending, swept, orphans)
+                if not any(process.is_ending for process in self._processes.values()):
+                    self._stops.clear()  # whoever was stopped was continued in time
             case zygote_messages.Pong():
                 pass
             case _:

@@ -22,6 +22,7 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
+from killable.supervisor.linux.zygote_host import STOPS_MAX
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.messages import Kind
@@ -139,6 +140,18 @@ async def test_a_guard_that_is_stopped_is_continued_for_the_end(supervisor: Star
     halt(zygote.parent)
     await server.close(grace_s=0)
     assert [processes.read_process(pid) for pid in (zygote.pid, zygote.parent)] == [None, None]
+
+
+async def test_a_zygote_that_is_stopped_at_each_end_goes_on(supervisor: StartSupervisor) -> None:
+    """It is killed only if it is found stopped again and again while one end waits for it."""
+    server = await supervisor(hostile_pool(workers=1, spares=0))
+    zygote = await zygote_of(server)
+    for _ in range(STOPS_MAX + 1):
+        job_id = await submit(server, "loop_python", limits={"grace_s": 0})
+        await wait_for_tokens(server, job_id)
+        halt(zygote.pid)
+        assert (await server.cancel(job_id, wait_s=END_S)).state == "cancelled"
+    assert (await zygote_of(server)).pid == zygote.pid
 
 
 class Telling(Reports):

@@ -75,6 +75,8 @@ class _Run(_Message):
 
 
 class _Verdict(_Message):
+    model_config = ConfigDict(extra="forbid")
+
     code: Words
     by: Words
     reason: Words
@@ -190,15 +192,6 @@ _ANSWERS: dict[str, type[_Message]] = {
 class _Item(_Message):
     n: Count
     is_cut: bool = False
-
-
-class _Verdict(_Message):
-    model_config = ConfigDict(extra="forbid")
-
-    code: Words
-    by: Words
-    reason: str
-    facts: dict[str, Any]
 
 
 class _Note(_Message):

@@ -1,7 +1,7 @@
-"""Hard limits: over its limit a job is stopped with its grace, over the hard one it has none.
+"""The hard limits, which the kernel holds: memory.max, RLIMIT_DATA, pids.max, RLIMIT_NPROC.
 
-Runs in: any. The kernel's own bounds (memory.max, RLIMIT_DATA, pids.max, RLIMIT_NPROC) stand there. Apart from
-`limits`: a worker sets them without the table of all limits.
+Runs in: any. Over its own limit a job is stopped with its grace, over the hard one it has none. Apart from `limits`: a
+worker sets them without the table of all limits.
 """
 
 from __future__ import annotations

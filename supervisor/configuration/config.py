@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from killable.supervisor.configuration import layers
-from killable.supervisor.configuration.checking import check
-from killable.supervisor.configuration.contradictions import (
-    absolute_path,
-    absolute_python,
-    configured_caps,
-    contradictions,
-)
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.schema import FileTable, PoolTable, SandboxTable
+from killable.supervisor.configuration.schema_faults import check
+from killable.supervisor.configuration.value_checks import (
+    absolute_path,
+    absolute_python,
+    configured_caps,
+    value_faults,
+)
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.memory_size import memory_bytes_max
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
@@ -78,7 +78,7 @@ def examine(
         proof = ""
     sources = {dotted(key): written.source for key, written in leaves.items()}
     server, lowered = _server(ServerSettings(**dict(tables.server)), leaves, file)
-    faults += contradictions(tables, server, folder, {fault.key for fault in faults})
+    faults += value_faults(tables, server, folder, {fault.key for fault in faults})
     settings = _settings(tables, server, folder, proof)
     sources |= lowered | {
         f"limits.{name}": f"default, lowered to {_lowered_by(tables, name)}"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from killable.supervisor.configuration.builtin_pools import BUILTIN_POOLS
-from killable.supervisor.configuration.checking import keys_of
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted
+from killable.supervisor.configuration.schema_faults import keys_of
 from killable.supervisor.configuration.toml_lines import Key, line_numbers, place
 
 FILE_NAME = "killable.toml"

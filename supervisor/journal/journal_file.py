@@ -21,9 +21,11 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
 from killable.supervisor.journal.file_checks import Place, lengthen_log, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
-from killable.supervisor.journal.refusals import damaged, refused
+from killable.supervisor.journal.refusals import JournalRefused, damaged, refused
 from killable.workers.protocol.messages import dump_json
 
+WAL_BYTES_MAX = 64 << 20
+"""The write-ahead log is truncated to this size after it has grown."""
 PIECE_BYTES = 64 << 20
 """SQLite takes at most 10^9 bytes for one value (sqlite.org/limits.html); a job's events may be more."""
 
@@ -181,7 +183,7 @@ class JournalFile:
             prepare_file(path)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             connection.text_factory = bytes  # a flipped bit may be no UTF-8
-            schema.settle(connection, path, strict=strict)
+            _prepare(connection, path, strict=strict)
             file_id, generation = schema.identity(connection)
             mark = GenerationMark(path, file_id)
             opened = cls(connection, path, Place(path), mark)
@@ -455,6 +457,27 @@ class JournalFile:
             self._connection.execute("INSERT INTO pieces VALUES (?, ?, ?, ?, ?)", row)
             count += 1
         return count
+
+
+def _prepare(connection: sqlite3.Connection, path: str, *, strict: bool) -> None:
+    """Check whose file it is before changing anything, then prepare it. Raise sqlite3.Error, JournalRefused."""
+
+    def pragma(text: str) -> Any:
+        return connection.execute(f"PRAGMA {text}").fetchone()[0]
+
+    pragma("locking_mode = EXCLUSIVE")  # before the first read, whose lock is then kept
+    version = schema.version_of(connection, path)
+    if pragma("journal_mode = WAL") not in ("wal", b"wal"):
+        raise JournalRefused(
+            f"the file system of the journal {path} does not support SQLite's write-ahead log; set another file",
+            journal=path,
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
+    found = pragma("quick_check(1)") if strict else b"ok"
+    if found not in ("ok", b"ok"):
+        raise damaged(path, " ".join(schema.text_of(found).split()))
+    schema.upgrade(connection, version)
 
 
 def _cut(parts: Iterable[bytes]) -> Iterator[bytes | memoryview]:

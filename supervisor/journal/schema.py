@@ -16,14 +16,12 @@ import uuid
 import zlib
 from typing import Any
 
-from killable.supervisor.journal.refusals import JournalRefused, damaged
+from killable.supervisor.journal.refusals import JournalRefused
 
 APPLICATION_ID = 0x6B6C626C
 """`klbl`, in the header of the file: a database of another program is left alone."""
 VERSION = 2
 """Version of the tables, in `user_version`. 1 had no checksums."""
-WAL_BYTES_MAX = 64 << 20
-"""The write-ahead log is truncated to this size after it has grown."""
 
 PARTS = ("accepted", "started", "stopped", "ended")
 """The parts of a job's row, each with a checksum of its own: an update of one does not read the others."""
@@ -64,14 +62,11 @@ def create(path: str) -> None:
         connection.close()
 
 
-def settle(connection: sqlite3.Connection, path: str, *, strict: bool) -> None:
-    """Check whose file it is before changing anything, then prepare it. Raise sqlite3.Error, JournalRefused."""
-
-    def pragma(text: str) -> Any:
-        return connection.execute(f"PRAGMA {text}").fetchone()[0]
-
-    pragma("locking_mode = EXCLUSIVE")  # before the first read, whose lock is then kept
-    application, version = pragma("application_id"), pragma("user_version")
+def version_of(connection: sqlite3.Connection, path: str) -> int:
+    """Return the version of the tables. Raise sqlite3.Error, or JournalRefused where it is no journal of this one."""
+    application, version = (
+        connection.execute(f"PRAGMA {each}").fetchone()[0] for each in ("application_id", "user_version")
+    )
     if application != APPLICATION_ID:
         raise JournalRefused(
             f"{path} is a database of another program, and was not changed; server.journal needs a file of its own",
@@ -83,16 +78,11 @@ def settle(connection: sqlite3.Connection, path: str, *, strict: bool) -> None:
             f"one supports {VERSION}; start that version, or set another file",
             journal=path,
         )
-    if pragma("journal_mode = WAL") not in ("wal", b"wal"):
-        raise JournalRefused(
-            f"the file system of the journal {path} does not support SQLite's write-ahead log; set another file",
-            journal=path,
-        )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
-    found = pragma("quick_check(1)") if strict else b"ok"
-    if found not in ("ok", b"ok"):
-        raise damaged(path, " ".join(_text(found).split()))
+    return int(version)
+
+
+def upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Give the tables of an older version what they lack. Raise sqlite3.Error."""
     if version < VERSION:
         _migrate(connection)
 
@@ -102,7 +92,7 @@ def identity(connection: sqlite3.Connection) -> tuple[str, int]:
     row = connection.execute("SELECT file_id, generation FROM state").fetchone()
     if row is None or not isinstance(row[1], int):
         raise sqlite3.DatabaseError("its table `state` has no row")
-    return _text(row[0]), row[1]
+    return text_of(row[0]), row[1]
 
 
 def _put_state(connection: sqlite3.Connection, generation: int) -> None:
@@ -142,5 +132,6 @@ def _as_written(number: int, kind: str, place: int, data: Any, job_id: str) -> t
     return number, kind, place, data.encode() if isinstance(data, str) else data, job_id
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """Return a text of SQLite, which comes as bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

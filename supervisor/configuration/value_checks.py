@@ -22,10 +22,10 @@ from killable.supervisor.settings import usable_processors
 from killable.workers.authoring.limits import flat
 
 
-def contradictions(
+def value_faults(
     tables: FileTable, server: ServerSettings, folder: Path, doubted: Collection[str]
 ) -> Iterator[ConfigFault]:
-    """Yield every contradiction, except those that depend on a `doubted` key, which has a fault already."""
+    """Yield every such fault, except those that depend on a `doubted` key, which has a fault already."""
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)

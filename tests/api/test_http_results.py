@@ -19,6 +19,7 @@ RECORD = {
         "limits",
         "tags",
         "tenant",
+        "nodes",
         "queue",
         "attempt",
         "lost_attempts",

@@ -37,7 +37,7 @@ NOT_RUN: dict[str, list[str]] = {
     "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],
     "docs/how-to/task-queues.md": ["it needs Celery and a broker", "it needs Airflow", "it needs Temporal"],
-    "docs/how-to/cluster.md": ["needs Ray and several machines"] * 5 + ["it needs Kubernetes"],
+    "docs/how-to/cluster.md": ["needs Ray and several machines"] * 6 + ["it needs Kubernetes"],
     "docs/tutorial/index.md": ["it installs into an environment of its own"],
 }
 """Every block that is not run, by page, with what its mark says: a new one has to be written here, too."""

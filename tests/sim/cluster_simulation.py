@@ -257,6 +257,9 @@ class ClusterSimulation:
         return Counter(job.code or job.end["state"] for job in self.jobs)
 
     def turns(self) -> Sequence[Submitted]:
-        """Return the jobs in the order in which they were given to nodes, a second attempt again."""
+        """Return the jobs in the order in which they were given to nodes, a second attempt again; those of a moment in
+        that of their submission.
+        """
         of = {job.id: job for job in self.jobs}
-        return [of[job_id] for job_id, _ in self.network.turns]
+        given = [(at, of[job_id].number, of[job_id]) for (job_id, _), at in self.network.turns.items()]
+        return [job for _, _, job in sorted(given, key=lambda each: each[:2])]

@@ -49,8 +49,10 @@ class FakeNetwork:
         self.machines = {name: FakeMachine(self, name) for name in names}
         self.accepted: dict[str, str] = {}
         """By job: the head that has accepted it."""
-        self.turns: dict[tuple[str, int], None] = {}
-        """Job and attempt, in the order in which heads have given them out."""
+        self.turns: dict[tuple[str, int], float] = {}
+        """Job and attempt, in the order in which heads have given them out, and when: those of a moment go together to
+        each node.
+        """
         self.messages = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -223,7 +225,7 @@ class FakeCarrier:
         turn = (header["job_id"], header["attempt"])
         network = self.network
         network.accepted.setdefault(turn[0], self.name)
-        network.turns.setdefault(turn)
+        network.turns.setdefault(turn, network.loop.time())
 
     async def _passes(self, machine: FakeMachine, *, is_answer: bool = False) -> None:
         """Return when a message has passed, in one direction. Never, if it is lost."""

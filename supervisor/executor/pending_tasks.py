@@ -421,9 +421,14 @@ class PendingTasks:
             self.on_room()
 
     def _enter_waiting(self) -> None:
-        """Make all waiting tasks jobs, in order, or end them if no worker will come."""
+        """Make all waiting tasks jobs, in order, or end them if no worker will come. What no worker has received comes
+        first: else the first job would take the worker from it.
+        """
         with self.lock:
             self.repair()
+            for lane in self._lanes:
+                if not lane.is_alone:
+                    self.put_back(lane.take_back())
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
         for call in calls:
             call.enter()

@@ -181,14 +181,16 @@ async def test_a_cancel_of_its_reader_ends_the_call_though_the_stream_is_kept(
 ) -> None:
     lines = 0 if where == "in the wait for an item" else 1
     stream = executor.with_limits(grace_s=0).astream(executor_tasks.yield_and_wait, str(tmp_path / "in"), lines=lines)
-    has_one = asyncio.Event()
+    reads, has_one = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
+        reads.set()
         async for _ in stream:
             has_one.set()
             await asyncio.Event().wait()
 
     reading = asyncio.create_task(read())
+    await reads.wait()
     pid = await pid_in(tmp_path / "in")
     if lines:
         await has_one.wait()

@@ -1,5 +1,5 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
-# make test   the whole suite, in two processes more than there are processors; ARGS='-x tests/unit', PROCESSES=0
+# make test   the whole suite, in three processes more than there are processors; ARGS='-x tests/unit', PROCESSES=0
 # make lint   ruff and mypy --strict
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
@@ -25,7 +25,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 
 # How many the tests are run by: one more than there are processors, for many tests wait for a grace, a deadline, a
 # death. With 0 it is the one that was started, whose output and debugger can be used.
-PROCESSES ?= $(shell expr $$(nproc) + 2)
+PROCESSES ?= $(shell expr $$(nproc) + 3)
 
 SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
 # The names too: a file that was removed changes no timestamp.

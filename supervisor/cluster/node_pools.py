@@ -239,7 +239,7 @@ class NodePools(PoolsByName[NodePool]):
         return IdleNode(link.name, link.labels, slots)
 
     def on_short(self) -> None:
-        if not self._is_short and any(link.state == "released" for link in self._links.values()):
+        if self._scaling.idle_s and not self._is_short:
             self._is_short = True
             self._clock.call_at(self._clock.now() + SHORT_S, self._take_again)
 

@@ -293,6 +293,9 @@ class SimulatedThread:
 
     def leave(self) -> None: ...
 
+    def fail(self, error: BaseException) -> None:
+        raise error
+
 
 class Queue(PendingTasks):
     """The real queue of an Executor, without a thread."""

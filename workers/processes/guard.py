@@ -13,9 +13,11 @@ import select
 import signal
 import socket
 import time
+from collections import deque
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
+from killable.workers.processes.descendants import stat_fields
 from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.runtime import process_setup
 
@@ -44,6 +46,10 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
 
 LOOK_AGAIN_S = 0.05
 """Interval of checks while the last processes die: SIGCHLD reports deaths, but nothing reports an adoption."""
+DYING_S = 5.0
+"""How long an owner may take to die. It closes its descriptors first, of which its workers end."""
+_PF_EXITING = 0x4
+"""In a process's flags (proc(5), linux/sched.h)."""
 
 
 class Guard:
@@ -62,6 +68,8 @@ class Guard:
         self._since = time.time()
         self._ended: list[int] = []
         """The pids of the workers and of what they started, which were reaped when the owner was gone."""
+        self._told: deque[tuple[float, int]] = deque(maxlen=4096)
+        """The orphans of which the owner was told last, and when: it may have been dying already."""
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
@@ -110,16 +118,21 @@ class Guard:
         return self._lease != math.inf and _boottime() >= self._lease
 
     def _is_owner_gone(self) -> bool:
+        """Return whether the owner is dead, and has not just closed this pool. One that dies closes its descriptors
+        first: it is waited for.
+        """
         poll = select.poll()
         poll.register(self._owner_pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(1000 * DYING_S if _is_dying(os.getppid()) else 0))
 
     def _remove_memory(self, folder: str) -> None:
         """Remove what the workers have left in memory. A living owner does so itself, and may have other pools."""
         from killable.workers.runtime import leftover_memory  # here: mostly nobody needs it
 
         leftover_memory.remove_all(folder)
-        if segments := leftover_memory.segments_of(self._ended, self._since):
+        since = time.monotonic() - DYING_S
+        ended = [*self._ended, *(pid for at, pid in self._told if at >= since)]
+        if segments := leftover_memory.segments_of(ended, self._since):
             leftover_memory.remove_segments(segments)
 
     def _start_zygote(self, descriptor: int) -> socket.socket | None:
@@ -158,6 +171,7 @@ class Guard:
             self._dead_zygote = ""
 
     def _note_orphan(self, pid: int, ending: zygote_messages.ProcessEnding, suspects: frozenset[int]) -> None:
+        self._told.append((time.monotonic(), pid))
         self._tell(zygote_messages.OrphanReaped(pid, ending))
 
     def _tell(self, message: zygote_messages.Message) -> None:
@@ -190,3 +204,12 @@ class Guard:
 
 def _boottime() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _is_dying(pid: int) -> bool:
+    """Return whether a process has begun to die. Its descriptors are closed after that."""
+    try:
+        fields = stat_fields(pid)
+    except OSError:
+        return True
+    return fields[0] in (b"Z", b"X") or bool(int(fields[6]) & _PF_EXITING)

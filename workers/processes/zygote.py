@@ -321,6 +321,8 @@ class Zygote:
             child_reaper.end_tracer(pid)
             endings[pid] = child_reaper.kept_ending(pid)
         dead = [pid for pid in self._children if endings.get(pid) is not None or child_reaper.is_zombie(pid)]
+        if self._is_supervisor_gone():
+            return  # the guard reaps them: whose memory is left is known by the pids
         for pid in dead:
             child_reaper.kill_group(pid)
         self._orphans.kill(self._children, self._note_orphan_process, closely=asked)
@@ -337,6 +339,14 @@ class Zygote:
             if not child.is_told and ending is not None:
                 child.is_told = True
                 _tell(self._sock, zygote_messages.Exited(child.worker_id, ending, child.swept, child.orphans))
+
+    def _is_supervisor_gone(self) -> bool:
+        """Return whether the socket's other end is closed. A supervisor that dies closes this one before those of its
+        workers, of which they end: these have higher numbers.
+        """
+        poll = select.poll()
+        poll.register(self._sock.fileno(), 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
 
     def _note_orphan_process(self, pid: int, ending: zygote_messages.ProcessEnding, suspects: frozenset[int]) -> None:
         """Count an orphan for one dead worker. If two died at the same moment, either may have started it."""

@@ -261,5 +261,13 @@ class ClusterSimulation:
         that of their submission.
         """
         of = {job.id: job for job in self.jobs}
-        given = [(at, of[job_id].number, of[job_id]) for (job_id, _), at in self.network.turns.items()]
+        given = [(at, of[job_id].number, of[job_id]) for (job_id, _), (at, _) in self.network.turns.items()]
         return [job for _, _, job in sorted(given, key=lambda each: each[:2])]
+
+    def given_to(self) -> dict[str, list[Submitted]]:
+        """Return the first attempts that each node was given, in order."""
+        of, given = {job.id: job for job in self.jobs}, dict[str, list[Submitted]]()
+        for (job_id, attempt), (_, node) in self.network.turns.items():
+            if attempt == 1:
+                given.setdefault(node, []).append(of[job_id])
+        return given

@@ -222,6 +222,9 @@ def _check_turns(sim: ClusterSimulation) -> None:
     for tenant in ("ann", "bob"):
         numbers = [job.number for job in first if job.submission.tenant == tenant]
         assert numbers == sorted(numbers), f"the jobs of {tenant} start in another order"
+        for node, jobs in sim.given_to().items():  # also those of one moment
+            here = [job.number for job in jobs if job.submission.tenant == tenant]
+            assert here == sorted(here), f"{node} is given the jobs of {tenant} in another order"
     both = max(0, JOBS // 2 - SLOTS)  # those of ann that find all slots taken
     bobs = sum(job.submission.tenant == "bob" for job in first[SLOTS : SLOTS + 2 * both])
     assert abs(bobs - both) <= both / 10, f"{bobs} of {2 * both} turns are those of bob"

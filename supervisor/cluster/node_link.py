@@ -1,4 +1,4 @@
-"""The head's side of one node: hello, orders until they are answered, polls without end; and when it counts as lost.
+"""The head's side of one node: hello, polls without end; and when it counts as lost.
 
 Runs in: supervisor, on the head.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -23,23 +22,16 @@ from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import NodeDrain
+from killable.supervisor.cluster.order_sender import ASK_AGAIN_S, OrderSender
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
 from killable.workers.errors import Refused
 
-ASK_AGAIN_S = 0.2
-"""How long to wait after a call that failed at once."""
 JOIN_AGAIN_S = 1.0
 """How long to wait until a node that cannot be used is tried again."""
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
-SENDERS_MAX = 4
-"""Messages with runs that are on their way to a node at once. What is given out meanwhile goes with the next one."""
-RUNS_MAX = 64
-"""Runs in one message."""
-ORDER_BYTES = 1024
-"""What a run costs beside its input, about."""
 FORGET_MAX = 4096
 """Attempts that one poll names as written down."""
 SHORTEST_S = 0.001
@@ -51,8 +43,6 @@ LEAVE_S = 15.0
 _SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
 _LEFT = "told", "it had other settings, and has ended everything before it was started anew"
 """By what the end of an incarnation is known, and in words."""
-
-Order = tuple[Header, bytes]
 
 logger = logging.getLogger("killable.cluster")
 
@@ -145,15 +135,10 @@ class NodeLink:
         self._is_ending = False
         """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
-        self._delay_s: float | None = None
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: dict[int, deque[Order]] = {}
-        """By attempt: orders that are not answered; the first is on its way."""
-        self._runs: deque[Order] = deque()
-        """Those that wait to go with others."""
-        self._senders = 0
         self._closing = asyncio.Event()
+        self._orders = OrderSender(self, times.patience_s, clock, self._run, self._closing)
 
     @property
     def is_open(self) -> bool:
@@ -186,7 +171,7 @@ class NodeLink:
         self._closing.set()
         if self.state in ("live", "suspect") and (self._owner.is_settled or not self._owner.adopts):
             try:
-                await self._call("leave", {}, LEAVE_S)
+                await self.call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
                 logger.warning("node_not_told", extra={"node": self.name})
         for task in tuple(self._tasks):
@@ -201,7 +186,7 @@ class NodeLink:
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
             self.detail or self.drain.reason or self.trouble, dict(self.labels),
-            None if left_s is None else round(left_s, 3), self._delay_s,
+            None if left_s is None else round(left_s, 3), self._orders.delay_s,
         )  # fmt: skip
 
     # ── given back ──
@@ -218,7 +203,7 @@ class NodeLink:
         """Tell the node until it has answered, or its lease is over."""
         while self.state == "released" and (left_s := self._left_s()) > 0:
             try:
-                await self._call("leave", {}, min(LEAVE_S, left_s))
+                await self.call("leave", {}, min(LEAVE_S, left_s))
                 return
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
@@ -235,10 +220,10 @@ class NodeLink:
 
     # ── calls ──
 
-    async def _call(
+    async def call(
         self, method: str, header: Header, within_s: float, blobs: Sequence[bytes] = ()
     ) -> tuple[Header, list[bytes]]:
-        """Return the answer of the node. Raise TimeoutError, CarrierError."""
+        """Return the answer of the node. Raise TimeoutError, CarrierError. Implements `OrderWay`."""
         number, head = self._owner.epoch
         about = {"epoch": number, "head": head, "incarnation": self.incarnation}
         message = messages.pack(about | header, blobs)
@@ -254,7 +239,7 @@ class NodeLink:
 
     async def _poll(self, poll: Header, within_s: float) -> tuple[Header, list[tuple[Header, list[bytes]]]]:
         """Return the answer to a poll, and its batches. Raise TimeoutError, CarrierError."""
-        answer, packed = await self._call("poll", poll, within_s)
+        answer, packed = await self.call("poll", poll, within_s)
         try:
             batches = [messages.unpack(batch) for batch in packed]
             for header, blobs in batches:
@@ -266,7 +251,7 @@ class NodeLink:
     async def workers(self) -> list[dict[str, Any]]:
         """Return the node's own records of its workers; none if it does not answer in time."""
         try:
-            answer, _ = await self._call("workers", {}, self._times.patience_s)
+            answer, _ = await self.call("workers", {}, self._times.patience_s)
         except (TimeoutError, CarrierError):
             return []
         found: list[dict[str, Any]] = answer.get("workers", [])
@@ -276,7 +261,7 @@ class NodeLink:
         """Have one of the node's workers killed; return its own record. Raise Refused: unknown_worker."""
         asked = {"worker_id": worker_id, "wait_s": wait_s}
         try:
-            answer, _ = await self._call("kill_worker", asked, wait_s + self._times.patience_s)
+            answer, _ = await self.call("kill_worker", asked, wait_s + self._times.patience_s)
         except (TimeoutError, CarrierError) as error:
             answer = {"unknown": f"the node does not answer: {error}"}
         if "worker" not in answer:
@@ -323,9 +308,9 @@ class NodeLink:
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
-            hello, _ = await self._call("hello", asked, HELLO_S)
+            hello, _ = await self.call("hello", asked, HELLO_S)
             if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
-                answer, _ = await self._call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
+                answer, _ = await self.call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
                 self._is_ending = True
                 if "refused" in answer:
                     return None
@@ -467,8 +452,7 @@ class NodeLink:
         """Tell that everything on it has ended, and by what that is known: nobody has heard how."""
         self._note("lost", how)
         attempts, self.attempts = self.attempts, {}
-        self._waiting.clear()
-        self._runs.clear()
+        self._orders.forget()
         self._ended.clear()
         self.held.clear()
         self.ended[self.incarnation] = fenced, how
@@ -490,7 +474,7 @@ class NodeLink:
         incarnation = self.incarnation
         while self.incarnation == incarnation and not self._closing.is_set():
             try:
-                await self._call("adopt", {"ns": claimed}, self._times.patience_s)
+                await self.call("adopt", {"ns": claimed}, self._times.patience_s)
                 return
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
@@ -512,76 +496,8 @@ class NodeLink:
         self.attempts[attempt.n] = attempt
 
     def order(self, header: Header, blobs: list[bytes]) -> None:
-        """Implement `Orders`. A stop goes alone, at once, past all that waits; the pieces of an input go before its
-        run, one after the other; runs without pieces go together.
-        """
-        n = header["n"]
-        for blob in blobs:
-            order = header, blob
-            if header["order"] == "stop":
-                self._run(self._deliver([order]))
-            elif header["order"] == "run" and n not in self._waiting:
-                self._runs.append(order)
-                if self._senders < SENDERS_MAX:
-                    self._senders += 1
-                    self._run(self._deliver_runs())
-            else:
-                waiting = self._waiting.setdefault(n, deque())
-                waiting.append(order)
-                if len(waiting) == 1:
-                    self._run(self._deliver_all(n))
-
-    async def _deliver_runs(self) -> None:
-        """Send what is given out in one turn of the loop, and what comes while messages are on their way."""
-        try:
-            while self._runs:
-                await self._deliver(self._take_runs())
-        finally:
-            self._senders -= 1
-
-    def _take_runs(self) -> list[Order]:
-        taken: list[Order] = []
-        room = messages.BATCH_BYTES_MAX
-        while self._runs and (not taken or room >= len(self._runs[0][1])) and len(taken) < RUNS_MAX:
-            taken.append(self._runs.popleft())
-            room -= len(taken[-1][1]) + ORDER_BYTES
-        return taken
-
-    async def _deliver_all(self, n: int) -> None:
-        while waiting := self._waiting.get(n):
-            await self._deliver([waiting[0]])
-            waiting.popleft()
-        self._waiting.pop(n, None)
-
-    async def _deliver(self, orders: list[Order]) -> None:
-        """Send orders until they are answered, their attempts are over, or the node is lost."""
-        incarnation = self.incarnation
-        while self.incarnation == incarnation and not self._closing.is_set():
-            orders = [order for order in orders if order[0]["n"] in self.attempts]
-            if not orders:
-                return
-            try:
-                began = self._clock.now()
-                given = {"orders": [header for header, _ in orders]}
-                answer, _ = await self._call("do", given, self._times.patience_s, [blob for _, blob in orders])
-                self._delay_s = round(self._clock.now() - began, 6)
-                if answer.get("refused") != messages.NOT_UNDERSTOOD:
-                    return  # another refusal, too: then the node has ended, or belongs to another head
-                if len(orders) > 1:  # each alone: one of them is at fault
-                    for order in orders:
-                        self._run(self._deliver([order]))
-                    return
-                if orders[0][0]["order"] != "stop":  # a stop is sent again
-                    self._end_not_understood(orders[0][0]["n"], answer.get("detail", ""))
-                    return
-            except (TimeoutError, CarrierError):
-                pass
-            await event_loops.wait_within(self._closing, ASK_AGAIN_S)
-
-    def _end_not_understood(self, n: int, why: str) -> None:
-        attempt = self.attempts.get(n)
-        if attempt is not None:
-            attempt.on_broken(f"it does not understand its order: {why}")
+        """Implement `Orders`."""
+        self._orders.send(header, blobs)
 
 
 def _not_understood(answer: Header, error: ValueError) -> str:

@@ -1,0 +1,152 @@
+"""What the head orders of one node: each order is sent until it is answered, or no longer matters.
+
+Runs in: supervisor, on the head.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+from killable.supervisor import event_loops
+from killable.supervisor.clock import Clock
+from killable.supervisor.cluster import messages
+from killable.supervisor.cluster.carrier import CarrierError
+from killable.supervisor.cluster.messages import Header
+
+ASK_AGAIN_S = 0.2
+"""How long to wait after a call that failed at once."""
+SENDERS_MAX = 4
+"""Messages with runs that are on their way to a node at once. What is given out meanwhile goes with the next one."""
+RUNS_MAX = 64
+"""Runs in one message."""
+ORDER_BYTES = 1024
+"""What a run costs beside its input, about."""
+
+Order = tuple[Header, bytes]
+
+
+class Breakable(Protocol):
+    """An attempt, as who sends its orders sees it."""
+
+    def on_broken(self, why: str) -> None: ...
+
+
+class OrderWay(Protocol):
+    """The way to the node in its present incarnation."""
+
+    incarnation: str
+
+    @property
+    def attempts(self) -> Mapping[int, Breakable]:
+        """Those that are not over."""
+        ...
+
+    async def call(
+        self, method: str, header: Header, within_s: float, blobs: Sequence[bytes] = ()
+    ) -> tuple[Header, list[bytes]]:
+        """Return the answer of the node. Raise TimeoutError, CarrierError."""
+        ...
+
+
+class OrderSender:
+    """The orders of one node, through all of its incarnations."""
+
+    def __init__(
+        self, way: OrderWay, patience_s: float, clock: Clock, run: Callable[[Coroutine[Any, Any, None]], None],
+        closing: asyncio.Event,
+    ) -> None:  # fmt: skip
+        """`patience_s`: how long an answer is waited for. `run` runs something until the node is let go, which
+        `closing` says.
+        """
+        self._way = way
+        self._patience_s = patience_s
+        self._clock = clock
+        self._run = run
+        self._closing = closing
+        self._waiting: dict[int, deque[Order]] = {}
+        """By attempt: orders that are not answered; the first is on its way."""
+        self._runs: deque[Order] = deque()
+        """Those that wait to go with others."""
+        self._senders = 0
+        self.delay_s: float | None = None
+        """How long the last answer took."""
+
+    def send(self, header: Header, blobs: Collection[bytes]) -> None:
+        """Send the orders of these blobs. A stop goes alone, at once, past all that waits; the pieces of an input go
+        before its run, one after the other; runs without pieces go together.
+        """
+        n = header["n"]
+        for blob in blobs:
+            order = header, blob
+            if header["order"] == "stop":
+                self._run(self._deliver([order]))
+            elif header["order"] == "run" and n not in self._waiting:
+                self._runs.append(order)
+                if self._senders < SENDERS_MAX:
+                    self._senders += 1
+                    self._run(self._deliver_runs())
+            else:
+                waiting = self._waiting.setdefault(n, deque())
+                waiting.append(order)
+                if len(waiting) == 1:
+                    self._run(self._deliver_all(n))
+
+    def forget(self) -> None:
+        """Forget what waits: the node is lost."""
+        self._waiting.clear()
+        self._runs.clear()
+
+    async def _deliver_runs(self) -> None:
+        """Send what is given out in one turn of the loop, and what comes while messages are on their way."""
+        try:
+            while self._runs:
+                await self._deliver(self._take_runs())
+        finally:
+            self._senders -= 1
+
+    def _take_runs(self) -> list[Order]:
+        taken: list[Order] = []
+        room = messages.BATCH_BYTES_MAX
+        while self._runs and (not taken or room >= len(self._runs[0][1])) and len(taken) < RUNS_MAX:
+            taken.append(self._runs.popleft())
+            room -= len(taken[-1][1]) + ORDER_BYTES
+        return taken
+
+    async def _deliver_all(self, n: int) -> None:
+        while waiting := self._waiting.get(n):
+            await self._deliver([waiting[0]])
+            waiting.popleft()
+        self._waiting.pop(n, None)
+
+    async def _deliver(self, orders: list[Order]) -> None:
+        """Send orders until they are answered, their attempts are over, or the node is lost."""
+        way, incarnation = self._way, self._way.incarnation
+        while way.incarnation == incarnation and not self._closing.is_set():
+            orders = [order for order in orders if order[0]["n"] in way.attempts]
+            if not orders:
+                return
+            try:
+                began = self._clock.now()
+                given = {"orders": [header for header, _ in orders]}
+                answer, _ = await way.call("do", given, self._patience_s, [blob for _, blob in orders])
+                self.delay_s = round(self._clock.now() - began, 6)
+                if answer.get("refused") != messages.NOT_UNDERSTOOD:
+                    return  # another refusal, too: then the node has ended, or belongs to another head
+                if len(orders) > 1:  # each alone: one of them is at fault
+                    for order in orders:
+                        self._run(self._deliver([order]))
+                    return
+                if orders[0][0]["order"] != "stop":  # a stop is sent again
+                    self._end_not_understood(orders[0][0]["n"], answer.get("detail", ""))
+                    return
+            except (TimeoutError, CarrierError):
+                pass
+            await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+
+    def _end_not_understood(self, n: int, why: str) -> None:
+        attempt = self._way.attempts.get(n)
+        if attempt is not None:
+            attempt.on_broken(f"it does not understand its order: {why}")

@@ -119,7 +119,8 @@ class Engine(Protocol):
 
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         """Give a node no more jobs, or again. What runs there goes on until `deadline_s`, and then ends as node_drained
-        with its own grace. A repeated call restarts the deadline, or removes it. Raise Refused: unknown_node.
+        with its own grace. A repeated call restarts the deadline, or removes it. A drain that is remembered of a node
+        that is not there can be ended. Raise Refused: unknown_node.
         """
         ...
 

@@ -445,14 +445,16 @@ class Supervisor:
         return metrics_exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
 
     async def _gauges(self) -> Gauges:
-        from killable.supervisor.telemetry.gauges import read_gauges  # nothing that an Executor needs either
+        # Nothing that an Executor needs either.
+        from killable.supervisor.telemetry.gauges import ClusterGauges, read_gauges
 
         remote, clients = self._remote_pools, self._observer.sse_clients
-        nodes, nodes_lost = ((), 0) if remote is None else (remote.node_records(), remote.nodes_lost)
+        cluster = None
+        if remote is not None:
+            cluster = ClusterGauges(remote.node_records(), remote.nodes_lost, remote.cpus_requested)
         return await read_gauges(
-            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients, nodes=nodes,
-            nodes_lost=nodes_lost,
-        )  # fmt: skip
+            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients, cluster=cluster
+        )
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

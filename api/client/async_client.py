@@ -142,7 +142,7 @@ class AsyncClient:
         return await self._transport.do(self._calls.drain_node("POST", name, deadline_s))
 
     async def undrain_node(self, name: str) -> Record:
-        """Give a node jobs again; return its record. Raise Refused `unknown_node`."""
+        """Give a node jobs again, also one that is not there; return its record. Raise Refused `unknown_node`."""
         return await self._transport.do(self._calls.drain_node("DELETE", name))
 
     async def tenants(self) -> list[Record]:

@@ -170,7 +170,7 @@ class Client:
         return self._transport.do(self._calls.drain_node("POST", name, deadline_s))
 
     def undrain_node(self, name: str) -> Record:
-        """Give a node jobs again; return its record. Raise Refused `unknown_node`."""
+        """Give a node jobs again, also one that is not there; return its record. Raise Refused `unknown_node`."""
         return self._transport.do(self._calls.drain_node("DELETE", name))
 
     def tenants(self) -> list[Record]:

@@ -111,7 +111,7 @@ async def drain_node(request: Request, name: str, query: Annotated[schemas.NodeD
     dependencies=[NO_BODY],
 )
 async def undrain_node(request: Request, name: str) -> Response:
-    """Give a node jobs again."""
+    """Give a node jobs again; also one that is not there, and was drained before."""
     return Json((await engine_of(request).drain_node(name, drains=False))._asdict())
 
 

@@ -214,6 +214,10 @@ class NodePools(PoolsByName[NodePool]):
             if asked != self._asked:
                 await self._request(asked)
 
+    @property
+    def cpus_requested(self) -> int:
+        return sum(number for _, number in self._asked or ())
+
     async def _request(self, asked: Request) -> None:
         async with asyncio.timeout(REQUEST_S):
             await self._carrier.request(asked)
@@ -351,16 +355,19 @@ class NodePools(PoolsByName[NodePool]):
         return [link.record(slots[name]) for name, link in sorted(self._links.items())]
 
     def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
-        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""
+        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. A drain of a node that is not there
+        can only be ended. Raise Refused: unknown_node.
+        """
         link = self._links.get(name)
         if link is None:
+            if not drains and self._forget_drain(name):
+                return NodeRecord(name, "lost", "", 0, 0, None, "it is not there; when it is, it gets jobs")
             raise Refused(f"there is no node {name}", code="unknown_node", node=name)
         if drains:
             self._note_drain(name, deadline_s)
             self._begin_drain(link, deadline_s, DRAINED)
         else:
-            if self._drains.pop(name, None) is not None:
-                self._write_drain(name, None)
+            self._forget_drain(name)
             self._end_drain(link)
         return next(record for record in self.node_records() if record.name == name)
 
@@ -370,9 +377,14 @@ class NodePools(PoolsByName[NodePool]):
         self._drains[name] = members = {"until": None if deadline_s is None else clocks.realtime() + deadline_s}
         self._write_drain(name, members)
         if len(self._drains) > DRAINS_MAX:
-            oldest = next(iter(self._drains))
-            del self._drains[oldest]
-            self._write_drain(oldest, None)
+            self._forget_drain(next(iter(self._drains)))
+
+    def _forget_drain(self, name: str) -> bool:
+        """Return whether an operator had drained it."""
+        if self._drains.pop(name, None) is None:
+            return False
+        self._write_drain(name, None)
+        return True
 
     def _drain_again(self, link: NodeLink) -> None:
         """Drain a node that an operator has drained, under this head or an earlier one, and not taken in use again."""

@@ -198,6 +198,11 @@ class RemotePools(JobPools, Protocol):
         ...
 
     @property
+    def cpus_requested(self) -> int:
+        """Processors that whoever scales the cluster was asked for last."""
+        ...
+
+    @property
     def is_deposed(self) -> bool:
         """Whether another head has taken the nodes over."""
         ...
@@ -252,5 +257,7 @@ class RemotePools(JobPools, Protocol):
 
     def node_records(self) -> Sequence[NodeRecord]: ...
     def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
-        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. Raise Refused: unknown_node."""
+        """Give a node no more jobs, or again; stop what it runs after `deadline_s`. A drain of a node that is not there
+        can only be ended. Raise Refused: unknown_node.
+        """
         ...

@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
@@ -25,6 +25,16 @@ TENANTS_MAX = 100
 """Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""
 
 WORKER_STATES = ("spawning", "idle", "busy", "stopping", "leaving", "quarantined")
+
+
+class ClusterGauges(NamedTuple):
+    """Of a head."""
+
+    nodes: Sequence[NodeRecord]
+    nodes_lost: int
+    """How often a node was lost."""
+    cpus_requested: int
+    """Processors that whoever scales the cluster was asked for last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +54,8 @@ class Gauges:
     loop_lag_s: float
     loop_longest_s: float
     """The longest turn of the event loop in the last minute or two."""
-    nodes: Sequence[NodeRecord] = ()
-    """The machines of a cluster; none where the server is one machine."""
-    nodes_lost: int = 0
-    """How often a node was lost."""
+    cluster: ClusterGauges | None = None
+    """None where the server is one machine."""
 
     @property
     def spares(self) -> int:
@@ -57,7 +65,7 @@ class Gauges:
 
 async def read_gauges(
     pools: Iterable[JobPool], job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
-    nodes: Sequence[NodeRecord] = (), nodes_lost: int = 0,
+    cluster: ClusterGauges | None = None,
 ) -> Gauges:  # fmt: skip
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
@@ -76,8 +84,7 @@ async def read_gauges(
         sse_clients=sse_clients,
         loop_lag_s=loop_lag_s,
         loop_longest_s=loop_turns.longest_s(),
-        nodes=nodes,
-        nodes_lost=nodes_lost,
+        cluster=cluster,
     )
 
 

@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 
 from killable.supervisor.models import NODE_STATES, TERMINAL_STATES, NodeRecord
-from killable.supervisor.telemetry.gauges import Gauges
+from killable.supervisor.telemetry.gauges import ClusterGauges, Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 
 MS = 0.001
@@ -64,14 +64,12 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
         "loop_longest_ms": round(gauges.loop_longest_s / MS, 3),
         "uptime_s": round(uptime_s, 3),
-    } | _nodes_as_json(gauges)
+    } | ({} if gauges.cluster is None else _cluster_as_json(gauges.cluster))
 
 
-def _nodes_as_json(gauges: Gauges) -> dict[str, Any]:
-    if not gauges.nodes:
-        return {}
-    counts = {state: sum(node.state == state for node in gauges.nodes) for state in NODE_STATES}
-    return {"nodes": counts, "nodes_lost": gauges.nodes_lost}
+def _cluster_as_json(cluster: ClusterGauges) -> dict[str, Any]:
+    counts = {state: sum(node.state == state for node in cluster.nodes) for state in NODE_STATES}
+    return {"nodes": counts, "nodes_lost": cluster.nodes_lost, "cpus_requested": cluster.cpus_requested}
 
 
 def _sum(counts: Mapping[tuple[str, ...], int], place: int, label: str) -> int:
@@ -119,8 +117,8 @@ class _Scrape:
         yield _gauge(
             "loop_longest_seconds", "Longest iteration of that loop in the last minute or two", gauges.loop_longest_s
         )
-        if gauges.nodes:
-            yield from _of_nodes(gauges)
+        if gauges.cluster is not None:
+            yield from _of_cluster(gauges.cluster)
         yield from metrics.registry.collect()
 
 
@@ -138,15 +136,16 @@ def _of_tenants(gauges: Gauges) -> Iterator[Metric]:
     yield streams
 
 
-def _of_nodes(gauges: Gauges) -> Iterator[Metric]:
+def _of_cluster(cluster: ClusterGauges) -> Iterator[Metric]:
     states = GaugeMetricFamily("killable_nodes", "Machines of the cluster", labels=["state"])
     for state in NODE_STATES:
-        states.add_metric([state], sum(node.state == state for node in gauges.nodes))
+        states.add_metric([state], sum(node.state == state for node in cluster.nodes))
     yield states
-    yield _counter("nodes_lost", "Nodes whose lease was over, or that have ended", {(): gauges.nodes_lost})
+    yield _counter("nodes_lost", "Nodes whose lease was over, or that have ended", {(): cluster.nodes_lost})
+    yield _gauge("cpus_requested", "Processors that Ray's autoscaler was asked for last", cluster.cpus_requested)
     for name, text, value_of in _OF_A_NODE:
         family = GaugeMetricFamily(f"killable_node_{name}", text, labels=["node"])
-        for node in gauges.nodes:
+        for node in cluster.nodes:
             value = value_of(node)
             if value is not None:
                 family.add_metric([node.name], value)

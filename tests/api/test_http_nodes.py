@@ -19,6 +19,7 @@ from support.in_process_carrier import Faults
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
+from killable.api.cli.display import story
 from killable.api.cli.display.exit_codes import exit_code
 from killable.supervisor import clock
 from killable.supervisor.cluster import messages
@@ -223,6 +224,28 @@ async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
         problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
 
 
+async def test_the_drain_of_a_node_that_is_away_can_be_ended_and_not_begun(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), SHORT)
+    async with start_server(engine=cluster.head) as server:
+        await server.client.post("/v1/nodes/a/drain")
+        cluster.carrier.cut_off.add("a")
+        cluster.carrier.names = ("b",)
+        await until_async(lambda: is_forgotten(server, "a"), "it is lost, and no machine of the cluster")
+        problem_of(await server.client.post("/v1/nodes/a/drain"), 404, "unknown_node")
+        ended = await server.client.delete("/v1/nodes/a/drain")
+        assert (ended.status_code, ended.json()["state"]) == (200, "lost")
+        assert ended.json()["detail"] == "it is not there; when it is, it gets jobs"
+        problem_of(await server.client.delete("/v1/nodes/a/drain"), 404, "unknown_node")
+        cluster.carrier.cut_off.clear()
+        cluster.carrier.names = ("a", "b")
+        await until_async(lambda: is_live(server, "a"), "it is back, and gets jobs")
+
+
+async def is_forgotten(server: OwnServer, name: str) -> bool | Pending:
+    found = await nodes(server)
+    return name not in found or Pending(found)
+
+
 async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartServer) -> None:
     cluster = Cluster(("a", "b", "c"), LASTING, labels={"a": {"gpu": "H100"}, "b": {"gpu": "A100"}, "c": {"off": "1"}})
     cluster.nodes = {"off": "!1"}
@@ -304,9 +327,9 @@ async def test_an_attempt_that_is_tried_again_runs_where_its_job_may(start_serve
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
 
 
-async def waits_for(server: OwnServer, job_id: str, what: str) -> bool | Pending:
+async def waits_for(server: OwnServer, job_id: str, what: str) -> dict[str, Any] | Pending:
     record = await server.record(job_id)
-    return what in (record["queue"] or {}).get("detail", "") or Pending(record)
+    return record if what in (record["queue"] or {}).get("detail", "") else Pending(record)
 
 
 async def test_no_machine_that_is_selected_is_said(start_server: StartServer) -> None:
@@ -357,6 +380,39 @@ async def test_a_machine_that_ray_takes_away_is_drained_by_then(start_server: St
         await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
         cluster.carrier.leaving.clear()
         await until_async(lambda: is_live(server, first), "Ray keeps it after all")
+
+
+async def test_a_job_whose_only_machine_is_taken_away_waits_for_one_that_fits_and_explain_says_so(
+    start_server: StartServer,
+) -> None:
+    cluster = Cluster(("a", "b"), LASTING, labels={"a": {"zone": "a"}, "b": {"zone": "b"}, "c": {"zone": "a"}})
+    async with start_server(engine=cluster.head) as server:
+        members = {"nodes": {"zone": "a"}, "limits": {"attempts_max": 2, "backoff_s": 0}}
+        job_id = await server.submit("napper", seconds=1e6, members=members)
+        await server.read(job_id, until="started")
+        later = await server.submit("echo", members={"nodes": {"zone": "a"}})
+        await server.record(later, wait_s=60)
+        cluster.carrier.leaving["a"] = clock.realtime() + LEAVE_EARLY_S
+        await server.read(job_id, until="retrying")
+        queued = await server.submit("echo", members={"nodes": {"zone": "a"}})
+        for each in (job_id, queued):
+            record = await until_async(partial(waits_for, server, each, "a: draining"), "it waits, and not on b")
+            assert "no node with zone=a gets jobs (a: draining)." in words(record)
+        cluster.carrier.cut_off.add("a")
+        cluster.carrier.names = ("b",)
+        for each in (job_id, queued):
+            record = await until_async(partial(waits_for, server, each, "there are"), "the machine is gone")
+            assert "no node has zone=a (there are zone: b)." in words(record)
+        cluster.carrier.names = ("b", "c")
+        again = await until_async(partial(ran_again, server, job_id), "one that fits has come")
+        assert (again["node"], (await server.record(queued, wait_s=60))["node"]) == ("c", "c")
+        await server.client.delete(f"/v1/jobs/{job_id}?grace_s=0")
+
+
+def words(record: dict[str, Any]) -> str:
+    """Return what `explain` says of it."""
+    told = story.tell(record, [])
+    return " ".join((told.headline, *(each.text for each in told.paragraphs)))
 
 
 async def test_jobs_and_workers_are_found_by_their_node_and_ended_by_it(start_server: StartServer) -> None:

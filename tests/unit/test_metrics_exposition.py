@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from killable.supervisor.models import NODE_STATES, NodeRecord, Outcome, TenantRecord, Verdict
 from killable.supervisor.telemetry import metrics_exposition
-from killable.supervisor.telemetry.gauges import WORKER_STATES, Gauges
+from killable.supervisor.telemetry.gauges import WORKER_STATES, ClusterGauges, Gauges
 from killable.supervisor.telemetry.metrics import Metrics
 
 HTTP_MD = """
@@ -129,7 +129,7 @@ def test_before_anything_has_happened_counts_are_nought_and_percentiles_null() -
 
 
 def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
-    gauges = replace(GAUGES, nodes=NODES, nodes_lost=1)
+    gauges = replace(GAUGES, cluster=ClusterGauges(NODES, nodes_lost=1, cpus_requested=12))
     found = samples(metrics_exposition.as_text(used(), gauges, 0, openmetrics=False).decode())
     by_node = {
         name.removeprefix("node_"): {sample.labels["node"]: sample.value for sample in found[name]}
@@ -144,7 +144,7 @@ def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
     assert states == dict.fromkeys(NODE_STATES, 0) | {"live": 1, "lost": 1}
     assert [sample.value for sample in found["nodes_lost_total"]] == [1]
     told = metrics_exposition.as_json(used(), gauges, 1.0)
-    assert (told["nodes"], told["nodes_lost"]) == (states, 1)
-    assert not [name for name in samples(text()) if "node" in name] and "nodes" not in metrics_exposition.as_json(
-        used(), GAUGES, 1.0
-    )
+    assert (told["nodes"], told["nodes_lost"], told["cpus_requested"]) == (states, 1, 12)
+    assert [sample.value for sample in found["cpus_requested"]] == [12]
+    alone = metrics_exposition.as_json(used(), GAUGES, 1.0)
+    assert not [name for name in [*samples(text()), *alone] if "node" in name or "cpus" in name]

@@ -44,6 +44,11 @@ def test_a_node_is_drained_in_words(state: str, running: int, deadline_s: float 
     assert node_line({"name": "gpu-1", "state": state, "running": running, "deadline_s": deadline_s}) == words
 
 
+def test_the_end_of_a_drain_is_told_of_a_node_that_is_not_there() -> None:
+    record = {"name": "gpu-1", "state": "lost", "running": 0, "deadline_s": None}
+    assert node_line(record, off=True) == "gpu-1 is lost: it gets jobs again when it is back"
+
+
 @pytest.mark.parametrize(
     ("standing", "words"),
     [

@@ -296,6 +296,9 @@ def test_a_job_between_two_attempts_and_one_that_a_worker_only_has_are_told_apar
         "pid": None, "queue": {"position": None},
     }  # fmt: skip
     assert "It is waiting for its next attempt." in prose(story.tell(waiting))
+    nowhere = waiting | {"queue": {"position": None, "detail": "no node has zone=a (there are zone: b)"}}
+    told = prose(story.tell(nowhere))
+    assert "It is waiting for its next attempt; no node has zone=a (there are zone: b)." in told
     starting = waiting | {"state": "running", "worker_id": "w-7", "pid": 431, "queue": None}
     assert "It was assigned to w-7 (pid 431) and has not entered its function yet." in prose(story.tell(starting))
     stopped = record("cancelled", "cancelled", {"requested": 0.0}, by="user") | {

@@ -20,7 +20,7 @@ def drain(node: str | None, off: bool, deadline: float | None, as_json: bool, ur
     with errors.reporting(as_json), open_client(url) as client:
         if node is not None:
             record = client.undrain_node(node) if off else client.drain_node(node, deadline)
-            console.print_json(record) if as_json else click.echo(node_line(record))
+            console.print_json(record) if as_json else click.echo(node_line(record, off=off))
             return
         standing = client.undrain() if off else client.drain(deadline_s=deadline)
         console.print_json(standing) if as_json else click.echo(state_line(standing))
@@ -36,12 +36,16 @@ def state_line(standing: Mapping[str, Any]) -> str:
     return f"draining: new jobs are refused; {f'{left} left{at_most}' if left else 'no jobs left'}"
 
 
-def node_line(record: Mapping[str, Any]) -> str:
-    """Return the state of a node: `gpu-2-90cc1d is draining: it gets no jobs; 2 running left, at most 1m00s more`."""
+def node_line(record: Mapping[str, Any], *, off: bool = False) -> str:
+    """Return the state of a node: `gpu-2-90cc1d is draining: it gets no jobs; 2 running left, at most 1m00s more`. Of
+    one that is not there, or does not answer, what is to come is told.
+    """
     name, state = render.plain(record["name"]), record["state"]
     running = f"{record['running']} running"
     if state == "live":
         return f"{name} is live: it gets jobs; {running}"
+    if off:
+        return f"{name} is {state}: it gets jobs again when it is back"
     left = f"{running} left" if record["running"] else "no jobs left"
     deadline = record["deadline_s"]
     at_most = f", at most {render.duration(deadline)} more" if record["running"] and deadline is not None else ""

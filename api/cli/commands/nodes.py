@@ -1,4 +1,4 @@
-"""`killable nodes`: the machines of a cluster; `--drain` and `--undrain` take one out of use, and in again.
+"""`killable nodes`: the machines of a cluster.
 
 Runs in: any machine.
 """
@@ -13,12 +13,8 @@ from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
 
-def nodes(drain: str | None, undrain: str | None, as_json: bool, url: str) -> None:
+def nodes(as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
-        if drain is not None:
-            client.drain_node(drain)
-        if undrain is not None:
-            client.undrain_node(undrain)
         found = client.nodes()
         if as_json:
             console.print_json({"nodes": found})

@@ -160,17 +160,15 @@ NODES = VerbCommand(
     """List the machines of a cluster (`serve --ray`), each with the jobs that it runs and may run.
 
     A node is suspect while it does not answer, and lost when its lease is over:
-    its jobs have ended then, with node_lost. With --drain a node gets no more
-    jobs; those that it runs go on.
+    its jobs have ended then, with node_lost. `killable drain NODE` takes one
+    out of use.
     """,
-    Option(["--drain"], metavar="NODE", help="Give this node no more jobs."),
-    Option(["--undrain"], metavar="NODE", help="Give it jobs again."),
     JSON,
     URL,
     runs="nodes.nodes",
     examples=(
         "killable nodes",
-        "killable nodes --drain gpu-3-1a2b3c",
+        "killable nodes --json",
     ),
 )
 

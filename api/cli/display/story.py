@@ -162,18 +162,17 @@ def _never_entered(record: Members, now: datetime | None) -> str:
     if record.get("worker_id"):
         entered = "and has not entered its function yet" if ended is None else "and never entered its function"
         return f"It was assigned to {_worker(record)} {entered}.{_used(record)}"
+    why = (record.get("queue") or {}).get("detail")
     if record.get("attempts"):
-        return (
-            "It is waiting for its next attempt."
-            if ended is None
-            else "It was waiting for its next attempt, which never began."
-        )
+        if ended is not None:
+            return "It was waiting for its next attempt, which never began."
+        return f"It is waiting for its next attempt{f'; {why}' if why else ''}."
     if ended is not None:
         return f"It never started: no worker was assigned in the {_between(record['created_at'], ended)} until its end."
     position = (record.get("queue") or {}).get("position")
     place = f", {render.counted(position, 'job')} ahead of it" if position is not None else ""
-    why = (record.get("queue") or {}).get("detail") or "no worker is assigned yet"
-    return f"It has waited in the queue for {_between(record['created_at'], now)}{place}; {why}."
+    waited = _between(record["created_at"], now)
+    return f"It has waited in the queue for {waited}{place}; {why or 'no worker is assigned yet'}."
 
 
 def _used(record: Members) -> str:

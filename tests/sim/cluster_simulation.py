@@ -10,9 +10,10 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from support.fake_network import FakeCarrier, FakeNetwork, Trouble
 from support.fake_node import input_of
@@ -22,6 +23,8 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import FIXED, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.cluster.remote_attempt import RemoteAttempt
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.node_labels import NODE, fits
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings
@@ -54,6 +57,27 @@ class Submitted:
     def code(self) -> str | None:
         error = self.end.get("error")
         return error["code"] if error else None
+
+
+class Turn(NamedTuple):
+    """An attempt that a head has given to a node."""
+
+    job_id: str
+    attempt: int
+    node: str
+
+
+class ObservedPools(NodePools):
+    """Those of a head, which also note what its queue gives to which node, in that order."""
+
+    def observe(self, turns: list[Turn], on_turn: Callable[[str], None]) -> None:
+        """Note each turn in `turns`, and tell the job's id."""
+        self._turns, self._on_turn = turns, on_turn
+
+    def attempt(self, job: Job, worker: Any, fence: int) -> RemoteAttempt:
+        self._turns.append(Turn(job.id, job.attempts, worker.share.node))
+        self._on_turn(job.id)
+        return super().attempt(job, worker, fence)
 
 
 @dataclass(eq=False)
@@ -93,6 +117,8 @@ class ClusterSimulation:
         self.network = FakeNetwork([f"n{number:04}" for number in range(nodes)], self.settings, seed, trouble)
         self.runs = self.network.runs
         self.heads: list[Head] = []
+        self.given: list[Turn] = []
+        """In the order in which heads have given attempts to nodes."""
         self._heads = 0
         self.jobs: list[Submitted] = []
         self._readers: list[asyncio.Task[None]] = []
@@ -120,6 +146,9 @@ class ClusterSimulation:
             await self.network.stop()
             logging.disable(logging.NOTSET)
 
+    def _note_turn(self, head: str, job_id: str) -> None:
+        self.network.accepted.setdefault(job_id, head)
+
     # ── what an operator and clients do ──
 
     @property
@@ -132,7 +161,8 @@ class ClusterSimulation:
             name = f"h{self._heads}"
             self._heads += 1
             carrier = FakeCarrier(self.network, name)
-            pools = NodePools(self.settings, carrier, self.times, scaling=self.scaling)
+            pools = ObservedPools(self.settings, carrier, self.times, scaling=self.scaling)
+            pools.observe(self.given, partial(self._note_turn, name))
             head = Head(name, carrier, Supervisor(self.settings, remote_pools=pools, clock=Clock(self.loop)))
             try:
                 await head.supervisor.start()
@@ -257,17 +287,6 @@ class ClusterSimulation:
         return Counter(job.code or job.end["state"] for job in self.jobs)
 
     def turns(self) -> Sequence[Submitted]:
-        """Return the jobs in the order in which they were given to nodes, a second attempt again; those of a moment in
-        that of their submission.
-        """
+        """Return the jobs in the order in which heads have given them to nodes, a second attempt again."""
         of = {job.id: job for job in self.jobs}
-        given = [(at, of[job_id].number, of[job_id]) for (job_id, _), (at, _) in self.network.turns.items()]
-        return [job for _, _, job in sorted(given, key=lambda each: each[:2])]
-
-    def given_to(self) -> dict[str, list[Submitted]]:
-        """Return the first attempts that each node was given, in order."""
-        of, given = {job.id: job for job in self.jobs}, dict[str, list[Submitted]]()
-        for (job_id, attempt), (_, node) in self.network.turns.items():
-            if attempt == 1:
-                given.setdefault(node, []).append(of[job_id])
-        return given
+        return [of[turn.job_id] for turn in self.given]

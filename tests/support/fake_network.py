@@ -7,7 +7,6 @@ Runs in: the test process. `FakeCarrier` implements `cluster.carrier.Carrier` fo
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,11 +47,7 @@ class FakeNetwork:
         self.runs = Runs()
         self.machines = {name: FakeMachine(self, name) for name in names}
         self.accepted: dict[str, str] = {}
-        """By job: the head that has accepted it."""
-        self.turns: dict[tuple[str, int], tuple[float, str]] = {}
-        """Job and attempt, in the order in which heads have given them out; when, and to which node: those of a moment
-        go together to each node.
-        """
+        """By job: the head that has accepted it, or has taken it over."""
         self.messages = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -209,23 +204,11 @@ class FakeCarrier:
         network, trouble = self.network, self.network.trouble
         network.messages += 1
         self.calls[method] = self.calls.get(method, 0) + 1
-        if method == "do":
-            for order in json.loads(message[: message.index(b"\n")])["orders"]:
-                self._note_turn(order, node)
         if network.happens(trouble.doubled):
             network.send(self._deliver(node, method, message))
         answered = network.loop.create_future()
         network.send(self._deliver(node, method, message, answered))  # it goes on when its caller waits no more
         return await answered
-
-    def _note_turn(self, header: dict[str, Any], node: str) -> None:
-        """Orders are first sent in the turns of their jobs; what is sent again comes behind, and is left out."""
-        if header["order"] != "run":
-            return
-        turn = (header["job_id"], header["attempt"])
-        network = self.network
-        network.accepted.setdefault(turn[0], self.name)
-        network.turns.setdefault(turn, (network.loop.time(), node))
 
     async def _passes(self, machine: FakeMachine, *, is_answer: bool = False) -> None:
         """Return when a message has passed, in one direction. Never, if it is lost."""

@@ -25,7 +25,7 @@ from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
-from killable.supervisor.models import NodeRecord
+from killable.supervisor.records import NodeRecord
 from killable.workers.errors import Refused
 
 ASK_AGAIN_S = 0.2

@@ -23,7 +23,7 @@ from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE
 from pidfd_watcher import PidfdWatcher
 from trial_plan import Plan
 
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import usable_cores
 from killable.supervisor.supervisor import Supervisor
 

@@ -21,7 +21,7 @@ from typing import Self
 
 from pidfd_watcher import PidfdWatcher
 
-from killable.supervisor.linux.spawner import ENVIRONMENT_DEFAULTS
+from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring import job_functions
 from killable.workers.runtime import process_setup

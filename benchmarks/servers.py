@@ -23,7 +23,8 @@ from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import create_app
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.models import JobRecord, Submission
+from killable.supervisor.models import Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.messages import dump_json

@@ -8,18 +8,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
-from killable.supervisor.models import (
-    DEFAULT_TENANT,
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
+from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
-    JobEvent,
     JobRecord,
-    JobType,
     NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
-    Submission,
     TenantRecord,
     WorkerRecord,
 )

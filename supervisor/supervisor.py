@@ -24,27 +24,22 @@ from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id, random_id
-from killable.supervisor.models import (
-    DEFAULT_TENANT,
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, StartRefused, Submission, Verdict
+from killable.supervisor.pools.lane import Given, LaneHolder
+from killable.supervisor.pools.start_failures import with_error_line
+from killable.supervisor.pools.worker import WorkerStage
+from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
-    JobEvent,
     JobRecord,
-    JobType,
     NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
-    StartRefused,
-    Submission,
     TenantRecord,
-    Verdict,
     WorkerRecord,
 )
-from killable.supervisor.pools.lane import Given, LaneHolder
-from killable.supervisor.pools.worker import WorkerStage
-from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.readable_stack import with_error_line
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness

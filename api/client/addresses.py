@@ -1,6 +1,6 @@
 """The address of a server, as a client is given it.
 
-Runs in: any machine. Apart from `exchange`, which imports httpx: the help of a verb needs no more than this.
+Runs in: any machine. Apart from `endpoint`, which imports httpx: the help of a verb needs no more than this.
 """
 
 from __future__ import annotations

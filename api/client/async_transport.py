@@ -16,8 +16,8 @@ from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
-from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
 from killable.api.client.retries import Flow, Pause, Step
+from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
 from killable.api.client.stream_resume import Reading
 from killable.workers.errors import KillableError
 
@@ -70,7 +70,7 @@ class AsyncTransport:
             if self._http.is_closed:
                 raise closed()
             with reading.reconnecting():
-                async with self._http.stream(**self._server.arguments(reading.call)) as response:
+                async with self._http.stream(**reading.call.arguments(self._server)) as response:
                     reading.opened(response if response.is_success else await self._whole(response))
                     async with aclosing(EventSource(response).aiter_sse()) as stream:
                         async for sent in stream:
@@ -96,7 +96,7 @@ class AsyncTransport:
         if self._http.is_closed:
             return closed()
         try:
-            async with self._http.stream(**self._server.arguments(step)) as response:
+            async with self._http.stream(**step.arguments(self._server)) as response:
                 return await self._whole(response)
         except Unreachable as error:
             return error

@@ -21,11 +21,6 @@ from killable.workers.errors import Refused
 
 C = TypeVar("C")
 
-CONNECT_S = 5.0
-"""Longest time to connect, in seconds. A server that takes longer counts as absent."""
-ANSWER_S = 30.0
-"""Longest time for an answer, in seconds, beyond the wait that the request asks for. Servers answer in milliseconds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

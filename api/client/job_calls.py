@@ -14,18 +14,10 @@ import httpx
 
 from killable.api.client.errors import NotEnded, job_error
 from killable.api.client.events import Ending, Record
-from killable.api.client.exchange import HttpCall, job_path
+from killable.api.client.http_call import HttpCall, job_path
+from killable.api.client.request_timeouts import LEAVE_ANSWER_S, LEAVE_S, hold_s_until
 from killable.api.client.retries import Flow, Requester
 from killable.workers.errors import KillableError, Refused
-
-HELD_S_MAX = 25.0
-"""How long one request is held, in seconds: less than proxies wait for an answer (Heroku 30 s, nginx and others 60 s).
-Longer waits repeat the request.
-"""
-LEAVE_S = 30.0
-"""How long a leaving caller waits for the job's end, in seconds: several times the usual grace. The end continues."""
-LEAVE_ANSWER_S = 5.0
-"""Longest time for an answer beyond that wait, in seconds: an unresponsive server must not hold up the caller."""
 
 
 @dataclass(slots=True)
@@ -43,7 +35,7 @@ class JobCalls:
         """Return what the job returned. Raise NotEnded after `wait_s`, or the error of a job that did not complete."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
-            hold_s = _hold_s(deadline)
+            hold_s = hold_s_until(deadline)
             call = HttpCall("GET", f"{job_path(self.id)}/result", query={"wait_s": hold_s}, hold_s=hold_s)
             try:
                 answer = yield from self.requester.ask(call)
@@ -70,7 +62,7 @@ class JobCalls:
         """Cancel the job. Return how it ended, or its state `stopping` if `wait_s` is over."""
         deadline = None if wait_s is None else time.monotonic() + wait_s
         while True:
-            hold_s = _hold_s(deadline)
+            hold_s = hold_s_until(deadline)
             call = HttpCall(
                 "DELETE", job_path(self.id), query={"grace_s": grace_s, "reason": reason},
                 headers={"Prefer": f"wait={math.ceil(hold_s)}"}, hold_s=hold_s, answer_s=answer_s,
@@ -117,7 +109,3 @@ class JobCalls:
 
     def output(self) -> Flow[bytes]:
         return (yield from self.requester.ask(HttpCall("GET", f"{job_path(self.id)}/output"))).content
-
-
-def _hold_s(deadline: float | None) -> float:
-    return HELD_S_MAX if deadline is None else min(HELD_S_MAX, max(0.0, deadline - time.monotonic()))

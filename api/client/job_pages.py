@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from killable.api.client.events import Record
-from killable.api.client.exchange import HttpCall
+from killable.api.client.http_call import HttpCall
 from killable.api.client.retries import Flow, Requester
 
 PAGE_JOBS = 200

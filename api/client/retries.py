@@ -17,7 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 
 import httpx
 
-from killable.api.client.exchange import HttpCall, Server, may_have_arrived
+from killable.api.client.http_call import HttpCall
+from killable.api.client.server_answers import Server, may_have_arrived
 from killable.workers.errors import KillableError
 
 RETRIES = 2

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from killable.api.client.events import Record
-from killable.api.client.exchange import HttpCall, json_of
-from killable.api.client.job_calls import HELD_S_MAX
+from killable.api.client.http_call import HttpCall, json_of
+from killable.api.client.request_timeouts import HELD_S_MAX
 from killable.api.client.retries import Flow, Requester
 
 

@@ -22,7 +22,7 @@ from httpx_sse import ServerSentEvent
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
-from killable.api.client.exchange import HttpCall, job_path
+from killable.api.client.http_call import HttpCall, job_path
 from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
 from killable.workers.error_classes import error_class
 from killable.workers.errors import LOST, KillableError, Refused

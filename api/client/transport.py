@@ -14,8 +14,8 @@ from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
-from killable.api.client.exchange import AnswerBody, Outcome, Server, closed
 from killable.api.client.retries import Flow, Pause, Step
+from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
 from killable.api.client.stream_resume import Reading
 from killable.workers.errors import KillableError
 
@@ -52,7 +52,7 @@ class Transport:
             time.sleep(reading.pause_s)
             if self._http.is_closed:
                 raise closed()
-            with reading.reconnecting(), self._http.stream(**self._server.arguments(reading.call)) as response:
+            with reading.reconnecting(), self._http.stream(**reading.call.arguments(self._server)) as response:
                 reading.opened(response if response.is_success else self._whole(response))
                 for sent in EventSource(response).iter_sse():
                     event = reading.taken(sent)
@@ -77,7 +77,7 @@ class Transport:
         if self._http.is_closed:
             return closed()
         try:
-            with self._http.stream(**self._server.arguments(step)) as response:
+            with self._http.stream(**step.arguments(self._server)) as response:
                 return self._whole(response)
         except Unreachable as error:
             return error

@@ -9,30 +9,28 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import Response
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
-from killable.api.http.audit import Audit
 from killable.api.http.audit_log import AuditLog
+from killable.api.http.audited_requests import Audit
 from killable.api.http.auth import KeyCheck
 from killable.api.http.bodies import BodyCheck, LargeBodies
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.connections_per_key import ConnectionsPerKey
+from killable.api.http.cors import Cors
 from killable.api.http.dependencies import Dependencies
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
-from killable.api.http.problems import install_problems, problem
+from killable.api.http.open_streams import OpenStreams
+from killable.api.http.problems import install_problems
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.route_roles import OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
-from killable.api.http.sse import OpenStreams
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 
@@ -75,19 +73,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:
-        app.add_middleware(
-            _Cors,
-            allow_origins=settings.origins,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=[
-                *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
-                *("X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
-            ],
-            expose_headers=[
-                *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
-                *("RateLimit", "RateLimit-Policy", "X-Correlation-Id"),
-            ],
-        )
+        app.add_middleware(Cors, origins=settings.origins)
     app.add_middleware(HostAndOriginCheck, settings=settings)
     if audit_log is not None:
         app.add_middleware(Audit, log=audit_log, engine=engine)
@@ -98,17 +84,6 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
 async def close_app(app: FastAPI) -> None:
     """End the processes that an application has started."""
     await app.state.parts.checks.close()
-
-
-class _Cors(CORSMiddleware):
-    """Starlette's CORS middleware, with a problem document for a refused preflight."""
-
-    def preflight_response(self, request_headers: Headers) -> Response:
-        response = super().preflight_response(request_headers)
-        if response.status_code < 400:
-            return response
-        detail = f"Pages may use {', '.join(self.allow_methods)} and the headers listed in /openapi.json"
-        return problem("forbidden", detail, headers={"Vary": "Origin"})
 
 
 class _App(FastAPI):

@@ -15,19 +15,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from killable.api.http.api_keys import ApiKey, KeyRing
-from killable.api.http.audit import act_of
+from killable.api.http.audited_requests import act_of
 from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
 from killable.api.http.route_roles import CALLER, VIA, Access, access_to, includes
 from killable.api.http.stream_tickets import Reader, Tickets
+from killable.supervisor.models import DEFAULT_TENANT
 
 STREAM_PATH = re.compile(r"/v1/jobs/([^/]+)/stream")
 TICKET = "killable.ticket"
 """Member of the scope with the Reader that the request's ticket was issued to; absent with a key."""
-TENANT = "default"
-"""Tenant of the jobs of a server without keys."""
 
 
 class KeyCheck:
@@ -143,7 +142,7 @@ def tenant_of(request: Request) -> str:
 def tenant_of_scope(scope: Scope) -> str:
     """Return the same before there is a Request."""
     caller = caller_of(scope)
-    return TENANT if caller is None else caller.name
+    return DEFAULT_TENANT if caller is None else caller.name
 
 
 def is_operator(scope: Scope) -> bool:

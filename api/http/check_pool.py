@@ -14,7 +14,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from killable.api.http.settings import HttpSettings
-from killable.supervisor.models import JobRecord, Submission
+from killable.supervisor.models import Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved

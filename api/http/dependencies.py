@@ -15,10 +15,10 @@ from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import caller_of
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
+from killable.api.http.open_streams import OpenStreams
 from killable.api.http.own_jobs import OwnJobs
 from killable.api.http.request_turns import RequestTurns
 from killable.api.http.settings import HttpSettings
-from killable.api.http.sse import OpenStreams
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from killable.api.http.sse import WRITE_BYTES, cut
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
 
 TEXT = "text/plain; charset=utf-8"

@@ -10,18 +10,15 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import (
-    DEFAULT_TENANT,
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
+from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
-    JobEvent,
     JobRecord,
-    JobType,
     NodeRecord,
     PoolRecord,
     Quota,
     RetiredWorker,
-    Submission,
     TenantRecord,
     WorkerRecord,
 )

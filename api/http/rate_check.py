@@ -14,7 +14,7 @@ from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.bodies import SUBMISSION_PATH
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import Quota
+from killable.supervisor.records import Quota
 from killable.workers.errors import Refused
 
 

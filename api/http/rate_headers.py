@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.supervisor.models import Quota
+from killable.supervisor.records import Quota
 
 SUBMISSIONS = "submissions_per_s"
 

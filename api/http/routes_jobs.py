@@ -17,12 +17,13 @@ from killable.api.http import schemas
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
-from killable.api.http.prefer import CANCEL_WAIT_S, Preference, Preferred
-from killable.api.http.records import record_json, short_record_json
+from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
+from killable.api.http.record_json import record_json, short_record_json
 from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import JobRecord, JobType, Submission
+from killable.supervisor.models import JobType, Submission
+from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
 SUBMISSION_ANSWER_HEADERS = (

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.audit import note_jobs
+from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import key_name_of
 from killable.api.http.dependencies import engine_of
-from killable.api.http.prefer import CANCEL_WAIT_S, Preferred
+from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preferred
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, NO_BODY, Json, answer, documented
 

@@ -19,13 +19,13 @@ from killable.api.http.auth import TICKET, caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.joined_output import as_attachment, media_type_of, nothing, pieces_of
 from killable.api.http.methods import IS_HEAD
-from killable.api.http.prefer import WAIT_S_MAX
-from killable.api.http.records import record_json
+from killable.api.http.prefer_wait import WAIT_S_MAX
+from killable.api.http.record_json import record_json
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.route_roles import CALLER
 from killable.api.http.sse import WRITE_BYTES, cut, open_stream
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
 VALUE = {

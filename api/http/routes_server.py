@@ -14,10 +14,10 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.api_keys import KeyRing
-from killable.api.http.audit import note_jobs
+from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
-from killable.api.http.prefer import CANCEL_WAIT_S, Preferred
+from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preferred
 from killable.api.http.problems import problem
 from killable.api.http.responses import NO_BODY, Json, answer, documented
 from killable.api.http.route_roles import SOCKET_USER

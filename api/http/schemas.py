@@ -22,14 +22,14 @@ from pydantic import (
     model_validator,
 )
 
-from killable.api.http.prefer import PREFER
-from killable.api.http.records import SHORT_JOB
+from killable.api.http.prefer_wait import PREFER
+from killable.api.http.record_json import SHORT_JOB
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs.node_labels import CONDITION, EXPECTED
-from killable.supervisor.models import (
-    PRIORITY_MAX,
+from killable.supervisor.models import PRIORITY_MAX
+from killable.supervisor.records import (
     DrainProgress,
     JobRecord,
     NodeRecord,

@@ -26,12 +26,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from killable.api.http.audit import act_of
+from killable.api.http.audited_requests import act_of
 from killable.api.http.methods import IS_HEAD
+from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord
+from killable.supervisor.models import TERMINAL_STATES, JobEvent
+from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
 # A server that is told to stop would end its streams without their terminal events. Who ends the jobs ends the streams.
@@ -64,26 +66,6 @@ class _Names(dict[str, bytes]):
 
 
 _names = _Names()
-
-
-OF_OPERATORS = 64
-"""Streams that operators may have open while those of others hold all."""
-
-
-class OpenStreams:
-    """How many streams one app has open, and may have; and the times of each, in seconds."""
-
-    def __init__(self, open_max: int, *, ping_s: float = PING_S, send_timeout_s: float = SEND_TIMEOUT_S) -> None:
-        self.open = 0
-        self.ping_s = ping_s
-        self.send_timeout_s = send_timeout_s
-        self._open_max = open_max
-
-    def check(self, *, operator: bool) -> None:
-        """Raise Refused when there is room for no other one. Operators have some more than others."""
-        if self.open >= self._open_max + (OF_OPERATORS if operator else 0):
-            detail = f"{self.open} streams are open, the maximum beside other requests (server.connections_max)"
-            raise Refused(detail, code="too_many_connections", streams=self.open)
 
 
 def encode(events: Sequence[JobEvent]) -> Iterator[bytes | memoryview]:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.models import Certificate, Outcome, WorkerRecord
+from killable.supervisor.models import Certificate, Outcome
+from killable.supervisor.records import WorkerRecord
 from killable.workers.errors import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]

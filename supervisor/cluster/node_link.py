@@ -25,7 +25,7 @@ from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.order_sender import ASK_AGAIN_S, OrderSender
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
-from killable.supervisor.models import NodeRecord
+from killable.supervisor.records import NodeRecord
 from killable.workers.errors import Refused
 
 JOIN_AGAIN_S = 1.0

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from killable.supervisor.cluster.placement import Placement
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import Labels, fits
-from killable.supervisor.models import PoolRecord, WorkerId, WorkerRecord
+from killable.supervisor.models import WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Usage
+from killable.supervisor.records import PoolRecord, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 
 LINES_MAX = 64

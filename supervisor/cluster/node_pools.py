@@ -35,10 +35,11 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import JobType, NodeRecord, RetiredWorker, StartRefused, WorkerRecord
+from killable.supervisor.models import JobType, StartRefused
 from killable.supervisor.pools.fleet import PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json, load_json

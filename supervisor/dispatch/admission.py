@@ -26,7 +26,8 @@ from killable.supervisor.jobs.inputs import close_input, content_of, seal_large_
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import JobRecord, JobType, Outcome, Submission
+from killable.supervisor.models import JobType, Outcome, Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused

@@ -28,8 +28,8 @@ from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.supervisor.pools.fleet import Fleet
 from killable.supervisor.pools.lane import Given, LaneHolder
+from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
-from killable.supervisor.readable_stack import with_error_line
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import value_of

@@ -37,7 +37,8 @@ from killable.supervisor.jobs.lifecycle import State, terminal_state_of
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.journal.job_notes import KEPT_OF_SUBMISSION, JobNotes
 from killable.supervisor.journal.journal_file import JournalRow
-from killable.supervisor.models import JobRecord, JobType, Outcome, Submission, Verdict
+from killable.supervisor.models import JobType, Outcome, Submission, Verdict
+from killable.supervisor.records import JobRecord
 from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.models import JobRecord, Submission
+from killable.supervisor.models import Submission
+from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
 SAY_EVERY_S = 60.0

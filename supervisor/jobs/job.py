@@ -16,7 +16,8 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.models import Certificate, JobRecord, JobType, Outcome, Submission, Verdict
+from killable.supervisor.models import Certificate, JobType, Outcome, Submission, Verdict
+from killable.supervisor.records import JobRecord
 from killable.workers.authoring.limits import Limits
 from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
 

@@ -12,7 +12,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.jobs.tenants import Tenants
-from killable.supervisor.models import JobRecord, TenantRecord
+from killable.supervisor.records import JobRecord, TenantRecord
 from killable.supervisor.settings import SupervisorSettings
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from killable.supervisor.models import Quota
+from killable.supervisor.records import Quota
 from killable.workers.errors import Refused
 
 WINDOW_S = 10

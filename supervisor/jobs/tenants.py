@@ -18,7 +18,8 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import TERMINAL, State
 from killable.supervisor.jobs.submission_rate import SubmissionRate
-from killable.supervisor.models import DEFAULT_TENANT, Quota, Submission
+from killable.supervisor.models import DEFAULT_TENANT, Submission
+from killable.supervisor.records import Quota
 from killable.supervisor.settings import TenantSettings
 from killable.workers.errors import Refused
 

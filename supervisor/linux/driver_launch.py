@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 
-from killable.supervisor.linux import own_process
+from killable.supervisor.linux import server_protection
 from killable.supervisor.linux.guard_launch import error_output
 from killable.workers.runtime import process_setup
 
@@ -56,7 +56,7 @@ def join_owner(descriptor: int, owner: int) -> socket.socket:
     """Return the driver's end of its socket. From now on this process ends with its owner, and by no other signal that
     is meant for a whole service. Raise ProcessLookupError: the owner is gone.
     """
-    own_process.protect()  # its environment has Ray's token
+    server_protection.protect()  # its environment has Ray's token
     process_setup.die_with(owner)
     process_setup.ignore_stop_signals()
     os.set_inheritable(descriptor, False)

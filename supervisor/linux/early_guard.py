@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakSet
 
 from killable.supervisor.linux import fork_lock
-from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
+from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
+from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
 from killable.workers.protocol import fd_passing
 
 if TYPE_CHECKING:
     from killable.supervisor.linux.cgroup import CgroupRoot
-    from killable.supervisor.linux.worker_order import NewWorker
+    from killable.supervisor.linux.zygote_orders import NewWorker
     from killable.supervisor.settings import PoolSpec
 
 FIRST_WORKER = "w-1"
@@ -97,7 +98,7 @@ class EarlyGuard:
 
         What fails here the supervisor does later, and reports. Call it before anybody can take the guard.
         """
-        from killable.supervisor.linux import cgroup, worker_order
+        from killable.supervisor.linux import cgroup, zygote_orders
         from killable.supervisor.linux.own_folder import make_folder
         from killable.workers.protocol import zygote_messages
 
@@ -111,7 +112,7 @@ class EarlyGuard:
         with fork_lock.forks_postponed, suppress(OSError, fd_passing.MessageError):
             pool = EarlyPool(make_folder(owner.folder_prefix), cgroup.find_root(random_id()[:8]), None)
             try:
-                configure = worker_order.configure_of(spec, pool.tmp, spec.start_method)
+                configure = zygote_orders.configure_of(spec, pool.tmp, spec.start_method)
                 fd_passing.send(started.guard_socket, zygote_messages.to_wire(zygote_messages.UseFolder(pool.tmp)))
                 fd_passing.send(started.zygote_socket, zygote_messages.to_wire(configure))
             except BaseException:
@@ -120,7 +121,7 @@ class EarlyGuard:
             self._started[:] = [started._replace(pool=pool)]
             self._has_folder = True
             if spec.start_method == "fork":
-                worker = worker_order.NewWorker.make(FIRST_WORKER, spec, pool.cgroups)
+                worker = zygote_orders.NewWorker.make(FIRST_WORKER, spec, pool.cgroups)
                 try:
                     worker.order(send)
                 except BaseException:  # nobody will fork it

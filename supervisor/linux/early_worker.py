@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from killable.supervisor.linux.early_guard import FIRST_WORKER
-from killable.supervisor.linux.worker_order import NewWorker
+from killable.supervisor.linux.zygote_orders import NewWorker
 
 
 class EarlyWorker:

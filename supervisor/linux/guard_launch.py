@@ -17,21 +17,6 @@ import killable
 import killable.workers
 from killable.workers.protocol import fd_passing
 
-ENVIRONMENT_DEFAULTS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
-    "RAYON_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "ORT_DISABLE_TELEMETRY": "1",
-}
-"""Environment variables of a zygote, unless the supervisor's environment or the pool sets them.
-
-They keep libraries single-threaded, since a zygote with threads cannot fork. onnxruntime would start a thread on import
-for its telemetry.
-"""
-
 
 def package_folders() -> dict[str, str]:
     """Return the folders of the packages, for interpreters in which they are not installed."""

@@ -33,6 +33,7 @@ def reach(address: str) -> None:
 
 
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Else Ray aborts its driver when its head has not answered for a minute."""
 NEVER_S = 86400
 """In seconds: a day."""
 

@@ -11,12 +11,12 @@ import os
 from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS
+from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.inherited_environment import inherited
 from killable.supervisor.linux.oom_counter import OomCounter
-from killable.supervisor.linux.worker_order import NewWorker, configure_of, tmp_suffix
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.linux.zygote_host import ZygoteHost
+from killable.supervisor.linux.zygote_orders import NewWorker, configure_of, tmp_suffix
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 import killable.workers
-from killable.supervisor import readable_stack
+from killable.supervisor.linux import readable_stack
 
 PACKAGE_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
 """The package's folder as it appears in a stack."""

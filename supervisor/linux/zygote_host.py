@@ -22,8 +22,8 @@ from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.early_worker import EarlyWorker
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
-from killable.supervisor.linux.worker_order import NewWorker
 from killable.supervisor.linux.worker_process import WorkerProcess
+from killable.supervisor.linux.zygote_orders import NewWorker
 from killable.supervisor.linux.zygote_watchdog import ZygoteWatchdog
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import fd_passing, zygote_messages

@@ -15,12 +15,13 @@ from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.fork_lock import forks_postponed
 from killable.supervisor.linux.instance_id import host_name
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
-from killable.supervisor.models import JobType, PoolRecord, RetiredWorker, WorkerId, WorkerRecord
+from killable.supervisor.models import JobType, WorkerId
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes
 from killable.supervisor.pools.pool import Pool
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 

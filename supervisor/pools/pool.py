@@ -13,12 +13,13 @@ from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.job_queue import Selected
-from killable.supervisor.models import PoolRecord, RetiredWorker, StartRefused, WorkerId
+from killable.supervisor.models import StartRefused, WorkerId
 from killable.supervisor.pools import start_failures
 from killable.supervisor.pools.backoff import Backoff
 from killable.supervisor.pools.pool_sizing import Occupancy, forks_wanted
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
+from killable.supervisor.records import PoolRecord, RetiredWorker
 from killable.supervisor.settings import PoolSpec
 
 REFILL_S = 0.001

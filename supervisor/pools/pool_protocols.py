@@ -14,20 +14,12 @@ from killable.supervisor.jobs.job import CurrentAttempt, Job
 from killable.supervisor.jobs.job_queue import JobQueue, Selected
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import (
-    Certificate,
-    JobType,
-    NodeRecord,
-    Outcome,
-    PoolRecord,
-    RetiredWorker,
-    WorkerId,
-    WorkerRecord,
-)
+from killable.supervisor.models import Certificate, JobType, Outcome, WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory, Usage
+from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 
 

@@ -61,3 +61,17 @@ def _how_it_ended(gone: Gone) -> str:
     if gone.ending.signal is not None:
         return f"the worker was killed by signal {gone.ending.signal} before it was ready"
     return f"the worker ended with exit code {gone.ending.exit_code} before it was ready"
+
+
+def error_line(text: str) -> str:
+    """Return the line of a traceback that names the error: the first one after the stack; notes may follow it."""
+    lines = text.rstrip().splitlines()
+    stack = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    after = lines[stack[-1] + 1 :] if stack else lines
+    return after[0] if after else "no reason is known"
+
+
+def with_error_line(text: str) -> str:
+    """Return a traceback preceded by the line that names the error; any other text unchanged."""
+    line = error_line(text)
+    return line if text.strip() == line else f"{line}\n{text.rstrip()}"

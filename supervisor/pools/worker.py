@@ -14,10 +14,11 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.models import Verdict, WorkerId, WorkerRecord
+from killable.supervisor.models import Verdict, WorkerId
 from killable.supervisor.pools.lane import Lane, LaneHolder
 from killable.supervisor.pools.start_failures import kept_output, why_not_ready
 from killable.supervisor.ports import Gone, Process, Usage
+from killable.supervisor.records import WorkerRecord
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import Broken, Kind, Ready

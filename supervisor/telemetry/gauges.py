@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.models import ACTIVE_STATES, NodeRecord, TenantRecord
+from killable.supervisor.models import ACTIVE_STATES
 from killable.supervisor.pools.worker import WorkerStage
+from killable.supervisor.records import NodeRecord, TenantRecord
 from killable.supervisor.telemetry import loop_turns
 
 if TYPE_CHECKING:

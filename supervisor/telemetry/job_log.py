@@ -11,7 +11,8 @@ from typing import Any
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
-from killable.supervisor.models import PHASES, JobRecord, Outcome, Submission, Verdict
+from killable.supervisor.models import PHASES, Outcome, Submission, Verdict
+from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
 logger = logging.getLogger("killable.jobs")

@@ -11,7 +11,8 @@ from typing import Any
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from killable.supervisor.models import NODE_STATES, TERMINAL_STATES, NodeRecord
+from killable.supervisor.models import TERMINAL_STATES
+from killable.supervisor.records import NODE_STATES, NodeRecord
 from killable.supervisor.telemetry.gauges import ClusterGauges, Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
-from killable.supervisor.models import JobRecord, Outcome, Submission, Verdict
+from killable.supervisor.models import Outcome, Submission, Verdict
+from killable.supervisor.records import JobRecord
 from killable.supervisor.telemetry import job_log
 from killable.workers.errors import Refused
 

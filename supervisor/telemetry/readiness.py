@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from killable.supervisor.models import NodeRecord, PoolRecord
+from killable.supervisor.records import NodeRecord, PoolRecord
 
 STALL_S = 0.5
 """A longer turn of the event loop makes the server degraded: a kill was that late."""

@@ -43,12 +43,14 @@ GUARDS = {
 WORKERS = GUARDS | {
     "authoring", "authoring.kernel_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
     "authoring.preloads", "authoring.registered_types", "authoring.requirements", "authoring.shield",
-    "processes.exec_worker", "processes.zygote", "protocol.by_value", "protocol.call_message", "protocol.codec",
+    "processes.exec_worker", "processes.worker_start", "processes.zygote", "protocol.by_value",
+    "protocol.call_message", "protocol.codec",
     "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.messages",
     "protocol.named_memory_log",
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
-    "runtime.backward_jump", "runtime.dump_signal", "runtime.execution", "runtime.executor_jobs",
+    "runtime.backward_jump", "runtime.copy_on_write", "runtime.dump_signal", "runtime.execution",
+    "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
     "runtime.line_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
@@ -76,8 +78,9 @@ NOT_FOR_HELP = ("pydantic", "httpx", "rich", "asyncio", "logging", "dataclasses"
 """Nothing of these is needed to show help."""
 
 BEFORE_THE_GUARD = {
-    *NAME, "killable.supervisor.linux.early_guard", "killable.supervisor.linux.guard_launch",
-    "killable.supervisor.linux.instance_id", "killable.workers.protocol", "killable.workers.protocol.fd_passing",
+    *NAME, "killable.supervisor.linux.early_guard", "killable.supervisor.linux.environment_defaults",
+    "killable.supervisor.linux.guard_launch", "killable.supervisor.linux.instance_id", "killable.workers.protocol",
+    "killable.workers.protocol.fd_passing",
 }  # fmt: skip
 """What a program imports before it starts its first guard."""
 

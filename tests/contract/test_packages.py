@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from contract.source import LAYERS, ROOT, Source, check, sources
 
 SUPERVISOR_VOCABULARY = "supervisor"
-"""models, ports, clock, settings, engine, event_loops, stack: the files directly in supervisor/ but supervisor.py."""
+"""models, records, ports, clock, settings, engine, event_loops: the files directly in supervisor/ but supervisor.py."""
 WORKERS_VOCABULARY = "workers"
 BELOW = {
     "workers": (),

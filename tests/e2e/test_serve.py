@@ -493,8 +493,8 @@ if os.fork() == 0:
         os._exit(0)  # a stranger, whose parent does not wait for it
     os._exit(0)
 os.wait()
-os.execv(sys.executable, [sys.executable, "-c", "from killable.supervisor.linux import own_process;"
-         "own_process.REAP_S = 0.05; from killable.api.cli import main; main()", *sys.argv[1:]])
+os.execv(sys.executable, [sys.executable, "-c", "from killable.supervisor.linux import adopted_zombies;"
+         "adopted_zombies.REAP_S = 0.05; from killable.api.cli import main; main()", *sys.argv[1:]])
 """
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from killable import Executor
 from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard
-from killable.supervisor.linux.worker_order import NewWorker
+from killable.supervisor.linux.zygote_orders import NewWorker
 from killable.supervisor.settings import PoolSpec
 from killable.workers.runtime.executor_setup import IMPORTED_AHEAD, POOL_MODULE, ExecutorSetup
 

@@ -20,8 +20,9 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
-from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, PoolRecord, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.ports import Gone
+from killable.supervisor.records import JobRecord, PoolRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import CODES

@@ -23,7 +23,8 @@ from support.waiting import Pending, until_async, until_empty
 from killable.supervisor.dispatch import recovery
 from killable.supervisor.journal import journal_thread as module
 from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
-from killable.supervisor.models import JobEvent, JobRecord, Submission
+from killable.supervisor.models import JobEvent, Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused

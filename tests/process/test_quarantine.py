@@ -13,7 +13,7 @@ from support.cgroup_freezer import freezer
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
 
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 
 UNKILLABLE_S = 3.0

@@ -13,7 +13,7 @@ from job_runs import Story, follow, hostile_pool, run, submit
 from support.certificate_checks import was_killed
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 

@@ -14,7 +14,8 @@ from support.certificate_checks import ended_with, was_late_to_leave
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import until_async
 
-from killable.supervisor.models import JobRecord, Submission
+from killable.supervisor.models import Submission
+from killable.supervisor.records import JobRecord
 from killable.workers.protocol import pickling
 from killable.workers.protocol.pickling import pickled
 

@@ -19,7 +19,8 @@ from support.processes import open_descriptors
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
 
-from killable.supervisor.models import Submission, WorkerRecord
+from killable.supervisor.models import Submission
+from killable.supervisor.records import WorkerRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.error_classes import WorkerCrashed, WorkerExited, error_class
 from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused

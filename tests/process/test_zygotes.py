@@ -16,7 +16,7 @@ from support.job_helpers import process_name_of
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
-from killable.supervisor.models import PoolRecord
+from killable.supervisor.records import PoolRecord
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import KillableError, Refused

@@ -24,7 +24,8 @@ from support.virtual_loop import VirtualLoop
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.node_host import LEFT_S
 from killable.supervisor.jobs.durable_ends import TELL_S
-from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, JobRecord, Submission
+from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused

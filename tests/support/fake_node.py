@@ -17,7 +17,8 @@ from killable.supervisor.jobs import lifecycle
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
-from killable.supervisor.models import Certificate, JobType, Outcome, PoolRecord, Submission, Verdict, WorkerRecord
+from killable.supervisor.models import Certificate, JobType, Outcome, Submission, Verdict
+from killable.supervisor.records import PoolRecord, WorkerRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry.observer import Observer
 from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits, over

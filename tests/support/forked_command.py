@@ -36,7 +36,7 @@ _ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__pat
 _LATE = [
     *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.inventory"],
     *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
-    *["killable.supervisor.telemetry.loop_turns", "killable.supervisor.linux.own_process"],
+    *["killable.supervisor.telemetry.loop_turns", "killable.supervisor.linux.adopted_zombies"],
     *["killable.supervisor.attempts.attempt", "killable.workers.runtime.sandbox"],
     *["killable.api.client.client", "httpx_sse", "httpcore", "h11", "uvicorn", "uvicorn.lifespan.off"],
     *["concurrent.futures.process", "encodings.idna", "encodings.unicode_escape"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from killable.supervisor.linux.spawner import ENVIRONMENT_DEFAULTS
+from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.workers.builtin import generate
 
 COMMON = """

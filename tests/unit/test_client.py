@@ -16,7 +16,7 @@ import pytest
 from support.blocking_client import MakeClient, OneClient
 from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, problem, terminal
 
-from killable.api.client import exchange, job_calls, submission
+from killable.api.client import http_call, job_calls, submission
 from killable.api.client.client import Client, NotEnded, Unreachable
 from killable.workers.error_classes import WorkerCrashed
 from killable.workers.errors import JobTimedOut, KillableError, Refused
@@ -290,7 +290,7 @@ def test_the_timeout_of_run_cancels_the_remote_job(script: Script, client: OneCl
 def test_a_job_that_wins_the_race_against_runs_timeout_has_its_result(
     script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "ANSWER_S_MIN", 30.0)
+    monkeypatch.setattr(http_call, "ANSWER_S_MIN", 30.0)
     script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
     script.on("GET", f"{PATH}/result", as_json({"job_id": ID, "state": "running"}, 202), as_json(42))
     script.on("DELETE", PATH, problem(409, "already_ended", job={"job_id": ID, "state": "completed"}))

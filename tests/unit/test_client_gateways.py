@@ -11,7 +11,7 @@ import pytest
 from support.blocking_client import MakeClient, OneClient
 from support.scripted_server import ID, PATH, Answer, Script, as_json, event, events, terminal
 
-from killable.api.client import exchange
+from killable.api.client import server_answers
 from killable.api.client.client import Unreachable
 from killable.workers.errors import KillableError
 
@@ -96,7 +96,7 @@ def test_of_an_answer_only_so_much_is_read(
     ask: Callable[[OneClient], Any], is_packed: bool,
 ) -> None:  # fmt: skip
     """A server that sends without end would take all memory of its client. It is not asked again, either."""
-    monkeypatch.setattr(exchange, "ANSWER_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr(server_answers, "ANSWER_BYTES_MAX", 1 << 20)
     piece = b" " * (1 << 20)
     body = [gzip.compress(piece * 2)] if is_packed else [piece, piece]
     script.on("GET", path, Answer(status, body, headers={"Content-Encoding": "gzip"} if is_packed else {}))

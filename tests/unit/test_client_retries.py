@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from killable.api.client.errors import Unreachable
-from killable.api.client.exchange import HttpCall, Server
+from killable.api.client.http_call import HttpCall
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.retries import RETRY_S_MAX, Flow, Pause, Requester
+from killable.api.client.server_answers import Server
 from killable.api.client.submission import PendingSubmission, Submitting
 from killable.workers.errors import KillableError, Refused
 

@@ -10,7 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
-from killable.supervisor.models import NODE_STATES, NodeRecord, Outcome, TenantRecord, Verdict
+from killable.supervisor.models import Outcome, Verdict
+from killable.supervisor.records import NODE_STATES, NodeRecord, TenantRecord
 from killable.supervisor.telemetry import metrics_exposition
 from killable.supervisor.telemetry.gauges import WORKER_STATES, ClusterGauges, Gauges
 from killable.supervisor.telemetry.metrics import Metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.readable_stack import fault_stack, is_whole, readable, trim
+from killable.supervisor.linux.readable_stack import fault_stack, is_whole, readable, trim
 
 OURS = "/lib/killable/workers"
 

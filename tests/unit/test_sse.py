@@ -8,7 +8,8 @@ import json
 import pytest
 from starlette.types import Message
 
-from killable.api.http.sse import OF_OPERATORS, PING, WRITE_BYTES, OpenStreams, cut, encode, in_whole_events
+from killable.api.http.open_streams import OF_OPERATORS, OpenStreams
+from killable.api.http.sse import PING, WRITE_BYTES, cut, encode, in_whole_events
 from killable.supervisor.models import JobEvent
 from killable.workers.errors import Refused
 from killable.workers.runtime.catalogue import REPORT_BYTES_MAX, _end_of
@@ -64,7 +65,7 @@ async def test_no_ping_goes_out_in_the_middle_of_an_event(beyond: int) -> None:
 
 
 def test_operators_may_open_streams_when_those_of_others_are_as_many_as_may_be() -> None:
-    streams = OpenStreams(2)
+    streams = OpenStreams(2, ping_s=1.0, send_timeout_s=1.0)
     streams.open = 2
     streams.check(operator=True)
     with pytest.raises(Refused, match="2 streams are open"):

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
-from killable.api.client.exchange import Server
 from killable.api.client.retries import PAUSE_S, Requester
+from killable.api.client.server_answers import Server
 from killable.api.client.stream_resume import ALIVE_S, RETRY_S_MAX, Reading
 from killable.workers.error_classes import WorkerCrashed
 

@@ -6,8 +6,6 @@ locked in every worker. With more than one thread after the preloads it refuses 
 
 from __future__ import annotations
 
-import gc
-import importlib
 import os
 import select
 import signal
@@ -20,22 +18,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from killable.workers.exit_codes import ExitCode
-from killable.workers.processes import child_reaper, exec_worker
+from killable.workers.processes import child_reaper
+from killable.workers.processes.worker_start import WorkerStart, become_worker
 from killable.workers.protocol import fd_passing, named_memory_log, zygote_messages
-from killable.workers.runtime import catalogue, named_memory_hooks, process_setup, warmup
-from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
+from killable.workers.runtime import catalogue, copy_on_write, named_memory_hooks, process_setup, warmup
+from killable.workers.runtime.harness import WorkerEnds
 
 if TYPE_CHECKING:
     from killable.workers.runtime.sandbox import Sandbox
 
-_FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
-"""What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
-
-
-_SHARED_LATER = ("killable.workers.protocol.by_value", "inspect")
-"""What an Executor's workers share with the zygote, save the first one: its start is waited for, and it imports this
-itself if its task is a function of a script.
-"""
 _ORPHANS_TOLD_MAX = 500
 """Of one worker: their pids have to fit into a message."""
 
@@ -51,27 +42,6 @@ class _Child:
         self.orphans: list[int] = []
 
 
-class WorkerStart:
-    """The arguments of a new worker; exists only in the forked child."""
-
-    def __init__(
-        self,
-        parent: int,
-        pipes: WorkerEnds,
-        output: tuple[int, int],
-        cgroup_procs: int | None,
-        tmp: str,
-        sandbox: Sandbox | None,
-    ) -> None:
-        """`output`: the pipes for stdout and stderr; they may be the same pipe."""
-        self.parent = parent
-        self.pipes = pipes
-        self.output = output
-        self.cgroup_procs = cgroup_procs
-        self.tmp = tmp
-        self.sandbox = sandbox
-
-
 def main(sock: socket.socket, packages: dict[str, str]) -> int:
     """Serve until the supervisor closes the socket. In a forked child it runs the worker."""
     _send_pid(sock)
@@ -79,8 +49,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     configure = _receive_configure(sock)
     if configure is None:
         return ExitCode.RETIRED
-    gc.freeze()  # modules: the collector need not look at them
-    gc.enable()
+    copy_on_write.freeze_own_modules()
     zygote = Zygote(sock, configure, packages)
     if not zygote.preload():
         _leave(ExitCode.NOT_IMPORTABLE)
@@ -89,7 +58,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
         _leave(ExitCode.RETIRED)
     # This is a forked child, with the zygote's stack unwound and its objects gone: it is a worker now.
     del zygote
-    return _become_worker(start, configure, packages)
+    return become_worker(start, configure, packages)
 
 
 def _send_pid(sock: socket.socket) -> None:
@@ -124,12 +93,7 @@ def _receive_configure(sock: socket.socket) -> zygote_messages.Configure | None:
 def _import_ahead(order: zygote_messages.ImportAhead) -> None:
     sys.path[:] = [*order.path, *(folder for folder in sys.path if folder not in order.path)]
     with suppress(Exception):  # it is imported again for the Configure, and its failure reported
-        _import(order.modules)
-
-
-def _import(modules: Sequence[str]) -> None:
-    for name in modules:
-        importlib.import_module(name)
+        copy_on_write.import_modules(order.modules)
 
 
 def _flush() -> None:
@@ -142,38 +106,6 @@ def _leave(code: ExitCode) -> NoReturn:
     """Exit without waiting for threads that the user's imports may have started."""
     _flush()
     os._exit(code)
-
-
-def _become_worker(start: WorkerStart, configure: zygote_messages.Configure, packages: dict[str, str]) -> int:
-    try:
-        process_setup.worker(
-            start.parent,
-            output=start.output,
-            nice=configure.nice,
-            affinity=configure.affinity,
-            core_dumps=configure.core_dumps,
-        )
-        cgroup_errno = 0 if start.cgroup_procs is None else process_setup.join_cgroup(start.cgroup_procs)
-        if start.sandbox is not None:
-            start.sandbox.enter_as_root()
-        if configure.uid is not None or start.sandbox is not None:
-            os.mkdir(start.tmp, 0o700)
-        if configure.uid is not None and configure.gid is not None:
-            os.chown(start.tmp, configure.uid, configure.gid)
-            process_setup.become_user(configure.uid, configure.gid, configure.groups, start.parent)
-            os.environ.update(configure.account_env)
-        if start.sandbox is not None:
-            start.sandbox.enter(start.tmp)
-    except ProcessLookupError:
-        os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
-    except (OSError, ValueError) as error:  # ValueError: a limit that this user may not set (resource)
-        errno = getattr(error, "errno", None)
-        report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", errno)
-        os._exit(ExitCode.OS_ERROR)
-    if configure.start_method == "spawn":
-        exec_worker.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)
-    process_setup.reseed()
-    run_worker(start.pipes, configure, start.tmp, cgroup_errno)
 
 
 class Zygote:
@@ -202,7 +134,7 @@ class Zygote:
                 types = catalogue.load(self._configure, run_preloads=True)
                 warmup.rehearsal(self._configure.codec)
                 if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
-                    _import(_FOR_PRIVATE_DIRECTORIES)
+                    copy_on_write.import_modules(copy_on_write.NEEDED_BY_JOBS)
             self._sandbox = self._prepared_sandbox()
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
@@ -215,8 +147,7 @@ class Zygote:
         process_setup.reset_signals()
         process_setup.ignore_stop_signals()
         self._wakeups, self._wakeups_end = child_reaper.watch_children()
-        gc.collect()
-        gc.freeze()  # the collector must not write to pages that workers share (see gc.freeze in the documentation)
+        copy_on_write.freeze()
         _flush()
         _tell(self._sock, zygote_messages.Preloaded(self._threads))
         return True
@@ -290,13 +221,9 @@ class Zygote:
         return None
 
     def _share_more(self) -> None:
-        """Import before the second fork what the first one did not wait for."""
         if self._shares_more and self._has_forked:
             self._shares_more = False
-            with suppress(Exception):  # each worker imports it again, and reports why it fails
-                _import(_SHARED_LATER)
-            gc.collect()  # of these imports only: it would write to the pages that the first worker shares
-            gc.freeze()
+            copy_on_write.share_with_later_workers()
         self._has_forked = True
 
     def _in_child(self, parent: int, descriptors: list[int], order: zygote_messages.Fork) -> WorkerStart:

@@ -17,13 +17,12 @@ from killable.workers.authoring import preloads, registered_types
 from killable.workers.authoring.registered_types import DeclarationError
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
 from killable.workers.protocol.zygote_messages import Configure, PreloadFailed
+from killable.workers.runtime import copy_on_write
 
 REPORT_BYTES_MAX = 60_000
 """The most bytes of a traceback, and of a declaration's error, as JSON: one message carries both."""
 TYPE_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 """The most bytes of a job type as JSON, with schema and docstring: one message carries it."""
-_NEEDED_BY_JOBS = ("pathlib", "shutil", "subprocess", "tempfile")
-"""What some jobs make a worker import: here, before the fork, for a worker's user may not be able to read it."""
 _LIBRARY_PATHS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib")
 
 
@@ -70,8 +69,7 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
         with open(configure.setup, "rb") as file:
             executor_setup.prepare(file.read())
     else:
-        for name in _NEEDED_BY_JOBS:
-            importlib.import_module(name)
+        copy_on_write.import_modules(copy_on_write.NEEDED_BY_JOBS)
     for name in configure.modules:
         import_module(name, configure.folder or ".")
     if run_preloads:

@@ -81,10 +81,10 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators
     from killable.api.cli.server.open_files import raise_file_limit
     from killable.api.cli.server.sighup import no_end_by_hang_up
-    from killable.supervisor.linux import own_process
+    from killable.supervisor.linux import server_protection
     from killable.supervisor.telemetry import log_lines, loop_turns
 
-    own_process.protect()
+    server_protection.protect()
     in_force = load(config, os.environ, flags, target)
     fitted, lowered = _fitted(in_force.config, raise_file_limit())
     in_force = dataclasses.replace(in_force, config=fitted)
@@ -138,14 +138,14 @@ async def _serve(
     from killable.api.cli.server.cluster import supervisor_of
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
-    from killable.supervisor.linux import own_process
+    from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
     supervisor = supervisor_of(config, os.environ)
-    adopts = own_process.is_reaper_of_strangers()
-    reaper = own_process.StrangerReaper(asyncio.get_running_loop()) if adopts else None
+    adopts = adopted_zombies.is_reaper_of_strangers()
+    reaper = adopted_zombies.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
         try:
             manager.status("starting pools")

@@ -16,7 +16,7 @@ from killable.api.cli.display.certificate import death_line
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
-    from killable.supervisor.models import JobRecord
+    from killable.supervisor.records import JobRecord
     from killable.supervisor.supervisor import Supervisor
 
 ALL_S_MAX = 20.0

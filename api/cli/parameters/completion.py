@@ -87,7 +87,7 @@ def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:
     """
     import httpx
 
-    from killable.api.client.exchange import Server
+    from killable.api.client.server_answers import Server
 
     server = Server.at(address, uds=None, api_key=None, headers=None, connect_s=timeout_s, answer_s=timeout_s)
     return server.open_http(

@@ -23,7 +23,8 @@ from killable.workers.authoring.limits import value_of
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.supervisor.engine import Engine
-    from killable.supervisor.models import JobType, PoolRecord
+    from killable.supervisor.models import JobType
+    from killable.supervisor.records import PoolRecord
 
 logger = logging.getLogger("killable.server")
 

@@ -9,10 +9,9 @@ from collections.abc import MutableMapping
 from importlib.util import find_spec
 
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
+from killable.supervisor.linux import ray_settings
 from killable.supervisor.supervisor import Supervisor
 
-GCS_PATIENCE = "RAY_gcs_rpc_server_reconnect_timeout_s", "86400"
-"""Else Ray aborts its driver when its head has not answered for a minute."""
 RAY_CARRIER = "killable.supervisor.cluster.ray_carrier:RayCarrier"
 
 
@@ -28,7 +27,7 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     if find_spec("ray") is None:
         expected = "expected Ray to be installed: pip install 'killable[ray]'"
         raise ConfigError.of([ConfigFault("cluster.ray", expected, "there is no module ray", source)])
-    environ.setdefault(*GCS_PATIENCE)
+    environ.setdefault(ray_settings.RECONNECT, str(ray_settings.NEVER_S))  # the driver inherits it
     from killable.supervisor.cluster.driver_carrier import DriverCarrier
     from killable.supervisor.cluster.lease import Times
     from killable.supervisor.cluster.node_pools import NodePools

@@ -2,7 +2,7 @@
 
 Runs in: supervisor; any process of a person's.
 
-A server's descriptors are hidden from its user (`supervisor/linux/own_process`), so that the owner of a listening
+A server's descriptors are hidden from its user (`supervisor/linux/server_protection`), so that the owner of a listening
 socket cannot be looked up in /proc. The kernel tells the process that listens on a Unix socket to whoever connects
 (unix(7), SO_PEERCRED); a server on a port listens on an abstract one, too, which it never reads.
 """

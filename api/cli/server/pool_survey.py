@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 
 from killable.api.cli.server.listener import CannotServe
 from killable.supervisor.configuration.config import Config, ConfigFault
-from killable.supervisor.models import JobType, PoolRecord, StartRefused
-from killable.supervisor.readable_stack import error_line
+from killable.supervisor.models import JobType, StartRefused
+from killable.supervisor.pools.start_failures import error_line
+from killable.supervisor.records import PoolRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 

@@ -10,20 +10,21 @@ from killable.api.http import schemas
 from killable.api.http.app import create_app
 from killable.api.http.responses import COMMON_CODES
 from killable.api.http.route_roles import ACCESS
-from killable.supervisor import models
+from killable.supervisor import records
 from killable.supervisor.engine import Engine
+from killable.supervisor.models import JobType
 from pages.markdown import code, document, slug, table
 
 TAGS = {"jobs": "Jobs", "operator": "Operator", "server": "Server", "metrics": "Metrics"}
 """Tags of the description, and their headings in the order of the page."""
 RECORDS: Mapping[str, type] = {
-    "ShortJob": models.JobRecord,
-    "Job": models.JobRecord,
-    "Worker": models.WorkerRecord,
-    "Pool": models.PoolRecord,
-    "Retired": models.RetiredWorker,
-    "Drained": models.DrainProgress,
-    "JobType": models.JobType,
+    "ShortJob": records.JobRecord,
+    "Job": records.JobRecord,
+    "Worker": records.WorkerRecord,
+    "Pool": records.PoolRecord,
+    "Retired": records.RetiredWorker,
+    "Drained": records.DrainProgress,
+    "JobType": JobType,
 }
 """Where the docstrings of a schema's members stand, if not in the schema."""
 COMMON = (*COMMON_CODES, "unauthorized")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",

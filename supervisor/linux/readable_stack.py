@@ -1,6 +1,6 @@
-"""Format stacks and tracebacks for display. The package's own frames are left out: they do not help a job's author.
+"""Format stacks for display. The package's own frames are left out: they do not help a job's author.
 
-Runs in: supervisor. Pure.
+Runs in: supervisor. Behind `ports`. Pure.
 """
 
 from __future__ import annotations
@@ -63,17 +63,3 @@ def is_whole(text: str) -> bool:
     outermost frame at the end. It shows 100 frames at most, and then `...`.
     """
     return text.endswith((" in <module>\n", "  ...\n"))
-
-
-def error_line(text: str) -> str:
-    """Return the line of a traceback that names the error: the first one after the stack; notes may follow it."""
-    lines = text.rstrip().splitlines()
-    stack = [number for number, line in enumerate(lines) if line.startswith(" ")]
-    after = lines[stack[-1] + 1 :] if stack else lines
-    return after[0] if after else "no reason is known"
-
-
-def with_error_line(text: str) -> str:
-    """Return a traceback preceded by the line that names the error; any other text unchanged."""
-    line = error_line(text)
-    return line if text.strip() == line else f"{line}\n{text.rstrip()}"

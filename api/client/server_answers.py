@@ -1,25 +1,20 @@
-"""One request and its answer, without I/O: builds the request, turns answers and failures into values and errors.
+"""What a server's answers say, and failures to get one: values and typed errors. Without I/O.
 
 Runs in: any machine (no supervisor, no Linux).
 
-    HttpCall ── Server.arguments ──► httpx, in the transports ──► Outcome ──► Server.checked ──► answer or typed error
+    HttpCall.arguments ──► httpx, in the transports ──► Outcome ──► Server.checked ──► answer or typed error
 
 Nothing here waits or connects, so the blocking and the asyncio client share all of it.
 """
 
 from __future__ import annotations
 
-import json
 import ssl
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, TypeGuard
-from urllib.parse import quote
+from typing import Any, TypeAlias, TypeGuard
 
 import httpx
 
-from killable.api.client.endpoint import Endpoint, sendable
+from killable.api.client.endpoint import Endpoint
 from killable.api.client.errors import Unreachable, problem_error
 from killable.api.client.events import Record
 from killable.api.client.retry_after import retry_after
@@ -27,65 +22,19 @@ from killable.workers.errors import KillableError, Refused
 
 PROBLEM_URN = "urn:killable:problem:"
 """Prefix of the problem types of killable servers (RFC 9457, 3.1.1)."""
-ANSWER_S_MIN = 0.5
-"""Shortest time for an answer, in seconds, however little the caller has left: giving up costs another request."""
-
 ANSWER_BYTES_MAX = 256 << 20
 """Of an answer that is not a stream, decoded. The largest one of a killable server has a result of 64 MiB in it, as
 JSON or base64.
-"""
-
-Repeat = Literal["safe", "keyed", "unsent", "never"]
-"""When a call may be sent again. safe: always; keyed: not after a refusal such as a full queue; unsent: only if the
-request cannot have arrived; never: not even then.
 """
 
 Outcome: TypeAlias = httpx.Response | KillableError
 """The outcome of a call: an answer whose body has been read, or the error if none came."""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpCall:
-    """One request. The server is asked to hold it for `hold_s` seconds and may take `answer_s` beyond that."""
-
-    method: str
-    path: str
-    query: Mapping[str, Any] = field(default_factory=dict)
-    """Members that are None or empty are not sent."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    """JSON, or None."""
-    hold_s: float = 0.0
-    answer_s: float | None = None
-    """None: the client's `answer_s`."""
-    again: Repeat = "safe"
-    until: float | None = None
-    """The monotonic time after which the answer is useless. Each sending contains the time that is left."""
-
-
 class Server(Endpoint):
-    """A killable server: what calls to it look like, and what its answers say."""
+    """A killable server: where it is, and what its answers say."""
 
     __slots__ = ()
-
-    def arguments(self, call: HttpCall) -> dict[str, Any]:
-        """Return a call as keyword arguments of httpx's `request` and `stream`."""
-        answer_s = max(ANSWER_S_MIN, self.answer_s if call.answer_s is None else call.answer_s)
-        headers = dict(self.headers) | sendable(call.headers)
-        if call.body is not None:
-            headers["Content-Type"] = "application/json"
-        if call.until is not None:
-            headers["X-Request-Timeout"] = f"{max(0.001, call.until - time.monotonic()):.3f}"
-        return {
-            "method": call.method,
-            "url": self.url + call.path,
-            "params": {name: _text(value) for name, value in call.query.items() if value not in (None, "")},
-            "headers": headers,
-            "content": call.body,
-            "timeout": httpx.Timeout(
-                answer_s, connect=min(self.connect_s, answer_s), read=call.hold_s + answer_s, pool=None
-            ),
-        }
 
     def checked(self, response: Outcome) -> httpx.Response:
         """Return a 2xx answer. Raise any other outcome: the error itself, or the typed error of a problem document."""
@@ -188,14 +137,6 @@ class AnswerBody:
         )
 
 
-def json_of(members: Record) -> bytes:
-    """Return a body as JSON in ASCII, since lone surrogates have no UTF-8. Raise Refused if JSON cannot express it."""
-    try:
-        return json.dumps(members, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise Refused(f"the request cannot be encoded as JSON: {error}") from error
-
-
 def is_problem(members: object) -> TypeGuard[Record]:
     """Return whether these members are a killable server's problem (RFC 9457); a gateway's may have a `code`, too."""
     return isinstance(members, dict) and "code" in members and str(members.get("type", "")).startswith(PROBLEM_URN)
@@ -204,10 +145,6 @@ def is_problem(members: object) -> TypeGuard[Record]:
 def closed() -> Refused:
     """Return the error for the use of a closed client."""
     return Refused("this client is closed; create another one")
-
-
-def job_path(job_id: str) -> str:
-    return f"/v1/jobs/{quote(job_id, safe='')}"
 
 
 def may_have_arrived(error: KillableError) -> bool:
@@ -223,11 +160,6 @@ def _json(response: httpx.Response) -> Any:
         return response.json()
     except (ValueError, RecursionError):  # nested too deeply
         return _NOT_JSON
-
-
-def _text(value: Any) -> Any:
-    """Return a value that a query can carry. A reason may contain a file name, whose bytes may not be valid text."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _os_message(error: BaseException) -> str:

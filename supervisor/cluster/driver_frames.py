@@ -13,6 +13,8 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.messages import Header
 
 SIZE = struct.Struct(">I")
+LOGGED = 0
+"""The number of a message that answers nothing: it is a record of the driver's log, with `level`, `event`, `detail`."""
 FRAME_BYTES_MAX = 64 << 20
 """A longer one is none: what carries data has 88 KiB of it."""
 

@@ -97,8 +97,11 @@ class RayServer:
                         break
         return found
 
-    def submit(self, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> str:
-        answer = self.client.post("/v1/jobs", json={"type": type, "input": input, "limits": limits or {}})
+    def submit(
+        self, type: str, *, limits: dict[str, Any] | None = None, nodes: dict[str, str] | None = None, **input: Any
+    ) -> str:
+        members = {"type": type, "input": input, "limits": limits or {}, "nodes": nodes or {}}
+        answer = self.client.post("/v1/jobs", json=members)
         answer.raise_for_status()
         job_id: str = answer.json()["job_id"]
         return job_id

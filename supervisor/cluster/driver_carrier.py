@@ -19,7 +19,7 @@ from typing import Any
 
 from killable.supervisor import event_loops
 from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine, Request
-from killable.supervisor.cluster.driver_frames import DriverFrames
+from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch
 from killable.supervisor.models import StartRefused
@@ -195,6 +195,8 @@ class _Driver:
     def _on_frame(self, header: Header, blobs: list[bytes]) -> None:
         if not isinstance(header["n"], int) or ("failure" in header and not isinstance(header["why"], str)):
             raise ValueError("an answer to nothing")
+        if header["n"] == LOGGED:
+            _log(header["level"], header["event"], header["detail"])
         answered = self._waiting.pop(header["n"], None)
         if answered is not None and not answered.done():
             answered.set_result((header, blobs))
@@ -235,3 +237,10 @@ class _Driver:
             except CarrierError:
                 break
         return await self.reap()
+
+
+def _log(level: object, event: object, detail: object) -> None:
+    """Log what the driver has logged. Raise ValueError: it is no record."""
+    if not isinstance(level, int) or not isinstance(event, str) or not isinstance(detail, str):
+        raise ValueError("a record of nothing")
+    logger.log(level, event, extra={"detail": detail})

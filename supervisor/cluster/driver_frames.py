@@ -13,12 +13,18 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.messages import Header
 
 SIZE = struct.Struct(">I")
+LOGGED = 0
+"""The number of a message that answers nothing: it is a record of the driver's log, with `level`, `event`, `detail`."""
 FRAME_BYTES_MAX = 64 << 20
 """A longer one is none: what carries data has 88 KiB of it."""
 
 
-class DriverFrames(asyncio.Protocol):
-    """One end of the socket."""
+SPACE_BYTES = 256 << 10
+"""For what comes at once: a full answer of a node has 88 KiB."""
+
+
+class DriverFrames(asyncio.BufferedProtocol):
+    """One end of the socket. What comes is read into one buffer, of which each blob is copied once."""
 
     def __init__(self, on_frame: Callable[[Header, list[bytes]], None], on_lost: Callable[[str], None]) -> None:
         """`on_lost` is told once why nothing comes any more: empty if the other side has only hung up. `on_frame` may
@@ -26,7 +32,9 @@ class DriverFrames(asyncio.Protocol):
         """
         self._on_frame = on_frame
         self._on_lost = on_lost
-        self._received = bytearray()
+        self._use(bytearray(SPACE_BYTES))
+        self._begin = self._end = 0
+        """What of the buffer is received, and not taken yet."""
         self._transport: asyncio.Transport | None = None
         self._is_lost = False
 
@@ -34,31 +42,52 @@ class DriverFrames(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        received = self._received
-        received += data
-        while not self._is_lost and len(received) >= SIZE.size:
-            (size,) = SIZE.unpack_from(received)
+    def _use(self, buffer: bytearray) -> None:
+        self._buffer, self._view = buffer, memoryview(buffer)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view[self._end :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._end += nbytes
+        wanted = SIZE.size
+        while not self._is_lost and self._end - self._begin >= wanted:
+            (size,) = SIZE.unpack_from(self._buffer, self._begin)
+            wanted = SIZE.size + size
             if size > FRAME_BYTES_MAX:
                 self._lose(f"what it sends is no message: one of {size} bytes")
                 return
-            if len(received) < SIZE.size + size:
-                return
-            packed = bytes(received[SIZE.size : SIZE.size + size])
-            del received[: SIZE.size + size]
-            try:
-                self._on_frame(*messages.unpack(packed))
-            except (ValueError, KeyError, TypeError) as error:
-                self._lose(f"what it sends is no message: {error}")
+            if self._end - self._begin >= wanted:
+                begin = self._begin + SIZE.size
+                self._begin += wanted
+                wanted = SIZE.size
+                self._take(begin, self._begin)
+        self._make_room(wanted)
+
+    def _take(self, begin: int, end: int) -> None:
+        try:
+            self._on_frame(*messages.unpack(self._buffer, begin, end))
+        except (ValueError, KeyError, TypeError) as error:
+            self._lose(f"what it sends is no message: {error}")
+
+    def _make_room(self, wanted: int) -> None:
+        """Have room for the rest of a frame of so many bytes, whose begin is received."""
+        received = self._view[self._begin : self._end]
+        if wanted > len(self._buffer) - self._begin or self._begin == self._end:
+            if wanted > len(self._buffer) or len(self._buffer) > SPACE_BYTES:
+                self._use(bytearray(max(wanted, SPACE_BYTES)))
+            self._view[: len(received)] = bytes(received)
+            self._begin, self._end = 0, len(received)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose("it has ended within a message" if self._received else "")
+        self._lose("it has ended within a message" if self._end > self._begin else "")
 
     def send(self, header: Header, blobs: Sequence[bytes | memoryview] = ()) -> None:
         """Send a message; if the other side is gone, nobody gets it."""
         if self._transport is not None and not self._transport.is_closing():
-            packed = messages.pack(header, blobs)
-            self._transport.write(SIZE.pack(len(packed)) + packed)
+            head = messages.head(header, blobs)
+            size = len(head) + sum(map(len, blobs))
+            self._transport.writelines((SIZE.pack(size) + head, *blobs))
 
     def hang_up(self) -> None:
         if self._transport is not None:

@@ -12,10 +12,11 @@ import importlib
 import logging
 import pickle
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, HostGone
-from killable.supervisor.cluster.driver_frames import DriverFrames
+from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch, own_process
 from killable.supervisor.models import StartRefused
@@ -32,6 +33,22 @@ FAILURES: dict[str, type[Exception]] = {
 Answer = tuple[Header, list[bytes]]
 
 logger = logging.getLogger("killable.cluster")
+
+
+class HeadsLog(logging.Handler):
+    """Has the head log what is logged here, in any thread, in its own form."""
+
+    def __init__(self, frames: DriverFrames, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._frames = frames
+        self._loop = loop
+
+    def emit(self, record: logging.LogRecord) -> None:
+        detail = str(getattr(record, "detail", ""))
+        if record.exc_info:
+            detail += "".join(traceback.format_exception(record.exc_info[1]))
+        told = {"n": LOGGED, "level": record.levelno, "event": record.getMessage(), "detail": detail}
+        self._loop.call_soon_threadsafe(self._frames.send, told)
 
 
 class DriverProcess:
@@ -103,6 +120,10 @@ async def main(descriptor: int, owner: int, carrier: str) -> None:
     """Serve until the head hangs up."""
     sock = driver_launch.join_owner(descriptor, owner)
     process = DriverProcess(carrier)
+    ours = logging.getLogger("killable")
+    ours.addHandler(HeadsLog(process.frames, asyncio.get_running_loop()))
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
     await asyncio.get_running_loop().create_connection(lambda: process.frames, sock=sock)
     await process.over.wait()
     own_process.leave()  # what Ray does at an exit may wait for somebody

@@ -55,14 +55,20 @@ def installed_version() -> str:
 
 def pack(header: Header, blobs: Sequence[bytes | memoryview] = ()) -> bytes:
     """Return a message as bytes."""
-    return b"".join((dump_json({**header, "blobs": [len(blob) for blob in blobs]}), b"\n", *blobs))
+    return b"".join((head(header, blobs), *blobs))
 
 
-def unpack(packed: bytes) -> tuple[Header, list[bytes]]:
-    """Return the header and the blobs of a message. Raise ValueError for anything else."""
-    place = packed.index(b"\n") + 1
+def head(header: Header, blobs: Sequence[bytes | memoryview]) -> bytes:
+    """Return what a message has before its blobs."""
+    return dump_json({**header, "blobs": [len(blob) for blob in blobs]}) + b"\n"
+
+
+def unpack(packed: bytes | bytearray, begin: int = 0, end: int | None = None) -> tuple[Header, list[bytes]]:
+    """Return the header and the blobs of a message, which are copied once. Raise ValueError for anything else."""
+    end, view = len(packed) if end is None else end, memoryview(packed)
+    place = packed.index(b"\n", begin, end) + 1
     try:
-        header = load_json(packed[: place - 1])
+        header = load_json(bytes(view[begin : place - 1]))
     except RecursionError as error:
         raise ValueError("a message with too many levels") from error
     sizes = header.pop("blobs", None) if isinstance(header, dict) else None
@@ -70,10 +76,10 @@ def unpack(packed: bytes) -> tuple[Header, list[bytes]]:
         raise ValueError("a message without a header")
     blobs = []
     for size in sizes:
-        blobs.append(packed[place : place + size])
+        blobs.append(bytes(view[place : place + size]))
         place += size
-    if place != len(packed):
-        raise ValueError(f"a message of {len(packed)} bytes where {place} were announced")
+    if place != end:
+        raise ValueError(f"a message of {end - begin} bytes where {place - begin} were announced")
     return header, blobs
 
 

@@ -357,10 +357,12 @@ class NodeLink:
         return True
 
     def _note(self, state: str, detail: str) -> None:
-        if (state, detail) != (self.state, self.detail):
-            self.state, self.detail = state, detail
-            level = logging.INFO if state in ("live", "joining") else logging.WARNING
-            logger.log(level, f"node_{state}", extra={"node": self.name, "detail": detail})
+        if (state, detail) == (self.state, self.detail):
+            return
+        level = logging.INFO if state in ("live", "joining") else logging.WARNING
+        level, event = (logging.INFO, "node_detail") if state == self.state else (level, f"node_{state}")
+        self.state, self.detail = state, detail
+        logger.log(level, event, extra={"node": self.name, "detail": detail})  # a state is told once: it is counted
 
     async def _converse(self) -> Header | None:
         """Poll until the node is lost. Return the hello of its next incarnation, if that has proven the end of this

@@ -396,10 +396,12 @@ class NodePools(PoolsByName[NodePool]):
 
     def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
         link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
-        logger.info("node_drains", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
+        logger.warning("node_draining", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
         self._note(link)
 
     def _end_drain(self, link: NodeLink) -> None:
+        if link.drain.reason:
+            logger.warning("node_undrained", extra={"node": link.name, "detail": link.drain.reason})
         link.drain.end()
         self._note(link)
 

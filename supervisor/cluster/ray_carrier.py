@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
+import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -44,6 +47,9 @@ ENVIRONMENT = {
 
 DRAINING_S = 5.0
 """How long Ray may take to tell which of its nodes it drains."""
+SAID_MAX = 300
+"""Characters of what Ray says that are logged."""
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 
 logger = logging.getLogger("killable.cluster")
 
@@ -89,6 +95,7 @@ class RayCarrier:
         ray_settings.reach(self._address)  # where nothing listens, Ray tries for minutes
         ray_settings.stay_without_head()
         logging.getLogger("ray").setLevel(logging.ERROR)
+        sys.stdout = _RaysWords()
         ray.init(
             address=self._address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR,
             configure_logging=False,
@@ -192,6 +199,18 @@ class RayCarrier:
             await self._in_thread(ray.shutdown)
 
 
+class _RaysWords(io.TextIOBase):
+    """Takes what Ray prints for people at a driver, when a raylet has died for instance. Of each text the first line is
+    logged; the others are the end of a log of Ray's, which is on that machine.
+    """
+
+    def write(self, text: str) -> int:
+        words, _, _ = COLOURS.sub("", text).strip().partition("\n")
+        if words:
+            logger.warning("ray_says", extra={"detail": words[:SAID_MAX]})
+        return len(text)
+
+
 def _name_of(node: dict[str, Any]) -> str:
     """Return the name of a machine, with the begin of Ray's id: one that comes back is another node."""
     return f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
@@ -218,4 +237,9 @@ def _hex(node_id: Any) -> str:
 
 
 def _line(error: Exception) -> str:
+    """Return what an error says, without the words that help nobody here."""
+    if isinstance(error, ray.exceptions.ActorUnavailableError):
+        return "Ray cannot reach its process"
+    if isinstance(error, ray.exceptions.ActorUnschedulableError):
+        return "Ray cannot start its process there: the machine is gone, or has no processor free"
     return str(error).strip().partition("\n")[0] or type(error).__name__

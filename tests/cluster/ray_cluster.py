@@ -32,15 +32,13 @@ HEAD = "127.0.0.2"
 """Not 127.0.0.1, in whose place Ray takes the address of the machine."""
 STORE_BYTES = 80_000_000
 START_S = 300.0
-MARK = "KILLABLE_RAY_CLUSTER"
-"""In the environment of all that a cluster starts, as Ray's agents outlive the rest of a node that is killed."""
 
 
 class RayCluster:
     """A head of Ray without processors, and nodes with two each."""
 
-    def __init__(self, port: int = 0, nodes: int = 0, head: str = HEAD) -> None:
-        """`port` is one that is free without one."""
+    def __init__(self, port: int = 0, nodes: int = 0, head: str = HEAD, **changes: str) -> None:
+        """`port` is one that is free without one. `changes` are of the head's environment."""
         with socket.socket() as free:
             free.bind((head, port))
             port = free.getsockname()[1]
@@ -48,12 +46,14 @@ class RayCluster:
         self._folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True)
         """With a short name: the paths of Unix sockets have a bound."""
         self._started: list[subprocess.Popen[bytes]] = []
+        self._gcs: tuple[list[str], dict[str, str]] | None = None
+        """How the one was started that `kill_gcs` has killed."""
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         """By their address."""
         try:
             self.head = self._start(
                 "--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
-                f"--temp-dir={self._folder.name}",
+                f"--temp-dir={self._folder.name}", changes=changes,
             )  # fmt: skip
             for number in range(nodes):
                 self.add(f"127.0.0.{number + 3}")
@@ -86,13 +86,14 @@ class RayCluster:
         give_up = time.monotonic() + START_S
         program = [*within, str(Path(sys.executable).with_name("ray")), "start", "--block", *arguments]
         while True:
-            mark = f"{self._folder.name}/start-{len(self._started)}.log"
-            log = Path(mark)
+            folder = Path(self._folder.name) / f"start-{len(self._started)}"
+            folder.mkdir()
+            log = folder / "start.log"
             with log.open("wb") as file:
                 started = subprocess.Popen(
                     [*program, f"--object-store-memory={STORE_BYTES}"],
-                    stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=self._folder.name,
-                    env=environment({MARK: mark, **(changes or {})}),
+                    stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, cwd=folder,
+                    env=environment(changes),
                 )  # fmt: skip
             self._started.append(started)
             while b"block forever" not in log.read_bytes():
@@ -103,7 +104,7 @@ class RayCluster:
                 return started
             if "timed out during startup" not in log.read_text() or time.monotonic() > give_up:
                 raise RuntimeError(log.read_text())
-            _kill_all(_started_as(mark))
+            _kill_all(_started_in(folder))
 
     def kill(self, address: str) -> None:
         """Send SIGKILL to a node: to its raylet, and to the actor in which its supervisor is."""
@@ -112,6 +113,26 @@ class RayCluster:
         node.kill()
         for each in ours:
             each.send_signal(signal.SIGKILL)
+
+    def kill_gcs(self) -> None:
+        """Send SIGKILL to Ray's head, without what would end the rest of its machine then."""
+        self.head.send_signal(signal.SIGSTOP)
+        gcs = self.process(self.head, "gcs_server")
+        self._gcs = gcs.cmdline(), gcs.environ()
+        gcs.kill()
+
+    def start_gcs(self) -> None:
+        """Start Ray's head again as it was."""
+        assert self._gcs is not None
+        command, environ = self._gcs
+        log = Path(self._folder.name) / "gcs-again.log"
+        with log.open("wb") as file:
+            self._started.append(
+                subprocess.Popen(
+                    command, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                    cwd=self._folder.name,
+                )
+            )  # fmt: skip
 
     def process(self, started: subprocess.Popen[bytes], name: str) -> psutil.Process:
         """Return the process of this name below one that was started: `raylet`, `gcs_server`."""
@@ -128,26 +149,20 @@ class RayCluster:
         for started in self._started:
             started.kill()
             started.wait()
-        _kill_all(_started_as(f"{self._folder.name}/"))
+        _kill_all(_started_in(Path(self._folder.name)))
         self._folder.cleanup()
 
 
-def _started_as(mark: str) -> list[psutil.Process]:
-    """Return Ray's processes with a mark that begins like this."""
+def _started_in(folder: Path) -> list[psutil.Process]:
+    """Return Ray's processes that were started in a folder or below it. Its agents outlive the rest of a node that is
+    killed, and write their names over their environment and arguments.
+    """
     found = []
     for each in psutil.process_iter():
-        with suppress(psutil.Error):
-            if f"{MARK}={mark}".encode() in _environment(each.pid) and _is_of_ray(each):
+        with suppress(psutil.Error, OSError):
+            if Path(os.readlink(f"/proc/{each.pid}/cwd")).is_relative_to(folder) and _is_of_ray(each):
                 found.append(each)
     return found
-
-
-def _environment(pid: int) -> bytes:
-    """Return it as it is: Ray's processes write their names over its begin, after which psutil finds nothing in it."""
-    try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return b""
 
 
 def _kill_all(processes: list[psutil.Process]) -> None:

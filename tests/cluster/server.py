@@ -24,7 +24,7 @@ class RayServer:
 
     def __init__(
         self, ray: RayCluster, folder: Path, *, lease_s: float = 5.0, poll_s: float = 0.0, more: str = "",
-        workers: str = "workers = 2\n", environ: Mapping[str, str] | None = None,
+        workers: str = "workers = 2\n", environ: Mapping[str, str] | None = None, journal: str = "journal",
     ) -> None:  # fmt: skip
         """`more` is put at the end of the file of settings, `environ` into the environment. Without `poll_s` it is a
         fifth of the lease.
@@ -33,7 +33,7 @@ class RayServer:
         self._environ = environment(environ)
         self.lease_s = lease_s
         (folder / "killable.toml").write_text(
-            f'[server]\njournal = "journal"\n'
+            f'[server]\njournal = "{journal}"\n'
             f'[cluster]\nray = "{ray.address}"\nlease_s = {lease_s}\npoll_s = {poll_s or lease_s / 5}\n'
             f'[pools.jobs]\nmodule = "{JOBS}"\n{workers}{more}'
         )
@@ -97,8 +97,11 @@ class RayServer:
                         break
         return found
 
-    def submit(self, type: str, *, limits: dict[str, Any] | None = None, **input: Any) -> str:
-        answer = self.client.post("/v1/jobs", json={"type": type, "input": input, "limits": limits or {}})
+    def submit(
+        self, type: str, *, limits: dict[str, Any] | None = None, nodes: dict[str, str] | None = None, **input: Any
+    ) -> str:
+        members = {"type": type, "input": input, "limits": limits or {}, "nodes": nodes or {}}
+        answer = self.client.post("/v1/jobs", json=members)
         answer.raise_for_status()
         job_id: str = answer.json()["job_id"]
         return job_id

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 pytest.importorskip("ray")
 
-from node_processes import both_are_live, gone, lost_by_its_lease, state_of
+from node_processes import alive, both_are_live, gone, lost_by_its_lease, state_of
 from own_network import BESIDE, FAR, HERE, FarMachine, why_no_far_machine
 from ray_cluster import RayCluster
 from server import RayServer
@@ -85,26 +86,60 @@ def test_a_node_that_is_cut_off_for_less_than_its_lease_loses_nothing(
     assert state_of(server, node) == "live"
 
 
-@pytest.mark.parametrize("answers_only", [False, True], ids=["cut off", "its answers are lost"])
-def test_a_node_that_is_cut_off_for_longer_ends_everything_before_that_is_told(
-    far: FarMachine, server: RayServer, answers_only: bool
-) -> None:
+class Load(NamedTuple):
+    """What keeps both machines busy, and what of it is on the far one."""
+
+    families: list[str]
+    family: str
+    pids: list[int]
+    nap: str
+    waits: str
+    node: str
+    incarnation: str
+
+
+def loaded(server: RayServer) -> Load:
     families = [server.submit("family") for _ in range(2)]
     family = on_the_far_node(server, families)
     pids = server.first_token(family)
     naps = [server.submit("nap") for _ in range(2)]
     nap = on_the_far_node(server, naps)
-    waits = server.submit("count", n=5)
     node = far_node(server)
-    incarnation = incarnation_of(server, node)
+    waits = server.submit("count", n=5)
+    return Load(families, family, pids, nap, waits, node, incarnation_of(server, node))
+
+
+def check_told(server: RayServer, load: Load) -> None:
+    """Check that what ran on the far machine is told as lost, and what may run elsewhere does."""
+    error = lost_by_its_lease(server, load.family)["error"]
+    until(gone(load.pids), "nothing of it is left")
+    assert (error["node"], error["incarnation"]) == (load.node, load.incarnation)
+    for job_id in load.families:
+        server.client.delete(f"/v1/jobs/{job_id}")
+    assert server.ended(load.waits)["tokens"] == 5, "what waited runs on the other"
+    done = server.ended(load.nap)
+    assert (done["state"], done["attempts"]) == ("completed", 2) and done["node"] != load.node
+
+
+@pytest.mark.parametrize("answers_only", [False, True], ids=["cut off", "its answers are lost"])
+def test_a_node_that_is_cut_off_for_longer_ends_everything_before_that_is_told(
+    far: FarMachine, server: RayServer, answers_only: bool
+) -> None:
+    load = loaded(server)
     with far.cut_off(answers_only=answers_only):
-        error = lost_by_its_lease(server, family)["error"]
-        until(gone(pids), "it has ended everything by itself")
-        assert (error["node"], error["incarnation"]) == (node, incarnation)
-        for job_id in families:
-            server.client.delete(f"/v1/jobs/{job_id}")
-        assert server.ended(waits)["tokens"] == 5, "what waited runs on the other"
-        done = server.ended(nap)
-        assert (done["state"], done["attempts"]) == ("completed", 2) and done["node"] != node
+        check_told(server, load)
     until(lambda: both_are_live(server), "it joins again")
-    assert incarnation_of(server, node) != incarnation
+    assert incarnation_of(server, load.node) != load.incarnation
+
+
+def test_a_machine_that_is_off_is_told_by_its_lease_and_is_another_node_when_it_is_back(
+    far: FarMachine, ray_cluster: RayCluster, server: RayServer
+) -> None:
+    load = loaded(server)
+    with far.powered_off():
+        assert alive(load.pids) == []
+        check_told(server, load)
+    ray_cluster.add(FAR, within=far.enter)
+    there = server.submit("count", n=5, nodes={"place": FAR})
+    record = server.ended(there)
+    assert (record["tokens"], record["attempts"]) == (5, 1) and record["node"] != load.node

@@ -12,6 +12,9 @@ from killable.api.cli.display import console, errors, render
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
+OWN = ("node", "host")
+"""Labels that tell nothing more: the name of the node begins with the host's."""
+
 
 def nodes(as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
@@ -25,17 +28,30 @@ def nodes(as_json: bool, url: str) -> None:
 
 
 def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
-    """Return NODE STATE RUNNING HEARD DETAIL; `3/8` is 3 of 8 slots."""
+    """Return NODE STATE RUNNING HEARD LABELS DETAIL; `3/8` is 3 of 8 slots."""
     table = Listing(
         [
             Column("NODE"), Column("STATE"), Column("RUNNING", numeric=True), Column("HEARD", 2, numeric=True),
-            Column("DETAIL", 1, cut=True),
+            Column("LABELS", 3, cut=True), Column("DETAIL", 1, cut=True),
         ]
     )  # fmt: skip
     for node in records:
         heard = "-" if node["heard_s"] is None else render.duration(node["heard_s"])
         table.add(
             render.plain(node["name"]), str(node["state"]), f"{node['running']}/{node['slots']}", heard,
-            render.plain(node["detail"]) or "-",
+            render.plain(labels_of(node["labels"])) or "-", render.plain(detail_of(node)) or "-",
         )  # fmt: skip
     return table
+
+
+def labels_of(labels: Mapping[str, str]) -> str:
+    """Return `disk=ssd zone=a`: not the labels that every node has, and not Ray's own."""
+    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()) if "/" not in name and name not in OWN)
+
+
+def detail_of(node: Mapping[str, Any]) -> str:
+    """Return why it has its state, with what is left of its drain."""
+    detail, left_s = str(node["detail"]), node["deadline_s"]
+    if left_s is None or not node["running"]:
+        return detail
+    return f"{detail}; what runs is stopped in {render.duration(left_s)}"

@@ -35,6 +35,7 @@ _HINTS = {
     "journal_failed": "the server's disk is full or failing; its log and /readyz have details",
     "draining": "accepted jobs continue; killable drain --off ends a drain",
     "unknown_job": "killable ps -a lists the jobs that the server still keeps",
+    "unknown_node": "killable nodes lists the nodes",
     "spawn": "killable doctor checks this machine; the server's log has details",
     "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
     "unauthorized": "set KILLABLE_API_KEY to an API key of the server",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.supervisor.engine import Engine
     from killable.supervisor.models import JobType
-    from killable.supervisor.records import PoolRecord
+    from killable.supervisor.records import NodeRecord, PoolRecord
 
 logger = logging.getLogger("killable.server")
 
@@ -32,12 +32,14 @@ _PROOFS = {
     "cgroup+descendants": "cgroup.kill, and SIGKILL to every descendant (proof: cgroup+descendants)",
     "descendants": "SIGKILL to every descendant (proof: descendants; no writable cgroup, `killable doctor` shows why)",
 }
+NODES_MAX = 4
+"""Nodes that are named; `killable nodes` has all."""
 _STATE_STYLES = {"ready": "green", "broken": "red"}
 
 
 async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -> None:
     """Print to stderr, or as one JSON document to stdout. A log in JSON gets a record instead of lines for people."""
-    pools, types = await engine.pools(), await engine.job_types()
+    pools, types, nodes = await engine.pools(), await engine.job_types(), await engine.nodes()
     members = {
         "url": url,
         "pid": os.getpid(),
@@ -57,7 +59,9 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
     stderr = console.stderr_console()
     stderr.print(Text.assemble(("killable ", "bold"), version("killable"), "  ", (url, "bold cyan")))
     stderr.print(pools_table(pools, types), soft_wrap=False)
-    for text in (*troubles(pools, types), *sandboxes(pools), *_guards(pools), *_withheld(in_force), *_access(in_force)):
+    ending = _nodes(nodes, in_force) if nodes else _guards()
+    about = (*troubles(pools, types), *sandboxes(pools), *_kills(pools), *ending)
+    for text in (*about, *_withheld(in_force), *_access(in_force)):
         stderr.print(text)
     stderr.print(_ending(in_force.config.server.drain_s), style="dim")
 
@@ -154,13 +158,21 @@ def _withheld(in_force: InForce) -> list[Text]:
     return [Text.assemble(("secrets ", "dim"), told)] if names else []
 
 
-def _guards(pools: Sequence[PoolRecord]) -> list[Text]:
+def _kills(pools: Sequence[PoolRecord]) -> list[Text]:
     proofs = sorted({pool.proof for pool in pools})
     kills = "; ".join(_PROOFS.get(proof, proof) for proof in proofs)
-    return [
-        Text.assemble(("kills   ", "dim"), f"by pidfd: {kills}"),
-        Text.assemble(
-            ("guards  ", "dim"),
-            "one per pool: ends all jobs when this server is killed; when both are, the next start does",
-        ),
-    ]
+    return [Text.assemble(("kills   ", "dim"), f"by pidfd: {kills}")]
+
+
+def _guards() -> list[Text]:
+    what = "one per pool: ends all jobs when this server is killed; when both are, the next start does"
+    return [Text.assemble(("guards  ", "dim"), what)]
+
+
+def _nodes(nodes: Sequence[NodeRecord], in_force: InForce) -> list[Text]:
+    """Return which machines of a cluster there are, and what ends their jobs without this server."""
+    names = [each.name if each.state == "live" else f"{each.name} ({each.state})" for each in nodes[:NODES_MAX]]
+    more = f" and {len(nodes) - NODES_MAX} more" if len(nodes) > NODES_MAX else ""
+    lease = render.setting(in_force.config.cluster.lease_s)
+    ends = f"a node that has heard nothing from this server for {lease} ends all its jobs by itself"
+    return [Text.assemble(("nodes   ", "dim"), f"{', '.join(names)}{more}"), Text.assemble(("lease   ", "dim"), ends)]

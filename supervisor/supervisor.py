@@ -173,12 +173,16 @@ class Supervisor:
         """Cancel all jobs, each with its own grace period or `grace_s`, and return when nothing is left.
 
         May be called again, also concurrently: a smaller `grace_s` then shortens the grace of jobs that still run.
+
+        With a journal, a head that another one has replaced ends no jobs, and tells no end: they are the other one's.
         """
         self._closing = True
         self._drain.shut_down(grace_s)
         self._drain.set_due()
         self.jobs.close()
-        active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
+        active: Sequence[Job] = ()
+        if not self._leaves_jobs:
+            active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(active))
         await asyncio.shield(self._ending)  # one caller may be cancelled while another waits on
@@ -388,6 +392,13 @@ class Supervisor:
     def is_deposed(self) -> bool:
         """Whether another head has taken this one's nodes over, which ends it."""
         return self._remote_pools is not None and self._remote_pools.is_deposed
+
+    @property
+    def _leaves_jobs(self) -> bool:
+        """Whether its jobs go on under the head that has its nodes now, which has its journal, too; or wait for it to
+        be started again.
+        """
+        return self.is_deposed and self._job_notes is not None
 
     async def nodes(self) -> Sequence[NodeRecord]:
         return () if self._remote_pools is None else self._remote_pools.node_records()

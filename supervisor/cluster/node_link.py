@@ -166,10 +166,12 @@ class NodeLink:
     async def close(self) -> None:
         """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
 
-        A head that has not come so far as to adopt what runs there leaves it to the next one.
+        A head that has not come so far as to adopt what runs there leaves it to the next one; and one that was replaced
+        leaves it to the other.
         """
         self._closing.set()
-        if self.state in ("live", "suspect") and (self._owner.is_settled or not self._owner.adopts):
+        is_owned = self._owner.is_settled and not self._owner.is_deposed
+        if self.state in ("live", "suspect") and (is_owned or not self._owner.adopts):
             try:
                 await self.call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):

@@ -319,7 +319,10 @@ class NodePools(PoolsByName[NodePool]):
 
     def never_began(self, start: Mapping[str, Any]) -> bool:
         link = self._links.get(start["node"])
-        return link is not None and link.incarnation == start["incarnation"]
+        if link is None or start["incarnation"] in link.ended:  # one that was lost since its hello may have run it
+            return False
+        is_as_it_was: bool = link.incarnation == start["incarnation"]
+        return is_as_it_was
 
     def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
         link = self._links.get(start["node"])

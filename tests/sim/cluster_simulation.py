@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from support.fake_network import FakeCarrier, FakeNetwork, Trouble
-from support.fake_node import input_of
+from support.fake_node import Run, input_of
 from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
@@ -147,7 +147,7 @@ class ClusterSimulation:
             logging.disable(logging.NOTSET)
 
     def _note_turn(self, head: str, job_id: str) -> None:
-        self.network.accepted.setdefault(job_id, head)
+        self.network.accepted[job_id] = head
 
     # ── what an operator and clients do ──
 
@@ -185,7 +185,6 @@ class ClusterSimulation:
             self.runs.check(refused.code == "draining", f"a submission is refused: {refused!r}")
             return None
         job = Submitted(len(self.jobs), record.job_id, head, submission, json.loads(submission.input))
-        self.network.accepted[job.id] = head.name
         self.jobs.append(job)
         self._readers.append(asyncio.create_task(self._read(job)))
         return job
@@ -215,9 +214,9 @@ class ClusterSimulation:
 
     def _see(self, job: Submitted, event: JobEvent) -> None:
         check = self.runs.check
-        check(event.id == job.events, f"{job.id}: event {event.id} comes after {job.events} events")
+        self._check_id(job, event)
         check(not job.end, f"{job.id}: {event.name} comes after its terminal event")
-        job.events += 1
+        job.events = event.id + 1
         if event.name == "token":
             check(json.loads(event.data)["text"] == str(job.tokens), f"{job.id}: {event} as token {job.tokens}")
             job.tokens += 1
@@ -230,9 +229,12 @@ class ClusterSimulation:
             self._check_told(job, job.attempts, job.end)
             self._check_end(job)
 
+    def _check_id(self, job: Submitted, event: JobEvent) -> None:
+        self.runs.check(event.id == job.events, f"{job.id}: event {event.id} comes after {job.events} events")
+
     def _check_told(self, job: Submitted, attempt: int, told: dict[str, Any]) -> None:
         """The end of an attempt is told: nothing of it runs, and nothing will."""
-        check, runs = self.runs.check, self.runs.of(job.id)
+        check, runs = self.runs.check, self._runs_until(job, attempt)
         running = [run for run in runs if run.is_running]
         code = told["error"]["code"] if told["error"] else None
         check(not running, f"{job.id}: {code} is told, and these run: {running}")
@@ -241,16 +243,18 @@ class ClusterSimulation:
             check(self.has_lost_nodes, f"{job.id}: a node is lost to which nothing has happened")
             check(told["error"]["fenced"] in ("swept", "lease"), f"{job.id}: {told} says by nothing that it is so")
 
+    def _runs_until(self, job: Submitted, attempt: int) -> list[Run]:
+        """Return the runs that there may be when the end of an attempt is told: a reader hears of it at once."""
+        return self.runs.of(job.id)
+
     def _check_end(self, job: Submitted) -> None:
         """Its end is what has happened."""
         check, code = self.runs.check, job.code
         run = next((run for run in self.runs.of(job.id) if run.attempt == job.attempts), None)
         is_garbled = code == "protocol" and self.has_garbled_messages
         check(code is None or code in ENDS or is_garbled, f"{job.id} ends {job.end['error']}")
-        check(
-            code != "cancelled" or job.is_cancelled or job.head.is_closing,
-            f"{job.id} is cancelled by nobody: {job.end}",
-        )
+        asked = job.is_cancelled or job.head.is_closing
+        check(code != "cancelled" or asked, f"{job.id} is cancelled by nobody: {job.end}")
         if code in (None, "exception"):
             how = "returned" if code is None else "raised"
             check(run is not None and run.how == how, f"{job.id} ends {job.end['state']}, and ran: {run}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from support.fake_node import GUARD_S, FakeNodeSupervisor, Run, Runs
 from support.garbled_messages import garble
+from support.simulated_process import apart
 
 from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine, Request
 from killable.supervisor.cluster.node_host import NodeHost
@@ -47,7 +48,7 @@ class FakeNetwork:
         self.runs = Runs()
         self.machines = {name: FakeMachine(self, name) for name in names}
         self.accepted: dict[str, str] = {}
-        """By job: the head that has accepted it, or has taken it over."""
+        """By job: the head that has given it to a node last."""
         self.messages = 0
         self._under_way: set[asyncio.Task[None]] = set()
 
@@ -58,7 +59,7 @@ class FakeNetwork:
         self.runs.check(head == newest, f"{run} is of head {head!r}, and the node's is {newest!r}")
 
     def send(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
+        task = apart(work)  # it arrives also if its sender dies
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
@@ -179,6 +180,8 @@ class FakeCarrier:
     """The head is frozen, dead, or alone."""
     trouble: str = ""
     calls: dict[str, int] = field(default_factory=dict)
+    on_step: Callable[[str], None] = lambda step: None
+    """Called when a call was sent, and when a node has done what it asks for: its head may die then."""
     requests: list[dict[tuple[tuple[str, str], ...], int]] = field(default_factory=list)
     """What the autoscaler was asked for, each time."""
 
@@ -198,7 +201,7 @@ class FakeCarrier:
     async def start(self, node: str) -> None:
         machine = self.network.machines[node]
         await self._passes(machine)
-        await machine.start()
+        await asyncio.shield(apart(machine.start()))
 
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         network, trouble = self.network, self.network.trouble
@@ -208,6 +211,7 @@ class FakeCarrier:
             network.send(self._deliver(node, method, message))
         answered = network.loop.create_future()
         network.send(self._deliver(node, method, message, answered))  # it goes on when its caller waits no more
+        self.on_step(f"{method} sent")
         return await answered
 
     async def _passes(self, machine: FakeMachine, *, is_answer: bool = False) -> None:
@@ -241,6 +245,7 @@ class FakeCarrier:
             return  # it died, or stood still: what it would say now is looked at by the next call
         if method == "hello" and b'"refused"' not in answer[: answer.index(b"\n")] and self.name not in machine.heads:
             machine.heads.append(self.name)
+        self.on_step(f"{method} done")
         if answered is None:
             return
         await self._passes(machine, is_answer=True)

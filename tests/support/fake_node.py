@@ -33,6 +33,10 @@ TYPE = JobType(
     limits=over(DEFAULT_LIMITS, dict.fromkeys(("queue_s", "start_s", "run_s"))),
 )  # fmt: skip
 
+AGAIN = TYPE._replace(name="again", on_loss="rerun")
+"""Runs again also if it was lost with its head."""
+TYPES = {job_type.name: job_type for job_type in (TYPE, AGAIN)}
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -43,6 +47,7 @@ class Run:
     node: str
     incarnation: str
     began: float
+    first_event: int = 0
     ended: float | None = None
     how: str = ""
     """returned · raised · stopped · killed"""
@@ -116,13 +121,13 @@ class FakeNodeSupervisor:
         return self._pools
 
     async def job_types(self) -> tuple[JobType, ...]:
-        return (TYPE,)
+        return tuple(TYPES.values())
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return ()
 
     def type(self, name: str) -> JobType:
-        return TYPE
+        return TYPES[name]
 
     def run(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
@@ -134,7 +139,7 @@ class FakeNodeSupervisor:
         )  # fmt: skip
         if self._is_dead:
             return job  # nobody is there who would run it
-        run = Run(job_id, job.attempts, self.machine.name, self.instance_id, self._loop.time())
+        run = Run(job_id, job.attempts, self.machine.name, self.instance_id, self._loop.time(), log.first)
         self.runs.begin(run)
         self.machine.network.on_run(run)
         wants = json.loads(submission.input)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.models import Certificate, Outcome, WorkerRecord
+from killable.supervisor.models import Certificate, Outcome, RetiredWorker, WorkerRecord
 from killable.workers.errors import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -176,6 +176,7 @@ class _Polled(_Message):
 
 class _Workers(_Message):
     workers: list[WorkerRecord]
+    retired: list[RetiredWorker]
 
 
 class _Killed(_Message):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from killable.supervisor.cluster.placement import Placement
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import Labels, fits
-from killable.supervisor.models import PoolRecord, WorkerId, WorkerRecord
+from killable.supervisor.models import PoolRecord, RetiredWorker, WorkerId, WorkerRecord
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Usage
@@ -174,6 +174,11 @@ class NodeWorker:
 def of_node(node: str, members: dict[str, Any]) -> WorkerRecord:
     """Return the record of a worker that its node has told."""
     return WorkerRecord(**members | {"worker_id": f"{node}.{members['worker_id']}", "node": node})
+
+
+def retired_of(node: str, members: dict[str, Any]) -> RetiredWorker:
+    """Return what its node has told of a worker that was not reused."""
+    return RetiredWorker(**members | {"worker_id": f"{node}.{members['worker_id']}"})
 
 
 class NodePoolOwner(Protocol):

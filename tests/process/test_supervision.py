@@ -13,8 +13,19 @@ from typing import Any
 
 import psutil
 import pytest
-from job_runs import follow, hostile_pool, run, stop, submit, wait_for_state, wait_for_tokens, wait_until_computing
+from job_runs import (
+    follow,
+    hostile_pool,
+    pool_of,
+    run,
+    stop,
+    submit,
+    wait_for_state,
+    wait_for_tokens,
+    wait_until_computing,
+)
 from support import processes
+from support.engines import number_of, pool_with_workers
 from support.processes import open_descriptors
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -284,7 +295,7 @@ async def test_a_thousand_jobs_leave_what_is_to_be_kept(supervisor: StartSupervi
         """Return how many descriptors are open beside those of warm workers, of which there may be more or fewer."""
 
         async def rests() -> bool | Pending:
-            (pool,), workers = await server.pools(), await server.workers()
+            pool, workers = await pool_with_workers(server, "hostile"), await server.workers()
             return pool.idle == len(workers) or Pending((pool, workers))
 
         await until_async(rests, "no worker is on its way")
@@ -348,15 +359,15 @@ async def test_every_way_to_end_gives_everything_back(
         """
 
         async def settled() -> bool | Pending:
-            (record,) = await server.pools()
+            record = await pool_with_workers(server, pool.name)
             workers = await server.workers()
             still = record.idle == len(workers) == (1 if jobs_per_worker_max else record.idle) and record.busy == 0
             there = {Path(at, name) for at, folders, files in os.walk(folder) for name in (*folders, *files)}
-            left = there - {folder / worker.worker_id for worker in workers}
+            left = there - {folder / number_of(worker.worker_id) for worker in workers}
             return (still and not left) or Pending((record, workers, left))
 
         await until_async(settled, "the pool is at rest")
-        zygote = (await server.pools())[0].zygote_pid
+        zygote = (await pool_of(server)).zygote_pid
         assert zygote is not None
         workers = await server.workers()
         groups = [path for root in processes.cgroups_of(os.getpid()) for path in root.iterdir() if path.is_dir()]

@@ -10,7 +10,7 @@ import pytest
 from job_runs import FORKED_OR_EXECED, hostile_pool, pool_of, run, submit, wait_for_tokens, wait_until_sleeping
 from support import processes
 from support.cgroup_freezer import freezer
-from support.engines import until_warm
+from support.engines import record_with_workers, until_warm
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
 
@@ -148,7 +148,7 @@ async def test_a_warm_worker_whose_zygote_has_ended_is_given_no_job(proof: str, 
 
         await until_async(marked_lost, "it is known that it dies")
         job_id = await submit(server, "echoes")
-        assert (await server.get(job_id)).state == "queued"
+        assert (await record_with_workers(server, job_id)).state == "queued"
         frozen.thaw()
         assert (await server.wait(job_id)).state == "completed"
 

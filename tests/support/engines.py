@@ -6,7 +6,6 @@ of its nodes.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import FIXED, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
-from killable.supervisor.models import PoolRecord
+from killable.supervisor.models import JobRecord, PoolRecord
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -29,9 +28,21 @@ from killable.workers.errors import Refused
 ENGINE = os.environ.get("ENGINE", "local")
 LASTING = Times(lease_s=600.0, poll_s=3.0, patience_s=60.0)
 """No node is lost, however slow the machine is."""
+LOST_WITH_THE_NODE = (
+    "it closes a server that runs jobs, and its copied journal lives on: a head's nodes end with it here, and the next"
+    " head has no proof before their lease is over (`tests/api/test_adoption.py` has heads that come back)"
+)
 DIFFERS = {
+    "test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_the_next_death": LOST_WITH_THE_NODE,
+    "test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_cancelled": LOST_WITH_THE_NODE,
+    "test_a_job_that_a_close_gave_up_may_be_on_disk_and_run": LOST_WITH_THE_NODE,
+    "test_a_stream_survives_the_server_without_a_gap": LOST_WITH_THE_NODE,
+    "test_a_job_that_is_run_again_goes_on_where_its_stream_was": LOST_WITH_THE_NODE,
     "test_one_machine_takes_the_jobs_that_select_it_and_refuses_the_others": (
         "a selector that no node fits makes a job of a head wait, and is refused by one machine only"
+    ),
+    "test_a_deadline_that_is_seen_late_hears_first_what_was_said_in_time": (
+        "the loop stands still from the order to the job's last word; a node's order comes in turns of that same loop"
     ),
     "test_a_worker_that_dies_while_it_is_kept_for_a_job_costs_only_the_wait": (
         "a head keeps a slot for the job; its node has another worker for it when it comes"
@@ -90,12 +101,23 @@ async def pid_of(server: Supervisor, job_id: str) -> int:
     return await until_async(known, "the pid of a job is known")
 
 
+async def record_with_workers(server: Supervisor, job_id: str) -> JobRecord:
+    """Return the record of a job where its worker is, or will be, when it is there. For a head it runs as soon as it
+    has a slot of a node, and the phases of its ending come with its end.
+    """
+
+    async def there() -> JobRecord | Pending:
+        for each in with_workers(server):
+            with suppress(Refused):
+                return await each.get(job_id)
+        return Pending(await server.get(job_id))
+
+    return await until_async(there, "a job has come to its node")
+
+
 async def certificate_so_far(server: Supervisor, job_id: str) -> dict[str, Any]:
-    """Return the phases of an ending while it goes on. A head is told them with the end."""
-    for each in with_workers(server):
-        with suppress(Refused):  # it has not come to this node
-            return (await each.get(job_id)).certificate or {}
-    return {}
+    """Return the phases of an ending while it goes on."""
+    return (await record_with_workers(server, job_id)).certificate or {}
 
 
 @dataclass
@@ -119,8 +141,7 @@ class Cluster:
 
         With a `clock` this is the nodes', too, and that of their leases. `parts` are those of a supervisor.
         """
-        of_nodes = dataclasses.replace(settings, sweep=False)
-        self.carrier = InProcessCarrier(of_nodes, self.names, self.seed, self.faults, open_spawner=self.open_spawner)
+        self.carrier = InProcessCarrier(settings, self.names, self.seed, self.faults, open_spawner=self.open_spawner)
         if clock is not None:
             self.carrier.boottime = clock.now
         self.carrier.labels = self.labels

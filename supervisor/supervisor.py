@@ -371,7 +371,7 @@ class Supervisor:
         return await self._fleet.worker_records()
 
     async def retired(self) -> Sequence[RetiredWorker]:
-        return tuple(self._fleet.retired)
+        return await self._fleet.retired_workers()
 
     async def kill_worker(
         self, worker_id: str, *, reason: str = "", wait_s: float = 10.0, key: str = ""

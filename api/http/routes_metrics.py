@@ -72,6 +72,8 @@ class Counts(BaseModel):
     audit_records_lost: int = Field(description="Records that the audit log could not take (server.audit_log)")
     requests_waiting: int = Field(description="HTTP requests that wait for their turn")
     requests_shed: int = Field(description="HTTP requests refused (503 busy), as too many of their client waited")
+    nodes: dict[str, int] = Field({}, description="Nodes by state; absent if the server is one machine")
+    nodes_lost: int = Field(0, description="Nodes whose lease was over, or that have ended; absent likewise")
 
 
 def _texts() -> Responses:

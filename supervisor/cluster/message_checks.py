@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.models import Certificate, Outcome
-from killable.supervisor.records import WorkerRecord
+from killable.supervisor.records import RetiredWorker, WorkerRecord
 from killable.workers.errors import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -177,6 +177,7 @@ class _Polled(_Message):
 
 class _Workers(_Message):
     workers: list[WorkerRecord]
+    retired: list[RetiredWorker]
 
 
 class _Killed(_Message):

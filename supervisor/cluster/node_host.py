@@ -151,7 +151,8 @@ class NodeHost:
                 return await self._adopt(set(header["ns"]))
             case "workers":
                 records = [record._asdict() for record in await self._supervisor.workers()]
-                return messages.pack({"workers": records})
+                retired = [each._asdict() for each in await self._supervisor.retired()]
+                return messages.pack({"workers": records, "retired": retired})
             case "kill_worker":
                 return await self._kill_worker(header)
             case "leave":

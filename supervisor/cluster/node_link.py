@@ -250,14 +250,15 @@ class NodeLink:
             raise CarrierError(_not_understood({}, error)) from error
         return answer, batches
 
-    async def workers(self) -> list[dict[str, Any]]:
-        """Return the node's own records of its workers; none if it does not answer in time."""
+    async def workers(self) -> Header:
+        """Return the node's own records of its workers, and of those that were not reused. It is empty if the node does
+        not answer in time.
+        """
         try:
             answer, _ = await self.call("workers", {}, self._times.patience_s)
         except (TimeoutError, CarrierError):
-            return []
-        found: list[dict[str, Any]] = answer.get("workers", [])
-        return found
+            return {}
+        return {} if "refused" in answer else answer
 
     async def kill_worker(self, worker_id: str, wait_s: float) -> dict[str, Any]:
         """Have one of the node's workers killed; return its own record. Raise Refused: unknown_worker."""

@@ -16,7 +16,7 @@ from killable.supervisor.models import WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Usage
-from killable.supervisor.records import PoolRecord, WorkerRecord
+from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 
 LINES_MAX = 64
@@ -175,6 +175,11 @@ class NodeWorker:
 def of_node(node: str, members: dict[str, Any]) -> WorkerRecord:
     """Return the record of a worker that its node has told."""
     return WorkerRecord(**members | {"worker_id": f"{node}.{members['worker_id']}", "node": node})
+
+
+def retired_of(node: str, members: dict[str, Any]) -> RetiredWorker:
+    """Return what its node has told of a worker that was not reused."""
+    return RetiredWorker(**members | {"worker_id": f"{node}.{members['worker_id']}"})
 
 
 class NodePoolOwner(Protocol):

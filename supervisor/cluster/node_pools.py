@@ -28,7 +28,7 @@ from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
-from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node
+from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
 from killable.supervisor.cluster.node_scaling import Demand, IdleNode, Scaling, to_give_back, to_take_again, wanted
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
@@ -36,7 +36,7 @@ from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import JobType, StartRefused
-from killable.supervisor.pools.fleet import PoolsByName
+from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord
@@ -66,7 +66,6 @@ class NodePools(PoolsByName[NodePool]):
     """Every pool of `settings`, over all nodes."""
 
     swept: bool | None = None
-    retired: Sequence[RetiredWorker] = ()
     nodes_lost = 0
 
     def __init__(
@@ -549,9 +548,17 @@ class NodePools(PoolsByName[NodePool]):
         return known.record(self._clock.now())
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
+        return [of_node(node, members) for node, answer in await self._workers() for members in answer["workers"]]
+
+    async def retired_workers(self) -> Sequence[RetiredWorker]:
+        retired = [retired_of(node, members) for node, answer in await self._workers() for members in answer["retired"]]
+        return sorted(retired, key=lambda each: each.at, reverse=True)[:RETIRED_MAX]
+
+    async def _workers(self) -> Sequence[tuple[str, Header]]:
+        """Return what each node tells of its workers."""
         links = [link for link in self._links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.workers() for link in links))
-        return [of_node(link.name, members) for link, answer in zip(links, answers, strict=True) for members in answer]
+        return [(link.name, answer) for link, answer in zip(links, answers, strict=True) if answer]
 
 
 def _type_of(members: dict[str, Any]) -> JobType:

@@ -89,7 +89,7 @@ class Fleet(PoolsByName[Pool]):
         self._owner = owner
         self._resources: SupervisorResources | None = None
         self._worker_numbers = 0
-        self.retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
+        self._retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
         """Latest first."""
         self.swept: bool | None = None
         """Whether the orphan cleanup at the start was over in time; None: there was none."""
@@ -165,6 +165,9 @@ class Fleet(PoolsByName[Pool]):
         workers = [worker for pool in self for worker in pool.workers.values()]
         return await asyncio.gather(*map(self.worker_record, workers))
 
+    async def retired_workers(self) -> Sequence[RetiredWorker]:
+        return tuple(self._retired)
+
     # ── PoolOwner ──
 
     def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None:
@@ -187,7 +190,7 @@ class Fleet(PoolsByName[Pool]):
         return self._owner.queued(pool)
 
     def on_worker_retired(self, retired: RetiredWorker) -> None:
-        self.retired.appendleft(retired)
+        self._retired.appendleft(retired)
 
     def next_worker_id(self) -> WorkerId:
         self._worker_numbers += 1

@@ -93,8 +93,6 @@ class JobPools(Protocol):
 
     swept: bool | None
 
-    @property
-    def retired(self) -> Sequence[RetiredWorker]: ...
     async def start(
         self,
         clock: Clock,
@@ -121,6 +119,10 @@ class JobPools(Protocol):
     def worker(self, worker_id: str) -> tuple[JobPool, JobWorker]: ...
     async def worker_record(self, worker: Any) -> WorkerRecord: ...
     async def worker_records(self) -> Sequence[WorkerRecord]: ...
+    async def retired_workers(self) -> Sequence[RetiredWorker]:
+        """Return the latest RETIRED_MAX workers that were not reused, latest first."""
+        ...
+
     def pool_records(self) -> Sequence[PoolRecord]: ...
 
 

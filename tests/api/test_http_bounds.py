@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -391,6 +391,8 @@ async def test_a_reader_whose_body_does_not_come_has_left(
     async with start_server(http=SLOW_BODY) as server:
         submission = Submission("slow_clean", b'{"gate": "/"}', stop_when_client_leaves=True)
         job_id = (await server.supervisor.submit(submission)).job_id
+        async with aclosing(server.supervisor.events(job_id)) as events:
+            assert (await anext(events))[0].name == "started"  # before the body's time begins
         head = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         answer = await ask(server, (head + "Content-Length: 9\r\n\r\n{").encode())
         assert answer.startswith(b"HTTP/1.1 200") and b"event: started" in answer
@@ -416,7 +418,7 @@ async def test_trailers_without_end_are_cut_off(server: Server, endless: bytes) 
             writer.write(part)
             await writer.drain()
             sent += len(part)
-            await asyncio.sleep(0)
+            await server.client.get("/health")  # the server has read what it reads
     writer.close()
 
 

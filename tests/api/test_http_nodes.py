@@ -81,6 +81,21 @@ async def test_a_job_runs_on_a_node_and_streams_back(start_server: StartServer) 
         assert again.ids == list(range(31, 52))
 
 
+async def test_workers_that_were_not_reused_are_told_with_their_nodes(start_server: StartServer) -> None:
+    cluster = Cluster(("a", "b"), LASTING)
+    members = FORKING._replace(name="kept", modules=("support.cooperative_jobs",), jobs_per_worker_max=0, workers=1)
+    async with start_server(engine=cluster.head, more=(members,)) as server:
+        jobs = [await server.submit("changes_process", what="thread") for _ in range(2)]
+        records = [await server.record(job_id, wait_s=60) for job_id in jobs]
+        assert {record["node"] for record in records} == {"a", "b"}
+        retired = (await server.client.get("/v1/workers")).json()["retired"]
+        assert [each["at"] for each in retired] == sorted((each["at"] for each in retired), reverse=True)
+        assert {each["job_id"]: each["worker_id"] for each in retired} == {
+            record["job_id"]: record["worker_id"] for record in records
+        }
+        assert {(each["pool"], each["why"]) for each in retired} == {("kept", "1 thread(s) more than before")}
+
+
 async def test_a_cancel_at_the_head_ends_the_whole_tree_on_the_node(start_server: StartServer) -> None:
     cluster = Cluster(("a", "b"), LASTING)
     async with start_server(engine=cluster.head, more=(FORKING,)) as server:

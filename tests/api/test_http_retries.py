@@ -6,6 +6,7 @@ import time
 
 import pytest
 from api_server import OwnServer, Server, StartServer, problem_of
+from support.engines import until_warm
 
 from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import Refused
@@ -49,7 +50,7 @@ async def test_one_that_waits_to_be_run_again_is_queued_and_can_be_cancelled(ser
 @pytest.mark.row("C8")
 async def test_the_time_that_a_caller_has_lowers_that_of_its_job(server: OwnServer) -> None:
     submission = {"type": "napper", "input": {"seconds": 1e6}, "limits": {"grace_s": 0}}
-    await server.supervisor.until_warm()
+    await until_warm(server.supervisor)
     answer = await server.client.post("/v1/jobs", json=submission, headers={"X-Request-Timeout": "8"})
     assert answer.status_code == 202 and answer.json()["limits"]["total_s"] == 8
     ended = (await server.read(answer.json()["job_id"])).end

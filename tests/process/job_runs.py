@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from support import certificate_checks, processes
+from support.engines import pool_with_workers
 from support.job_helpers import process_name_of
 from support.supervisor_fixture import PROOFS
 from support.waiting import Pending, until_async
@@ -59,9 +60,9 @@ def hostile_pool(name: str = "hostile", **changes: Any) -> PoolSpec:
 
 
 async def pool_of(server: Supervisor, name: str | None = None) -> PoolRecord:
-    """Return a server's pool: the only one, or that of a name."""
+    """Return a server's pool: the only one, or that of a name; with its zygote's pid on a head, too."""
     (pool,) = [pool for pool in await server.pools() if name in (None, pool.name)]
-    return pool
+    return pool._replace(zygote_pid=(await pool_with_workers(server, pool.name)).zygote_pid)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from job_runs import (
     ENDED_WITH,
     follow,
     hostile_pool,
+    pool_of,
     run,
     start_computing,
     stop,
@@ -53,7 +54,7 @@ async def test_five_deaths_by_sigkill_have_five_codes(proof: str, supervisor: St
     os.kill(pid, signal.SIGKILL)
     outside = await follow(server, killed)
     lost = await begun()
-    zygote = (await server.pools())[0].zygote_pid
+    zygote = (await pool_of(server)).zygote_pid
     assert zygote is not None
     os.kill(zygote, signal.SIGKILL)
     orphaned = await follow(server, lost)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from job_runs import follow, hostile_pool, submit, wait_for_tokens
+from support.engines import number_of
 from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.linux import cgroup
@@ -120,7 +121,7 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
         await wait_for_tokens(server, job_id)
         (worker,) = [worker for worker in await server.workers() if worker.job_id == job_id]
         assert worker.pid is not None
-        return job_id, worker.pid, next(own.glob(f"killable-*/{worker.worker_id}"))
+        return job_id, worker.pid, next(own.glob(f"killable-*/{number_of(worker.worker_id)}"))
 
     bounded = {
         "memory.max": f"{USED + hard_limit_bytes(512 * MIB)}", "memory.swap.max": "0", "memory.oom.group": "1",
@@ -167,7 +168,10 @@ async def test_a_kill_and_its_word_do_not_wait_for_the_kernels_lock_of_groups(
         other = await submit(server, "waits_for", gate=str(own / "gate"))
         for job_id in (first, other):
             await wait_for_tokens(server, job_id)
-        groups = {worker.job_id: next(own.glob(f"killable-*/{worker.worker_id}")) for worker in await server.workers()}
+        groups = {
+            worker.job_id: next(own.glob(f"killable-*/{number_of(worker.worker_id)}"))
+            for worker in await server.workers()
+        }
         os.dup2(writing, descriptor_of(groups[first] / "cgroup.kill"), inheritable=False)
 
         assert (await server.cancel(first, grace_s=0)).state == "cancelled"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, follow, pool_of, run, stop, submit, wait_for_tokens
 from support import cgroup_v1, processes
+from support.engines import pool_with_workers, record_with_workers
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
@@ -76,7 +77,9 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         cgroup_v1.move(group, zygote)
         waiting = await submit(server, "echoes")
         await until_refused(group, FAILURES_MAX + 1)
-        assert (await server.get(waiting)).state == "queued" and (await pool_of(server)).state == "ready"
+        assert (await record_with_workers(server, waiting)).state == "queued" and (
+            await pool_of(server)
+        ).state == "ready"
         assert set(said_of(caplog, "worker_failed")) == {REFUSED} and not said_of(caplog, "pool_broken")
         (group / "pids.max").write_text("max")
         assert (await follow(server, waiting)).state == "completed"
@@ -94,7 +97,7 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
 
         await until_async(is_restarting, "the pool says that it can start no worker")
         assert (await server.ready())[0] is False and not said_of(caplog, "pool_broken")
-        assert (await server.get(waiting)).state == "queued"
+        assert (await record_with_workers(server, waiting)).state == "queued"
         await until_alone(server, zygote)
 
         (group / "pids.max").write_text("max")
@@ -128,8 +131,8 @@ async def test_a_zygote_that_cannot_be_forked_is_forked_when_there_is_room_by_th
 
 
 async def pool_is_ready(server: Supervisor) -> bool | Pending:
-    pool = await pool_of(server)
-    return (pool.state, pool.detail) == ("ready", "") or Pending(pool)
+    pools = await pool_of(server), await pool_with_workers(server, "p")
+    return all((pool.state, pool.detail) == ("ready", "") for pool in pools) or Pending(pools)
 
 
 @pytest.mark.row("D5")
@@ -162,7 +165,9 @@ async def test_a_job_whose_own_fork_is_refused_is_told_of_no_limit_that_is_not_i
         waiting = await submit(server, "echoes")
         before = len(said_of(caplog, "worker_failed"))
         await until_async(lambda: len(said_of(caplog, "worker_failed")) > before, "a fork is refused")
-        assert (await server.get(waiting)).state == "queued" and (await pool_of(server)).state == "ready"
+        assert (await record_with_workers(server, waiting)).state == "queued" and (
+            await pool_of(server)
+        ).state == "ready"
         assert (await stop(server, bomb, grace_s=0)).code == "cancelled"
         assert (await follow(server, waiting)).state == "completed"
         assert set(said_of(caplog, "worker_failed")) == {REFUSED}

@@ -23,6 +23,7 @@ from job_runs import (
 )
 from support import processes
 from support.certificate_checks import ended_with, was_killed
+from support.engines import IN_CERTIFICATES
 from support.job_helpers import process_name_of
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
@@ -346,6 +347,7 @@ async def test_the_certificate_tells_who_asked_what_happened_and_when(
     certificate = story.certificate
     known = {"cause", "by", "reason", "grace_s", "last_signal", "exit_code", "proof", "processes_swept", "stack"}
     known |= {"max_rss_bytes", "shared_memory_removed", "user_s", "system_s", "tokens", "last_sequence"}
+    known |= IN_CERTIFICATES
     assert set(certificate) - {"slot_ready"} == {"requested"} | story.phases | known
     assert certificate["requested"] == 0
     assert (certificate["cause"], certificate["by"], certificate["reason"]) == ("cancelled", "user", "the test")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pytest
 from job_runs import follow, run, stop
 from support import processes
+from support.engines import pid_of
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
@@ -165,7 +166,7 @@ async def test_a_worker_that_does_not_read_its_input_is_killed_and_holds_up_nobo
     stopped = await one_idle(server)
     os.kill(stopped, signal.SIGSTOP)
     submitted = await server.submit(Submission("digest", payload_of(size)[0]))
-    assert (await server.get(submitted.job_id)).pid == stopped
+    assert await pid_of(server, submitted.job_id) == stopped
     for _ in range(3):
         assert (await run(server, "digest", text="another")).state == "completed"
     story = await stop(server, submitted.job_id, grace_s=0)
@@ -183,7 +184,7 @@ async def test_a_worker_that_is_killed_between_the_order_and_its_reading(
     pid = await one_idle(server)
     os.kill(pid, signal.SIGSTOP)
     submitted = await server.submit(Submission("digest", payload_of(size)[0]))
-    assert (await server.get(submitted.job_id)).pid == pid
+    assert await pid_of(server, submitted.job_id) == pid
     os.kill(pid, signal.SIGKILL)
     story = await follow(server, submitted.job_id)
     assert story.code == "killed_externally"

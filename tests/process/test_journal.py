@@ -11,12 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from job_runs import HOSTILE_POOL, follow, follow_lost, hostile_pool, stop, wait_for_tokens
 from support import processes
+from support.engines import until_warm
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
@@ -103,7 +105,7 @@ async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_
     second = Supervisor(Settings(pools=(pool,), journal=str(tmp_path / "second")))
     try:
         with caplog.at_level(logging.INFO, "killable.jobs"):
-            await second.start(check=second.until_warm)
+            await second.start(check=partial(until_warm, second))
             for record in waiting:
                 assert (await follow(second, record.job_id)).state == "completed"
         started = [vars(record)["job_id"] for record in caplog.records if record.getMessage() == "started"]
@@ -368,7 +370,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_for_the_disk_never_runs(
     supervisor: StartSupervisor, tmp_path: Path, disk: Disk, by: str
 ) -> None:
     server = await supervisor(hostile_pool(), journal=str(tmp_path / "journal"))
-    await server.until_warm()  # were it queued, it would begin at once
+    await until_warm(server)  # were it queued, it would begin at once
     disk.clear()
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)

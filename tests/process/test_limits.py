@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, follow, hostile_pool, run, stop, submit, wait_for_tokens
 from support import cgroup_v1, processes
+from support.engines import pid_of, until_warm
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
 
@@ -172,7 +173,7 @@ async def test_what_a_job_takes_while_the_supervisor_is_held_up_counts(
 async def test_what_a_job_takes_while_nothing_can_be_read_counts_when_it_can(supervisor: StartSupervisor) -> None:
     """Its order goes out, and it grows, while the supervisor has no descriptor left."""
     server = await supervisor(gluttons(workers=1, spares=1))
-    await server.until_warm()
+    await until_warm(server)
     with no_descriptors():
         job_id = await submit(server, "sits_on", limits={"memory_bytes": 64 * MIB, "run_s": 60}, mib=80)
         await wait_for_tokens(server, job_id)
@@ -372,10 +373,9 @@ async def test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_no
 ) -> None:
     """RLIMIT_CPU, while the supervisor does not get to look; and a SIGXCPU that came from somewhere else."""
     server = await supervisor(hostile_pool())
-    await server.until_warm()
-    job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.1, "grace_s": 0})
-    pid = (await server.get(job_id)).pid
-    assert pid is not None, "a warm worker has it in the same turn"
+    await until_warm(server)
+    job_id = await submit(server, "hold_gil", limits={"cpu_s": 0.8, "grace_s": 0})
+    pid = await pid_of(server, job_id)  # a warm worker has it in the same turn, and a head hears soon which one
     until(lambda: (seen := processes.read_process(pid)) is None or seen.state == "Z", "the kernel has ended it")
     story = await follow(server, job_id)
     assert (story.code, story.certificate["exit_signal"]) == ("limit.cpu", "SIGXCPU")

@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import END_S, HOSTILE_POOL, NAMED_POINTS, Story, follow, hostile_pool, run, submit, wait_for_tokens
+from job_runs import (
+    END_S,
+    HOSTILE_POOL,
+    NAMED_POINTS,
+    Story,
+    follow,
+    hostile_pool,
+    pool_of,
+    run,
+    submit,
+    wait_for_tokens,
+)
 from support import processes
+from support.engines import certificate_so_far, pid_of
 from support.job_helpers import process_name_of
 from support.supervisor_fixture import PROOFS, StartSupervisor
 from support.waiting import Pending, until, until_async
@@ -63,7 +75,7 @@ class House:
         """Of the job under way."""
 
     async def zygote(self) -> int:
-        (pid,) = [pool.zygote_pid for pool in await self.server.pools() if pool.name == self.pool]
+        pid = (await pool_of(self.server, self.pool)).zygote_pid
         assert pid is not None
         return pid
 
@@ -76,6 +88,15 @@ class House:
             return (len(there) == 1 and there[0]) or Pending(found)
 
         return await until_async(alone, f"one worker of {self.pool} is {state}")
+
+    async def fork_asked_for(self) -> None:
+        """Wait until the pool has a worker of which it knows no process yet."""
+
+        async def asked() -> bool | Pending:
+            workers = await self.server.workers()
+            return [each.pid for each in workers if each.pool == self.pool] == [None] or Pending(workers)
+
+        await until_async(asked, f"{self.pool} has asked for a worker")
 
     async def kill(self, victim: str, worker: int, zygote: int) -> None:
         """Without a turn of the loop before the signal."""
@@ -101,6 +122,16 @@ def dead(pid: int) -> None:
     )
 
 
+async def phase(server: Supervisor, job_id: str, name: str) -> None:
+    """Wait until an ending has come to this phase."""
+
+    async def is_there() -> bool | Pending:
+        certificate = await certificate_so_far(server, job_id)
+        return name in certificate or Pending(certificate)
+
+    await until_async(is_there, f"{job_id} is {name}")
+
+
 # ── the points: each brings a job there and kills; it returns the job ──
 
 
@@ -118,7 +149,10 @@ async def before_ready(house: House, victim: str) -> str:
 async def forked_and_not_told(house: House, victim: str) -> str:
     house.pool = "cold"
     zygote = await house.zygote()
-    job_id = await submit(house.server, "cold_says")  # the fork is asked for in there, and the loop does not turn
+    halt(zygote)
+    job_id = await submit(house.server, "cold_says")
+    await house.fork_asked_for()
+    os.kill(zygote, signal.SIGCONT)  # and the loop does not turn
     (worker,) = until(lambda: processes.descendants(zygote), "the worker is forked")
     await house.kill(victim, worker.pid, zygote)
     dead(worker.pid)
@@ -129,6 +163,7 @@ async def run_is_sent(house: House, victim: str) -> str:
     worker, zygote = await house.worker("idle"), await house.zygote()
     halt(worker)
     job_id = await submit(house.server, "loop_python")
+    assert await pid_of(house.server, job_id) == worker
     await house.kill(victim, worker, zygote)
     return job_id
 
@@ -152,6 +187,7 @@ async def stop_is_sent(house: House, victim: str) -> str:
     await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     await house.server.cancel(job_id, wait_s=0)
+    await phase(house.server, job_id, "requested")
     await house.kill(victim, worker, zygote)
     return job_id
 
@@ -161,12 +197,7 @@ async def in_the_grace(house: House, victim: str) -> str:
     await wait_for_tokens(house.server, job_id)
     worker, zygote = await house.worker("busy"), await house.zygote()
     await house.server.cancel(job_id, wait_s=0)
-
-    async def acknowledged() -> bool | Pending:
-        certificate = (await house.server.get(job_id)).certificate or {}
-        return "acknowledged" in certificate or Pending(certificate)
-
-    await until_async(acknowledged, "the job is cleaning up")
+    await phase(house.server, job_id, "acknowledged")
     await house.kill(victim, worker, zygote)
     return job_id
 

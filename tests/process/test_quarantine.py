@@ -10,6 +10,7 @@ import pytest
 from job_runs import FORKED_OR_EXECED, hostile_pool, pool_of, run, submit, wait_for_tokens, wait_until_sleeping
 from support import processes
 from support.cgroup_freezer import freezer
+from support.engines import record_with_workers, until_warm
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 from support.waiting import Pending, until_async
 
@@ -133,7 +134,7 @@ async def test_a_pool_comes_back_although_something_of_its_zygote_does_not_go(
 async def test_a_warm_worker_whose_zygote_has_ended_is_given_no_job(proof: str, supervisor: StartSupervisor) -> None:
     """It dies in a moment, here in a longer one: a job that it were given would be lost with it."""
     server = await supervisor(hostile_pool(), proof=proof)
-    await server.until_warm()
+    await until_warm(server)
     (warm,) = await server.workers()
     zygote = (await pool_of(server)).zygote_pid
     assert warm.pid is not None and zygote is not None
@@ -147,7 +148,7 @@ async def test_a_warm_worker_whose_zygote_has_ended_is_given_no_job(proof: str, 
 
         await until_async(marked_lost, "it is known that it dies")
         job_id = await submit(server, "echoes")
-        assert (await server.get(job_id)).state == "queued"
+        assert (await record_with_workers(server, job_id)).state == "queued"
         frozen.thaw()
         assert (await server.wait(job_id)).state == "completed"
 

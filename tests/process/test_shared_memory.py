@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import FORKED_OR_EXECED, HOSTILE_POOL, follow, hostile_pool, run, stop, submit, wait_for_tokens
+from job_runs import FORKED_OR_EXECED, HOSTILE_POOL, follow, hostile_pool, pool_of, run, stop, submit, wait_for_tokens
 from owner_process import CLEANUP_S, other_processes, owner
 from support.memory_jobs import make_system_v_segment
 from support.supervisor_fixture import StartSupervisor
@@ -159,7 +159,7 @@ async def test_memory_of_a_lost_zygote_is_removed(supervisor: StartSupervisor, f
     server = await supervisor(memory_pool())
     job_id = await submit(server, "leaves_memory", end="waits", attach=foreign)
     ((names, ids),) = await wait_for_tokens(server, job_id)
-    (pool,) = await server.pools()
+    pool = await pool_of(server)
     assert pool.zygote_pid is not None
     os.kill(pool.zygote_pid, signal.SIGKILL)
     story = await follow(server, job_id)

@@ -12,6 +12,7 @@ import pytest
 from job_runs import follow, hostile_pool, pool_of, run, stop, submit, wait_for_tokens, wait_until_computing
 from support import processes
 from support.certificate_checks import was_killed
+from support.engines import pid_of, pool_with_workers
 from support.job_helpers import process_name_of
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
@@ -30,8 +31,8 @@ def write_module(folder: Path, name: str, text: str) -> PoolSpec:
 
 async def when_ready(server: Supervisor, name: str = "hostile") -> PoolRecord:
     async def ready() -> PoolRecord | Pending:
-        pool = await pool_of(server, name)
-        return pool if pool.state == "ready" and pool.idle else Pending(pool)
+        pool, there = await pool_of(server, name), await pool_with_workers(server, name)
+        return pool if pool.state == "ready" and there.idle else Pending((pool, there))
 
     return await until_async(ready, "the pool is ready")
 
@@ -198,11 +199,10 @@ async def test_a_job_that_ended_by_itself_before_the_zygote_died_is_not_called_l
     await until_async(stopped, "the zygote is stopped: before the job ends, or it would reap it")
     crashing = await submit(server, "exits", code=9)
     story = asyncio.create_task(follow(server, crashing))
-    record = await server.get(crashing)
-    assert record.pid is not None
+    pid = await pid_of(server, crashing)
 
     def dead() -> bool | Pending:
-        seen = processes.read_process(record.pid or 0)
+        seen = processes.read_process(pid)
         return (seen is not None and seen.state == "Z") or Pending(seen)
 
     await until_async(dead, "the job's process has ended, and nobody reaps it")

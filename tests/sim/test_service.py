@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 
 import pytest
+from support.engines import ENGINE
 from support.fake_world import Script
 
 from sim.scenario_helpers import DEAF, FOREVER, NATIVE, refusal, simulate
@@ -37,6 +38,8 @@ def test_a_thousand_jobs_leave_a_bounded_history() -> None:
 @pytest.mark.row("B9")
 def test_a_flood_of_large_jobs_leaves_bounded_bytes_and_time_takes_the_rest() -> None:
     async def main(sim: Simulation) -> None:
+        resting = sim.loop.timers()
+        assert not resting or ENGINE == "cluster"  # a head that polls its nodes always has some
         for _ in range(300):
             await sim.submit(Script(run_s=0.0, enter_s=0.0001, tokens=20, lines=5), watched=False)
             await asyncio.sleep(0.01)
@@ -46,7 +49,7 @@ def test_a_flood_of_large_jobs_leaves_bounded_bytes_and_time_takes_the_rest() ->
         assert 10 <= len(kept) <= 30
         await asyncio.sleep(700)  # nobody submits anything, and nothing ends
         assert await sim.supervisor.list(limit=1000) == ([], None)
-        assert not sim.loop.timers()
+        assert len(sim.loop.timers()) == len(resting)
         refused = await refusal(sim.supervisor.get(kept[0].job_id))
         assert refused.dropped_by == "keep_s" and refused.state == "completed"
 

@@ -305,7 +305,8 @@ def test_a_failing_seed_shows_itself_and_fails_again_the_same(monkeypatch: pytes
         for seed in range(100):
             play(seed)
     assert "the last that happened:" in str(caught.value)
-    assert caught.value.__notes__ == [f"again: KILLABLE_SIM_SEED={seed} pytest tests/sim/test_supervisor.py -k history"]
+    command = f"KILLABLE_SIM_SEED={seed} pytest tests/sim/test_supervisor.py -k history"
+    assert caught.value.__notes__ == ["again: " + ("ENGINE=cluster " if ENGINE == "cluster" else "") + command]
     with pytest.raises(AssertionError) as again:
         play(seed)
     assert str(again.value) == str(caught.value)

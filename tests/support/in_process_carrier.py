@@ -19,6 +19,7 @@ from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.node_labels import NODE, settings_of
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import Settings
+from killable.workers.errors import KillableError
 
 
 @dataclass
@@ -83,7 +84,11 @@ class InProcessCarrier:
                 settings, now=lambda: self.now(node), open_spawner=self.open_spawner,
                 on_end=lambda: self._on_end(node, host),
             )  # fmt: skip
-            await host.start()
+            try:
+                await host.start()
+            except (OSError, KillableError) as error:
+                await host.close()
+                raise CarrierError(f"its pools do not start: {error}") from error
             self.hosts[node] = host
 
     def now(self, node: str) -> float:

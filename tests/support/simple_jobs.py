@@ -42,8 +42,8 @@ def killed(times: int, ctx: Context, text: str = "", gate: str = "") -> list[int
 @job(on_loss="rerun")
 def repeatable(gate: str, ctx: Context) -> Iterator[int]:
     """Yield which attempt it is, and return it when the gate opens, also when it is asked to end before."""
-    yield ctx.attempt
     try:
+        yield ctx.attempt  # whoever has seen it may ask for the end before the next line
         wait_for(gate)
     except Stopping:
         wait_for(gate)

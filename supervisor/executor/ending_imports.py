@@ -23,13 +23,26 @@ interrupt is what ends the program (named tuples are made with `eval`), and so c
 _is_loaded = False
 _descriptor = ReservedDescriptor()
 """Given up for the imports. They need one at a time."""
+_keepers = 0
+"""Executors whose thread runs: with the last one the descriptor is given back."""
 
 
 def reserve() -> None:
-    """Keep a descriptor for the imports. Raise OSError if there is none."""
+    """Keep a descriptor for the imports, until `release`. Raise OSError if there is none."""
+    global _keepers
     with forks_postponed:
+        _keepers += 1
         if not _is_loaded:
             _descriptor.keep()
+
+
+def release() -> None:
+    """Take one `reserve` back, also one that failed. An Executor may end before anything was imported."""
+    global _keepers
+    with forks_postponed:
+        _keepers -= 1
+        if _keepers == 0:
+            _descriptor.give_up()
 
 
 def load() -> None:
@@ -46,7 +59,8 @@ def load() -> None:
             for name in MODULES:
                 importlib.import_module(name)
         except (OSError, ImportError) as error:  # an extension module that cannot be opened is an ImportError
-            with suppress(OSError):
-                _descriptor.keep()
+            if _keepers:
+                with suppress(OSError):
+                    _descriptor.keep()
             raise OSError(errno.EMFILE, str(error)) from error
         _is_loaded = True

@@ -167,6 +167,7 @@ class SupervisorThread:
             try:
                 self._callbacks.on_thread_ending(self.failure)
             finally:
+                ending_imports.release()  # what ends behind it is the caller's, who has descriptors or not
                 self._ended.set()
 
     async def _run_supervisor(self) -> None:

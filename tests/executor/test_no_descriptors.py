@@ -114,6 +114,17 @@ for name in ("leave", "crash", "fail"):
     say(calls[name])
 print(executor.submit(int).result())
 """
+ENDS_EARLY = """
+import os
+from killable import Executor
+from killable.supervisor.executor import supervisor_thread
+supervisor_thread.LOAD_ENDINGS_AFTER_S = 3600
+before = sorted(os.listdir("/proc/self/fd"))
+for _ in range(2):
+    with Executor(max_workers=1) as first, Executor(max_workers=1) as second:
+        assert first.submit(int).result() == second.submit(int).result() == 0
+print(sorted(os.listdir("/proc/self/fd")) == before)
+"""
 SWEEP = """
 import resource
 from killable.supervisor import clock
@@ -152,3 +163,7 @@ def test_calls_end_as_ever_when_not_one_descriptor_can_be_opened(tmp_path: Path)
 
 def test_an_end_does_not_wait_for_a_search_that_sees_nothing(tmp_path: Path) -> None:
     assert told_by(SWEEP, tmp_path) == "Too many open files\n"
+
+
+def test_of_executors_that_end_before_what_endings_need_is_imported_no_descriptor_is_left(tmp_path: Path) -> None:
+    assert told_by(ENDS_EARLY, tmp_path) == "True\n"

@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
@@ -27,6 +27,7 @@ from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.models import NodeRecord
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""

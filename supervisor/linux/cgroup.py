@@ -11,9 +11,9 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from killable.supervisor.linux.instance_id import InstanceId
+from killable.workers.named_tuples import NamedTuple
 
 CONTROLLERS = frozenset({"memory", "pids"})
 """The controllers that limit a worker's group; each is used only where it is on cgroup v2."""

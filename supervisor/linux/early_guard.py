@@ -11,12 +11,13 @@ import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from killable.supervisor.linux import fork_lock
 from killable.supervisor.linux.guard_launch import ENVIRONMENT_DEFAULTS, start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import fd_passing
 
 if TYPE_CHECKING:

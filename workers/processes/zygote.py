@@ -32,9 +32,9 @@ _FOR_PRIVATE_DIRECTORIES = ("tempfile", "pathlib", "shutil", "subprocess")
 """What a worker imports when a job asks for `ctx.tmp`, or has asked for it; 10 ms."""
 
 
-_SHARED_LATER = ("killable.workers.protocol.by_value", "inspect")
+_SHARED_LATER = ("killable.workers.protocol.by_value", "inspect", "logging", "multiprocessing")
 """What an Executor's workers share with the zygote, save the first one: its start is waited for, and it imports this
-itself if its task is a function of a script.
+itself if its task needs it.
 """
 _ORPHANS_TOLD_MAX = 500
 """Of one worker: their pids have to fit into a message."""

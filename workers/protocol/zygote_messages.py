@@ -11,10 +11,12 @@ Runs in: supervisor | guard | zygote.
                            Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
-# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
+from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 
 class ProcessEnding(NamedTuple):
@@ -31,7 +33,7 @@ class ProcessEnding(NamedTuple):
     """CLOCK_MONOTONIC seconds, which all processes of a machine share."""
 
     @classmethod
-    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> "ProcessEnding":
+    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> ProcessEnding:
         signalled = os.WIFSIGNALED(status)
         return cls(
             exit_code=None if signalled else os.waitstatus_to_exitcode(status),

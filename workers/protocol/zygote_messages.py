@@ -4,7 +4,7 @@ They are not dataclasses, which would take 6 ms to define, twice at every start.
 
 Runs in: supervisor | guard | zygote.
 
-    supervisor → guard     StartZygote (+ its socket), UseFolder, Lease
+    supervisor → guard     StartZygote (+ its socket), UseFolder, Lease, HastenMove (+ two files of cgroups)
     guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
     zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
@@ -56,6 +56,14 @@ class UseFolder(NamedTuple):
     """
 
     path: str
+
+
+class HastenMove(NamedTuple):
+    """Have the kernel ready when a first worker moves into its cgroup (`quick_moves`). Its cgroup.events comes along,
+    and before it the cgroup.procs of the cgroup in which guard and supervisor are.
+    """
+
+    at_most_s: float
 
 
 class Lease(NamedTuple):
@@ -185,6 +193,7 @@ class Pong(NamedTuple): ...
 Message = (
     StartZygote
     | UseFolder
+    | HastenMove
     | Lease
     | ZygoteStarted
     | OrphanReaped

@@ -4,13 +4,14 @@ Runs in: supervisor. Pure: values only, which are never changed, not even an emp
 named tuples: a dataclass takes 1 ms to define, at each start of a program with an Executor.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES, KillableError
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import SealedInput, SharedParts
@@ -40,7 +41,7 @@ class Submission(NamedTuple):
     """
 
     type: str
-    input: "bytes | SealedInput"
+    input: bytes | SealedInput
     limits: Mapping[str, Any] = {}
     priority: int = 0
     tags: Mapping[str, str] = {}
@@ -61,7 +62,7 @@ class Submission(NamedTuple):
     """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
     nodes: Mapping[str, str] = {}
     """Labels of the nodes that may run it, in Ray's syntax; empty: all. See `jobs.node_labels`."""
-    shared: "SharedParts | None" = None
+    shared: SharedParts | None = None
     """Memory files that the input refers to, and other inputs as well. Only of an Executor's tasks."""
 
 

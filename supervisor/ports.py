@@ -5,14 +5,15 @@ implementation on virtual time. All calls return at once. Later results arrive t
 in the event loop's thread.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor.models import Verdict
 from killable.supervisor.settings import PoolSpec
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.zygote_messages import ProcessEnding
 

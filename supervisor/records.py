@@ -3,12 +3,13 @@
 Runs in: supervisor. Pure: values only, named tuples as in `models`.
 """
 
-# Without the annotations of __future__, as in `models`.
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.models import TERMINAL_STATES, WorkerId
+from killable.workers.named_tuples import NamedTuple
 
 
 class JobRecord(NamedTuple):

@@ -4,14 +4,15 @@ Runs in: supervisor. Pure. Those of a server are in `server_settings`. A named t
 dataclass, and each start of a program with an Executor waits for it.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
+from killable.workers.named_tuples import NamedTuple
 
 StartMethod = Literal["fork", "spawn"]
 

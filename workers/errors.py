@@ -6,10 +6,12 @@ Cause and mechanism are separate: `code` is why a job ended, the facts (`exit_co
 Nothing in this project decides by matching a message text.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import concurrent.futures
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 
 class CodeRow(NamedTuple):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import NamedTuple
 
 from fastapi import Request
 from starlette.datastructures import Headers
@@ -22,6 +21,7 @@ from killable.api.http.request_faults import invalid
 from killable.api.http.schemas import OperationRequest
 from killable.api.http.settings import HttpSettings
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 BODY_BYTES_PER_S = 16 << 10
 """Bytes of a body that extend its deadline by 1 s: slow lines (a telephone's) pass, clients that hold a slot do not."""

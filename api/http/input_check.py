@@ -6,7 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from jsonschema import Draft202012Validator
 
@@ -14,6 +14,7 @@ from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_faults import find_faults, is_bounded, validator_of
 from killable.api.http.request_faults import FAULTS_MAX, fault, invalid
 from killable.supervisor.models import JobType
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 IN_LOOP_BYTES_MAX = 16 << 10

@@ -5,9 +5,11 @@ Runs in: api. `tests/contract/test_route_roles.py` compares the table with the r
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from starlette.routing import compile_path
+
+from killable.workers.named_tuples import NamedTuple
 
 Role = Literal["read", "submit", "operate"]
 ROLES: tuple[Role, ...] = get_args(Role)

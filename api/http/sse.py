@@ -16,7 +16,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -35,6 +35,7 @@ from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 # A server that is told to stop would end its streams without their terminal events. Who ends the jobs ends the streams.
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]

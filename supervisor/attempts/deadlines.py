@@ -4,15 +4,16 @@ Runs in: supervisor. Pure: the current time is passed in as `now`. Reports when 
 other modules end the attempt.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.attempts.escalation import RESEND_UNACKNOWLEDGED_S, resend_next
 from killable.supervisor.models import Verdict
 from killable.workers.authoring.limits import Limits, value_of
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
 
 NEVER = float("inf")

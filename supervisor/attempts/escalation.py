@@ -14,12 +14,12 @@ worker whose main thread only waits for the interpreter lock, held by its other 
 long: after that, native code in another thread must hold the lock.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
 
 from killable.supervisor.ports import ProcessorUse
+from killable.workers.named_tuples import NamedTuple
 
 DUMP_S = 0.005
 """Time for faulthandler to write the stacks of a process that is about to be killed."""

@@ -4,10 +4,10 @@ Runs in: supervisor. Pure. The first cause wins: the supervisor's verdict, then 
 process ended. Unknown is a value: no exit code is invented, and our own SIGKILL is never reported as out-of-memory.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.jobs.lifecycle import terminal_state_of
@@ -16,6 +16,7 @@ from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
 from killable.workers.protocol.messages import Raised
 

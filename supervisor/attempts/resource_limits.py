@@ -4,9 +4,9 @@ Runs in: supervisor. Pure: takes samples and `now`, returns findings. `resource_
 `measuring_pace` says how soon a limit can be reached.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.models import Verdict
@@ -14,6 +14,7 @@ from killable.supervisor.ports import Sample
 from killable.workers.authoring.kernel_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.authoring.limits import Limits
 from killable.workers.authoring.units import size
+from killable.workers.named_tuples import NamedTuple
 
 
 class Finding(NamedTuple):

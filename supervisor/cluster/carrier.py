@@ -6,9 +6,10 @@ Runs in: supervisor.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from killable.supervisor.models import StartRefused
+from killable.workers.named_tuples import NamedTuple
 
 
 class CarrierError(Exception):

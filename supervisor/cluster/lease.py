@@ -11,7 +11,8 @@ time that its head computes for it, however long messages take.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+from killable.workers.named_tuples import NamedTuple
 
 DRIFT = 1.01
 """How much faster one machine's clock may run than another's."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
@@ -27,6 +27,7 @@ from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.records import NodeRecord
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 JOIN_AGAIN_S = 1.0
 """How long to wait until a node that cannot be used is tried again."""

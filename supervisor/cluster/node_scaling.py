@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from killable.supervisor.cluster.carrier import Request
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import HOST, NODE, Labels, fits
+from killable.workers.named_tuples import NamedTuple
 
 
 class Scaling(NamedTuple):

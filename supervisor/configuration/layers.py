@@ -14,12 +14,13 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.configuration.builtin_pools import BUILTIN_POOLS
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted
 from killable.supervisor.configuration.schema_faults import keys_of
 from killable.supervisor.configuration.toml_lines import Key, line_numbers, place
+from killable.workers.named_tuples import NamedTuple
 
 FILE_NAME = "killable.toml"
 ENVIRONMENT_PREFIX = "KILLABLE_"

@@ -6,7 +6,7 @@ Runs in: supervisor, before it starts. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -24,6 +24,7 @@ from killable.supervisor.configuration.schema import (
 )
 from killable.supervisor.configuration.secret_settings import may_be_secret
 from killable.workers.authoring.identifiers import did_you_mean
+from killable.workers.named_tuples import NamedTuple
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 

@@ -10,11 +10,12 @@ import queue
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, add_traceback, read
 from killable.workers.errors import JobFailed
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import pickling
 from killable.workers.runtime.executor_setup import ItemRaised, apply_to_each, try_each
 

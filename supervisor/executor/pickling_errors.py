@@ -3,15 +3,16 @@
 Runs in: supervisor, in the user's program. Only after pickling has failed, because it pickles part by part.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import contextlib
 import dis
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import pickling
 from killable.workers.runtime.executor_setup import apply_to_each, try_each
 

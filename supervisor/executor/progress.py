@@ -3,12 +3,14 @@
 Runs in: supervisor. Its thread takes the reports, the relay's calls the callbacks, any thread of the program reads.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures._base import LOGGER
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 
 class Progress(NamedTuple):

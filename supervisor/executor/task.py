@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
@@ -24,6 +24,7 @@ from killable.supervisor.jobs.effective_limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.call_message import (
     ANNOUNCE,
     HEAD_BYTES_MAX,

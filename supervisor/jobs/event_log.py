@@ -12,9 +12,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, count, repeat, takewhile
 from operator import itemgetter
-from typing import NamedTuple
 
 from killable.supervisor.models import JobEvent
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)

@@ -6,17 +6,18 @@ Runs in: supervisor. Does no I/O.
                                     └── its tenant has more than keys_max of these: the oldest ──► forgotten, and said
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 SAY_EVERY_S = 60.0
 """Seconds between two log lines about keys of one tenant that were forgotten before their time."""

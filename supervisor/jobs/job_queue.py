@@ -7,12 +7,13 @@ line whose nodes are all busy is closed until one of them is free: it keeps nobo
 the logarithm of the jobs, and with the number of lines that are opened or closed.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from killable.workers.named_tuples import NamedTuple
 
 Selected = tuple[tuple[str, str], ...]
 """The selector of a job, as sorted pairs of a label and its condition; empty: it may run on any node."""

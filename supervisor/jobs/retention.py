@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.tenants import Tenants
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.journal.file_checks import MARK, MODE, WAL, place_of
 from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
 from killable.supervisor.journal.refusals import JournalRefused
+from killable.workers.named_tuples import NamedTuple
 
 TRIES_MAX = 100
 """Copies of a file that its server resets meanwhile. It does after some thousand pages."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.journal.journal_file import (
@@ -30,6 +30,7 @@ from killable.supervisor.journal.journal_file import (
 )
 from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 KEPT_OF_SUBMISSION = tuple(name for name in Submission._fields if name not in ("type", "input", "limits"))

@@ -15,13 +15,14 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
 from killable.supervisor.journal.file_checks import Place, lengthen_log, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.refusals import JournalRefused, damaged, refused
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 WAL_BYTES_MAX = 64 << 20

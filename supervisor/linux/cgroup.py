@@ -11,9 +11,9 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from killable.supervisor.linux.instance_id import InstanceId
+from killable.workers.named_tuples import NamedTuple
 
 CONTROLLERS = frozenset({"memory", "pids"})
 """The controllers that limit a worker's group; each is used only where it is on cgroup v2."""
@@ -47,6 +47,10 @@ class CgroupRoot(NamedTuple):
         except OSError:
             return frozenset()
 
+    def open_own_procs(self) -> int:
+        """Return the descriptor of the cgroup.procs of this process's own cgroup; the caller closes it."""
+        return os.open(self.path.parent / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
     def remove(self) -> None:
         """Remove the directory if it is empty. The next start sweeps the group of a quarantined worker."""
         _remove(self.path)
@@ -59,7 +63,7 @@ class Cgroup:
         """`kill` and `events` are descriptors of `cgroup.kill` and `cgroup.events`."""
         self._path = path
         self._kill = kill
-        self._events = events
+        self.events = events
         self._controllers = controllers
 
     def open_procs(self) -> int:
@@ -121,16 +125,16 @@ class Cgroup:
     def is_empty(self) -> bool:
         """Return whether no process is left in it; zombies do not count."""
         try:
-            return b"populated 0" in os.pread(self._events, 256, 0)  # at offset 0 the kernel writes it anew
+            return b"populated 0" in os.pread(self.events, 256, 0)  # at offset 0 the kernel writes it anew
         except OSError as error:
             return error.errno == errno.ENODEV  # it is removed; else unknown, and the caller looks again
 
     def close_in_child(self) -> None:
         """Close the descriptors in a fork of this process."""
-        for descriptor in (self._kill, self._events):
+        for descriptor in (self._kill, self.events):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._kill = self._events = -1
+        self._kill = self.events = -1
 
     def remove(self) -> None:
         """Close the descriptors, and remove the group and those that the job made below it."""

@@ -5,17 +5,17 @@ Runs in: supervisor, and its sweeping thread. Behind `ports`.
 A process that cleaned its environment is not found here: only its guard, as its subreaper, or its cgroup finds it.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 import select
 import signal
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from killable.supervisor import clock
 from killable.supervisor.linux.instance_id import MARKER, InstanceId
 from killable.supervisor.linux.procfs import stat_fields
+from killable.workers.named_tuples import NamedTuple
 
 GUARD_S = 2.0
 """How long the guard of a supervisor that has just died may take for its own sweep, which is more thorough."""

@@ -3,11 +3,13 @@
 Runs in: supervisor. Behind `ports`.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple, Self
+from typing import Self
+
+from killable.workers.named_tuples import NamedTuple
 
 _NAME = r"killable-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)"
 _FOLDER = r"killable-([0-9a-f]{12})-([0-9a-f]+)-([0-9a-f]+)-[a-z0-9_]{8}"

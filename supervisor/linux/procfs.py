@@ -4,16 +4,16 @@ Runs in: supervisor. Behind `ports`. Pids are only used to read: one that was re
 sample, never a signal. The caller checks its pidfd afterwards.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from killable.supervisor.clock import monotonic, process_cpu_s
 from killable.supervisor.ports import Usage
+from killable.workers.named_tuples import NamedTuple
 
 _PAGE = resource.getpagesize()
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

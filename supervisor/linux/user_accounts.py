@@ -3,10 +3,12 @@
 Runs in: supervisor. Behind `ports`.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     import pwd
@@ -52,7 +54,7 @@ def account(user: str | int, group: str | int) -> UserAccount | None:
     return UserAccount(job.pw_uid, gid, os.getgrouplist(job.pw_name, gid), login)
 
 
-def _user(user: str | int) -> "pwd.struct_passwd | None":
+def _user(user: str | int) -> pwd.struct_passwd | None:
     """Return the database entry of a user; None for a number that has none."""
     import pwd  # not on Windows, where the command line is used too
 

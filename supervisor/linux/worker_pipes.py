@@ -6,12 +6,12 @@ which is which.
 Runs in: supervisor. Behind `ports`.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 import socket
-from typing import NamedTuple
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import token_ring
 
 

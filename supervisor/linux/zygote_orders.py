@@ -3,17 +3,18 @@
 Runs in: supervisor, also in the thread of the program that makes an Executor (`early_guard`). Behind `ports`.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import Self
 
 from killable.supervisor import clock
 from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
 from killable.supervisor.linux.user_accounts import account
 from killable.supervisor.linux.worker_pipes import WorkerPipes, open_pipes
 from killable.supervisor.settings import PoolSpec
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import zygote_messages
 from killable.workers.protocol.named_memory_log import CONFINED
 

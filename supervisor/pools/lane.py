@@ -17,11 +17,12 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from killable.supervisor.clock import monotonic
 from killable.supervisor.models import Verdict, WorkerId
 from killable.supervisor.ports import Process
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.call_message import fence_of
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import RAN_SECONDS, Kind

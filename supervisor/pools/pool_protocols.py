@@ -7,7 +7,7 @@ several machines. A worker is only ever given back to what it came from: paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import CurrentAttempt, Job
@@ -21,6 +21,7 @@ from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory, Usage
 from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
+from killable.workers.named_tuples import NamedTuple
 
 
 class JobWorker(Protocol):

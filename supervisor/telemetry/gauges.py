@@ -9,7 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
@@ -18,6 +18,7 @@ from killable.supervisor.models import ACTIVE_STATES
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.records import NodeRecord, TenantRecord
 from killable.supervisor.telemetry import loop_turns
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from killable.supervisor.pools.pool_protocols import JobPool

@@ -24,7 +24,9 @@ RUNTIME = (
 )  # fmt: skip
 """Nothing of these is needed in a guard, zygote or worker of an Executor."""
 NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "multiprocessing", "pickle", "threading")
-NOT_FOR_A_NAMED_FUNCTION = (*RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform")
+NOT_FOR_A_NAMED_FUNCTION = (
+    *RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform", "logging", "multiprocessing",
+)  # fmt: skip
 """Nothing of these is needed in the first worker for a function that it finds in a module."""
 NOT_FOR_A_RESULT = (
     "pydantic", "importlib.metadata", "hashlib", "cloudpickle", "uuid", "platform", "tempfile", "shutil", "random",
@@ -37,8 +39,8 @@ NOT_FOR_A_SUPERVISOR = (*NOT_FOR_A_RESULT, "multiprocessing")
 NOT_FOR_THE_NAME = ("asyncio", "pydantic", "dataclasses", "subprocess", "socket", "json", "pickle", "multiprocessing")
 """Nothing of these is imported by `from killable import Executor` itself."""
 GUARDS = {
-    "exit_codes", "processes", "processes.child_reaper", "processes.descendants", "processes.guard", "protocol",
-    "protocol.zygote_messages", "protocol.fd_passing", "runtime", "runtime.process_setup",
+    "exit_codes", "named_tuples", "processes", "processes.child_reaper", "processes.descendants", "processes.guard",
+    "protocol", "protocol.zygote_messages", "protocol.fd_passing", "runtime", "runtime.process_setup",
 }  # fmt: skip
 WORKERS = GUARDS | {
     "authoring", "authoring.kernel_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
@@ -51,7 +53,8 @@ WORKERS = GUARDS | {
     "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
     "runtime.backward_jump", "runtime.copy_on_write", "runtime.dump_signal", "runtime.execution",
     "runtime.executor_jobs",
-    "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
+    "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.import_hooks",
+    "runtime.interrupted_code",
     "runtime.line_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
@@ -60,8 +63,8 @@ WORKERS = GUARDS | {
 """Modules of `killable.workers`."""
 NAME = {
     "killable", "killable.supervisor", "killable.supervisor.executor", "killable.supervisor.executor.executor",
-    "killable.supervisor.linux", "killable.supervisor.linux.fork_lock", "killable.workers", "killable.workers.runtime",
-    "killable.workers.runtime.executor_setup",
+    "killable.supervisor.linux", "killable.supervisor.linux.fork_lock", "killable.workers",
+    "killable.workers.named_tuples", "killable.workers.runtime", "killable.workers.runtime.executor_setup",
 }  # fmt: skip
 
 FOR_HELP = {
@@ -73,6 +76,7 @@ FOR_HELP = {
     "killable.api.cli.parameters.option_values", "killable.api.cli.verbs", "killable.api.client",
     "killable.api.client.addresses", "killable.workers", "killable.workers.authoring",
     "killable.workers.authoring.identifiers", "killable.workers.authoring.limits", "killable.workers.authoring.units",
+    "killable.workers.named_tuples",
 }  # fmt: skip
 NOT_FOR_HELP = ("pydantic", "httpx", "rich", "asyncio", "logging", "dataclasses", "json", "subprocess", "shellingham")
 """Nothing of these is needed to show help."""

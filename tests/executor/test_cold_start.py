@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from support import cgroup_v2
 
 from killable import Executor
 from killable.supervisor.linux.early_guard import FIRST_WORKER, EarlyGuard
 from killable.supervisor.linux.zygote_orders import NewWorker
 from killable.supervisor.settings import PoolSpec
+from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.runtime.executor_setup import IMPORTED_AHEAD, POOL_MODULE, ExecutorSetup
 
 FORKED = """
@@ -91,6 +95,54 @@ def test_the_first_worker_becomes_ready_without_a_supervisor_and_is_not_left_beh
     finally:
         guard.close()
     assert not os.path.exists(started.pool.tmp)
+
+
+def hasten(guard: EarlyGuard, at_most_s: float) -> tuple[int, int]:
+    """Have a guard hasten a move; return the pipe into which it writes its own moves, and the file of events."""
+    moves, own_procs = os.pipe()
+    events = os.memfd_create("cgroup.events")
+    os.write(events, b"populated 0\n")
+    order = zygote_messages.to_wire(zygote_messages.HastenMove(at_most_s))
+    fd_passing.send(guard._started[0].guard_socket, order, [own_procs, events])
+    os.close(own_procs)
+    return moves, events
+
+
+@pytest.mark.parametrize("ends", ["joined", "asked", "late"])
+def test_a_guard_hastens_the_move_of_a_first_worker_and_keeps_no_descriptor(ends: str) -> None:
+    """Both ends of the pipe are closed then: what follows the last move is end-of-file."""
+    guard = EarlyGuard("calls", sys.path, IMPORTED_AHEAD)
+    moves, events = hasten(guard, 0.01 if ends == "late" else 3600)
+    try:
+        assert ends == "late" or os.read(moves, 1) == b"0"
+        if ends == "joined":
+            os.pwrite(events, b"populated 1\n", 0)
+        elif ends == "asked":
+            ask = zygote_messages.to_wire(zygote_messages.UseFolder(""))
+            fd_passing.send(guard._started[0].guard_socket, ask)
+        while told := os.read(moves, 4096):
+            assert told == b"0" * len(told)
+    finally:
+        os.close(moves)
+        os.close(events)
+        guard.close()
+
+
+def test_the_guard_hastens_the_move_of_an_executors_first_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cgroup_v2.can_create():
+        pytest.skip("no cgroup can be made here")
+    sent: list[tuple[str, list[str]]] = []
+    send = fd_passing.send
+
+    def send_and_tell(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        sent.append((message["op"], [os.readlink(f"/proc/self/fd/{each}") for each in descriptors]))
+        send(sock, message, descriptors)
+
+    monkeypatch.setattr(fd_passing, "send", send_and_tell)
+    with Executor(max_workers=1, spares=0) as executor:
+        cgroup = executor.submit(cgroup_v2.own_group).result()
+    own = str(cgroup_v2.own_group() / "cgroup.procs")
+    assert ("HastenMove", [own, str(cgroup / "cgroup.events")]) in sent
 
 
 def test_an_executor_has_the_worker_that_was_ordered_before_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

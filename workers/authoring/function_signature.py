@@ -12,12 +12,13 @@ import sys
 import typing
 from collections.abc import Callable, Mapping
 from types import FunctionType, SimpleNamespace, UnionType
-from typing import Any, NamedTuple, Union
+from typing import Any, Union
 
 from killable.workers.authoring.context import Context
 from killable.workers.authoring.input_schema import annotation_type, name_of
 from killable.workers.authoring.input_types import ANYTHING, REQUIRED, InputFault, InputType, Member, NoJsonForm
 from killable.workers.authoring.registered_types import DeclarationError
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 Function = Callable[..., Any]

@@ -14,8 +14,9 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import Any
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 REQUIRED: Any = object()

@@ -9,10 +9,11 @@ remedies of `explain`, the reference. A new limit is one member of `Limits` and 
 import re
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
-from typing import Annotated, Any, NamedTuple, TypedDict, get_args
+from typing import Annotated, Any, TypedDict, get_args
 
 from killable.workers.authoring.identifiers import OPERATION_PATH, did_you_mean
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds
+from killable.workers.named_tuples import NamedTuple
 
 # No `from __future__ import annotations` here: `LIMITS` is read from the annotations of `Limits`.
 

@@ -96,6 +96,12 @@ class Guard:
                 if isinstance(order, zygote_messages.UseFolder):
                     self._folder = order.path
                     continue
+                if isinstance(order, zygote_messages.HastenMove):
+                    from killable.workers.processes import quick_moves  # here: the zygote does not wait for it
+
+                    own_procs, events = descriptors
+                    quick_moves.until_joined(own_procs, events, order.at_most_s, poll)
+                    continue
                 if isinstance(order, zygote_messages.Lease):
                     self._lease = order.until
                     continue

@@ -21,11 +21,12 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import cloudpickle  # type: ignore[import-untyped]
 from cloudpickle import cloudpickle as parts_of_cloudpickle
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import exception_pickling, reducers, script_globals
 from killable.workers.protocol.script_globals import MAIN, MAINS
 

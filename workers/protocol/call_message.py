@@ -9,10 +9,11 @@ Runs in: supervisor, any thread of the program (writes) | worker (reads).
 worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from killable.workers.named_tuples import NamedTuple
 
 LINE_BYTES_MAX = 96 << 10
 """The longest message: with it the kernel's default send buffer (net.core.wmem_default, 208 KiB) has room for two."""

@@ -23,8 +23,9 @@ import sys
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import FunctionType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import definition_order, reducers
 from killable.workers.protocol.by_value import Key, PicklerOfGlobals
 from killable.workers.protocol.change_detection import FIXED, Snapshot

@@ -9,11 +9,12 @@ Runs in: any.
 fence, sequence and kind, so that one crc32 call covers the payload and the header.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 from zlib import crc32
+
+from killable.workers.named_tuples import NamedTuple
 
 FRAME_BYTES_MAX = 64 << 20
 """The largest payload in bytes: the largest default of `output_bytes`. A greater length is garbage, not a frame."""

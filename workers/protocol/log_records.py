@@ -7,19 +7,22 @@ arguments that cannot be pickled do no harm. Members that the task has added (`e
 pickled, else as their repr.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import builtins
-import logging
 import pickle
-from typing import Any, NamedTuple
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from killable.workers.named_tuples import NamedTuple
+
+if TYPE_CHECKING:
+    import logging
 
 TEXT_CHARS_MAX = 256 << 10
 """The most characters of a message, a traceback or a stack; the rest is cut off."""
 MEMBER_BYTES_MAX = 64 << 10
 """The most bytes of an added member."""
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
-_format_exception = logging.Formatter().formatException
 
 
 class Warned(NamedTuple):
@@ -32,22 +35,34 @@ class Warned(NamedTuple):
     """The module that is warned about; None if it was not found on the stack."""
 
 
+@cache
+def _standard() -> frozenset[str]:
+    """Return the names of the members that every record has."""
+    import logging  # here: who has a record has imported it
+
+    return frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+
 def encode_record(record: logging.LogRecord) -> bytes:
     """Encode a record. Raise any exception of the arguments' `__str__`."""
-    members = {name: value for name, value in record.__dict__.items() if name in _STANDARD}
+    import logging
+
+    members = {name: value for name, value in record.__dict__.items() if name in _standard()}
     members["msg"], members["args"] = _cut(record.getMessage()), None
     if record.exc_info and not record.exc_text:
-        members["exc_text"] = _format_exception(record.exc_info)
+        members["exc_text"] = logging.Formatter().formatException(record.exc_info)
     members["exc_info"] = None
     for name in ("exc_text", "stack_info"):
         if members.get(name):
             members[name] = _cut(str(members[name]))
-    added = {name: _pickled(value) for name, value in record.__dict__.items() if name not in _STANDARD}
+    added = {name: _pickled(value) for name, value in record.__dict__.items() if name not in _standard()}
     return pickle.dumps((members, added))
 
 
 def decode_record(payload: bytes) -> logging.LogRecord:
     """Raise any exception of unpickling: a task can write frames of its own."""
+    import logging
+
     members, added = pickle.loads(payload)
     for name, value in added.items():
         members[name] = _unpickled(value)

@@ -12,7 +12,7 @@ Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, 
 pool's codec.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
+from __future__ import annotations
 
 import binascii
 import json
@@ -22,7 +22,9 @@ from enum import IntEnum
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 
 class Kind(IntEnum):
@@ -149,7 +151,7 @@ class Run(NamedTuple):
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Run":
+    def decode(cls, payload: bytes) -> Run:
         """Raise ValueError or TypeError for a malformed payload."""
         try:
             head_bytes, limits_bytes = _RUN_LENGTHS.unpack_from(payload)
@@ -207,7 +209,7 @@ class Stop(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Stop":
+    def decode(cls, payload: bytes) -> Stop:
         return cls(**load_json(payload))
 
 
@@ -225,7 +227,7 @@ class Entered(NamedTuple):
         return dump_json({"at": self.at})
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Entered":
+    def decode(cls, payload: bytes) -> Entered:
         """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         if entered.at is not None and type(entered.at) is not float:
@@ -250,7 +252,7 @@ class OperationEntered(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "OperationEntered":
+    def decode(cls, payload: bytes) -> OperationEntered:
         """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         timeout_s = entered.timeout_s
@@ -271,7 +273,7 @@ class OperationLeft(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "OperationLeft":
+    def decode(cls, payload: bytes) -> OperationLeft:
         """Raise ValueError or TypeError for a malformed payload."""
         left = cls(**load_json(payload))
         if type(left.number) is not int:
@@ -288,7 +290,7 @@ class Expire(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Expire":
+    def decode(cls, payload: bytes) -> Expire:
         return cls(**load_json(payload))
 
 
@@ -312,7 +314,7 @@ class Raised(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Raised":
+    def decode(cls, payload: bytes) -> Raised:
         """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
         raised = cls(**load_json(payload))
         if not all(isinstance(fault, dict) for fault in raised.faults):
@@ -338,7 +340,7 @@ class Ready(NamedTuple):
         return dump_json(self._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Ready":
+    def decode(cls, payload: bytes) -> Ready:
         """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.cgroup_errno, int):
@@ -356,7 +358,7 @@ class Broken(NamedTuple):
         return dump_json(self._replace(why=self.why[-WHY_CHARS_MAX:])._asdict())
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Broken":
+    def decode(cls, payload: bytes) -> Broken:
         """Raise ValueError or TypeError for a malformed payload."""
         word = cls(**load_json(payload))
         if not isinstance(word.why, str) or not isinstance(word.errno, int | None):
@@ -377,7 +379,7 @@ class Idle(NamedTuple):
         return IDLE_FREE if self == _FREE else _idle(self)
 
     @classmethod
-    def decode(cls, payload: bytes) -> "Idle":
+    def decode(cls, payload: bytes) -> Idle:
         """Raise ValueError or TypeError for a malformed payload."""
         if payload == IDLE_FREE:
             return _FREE

@@ -15,10 +15,12 @@ tracker's place.
     UNREGISTER:NAME:TYPE writes no others
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import json
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
+
+from killable.workers.named_tuples import NamedTuple
 
 LOG_BYTES_MAX = 16 << 20
 """Some 80,000 segments that one job makes. Half a second to read."""

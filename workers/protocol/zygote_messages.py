@@ -4,17 +4,19 @@ They are not dataclasses, which would take 6 ms to define, twice at every start.
 
 Runs in: supervisor | guard | zygote.
 
-    supervisor → guard     StartZygote (+ its socket), UseFolder, Lease
+    supervisor → guard     StartZygote (+ its socket), UseFolder, Lease, HastenMove (+ two files of cgroups)
     guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
     zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
                            Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
-# Without the annotations of __future__: named tuples would compile each of them, half of this module's time.
+from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 
 class ProcessEnding(NamedTuple):
@@ -31,7 +33,7 @@ class ProcessEnding(NamedTuple):
     """CLOCK_MONOTONIC seconds, which all processes of a machine share."""
 
     @classmethod
-    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> "ProcessEnding":
+    def from_wait(cls, status: int, usage: Any, reaped_at: float) -> ProcessEnding:
         signalled = os.WIFSIGNALED(status)
         return cls(
             exit_code=None if signalled else os.waitstatus_to_exitcode(status),
@@ -54,6 +56,14 @@ class UseFolder(NamedTuple):
     """
 
     path: str
+
+
+class HastenMove(NamedTuple):
+    """Have the kernel ready when a first worker moves into its cgroup (`quick_moves`). Its cgroup.events comes along,
+    and before it the cgroup.procs of the cgroup in which guard and supervisor are.
+    """
+
+    at_most_s: float
 
 
 class Lease(NamedTuple):
@@ -183,6 +193,7 @@ class Pong(NamedTuple): ...
 Message = (
     StartZygote
     | UseFolder
+    | HastenMove
     | Lease
     | ZygoteStarted
     | OrphanReaped

@@ -15,9 +15,9 @@ NEEDED_BY_JOBS = ("pathlib", "shutil", "subprocess", "tempfile")
 """What some jobs make a worker import, such as those that ask for `ctx.tmp`; 10 ms. A worker's user may not be able to
 read these modules after the fork.
 """
-_NOT_FOR_THE_FIRST_WORKER = ("killable.workers.protocol.by_value", "inspect")
+_NOT_FOR_THE_FIRST_WORKER = ("killable.workers.protocol.by_value", "inspect", "logging", "multiprocessing")
 """What an Executor's workers share with the zygote, save the first one: its start is waited for, and it imports this
-itself if its task is a function of a script.
+itself if its task needs it.
 """
 
 

@@ -4,18 +4,20 @@ chunk of a `map` calls.
 Runs in: any.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
 
 # The program imports this module before it starts the first guard, which should not wait: the rest is imported below.
 
 POOL_MODULE = "killable.workers.runtime.call_execution"
-IMPORTED_AHEAD = (POOL_MODULE, "killable.workers.protocol.pickling", "multiprocessing")
+IMPORTED_AHEAD = (POOL_MODULE, "killable.workers.protocol.pickling")
 """What the zygote of an Executor imports while the program still starts."""
 CALL, STREAM = "call", "stream"
 
@@ -60,7 +62,6 @@ def prepare(encoded: bytes) -> None:
     """Take over what the program says of itself, import the modules of a setup and declare its preloads."""
     global _in_pool
     _in_pool = True
-    import multiprocessing
     import pickle
 
     from killable.workers.authoring.preloads import preload
@@ -70,8 +71,7 @@ def prepare(encoded: bytes) -> None:
     path, arguments, program, authkey, facts, logging, rest = pickle.loads(encoded)
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
     sys.argv[:] = arguments
-    multiprocessing.current_process().authkey = authkey
-    worker_identity.descend_from(program)
+    worker_identity.descend_from(program, authkey)
     script_globals.share(facts)
     if logging is not None:
         logging.take_effect()

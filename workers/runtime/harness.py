@@ -3,7 +3,7 @@
 Runs in: worker. Orders come through the orders socket; a signal only makes the worker read it at once.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import contextlib
 import faulthandler
@@ -15,11 +15,12 @@ import sys
 import termios
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from killable.workers.authoring.preloads import run_preloads
 from killable.workers.authoring.registered_types import registered
 from killable.workers.exit_codes import ExitCode
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import named_memory_log
 from killable.workers.protocol.call_message import CallMessage, decode_call
 from killable.workers.protocol.codec import CODECS

@@ -5,7 +5,7 @@ removed that might be another program's: of POSIX objects those in the log, by n
 segments those whose creator was a process of the job.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 import errno
 import os
@@ -13,8 +13,8 @@ import stat
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import named_memory_log
 from killable.workers.protocol.named_memory_log import NamedMemory, NamedObject
 

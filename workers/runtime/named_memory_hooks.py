@@ -13,16 +13,14 @@ Nothing is imported or opened until a program imports one of the two modules.
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from killable.workers.protocol import named_memory_log
 from killable.workers.protocol.named_memory_log import SHARED_MEMORY, NamedMemory, NamedObject, line_of
+from killable.workers.runtime.import_hooks import when_imported
 
 _SHM_MODULE = "_posixshmem"
 _TRACKER_MODULE = "multiprocessing.resource_tracker"
@@ -42,10 +40,7 @@ class NamedMemoryHooks:
             os.close(self._descriptor)
             self._descriptor = -1
         for name in (_SHM_MODULE, _TRACKER_MODULE):
-            if name in sys.modules:
-                self.take_over(sys.modules[name])
-        if not any(isinstance(each, _Finder) for each in sys.meta_path):
-            sys.meta_path.insert(0, _Finder(self))
+            when_imported(name, self.take_over)
 
     def take_over(self, module: ModuleType) -> None:
         """Have a module that has just been imported write to the log."""
@@ -97,42 +92,6 @@ class NamedMemoryHooks:
 
 
 names = NamedMemoryHooks()
-
-
-class _Finder:
-    """Lets the log take over the two modules when they are imported; it finds nothing by itself.
-
-    A meta path finder, as importlib.abc describes it. That module would cost 10 ms.
-    """
-
-    def __init__(self, log: NamedMemoryHooks) -> None:
-        self._log = log
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in (_SHM_MODULE, _TRACKER_MODULE):
-            return None
-        for finder in sys.meta_path:
-            if finder is not self and (spec := finder.find_spec(name, path, target)) is not None:
-                spec.loader = _Loader(self._log, spec.loader)  # type: ignore[assignment]
-                return spec
-        return None
-
-
-class _Loader:
-    def __init__(self, log: NamedMemoryHooks, real: Any) -> None:
-        self._log = log
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        made: ModuleType | None = self._real.create_module(spec)
-        return made
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._real.exec_module(module)
-        self._log.take_over(module)
 
 
 class _Making:

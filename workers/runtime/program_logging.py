@@ -5,26 +5,28 @@ Runs in: supervisor (`LoggingSetup.of_program`) | zygote and worker.
 The levels of the program's loggers hold in the worker, so that a record below them is never made. A record that passes
 goes to the program, whose handlers, filters and current levels decide what becomes of it; handlers that were set up in
 the worker are not called. Outside of a task, and in processes that a task forks, logging and warnings are the
-worker's own, and go to its stderr.
+worker's own, and go to its stderr. `logging` is changed once a task or a preload imports it.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
-import logging
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TextIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.log_records import encode_record, encode_warning
 from killable.workers.protocol.messages import Kind
+from killable.workers.runtime.import_hooks import when_imported
 
 if TYPE_CHECKING:
+    import logging
+
     from killable.workers.runtime.frame_writer import FrameWriter
 
-_handle_here = logging.Logger.callHandlers
 _show_here = warnings.showwarning
-_channel: "FrameWriter | None" = None
+_channel: FrameWriter | None = None
 _has_warned = False
 """Whether a warning was sent since the last task began."""
 
@@ -41,6 +43,8 @@ class LoggingSetup(NamedTuple):
 
     @classmethod
     def of_program(cls) -> Self:
+        import logging
+
         manager = logging.root.manager
         loggers = [each for each in list(manager.loggerDict.values()) if isinstance(each, logging.Logger)]
         return cls(
@@ -51,16 +55,19 @@ class LoggingSetup(NamedTuple):
 
     def take_effect(self) -> None:
         """Set the levels and filters in this process, and send what is logged and warned from here on."""
+        warnings.filters[:] = self.warning_filters  # type: ignore[index]
+        _show_again()
+        warnings.showwarning = _send_warning
+        when_imported("logging", self._take_effect_on)
+
+    def _take_effect_on(self, logging: Any) -> None:
         for name, level in self.levels.items():
             logging.getLogger(None if name == "root" else name).setLevel(level)
         logging.disable(self.disabled)
-        warnings.filters[:] = self.warning_filters  # type: ignore[index]
-        _show_again()
-        logging.Logger.callHandlers = _send_record  # type: ignore[method-assign, assignment]
-        warnings.showwarning = _send_warning
+        logging.Logger.callHandlers = _sender(logging)
 
 
-def connect(channel: "FrameWriter") -> None:
+def connect(channel: FrameWriter) -> None:
     """Send through this channel while an attempt is open."""
     global _channel
     _channel = channel
@@ -80,17 +87,22 @@ def _show_again() -> None:
         pass
 
 
-def _send_record(logger: logging.Logger, record: logging.LogRecord) -> None:
-    """Stand in for `Logger.callHandlers`, after the level and the logger's own filters."""
-    if _channel is None or not _channel.is_open:
-        _handle_here(logger, record)
-        return
-    try:
-        payload = encode_record(record)
-    except Exception:
-        logging.Handler().handleError(record)
-    else:
-        _channel.try_send(Kind.LOG_RECORD, payload)
+def _sender(logging: Any) -> Callable[[logging.Logger, logging.LogRecord], None]:
+    handle_here = logging.Logger.callHandlers
+
+    def send(logger: logging.Logger, record: logging.LogRecord) -> None:
+        """Stand in for `Logger.callHandlers`, after the level and the logger's own filters."""
+        if _channel is None or not _channel.is_open:
+            handle_here(logger, record)
+            return
+        try:
+            payload = encode_record(record)
+        except Exception:
+            logging.Handler().handleError(record)
+        else:
+            _channel.try_send(Kind.LOG_RECORD, payload)
+
+    return send
 
 
 def _send_warning(

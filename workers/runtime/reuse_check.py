@@ -4,7 +4,7 @@ Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask
 Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) may change between jobs.
 """
 
-# Without the annotations of __future__: named tuples would compile each of them.
+from __future__ import annotations
 
 # `signal` makes an enum of each number that it returns: a third of the check's time, after every job.
 import _signal  # type: ignore[import-not-found]
@@ -14,7 +14,9 @@ import os
 import signal
 import time
 from signal import ITIMER_PROF, ITIMER_REAL, ITIMER_VIRTUAL, getitimer
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, Protocol, Self
+
+from killable.workers.named_tuples import NamedTuple
 
 _WATCHED = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 THREAD_LEAVE_S = 0.005

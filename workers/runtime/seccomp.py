@@ -12,7 +12,8 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from killable.workers.named_tuples import NamedTuple
 
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _PR_GET_SECCOMP = 21

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 from rich.text import Text
@@ -17,6 +17,7 @@ from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
 from killable.workers.errors import CODES, JobError
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client, JobHandle

@@ -1,0 +1,72 @@
+"""`NamedTuple` as in `typing`, for classes that take 15 µs to define instead of 120: a start defines more than a
+hundred of them.
+
+`collections.namedtuple` compiles a constructor for each class, and `typing` each annotation that is a text. Here all
+have the same constructor, and no annotation is looked at. With names it takes 0.7 µs longer; with all values in their
+order it is as fast. A module that has such classes begins with `from __future__ import annotations`.
+
+Runs in: any.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NamedTuple as NamedTuple
+else:
+    from _collections import _tuplegetter
+
+    _new = tuple.__new__
+
+    class _Instance(tuple):
+        __slots__ = ()
+
+        def __new__(cls, /, *values, **named):
+            if named or len(values) != len(cls._fields):
+                values = _completed(cls, values, named)
+            return _new(cls, values)
+
+        @classmethod
+        def _make(cls, values):
+            return cls(*values)
+
+        def _asdict(self):
+            return dict(zip(self._fields, self, strict=True))
+
+        def _replace(self, /, **changes):
+            return type(self)(**{**self._asdict(), **changes})
+
+        def __repr__(self):
+            members = ", ".join(f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True))
+            return f"{type(self).__name__}({members})"
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+    def _completed(cls, values, named):
+        """Return the values with those that have a name or a default behind them."""
+        members = {**cls._field_defaults, **named}
+        try:
+            values = (*values, *[members.pop(field) for field in cls._fields[len(values) :]])
+        except KeyError as missing:
+            raise TypeError(f"{cls.__name__} is made without {missing}") from None
+        if len(values) != len(cls._fields):
+            raise TypeError(f"{cls.__name__} is made of {len(values)} values: it has {len(cls._fields)}")
+        if not members.keys().isdisjoint(named):
+            raise TypeError(f"{cls.__name__} has no such field, or has it twice: {', '.join(members.keys() & named)}")
+        return values
+
+    class _Definition(type):
+        def __new__(kind, name, bases, members):
+            if "__annotate__" in members or "__annotate_func__" in members:
+                raise TypeError(f"the module of {name} needs `from __future__ import annotations`")  # Python 3.14
+            fields = tuple(members.get("__annotations__", ()))
+            defaults = {field: members[field] for field in fields if field in members}
+            if list(defaults) != list(fields[len(fields) - len(defaults) :]):
+                raise TypeError(f"a field of {name} without a default follows one that has one")
+            members.update(__slots__=(), __match_args__=fields, _fields=fields, _field_defaults=defaults)
+            for index, field in enumerate(fields):
+                members[field] = _tuplegetter(index, None)
+            return type.__new__(type, name, (_Instance,), members)
+
+    NamedTuple = type.__new__(_Definition, "NamedTuple", (), {})

@@ -25,7 +25,8 @@ from support.simulated_process import ProcessDied, SimulatedProcess, watch_tasks
 
 from killable.supervisor.clock import Clock, rfc_3339
 from killable.supervisor.journal.refusals import JournalRefused
-from killable.supervisor.models import TERMINAL_STATES, JobEvent, JobRecord, StartRefused, Submission
+from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
+from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 from sim.cluster_simulation import ClusterSimulation, Head, ObservedPools, Submitted

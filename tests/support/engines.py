@@ -19,8 +19,8 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import FIXED, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
-from killable.supervisor.models import JobRecord, PoolRecord
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.records import JobRecord, PoolRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused

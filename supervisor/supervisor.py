@@ -15,7 +15,7 @@ from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
-from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
@@ -51,12 +51,6 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
-
-EVENTS_PER_BATCH = 1024
-BYTES_PER_BATCH = 64 << 10
-"""Limits of one read of events, which are encoded in one turn of the loop: of small ones about 0.3 ms. A slow reader
-holds no more.
-"""
 
 logger = logging.getLogger("killable.jobs")
 

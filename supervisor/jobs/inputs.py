@@ -8,7 +8,8 @@ from __future__ import annotations
 from functools import partial
 
 from killable.supervisor.models import Submission
-from killable.workers.protocol.shared_memory import INLINE_BYTES_MAX, SealedInput
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.shared_memory import SealedInput
 
 
 async def seal_large_input(submission: Submission) -> Submission:

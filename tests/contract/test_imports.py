@@ -52,7 +52,7 @@ WORKERS = GUARDS | {
     "runtime.backward_jump", "runtime.copy_on_write", "runtime.dump_signal", "runtime.execution",
     "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.interrupted_code",
-    "runtime.line_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
+    "runtime.call_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",

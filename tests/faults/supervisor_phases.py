@@ -30,7 +30,7 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
-from killable.workers.protocol.shared_memory import INLINE_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
 END_S = 60.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}

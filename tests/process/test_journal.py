@@ -28,7 +28,7 @@ from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
-from killable.workers.protocol.shared_memory import INLINE_BYTES_MAX
+from killable.workers.protocol.messages import INLINE_BYTES_MAX
 
 SUPPORT = Path(processes.__file__).parent
 LOOP = Submission("loop_python", b"{}")

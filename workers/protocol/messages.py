@@ -78,6 +78,9 @@ NOTIFY_SWALLOWED = 0xA7
 NOTIFY_EXPIRED = 0xA9
 """The worker received EXPIRE: `OperationTimedOut` is raised, or the operation had been left."""
 
+INLINE_BYTES_MAX = 1 << 20
+"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+
 RAN_SECONDS = "<f"
 """The duration of a call in seconds, at the beginning of a RAN frame's payload (struct)."""
 

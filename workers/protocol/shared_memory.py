@@ -16,8 +16,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
-INLINE_BYTES_MAX = 1 << 20
-"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 """They keep a worker from changing the input of a later attempt, and from truncating the file: reading the mapping of
 a truncated file is SIGBUS.

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import click
 import runner
-from executor import measures, page
+from executor import memory_measures, page, recovery_measures, speed_measures, stopping_measures
 from executor.measures import MEASURES, PEERS, Measure
 from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
 from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
@@ -145,7 +145,7 @@ def greatest(results: Samples, name: str) -> float | None:
 def best_map(results: Samples, name: str) -> float | None:
     """Return the median at the best chunksize."""
     _, peer = name.split(" · ")
-    medians = [results.median(peer_name(measures.map_name(size), peer)) for size in measures.CHUNKSIZES]
+    medians = [results.median(peer_name(speed_measures.map_name(size), peer)) for size in speed_measures.CHUNKSIZES]
     return min((each for each in medians if each is not None), default=None)
 
 
@@ -185,7 +185,7 @@ class Target:
 
 
 def _cancel_targets() -> Iterator[Target]:
-    for cancel in measures.CANCELS.values():
+    for cancel in stopping_measures.CANCELS.values():
         what = cancel.measure.removesuffix(", ms")
         yield Target(STOPPING, cancel.measure, 1.5, what=f"{what}, p50", ratio_to=RAW)
         if not cancel.is_large:
@@ -196,36 +196,37 @@ def _cancel_targets() -> Iterator[Target]:
 
 TARGETS = (
     *_cancel_targets(),
-    Target(STOPPING, measures.OVERSHOOT, 5.0),
-    Target(STOPPING, measures.NEW_JOB, 1.0),
-    Target(STOPPING, measures.NEIGHBOUR, 1.0),
-    Target(STOPPING, measures.CHILDREN, 0.0, unit="processes", digits=0, statistic=greatest),
-    Target(STOPPING, measures.OWNER_DEATH, 50.0),
-    Target(STOPPING, measures.ERROR_TYPES, 6.0, unit="types", digits=0, at_least=True),
-    Target(CALLS, measures.FIRST_LINE, 0.8, what="submit → first line, p50", digits=3, ratio_to=Pebble.name),
+    Target(STOPPING, stopping_measures.OVERSHOOT, 5.0),
+    Target(STOPPING, stopping_measures.NEW_JOB, 1.0),
+    Target(STOPPING, stopping_measures.NEIGHBOUR, 1.0),
+    Target(STOPPING, stopping_measures.CHILDREN, 0.0, unit="processes", digits=0, statistic=greatest),
+    Target(STOPPING, stopping_measures.OWNER_DEATH, 50.0),
+    Target(STOPPING, stopping_measures.ERROR_TYPES, 6.0, unit="types", digits=0, at_least=True),
+    Target(CALLS, speed_measures.FIRST_LINE, 0.8, what="submit → first line, p50", digits=3, ratio_to=Pebble.name),
     Target(
-        CALLS, measures.FIRST_LINE, 1.0, what="submit → first line, p99", digits=3, statistic=p99, ratio_to=Pebble.name
+        CALLS, speed_measures.FIRST_LINE, 1.0, what="submit → first line, p99", digits=3, statistic=p99,
+        ratio_to=Pebble.name,
     ),
-    Target(CALLS, measures.IDLE_FIRST_LINE, 1.0, digits=3, ratio_to=Pebble.name),
-    Target(CALLS, measures.BUSY_FIRST_LINE, 0.2, digits=3),
-    Target(CALLS, measures.AFTER_KILL, 1.0),
-    Target(CALLS, measures.NOOPS, 1.5, unit="calls/s", digits=0, at_least=True, ratio_to=Pebble.name),
-    Target(CALLS, measures.CPU, 1.0, unit="µs", digits=1, ratio_to=Pebble.name),
-    Target(CALLS, measures.MAP_SINGLE, 1.11, unit="items/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
+    Target(CALLS, speed_measures.IDLE_FIRST_LINE, 1.0, digits=3, ratio_to=Pebble.name),
+    Target(CALLS, speed_measures.BUSY_FIRST_LINE, 0.2, digits=3),
+    Target(CALLS, stopping_measures.AFTER_KILL, 1.0),
+    Target(CALLS, speed_measures.NOOPS, 1.5, unit="calls/s", digits=0, at_least=True, ratio_to=Pebble.name),
+    Target(CALLS, speed_measures.CPU, 1.0, unit="µs", digits=1, ratio_to=Pebble.name),
+    Target(CALLS, speed_measures.MAP_SINGLE, 1.11, unit="items/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
     Target(
-        CALLS, measures.MAP, 0.6, what="map of 100,000 small items, best chunksize", statistic=best_map,
+        CALLS, speed_measures.MAP, 0.6, what="map of 100,000 small items, best chunksize", statistic=best_map,
         ratio_to=StdlibPool.name,
     ),
-    Target(CALLS, measures.BYTES, 0.7, digits=0, ratio_to=StdlibPool.name),
-    Target(CALLS, measures.GLOBALS, 1.2, ratio_to=StdlibPool.name),
-    Target(CALLS, measures.STREAM, 2.3, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
-    Target(CALLS, measures.FIRST_TOKEN, 0.5),
-    Target(MEMORY, measures.COLD_START, 80.0, digits=1),
-    Target(MEMORY, measures.SPARE, 2.0),
-    Target(MEMORY, measures.NO_SPARE, 40.0),
-    Target(MEMORY, measures.POOL_MEMORY, 100.0, unit="MB", digits=0),
-    Target(MEMORY, measures.USS, 12.0, unit="MB", digits=1),
-    Target(MEMORY, measures.GLOBALS_MEMORY, 60.0, unit="MB", digits=0),
+    Target(CALLS, speed_measures.BYTES, 0.7, digits=0, ratio_to=StdlibPool.name),
+    Target(CALLS, memory_measures.GLOBALS, 1.2, ratio_to=StdlibPool.name),
+    Target(CALLS, speed_measures.STREAM, 2.3, unit="tokens/s", digits=0, at_least=True, ratio_to=StdlibPool.name),
+    Target(CALLS, speed_measures.FIRST_TOKEN, 0.5),
+    Target(MEMORY, speed_measures.COLD_START, 80.0, digits=1),
+    Target(MEMORY, recovery_measures.SPARE, 2.0),
+    Target(MEMORY, recovery_measures.NO_SPARE, 40.0),
+    Target(MEMORY, memory_measures.POOL_MEMORY, 100.0, unit="MB", digits=0),
+    Target(MEMORY, memory_measures.USS, 12.0, unit="MB", digits=1),
+    Target(MEMORY, memory_measures.GLOBALS_MEMORY, 60.0, unit="MB", digits=0),
 )  # fmt: skip
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 WorkerId = NewType("WorkerId", str)
 
-PRIORITY_MAX = 1000
-"""The highest priority of a job; the lowest one is -1000."""
-
 DEFAULT_TENANT = "default"
 """The tenant of a server without API keys."""
 

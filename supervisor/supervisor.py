@@ -6,6 +6,7 @@ Runs in: supervisor. Implements `engine.Engine` on this machine; `dispatcher` ru
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
-from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
@@ -47,16 +48,11 @@ from killable.workers.authoring.limits import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.dispatch.stream_readers import StreamReaders
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
-
-EVENTS_PER_BATCH = 1024
-BYTES_PER_BATCH = 64 << 10
-"""Limits of one read of events, which are encoded in one turn of the loop: of small ones about 0.3 ms. A slow reader
-holds no more.
-"""
 
 logger = logging.getLogger("killable.jobs")
 
@@ -341,29 +337,19 @@ class Supervisor:
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
         return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
 
+    @functools.cached_property
+    def _readers(self) -> StreamReaders:
+        from killable.supervisor.dispatch.stream_readers import StreamReaders  # an Executor has none
+
+        return StreamReaders(self._registry, self._tenants, self._observer, self.jobs)
+
     async def reader_came(
         self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
     ) -> None:
-        job = self._registry.get(job_id)
-        self._tenants.stream_came(tenant, operator=operator)
-        job.readers += not watches
-        self._observer.sse_clients += 1
+        self._readers.came(job_id, tenant, operator=operator, watches=watches)
 
     async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
-        self._observer.sse_clients -= 1
-        self._tenants.stream_left(tenant)
-        if watches:
-            return False
-        try:
-            job = self._registry.get(job_id)
-        except Refused:
-            return False  # ended and dropped meanwhile
-        job.readers -= 1
-        if job.readers or not job.submission.stop_when_client_leaves or job.is_over:
-            return False
-        verdict = Verdict("cancelled", by="client_gone", reason="the last reader of the stream has left")
-        self.jobs.stop(job, verdict, None)
-        return job.verdict is verdict  # the first cause wins
+        return self._readers.left(job_id, tenant, watches=watches)
 
     # ── Engine: workers, types, pools, the server itself ──
 

@@ -27,8 +27,8 @@ from killable.api.http.record_json import SHORT_JOB
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.supervisor.jobs.node_labels import CONDITION, EXPECTED
-from killable.supervisor.models import PRIORITY_MAX
 from killable.supervisor.records import (
     DrainProgress,
     JobRecord,

@@ -25,7 +25,8 @@ def main(measure: str, peer: str, plan: str, path: str) -> None:
     from measurement import Samples
     from trial_plan import Plan
 
-    from executor.measures import MEASURES, PEERS, Trial
+    from executor.measures import MEASURES, PEERS
+    from executor.watched_pool import Trial
 
     faulthandler.dump_traceback_later(STUCK_S)
     peer_type = PEERS[peer]

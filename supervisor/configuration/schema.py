@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs import node_labels
-from killable.supervisor.models import PRIORITY_MAX
+from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits import LIMITS, Limit, Unit

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.dispatch import retries
+from killable.supervisor.dispatch import queue_deadlines, retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
 from killable.supervisor.jobs.durable_ends import on_end_written
@@ -32,7 +32,6 @@ from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
-from killable.workers.authoring.limits import value_of
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, Start
@@ -135,7 +134,7 @@ class Dispatcher:
         """Assign the job if its turn has come; otherwise start its queue timer, unless it runs already."""
         self.on_worker_available(self.fleet.pool_of(job.type))
         if job.state is State.QUEUED and job.queue_timer is None:
-            limit, due = _queue_deadline(job)
+            limit, due = queue_deadlines.deadline_of(job)
             if limit:
                 job.queue_timer = self._clock.call_at(due, lambda: self._on_queue_deadline_soon(job, limit))
 
@@ -399,12 +398,8 @@ class Dispatcher:
 
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
-            limit_s = value_of(job.limits, limit)
             self._observer.on_left_queue(job, self._clock.now())
-            why = self._why_waits(job)
-            message = f"{limit} of {limit_s:g} s is over" + (f": {why}" if why else "")
-            facts = {"limit": limit, "limit_s": limit_s, "message": message}
-            self._end_queued(job, Verdict("timeout.queue", facts=facts))
+            self._end_queued(job, queue_deadlines.verdict_of(job, limit, self._why_waits(job)))
 
     def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job
@@ -551,15 +546,6 @@ class Dispatcher:
     def queued(self, pool: JobPool) -> int:
         in_lanes = 0 if self._lane_holder is None else self._lane_holder.waiting
         return self.job_queue.startable(pool.spec.name) + in_lanes
-
-
-def _queue_deadline(job: Job) -> tuple[str, float]:
-    """Return the limit that ends the wait, and when it does; an empty name: the job may wait for ever."""
-    queue_s, total_s = job.limits["queue_s"], job.limits["total_s"]
-    due = math.inf if queue_s is None else job.queued + queue_s
-    if total_s is not None and job.created + total_s <= due:
-        return "total_s", job.created + total_s
-    return "" if queue_s is None else "queue_s", due
 
 
 def _spawn_verdict(pool: JobPool) -> Verdict:

@@ -19,6 +19,8 @@ MODULES = ("datetime", "killable.supervisor.attempts.attempt", "killable.supervi
 """Imported ahead, and not with the first ending: an import in a thread after a Ctrl-C can make CPython forget that the
 interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
 """
+LOAD_AFTER_S = 0.05
+"""Seconds from the start to the imports for endings: they take 20 ms, for which the first result does not wait."""
 
 _is_loaded = False
 _descriptor = ReservedDescriptor()

@@ -19,10 +19,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from killable.supervisor.executor import ending_imports, interrupts
 from killable.supervisor.executor.progress import Progress, ProgressReports
+from killable.supervisor.executor.task_results import (
+    RAISED_CODES,
+    UnpickleFailed,
+    add_traceback,
+    raised_error,
+    read,
+    unpickle_error,
+    unpickled,
+)
 from killable.supervisor.models import Outcome
 from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
-from killable.workers.protocol import pickling
-from killable.workers.protocol.exception_pickling import set_attribute
 from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
@@ -32,10 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
-
-
-_RAISED_CODES = frozenset({"exception", "limit.files"})
-"""Codes of outcomes that the function's own exception describes: `result` raises that exception."""
 
 
 class FutureOwner(Protocol):
@@ -64,23 +67,6 @@ class FutureOwner(Protocol):
     def relay(self, act: Callable[[], None]) -> None:
         """Run `act` in the thread in which the output of tasks is shown."""
         ...
-
-
-class RemoteTraceback(Exception):
-    """The worker's traceback of an exception, as the `__cause__` of the exception that `result` raises."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
-
-
-def add_traceback(raised: BaseException, text: str) -> None:
-    """Make the worker's traceback the cause of an exception, and its own cause the context."""
-    set_attribute(raised, "__context__", raised.__cause__ or raised.__context__)
-    set_attribute(raised, "__cause__", RemoteTraceback(text))
 
 
 class JobFuture(Future[T]):
@@ -231,7 +217,7 @@ class JobFuture(Future[T]):
         try:
             return read(self._partial_result)
         except UnpickleFailed as why:
-            raise unpickle_error("partial result", why, self) from why.__cause__
+            raise self._unpickle_error("partial result", why) from why.__cause__
 
     def _partial_result(self) -> Any:
         with self._unpickle_lock:
@@ -240,7 +226,7 @@ class JobFuture(Future[T]):
                 with laid.mapped() as content:
                     self._partial = bytes(content)
                 laid.close()  # free the descriptor: the future may be kept for long
-        return _unpickled(self._partial)
+        return unpickled(self._partial)
 
     if TYPE_CHECKING:  # the library's own says nothing of what its subclasses hand to the callback
 
@@ -430,17 +416,17 @@ class JobFuture(Future[T]):
         ending, payload, value = self._ending, self._payload, None
         if ending is None:
             try:
-                value = read(_unpickled, payload)
+                value = read(unpickled, payload)
             except UnpickleFailed as why:
-                self._error = self._ending = unpickle_error("result", why, self)
+                self._error = self._ending = self._unpickle_error("result", why)
             self._payload, self._value, self._is_unpickled = None, value, True  # before an interrupt can come
             if isinstance(payload, MemoryFile):
                 payload.close()
             return
         self._error = ending
-        if ending.code in _RAISED_CODES and self._raised:
+        if ending.code in RAISED_CODES and self._raised:
             try:
-                raised = read(_raised, self._raised)
+                raised = read(raised_error, self._raised)
             except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
             else:
@@ -448,53 +434,6 @@ class JobFuture(Future[T]):
                 self._error = raised
         self._is_unpickled = True
 
-
-class UnpickleFailed(Exception):
-    """The same bytes could not be unpickled twice. The second exception is the cause."""
-
-
-def read(unpickle: Callable[..., T], *sent: Any) -> T:
-    """Unpickle bytes from a job. Raise UnpickleFailed if that fails twice.
-
-    A single failure may have another cause: Ctrl-C, or a signal handler that raises. That exception is raised as it
-    is, and the value can be read again.
-    """
-    try:
-        return unpickle(*sent)
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        try:
-            unpickle(*sent)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as again:
-            raise UnpickleFailed from again
-        raise
-
-
-def _unpickled(payload: bytes | MemoryFile | None) -> Any:
-    if isinstance(payload, MemoryFile):
-        with payload.mapped() as content:
-            return pickling.loads(content)
-    return None if payload is None else pickling.loads(payload)
-
-
-def _raised(pickled: bytes) -> BaseException:
-    error = pickling.loads(pickled)
-    assert isinstance(error, BaseException), error
-    return error
-
-
-def unpickle_error(what: str, why: UnpickleFailed, future: JobFuture[Any]) -> JobError:
-    """Return the error for bytes from a job that this process cannot unpickle."""
-    error = why.__cause__
-    told = JobFailed(
-        f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
-        code="result.unserializable",
-        type=type(error).__name__,
-        job_id=future.job_id,
-        certificate=future.certificate,
-    )
-    told.__cause__ = error
-    return told
+    def _unpickle_error(self, what: str, why: UnpickleFailed) -> JobError:
+        """Return the error for bytes of this task that cannot be unpickled here."""
+        return unpickle_error(what, why, job_id=self.job_id, certificate=self.certificate)

@@ -13,7 +13,8 @@ from concurrent.futures import CancelledError, Future
 from typing import Any
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor.futures import JobFuture, RemoteTraceback, UnpickleFailed, add_traceback, read
+from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.executor.task_results import RemoteTraceback, UnpickleFailed, add_traceback, read
 from killable.workers.errors import JobFailed
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import pickling

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor import interrupts
-from killable.supervisor.executor.futures import FutureOwner, JobFuture, UnpickleFailed, read, unpickle_error
+from killable.supervisor.executor.futures import FutureOwner, JobFuture
+from killable.supervisor.executor.task_results import UnpickleFailed, read
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
@@ -82,7 +83,7 @@ class StreamFuture(JobFuture[Any], Generic[T]):
             try:
                 item = read(pickle.loads, self.items[0])
             except UnpickleFailed as why:
-                self._broken = unpickle_error("item", why, self)  # first: `on_changed` then adds no more items
+                self._broken = self._unpickle_error("item", why)  # first: `on_changed` then adds no more items
                 self.items.clear()
                 self.cancel(reason="an item cannot be unpickled here")
                 raise self._broken from why.__cause__

@@ -23,8 +23,6 @@ from killable.supervisor.telemetry.observer import Unobserved
 
 logger = logging.getLogger("killable.executor")
 
-LOAD_ENDINGS_AFTER_S = 0.05
-"""Seconds from the start to the imports for endings: they take 20 ms, for which the first result does not wait."""
 CALLS_PER_TURN = 64
 """Maximum number of calls run in one turn of the loop, so that frames, exits and deadlines are not delayed."""
 
@@ -185,7 +183,7 @@ class SupervisorThread:
                 self._supervisor.jobs.close()  # a supervisor that has started in part begins no job
             self.has_started = True
             self._callbacks.on_started()
-            self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
+            self.call_later(ending_imports.LOAD_AFTER_S, self._load_endings)
             await asyncio.wait((self._end,))
         starting.cancel()  # a preload may take long
         self._end.result()
@@ -197,7 +195,7 @@ class SupervisorThread:
         try:
             ending_imports.load()
         except OSError:  # another thread has taken the last descriptor
-            self.call_later(LOAD_ENDINGS_AFTER_S, self._load_endings)
+            self.call_later(ending_imports.LOAD_AFTER_S, self._load_endings)
 
     def _read_inbox(self) -> None:
         assert self._loop is not None

@@ -28,6 +28,11 @@ OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
 RECENT_MAX = 2048
 """Events kept unpacked, for readers that keep up. When there are so many, the older half is packed."""
 
+EVENTS_PER_BATCH = 1024
+BYTES_PER_BATCH = 64 << 10
+"""Limits of one read of events, which are encoded in one turn of the loop: of small ones about 0.3 ms. A slow reader
+holds no more.
+"""
 LARGE_BYTES = 64 << 10
 """Data of this size is not copied for a reader."""
 

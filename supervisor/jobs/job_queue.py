@@ -24,6 +24,9 @@ Place = tuple[int, int, str]
 Head = tuple[int, int, int, str]
 """Sort key of a tenant among those of a pool: the round of its first job, and that job's place without its id."""
 
+PRIORITY_MAX = 1000
+"""The highest priority of a job; the lowest one is -1000."""
+
 SERVED_MAX = 1000
 """Tenants without a waiting job that are remembered as served; without this bound nothing would forget them."""
 

@@ -28,6 +28,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
+from killable.supervisor.journal.refusals import not_written
 from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
@@ -35,10 +36,6 @@ from killable.workers.protocol.messages import dump_json
 
 KEPT_OF_SUBMISSION = tuple(name for name in Submission._fields if name not in ("type", "input", "limits"))
 """Type and limits are stored beside them, as they are in force; the input is stored as a piece."""
-RETRY_AFTER_S = 5
-"""When a full disk has room again is unknown; sooner retries would only load the server."""
-
-
 OUTPUT_EVENTS_MAX = 4096
 OUTPUT_BYTES_MAX = 256 << 10
 """Bounds of one group of a job's events."""
@@ -110,7 +107,7 @@ class JobNotes:
         accepted = AcceptedNote(job.number, job.id, dump_json(members), input)
         started = None if start is None else self._started(job, start)
         self.journal.accept(
-            accepted, started, lambda why, is_known: answer(_refusal(why, is_known=is_known) if why else None)
+            accepted, started, lambda why, is_known: answer(not_written(why, is_known=is_known) if why else None)
         )
 
     def starts(self, job: Job, start: Start, answer: Callable[[str], None]) -> None:
@@ -248,18 +245,6 @@ class _OutputWriter:
 
 def _first_of(answer: Callable[[str], None], why: str, _: bool) -> None:
     answer(why)
-
-
-def _refusal(why: str, *, is_known: bool) -> Refused:
-    """Return the refusal of a submission. `is_known`: the job is certainly not in the journal."""
-    known = "no job is accepted until writing works again"
-    unknown = (
-        "it is not known whether the job was written and will be run: repeat it with the same Idempotency-Key, or look "
-        "for it in the list of jobs first"
-    )
-    facts = {} if is_known else {"is_accepted": "unknown"}
-    message = f"the journal cannot be written: {why}; {known if is_known else unknown}"
-    return Refused(message, code="journal_failed", retry_after_s=RETRY_AFTER_S, **facts)
 
 
 def _as_json(progress: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from functools import partial
 
 from killable.supervisor import clock, event_loops
 from killable.supervisor.linux import autogroup, procfs, tmp_size, tree_usage
-from killable.supervisor.linux.call_line import CallLine
+from killable.supervisor.linux.call_socket import CallSocket
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
@@ -68,7 +68,7 @@ class WorkerProcess:
         self.base: Sample | None = None
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
-        self.line = CallLine(*line)
+        self.line = CallSocket(*line)
         self._frames = FrameReader(loop, frames, tokens, listener)
         self._output = [PipeReader(loop, output, listener.on_output, listener.reading_output)]
         if stderr >= 0:

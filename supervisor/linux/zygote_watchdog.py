@@ -10,6 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+ANSWER_S = 5.0
+"""How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
+first continued, in case it was stopped. After as long again it is ended, and its jobs with it.
+"""
+
 
 class ZygoteWatchdog:
     """Calls `ask` after `answer_s` of silence, and `give_up` after as much again."""

@@ -55,7 +55,7 @@ WORKERS = GUARDS | {
     "runtime.executor_jobs",
     "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.import_hooks",
     "runtime.interrupted_code",
-    "runtime.line_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
+    "runtime.call_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
     "runtime.reuse_check", "runtime.rlimits", "runtime.sigterm_handler", "runtime.warmup",
     "runtime.worker_identity",
@@ -166,9 +166,9 @@ def test_a_worker_of_an_executor_has_what_it_needs_and_no_declarations() -> None
 FIRST_RESULT = """
 import sys
 from killable import Executor
-from killable.supervisor.executor import pending_tasks, supervisor_thread
+from killable.supervisor.executor import ending_imports, pending_tasks
 
-pending_tasks.REPLACE_AFTER_S = supervisor_thread.LOAD_ENDINGS_AFTER_S = 3600  # however slow this machine is
+pending_tasks.REPLACE_AFTER_S = ending_imports.LOAD_AFTER_S = 3600  # however slow this machine is
 with Executor(max_workers=2) as executor:  # which still starts workers
     in_worker = executor.submit(eval, "list(__import__('sys').modules)").result()
     print(*sys.modules)

@@ -76,20 +76,20 @@ COMPARE = """
 import io, json
 from pathlib import Path
 import bench_executor
-from executor import measures
+from executor import speed_measures, stopping_measures, watched_pool
 from executor.measures import PEERS
 from measurement import Samples, peer_name
 from rich.console import Console
 
 results = Samples()
 for measure, killable, peers in (
-    (measures.OVERSHOOT, 2.0, {"Pebble": 3105.0}),
-    (measures.FIRST_LINE, 0.2, {"Pebble": 0.4, "loky": 0.1}),
-    (measures.NOOPS, 4000.0, {"Pebble": 12000.0}),
+    (stopping_measures.OVERSHOOT, 2.0, {"Pebble": 3105.0}),
+    (speed_measures.FIRST_LINE, 0.2, {"Pebble": 0.4, "loky": 0.1}),
+    (speed_measures.NOOPS, 4000.0, {"Pebble": 12000.0}),
 ):
     for peer, value in {"killable": killable, **peers}.items():
         results.add(peer_name(measure, peer), value, value, value)
-results.outcomes[peer_name(measures.OVERSHOOT, "ProcessPoolExecutor")] = measures.CANNOT
+results.outcomes[peer_name(stopping_measures.OVERSHOOT, "ProcessPoolExecutor")] = watched_pool.CANNOT
 rows = bench_executor.comparison_rows(results)
 text = io.StringIO()
 Console(file=text, width=250).print(bench_executor.comparison_table(rows))

@@ -10,7 +10,7 @@ from programs import told_by
 NO_DESCRIPTOR = """
 import os, resource, threading, time
 from killable import Executor, JobError
-from killable.supervisor.executor import pending_tasks, supervisor_thread
+from killable.supervisor.executor import ending_imports, pending_tasks
 from killable.workers.protocol import definitions  # a submit imports it, for which a descriptor may or may not be left
 def take_all():
     try:
@@ -42,7 +42,7 @@ for _ in range(2):
     print(end_of(executor.submit, int))
 """
 BEFORE_ENDINGS_ARE_IMPORTED = """
-supervisor_thread.LOAD_ENDINGS_AFTER_S = pending_tasks.REPLACE_AFTER_S = 3600  # the program is faster
+ending_imports.LOAD_AFTER_S = pending_tasks.REPLACE_AFTER_S = 3600  # the program is faster
 os.mkfifo("entered")
 entered = os.open("entered", os.O_RDWR)
 def stay(path):

@@ -1,4 +1,4 @@
-"""The message that gives a call of an Executor to a worker, through the worker's line (`call_line.py`).
+"""The message that gives a call of an Executor to a worker, through the worker's line (`call_socket.py`).
 
 Runs in: supervisor, any thread of the program (writes) | worker (reads).
 

@@ -30,12 +30,12 @@ from killable.workers.protocol.shared_memory import SealedInput, SharedPart
 from killable.workers.protocol.token_ring import TokenRingWriter
 from killable.workers.protocol.zygote_messages import Configure
 from killable.workers.runtime import named_memory_hooks, program_logging
+from killable.workers.runtime.call_reader import CallReader
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.leftover_memory import segments_of
-from killable.workers.runtime.line_reader import LineReader
 from killable.workers.runtime.order_reader import OrderReader
 from killable.workers.runtime.process_setup import flush_c_streams
 from killable.workers.runtime.reuse_check import Baseline, TaskFolder
@@ -112,7 +112,7 @@ class Harness:
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
         self._codec = CODECS[configure.codec]
-        self._line = LineReader(pipes.line)
+        self._line = CallReader(pipes.line)
         self._orders = OrderReader(pipes.orders, pipes.line)
         self._stop_signal = StopSignal(pipes.notifications, pipes.stack, self._orders.order_for)
         self._channel = FrameWriter(pipes.frames, self._codec, self._stop_signal.answer, TokenRingWriter(pipes.tokens))
@@ -196,7 +196,7 @@ class Harness:
         run: Run | CallMessage,
         order: Run | None,
         limits: Mapping[str, Any],
-        source: OrderReader | LineReader,
+        source: OrderReader | CallReader,
     ) -> Execution:
         """Make an attempt. `order` says which descriptors came with it from `source`; None: no descriptor."""
         return kind(
@@ -257,15 +257,15 @@ class Harness:
             return False
         return True
 
-    def _take_sealed(self, source: OrderReader | LineReader) -> SealedInput | None:
+    def _take_sealed(self, source: OrderReader | CallReader) -> SealedInput | None:
         descriptor = source.take_descriptor()
         return None if descriptor is None else SealedInput(descriptor)
 
-    def _take_shared(self, source: OrderReader | LineReader, count: int) -> list[SharedPart]:
+    def _take_shared(self, source: OrderReader | CallReader, count: int) -> list[SharedPart]:
         descriptors = [source.take_descriptor() for _ in range(count)]
         return [SharedPart(each) for each in descriptors if each is not None]
 
-    def _hold_result_buffer(self, source: OrderReader | LineReader) -> int:
+    def _hold_result_buffer(self, source: OrderReader | CallReader) -> int:
         """Return the result buffer that came with this order, or an earlier one if this one was not received."""
         descriptor = source.take_descriptor()
         if descriptor is not None:

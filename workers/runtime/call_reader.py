@@ -19,7 +19,7 @@ _ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 
-class LineReader:
+class CallReader:
     """Receives calls; owns the socket."""
 
     def __init__(self, descriptor: int) -> None:

@@ -26,7 +26,7 @@ _ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 
-class CallLine:
+class CallSocket:
     """Both ends of one line; owns the descriptors. Its user holds a lock around every call."""
 
     def __init__(self, ours: int, theirs: int) -> None:

@@ -1,0 +1,87 @@
+"""What a task returned or raised, unpickled in the program; and the error for what cannot be unpickled here.
+
+Runs in: any thread of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from killable.workers.errors import JobError, JobFailed
+from killable.workers.protocol import pickling
+from killable.workers.protocol.exception_pickling import set_attribute
+from killable.workers.protocol.shared_memory import MemoryFile
+
+T = TypeVar("T")
+
+RAISED_CODES = frozenset({"exception", "limit.files"})
+"""Codes of outcomes that the function's own exception describes: `result` raises that exception."""
+
+
+class RemoteTraceback(Exception):
+    """The worker's traceback of an exception, as the `__cause__` of the exception that `result` raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def add_traceback(raised: BaseException, text: str) -> None:
+    """Make the worker's traceback the cause of an exception, and its own cause the context."""
+    set_attribute(raised, "__context__", raised.__cause__ or raised.__context__)
+    set_attribute(raised, "__cause__", RemoteTraceback(text))
+
+
+class UnpickleFailed(Exception):
+    """The same bytes could not be unpickled twice. The second exception is the cause."""
+
+
+def read(unpickle: Callable[..., T], *sent: Any) -> T:
+    """Unpickle bytes from a job. Raise UnpickleFailed if that fails twice.
+
+    A single failure may have another cause: Ctrl-C, or a signal handler that raises. That exception is raised as it
+    is, and the value can be read again.
+    """
+    try:
+        return unpickle(*sent)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        try:
+            unpickle(*sent)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as again:
+            raise UnpickleFailed from again
+        raise
+
+
+def unpickled(payload: bytes | MemoryFile | None) -> Any:
+    if isinstance(payload, MemoryFile):
+        with payload.mapped() as content:
+            return pickling.loads(content)
+    return None if payload is None else pickling.loads(payload)
+
+
+def raised_error(pickled: bytes) -> BaseException:
+    error = pickling.loads(pickled)
+    assert isinstance(error, BaseException), error
+    return error
+
+
+def unpickle_error(what: str, why: UnpickleFailed, *, job_id: str, certificate: Mapping[str, Any] | None) -> JobError:
+    """Return the error for bytes from a job that this process cannot unpickle."""
+    error = why.__cause__
+    told = JobFailed(
+        f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
+        code="result.unserializable",
+        type=type(error).__name__,
+        job_id=job_id,
+        certificate=certificate,
+    )
+    told.__cause__ = error
+    return told

@@ -19,8 +19,8 @@ from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
 LENGTH_S = 0.06 if ENGINE == "local" else 0.3
-"""How long a job works: long against what a cancel takes and a late timer, so that the delay decides. On a head the word
-that it began has a way, too, and so has the cancel.
+"""How long a job works: long against what a cancel takes and a late timer, so that the delay decides. With a head both
+the word that it began and the cancel have a way.
 """
 AT_ONCE = 4
 STEP = 0.1

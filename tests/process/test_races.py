@@ -18,7 +18,7 @@ from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
-LENGTH_S = 0.06 if ENGINE == "local" else 0.3
+LENGTH_S = 0.06 if ENGINE == "local" else 1.0
 """How long a job works: long against what a cancel takes and a late timer, so that the delay decides. With a head both
 the word that it began and the cancel have a way.
 """

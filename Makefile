@@ -1,5 +1,7 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
 # make test   the whole suite, in three processes more than there are processors; ARGS='-x tests/unit', PROCESSES=0
+# make test-engines   the conformance suite: tests/api, tests/process and tests/sim again, over a head with nodes in the
+#             same event loop; NODES=a,b for two of them
 # make lint   ruff and mypy --strict
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
@@ -27,6 +29,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 # death. With 0 it is the one that was started, whose output and debugger can be used.
 PROCESSES ?= $(shell expr $$(nproc) + 3)
 
+# What says the same of a server of one machine and of a head. tests/support/engines.py lists what does not.
+CONFORMANCE := tests/api tests/process tests/sim
+
 SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
 # The names too: a file that was removed changes no timestamp.
 NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut -d ' ' -f 1)
@@ -42,7 +47,7 @@ AUDIT_PIP := $(AUDIT)/bin/python -m pip --disable-pip-version-check install --qu
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: test-engines test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -53,6 +58,10 @@ demo: install
 test: install
 	@$(BIN)/python -m compileall -q tests
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
+
+test-engines: install
+	@$(BIN)/python -m compileall -q tests
+	ENGINE=cluster $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS) $(CONFORMANCE)
 
 lint: install
 	$(BIN)/ruff check .

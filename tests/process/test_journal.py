@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, follow, follow_lost, hostile_pool, stop, wait_for_tokens
 from support import processes
-from support.engines import until_warm
+from support.engines import ENGINE, until_warm
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
@@ -579,7 +579,11 @@ async def test_a_key_outlives_its_job_and_the_server_and_not_its_time(
     assert read_only(journal, "SELECT count(*) FROM pieces WHERE number = 1") == [0], "only what the key needs"
     second = await supervisor(pool, journal=str(journal), keep_jobs=1)
     again = await second.submit(KEYED)
-    assert again == record._replace(replayed=True, queue=None)
+    # A head had a slot for it at once; what outlives it is the answer of before.
+    before: dict[str, Any] = (
+        {} if ENGINE == "local" else {"state": "queued", "attempts": 0, "worker_id": None, "node": None}
+    )
+    assert again == record._replace(replayed=True, queue=None, **before)
     with pytest.raises(Refused) as caught:
         await second.submit(KEYED._replace(body_digest="another"))
     assert caught.value.code == "idempotency_conflict"

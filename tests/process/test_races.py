@@ -14,13 +14,13 @@ from support.certificate_checks import was_killed
 from support.engines import ENGINE
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 
-from killable.supervisor.records import JobRecord
+from killable.supervisor.models import JobRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
-LENGTH_S = 0.06 if ENGINE == "local" else 0.3
-"""How long a job works: long against what a cancel takes and a late timer, so that the delay decides. On a head the
-word that it began has a way, too, and so has the cancel.
+LENGTH_S = 0.06 if ENGINE == "local" else 1.0
+"""How long a job works: long against what a cancel takes and a late timer, so that the delay decides. With a head both
+the word that it began and the cancel have a way.
 """
 AT_ONCE = 4
 STEP = 0.1

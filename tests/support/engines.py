@@ -44,6 +44,9 @@ DIFFERS = {
     "test_a_deadline_that_is_seen_late_hears_first_what_was_said_in_time": (
         "the loop stands still from the order to the job's last word; a node's order comes in turns of that same loop"
     ),
+    "test_a_worker_that_became_free_in_time_is_had_by_who_waited_for_it": (
+        "the loop that stands still is the head's and the node's: the head's deadline is due before the node can say it"
+    ),
     "test_a_worker_that_dies_while_it_is_kept_for_a_job_costs_only_the_wait": (
         "a head keeps a slot for the job; its node has another worker for it when it comes"
     ),

@@ -65,7 +65,8 @@ def head(header: Header, blobs: Sequence[bytes | memoryview]) -> bytes:
 
 def unpack(packed: bytes | bytearray, begin: int = 0, end: int | None = None) -> tuple[Header, list[bytes]]:
     """Return the header and the blobs of a message, which are copied once. Raise ValueError for anything else."""
-    end, view = len(packed) if end is None else end, memoryview(packed)
+    end = len(packed) if end is None else end
+    view = memoryview(packed) if isinstance(packed, bytearray) else packed  # whose slices are copies
     place = packed.index(b"\n", begin, end) + 1
     try:
         header = load_json(bytes(view[begin : place - 1]))

@@ -236,7 +236,10 @@ async def test_a_drained_node_gets_no_job(start_server: StartServer) -> None:
         for _ in range(4):
             assert (await server.record(await server.submit("echo"), wait_s=60))["node"] == "b"
         assert (await server.client.delete("/v1/nodes/a/drain")).json()["state"] == "live"
-        problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
+        problem = problem_of(await server.client.post("/v1/nodes/c/drain"), 404, "unknown_node")
+        assert (problem["detail"], problem["node"]) == ("There is no node c", "c")
+        problem = problem_of(await server.client.post("/v1/nodes/%3Cc%3E/drain"), 404, "unknown_node")
+        assert "c>" not in json.dumps(problem)
 
 
 async def test_the_drain_of_a_node_that_is_away_can_be_ended_and_not_begun(start_server: StartServer) -> None:

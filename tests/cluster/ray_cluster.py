@@ -32,6 +32,8 @@ HEAD = "127.0.0.2"
 """Not 127.0.0.1, in whose place Ray takes the address of the machine."""
 STORE_BYTES = 80_000_000
 START_S = 300.0
+END_S = 15.0
+"""How long all of it may take to end in order; then it is killed."""
 
 
 class RayCluster:
@@ -143,9 +145,10 @@ class RayCluster:
         for started in reversed(self._started):
             started.send_signal(signal.SIGCONT)
             started.terminate()
+        give_up = time.monotonic() + END_S
         for started in self._started:
             with suppress(subprocess.TimeoutExpired):
-                started.wait(15)
+                started.wait(max(0.0, give_up - time.monotonic()))
         for started in self._started:
             started.kill()
             started.wait()

@@ -62,6 +62,9 @@ def test_a_node_that_is_killed_leaves_nothing_and_its_jobs_are_told(ray_cluster:
         assert (done["state"], done["result"], done["attempts"]) == ("completed", 2, 2) and done["node"] != node
     ray_cluster.add(f"127.0.0.{10 + len(ray_cluster.nodes)}")
     until(lambda: [each["state"] for each in server.nodes()].count("live") == 2, "a new node joins")
+    log = server.log()
+    assert log.count(f" node_lost node={node} ") == 1, "whoever counts the lost nodes counts it once"
+    assert "[state-dump]" not in log, "of what Ray says there is one line each"
 
 
 def test_a_server_that_is_killed_and_comes_back_goes_on_with_every_job(

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from killable.api.cli.commands.drain import node_line, state_line
 from killable.api.cli.commands.metrics import flattened
+from killable.api.cli.commands.nodes import detail_of, labels_of
 from killable.api.cli.commands.ps import in_order, listing, summary
 from killable.api.cli.commands.workers import worker_listing
 from killable.api.cli.display.status_line import StatusLine, progress_line
@@ -42,6 +43,14 @@ def test_what_needs_attention_comes_first() -> None:
 )
 def test_a_node_is_drained_in_words(state: str, running: int, deadline_s: float | None, words: str) -> None:
     assert node_line({"name": "gpu-1", "state": state, "running": running, "deadline_s": deadline_s}) == words
+
+
+def test_a_node_is_listed_with_its_own_labels_and_what_is_left_of_its_drain() -> None:
+    labels = {"node": "gpu-1-5be2a0", "host": "gpu-1", "ray.io/node-id": "5be2a0", "zone": "a", "disk": "ssd"}
+    assert labels_of(labels) == "disk=ssd zone=a"
+    node = {"detail": "an operator has drained it", "deadline_s": 30.0, "running": 2}
+    assert detail_of(node) == "an operator has drained it; what runs is stopped in 30 s"
+    assert detail_of(node | {"running": 0}) == detail_of(node | {"deadline_s": None}) == "an operator has drained it"
 
 
 def test_the_end_of_a_drain_is_told_of_a_node_that_is_not_there() -> None:

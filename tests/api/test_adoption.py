@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from api_server import Server, client_of
 from support import head_program
+from support.forked_command import ForkedProcess
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
@@ -22,9 +22,9 @@ Start = Callable[..., Any]
 
 
 class HeadProcess(Server):
-    """A head in a process of its own."""
+    """A head in a process of its own, which is forked: there is nothing to import."""
 
-    process: subprocess.Popen[str]
+    process: ForkedProcess
     nodes: dict[str, int]
 
     def kill(self) -> None:
@@ -39,9 +39,9 @@ async def heads(folder: Path, lease_s: float) -> AsyncIterator[Start]:
 
         async def start(**environment: str) -> HeadProcess:
             environment["PYTHONPATH"] = os.pathsep.join((str(TESTS), str(TESTS / "api")))
-            process = subprocess.Popen(
-                [sys.executable, head_program.__file__, str(folder), str(lease_s), "a", "b"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | environment,
+            process = ForkedProcess(
+                [str(folder), str(lease_s), "a", "b"], folder, os.environ | environment, stdin=subprocess.PIPE,
+                stderr=2, script=head_program.__file__,
             )  # fmt: skip
             stack.callback(close, process)
             assert process.stdout is not None
@@ -53,7 +53,7 @@ async def heads(folder: Path, lease_s: float) -> AsyncIterator[Start]:
         yield start
 
 
-def close(process: subprocess.Popen[str]) -> None:
+def close(process: ForkedProcess) -> None:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.close()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Iterable, Sequence
 from importlib.metadata import packages_distributions
@@ -15,7 +16,6 @@ from contract.test_rooms import STANDARD_LIBRARY, top
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-HOMES = packages_distributions()
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
 RAY_CARRIER = "supervisor/cluster/ray_carrier.py"
@@ -25,9 +25,13 @@ def named(lines: Iterable[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in lines}
 
 
+installed = functools.cache(packages_distributions)
+"""Which distributions a module is of. To read that takes as long as a hundred tests."""
+
+
 def homes(module: str) -> set[str]:
     """Return the distributions that a module may be of; one that is not installed is its own."""
-    return {canonicalize_name(home) for home in HOMES.get(top(module), [top(module)])}
+    return {canonicalize_name(home) for home in installed().get(top(module), [top(module)])}
 
 
 def foreign(source: Source) -> list[tuple[str, int]]:
@@ -64,9 +68,17 @@ def test_what_is_required_is_imported() -> None:
 
 # ── uv.lock ──
 
-LOCK: dict[str, Any] = tomllib.loads((ROOT / "uv.lock").read_text("utf-8"))
-PACKAGES = {package["name"]: package for package in LOCK["package"]}
 SIMPLE, FILES = "https://pypi.org/simple", "https://files.pythonhosted.org/packages/"
+
+
+@functools.cache
+def lock() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "uv.lock").read_text("utf-8"))
+
+
+def of_killable() -> dict[str, Any]:
+    (package,) = (package for package in lock()["package"] if package["name"] == "killable")
+    return package
 
 
 def stated(line: str, extra: str = "") -> tuple[str, ...]:
@@ -86,8 +98,8 @@ def test_the_lock_is_of_these_requirements() -> None:
     """Where this fails: make lock."""
     required = {stated(line) for line in PROJECT["dependencies"]}
     required |= {stated(line, extra) for extra, lines in EXTRAS.items() for line in lines}
-    assert {locked(entry) for entry in PACKAGES["killable"]["metadata"]["requires-dist"]} == required
-    assert LOCK["requires-python"] == PROJECT["requires-python"]
+    assert {locked(entry) for entry in of_killable()["metadata"]["requires-dist"]} == required
+    assert lock()["requires-python"] == PROJECT["requires-python"]
 
 
 def elsewhere(packages: Iterable[dict[str, Any]]) -> list[str]:
@@ -102,7 +114,7 @@ def elsewhere(packages: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def test_the_lock_names_pypi_only() -> None:
-    assert elsewhere(LOCK["package"]) == ["killable"]
-    assert PACKAGES["killable"]["source"] == {"editable": "."}
+    assert elsewhere(lock()["package"]) == ["killable"]
+    assert of_killable()["source"] == {"editable": "."}
     mirrored = {"url": "https://mirror.example/packages/x.whl", "hash": "sha256:0"}
     assert elsewhere([{"name": "x", "source": {"registry": SIMPLE}, "wheels": [mirrored]}]) == ["x"], "the control"

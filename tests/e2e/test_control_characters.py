@@ -36,8 +36,8 @@ def streams():
 def on_terminal(command: Command, *args: str) -> str:
     """Run a command on a terminal of its own, and return what the terminal gets."""
     ours, theirs = pty.openpty()
-    env = {**os.environ, "KILLABLE_URL": command.url, "COLUMNS": "300", "TERM": "dumb"}
-    with subprocess.Popen([*COMMAND, *args], cwd=command.folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs):
+    env = {"COLUMNS": "300", "TERM": "dumb"}
+    with command.start(*args, env=env, stdin=theirs, stdout=theirs, stderr=theirs):
         os.close(theirs)
         seen = b""
         try:

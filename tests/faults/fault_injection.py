@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import functools
 import io
 import math
 import os
@@ -195,12 +196,17 @@ class Injector:
             self._inside = False
 
 
+@functools.cache
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
 def _caller(frame: FrameType | None) -> str:
     """Return file, function and line in the room from which a call was made; nothing if it is not one of ours."""
     while frame is not None:
         name = frame.f_code.co_filename
         if name.startswith(ROOM):
-            return f"{Path(name).stem}.{frame.f_code.co_name}:{frame.f_lineno}"
+            return f"{_stem(name)}.{frame.f_code.co_name}:{frame.f_lineno}"
         if name != SHARED and not name.startswith(LIBRARIES):
             return ""
         frame = frame.f_back

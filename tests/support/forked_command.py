@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from io import FileIO
 from multiprocessing import forkserver, reduction, resource_tracker
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -74,9 +75,14 @@ class ForkedProcess:
         """
         self.args = args
         self.returncode: int | None = None
+        self.stdin: FileIO | None = None
         self.stdout: TextIO | None = None
         self.stderr: TextIO | None = None
         with ExitStack() as theirs:
+            if stdin == subprocess.PIPE:
+                stdin, writable = os.pipe()
+                theirs.callback(os.close, stdin)
+                self.stdin = FileIO(writable, "wb")
             streams = [_descriptor(stdin, os.O_RDONLY, theirs)]
             for name, given in (("stdout", stdout), ("stderr", stderr)):
                 if given == subprocess.PIPE:
@@ -145,7 +151,7 @@ class ForkedProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for stream in (self.stdout, self.stderr):
+        for stream in (self.stdin, self.stdout, self.stderr):
             if stream is not None:
                 stream.close()
         self.wait()
@@ -184,6 +190,7 @@ def _become(
     os.environ.update(environment)
     os.chdir(folder)
     sys.path[0] = os.path.dirname(script) or folder
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
     sys.argv = [script or MODULE, *args]
     for module, values in constants.items():
         patch.multiple(module, **values).start()  # fails without that name

@@ -15,6 +15,8 @@ S = TypeVar("S", bound=Sized)
 
 POLL_S = 0.002
 """Short compared with what is waited for, long enough to leave the processor to it."""
+POLL_S_MAX = 0.01
+"""What has taken half a second is looked at so often only: many tests wait at a time, each beside what it waits for."""
 STALL_S = 0.1
 """Where more has gone by between two looks, the machine stood still, and what is waited for with it."""
 TIMEOUT_S = 50.0
@@ -39,7 +41,7 @@ class Countdown:
 
     def __init__(self, timeout_s: float) -> None:
         self._left_s = timeout_s
-        self._looked = time.monotonic()
+        self._began = self._looked = time.monotonic()
         self._fastest_s = float("inf")
         """A look that takes long by itself is no standstill."""
 
@@ -50,6 +52,11 @@ class Countdown:
         self._fastest_s = min(self._fastest_s, took_s)
         self._left_s -= min(took_s, max(STALL_S, 2 * self._fastest_s))
         return self._left_s <= 0
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait for the next look: a fiftieth of what was waited so far, within bounds."""
+        return min(max(POLL_S, (self._looked - self._began) / 50), POLL_S_MAX)
 
 
 def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TIMEOUT_S) -> T:
@@ -64,7 +71,7 @@ def until(condition: Callable[[], T | Pending], what: str, timeout_s: float = TI
             return seen  # type: ignore[return-value]  # a Pending is false
         if patience.is_over():
             raise AssertionError(_failure(what, timeout_s, seen))
-        time.sleep(POLL_S)
+        time.sleep(patience.pause_s)
 
 
 @overload
@@ -93,7 +100,7 @@ async def until_async(condition: Callable[[], Any], what: str, timeout_s: float 
             return seen
         if patience.is_over():
             raise AssertionError(_failure(what, timeout_s, seen))
-        await asyncio.sleep(POLL_S)
+        await asyncio.sleep(patience.pause_s)
 
 
 def until_empty(read: Callable[[], Sized], what: str, timeout_s: float = TIMEOUT_S) -> None:

@@ -72,9 +72,10 @@ def serve(
 
 def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json: bool) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
-    from killable.api.cli.server import owner_socket
+    from killable.api.cli.server import interpreter_settings, owner_socket
     from killable.api.cli.server.service_manager import ServiceManager
 
+    interpreter_settings.pause_collector()
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
     from killable.api.cli.server.audit_log_lifetime import audit_log_of
     from killable.api.cli.server.configuration import load

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from contract.source import sources
 from killable import Executor
 from killable.api.cli.declarations.verb_command import VerbCommand
 from killable.api.cli.display.exit_codes import CommandExit
@@ -146,6 +147,15 @@ def test_a_guard_and_its_zygote_compile_no_annotation() -> None:
     command = [sys.executable, "-S", "-c", f"import sys; sys.path = {sys.path!r}; exec({COMPILED!r})", *IMPORTED_AHEAD]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_named_tuples_are_of_the_kind_that_is_quick_to_define() -> None:
+    """Those of the job types to copy are of `typing`, as their readers know it."""
+    theirs = {
+        each.name for each in sources("workers", "supervisor", "api")
+        for line in each.text.splitlines() if re.match(r" *from typing import .*\bNamedTuple\b", line)
+    }  # fmt: skip
+    assert theirs == {"workers/named_tuples.py", "workers/builtin/embed.py"}
 
 
 def test_the_first_guard_is_started_before_its_messages_are_imported() -> None:

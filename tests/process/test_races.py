@@ -13,15 +13,15 @@ from job_runs import Story, follow, hostile_pool, run, submit
 from support.certificate_checks import was_killed
 from support.supervisor_fixture import CGROUP_PROOF, StartSupervisor
 
-from killable.supervisor.models import JobRecord
+from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
 LENGTH_S = 0.06
 """How long a job works: long against what a cancel takes and a late timer, so that the delay decides."""
 LONGER = 1.5
-"""By this it works longer after a cancel that came at once and lost: on a machine so busy, or a head's way so long, that
-no delay decides.
+"""By this it works longer after a cancel that came at once and lost: on a machine so busy, or a head's way so long,
+that no delay decides.
 """
 AT_ONCE = 4
 STEP = 0.1

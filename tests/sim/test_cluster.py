@@ -26,7 +26,7 @@ MACHINES, SLOTS = 1000, 8000
 JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "20000"))
 """By hand a million: KILLABLE_SIM_JOBS=1000000 pytest tests/sim/test_cluster.py -k thousand."""
 YOUNG_OBJECTS, PASSES = 50_000, 50
-"""Of the garbage collector. With its defaults it takes a fifth of the time: tens of thousands of jobs are no garbage."""
+"""Of the garbage collector. Its defaults take a fifth of the time: tens of thousands of jobs are no garbage."""
 SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "60"))
 SEED = os.environ.get("KILLABLE_SIM_SEED", "")
 SEEDS_PER_TEST = 20

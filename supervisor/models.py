@@ -1,4 +1,4 @@
-"""The value types of the supervisor: submissions, verdicts, certificates, records.
+"""The value types of the supervisor: submissions, verdicts, outcomes, certificates, events. Records are in `records`.
 
 Runs in: supervisor. Pure: values only, which are never changed, not even an empty dict that is a default. They are
 named tuples: a dataclass takes 1 ms to define, at each start of a program with an Executor.

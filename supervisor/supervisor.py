@@ -177,7 +177,7 @@ class Supervisor:
         self._drain.set_due()
         self.jobs.close()
         active: Sequence[Job] = ()
-        if not self._leaves_jobs:
+        if not self.leaves_jobs:
             active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(active))
@@ -380,7 +380,7 @@ class Supervisor:
         return self._remote_pools is not None and self._remote_pools.is_deposed
 
     @property
-    def _leaves_jobs(self) -> bool:
+    def leaves_jobs(self) -> bool:
         """Whether its jobs go on under the head that has its nodes now, which has its journal, too; or wait for it to
         be started again.
         """

@@ -22,11 +22,13 @@ from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_scaling import Scaling
 from sim.cluster_simulation import ClusterSimulation
 
-MACHINES, SLOTS = 1000, 8000
+MACHINES, SLOTS = 1000, 10_000
 JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "20000"))
 """By hand a million: KILLABLE_SIM_JOBS=1000000 pytest tests/sim/test_cluster.py -k thousand."""
+SHARED = max(0, JOBS - SLOTS)
+"""Turns in which two tenants have jobs that wait: the first one has all slots, and half of the other jobs."""
 YOUNG_OBJECTS, PASSES = 50_000, 50
-"""Of the garbage collector. Its defaults take a fifth of the time: tens of thousands of jobs are no garbage."""
+"""Of the garbage collector, which takes a fifth of the time with its defaults. That many jobs are no garbage."""
 SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "60"))
 SEED = os.environ.get("KILLABLE_SIM_SEED", "")
 SEEDS_PER_TEST = 20
@@ -189,7 +191,7 @@ async def _thousand() -> None:
             sim.has_lost_nodes = True
             for number in range(JOBS):
                 await sim.submit(
-                    tenant="ann" if number < JOBS // 2 else "bob",
+                    tenant="ann" if number < JOBS - SHARED // 2 else "bob",
                     run_s=1.0 + number % 3,
                     tokens=number % 10 == 0,
                     enter_s=0.0,
@@ -202,7 +204,7 @@ async def _thousand() -> None:
                 disasters = (machine.kill, machine.turn_off, partial(machine.freeze, jobs=number % 2 == 0))
                 disasters[number % 3]()
                 machine.is_cut_off = number % 5 == 0
-            await asyncio.sleep(20)
+            await asyncio.sleep(12)  # longer than a lease
             for machine in gone:
                 machine.is_off = machine.is_cut_off = False
                 machine.thaw()
@@ -224,8 +226,7 @@ def _check_turns(sim: ClusterSimulation) -> None:
     for tenant in ("ann", "bob"):
         numbers = [job.number for job in first if job.submission.tenant == tenant]
         assert numbers == sorted(numbers), f"the jobs of {tenant} start in another order"
-    both = max(0, JOBS // 2 - SLOTS)  # those of ann that find all slots taken
-    shared = [job.submission.tenant for job in turns[SLOTS : SLOTS + 2 * both]]
+    shared = [job.submission.tenant for job in turns[SLOTS : SLOTS + SHARED]]
     again = [place for place, (one, next) in enumerate(pairwise(shared)) if one == next]
     assert not again, f"at the turns {again[:10]} of {len(shared)} the same tenant is served once more"
 

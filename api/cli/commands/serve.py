@@ -269,7 +269,7 @@ async def _until_asked_to_stop(
 async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop) -> None:
     """End every job with its own grace; after a second signal, with none."""
     left = await supervisor.drained()
-    number = left.running + left.queued
+    number = 0 if supervisor.leaves_jobs else left.running + left.queued
     # Not at the begin of a drain: the manager would kill the server when its time for a stop is over.
     manager.stopping(f"ending {render.counted(number, 'job')}")
     closing = asyncio.create_task(supervisor.close())

@@ -253,6 +253,8 @@ class JournaledCluster(ClusterSimulation):
         while not job.end:
             async with self._served() as head:
                 await head.process.do(self._read_from(head, job))
+            if not job.end:  # what it has said of the end was no promise
+                await asyncio.sleep(AGAIN_S)
 
     async def _read_from(self, head: JournaledHead, job: Submitted) -> None:
         job.head = head

@@ -111,7 +111,13 @@ class JobNotes:
         )
 
     def starts(self, job: Job, start: Start, answer: Callable[[str], None]) -> None:
-        """Write that a worker is about to get the job. `answer` gets why it is not on disk; empty: it is."""
+        """Write that a worker is about to get the job. `answer` gets why it is not on disk; empty: it is.
+
+        The events before it are on disk by then, too: those of the attempt come after them.
+        """
+        self.begin_output(job)
+        if isinstance(job.listener, _OutputWriter):
+            job.listener.write_all(job)
         self.journal.start(self._started(job, start), lambda why, _: answer(why))
 
     def _started(self, job: Job, start: Start) -> StartedNote:
@@ -140,7 +146,8 @@ class JobNotes:
             "attempt": job.attempts,
             "first_event": job.log.first,
             "lost_attempts": job.lost_attempts,
-            "has_output": self._has_output and job.shown is not None,
+            # Of a job that has not begun nobody has seen an event: there is nothing that could be missing.
+            "has_output": self._has_output and (job.shown is not None or len(job.log) == job.log.first),
         }
         note = StartedNote(job.number, dump_json(members))
         self.journal.note(note, None if answer is None else partial(_first_of, answer))
@@ -216,22 +223,37 @@ class _OutputWriter:
 
     def __init__(self, journal: JournalPort) -> None:
         self._journal = journal
-        self._is_writing = False
+        self._noted = 0
+        """The id of the first event that was not handed to the journal."""
+        self._under_way = 0
+        """Groups that are not on disk yet."""
 
     def on_changed(self, job: Job) -> None:
-        first = job.shown
-        if self._is_writing or job.is_over or first is None or first >= len(job.log):
-            return  # its end brings all events
-        self._is_writing = True
+        if not (self._under_way or job.is_over):  # the end brings all events
+            self._write(job)
+
+    def write_all(self, job: Job) -> None:
+        """Hand all events to the journal: what is noted next comes after them."""
+        while self._write(job):
+            pass
+
+    def _write(self, job: Job) -> bool:
+        """Hand the next group to the journal, if there is one."""
+        if job.shown is None or max(job.shown, self._noted) >= len(job.log):
+            return False
+        first = max(job.shown, self._noted)
         following, data = job.log.encode_some(first, OUTPUT_EVENTS_MAX, OUTPUT_BYTES_MAX)
+        self._noted = following
+        self._under_way += 1
 
         def on_written(why: str, _: bool) -> None:
-            self._is_writing = False
+            self._under_way -= 1
             if not why:
                 job.shown = following
                 job.wake()
 
         self._journal.note(OutputNote(job.number, first, data, first == job.log.first), on_written)
+        return True
 
     def on_assigned(self, job: Job) -> bool:
         return True

@@ -262,6 +262,32 @@ def test_a_node_that_is_lost_while_a_head_comes_back_may_have_run_what_it_was_gi
     run(main())
 
 
-@pytest.mark.parametrize("seed", [27, 76], ids=["a replaced head ended jobs", "a lost node had not begun"])
+def test_what_is_before_an_attempt_is_on_disk_before_its_start_is() -> None:
+    """A head dies when the start of the second attempt is on disk: its events go on where those of the first end."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=2, times=TIMES, commit_s=BEYOND_S, journal_output=True) as sim:
+            limits = {"attempts_max": 2, "backoff_s": 0.0}
+            job = await sim.submit(run_s=RUN_S, limits=limits)
+            await asyncio.sleep(0.1)  # the word that it has started is under way to the disk
+            (first,) = sim.runs.of(job.id)
+            sim.has_lost_nodes = True
+            sim.network.machines[first.node].kill()
+            sim.trap = Trap("do sent", 1)
+            await sim.ended()
+            assert sim.kills["do sent"] == 1 and not sim.gaps
+            assert (job.code, job.attempts, len(sim.runs.of(job.id))) == (None, 2, 2)
+
+    run(main())
+
+
+SEEDS_THAT_FAILED = {
+    27: "a replaced head ended jobs",
+    76: "a lost node had not begun",
+    411: "a job that waits again had shown nothing",
+}
+
+
+@pytest.mark.parametrize("seed", SEEDS_THAT_FAILED, ids=SEEDS_THAT_FAILED.values())
 def test_seeds_that_failed_pass(seed: int) -> None:
     play(seed)

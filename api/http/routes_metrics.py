@@ -74,6 +74,7 @@ class Counts(BaseModel):
     requests_shed: int = Field(description="HTTP requests refused (503 busy), as too many of their client waited")
     nodes: dict[str, int] = Field({}, description="Nodes by state; absent if the server is one machine")
     nodes_lost: int = Field(0, description="Nodes whose lease was over, or that have ended; absent likewise")
+    cpus_requested: int = Field(0, description="Processors that Ray's autoscaler was asked for last; absent likewise")
 
 
 def _texts() -> Responses:

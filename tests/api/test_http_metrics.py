@@ -202,7 +202,7 @@ async def test_prometheus_gets_text_and_openmetrics_where_it_asks_for_it(server:
 async def test_the_schema_has_every_member_of_the_json(server: Server) -> None:
     schema = (await server.client.get("/openapi.json")).json()
     listed = schema["components"]["schemas"]["Counts"]
-    of_nodes = {"nodes", "nodes_lost"}
+    of_nodes = {"nodes", "nodes_lost", "cpus_requested"}
     assert set(listed["properties"]) == {*listed["required"], *of_nodes} and not of_nodes & set(listed["required"])
     assert set(await counts(server)) == set(listed["properties" if ENGINE == "cluster" else "required"])
     texts = schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]

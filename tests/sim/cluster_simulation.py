@@ -10,10 +10,10 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from support.fake_network import FakeCarrier, FakeNetwork, Trouble
 from support.fake_node import Run, input_of
@@ -21,6 +21,7 @@ from support.virtual_loop import VirtualLoop
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
+from killable.supervisor.cluster.node_pool import NodePool
 from killable.supervisor.cluster.node_pools import FIXED, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
@@ -59,7 +60,8 @@ class Submitted:
         return error["code"] if error else None
 
 
-class Turn(NamedTuple):
+@dataclass(frozen=True)
+class Turn:
     """An attempt that a head has given to a node."""
 
     job_id: str
@@ -67,17 +69,23 @@ class Turn(NamedTuple):
     node: str
 
 
-class ObservedPools(NodePools):
-    """Those of a head, which also note what its queue gives to which node, in that order."""
+class ObservedPools:
+    """Stands before those of a head, and notes what its queue gives to which node, in that order."""
 
-    def observe(self, turns: list[Turn], on_turn: Callable[[str], None]) -> None:
-        """Note each turn in `turns`, and tell the job's id."""
-        self._turns, self._on_turn = turns, on_turn
+    def __init__(self, pools: NodePools, turns: list[Turn], on_turn: Callable[[str], None]) -> None:
+        """Each turn is noted in `turns`; `on_turn` is told the job's id."""
+        self._pools, self._turns, self._on_turn = pools, turns, on_turn
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pools, name)
+
+    def __iter__(self) -> Iterator[NodePool]:
+        return iter(self._pools)
 
     def attempt(self, job: Job, worker: Any, fence: int) -> RemoteAttempt:
         self._turns.append(Turn(job.id, job.attempts, worker.share.node))
         self._on_turn(job.id)
-        return super().attempt(job, worker, fence)
+        return self._pools.attempt(job, worker, fence)
 
 
 @dataclass(eq=False)
@@ -161,8 +169,8 @@ class ClusterSimulation:
             name = f"h{self._heads}"
             self._heads += 1
             carrier = FakeCarrier(self.network, name)
-            pools = ObservedPools(self.settings, carrier, self.times, scaling=self.scaling)
-            pools.observe(self.given, partial(self._note_turn, name))
+            real = NodePools(self.settings, carrier, self.times, scaling=self.scaling)
+            pools: Any = ObservedPools(real, self.given, partial(self._note_turn, name))
             head = Head(name, carrier, Supervisor(self.settings, remote_pools=pools, clock=Clock(self.loop)))
             try:
                 await head.supervisor.start()

@@ -24,6 +24,7 @@ from support.simulated_journal import SimulatedJournal, move_away
 from support.simulated_process import ProcessDied, SimulatedProcess, watch_tasks
 
 from killable.supervisor.clock import Clock, rfc_3339
+from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.journal.refusals import JournalRefused
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.records import JobRecord
@@ -41,14 +42,19 @@ BY_DEATH = {"node_lost", "cancelled"}
 """The codes of ends of which a head knows no more than that: their events have a gap before them."""
 
 
-class VirtualWall(Clock):
-    """Whose time of day is that of the loop, too: a head that was killed comes back later by both."""
+class VirtualWall:
+    """A clock whose time of day is that of the loop, too: a head that was killed comes back later by both."""
 
-    def wall(self) -> str:  # type: ignore[override]
-        return rfc_3339(self._loop.time())
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time
+        clock = Clock(loop)
+        self.call_at, self.wall_after = clock.call_at, clock.wall_after
 
-    def age_s(self, at: str) -> float:  # type: ignore[override]
-        return max(0.0, self._loop.time() - datetime.fromisoformat(at).timestamp())
+    def wall(self) -> str:
+        return rfc_3339(self.now())
+
+    def age_s(self, at: str) -> float:
+        return max(0.0, self.now() - datetime.fromisoformat(at).timestamp())
 
 
 @dataclass(eq=False)
@@ -155,7 +161,8 @@ class JournaledCluster(ClusterSimulation):
         name = f"h{self._heads}"
         self._heads += 1
         carrier = FakeCarrier(self.network, name)
-        pools = ObservedPools(self.settings, carrier, self.times, scaling=self.scaling)
+        real = NodePools(self.settings, carrier, self.times, scaling=self.scaling)
+        pools: Any = ObservedPools(real, self.given, partial(self._note_turn, name))
         journals: list[SimulatedJournal] = []
         process = SimulatedProcess(self.loop)
 
@@ -165,12 +172,10 @@ class JournaledCluster(ClusterSimulation):
             journals.append(journal)
             return journal
 
-        supervisor = Supervisor(
-            self.settings, remote_pools=pools, open_journal=open_journal, clock=VirtualWall(self.loop)
-        )
+        clock: Any = VirtualWall(self.loop)
+        supervisor = Supervisor(self.settings, remote_pools=pools, open_journal=open_journal, clock=clock)
         head = JournaledHead(name, carrier, supervisor, process=process, journals=journals)
         carrier.on_step = partial(self._on_step, head)
-        pools.observe(self.given, partial(self._note_turn, name))
         return head
 
     def _on_step(self, head: JournaledHead, step: str) -> None:

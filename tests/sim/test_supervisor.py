@@ -331,14 +331,21 @@ PLANTED_FAULT = test_a_failing_seed_shows_itself_and_fails_again_the_same.__name
 
 
 def replacements(text: str) -> list[str]:
-    """Return what inherits from something of ours, patches more than the time of day, or stores in a supervisor."""
+    """Return what inherits from something of ours, patches more than the time of day, or stores in a supervisor.
+
+    A simulation may inherit from another one (`sim`).
+    """
     module = ast.parse(text)
+    simulated = {"Enum"}
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sim."):
+            simulated |= {each.name for each in node.names}
     module.body = [node for node in module.body if getattr(node, "name", "") != PLANTED_FAULT]
     found = []
     for node in ast.walk(module):
         match node:
             case ast.ClassDef():
-                found += [name for name in map(ast.unparse, node.bases) if name != "Enum"]
+                found += [name for name in map(ast.unparse, node.bases) if name not in simulated]
             case ast.Call(args=[ast.Name("time"), *_]):
                 pass
             case ast.Call() if any(word in ast.unparse(node.func) for word in ("setattr", "patch")):
@@ -352,6 +359,7 @@ def replacements(text: str) -> list[str]:
     ("text", "found"),
     [
         ("class Mine(Supervisor): ...", "Supervisor"),
+        ("from killable.supervisor.supervisor import Supervisor\nclass Mine(Supervisor): ...", "Supervisor"),
         ("def test_x(monkeypatch):\n    monkeypatch.setattr(Observer, 'on_ended', print)", "monkeypatch.setattr"),
         ("setattr(sim.supervisor, 'x', 1)", "setattr"),
         ("with mock.patch('killable.supervisor.supervisor.Supervisor'): ...", "mock.patch"),

@@ -513,6 +513,7 @@ class NodePools(PoolsByName[NodePool]):
     def on_newer_epoch(self, number: int) -> bool:
         if self._has_joined:
             self.is_deposed = True
+            logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
             self._owner.on_deposed()
             return False
         self.epoch = Epoch(number + 1, self.epoch.head)

@@ -371,7 +371,9 @@ class LaneSimulation:
         self, job_id: str, job_type: Any, submission: Any, in_force: Any, listener: Any, given: Any, *, since: float
     ) -> Any:
         assert given is not None, f"{job_id} could not be lined up"
-        (worker,) = [each for each in self.workers if each.id == given.worker_id]
+        workers = [each for each in self.workers if each.id == given.worker_id]
+        assert len(workers) == 1, f"{job_id} is said to be with {given.worker_id}, which is gone"
+        (worker,) = workers
         attempt = SimulatedAttempt(self, listener, job_id, worker, worker.process.pid)
         worker.take(attempt)
         return attempt

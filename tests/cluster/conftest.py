@@ -13,6 +13,7 @@ import pytest
 from own_network import have_own_network
 from ray_cluster import RayCluster
 from server import RayServer
+from support.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -28,10 +29,20 @@ def ray_cluster() -> Iterator[RayCluster]:
     cluster.close()
 
 
+FORGETS_S = 60.0
+"""After which Ray has certainly noticed that a machine is gone: some 25 seconds by its defaults."""
+
+
+def with_two_nodes(server: RayServer) -> RayServer:
+    """Wait until Ray has forgotten the machines that an earlier test has killed: a server lists them as well."""
+    until(lambda: [each["state"] for each in server.nodes()] == ["live", "live"], "two machines are there", FORGETS_S)
+    return server
+
+
 @pytest.fixture
 def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
     running = RayServer(ray_cluster, tmp_path)
-    yield running
+    yield with_two_nodes(running)
     running.close()
 
 
@@ -39,5 +50,5 @@ def server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
 def patient_server(ray_cluster: RayCluster, tmp_path: Path) -> Iterator[RayServer]:
     """With a lease that is longer than its own start, on any machine."""
     running = RayServer(ray_cluster, tmp_path, lease_s=120)
-    yield running
+    yield with_two_nodes(running)
     running.close()

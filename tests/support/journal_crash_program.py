@@ -102,6 +102,7 @@ async def main(path: str, module: str, folder: str) -> None:
             Path(gate).touch()
         if number == 2 or not first_waits:
             await supervisor.wait(record.job_id)
+            await supervisor.until_warm()  # the second job's start is written with its acceptance if a worker is free
     await asyncio.Event().wait()  # the last note may still be on its way
 
 

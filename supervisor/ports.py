@@ -177,7 +177,9 @@ class Process(Protocol):
         ...
 
     def release(self) -> bool:
-        """Mark it idle after its attempt. Return False if `kill_now` came first: it is then still held."""
+        """Mark it idle after its attempt. Return False if it is still held: `kill_now` came first, or its job has
+        damaged what it sends tokens with.
+        """
         ...
 
     def send(self, order: bytes, passed: Sequence[int] = ()) -> None:

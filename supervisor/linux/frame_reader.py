@@ -80,12 +80,22 @@ class FrameReader(PipeReader):
             os.close(self._ring_descriptor)
             self._ring_descriptor = -1
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no token is left, after an attempt that has said that it is over. One that is left is damage."""
+        return self._ring is None or self._ring.published == self._ring.consumed
+
     # ── in each iteration of the loop ──
 
     def _read_some(self) -> bool:
         if self._ring is None:
             return super()._read_some()
-        return self._is_watching or self._turn()  # `_look` reads the pipe too
+        if self._is_watching:
+            return True  # `_look` reads the pipe too
+        is_empty = self._turn()
+        if self._waiting:  # on tokens that the worker has put into the ring unwatched: the pipe may stay empty now
+            self._look_on()
+        return is_empty
 
     def _turn(self) -> bool:
         published = 0 if self._ring is None else self._ring.published  # first: frames sent before these are in the pipe
@@ -102,6 +112,9 @@ class FrameReader(PipeReader):
                 return  # all tokens come through the pipe
             self._close_ring_descriptor()
             self._fence, self._sequence = last.fence, last.sequence + 1
+        self._look_on()
+
+    def _look_on(self) -> None:
         if self._ring is not None and self._is_started and not self._is_watching:
             self._is_watching = True
             self._ring.watch()

@@ -200,6 +200,8 @@ class WorkerProcess:
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
     def release(self) -> bool:
+        if not self._frames.is_settled:
+            return False  # the next one would get the tokens of this one
         with self._lock:
             if self.killed_for is not None:
                 return False

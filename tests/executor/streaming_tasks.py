@@ -18,6 +18,8 @@ from killable import Context, Stopping
 
 ANSWER_S = 30.0
 """A reader that has not answered by then sleeps for ever."""
+WATCHED_AT = 128
+"""Where in the ring the supervisor says that it looks into it, in bytes."""
 
 
 def shared(path: str) -> mmap.mmap:
@@ -69,9 +71,7 @@ def scribble(seed: int) -> Iterator[int]:
     """Write at random into the ring while it is used: a hostile task finds every mapping of its process."""
     choose = random.Random(seed)
     yield from range(20_000)
-    with open("/proc/self/maps") as maps:
-        (line,) = (line for line in maps if "killable-tokens" in line)
-    begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+    begin, end = _ring_addresses()
     for number in range(20_000):
         yield number
         if number % 100 == 0:
@@ -80,3 +80,27 @@ def scribble(seed: int) -> Iterator[int]:
                 "=Q", choose.choice((0, 1, 2**64 - 1, choose.getrandbits(64), choose.getrandbits(14)))
             )
             ctypes.memmove(begin + place, content, len(content))
+
+
+def wake_writer_only(number: int) -> Iterator[int]:
+    """Count. When the supervisor does not look into the ring any more, claim that it does: no token wakes it then."""
+    for each in range(number):
+        yield each
+        if each == 20_000:
+            watched = ctypes.c_uint64.from_address(_ring_addresses()[0] + WATCHED_AT)
+            while watched.value:
+                pass
+            watched.value = 1
+
+
+def publish_more_at_the_end(number: int) -> Iterator[int]:
+    """Count, and as the last thing before the end claim tokens that were never sent."""
+    yield from range(number)
+    ctypes.c_uint64.from_address(_ring_addresses()[0]).value += 100
+
+
+def _ring_addresses() -> tuple[int, int]:
+    with open("/proc/self/maps") as maps:
+        (line,) = (line for line in maps if "killable-tokens" in line)
+    begin, end = (int(address, 16) for address in line.split()[0].split("-"))
+    return begin, end

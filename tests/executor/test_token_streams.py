@@ -136,6 +136,18 @@ def test_a_job_that_writes_into_the_ring_at_random_hurts_itself_only(executor: E
     assert executor.submit(executor_tasks.square, 3).result() == 9
 
 
+def test_tokens_that_no_wake_up_came_with_are_found_with_the_end(executor: Executor) -> None:
+    """More than one turn takes, and behind them nothing but the end."""
+    assert list(executor.stream(streaming_tasks.wake_writer_only, 25_000)) == list(range(25_000))
+
+
+def test_a_ring_that_is_not_empty_after_a_job_is_used_by_no_other(executor: Executor) -> None:
+    for _ in range(4):
+        items, _ = rest_of(executor.stream(streaming_tasks.publish_more_at_the_end, 20_000))
+        assert items[:20_000] == list(range(20_000))
+        assert list(executor.stream(executor_tasks.count, 50_000)) == list(range(50_000))
+
+
 def test_a_fork_of_the_program_reads_nothing_of_a_stream(executor: Executor) -> None:
     stream = executor.stream(executor_tasks.count, 200_000)
     first = list(itertools.islice(stream, 1000))

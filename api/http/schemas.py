@@ -39,7 +39,7 @@ from killable.supervisor.records import (
     WorkerRecord,
 )
 from killable.workers.authoring.identifiers import OPERATION_PATH
-from killable.workers.authoring.limits import LIMITS, Limit, Unit
+from killable.workers.authoring.limits_and_caps import LIMITS, Limit, Unit
 
 CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
 IDEMPOTENCY_KEY = "^[!-~]{1,255}$"

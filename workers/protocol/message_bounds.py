@@ -1,0 +1,15 @@
+"""How large the values in messages may be, and how many a message may have.
+
+Runs in: any.
+"""
+
+INLINE_BYTES_MAX = 1 << 20
+"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+SHARED_PARTS_MAX = 8
+"""The most shared parts of one input; each is a descriptor in the program and, while it is received, in the worker."""
+OPERATIONS_MAX = 100
+"""The most operations that one attempt may have entered at once, nested or side by side."""
+PROGRESS_BYTES_MAX = 4 << 10
+"""The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
+WHY_CHARS_MAX = 60_000
+"""The most characters of the traceback of a worker that cannot start; its end is kept."""

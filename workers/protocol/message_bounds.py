@@ -13,3 +13,9 @@ PROGRESS_BYTES_MAX = 4 << 10
 """The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
 WHY_CHARS_MAX = 60_000
 """The most characters of the traceback of a worker that cannot start; its end is kept."""
+TRACEBACK_CHARS_MAX = 64 << 10
+"""More than a hundred frames. The job's record and its last event contain the traceback."""
+FAULT_CHARS_MAX = 1000
+"""Of a fault of an input: the most characters of its pointer or its message; either may quote the input."""
+FAULTS_MAX = 100
+"""Faults of one input: more than a person reads; a list of a million items may have a million faults."""

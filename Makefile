@@ -1,5 +1,5 @@
 # make demo   installs what is missing, then the whole story on real models, in half a minute
-# make test   the whole suite, in three processes more than there are processors; ARGS='-x tests/unit', PROCESSES=0
+# make test   the whole suite, in as many processes as tests/number_of_processes.py says; ARGS='-x tests/unit', PROCESSES=0
 # make test-engines   the conformance suite: tests/api, tests/process and tests/sim again, over a head with nodes in the
 #             same event loop; NODES=a,b for two of them
 # make lint   ruff and mypy --strict
@@ -25,9 +25,9 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11 python3.1
 	command -v $$name >/dev/null 2>&1 && $$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& { command -v $$name; break; }; done)
 
-# How many the tests are run by: one more than there are processors, for many tests wait for a grace, a deadline, a
-# death. With 0 it is the one that was started, whose output and debugger can be used.
-PROCESSES ?= $(shell expr $$(nproc) + 3)
+# How many run the tests: tests/number_of_processes.py says it. With 0 it is the one that was started, whose output and
+# debugger can be used.
+PROCESSES ?= auto
 
 # What says the same of a server of one machine and of a head. tests/support/engines.py lists what does not.
 CONFORMANCE := tests/api tests/process tests/sim

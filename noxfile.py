@@ -17,7 +17,7 @@ nox.options.stop_on_first_error = False
 
 ROOT = Path(__file__).parent
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
-ALL_AT_ONCE = ["--numprocesses", "auto", "--dist", "worksteal"]
+ALL_AT_ONCE = ["--numprocesses", "auto", "--dist", "worksteal"]  # auto: tests/number_of_processes.py
 
 
 def install(session: nox.Session, extras: str) -> None:

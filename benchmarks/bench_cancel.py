@@ -22,7 +22,7 @@ from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE
 from pidfd_watcher import PidfdWatcher
 from trial_plan import FULL, QUICK, Plan
 
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 
 COOPERATIVE = "cooperative cancels"
 """The part that is no scenario of a supervisor: asyncio tasks and threads, whose work cannot be stopped."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NewType
 
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import CODES, KillableError
 from killable.workers.named_tuples import NamedTuple
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, Limits
 from killable.workers.named_tuples import NamedTuple
 
 StartMethod = Literal["fork", "spawn"]

@@ -44,7 +44,7 @@ from killable.supervisor.records import (
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.readiness import readiness
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:

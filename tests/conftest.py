@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import inspect
-import os
 import signal
 import sys
-import threading
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from number_of_processes import pytest_xdist_auto_num_workers as pytest_xdist_auto_num_workers  # a hook
 from support.engines import DIFFERS, ENGINE, new_supervisor
 from support.forked_command import start_importing
-from support.processes import ProcessInfo, cgroups_of, open_descriptors, started_by_tests
+from support.nothing_left import LEAVE_S, leaves_no_task, leaves_nothing
+from support.processes import started_by_tests
 from support.supervisor_fixture import (
     CGROUP_PROOF,
     LONG_DUMP_WAITS,
@@ -28,14 +25,11 @@ from support.supervisor_fixture import (
     PROOFS,
     StartSupervisor,
 )
-from support.waiting import Pending, until, until_async, until_empty
+from support.waiting import until_empty
 
 from killable.supervisor.attempts import attempt, escalation
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-
-LEAVE_S = float(os.environ.get("LEAVE_S", 20))
-"""How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 
 sys.dont_write_bytecode = False
 """Each process of pytest-xdist imports every test: it takes twice as long where asserts have to be rewritten anew."""
@@ -63,63 +57,6 @@ def _imported() -> Iterator[None]:
 # ── nothing is left ──
 
 
-@dataclass(frozen=True, slots=True)
-class Belongings:
-    """What this process holds and has started."""
-
-    descriptors: dict[int, str]
-    threads: frozenset[threading.Thread]
-    processes: frozenset[tuple[int, int]]
-    """(pid, start time): descendants, and whatever else the test run started (orphans, guards)."""
-    cgroups: frozenset[Path]
-    handlers: Mapping[int, Any]
-    """Of signals: two servers in one process that put each other's back leave one behind."""
-
-    @classmethod
-    def now(cls) -> Belongings:
-        return cls(
-            open_descriptors(),
-            frozenset(threading.enumerate()),
-            frozenset((seen.pid, seen.started) for seen in started_by_tests()),
-            frozenset(cgroups_of(os.getpid())),
-            _handlers(),
-        )
-
-    def more(self, besides: Collection[str] = ()) -> dict[str, Any]:
-        """Return what there is now that was not there then, by kind; kinds of which there is no more are absent."""
-        changed = {n: to for n, to in open_descriptors().items() if self.descriptors.get(n) != to}
-        processes: list[ProcessInfo] = [
-            seen for seen in started_by_tests() if (seen.pid, seen.started) not in self.processes
-        ]
-        more = {
-            "descriptors": {n: to for n, to in changed.items() if n > 2},
-            "streams": {n: to for n, to in changed.items() if n <= 2},
-            "threads": [thread for thread in threading.enumerate() if thread not in self.threads],
-            "processes": processes,
-            "cgroups": [path for path in cgroups_of(os.getpid()) if path not in self.cgroups],
-            "handlers": {n: now for n, now in _handlers().items() if now != self.handlers[n]},
-        }
-        return {kind: left for kind, left in more.items() if left and kind not in besides}
-
-
-def _handlers() -> dict[int, Any]:
-    return {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}
-
-
-@contextmanager
-def _leaves_nothing(who: str, besides: Collection[str] = ()) -> Iterator[None]:
-    before = Belongings.now()
-    yield
-
-    def nothing_more() -> bool | Pending:
-        if not before.more(besides):
-            return True
-        gc.collect()  # what a thread lets go of late may be garbage only now
-        return Pending(more) if (more := before.more(besides)) else True
-
-    until(nothing_more, f"{who} leaves nothing behind", LEAVE_S)
-
-
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test descriptors, threads, processes and cgroups are as before. It ends after the test's event loop,
@@ -129,14 +66,14 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     over.
     """
     shares = {"shared_executor", "shared_supervisor"}.intersection(request.fixturenames)
-    with _leaves_nothing("the test", ("descriptors", "threads", "cgroups") if shares else ()):
+    with leaves_nothing("the test", ("descriptors", "threads", "cgroups") if shares else ()):
         yield
 
 
 @pytest.fixture(scope="module")
 def nothing_left_of_module() -> Iterator[None]:
     """The same after all tests of a module, and what they shared. Where pytest captures output is its own matter."""
-    with _leaves_nothing("the module", besides=("streams",)):
+    with leaves_nothing("the module", besides=("streams",)):
         yield
 
 
@@ -146,28 +83,15 @@ async def no_task_left() -> AsyncIterator[None]:
 
     But one that sse-starlette has in each loop that has streamed, until the loop is closed.
     """
-    async with _leaves_no_task():
+    async with leaves_no_task():
         yield
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def no_task_left_in_module() -> AsyncIterator[None]:
     """The same where the tests of a module have one loop."""
-    async with _leaves_no_task():
+    async with leaves_no_task():
         yield
-
-
-@asynccontextmanager
-async def _leaves_no_task() -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
-    yield
-    here = asyncio.current_task()
-
-    def left() -> list[asyncio.Task[Any]]:
-        new = [task for task in asyncio.all_tasks() if task not in before and task is not here]
-        return [task for task in new if "_shutdown_watcher" not in repr(task.get_coro())]
-
-    await until_async(lambda: Pending(tasks) if (tasks := left()) else True, "the test leaves no task", LEAVE_S)
 
 
 def pytest_collection_finish() -> None:

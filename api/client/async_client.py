@@ -17,12 +17,12 @@ from killable.api.client.errors import job_error
 from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.job_pages import page_of_jobs
-from killable.api.client.request_timeouts import ANSWER_S, CONNECT_S
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_answers import Server
 from killable.api.client.server_calls import ServerCalls
 from killable.api.client.stream_resume import Reading
 from killable.api.client.submission import JobOptions, PendingSubmission, Submitting
+from killable.api.client.timeouts import ANSWER_S, CONNECT_S
 
 __all__ = ["AsyncClient", "AsyncJobHandle", "AsyncSubmission"]
 

@@ -16,7 +16,7 @@ import httpx
 
 from killable.api.client.endpoint import Endpoint, sendable
 from killable.api.client.events import Record
-from killable.api.client.request_timeouts import ANSWER_S_MIN
+from killable.api.client.timeouts import ANSWER_S_MIN
 from killable.workers.errors import Refused
 
 Repeat = Literal["safe", "keyed", "unsent", "never"]

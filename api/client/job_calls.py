@@ -15,8 +15,8 @@ import httpx
 from killable.api.client.errors import NotEnded, job_error
 from killable.api.client.events import Ending, Record
 from killable.api.client.http_call import HttpCall, job_path
-from killable.api.client.request_timeouts import LEAVE_ANSWER_S, LEAVE_S, hold_s_until
 from killable.api.client.retries import Flow, Requester
+from killable.api.client.timeouts import LEAVE_ANSWER_S, LEAVE_S, hold_s_until
 from killable.workers.errors import KillableError, Refused
 
 

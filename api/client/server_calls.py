@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from killable.api.client.events import Record
 from killable.api.client.http_call import HttpCall, json_of
-from killable.api.client.request_timeouts import HELD_S_MAX
 from killable.api.client.retries import Flow, Requester
+from killable.api.client.timeouts import HELD_S_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ from killable.api.client.events import Ending
 from killable.api.client.http_call import HttpCall, json_of
 from killable.api.client.input_encoding import PlainInput, Schema, schema_of
 from killable.api.client.job_calls import JobCalls
-from killable.api.client.request_timeouts import LEAVE_ANSWER_S, LEAVE_S
 from killable.api.client.retries import EARLY_REFUSALS, Flow, Requester
 from killable.api.client.server_answers import may_have_arrived
+from killable.api.client.timeouts import LEAVE_ANSWER_S, LEAVE_S
 from killable.workers.authoring.identifiers import did_you_mean
-from killable.workers.authoring.limits import LIMITS, parse_limit
+from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
 from killable.workers.errors import JobTimedOut, KillableError, Refused
 
 

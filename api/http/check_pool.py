@@ -19,7 +19,7 @@ from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
-from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 

@@ -23,7 +23,8 @@ from killable.api.http import rate_headers
 from killable.api.http.methods import allowed
 from killable.api.http.record_json import record_json
 from killable.api.http.request_faults import FAULTS_MAX, cut, fault, invalid
-from killable.api.http.schemas import BODY_FORMS, CORRELATION_ID, PATTERNS
+from killable.api.http.request_patterns import CORRELATION_ID, PATTERNS
+from killable.api.http.schemas import BODY_FORMS
 from killable.api.http.statuses import STATUSES
 from killable.api.http.unknown_fields import UNKNOWN_MEMBERS_MAX
 from killable.supervisor.records import JobRecord

@@ -24,11 +24,20 @@ from pydantic import (
 
 from killable.api.http.prefer_wait import PREFER
 from killable.api.http.record_json import SHORT_JOB
+from killable.api.http.request_patterns import (
+    CORRELATION_ID,
+    CURSOR,
+    IDEMPOTENCY_KEY,
+    NODE_NAME_MAX,
+    OPERATION,
+    TAG,
+    TAG_KEY,
+)
 from killable.api.http.unknown_fields import FEW, few
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
-from killable.supervisor.jobs.node_labels import CONDITION, EXPECTED
+from killable.supervisor.jobs.node_labels import CONDITION
 from killable.supervisor.records import (
     DrainProgress,
     JobRecord,
@@ -38,28 +47,8 @@ from killable.supervisor.records import (
     TenantRecord,
     WorkerRecord,
 )
-from killable.workers.authoring.identifiers import OPERATION_PATH
-from killable.workers.authoring.limits import LIMITS, Limit, Unit
+from killable.workers.authoring.limits_and_caps import LIMITS, Limit, Unit
 
-CORRELATION_ID = "^[A-Za-z0-9._:/+=-]{1,128}$"
-IDEMPOTENCY_KEY = "^[!-~]{1,255}$"
-"""Any spelling of an id, with or without the quotes of the IETF draft."""
-NODE_NAME_MAX = 300
-"""A host name has 253 characters at most."""
-TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
-TAG = "^[^:]+:"
-CURSOR = "^[0-9]{1,18}$"
-OPERATION = f"^{OPERATION_PATH}$"
-PATTERNS = {
-    CORRELATION_ID: "must be 1 to 128 of A-Z a-z 0-9 . _ : / + = -",
-    IDEMPOTENCY_KEY: "must be 1 to 255 visible ASCII characters, without spaces",
-    TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
-    TAG: "must be key:value",
-    f"^{CONDITION.pattern}$": f"must be {EXPECTED}",
-    CURSOR: "must be the next_cursor of the previous page",
-    OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
-}
-"""The message for a value that does not match a pattern."""
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Operations = Annotated[
     dict[Annotated[str, Field(pattern=OPERATION)], Seconds | None],

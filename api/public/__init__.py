@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from killable.api.client.events import Ending, Event
     from killable.supervisor.executor.executor import Executor
     from killable.supervisor.executor.futures import JobFuture
-    from killable.supervisor.executor.stopped import stopped
     from killable.supervisor.executor.streams import AsyncStream, Stream
+    from killable.supervisor.executor.wait_for_end import stopped
     from killable.workers.authoring.context import Context, Stopping
     from killable.workers.authoring.job_functions import job, preload
-    from killable.workers.authoring.limits import Limits
+    from killable.workers.authoring.limits_and_caps import Limits
     from killable.workers.authoring.operations import OperationTimedOut
     from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled
     from killable.workers.errors import (
@@ -77,7 +77,7 @@ _MODULES = {
     "JobFuture": "killable.supervisor.executor.futures",
     "JobTimedOut": "killable.workers.errors",
     "KillableError": "killable.workers.errors",
-    "Limits": "killable.workers.authoring.limits",
+    "Limits": "killable.workers.authoring.limits_and_caps",
     "NotEnded": "killable.api.client.errors",
     "OperationTimedOut": "killable.workers.authoring.operations",
     "OutOfMemory": "killable.workers.errors",
@@ -90,7 +90,7 @@ _MODULES = {
     "WorkerKilled": "killable.workers.error_classes",
     "job": "killable.workers.authoring.job_functions",
     "preload": "killable.workers.authoring.job_functions",
-    "stopped": "killable.supervisor.executor.stopped",
+    "stopped": "killable.supervisor.executor.wait_for_end",
 }
 
 

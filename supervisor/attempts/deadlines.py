@@ -12,9 +12,10 @@ from typing import Any
 
 from killable.supervisor.attempts.escalation import RESEND_UNACKNOWLEDGED_S, resend_next
 from killable.supervisor.models import Verdict
-from killable.workers.authoring.limits import Limits, value_of
+from killable.workers.authoring.limits_and_caps import Limits, value_of
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
+from killable.workers.protocol.message_bounds import OPERATIONS_MAX
+from killable.workers.protocol.messages import OperationEntered
 
 NEVER = float("inf")
 LEAVE_S = 1.0

@@ -13,7 +13,7 @@ from killable.supervisor.attempts.deadlines import Deadlines
 from killable.supervisor.jobs.lifecycle import terminal_state_of
 from killable.supervisor.models import ExitStatus, Outcome, Verdict
 from killable.supervisor.ports import Gone
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
 from killable.workers.named_tuples import NamedTuple

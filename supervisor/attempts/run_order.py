@@ -9,7 +9,7 @@ from functools import lru_cache
 from operator import itemgetter
 
 from killable.supervisor.jobs.job import Job
-from killable.workers.authoring.limits import LIMITS, Limits, over
+from killable.workers.authoring.limits_and_caps import LIMITS, Limits, over
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import Kind, Run, dump_json
 from killable.workers.protocol.shared_memory import SealedInput

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, HostGone
 from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.linux import driver_launch, own_process
+from killable.supervisor.linux import driver_launch, process_exit
 from killable.supervisor.models import StartRefused
 
 CALL_S = 150.0
@@ -126,7 +126,7 @@ async def main(descriptor: int, owner: int, carrier: str) -> None:
     ours.propagate = False
     await asyncio.get_running_loop().create_connection(lambda: process.frames, sock=sock)
     await process.over.wait()
-    own_process.leave()  # what Ray does at an exit may wait for somebody
+    process_exit.leave()  # what Ray does at an exit may wait for somebody
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import asyncio
 import threading
 
 from killable.supervisor.cluster.node_host import NodeHost
-from killable.supervisor.linux import own_process, ray_settings
+from killable.supervisor.linux import process_exit, ray_settings
 from killable.supervisor.settings import Settings
 from killable.workers.errors import KillableError
 
@@ -32,7 +32,7 @@ class NodeActor:
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="killable-node", daemon=True)
         self._thread.start()
-        self._host = NodeHost(settings, on_end=own_process.leave)
+        self._host = NodeHost(settings, on_end=process_exit.leave)
         self._started = asyncio.run_coroutine_threadsafe(self._host.start(), self._loop)
 
     def start(self) -> tuple[str, str]:

@@ -38,7 +38,7 @@ from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
 
 OF_NODES = ("limits", "caps", "jobs", "ack_cpu_s", "stack", "unkillable_s", "proof")

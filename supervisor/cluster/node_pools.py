@@ -25,11 +25,21 @@ from killable.supervisor.cluster.carrier import (
 )
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.cluster.node_drain import seconds_before
+from killable.supervisor.cluster.node_drain import DRAINED, DRAINS_MAX, seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
-from killable.supervisor.cluster.node_scaling import Demand, IdleNode, Scaling, to_give_back, to_take_again, wanted
+from killable.supervisor.cluster.node_scaling import (
+    FIXED,
+    REQUEST_S,
+    SHORT_S,
+    Demand,
+    IdleNode,
+    Scaling,
+    to_give_back,
+    to_take_again,
+    wanted,
+)
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
@@ -49,15 +59,6 @@ if TYPE_CHECKING:
 
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
-REQUEST_S = 10.0
-"""How long the autoscaler may take to hear what is wanted."""
-SHORT_S = 0.05
-"""How long after a job has found no slot it is looked which nodes are needed again: there may be more such jobs."""
-FIXED = Scaling()
-"""Of a cluster that has the size which it has."""
-DRAINS_MAX = 1000
-"""So many drains are remembered: of nodes that never come back none is ended."""
-DRAINED = "an operator has drained it"
 
 logger = logging.getLogger("killable.cluster")
 

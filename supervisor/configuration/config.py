@@ -25,10 +25,10 @@ from killable.supervisor.configuration.value_checks import (
     value_faults,
 )
 from killable.supervisor.jobs.effective_limits import is_over
-from killable.supervisor.linux.memory_size import memory_bytes_max
+from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over, value_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, MEMORY_SHARE_MAX, over, value_of
 
 __all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
 
@@ -158,7 +158,7 @@ def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
 
 def _lowered(tables: FileTable) -> dict[str, float]:
     """Return what lowers a default limit: a cap, which every submission would be over, or the size of the machine."""
-    bounds = {"memory_bytes": memory_bytes_max()} | configured_caps(tables.caps)
+    bounds = {"memory_bytes": int(memory_size.usable_memory() * MEMORY_SHARE_MAX)} | configured_caps(tables.caps)
     return {
         name: bound
         for name, bound in bounds.items()

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from killable.supervisor.configuration.inventory import spelled
 from killable.supervisor.configuration.schema import json_schema
+from killable.supervisor.configuration.values_in_force import spelled
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import TenantSettings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, cap_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, cap_of
 
 
 def example() -> Iterator[str]:

@@ -16,13 +16,13 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from killable.supervisor.configuration import settings_file
 from killable.supervisor.configuration.builtin_pools import BUILTIN_POOLS
-from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted
+from killable.supervisor.configuration.faults import ConfigFault, dotted
 from killable.supervisor.configuration.schema_faults import keys_of
-from killable.supervisor.configuration.toml_lines import Key, line_numbers, place
+from killable.supervisor.configuration.toml_lines import Key, place
 from killable.workers.named_tuples import NamedTuple
 
-FILE_NAME = "killable.toml"
 ENVIRONMENT_PREFIX = "KILLABLE_"
 
 
@@ -64,7 +64,7 @@ def merge(
     """Return the values of file, environment, flags and command line, the later ones over the earlier ones, and the
     faults. Raise ConfigError for a file that cannot be read as TOML.
     """
-    file = find(path, environ)
+    file = settings_file.find(path, environ)
     leaves = from_file(file) if file is not None else {}
     of_environment, faults = from_environment(environ)
     leaves |= of_environment | from_flags(flags)
@@ -79,32 +79,10 @@ def merge(
     return Merged(leaves, file, folder, builtin), faults
 
 
-def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """Return the file to read: --config, KILLABLE_CONFIG, ./killable.toml, or None."""
-    named = path or (Path(environ["KILLABLE_CONFIG"]) if environ.get("KILLABLE_CONFIG") else None)
-    if named is not None:
-        return named
-    here = Path(FILE_NAME)
-    return here if here.is_file() else None
-
-
 def from_file(file: Path) -> Leaves:
     """Return the values of a file. Raise ConfigError if it cannot be read as TOML."""
-    try:
-        text = file.read_text("utf-8")
-        tree = tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError.of(
-            [ConfigFault(str(file), "expected a readable file", error.strerror or str(error))]
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError.of(
-            [ConfigFault(str(file), "expected UTF-8 text", f"an invalid byte at offset {error.start}")]
-        ) from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError.of([ConfigFault(str(file), "expected TOML", str(error))]) from error
-    lines = line_numbers(text)
-    return {key: SourcedValue(value, Layer.FILE, place(file, key, lines)) for key, value in _leaves(tree)}
+    content, lines = settings_file.read(file)
+    return {key: SourcedValue(value, Layer.FILE, place(file, key, lines)) for key, value in _leaves(content)}
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFault]]:

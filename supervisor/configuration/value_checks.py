@@ -19,7 +19,7 @@ from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import usable_processors
-from killable.workers.authoring.limits import flat
+from killable.workers.authoring.limits_and_caps import flat
 
 
 def value_faults(

@@ -29,7 +29,7 @@ from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobType, Outcome, Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.telemetry.observer import Observer
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import math
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict
-from killable.workers.authoring.limits import value_of
+from killable.workers.authoring.limits_and_caps import value_of
 
 
 def deadline_of(job: Job) -> tuple[str, float]:

@@ -39,7 +39,7 @@ from killable.supervisor.journal.job_notes import KEPT_OF_SUBMISSION, JobNotes
 from killable.supervisor.journal.journal_file import JournalRow
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.supervisor.records import JobRecord
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, Limits, over
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from killable.supervisor.models import Outcome
 from killable.supervisor.pools.backoff import doubled
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import CODES
 
 WAIT_S_MAX = 60.0

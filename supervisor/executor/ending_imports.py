@@ -12,7 +12,7 @@ import errno
 import importlib
 from contextlib import suppress
 
-from killable.supervisor.linux.fork_lock import forks_postponed
+from killable.supervisor.linux.program_forks import forks_postponed
 from killable.supervisor.linux.reserved_descriptor import ReservedDescriptor
 
 MODULES = ("datetime", "killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from killable.supervisor.linux.early_guard import EarlyGuard
     from killable.supervisor.settings import PoolSpec, Settings, StartMethod
     from killable.workers.authoring.context import Context
-    from killable.workers.authoring.limits import Limits
+    from killable.workers.authoring.limits_and_caps import Limits
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -455,7 +455,7 @@ def _start_guard() -> EarlyGuard | None:
 
 def _settings(pool: PoolSpec) -> Settings:
     from killable.supervisor.settings import Settings
-    from killable.workers.authoring.limits import NO_CAPS
+    from killable.workers.authoring.limits_and_caps import NO_CAPS
 
     return Settings(
         pools=(pool,),
@@ -469,7 +469,7 @@ def _settings(pool: PoolSpec) -> Settings:
 
 
 def _default_limits() -> Limits:
-    from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, UNSET, over
+    from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, UNSET, over
 
     changes = {name: each.default_of_executor for name, each in LIMITS.items()}
     return over(DEFAULT_LIMITS, {name: value for name, value in changes.items() if value is not UNSET})
@@ -480,7 +480,7 @@ def _check_names(limits: Mapping[str, Any]) -> None:
     import inspect
 
     from killable.workers.authoring.identifiers import did_you_mean
-    from killable.workers.authoring.limits import LIMITS
+    from killable.workers.authoring.limits_and_caps import LIMITS
 
     for name in limits:
         if name not in LIMITS:
@@ -491,7 +491,7 @@ def _check_names(limits: Mapping[str, Any]) -> None:
 
 def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     """Return limits as seconds, bytes and counts. Raise TypeError for an unknown name, ValueError for a bad value."""
-    from killable.workers.authoring.limits import LIMITS, parse_limit
+    from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
 
     parsed: dict[str, Any] = {}
     for name, value in limits.items():

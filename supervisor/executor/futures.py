@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
-from killable.supervisor.executor import ending_imports, interrupts
+from killable.supervisor.executor import ctrl_c, ending_imports
 from killable.supervisor.executor.progress import Progress, ProgressReports
 from killable.supervisor.executor.task_results import (
     RAISED_CODES,
@@ -163,7 +163,7 @@ class JobFuture(Future[T]):
             except CancelledError:
                 raise self._ending or JobCancelled() from None
             except KeyboardInterrupt:
-                self.cancel(reason=interrupts.OF_CALLER)
+                self.cancel(reason=ctrl_c.OF_CALLER)
                 raise
         if not self._is_unpickled:
             with self._unpickle_lock:

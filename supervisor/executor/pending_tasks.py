@@ -26,7 +26,7 @@ from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
 from killable.workers.protocol import pickling
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 from killable.workers.runtime.executor_setup import is_in_pool

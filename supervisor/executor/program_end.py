@@ -1,7 +1,7 @@
 """What its program does to every Executor: it forks, and it ends while calls are pending.
 
 Runs in: supervisor, in the user's program. At the end of the program pending calls are waited for, as with
-ProcessPoolExecutor. On a terminal it says so, and Ctrl-C stops the calls (`interrupts` has all of Ctrl-C).
+ProcessPoolExecutor. On a terminal it says so, and Ctrl-C stops the calls (`ctrl_c` has all of it).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import weakref
 from collections.abc import Sequence
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import interrupts, relay
+from killable.supervisor.executor import ctrl_c, output_relay
 from killable.supervisor.executor.pending_tasks import PendingTasks
-from killable.supervisor.linux import fork_lock
+from killable.supervisor.linux import program_forks
 
 logger = logging.getLogger("killable.executor")
 
@@ -58,12 +58,12 @@ class LastWait:
     def _wait(self) -> None:
         if self._interrupts:
             for each in self._executors:
-                each.stop_all(interrupts.grace_s(self._interrupts), interrupts.OF_PROGRAM)
+                each.stop_all(ctrl_c.grace_s(self._interrupts), ctrl_c.OF_PROGRAM)
         for each in self._executors:
             while not each.supervisor_thread.join(0):
                 for one in self._executors:
                     one.stop_unread()
-                relay.work_off_all()
+                output_relay.work_off_all()
                 if self._say_at <= monotonic():
                     self._say_at = float("inf")
                     self._say()
@@ -95,17 +95,17 @@ def _at_exit() -> None:
     """
     for each in list(_open):
         each.shut_down(cancel_pending=False)
-        if interrupts.ends_program():
-            each.stop_all(interrupts.grace_s(1), interrupts.OF_PROGRAM)
+        if ctrl_c.ends_program():
+            each.stop_all(ctrl_c.grace_s(1), ctrl_c.OF_PROGRAM)
 
 
 def _after_library_pools() -> None:
     """Wait, after the library has joined its pools: their idle threads pass for readers of streams."""
-    wait = LastWait(list(_open), was_interrupted=interrupts.ends_program())
+    wait = LastWait(list(_open), was_interrupted=ctrl_c.ends_program())
     wait.until_over()
-    relay.join_all(is_patient=not wait.was_interrupted)
-    if interrupts.ends_program():
-        interrupts.end_by_sigint()
+    output_relay.join_all(is_patient=not wait.was_interrupted)
+    if ctrl_c.ends_program():
+        ctrl_c.end_by_sigint()
 
 
 def _in_child() -> None:
@@ -114,7 +114,7 @@ def _in_child() -> None:
             leaving.callback(each.close_in_child)
 
 
-fork_lock.in_each_child(_in_child)
+program_forks.in_each_child(_in_child)
 # Called before threads are joined, as in the library: the callback that was registered last runs first.
 threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

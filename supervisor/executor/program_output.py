@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.executor.relay import Relay
+from killable.supervisor.executor.output_relay import Relay
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.workers.protocol.log_records import decode_record, decode_warning
 from killable.workers.protocol.messages import Kind

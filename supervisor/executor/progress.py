@@ -24,7 +24,7 @@ class Progress(NamedTuple):
 class ProgressReports:
     """The latest report of one task. A callback that is slower than the reports misses those in between.
 
-    `relay` has a function run in the thread in which the output of tasks is shown.
+    `output_relay` has a function run in the thread in which the output of tasks is shown.
     """
 
     def __init__(self, future: object, relay: Callable[[Callable[[], None]], None]) -> None:

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from killable.workers.protocol.messages import SHARED_PARTS_MAX
+from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SharedPart, SharedParts
 

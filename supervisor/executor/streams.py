@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import interrupts
+from killable.supervisor.executor import ctrl_c
 from killable.supervisor.executor.futures import FutureOwner, JobFuture
 from killable.supervisor.executor.task_results import UnpickleFailed, read
 
@@ -117,7 +117,7 @@ class Stream(Iterator[T]):
                     raise StopIteration
                 self.future.wait()
         except KeyboardInterrupt:  # its traceback keeps this stream, in a notebook for long
-            self.future.cancel(reason=interrupts.OF_READER)
+            self.future.cancel(reason=ctrl_c.OF_READER)
             raise
         return found[0]
 

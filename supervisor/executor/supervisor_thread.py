@@ -15,7 +15,7 @@ from typing import Protocol
 
 from killable.supervisor.executor import ending_imports
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.fork_lock import leave_loop_to_parent
+from killable.supervisor.linux.program_forks import leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor

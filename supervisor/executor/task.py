@@ -22,7 +22,7 @@ from killable.supervisor.executor.program_output import ProgramOutput, TaskOutpu
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.jobs.effective_limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
-from killable.workers.authoring.limits import Limits
+from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.call_message import (

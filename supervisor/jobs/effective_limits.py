@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits import Limits, cap_of, flat, over, value_of
+from killable.workers.authoring.limits_and_caps import Limits, cap_of, flat, over, value_of
 from killable.workers.authoring.units import size
 from killable.workers.errors import Refused
 

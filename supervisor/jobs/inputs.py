@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from killable.supervisor.models import Submission
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 from killable.workers.protocol.shared_memory import SealedInput
 
 

@@ -18,8 +18,9 @@ from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import Certificate, JobType, Outcome, Submission, Verdict
 from killable.supervisor.records import JobRecord
-from killable.workers.authoring.limits import Limits
-from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Raised
+from killable.workers.authoring.limits_and_caps import Limits
+from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
+from killable.workers.protocol.messages import Raised
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 
 MODE = 0o600
 """It holds inputs and results. SQLite gives its write-ahead log the mode of the file."""
@@ -19,13 +19,6 @@ WAL = "-wal"
 """The end of the name of the write-ahead log."""
 MARK = "-mark"
 """The same of the mark of the last transaction (`generation_mark`)."""
-
-WAL_ROOM_BYTES = 1100 * (4096 + 24)
-"""The frames of SQLite's automatic checkpoint (1000 pages), after which the log is written from its beginning again,
-and those of the transaction that exceeds them.
-"""
-ROOM_SHARE = 8
-"""The log is lengthened if that takes at most this part of the free space."""
 
 logger = logging.getLogger("killable.journal")
 
@@ -108,29 +101,6 @@ def _refuse_log_of_another(path: str) -> None:
             f"it; move it, and {path}{MARK}, to that journal, or remove them if that is gone",
             journal=path,
         )
-
-
-def lengthen_log(path: str) -> None:
-    """Give the write-ahead log of an open journal its length, so that commits write over what is there.
-
-    A commit that lengthens a file has the file system write its metadata as well, which takes twice as long. SQLite
-    takes the zeros for no frames. Nothing happens if that fails, or if the disk is nearly full.
-    """
-    try:
-        disk = os.statvfs(path)
-        log = os.open(path + WAL, os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        length = os.fstat(log).st_size
-        missing = WAL_ROOM_BYTES - length
-        if 0 < missing * ROOM_SHARE < disk.f_bavail * disk.f_frsize:
-            os.pwrite(log, bytes(missing), length)
-            os.fsync(log)
-    except OSError:
-        pass
-    finally:
-        os.close(log)
 
 
 class Place:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from killable.supervisor.journal.file_checks import MARK, MODE, WAL
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 
 
 class GenerationMark:

@@ -28,7 +28,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
-from killable.supervisor.journal.refusals import not_written
+from killable.supervisor.journal.write_failures import not_written
 from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple

@@ -19,9 +19,10 @@ from typing import Any
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.file_checks import Place, lengthen_log, place_of, prepare_file
+from killable.supervisor.journal.file_checks import Place, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
-from killable.supervisor.journal.refusals import JournalRefused, damaged, refused
+from killable.supervisor.journal.log_room import lengthen_log
+from killable.supervisor.journal.start_refusals import JournalRefused, damaged, refused
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 

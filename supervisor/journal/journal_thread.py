@@ -24,6 +24,7 @@ from typing import Any
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
+from killable.supervisor.journal import write_failures
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
@@ -33,17 +34,13 @@ from killable.supervisor.journal.journal_file import (
     ReducedNote,
     StartedNote,
 )
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
+from killable.supervisor.journal.write_failures import RETRY_S
 
-RETRY_S = 1.0
-"""Seconds between two checks whether writing works again."""
 GROUP_MAX = 256
 """Entries per transaction: a sync to disk takes longer than so many rows."""
 CLOSE_S = 10.0
 """Seconds for the last notes: a disk that hangs must not keep the server from ending."""
-
-SLOW_S = 5.0
-"""A write that takes longer, in seconds, is considered to hang."""
 
 Answer = Callable[[str, bool], None]
 """Called in the event loop with why it is not on disk (empty: it is), and whether that is certain."""
@@ -101,8 +98,7 @@ class Journal:
 
     def _hang(self) -> str:
         since = self._busy_since
-        took_s = 0.0 if since is None else monotonic() - since
-        return f"a write has not finished after {took_s:.0f} s" if took_s > SLOW_S else ""
+        return "" if since is None else write_failures.hang(monotonic() - since)
 
     async def open(self) -> list[JournalRow]:
         """Open the file and return its rows. Raise JournalRefused."""

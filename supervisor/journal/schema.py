@@ -16,7 +16,7 @@ import uuid
 import zlib
 from typing import Any
 
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 
 APPLICATION_ID = 0x6B6C626C
 """`klbl`, in the header of the file: a database of another program is left alone."""

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from killable.supervisor.linux import fork_lock
+from killable.supervisor.linux import program_forks
 from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER, InstanceId, random_id
@@ -79,7 +79,7 @@ class EarlyGuard:
         owner = InstanceId.of(os.getpid())
         assert owner is not None
         marker = f"{owner.marker(random_id(), pool)}/0"
-        with fork_lock.forks_postponed:
+        with program_forks.forks_postponed:
             ours, theirs = fd_passing.open_pair()
             with theirs:
                 try:
@@ -102,7 +102,7 @@ class EarlyGuard:
         What fails here the supervisor does later, and reports. Call it before anybody can take the guard.
         """
         from killable.supervisor.linux import cgroup, zygote_orders
-        from killable.supervisor.linux.own_folder import make_folder
+        from killable.supervisor.linux.temporary_folder import make_folder
         from killable.workers.protocol import zygote_messages
 
         (started,) = self._started
@@ -112,7 +112,7 @@ class EarlyGuard:
         def send(order: zygote_messages.Fork, descriptors: list[int]) -> None:
             fd_passing.send(started.zygote_socket, zygote_messages.to_wire(order), descriptors)
 
-        with fork_lock.forks_postponed, suppress(OSError, fd_passing.MessageError):
+        with program_forks.forks_postponed, suppress(OSError, fd_passing.MessageError):
             pool = EarlyPool(make_folder(owner.folder_prefix), cgroup.find_root(random_id()[:8]), None)
             try:
                 configure = zygote_orders.configure_of(spec, pool.tmp, spec.start_method)
@@ -209,4 +209,4 @@ def _in_child() -> None:
         each.close_in_child()
 
 
-fork_lock.in_each_child(_in_child)
+program_forks.in_each_child(_in_child)

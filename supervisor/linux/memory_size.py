@@ -11,14 +11,6 @@ from pathlib import Path
 
 from killable.supervisor.linux.oom_counter import own_group_file
 
-DEFAULT_SHARE = 0.75
-"""The part of it that the default of memory_bytes is lowered to."""
-
-
-def memory_bytes_max() -> int:
-    """Return the largest default of `memory_bytes` on this machine, or in this container."""
-    return int(usable_memory() * DEFAULT_SHARE)
-
 
 def usable_memory() -> int:
     """Return the bytes of memory that there are at most: the least of the machine's and the limits of cgroups."""

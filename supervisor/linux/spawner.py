@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 
-from killable.supervisor.linux import fork_lock
+from killable.supervisor.linux import program_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
@@ -62,7 +62,7 @@ class PoolSpawner:
 
     def start(self, start_method: str) -> None:
         os.makedirs(self._tmp, 0o700, exist_ok=True)  # a cleaner of /tmp may have removed it
-        with fork_lock.forks_postponed:
+        with program_forks.forks_postponed:
             if self._zygote_host is None:
                 self._zygote_host = self._open_zygote_host()
                 if self._lease is not None:
@@ -96,7 +96,7 @@ class PoolSpawner:
             self._zygote_host.stop_zygote()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
-        with fork_lock.forks_postponed:
+        with program_forks.forks_postponed:
             return self._fork(worker_id, listener)
 
     def _fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:

@@ -15,8 +15,8 @@ from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.linux.oom_counter import OomCounter
-from killable.supervisor.linux.own_folder import make_folder
 from killable.supervisor.linux.spawner import PoolSpawner
+from killable.supervisor.linux.temporary_folder import make_folder
 from killable.supervisor.linux.zygote_watchdog import ANSWER_S
 from killable.supervisor.ports import SpawnerListener
 from killable.supervisor.settings import PoolSpec, Settings

@@ -24,17 +24,11 @@ from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
 from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.linux.zygote_orders import NewWorker
-from killable.supervisor.linux.zygote_watchdog import ZygoteWatchdog
+from killable.supervisor.linux.zygote_watchdog import REMIND_S, REMIND_S_MAX, STOPS_MAX, ZygoteWatchdog
 from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.protocol.zygote_messages import ProcessEnding
 
-REMIND_S, REMIND_S_MAX = 0.02, 1.0
-"""How long after a kill or an exit its report may take until the zygote is asked to look, and then again after twice as
-long: a tracer (ptrace(2)) hears of an exit first, and may keep it from the zygote. Mostly the report takes 1 ms.
-"""
-STOPS_MAX = 6
-"""So many reminders in a row, in 1.3 s, find a stopped zygote or guard that was continued each time."""
 ORPHAN_SEARCH_S = 1.0
 """How long a closing supervisor looks for orphans of a killed guard."""
 

@@ -14,6 +14,12 @@ ANSWER_S = 5.0
 """How long a zygote may take to report a fork or an exit. A fork takes 16 ms with 1 GB preloaded. A silent zygote is
 first continued, in case it was stopped. After as long again it is ended, and its jobs with it.
 """
+REMIND_S, REMIND_S_MAX = 0.02, 1.0
+"""How long after a kill or an exit its report may take until the zygote is asked to look, and then again after twice as
+long: a tracer (ptrace(2)) hears of an exit first, and may keep it from the zygote. Mostly the report takes 1 ms.
+"""
+STOPS_MAX = 6
+"""So many reminders in a row, in 1.3 s, find a stopped zygote or guard that was continued each time."""
 
 
 class ZygoteWatchdog:

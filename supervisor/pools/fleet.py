@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.fork_lock import forks_postponed
 from killable.supervisor.linux.instance_id import host_name
+from killable.supervisor.linux.program_forks import forks_postponed
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
 from killable.supervisor.models import JobType, WorkerId
 from killable.supervisor.pools.job_types import DuplicateType, JobTypes

@@ -12,7 +12,7 @@ from support.looped_cases import cases
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
-from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits_and_caps import LIMITS
 
 JSON = {"content-type": "application/json"}
 

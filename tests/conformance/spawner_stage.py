@@ -18,7 +18,7 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.attempts.run_order import limits_as_json
 from killable.supervisor.ports import Gone, Process, Spawner
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import Kind, Raised, Run, Stop
 from killable.workers.protocol.zygote_messages import ProcessEnding

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contract.source import LAYERS, Source, check, sources
 
 DEFINES = "workers/runtime/dump_signal.py outside of functions"
-REGISTERS = "workers/runtime/harness.py __init__"
+REGISTERS = "workers/runtime/worker_loop.py __init__"
 OF_FAULTS = "workers/runtime/crash_stack.py"
 """Enables it for SIGSEGV and its like."""
 OF_WATCHDOG = "api/cli/server/service_manager.py"

@@ -18,7 +18,7 @@ from killable import Executor
 from killable.api.cli.declarations.verb_command import VerbCommand
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.verbs import VERBS
-from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits_and_caps import LIMITS
 
 RUNTIME = (
     "asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess", "base64",
@@ -48,13 +48,13 @@ WORKERS = GUARDS | {
     "authoring.preloads", "authoring.registered_types", "authoring.requirements", "authoring.shield",
     "processes.exec_worker", "processes.worker_start", "processes.zygote", "protocol.by_value",
     "protocol.call_message", "protocol.codec",
-    "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.messages",
-    "protocol.named_memory_log",
+    "protocol.exception_pickling", "protocol.frames", "protocol.log_records", "protocol.message_bounds",
+    "protocol.messages", "protocol.named_memory_log",
     "protocol.pickling", "protocol.reducers", "protocol.script_globals", "protocol.shared_memory",
-    "protocol.token_ring", "runtime.call_execution", "runtime.catalogue", "runtime.crash_stack",
+    "protocol.token_ring", "runtime.call_execution", "runtime.job_type_catalogue", "runtime.crash_stack",
     "runtime.backward_jump", "runtime.copy_on_write", "runtime.dump_signal", "runtime.execution",
     "runtime.executor_jobs",
-    "runtime.executor_setup", "runtime.frame_writer", "runtime.harness", "runtime.import_hooks",
+    "runtime.executor_setup", "runtime.frame_writer", "runtime.worker_loop", "runtime.import_hooks",
     "runtime.interrupted_code",
     "runtime.call_reader", "runtime.named_memory_hooks", "runtime.leftover_memory",
     "runtime.order_reader", "runtime.process_setup", "runtime.program_logging", "runtime.tmp_removal",
@@ -64,7 +64,7 @@ WORKERS = GUARDS | {
 """Modules of `killable.workers`."""
 NAME = {
     "killable", "killable.supervisor", "killable.supervisor.executor", "killable.supervisor.executor.executor",
-    "killable.supervisor.linux", "killable.supervisor.linux.fork_lock", "killable.workers",
+    "killable.supervisor.linux", "killable.supervisor.linux.program_forks", "killable.workers",
     "killable.workers.named_tuples", "killable.workers.runtime", "killable.workers.runtime.executor_setup",
 }  # fmt: skip
 
@@ -76,8 +76,8 @@ FOR_HELP = {
     "killable.api.cli.parameters.completion", "killable.api.cli.parameters.completion_scripts",
     "killable.api.cli.parameters.option_values", "killable.api.cli.verbs", "killable.api.client",
     "killable.api.client.addresses", "killable.workers", "killable.workers.authoring",
-    "killable.workers.authoring.identifiers", "killable.workers.authoring.limits", "killable.workers.authoring.units",
-    "killable.workers.named_tuples",
+    "killable.workers.authoring.identifiers", "killable.workers.authoring.limits_and_caps",
+    "killable.workers.authoring.units", "killable.workers.named_tuples",
 }  # fmt: skip
 NOT_FOR_HELP = ("pydantic", "httpx", "rich", "asyncio", "logging", "dataclasses", "json", "subprocess", "shellingham")
 """Nothing of these is needed to show help."""

@@ -38,7 +38,7 @@ FAULTHANDLERS, DUMP_SENDERS = test_faulthandler.faulthandlers, test_faulthandler
 SUPERVISOR, LINUX, WORKER = (
     "supervisor/pools/pool.py",
     "supervisor/linux/worker_process.py",
-    "workers/runtime/harness.py",
+    "workers/runtime/worker_loop.py",
 )
 PURE = "supervisor/attempts/resource_limits.py"
 MOVE = "def move(job, state):\n    "

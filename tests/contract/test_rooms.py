@@ -140,6 +140,7 @@ USING_FILES = {
     "supervisor/settings.py",
     "supervisor/journal/file_checks.py",
     "supervisor/journal/generation_mark.py",
+    "supervisor/journal/log_room.py",
 }
 """May import `os`: for paths, the number of processors, and what the journal's file is."""
 
@@ -206,7 +207,10 @@ IN_OTHER_THREADS = {
         "journal/journal_thread",
         "pools/lane",
         "telemetry/loop_turns",
-        *(f"executor/{name}" for name in ("program_end", "mapping", "pending_tasks", "relay", "streams", "task")),
+        *(
+            f"executor/{name}"
+            for name in ("program_end", "mapping", "pending_tasks", "output_relay", "streams", "task")
+        ),
     )
 }
 """Whose moments are those of another thread, or of the turns of the loop."""

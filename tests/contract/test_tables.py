@@ -12,7 +12,7 @@ from killable.api.http.statuses import STATUSES
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL, Cause, IllegalTransition, State, step
 from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus
-from killable.workers.authoring.limits import LIMITS, Unit
+from killable.workers.authoring.limits_and_caps import LIMITS, Unit
 from killable.workers.error_classes import error_class
 from killable.workers.errors import CODES, KillableError
 from killable.workers.exit_codes import MEANINGS, ExitCode

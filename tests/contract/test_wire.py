@@ -13,7 +13,7 @@ from contract.source import source
 from killable.supervisor.attempts import escalation
 from killable.supervisor.configuration.schema import CapsTable, LimitsTable
 from killable.supervisor.models import PHASES, Certificate
-from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits_and_caps import LIMITS
 from killable.workers.protocol import messages, zygote_messages
 from killable.workers.protocol.messages import (
     Entered,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import re
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from documents import ROOT, blocks_of
+from support.uvicorn_process import listens_at
 from support.waiting import until
 
 from killable.api.cli.verbs import VERBS
@@ -69,16 +69,9 @@ def application(folder: Path) -> Iterator[tuple[str, int]]:
     """Serve the application of a folder; give its address. At the end it has to stop in order."""
     command = [sys.executable, "-m", "uvicorn", "app:app", "--port", "0", "--timeout-graceful-shutdown", "20"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.search(r"running on http://([\d.]+):(\d+)", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
+        address = listens_at(process)
         try:
-            yield found[1], int(found[2])
+            yield address
         finally:
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=120)[0]

@@ -12,7 +12,7 @@ from support.killable_command import Command, Serve
 
 from killable import Client
 from killable.api.client.async_client import AsyncClient
-from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits_and_caps import LIMITS
 from killable.workers.errors import Refused
 
 ASKED: dict[str, Any] = {

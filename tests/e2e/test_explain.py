@@ -20,7 +20,7 @@ from support.waiting import until
 
 from killable import Client
 from killable.api.client.client import JobHandle
-from killable.workers.authoring.limits import LIMITS
+from killable.workers.authoring.limits_and_caps import LIMITS
 
 GOLDEN = Path(__file__).parent / "golden"
 ENDINGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -19,7 +19,7 @@ from support.waiting import until
 
 from killable.api.client.client import Client
 from killable.api.client.events import Ending
-from killable.workers.authoring.limits import DEFAULT_LIMITS, value_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, value_of
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

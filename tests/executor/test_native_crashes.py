@@ -47,7 +47,7 @@ def stack_of(future: JobFuture[object]) -> str:
 
 def test_a_crash_says_where_the_job_was(executor: Executor) -> None:
     stack = stack_of(crashed(executor, "segfault"))
-    assert "in string_at" in stack and "in end_badly" in stack and "harness.py" not in stack
+    assert "in string_at" in stack and "in end_badly" in stack and "worker_loop.py" not in stack
 
 
 def test_a_childs_fault_is_not_its_parents(executor: Executor) -> None:

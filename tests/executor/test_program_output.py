@@ -19,7 +19,7 @@ import talking_tasks
 from support.waiting import Pending, until
 
 from killable import Executor, JobCancelled, WorkerCrashed
-from killable.supervisor.executor.relay import ROOM_BYTES
+from killable.supervisor.executor.output_relay import ROOM_BYTES
 
 TESTS = Path(__file__).parent.parent
 

@@ -23,7 +23,7 @@ from support.waiting import until
 from killable import Executor
 from killable.supervisor.executor.repeated_content import PART_BYTES_MIN
 from killable.supervisor.linux import memory_writes
-from killable.workers.protocol.messages import SHARED_PARTS_MAX
+from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 
 LARGE = 1_000_000
 """Elements of an array: 8 MB."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import processes
+from support.uvicorn_process import listens_at
 from support.waiting import until
 
 HERE = Path(__file__).parent
@@ -62,16 +62,9 @@ def serving(*options: str) -> Iterator[Server]:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "PYTHONPATH": paths}
     ) as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if found := re.search(r"running on http://[\d.]+:(\d+)", line):
-                break
-        else:
-            raise AssertionError("".join(lines))
+        _, port = listens_at(process)
         try:
-            yield Server(process, int(found[1]))
+            yield Server(process, port)
         finally:
             process.send_signal(signal.SIGTERM)
             said = process.communicate(timeout=120)[0]

@@ -28,9 +28,9 @@ from killable.supervisor.attempts.escalation import Rules
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 
 END_S = 60.0
 BLAMELESS = {"spawn", "worker_lost", "killed_externally", "unkillable"}

@@ -14,7 +14,7 @@ from support.supervisor_fixture import StartSupervisor
 from support.waiting import until
 
 from killable.supervisor.settings import PoolSpec
-from killable.workers.protocol.messages import PROGRESS_BYTES_MAX
+from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
 
 FORGES = """
 import ctypes, os, signal, time

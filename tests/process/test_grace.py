@@ -31,7 +31,7 @@ from support.waiting import Pending, until_async
 from killable.supervisor.configuration.config import load
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 from killable.workers.errors import Refused
 
 LONG_S = 60.0

@@ -24,13 +24,14 @@ from support.waiting import Pending, until_async, until_empty
 
 from killable.supervisor.dispatch import recovery
 from killable.supervisor.journal import journal_thread as module
+from killable.supervisor.journal import write_failures
 from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
 from killable.supervisor.models import JobEvent, Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 
 SUPPORT = Path(processes.__file__).parent
 LOOP = Submission("loop_python", b"{}")
@@ -505,7 +506,7 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     disk.clear()
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)
-    monkeypatch.setattr(module, "SLOW_S", 0.1)
+    monkeypatch.setattr(write_failures, "HANGS_AFTER_S", 0.1)
     assert (await stop(server, running[0])).code == "cancelled"
 
     async def tells() -> bool | Pending:

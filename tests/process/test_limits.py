@@ -28,7 +28,7 @@ from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import memory
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring.kernel_limits import TASKS_SPARE, hard_limit_bytes
-from killable.workers.authoring.limits import NO_CAPS
+from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.authoring.units import size
 
 MIB = 1 << 20

@@ -16,7 +16,7 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 
 JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
 LEASE_S = 1000.0

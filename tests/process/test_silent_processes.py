@@ -22,7 +22,7 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor.linux.spawner import PoolSpawner
 from killable.supervisor.linux.supervisor_resources import SupervisorResources
-from killable.supervisor.linux.zygote_host import STOPS_MAX
+from killable.supervisor.linux.zygote_watchdog import STOPS_MAX
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.protocol.messages import Kind

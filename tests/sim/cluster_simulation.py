@@ -22,15 +22,15 @@ from support.virtual_loop import VirtualLoop
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pool import NodePool
-from killable.supervisor.cluster.node_pools import FIXED, NodePools
-from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.cluster.node_scaling import FIXED, Scaling
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.node_labels import NODE, fits
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.authoring.limits import NO_CAPS
+from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.errors import Refused
 from sim.simulation import LIMITS
 

@@ -25,7 +25,7 @@ from support.simulated_process import ProcessDied, SimulatedProcess, watch_tasks
 
 from killable.supervisor.clock import Clock, rfc_3339
 from killable.supervisor.cluster.node_pools import NodePools
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 from killable.supervisor.models import TERMINAL_STATES, JobEvent, StartRefused, Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor

@@ -27,7 +27,7 @@ from killable.supervisor.jobs.durable_ends import TELL_S
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, NO_CAPS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, NO_CAPS, over
 from killable.workers.errors import CODES, Refused
 from killable.workers.protocol.messages import Kind
 

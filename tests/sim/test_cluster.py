@@ -20,7 +20,9 @@ from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_scaling import Scaling
+from sim import seeded_histories
 from sim.cluster_simulation import ClusterSimulation
+from sim.seeded_histories import SEED
 
 MACHINES, SLOTS = 1000, 10_000
 JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "20000"))
@@ -29,16 +31,8 @@ SHARED = max(0, JOBS - SLOTS)
 """Turns in which two tenants have jobs that wait: the first one has all slots, and half of the other jobs."""
 YOUNG_OBJECTS, PASSES = 50_000, 50
 """Of the garbage collector, which takes a fifth of the time with its defaults. That many jobs are no garbage."""
-SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "60"))
-SEED = os.environ.get("KILLABLE_SIM_SEED", "")
-SEEDS_PER_TEST = 20
 STEPS = 25
-TROUBLES = (
-    Trouble(),
-    Trouble(lost=0.01, doubled=0.05, late=0.05, late_s=0.5),
-    Trouble(lost=0.05, doubled=0.2, late=0.2, late_s=2.0),
-    Trouble(lost=0.02, doubled=0.3, late=0.1, late_s=20.0),
-)
+TROUBLES = (Trouble(), *seeded_histories.MESSAGES_LATE)
 
 
 class Fuzz:
@@ -71,8 +65,7 @@ class Fuzz:
         sim.network.trouble = Trouble()
         sim.head.carrier.is_cut_off = False
         for machine in sim.network.machines.values():
-            machine.is_off = machine.is_cut_off = False
-            machine.thaw()
+            machine.recover()
         await asyncio.sleep(60)  # a node that was away is still drained when it is back
         for node in await sim.head.supervisor.nodes():
             await sim.head.supervisor.drain_node(node.name, drains=False)
@@ -103,8 +96,7 @@ class Fuzz:
             case "stop":
                 machine.freeze(jobs=True)
             case "better":
-                machine.is_off = machine.is_cut_off = False
-                machine.thaw()
+                machine.recover()
             case "drain":
                 nodes = await sim.head.supervisor.nodes()  # one that has gone is forgotten
                 if machine.name in {node.name for node in nodes}:
@@ -130,30 +122,23 @@ class Fuzz:
         """The head is killed, or is alone from now on, or goes on beside the new one."""
         self.sim.head.carrier.is_cut_off = self.dice.random() < 0.7
         for machine in self.sim.network.machines.values():  # a head without any node does not start
-            machine.is_off = machine.is_cut_off = False
-            machine.thaw()
+            machine.recover()
         await self.sim.new_head()
 
 
 def play(seed: int) -> Counter[str]:
     """Return how many jobs have ended with each code; a failure says how to see it again."""
-    try:
-        return run(_fuzz(seed))
-    except BaseException as error:
-        error.add_note(f"again: KILLABLE_SIM_SEED={seed} pytest tests/sim/test_cluster.py -k history")
-        raise
+    return seeded_histories.play(_fuzz, seed, __file__)
 
 
 async def _fuzz(seed: int) -> Counter[str]:
     return await Fuzz(seed).run()
 
 
-@pytest.mark.parametrize(
-    "first", [int(SEED)] if SEED else range(0, SEEDS, SEEDS_PER_TEST), ids=lambda seed: f"{seed}on"
-)
-def test_what_must_hold_on_many_machines_holds_in_every_history(first: int) -> None:
+@seeded_histories.seeds(60, each_test=20)
+def test_what_must_hold_on_many_machines_holds_in_every_history(seeds: range) -> None:
     counts: Counter[str] = Counter()
-    for seed in range(first, first + (1 if SEED else SEEDS_PER_TEST)):
+    for seed in seeds:
         counts += play(seed)
     assert SEED or all(counts[end] > 20 for end in ("completed", "exception", "cancelled", "node_lost")), counts
 
@@ -206,8 +191,7 @@ async def _thousand() -> None:
                 machine.is_cut_off = number % 5 == 0
             await asyncio.sleep(12)  # longer than a lease
             for machine in gone:
-                machine.is_off = machine.is_cut_off = False
-                machine.thaw()
+                machine.recover()
             await sim.ended()
         finally:
             gc.unfreeze()

@@ -6,7 +6,6 @@ By hand with more seeds: KILLABLE_SIM_SEEDS=2000 pytest tests/sim/test_cluster_a
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from collections.abc import Coroutine
@@ -17,22 +16,15 @@ from support.fake_network import FakeMachine, Trouble
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
+from sim import seeded_histories
 from sim.journaled_cluster import COMMITS_S, STEPS, Trap, journaled_cluster
+from sim.seeded_histories import SEED
 
-SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "60"))
-SEED = os.environ.get("KILLABLE_SIM_SEED", "")
-SEEDS_PER_TEST = 20
 STEPS_OF_HISTORY = 25
 LEASE_S, RUN_S = 5.0, 60.0
 WITHIN_S, BEYOND_S = 0.4 * LEASE_S, 2.5 * LEASE_S
 TIMES = Times(LEASE_S, 1.0, 1.0)
-TROUBLES = (
-    Trouble(),
-    Trouble(),
-    Trouble(lost=0.01, doubled=0.05, late=0.05, late_s=0.5),
-    Trouble(lost=0.05, doubled=0.2, late=0.2, late_s=2.0),
-    Trouble(lost=0.02, doubled=0.3, late=0.1, late_s=20.0),
-)
+TROUBLES = (Trouble(), Trouble(), *seeded_histories.MESSAGES_LATE)
 
 
 class History:
@@ -72,8 +64,7 @@ class History:
         sim.trap = None
         sim.network.trouble = Trouble()
         for machine in sim.network.machines.values():
-            machine.is_off = machine.is_cut_off = False
-            machine.thaw()
+            machine.recover()
         await asyncio.gather(*self.begun)
 
     async def step(self, *, is_calm: bool) -> None:
@@ -96,8 +87,7 @@ class History:
             case "second":
                 self.begin(sim.second_head())
             case "better":
-                machine.is_off = machine.is_cut_off = False
-                machine.thaw()
+                machine.recover()
             case "kill" | "off" | "cut off" | "freeze" | "stop":
                 sim.has_lost_nodes = True
                 self.disaster(what, machine)
@@ -134,26 +124,20 @@ class History:
 
 
 def play(seed: int) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    try:
-        return run(_play(seed))
-    except BaseException as error:
-        error.add_note(f"again: KILLABLE_SIM_SEED={seed} pytest tests/sim/test_cluster_adoption.py -k history")
-        raise
+    return seeded_histories.play(_play, seed, __file__)
 
 
 async def _play(seed: int) -> tuple[Counter[str], Counter[str], Counter[str]]:
     return await History(seed).run()
 
 
-@pytest.mark.parametrize(
-    "first", [int(SEED)] if SEED else range(0, SEEDS, SEEDS_PER_TEST), ids=lambda seed: f"{seed}on"
-)
-def test_what_clients_were_told_stays_true_under_every_later_head_in_every_history(first: int) -> None:
+@seeded_histories.seeds(60, each_test=20)
+def test_what_clients_were_told_stays_true_under_every_later_head_in_every_history(seeds: range) -> None:
     counts, kills, gaps = Counter[str](), Counter[str](), Counter[str]()
-    for seed in range(first, first + (1 if SEED else SEEDS_PER_TEST)):
+    for seed in seeds:
         for sums, each in zip((counts, kills, gaps), play(seed), strict=True):
             sums += each
-    assert SEED or kills.total() > SEEDS_PER_TEST, kills
+    assert SEED or kills.total() > len(seeds), kills
     assert SEED or all(counts[end] > 5 for end in ("completed", "exception", "cancelled", "node_lost")), counts
 
 

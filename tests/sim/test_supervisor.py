@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,9 @@ from support.virtual_loop import run
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
+from sim import seeded_histories
 from sim.simulation import Simulation, pool
 
-SEEDS = int(os.environ.get("KILLABLE_SIM_SEEDS", "700"))
-"""More by hand: KILLABLE_SIM_SEEDS=50000 pytest tests/sim -k history."""
-SEED = os.environ.get("KILLABLE_SIM_SEED", "")
-"""One again: KILLABLE_SIM_SEED=1234 pytest tests/sim -k history."""
-SEEDS_PER_TEST = 50
-"""What is done after every test (nothing is left) takes longer than a history."""
 STEPS = 20
 
 REFUSALS = {
@@ -253,23 +249,17 @@ async def _fuzz(seed: int, engine: str) -> list[str]:
 
 def play(seed: int, engine: str = ENGINE) -> list[str]:
     """Return what happened; a failure says how to see it again."""
-    try:
-        return run(_fuzz(seed, engine))
-    except BaseException as error:
-        which = "ENGINE=cluster " if engine == "cluster" else ""
-        error.add_note(f"again: {which}KILLABLE_SIM_SEED={seed} pytest tests/sim/test_supervisor.py -k history")
-        raise
+    which = "ENGINE=cluster " if engine == "cluster" else ""
+    return seeded_histories.play(partial(_fuzz, engine=engine), seed, __file__, which)
 
 
 @pytest.mark.row("B5")
 @pytest.mark.row("B6")
 @pytest.mark.row("H10")
 @pytest.mark.row("F1")
-@pytest.mark.parametrize(
-    "first", [int(SEED)] if SEED else range(0, SEEDS, SEEDS_PER_TEST), ids=lambda seed: f"{seed}on"
-)
-def test_what_must_hold_holds_in_every_history(first: int) -> None:
-    for seed in range(first, first + (1 if SEED else SEEDS_PER_TEST)):
+@seeded_histories.seeds(700, each_test=50)
+def test_what_must_hold_holds_in_every_history(seeds: range) -> None:
+    for seed in seeds:
         play(seed)
 
 

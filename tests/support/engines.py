@@ -17,8 +17,8 @@ from support.waiting import Pending, until_async
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
-from killable.supervisor.cluster.node_pools import FIXED, NodePools
-from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.cluster.node_pools import NodePools
+from killable.supervisor.cluster.node_scaling import FIXED, Scaling
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.records import JobRecord, PoolRecord
 from killable.supervisor.settings import Settings

@@ -169,6 +169,11 @@ class FakeMachine:
             if self.supervisor is not None:
                 self.supervisor.thaw(jobs=self._are_jobs_frozen)
 
+    def recover(self) -> None:
+        """Be on, connected, and not frozen."""
+        self.is_off = self.is_cut_off = False
+        self.thaw()
+
 
 @dataclass(eq=False)
 class FakeCarrier:

@@ -21,7 +21,7 @@ from killable.supervisor.models import Certificate, JobType, Outcome, Submission
 from killable.supervisor.records import PoolRecord, WorkerRecord
 from killable.supervisor.settings import Settings
 from killable.supervisor.telemetry.observer import Observer
-from killable.workers.authoring.limits import DEFAULT_LIMITS, Limits, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, Limits, over
 
 if TYPE_CHECKING:
     from support.fake_network import FakeMachine

@@ -23,7 +23,7 @@ from killable.supervisor.models import Outcome, Verdict
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
-from killable.workers.authoring.limits import NO_CAPS
+from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.protocol import pickling
 from killable.workers.protocol.call_message import decode_call
 from killable.workers.protocol.frames import Frame

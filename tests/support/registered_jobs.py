@@ -14,7 +14,7 @@ from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.settings import SupervisorSettings
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 
 TYPE = JobType(
     name="work", description="", input_schema={}, pool="p", codec="json", limits=DEFAULT_LIMITS, caps={}, operations=()

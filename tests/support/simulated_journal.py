@@ -12,7 +12,8 @@ from pathlib import Path
 
 from killable.supervisor.journal.file_checks import MARK, WAL
 from killable.supervisor.journal.journal_file import JournalFile, JournalRow
-from killable.supervisor.journal.journal_thread import GROUP_MAX, RETRY_S, Entry, Journal
+from killable.supervisor.journal.journal_thread import GROUP_MAX, Entry, Journal
+from killable.supervisor.journal.write_failures import RETRY_S
 
 
 class SimulatedJournal(Journal):

@@ -22,7 +22,7 @@ from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux import memory_size
 from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import SandboxSpec, Settings, TenantSettings, usable_cores, usable_processors
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 
 pytestmark = pytest.mark.row("G11")
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
 from killable.supervisor.models import Verdict
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
-from killable.workers.protocol.messages import OPERATIONS_MAX, OperationEntered
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
+from killable.workers.protocol.message_bounds import OPERATIONS_MAX
+from killable.workers.protocol.messages import OperationEntered
 
 NOW = 100.0
 LIMITS = over(DEFAULT_LIMITS, {"start_s": 1, "run_s": 60, "first_token_s": 5, "idle_s": 2, "grace_s": 3, "ack_s": 0.5})

@@ -8,7 +8,7 @@ import pytest
 
 from killable.supervisor.jobs.effective_limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits import DEFAULT_LIMITS, LIMITS, Limits, over, value_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, Limits, over, value_of
 from killable.workers.errors import Refused
 
 

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from killable.workers.authoring.limits import DEFAULT_LIMITS
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, HEADER_BYTES, Decoder, Frame, FrameError, encode
 
 U32 = 0xFFFFFFFF

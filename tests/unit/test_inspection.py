@@ -19,7 +19,7 @@ from killable.supervisor.journal.journal_file import (
     NodeDrainNote,
     StartedNote,
 )
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 
 
 @pytest.fixture

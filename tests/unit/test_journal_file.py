@@ -24,7 +24,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
-from killable.supervisor.journal.refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused
 
 ACCEPTED = AcceptedNote(1, "job-1", b'{"type":"work"}', b"input" * 100)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from support.memory_jobs import make_system_v_segment
 
-from killable.workers.runtime.harness import _memory_left
 from killable.workers.runtime.leftover_memory import remove_named, remove_segments
+from killable.workers.runtime.worker_loop import _memory_left
 
 
 def test_names_that_no_file_can_have_remove_nothing(tmp_path: Path) -> None:

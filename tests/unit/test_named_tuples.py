@@ -12,43 +12,35 @@ import pytest
 from killable.workers import named_tuples
 
 
-class Ours(named_tuples.NamedTuple):
-    """A text."""
+def defined_with(NamedTuple: Any, name: str) -> Any:
+    class Record(NamedTuple):
+        """A text."""
 
-    name: str
-    count: int = 2
-    sizes: tuple[int, ...] = ()
+        name: str
+        count: int = 2
+        sizes: tuple[int, ...] = ()
 
-    @property
-    def total(self) -> int:
-        return self.count + sum(self.sizes)
+        @property
+        def total(self) -> int:
+            return self.count + sum(self.sizes)
 
-    @classmethod
-    def empty(cls) -> typing.Self:
-        return cls("")
+        @classmethod
+        def empty(cls) -> typing.Self:
+            return cls("")
+
+    Record.__name__ = Record.__qualname__ = name
+    return Record
 
 
-class Theirs(typing.NamedTuple):
-    """A text."""
-
-    name: str
-    count: int = 2
-    sizes: tuple[int, ...] = ()
-
-    @property
-    def total(self) -> int:
-        return self.count + sum(self.sizes)
-
-    @classmethod
-    def empty(cls) -> typing.Self:
-        return cls("")
+Ours = defined_with(named_tuples.NamedTuple, "Ours")
+Theirs = defined_with(typing.NamedTuple, "Theirs")
 
 
 class Nothing(named_tuples.NamedTuple):
     """Has no fields."""
 
 
-class Subclass(Ours):
+class Subclass(Ours):  # type: ignore[misc]
     """Has the fields of the class above."""
 
 
@@ -98,9 +90,9 @@ def test_the_class_is_as_one_of_typing() -> None:
     assert Ours.empty() == Theirs.empty()
     assert Nothing() == () and Nothing._fields == ()
     with pytest.raises(AttributeError):
-        Ours("a").other = 1  # type: ignore[attr-defined]
+        Ours("a").other = 1
     with pytest.raises(AttributeError):
-        Ours("a").name = "b"  # type: ignore[misc]
+        Ours("a").name = "b"
     with pytest.raises(TypeError):
         Ours("a")._replace(other=1)
     match Ours("a", 3):

@@ -14,7 +14,7 @@ Stack at the signal (most recent call first):
   File "/home/me/my_jobs.py", line 40 in split
   File "{OURS}/builtin/tokenize.py", line 7 in tokenize
   File "{OURS}/attempt.py", line 86 in _drive
-  File "{OURS}/runtime/harness.py", line 30 in run_worker
+  File "{OURS}/runtime/worker_loop.py", line 30 in run_worker
   File "{OURS}/processes/zygote.py", line 3 in <module>
 """
 
@@ -51,7 +51,7 @@ def test_a_stack_is_whole_when_its_outermost_frame_is_there() -> None:
 
 
 def test_all_threads_of_a_native_stack_stay() -> None:
-    text = f'Thread 0x1 (most recent call first):\n  File "{OURS}/runtime/harness.py", line 1 in x\n\n' + STACK
+    text = f'Thread 0x1 (most recent call first):\n  File "{OURS}/runtime/worker_loop.py", line 1 in x\n\n' + STACK
     shown = trim(text, OURS)
     assert shown.startswith("Thread 0x1") and shown.count("File") == 3
 

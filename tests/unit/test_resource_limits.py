@@ -10,7 +10,7 @@ from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
 from killable.workers.authoring.kernel_limits import HARD_FACTOR, hard_limit_bytes
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)

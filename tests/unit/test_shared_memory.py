@@ -15,7 +15,7 @@ import pytest
 from killable.supervisor.jobs.inputs import seal_large_input
 from killable.supervisor.models import Submission
 from killable.workers.protocol.codec import CODECS
-from killable.workers.protocol.messages import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 from killable.workers.protocol.pickling import pickled
 from killable.workers.protocol.shared_memory import SealedInput
 

@@ -12,7 +12,7 @@ from killable.api.http.open_streams import OF_OPERATORS, OpenStreams
 from killable.api.http.sse import PING, WRITE_BYTES, cut, encode, in_whole_events
 from killable.supervisor.models import JobEvent
 from killable.workers.errors import Refused
-from killable.workers.runtime.catalogue import REPORT_BYTES_MAX, _end_of
+from killable.workers.runtime.job_type_catalogue import REPORT_BYTES_MAX, _end_of
 
 
 def test_events_go_out_in_pieces_whatever_their_sizes() -> None:

@@ -10,7 +10,7 @@ import pytest
 from killable.api.cli.display import story
 from killable.api.cli.display.ending_rules import rule_of
 from killable.api.cli.display.remedies import remedy_for
-from killable.workers.authoring.limits import DEFAULT_LIMITS, over
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 from killable.workers.errors import CODES
 
 RECORD: dict[str, Any] = {

@@ -26,7 +26,7 @@ from killable.workers.authoring.function_signature import (
 from killable.workers.authoring.identifiers import TYPE_NAME, TYPE_NAME_RULE
 from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.input_types import InputFault, InputType, join
-from killable.workers.authoring.limits import LIMITS, parse_limit
+from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
 from killable.workers.authoring.preloads import preload, run_preloads
 from killable.workers.authoring.registered_types import DeclarationError, InputError, catalogue, registered
 from killable.workers.authoring.requirements import missing

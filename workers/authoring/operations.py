@@ -16,7 +16,8 @@ from types import FrameType, TracebackType
 from typing import Any, Literal, Protocol
 
 from killable.workers.authoring.identifiers import OPERATION_NAME
-from killable.workers.protocol.messages import OPERATIONS_MAX, Kind, OperationEntered, OperationLeft
+from killable.workers.protocol.message_bounds import OPERATIONS_MAX
+from killable.workers.protocol.messages import Kind, OperationEntered, OperationLeft
 
 OnTimeout = Literal["kill", "raise"]
 _NAME = re.compile(OPERATION_NAME)

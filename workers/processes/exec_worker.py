@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.zygote_messages import Configure
-from killable.workers.runtime import catalogue, process_setup
-from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
+from killable.workers.runtime import job_type_catalogue, process_setup
+from killable.workers.runtime.worker_loop import WorkerEnds, report_broken, run_worker
 
 _DESCRIPTORS = range(3, 3 + len(WorkerEnds._fields))
 """The descriptor numbers of WorkerEnds in the fresh interpreter, after the standard streams."""
@@ -61,8 +61,8 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
     site.main()
     settings = Configure(**configure)
     try:
-        catalogue.load(settings, run_preloads=True)
+        job_type_catalogue.load(settings, run_preloads=True)
     except BaseException as error:
-        report_broken(pipes.frames, catalogue.traceback_of(error))
+        report_broken(pipes.frames, job_type_catalogue.traceback_of(error))
         os._exit(ExitCode.NOT_IMPORTABLE)
     run_worker(pipes, settings, tmp, cgroup_errno)

@@ -97,10 +97,10 @@ class Guard:
                     self._folder = order.path
                     continue
                 if isinstance(order, zygote_messages.HastenMove):
-                    from killable.workers.processes import quick_moves  # here: the zygote does not wait for it
+                    from killable.workers.processes import cgroup_moves  # here: the zygote does not wait for it
 
                     own_procs, events = descriptors
-                    quick_moves.until_joined(own_procs, events, order.at_most_s, poll)
+                    cgroup_moves.until_joined(own_procs, events, order.at_most_s, poll)
                     continue
                 if isinstance(order, zygote_messages.Lease):
                     self._lease = order.until

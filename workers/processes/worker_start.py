@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import exec_worker
 from killable.workers.runtime import process_setup
-from killable.workers.runtime.harness import WorkerEnds, report_broken, run_worker
+from killable.workers.runtime.worker_loop import WorkerEnds, report_broken, run_worker
 
 if TYPE_CHECKING:
     from killable.workers.protocol.zygote_messages import Configure

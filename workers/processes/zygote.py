@@ -21,8 +21,8 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
 from killable.workers.processes.worker_start import WorkerStart, become_worker
 from killable.workers.protocol import fd_passing, named_memory_log, zygote_messages
-from killable.workers.runtime import catalogue, copy_on_write, named_memory_hooks, process_setup, warmup
-from killable.workers.runtime.harness import WorkerEnds
+from killable.workers.runtime import copy_on_write, job_type_catalogue, named_memory_hooks, process_setup, warmup
+from killable.workers.runtime.worker_loop import WorkerEnds
 
 if TYPE_CHECKING:
     from killable.workers.runtime.sandbox import Sandbox
@@ -129,16 +129,16 @@ class Zygote:
         named_memory_hooks.names.install(os.path.join(folder, named_memory_log.LOG_NAME))
         try:
             if self._configure.start_method == "spawn":
-                types = catalogue.survey_in_child(self._configure)
+                types = job_type_catalogue.survey_in_child(self._configure)
             else:
-                types = catalogue.load(self._configure, run_preloads=True)
+                types = job_type_catalogue.load(self._configure, run_preloads=True)
                 warmup.rehearsal(self._configure.codec)
                 if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
                     copy_on_write.import_modules(copy_on_write.NEEDED_BY_JOBS)
             self._sandbox = self._prepared_sandbox()
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
-            _tell(self._sock, catalogue.explain(error))
+            _tell(self._sock, job_type_catalogue.explain(error))
             return False
         for reported in types:
             _tell(self._sock, zygote_messages.TypeReported(reported))

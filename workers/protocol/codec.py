@@ -17,7 +17,8 @@ from mmap import mmap
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from killable.workers.protocol.messages import INLINE_BYTES_MAX, dump_json
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
+from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
     from killable.workers.protocol.pickling import Pickled

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
+from killable.workers.protocol.message_bounds import WHY_CHARS_MAX
 
 
 class Kind(IntEnum):
@@ -80,17 +81,8 @@ NOTIFY_SWALLOWED = 0xA7
 NOTIFY_EXPIRED = 0xA9
 """The worker received EXPIRE: `OperationTimedOut` is raised, or the operation had been left."""
 
-INLINE_BYTES_MAX = 1 << 20
-"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
-
 RAN_SECONDS = "<f"
 """The duration of a call in seconds, at the beginning of a RAN frame's payload (struct)."""
-
-SHARED_PARTS_MAX = 8
-"""The most shared parts of one input; each is a descriptor in the program and, while it is received, in the worker."""
-
-OPERATIONS_MAX = 100
-"""The most operations that one attempt may have entered at once, nested or side by side."""
 
 
 _decode = json.JSONDecoder().raw_decode
@@ -213,10 +205,6 @@ class Stop(NamedTuple):
         return cls(**load_json(payload))
 
 
-PROGRESS_BYTES_MAX = 4 << 10
-"""The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
-
-
 class Entered(NamedTuple):
     """The job function is about to be entered."""
 
@@ -324,10 +312,6 @@ class Raised(NamedTuple):
             raise TypeError("a member of another type")
         binascii.a2b_base64(raised.pickled)
         return raised
-
-
-WHY_CHARS_MAX = 60_000
-"""The most characters of a traceback; its end is kept."""
 
 
 class Ready(NamedTuple):

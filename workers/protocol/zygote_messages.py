@@ -59,7 +59,7 @@ class UseFolder(NamedTuple):
 
 
 class HastenMove(NamedTuple):
-    """Have the kernel ready when a first worker moves into its cgroup (`quick_moves`). Its cgroup.events comes along,
+    """Have the kernel ready when a first worker moves into its cgroup (`cgroup_moves`). Its cgroup.events comes along,
     and before it the cgroup.procs of the cgroup in which guard and supervisor are.
     """
 

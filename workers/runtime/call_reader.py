@@ -12,7 +12,7 @@ from array import array
 from collections import deque
 
 from killable.workers.protocol.call_message import LINE_BYTES_MAX
-from killable.workers.protocol.messages import SHARED_PARTS_MAX
+from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 
 _DESCRIPTOR_BYTES = array("i").itemsize
 _ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)

@@ -23,6 +23,7 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.call_message import CallMessage
 from killable.workers.protocol.codec import Codec, TooLarge, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
+from killable.workers.protocol.message_bounds import FAULT_CHARS_MAX, FAULTS_MAX, TRACEBACK_CHARS_MAX
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
@@ -41,12 +42,6 @@ _OWN_MODULES = (
     "killable.workers.runtime.executor_setup",
 )
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
-_TRACEBACK_CHARS_MAX = 64 << 10
-"""More than a hundred frames. The job's record and its last event contain the traceback."""
-_FAULT_CHARS_MAX = 1000
-"""The most characters of a pointer or a message: either may quote the input."""
-_FAULTS_MAX = 100
-"""More than a person reads; a list of a million items may have a million faults."""
 
 
 class _NoSuchJob(Exception):
@@ -228,8 +223,8 @@ class Execution:
             return Raised("assignment", message=str(error))
         if isinstance(error, InputError):
             self.exit_code = ExitCode.BAD_PAYLOAD
-            faults = [{name: text[:_FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]
-            return Raised("payload", type(error).__name__, _message(error), faults=faults[:_FAULTS_MAX])
+            faults = [{name: text[:FAULT_CHARS_MAX] for name, text in each.items()} for each in error.facts]
+            return Raised("payload", type(error).__name__, _message(error), faults=faults[:FAULTS_MAX])
         if isinstance(error, Unserializable):
             cause = "too_large" if isinstance(error, TooLarge) else "unserializable"
             return Raised(cause, error.type_name, _message(error))
@@ -261,7 +256,7 @@ class Execution:
             text = "".join(traceback.format_exception(type(error), error, frames))
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
-        return text[-_TRACEBACK_CHARS_MAX:]
+        return text[-TRACEBACK_CHARS_MAX:]
 
 
 def _lacks_memory(error: BaseException) -> bool:

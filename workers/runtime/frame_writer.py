@@ -14,7 +14,8 @@ from typing import Any
 
 from killable.workers.protocol.codec import Codec, TooLarge
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, FrameError, encode
-from killable.workers.protocol.messages import PROGRESS_BYTES_MAX, Kind, dump_json
+from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
+from killable.workers.protocol.messages import Kind, dump_json
 from killable.workers.protocol.token_ring import TokenRingWriter
 
 _TOKEN = int(Kind.TOKEN)

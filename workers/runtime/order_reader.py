@@ -12,7 +12,8 @@ from array import array
 from collections import deque
 
 from killable.workers.protocol.frames import Decoder, Frame
-from killable.workers.protocol.messages import SHARED_PARTS_MAX, Kind
+from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
+from killable.workers.protocol.messages import Kind
 
 READ_BYTES = 1 << 16
 _DESCRIPTOR_BYTES = array("i").itemsize

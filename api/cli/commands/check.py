@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.commands.serve import require_linux
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.workers.authoring.limits import DEFAULT_LIMITS, flat, value_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, flat, value_of
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -84,10 +84,10 @@ def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> No
     for text in (*troubles(found.pools, found.types), *sandboxes(found.pools)):
         stderr.print(text)
     if not faults:
-        pools, types = render.counted(len(found.pools), "pool"), render.counted(len(found.types), "job type")
+        pools, types = spelling.counted(len(found.pools), "pool"), spelling.counted(len(found.types), "job type")
         stderr.print(Text.assemble(("ok: ", "bold green"), f"{pools}, {types}; `{serving}` can start"))
         return
-    stderr.print(Text(render.counted(len(faults), "fault") + ":", "bold red"))
+    stderr.print(Text(spelling.counted(len(faults), "fault") + ":", "bold red"))
     for fault in faults:
         stderr.print(f"  {fault}")
 
@@ -117,5 +117,5 @@ def _limit(name: str, value: Any) -> str:
     if value is None:
         return "none"
     if name.endswith("_s"):
-        return render.setting(value)
-    return render.size(int(value)) if name.endswith("_bytes") else f"{value:g}"
+        return spelling.setting(value)
+    return spelling.size(int(value)) if name.endswith("_bytes") else f"{value:g}"

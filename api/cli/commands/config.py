@@ -22,7 +22,7 @@ from killable.api.cli.display import console, errors
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.pool_survey import PoolSurvey
-    from killable.supervisor.configuration.inventory import Setting
+    from killable.supervisor.configuration.values_in_force import Setting
 
 
 def config(
@@ -53,7 +53,12 @@ def _ask_pools(in_force: InForce) -> PoolSurvey:
 
 def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
     from killable.api.cli.server.configuration import source_of
-    from killable.supervisor.configuration.inventory import Setting, is_inherited, limits_in_force, settings_in_force
+    from killable.supervisor.configuration.values_in_force import (
+        Setting,
+        is_inherited,
+        limits_in_force,
+        settings_in_force,
+    )
 
     settings = list(settings_in_force(in_force.config))
     keys = [Setting("api keys", key.name, key.role, source_of(key, in_force)) for key in in_force.keys]

@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.job_state import ended_by
@@ -137,7 +137,7 @@ class _Story:
                 break  # the text is loaded, and the native call begins
         time.sleep(SILENCE_S)
         worker = client.worker(worker_id)
-        used = f"CPU {worker['cpu'] or 0:.0%}, RSS {render.size(worker['rss_bytes'])}"
+        used = f"CPU {worker['cpu'] or 0:.0%}, RSS {spelling.size(worker['rss_bytes'])}"
         self._say(f"worker pid {worker['pid']}, {used}, no output: cancel")
         ending = job.cancel(reason="stuck")
         record = job.record()

@@ -16,7 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.diagnosis.check import Check
+from killable.api.cli.diagnosis.check_result import Check
 from killable.api.cli.diagnosis.machine_checks import examine
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit

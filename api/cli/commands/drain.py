@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.parameters.command_client import open_client
 
 
@@ -32,7 +32,7 @@ def state_line(standing: Mapping[str, Any]) -> str:
     if not standing["draining"]:
         return f"not draining: new jobs are accepted; {left or 'no jobs'}"
     deadline = standing.get("deadline_s")
-    at_most = f", at most {render.duration(deadline)} more" if left and deadline is not None else ""
+    at_most = f", at most {spelling.duration(deadline)} more" if left and deadline is not None else ""
     return f"draining: new jobs are refused; {f'{left} left{at_most}' if left else 'no jobs left'}"
 
 
@@ -40,7 +40,7 @@ def node_line(record: Mapping[str, Any], *, off: bool = False) -> str:
     """Return the state of a node: `gpu-2-90cc1d is draining: it gets no jobs; 2 running left, at most 1m00s more`. Of
     one that is not there, or does not answer, what is to come is told.
     """
-    name, state = render.plain(record["name"]), record["state"]
+    name, state = spelling.plain(record["name"]), record["state"]
     running = f"{record['running']} running"
     if state == "live":
         return f"{name} is live: it gets jobs; {running}"
@@ -48,7 +48,7 @@ def node_line(record: Mapping[str, Any], *, off: bool = False) -> str:
         return f"{name} is {state}: it gets jobs again when it is back"
     left = f"{running} left" if record["running"] else "no jobs left"
     deadline = record["deadline_s"]
-    at_most = f", at most {render.duration(deadline)} more" if record["running"] and deadline is not None else ""
+    at_most = f", at most {spelling.duration(deadline)} more" if record["running"] and deadline is not None else ""
     return f"{name} is {state}: it gets no jobs; {left}{at_most}"
 
 

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.job_state import ended_by
-from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.cli.parameters.job_input import tag_filter
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.client.events import Ending
 from killable.workers.authoring.identifiers import did_you_mean
@@ -137,7 +137,7 @@ def _note_longer_grace(kills: Sequence[_Kill], order: _Order) -> None:
     certificates = [done.ending.certificate or {} for done in kills if done.ending is not None]
     in_force = [grace for each in certificates if (grace := each.get("grace_s")) is not None]
     if order.grace_s is not None and in_force and min(in_force) < order.grace_s:
-        words = f"a kill can only shorten the grace: {render.setting(min(in_force))} was in force and applied"
+        words = f"a kill can only shorten the grace: {spelling.setting(min(in_force))} was in force and applied"
         console.stderr_console().print(Text(words, "yellow"))
 
 
@@ -225,7 +225,7 @@ def _cancel(job: JobHandle | None, order: _Order, wait_s: float | None) -> Endin
 def _print_line(done: _Kill) -> None:
     if done.worker is not None:
         pid, job_id = done.worker.get("pid"), done.worker.get("job_id")
-        whose = f", its job {render.short(job_id)} cancelled" if job_id else ""
+        whose = f", its job {spelling.short(job_id)} cancelled" if job_id else ""
         end = "still stopping" if done.worker.get("state") == "stopping" and job_id else "killed"
         console.write(f"{done.name}  {end}  pid {pid}{whose}\n")
         return
@@ -234,7 +234,7 @@ def _print_line(done: _Kill) -> None:
             Text.assemble(f"{done.name}  ", ("unknown", "red"), "  there is no such job or worker")
         )
         return
-    name = render.short(done.ending.job_id)
+    name = spelling.short(done.ending.job_id)
     how = ended_by({"state": done.ending.state, "certificate": done.ending.certificate, "error": done.ending.error})
     death = "already ended" if done.ending.had_ended else death_line(done.ending.certificate)
     console.write(f"{name}  {how}  {death}\n")
@@ -271,10 +271,10 @@ def _print_plan(targets: list[_Target], as_json: bool) -> int:
             line = f"{target.name}  unknown"
         elif record["state"] in ("queued", "running", "stopping"):
             plan.append(record["job_id"])
-            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
+            line = f"{spelling.short(record['job_id'])}  {record['type']}  {record['state']}  would be cancelled"
         else:
             code = max(code, CommandExit.FAILED)
-            line = f"{render.short(record['job_id'])}  {record['type']}  {record['state']}  already ended"
+            line = f"{spelling.short(record['job_id'])}  {record['type']}  {record['state']}  already ended"
         if not as_json:
             console.write(line + "\n")
     if as_json:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
 
@@ -48,11 +48,11 @@ def _shown(name: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return render.plain(value)
+        return spelling.plain(value)
     if unit.endswith("_ms"):
-        return render.milliseconds(float(value))
+        return spelling.milliseconds(float(value))
     if unit.endswith("_bytes"):
-        return render.size(int(value))
+        return spelling.size(int(value))
     if unit.endswith("_s"):
-        return render.duration(float(value))
+        return spelling.duration(float(value))
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else f"{value:.3g}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
@@ -36,10 +36,10 @@ def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
         ]
     )  # fmt: skip
     for node in records:
-        heard = "-" if node["heard_s"] is None else render.duration(node["heard_s"])
+        heard = "-" if node["heard_s"] is None else spelling.duration(node["heard_s"])
         table.add(
-            render.plain(node["name"]), str(node["state"]), f"{node['running']}/{node['slots']}", heard,
-            render.plain(labels_of(node["labels"])) or "-", render.plain(detail_of(node)) or "-",
+            spelling.plain(node["name"]), str(node["state"]), f"{node['running']}/{node['slots']}", heard,
+            spelling.plain(labels_of(node["labels"])) or "-", spelling.plain(detail_of(node)) or "-",
         )  # fmt: skip
     return table
 
@@ -54,4 +54,4 @@ def detail_of(node: Mapping[str, Any]) -> str:
     detail, left_s = str(node["detail"]), node["deadline_s"]
     if left_s is None or not node["running"]:
         return detail
-    return f"{detail}; what runs is stopped in {render.duration(left_s)}"
+    return f"{detail}; what runs is stopped in {spelling.duration(left_s)}"

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import job_state
-from killable.api.cli.parameters.arguments import tag_filter
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.cli.parameters.job_input import tag_filter
 
 _ORDER = ("stopping", "running", "queued")
 """The order of the list; ended jobs follow, newest first."""
@@ -70,7 +70,7 @@ def summary(jobs: Sequence[Mapping[str, Any]]) -> str:
     counts = Counter(str(job["state"]) for job in jobs)
     states = [*_ORDER, *sorted(counts.keys() - set(_ORDER))]
     named = ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in states if counts[state])
-    return f"{render.counted(len(jobs), 'job')}: {named}"
+    return f"{spelling.counted(len(jobs), 'job')}: {named}"
 
 
 def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str, Any]], *, full: bool) -> Listing:
@@ -88,11 +88,11 @@ def listing(records: Sequence[Mapping[str, Any]], workers: Iterable[Mapping[str,
     holders = {worker["job_id"]: worker for worker in workers if worker.get("job_id")}
     for job in records:
         worker = holders.get(job["job_id"], {})
-        name = job["job_id"] if full else render.short(job["job_id"])
+        name = job["job_id"] if full else spelling.short(job["job_id"])
         table.add(
-            name, render.plain(job["type"]), job_state(job), render.duration(_age_s(job)), str(job["tokens"]),
-            *([render.plain(job["node"] or "-")] if on_nodes else []), _name_on_node(worker), render.pid(worker),
-            render.share(worker.get("cpu")), render.size(worker.get("rss_bytes")),
+            name, spelling.plain(job["type"]), job_state(job), spelling.duration(_age_s(job)), str(job["tokens"]),
+            *([spelling.plain(job["node"] or "-")] if on_nodes else []), _name_on_node(worker), spelling.pid(worker),
+            spelling.share(worker.get("cpu")), spelling.size(worker.get("rss_bytes")),
         )  # fmt: skip
     return table
 
@@ -105,4 +105,4 @@ def _name_on_node(worker: Mapping[str, Any]) -> str:
 
 def _age_s(job: Mapping[str, Any]) -> float | None:
     """Return the seconds since the job was accepted, also of an ended one."""
-    return render.age_s(job["created_at"])
+    return spelling.age_s(job["created_at"])

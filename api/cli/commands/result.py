@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 
 from killable.api.cli.display import console, errors
-from killable.api.cli.display.follow import print_value
+from killable.api.cli.display.live_output import print_value
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
 

@@ -24,7 +24,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError
 
@@ -136,7 +136,7 @@ async def _serve(
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, interpreter_settings
-    from killable.api.cli.server.cluster import supervisor_of
+    from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
     from killable.supervisor.linux import adopted_zombies
@@ -258,9 +258,9 @@ async def _until_asked_to_stop(
     if stop.asked.is_set():
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
-            jobs = render.counted(left.running + left.queued, "job")
-            manager.status(f"{jobs} may finish within {render.setting(drain_s)}")
-            _say(f"{jobs} may finish within {render.setting(drain_s)}; Ctrl-C again kills at once")
+            jobs = spelling.counted(left.running + left.queued, "job")
+            manager.status(f"{jobs} may finish within {spelling.setting(drain_s)}")
+            _say(f"{jobs} may finish within {spelling.setting(drain_s)}; Ctrl-C again kills at once")
         await _first_of(_done(due), stop.asked_again.wait())
     stop.asked.set()  # a signal from here on counts as the second one
     due.cancel()
@@ -271,13 +271,13 @@ async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop
     left = await supervisor.drained()
     number = 0 if supervisor.leaves_jobs else left.running + left.queued
     # Not at the begin of a drain: the manager would kill the server when its time for a stop is over.
-    manager.stopping(f"ending {render.counted(number, 'job')}")
+    manager.stopping(f"ending {spelling.counted(number, 'job')}")
     closing = asyncio.create_task(supervisor.close())
     if number and not stop.asked_again.is_set():
         verb, whom = (
             ("is cancelled with its grace", "it") if number == 1 else ("are cancelled with their grace", "them")
         )
-        _say(f"{render.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
+        _say(f"{spelling.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
     await _first_of(_done(closing), stop.asked_again.wait())
     if not closing.done():
         _say("killing the jobs that are left")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from killable.api.cli.commands.drain import remaining
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.completion import short_timeout_client
@@ -66,7 +66,7 @@ def shutdown(grace: float | None, deadline: float, reason: str, as_json: bool, u
             console.print_json(members)
         else:
             pid = f", pid {down.pid}," if down.pid else ""
-            click.echo(f"{client.address}{pid} is down after {render.duration(down.took_s)} ({how})")
+            click.echo(f"{client.address}{pid} is down after {spelling.duration(down.took_s)} ({how})")
 
 
 class _Shutdown:
@@ -98,7 +98,7 @@ class _Shutdown:
             return "asked over HTTP"
         if self._process is None:
             raise self._foreign_error or NotDown(
-                f"{self._client.address} is still up after {render.duration(self.took_s)}, and it is on another "
+                f"{self._client.address} is still up after {spelling.duration(self.took_s)}, and it is on another "
                 "machine: end its process there",
                 url=self._client.address, pid=self.pid,
             )  # fmt: skip

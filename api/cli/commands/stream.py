@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import click
 
-from killable.api.cli.display import console, errors, render
-from killable.api.cli.display.follow import Follower
+from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display.live_output import Follower
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
 
@@ -19,7 +19,7 @@ def stream(name: str, after: int | None, events: bool, as_json: bool, url: str) 
         try:
             follower.follow()
         except KeyboardInterrupt:
-            job = render.short(follower.job.id)
+            job = spelling.short(follower.job.id)
             console.stderr_console().print(f"{job} keeps running; to end it: killable kill {job}")
             raise
         raise click.exceptions.Exit(follower.finish())

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from killable.api.cli import interrupts
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.display.follow import Follower
-from killable.api.cli.parameters.arguments import read_input, read_nodes, read_tags
+from killable.api.cli.display.live_output import Follower
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.cli.parameters.job_input import read_input, read_nodes, read_tags
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.workers.errors import KillableError
 
@@ -76,7 +76,7 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
             reason = "its reader has gone" if isinstance(error, OSError) else "its reader failed"
             with contextlib.suppress(KillableError), interrupts.delayed():  # a closed terminal sends SIGHUP, too
                 follower.job.cancel(reason=reason, wait_s=0)
-                stderr.print(f"{render.short(follower.job.id)} is cancelled: {reason}")
+                stderr.print(f"{spelling.short(follower.job.id)} is cancelled: {reason}")
         raise
     return follower.finish()
 
@@ -88,11 +88,11 @@ def _cancel(follower: Follower, as_json: bool) -> int:
             job.cancel(reason="Ctrl-C", wait_s=0)
             if stderr.is_terminal:
                 stderr.print()  # the terminal has echoed ^C
-            stderr.print(f"cancelling {render.short(job.id)}; Ctrl-C again stops waiting for its end")
+            stderr.print(f"cancelling {spelling.short(job.id)}; Ctrl-C again stops waiting for its end")
         follower.follow()
     except (KeyboardInterrupt, KillableError) as error:
         if isinstance(error, KillableError):
             errors.report(error, as_json)
-        stderr.print(f"no certificate received; to see how the job ended: killable inspect {render.short(job.id)}")
+        stderr.print(f"no certificate received; to see how the job ended: killable inspect {spelling.short(job.id)}")
         return CommandExit.INTERRUPTED
     return follower.finish()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 
@@ -59,4 +59,4 @@ def _of(number: int, bound: int | None) -> str:
 
 
 def _size_of(number: int, bound: int | None) -> str:
-    return render.size(number) + ("" if bound is None else f"/{render.size(bound)}")
+    return spelling.size(number) + ("" if bound is None else f"/{spelling.size(bound)}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
@@ -64,9 +64,9 @@ def type_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
         [Column("TYPE"), Column("POOL", 1, cut=True), Column("INPUT", cut=True), Column("DESCRIPTION", 2, cut=True)]
     )
     for record in records:
-        what = Text(render.plain(record["description"]))
+        what = Text(spelling.plain(record["description"]))
         if not record["available"]:
-            what = Text(f"unavailable: {render.plain(record['unavailable_reason'])}", "yellow")
+            what = Text(f"unavailable: {spelling.plain(record['unavailable_reason'])}", "yellow")
         listing.add(str(record["name"]), str(record["pool"]), signature(record["input_schema"]), what)
     return listing
 
@@ -98,7 +98,7 @@ def signature(schema: Mapping[str, Any]) -> str:
         type_ = kind(member)
         default = f" = {json.dumps(member['default'])}" if "default" in member else "" if name in required else " = ..."
         parts.append(f"{name}{f': {type_}' if type_ else ''}{default}")
-    return render.plain(", ".join(parts)) or "-"
+    return spelling.plain(", ".join(parts)) or "-"
 
 
 def kind(member: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
@@ -46,7 +46,7 @@ def wait(jobs: tuple[str, ...], timeout: float | None, as_json: bool, url: str) 
         going_on = sum(each.exits_with == CommandExit.NOT_NOW for each in standings)
         if going_on and not as_json:
             verb = "has not ended and continues" if going_on == 1 else "have not ended and continue"
-            console.stderr_console().print(f"{render.counted(going_on, 'job')} {verb}")
+            console.stderr_console().print(f"{spelling.counted(going_on, 'job')} {verb}")
     if going_on:
         raise click.exceptions.Exit(CommandExit.NOT_NOW)
     raise click.exceptions.Exit(next((each.exits_with for each in standings if each.exits_with), CommandExit.OK))
@@ -81,5 +81,5 @@ def _members(standing: Standing) -> dict[str, str | None]:
 
 def _line(standing: Standing) -> Text:
     return Text("  ").join(
-        [Text(render.short(standing.job_id)), state_text(standing.state), Text(standing.code or "-")]
+        [Text(spelling.short(standing.job_id)), state_text(standing.state), Text(standing.code or "-")]
     )

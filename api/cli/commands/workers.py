@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
@@ -29,11 +29,13 @@ def workers(node: str | None, as_json: bool, url: str) -> None:
         if found:
             counts = Counter(str(worker["state"]) for worker in found)
             named = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
-            console.stderr_console().print(f"{render.counted(len(found), 'worker')}: {named}", style="dim")
+            console.stderr_console().print(f"{spelling.counted(len(found), 'worker')}: {named}", style="dim")
             console.print_table(worker_listing(found))
         else:
             why = "no pool is ready (`killable doctor --url URL` checks the server)"
-            why = why if node is None else f"there are none on {render.plain(node)} (`killable nodes` lists the nodes)"
+            why = (
+                why if node is None else f"there are none on {spelling.plain(node)} (`killable nodes` lists the nodes)"
+            )
             console.stderr_console().print(f"no workers: {why}")
         if retired:
             console.print_table(Text("\nnot reused", "bold"))
@@ -55,11 +57,11 @@ def worker_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
     for worker in records:
         job_id = worker.get("job_id")
         listing.add(
-            *([render.plain(worker["node"] or "-")] if on_nodes else []), str(worker["worker_id"]), str(worker["pool"]),
-            state_text(str(worker["state"])),
-            render.short(job_id) if job_id else "-", render.plain(worker.get("type") or "-"), render.pid(worker),
-            render.duration(worker.get("age_s")), str(worker.get("jobs", "-")), render.share(worker.get("cpu")),
-            render.size(worker.get("rss_bytes")), render.size(worker.get("uss_bytes")),
+            *([spelling.plain(worker["node"] or "-")] if on_nodes else []),
+            str(worker["worker_id"]), str(worker["pool"]), state_text(str(worker["state"])),
+            spelling.short(job_id) if job_id else "-", spelling.plain(worker.get("type") or "-"), spelling.pid(worker),
+            spelling.duration(worker.get("age_s")), str(worker.get("jobs", "-")), spelling.share(worker.get("cpu")),
+            spelling.size(worker.get("rss_bytes")), spelling.size(worker.get("uss_bytes")),
         )  # fmt: skip
     return listing
 
@@ -76,8 +78,8 @@ def retired_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
         ]
     )
     for each in records:
-        ago = render.duration(render.age_s(each["at"]))
+        ago = spelling.duration(spelling.age_s(each["at"]))
         listing.add(
-            str(each["worker_id"]), str(each["pool"]), render.short(each["job_id"]), ago, render.plain(each["why"])
+            str(each["worker_id"]), str(each["pool"]), spelling.short(each["job_id"]), ago, spelling.plain(each["why"])
         )
     return listing

@@ -14,7 +14,7 @@ from killable.api.cli.declarations.verb_command import PanelOption
 from killable.api.cli.parameters import completion
 from killable.api.cli.parameters.option_values import LimitOption
 from killable.api.client.addresses import DEFAULT_URL
-from killable.workers.authoring.limits import LIMITS, Unit
+from killable.workers.authoring.limits_and_caps import LIMITS, Unit
 
 JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print JSON: one document, or one line per event.")
 URL = click.Option(

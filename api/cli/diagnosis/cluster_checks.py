@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from killable.api.cli.diagnosis.check import Check
+from killable.api.cli.diagnosis.check_result import Check
 from killable.supervisor.linux import ray_settings
 from killable.supervisor.server_settings import ClusterSettings
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from killable.api.cli.diagnosis.check import Check
+from killable.api.cli.diagnosis.check_result import Check
 
 REAP_S = 2.0
 """Seconds for an orphan to be reaped: an init takes a millisecond."""

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from killable.api.cli.diagnosis.check import Check
+from killable.api.cli.diagnosis.check_result import Check
 
 DELEGATE = (
     "to enable it, boot with systemd.unified_cgroup_hierarchy=1 and add it to cgroup.subtree_control of the server's "

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from killable.api.cli.diagnosis.check import Check, Status
+from killable.api.cli.diagnosis.check_result import Check, Status
 from killable.api.cli.diagnosis.init_check import init_check
 from killable.api.cli.diagnosis.limit_checks import limit_checks
 from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks

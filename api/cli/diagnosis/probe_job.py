@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from killable.api.cli.diagnosis.check import Check
-from killable.api.cli.display import render
+from killable.api.cli.diagnosis.check_result import Check
+from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
 from killable.workers.errors import KillableError
 
@@ -53,7 +53,7 @@ async def _bounded() -> Sequence[Check]:
             began = time.perf_counter()
             await supervisor.start()
             warm_s = time.perf_counter() - began
-            warm = Check("self-check: start", "ok", f"a warm worker after {render.duration(warm_s)}")
+            warm = Check("self-check: start", "ok", f"a warm worker after {spelling.duration(warm_s)}")
             await _probe(supervisor)  # the first job includes imports that a running server has done already
             return [warm, *await _probe(supervisor)]
     finally:
@@ -74,7 +74,7 @@ async def _probe(supervisor: Supervisor) -> list[Check]:
     record = await supervisor.cancel(job.job_id, by="user", reason="self-check", wait_s=ALL_S_MAX)
     dead_s = time.perf_counter() - began
     return [
-        Check("self-check: submit → first token", "ok", render.duration(token_s)),
+        Check("self-check: submit → first token", "ok", spelling.duration(token_s)),
         _death(record, dead_s),
         _proof(record),
     ]
@@ -82,7 +82,7 @@ async def _probe(supervisor: Supervisor) -> list[Check]:
 
 def _death(record: JobRecord, dead_s: float) -> Check:
     name, certificate = "self-check: cancel → dead", record.certificate or {}
-    found = f"{render.duration(dead_s)}: {death_line(certificate)}"
+    found = f"{spelling.duration(dead_s)}: {death_line(certificate)}"
     if record.state == "cancelled" and "tree_empty" in certificate:
         return Check(name, "ok", found)
     return Check(name, "fail", f"{record.state}: {found}", "a cancelled job cannot be proven dead on this machine")

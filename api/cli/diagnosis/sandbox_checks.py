@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from killable.api.cli.diagnosis.check import Check
+from killable.api.cli.diagnosis.check_result import Check
 
 
 def sandbox_checks() -> Iterator[Check]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display.record_table import cell
-from killable.api.cli.display.render import counted, milliseconds
+from killable.api.cli.display.spelling import counted, milliseconds
 
 PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
 _PHASE_WORDS = {

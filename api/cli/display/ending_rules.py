@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.cli.display import render
+from killable.api.cli.display import spelling
 from killable.workers.errors import CODES
 
 _ASKED_BY = {
@@ -58,10 +58,12 @@ def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) ->
     name = f"{code.removeprefix('timeout.')}_s"
     limit_s = error.get("limit_s")
     if error.get("limit") == "total_s" and limit_s is not None:
-        return f"The deadline total_s of {render.setting(float(limit_s))}: that long after acceptance, {_STAGES[code]}."
+        return (
+            f"The deadline total_s of {spelling.setting(float(limit_s))}: that long after acceptance, {_STAGES[code]}."
+        )
     if limit_s is None and code != "timeout.operation":
         limit_s = (record.get("limits") or {}).get(name)
-    span = f" of {render.setting(float(limit_s))}" if limit_s is not None else ""
+    span = f" of {spelling.setting(float(limit_s))}" if limit_s is not None else ""
     what = {
         "timeout.run": "its function had not returned within that time",
         "timeout.queue": "no worker became free for it within that time",
@@ -99,20 +101,20 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
                 )
             return f"{signal} from outside ended its process: this server did not send it.{_oom(error)}"
         case "limit.output":
-            limit = render.size(limits.get("output_bytes"))
+            limit = spelling.size(limits.get("output_bytes"))
             return f"The limit output_bytes of {limit}: its output reached that size. The output up to then is kept."
         case "limit.memory":
-            return f"The limit memory_bytes of {render.size(limits.get('memory_bytes'))}: {_memory(error)}."
+            return f"The limit memory_bytes of {spelling.size(limits.get('memory_bytes'))}: {_memory(error)}."
         case "limit.cpu" if "measured_s" in error:
-            used, processes = render.setting(float(error["measured_s"])), _processes_of_job(error)
+            used, processes = spelling.setting(float(error["measured_s"])), _processes_of_job(error)
             return (
-                f"The limit cpu_s of {render.setting(float(error['limit_s']))}: {processes} had used {used} of "
+                f"The limit cpu_s of {spelling.setting(float(error['limit_s']))}: {processes} had used {used} of "
                 "processor time."
             )
         case "limit.tmp" if "measured_bytes" in error:
             return (
-                f"The limit tmp_bytes of {render.size(error['limit_bytes'])}: its temporary directory had "
-                f"{render.size(error['measured_bytes'])}."
+                f"The limit tmp_bytes of {spelling.size(error['limit_bytes'])}: its temporary directory had "
+                f"{spelling.size(error['measured_bytes'])}."
             )
         case "limit.processes" if "limit_processes" in error:
             return (
@@ -131,7 +133,7 @@ def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> 
 def _memory(error: Mapping[str, Any]) -> str:
     """Return the growth as measured. Where the kernel refused memory (RLIMIT_DATA, memory.max), it is not known."""
     if "measured_bytes" in error:
-        return f"{_processes_of_job(error)} had grown by {render.size(error['measured_bytes'])}"
+        return f"{_processes_of_job(error)} had grown by {spelling.size(error['measured_bytes'])}"
     return "the kernel refused it more memory"
 
 

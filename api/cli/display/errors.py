@@ -16,7 +16,7 @@ from typing import Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import render
+from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
@@ -121,7 +121,7 @@ def _headline(error: KillableError) -> Text:
     if error.code == "cancelled":
         by, reason = error.facts.get("by"), error.facts.get("reason")
         words = f"cancelled{f' by {by}' if by else ''}{f': {reason}' if reason else ''}"
-        return Text(render.plain(words), "bold yellow")
+        return Text(spelling.plain(words), "bold yellow")
     faults = _faults(error)
     if faults:
         words = _as_option(faults[0]) if len(faults) == 1 else f"{len(faults)} faults"
@@ -176,7 +176,7 @@ def _hint(error: KillableError) -> str:
     if limit and error.code.startswith(("timeout.", "limit.")) and (limit == "total_s" or error.code not in _HINTS):
         path = " PATH=SECONDS" if limit == "operation_s" else ""
         more = f"raise {limit} with submit --{limit.replace('_', '-')}{path}, in @job or in killable.toml"
-        return f"{more}; killable explain {render.short(str(error.facts.get('job_id')))} suggests a value"
+        return f"{more}; killable explain {spelling.short(str(error.facts.get('job_id')))} suggests a value"
     return _HINTS.get(error.code, "")
 
 

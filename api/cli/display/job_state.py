@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display.render import age_s, plain
+from killable.api.cli.display.spelling import age_s, plain
 from killable.workers.errors import LOST
 
 _STATE_STYLES = {

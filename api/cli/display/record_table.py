@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display.job_state import progress_text, state_text
-from killable.api.cli.display.render import setting, share, size
-from killable.workers.authoring.limits import flat
+from killable.api.cli.display.spelling import setting, share, size
+from killable.workers.authoring.limits_and_caps import flat
 
 
 def facts_table(members: Mapping[str, Any]) -> Table:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from killable.api.cli.display import render
-from killable.workers.authoring.limits import LIMITS
+from killable.api.cli.display import spelling
+from killable.workers.authoring.limits_and_caps import LIMITS
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -35,7 +35,7 @@ def remedy_for(record: Mapping[str, Any]) -> Remedy:
 
 def written(seconds: float) -> str:
     """Return seconds as the command accepts them: 0.5s, 10s, 5m."""
-    return render.setting(seconds).replace(" ", "")
+    return spelling.setting(seconds).replace(" ", "")
 
 
 def _of_cancel(record: Mapping[str, Any], by: str) -> Remedy:
@@ -108,7 +108,7 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
                 "A smaller value ends such a job by its own limit before the machine runs out of memory.",
             )
         case "result.unserializable" if error.get("limit_bytes"):
-            most = render.size(error["limit_bytes"])
+            most = spelling.size(error["limit_bytes"])
             return _none(
                 f"A result, token or checkpoint may take {most}, which no setting raises: yield it in parts, or write "
                 "it to a file and return the path."
@@ -136,11 +136,11 @@ def _raise(name: str, record: Mapping[str, Any], why: str) -> Remedy:
     if now is None:
         return _none(f"{name} is not set for this job.")
     if name.endswith("_bytes"):
-        shown, twice = render.size(now), _bytes(2 * now)
+        shown, twice = spelling.size(now), _bytes(2 * now)
     elif name.endswith("_max"):
         shown, twice = f"{now}", f"{2 * now}"
     else:
-        shown, twice = render.setting(float(now)), written(2 * float(now))
+        shown, twice = spelling.setting(float(now)), written(2 * float(now))
     quoted = twice if name.endswith("_max") else f'"{twice}"'
     option = f"--{name.replace('_', '-')} {twice}"
     return Remedy(name, f"It is {shown} for this job; {why}. {_where(record, option, name, name, quoted)}")
@@ -162,7 +162,7 @@ def _of_operation(record: Mapping[str, Any], error: Mapping[str, Any]) -> Remedy
     if not path or limit_s is None:
         return _none("The operation is not known.")
     twice = written(2 * float(limit_s))
-    shown = f"For {path} it is {render.setting(float(limit_s))} in this job; it overrides the timeout_s in the code."
+    shown = f"For {path} it is {spelling.setting(float(limit_s))} in this job; it overrides the timeout_s in the code."
     where = _where(record, f"--operation-s {path}={twice}", "operation_s", f'"{path}"', f'"{twice}"')
     return Remedy("operation_s", f"{shown} {where}")
 

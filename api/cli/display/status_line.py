@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.display import render
+from killable.api.cli.display import spelling
 from killable.api.cli.display.job_state import percent, progress_text
 from killable.workers.errors import KillableError
 
@@ -138,5 +138,5 @@ class QueueWatch:
 
 def _in_queue(queue: Mapping[str, Any]) -> str:
     before, wait_s = queue["position"], queue.get("estimated_wait_s")
-    place = f"{render.counted(before, 'job')} ahead of it" if before else "next"
-    return f"queued, {place}{f', about {render.duration(wait_s)}' if wait_s else ''}"
+    place = f"{spelling.counted(before, 'job')} ahead of it" if before else "next"
+    return f"queued, {place}{f', about {spelling.duration(wait_s)}' if wait_s else ''}"

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from killable.api.cli.display import render
+from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import PHASES
 from killable.api.cli.display.ending_rules import rule_of
 from killable.api.cli.display.job_state import ended_by, is_lost, progress_text
 from killable.api.cli.display.remedies import Remedy, remedy_for
-from killable.workers.authoring.limits import flat
+from killable.workers.authoring.limits_and_caps import flat
 
 Members = Mapping[str, Any]
 
@@ -103,8 +103,8 @@ def _limit(name: str, whole_name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return ""
     if name.endswith("_s"):
-        return f"{whole_name} {render.setting(float(value))}"
-    return f"{name} {render.size(value) if name.endswith('_bytes') else value}"
+        return f"{whole_name} {spelling.setting(float(value))}"
+    return f"{name} {spelling.size(value) if name.endswith('_bytes') else value}"
 
 
 def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
@@ -133,7 +133,7 @@ def _between_attempts(event: Members) -> str:
             else ""
         )
         return f"{ran}the server was restarted; the output of the job up to then is lost"
-    wait = render.duration(float(told.get("wait_s") or 0))
+    wait = spelling.duration(float(told.get("wait_s") or 0))
     return f"attempt {told.get('attempt')}: {error.get('code')}: {error.get('message')}; next attempt {wait} later"
 
 
@@ -170,7 +170,7 @@ def _never_entered(record: Members, now: datetime | None) -> str:
     if ended is not None:
         return f"It never started: no worker was assigned in the {_between(record['created_at'], ended)} until its end."
     position = (record.get("queue") or {}).get("position")
-    place = f", {render.counted(position, 'job')} ahead of it" if position is not None else ""
+    place = f", {spelling.counted(position, 'job')} ahead of it" if position is not None else ""
     waited = _between(record["created_at"], now)
     return f"It has waited in the queue for {waited}{place}; {why or 'no worker is assigned yet'}."
 
@@ -181,8 +181,8 @@ def _used(record: Members) -> str:
     user_s, system_s, peak = (certificate.get(name) for name in ("user_s", "system_s", "max_rss_bytes"))
     if user_s is None or system_s is None:
         return ""
-    most = f" and at most {render.size(peak)} of memory" if peak is not None else ""
-    return f" Its process used {render.duration(float(user_s) + float(system_s))} of processor time{most}."
+    most = f" and at most {spelling.size(peak)} of memory" if peak is not None else ""
+    return f" Its process used {spelling.duration(float(user_s) + float(system_s))} of processor time{most}."
 
 
 def _progress(record: Members) -> str:
@@ -205,7 +205,7 @@ def _end(record: Members) -> Paragraph:
         )
         return Paragraph("End", f"{how} {_proof(certificate, 'later')}")
     grace = certificate.get("grace_s")
-    allowed = f", with a grace of {render.setting(float(grace))}" if grace is not None else ""
+    allowed = f", with a grace of {spelling.setting(float(grace))}" if grace is not None else ""
     intro = f"It was asked to stop{allowed}." if "term_sent" in certificate else "It was killed at once."
     if certificate.get("early_kill"):
         intro += f" SIGKILL was sent before the grace was over: {certificate['early_kill']}."
@@ -258,9 +258,9 @@ def _exit(certificate: Members) -> str:
 def _swept(certificate: Members) -> str:
     swept = ""
     if count := certificate.get("processes_swept"):
-        swept = f", after the kill of {render.counted(count, 'process', 'processes')} that it had started"
+        swept = f", after the kill of {spelling.counted(count, 'process', 'processes')} that it had started"
     if count := certificate.get("shared_memory_removed"):
-        swept += f", and the removal of {render.counted(count, 'piece')} of shared memory"
+        swept += f", and the removal of {spelling.counted(count, 'piece')} of shared memory"
     return f"{swept} (proof: {certificate['proof']})" if certificate.get("proof") else swept
 
 
@@ -271,7 +271,7 @@ def _why_unproven(certificate: Members) -> str:
 def _proof(certificate: Members, word: str) -> str:
     if "tree_empty" not in certificate:
         return f"It is not proven that no process of it is left{_why_unproven(certificate)}."
-    when = render.milliseconds(certificate["tree_empty"])
+    when = spelling.milliseconds(certificate["tree_empty"])
     return f"{when} {word}, no process of it was left{_swept(certificate)}."
 
 
@@ -302,13 +302,15 @@ def _last_output(record: Members, events: Sequence[Members]) -> Iterator[Paragra
     if count and text:
         cut = text[-LAST_TOKENS_CHARS:]
         dots = "…" if len(cut) < len(text) else ""
-        title = f"{render.counted(count, 'token')}, ending with:" if dots or count > 1 else "1 token:"
-        yield Paragraph("Tokens", title, tuple(render.plain(line) for line in (dots + cut).rstrip("\n").split("\n")))
+        title = f"{spelling.counted(count, 'token')}, ending with:" if dots or count > 1 else "1 token:"
+        yield Paragraph("Tokens", title, tuple(spelling.plain(line) for line in (dots + cut).rstrip("\n").split("\n")))
     elif count:
-        yield Paragraph("Tokens", f"{render.counted(count, 'token')}: killable stream {render.short(record['job_id'])}")
+        yield Paragraph(
+            "Tokens", f"{spelling.counted(count, 'token')}: killable stream {spelling.short(record['job_id'])}"
+        )
     printed = [str(event["data"].get("text", "")) for event in events if event["event"] == "log"]
     if printed:
-        lines = tuple(render.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
+        lines = tuple(spelling.plain(line)[:LAST_TOKENS_CHARS] for line in printed[-LAST_LINES:])
         yield Paragraph("Printed", "The last lines of its stdout and stderr:", lines)
     if not count and not printed:
         words = "What it streamed is not known." if is_lost(record) else "It streamed nothing."
@@ -334,7 +336,7 @@ def _moment(moment: str) -> str:
 
 def _between(earlier: str, later: str | datetime | None) -> str:
     moment = datetime.fromisoformat(later) if isinstance(later, str) else later
-    span = render.age_s(earlier, moment)
+    span = spelling.age_s(earlier, moment)
     return (
-        "less than 1 ms" if span is not None and span < 0.001 else render.duration(span)
+        "less than 1 ms" if span is not None and span < 0.001 else spelling.duration(span)
     )  # times have a resolution of 1 ms

@@ -49,10 +49,10 @@ def job_types(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 
 
 def _jobs(ask: Ask, **query: str) -> Offers:
-    from killable.api.cli.display import render
+    from killable.api.cli.display import spelling
 
     records = ask("/v1/jobs", query | {"limit": str(OFFERED_MAX)})["jobs"]
-    return [(render.short(record["job_id"]), f"{record['type']} {record['state']}") for record in records]
+    return [(spelling.short(record["job_id"]), f"{record['type']} {record['state']}") for record in records]
 
 
 def _workers(ask: Ask) -> Offers:
@@ -67,7 +67,7 @@ def _offered(ctx: click.Context, incomplete: str, find: Callable[[Ask], Offers])
     """Ask the server of the command line so far. Return nothing on any error: it cannot be reported here."""
     from click.shell_completion import CompletionItem
 
-    from killable.api.cli.display import render
+    from killable.api.cli.display import spelling
 
     try:
         from killable.api.client.addresses import DEFAULT_URL
@@ -77,7 +77,7 @@ def _offered(ctx: click.Context, incomplete: str, find: Callable[[Ask], Offers])
             found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
     except Exception:
         return []
-    return [CompletionItem(name, help=render.plain(words)) for name, words in found if name.startswith(incomplete)]
+    return [CompletionItem(name, help=spelling.plain(words)) for name, words in found if name.startswith(incomplete)]
 
 
 def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from killable.workers.authoring.limits import LIMITS, Unit
+from killable.workers.authoring.limits_and_caps import LIMITS, Unit
 from killable.workers.authoring.units import parse_seconds
 
 NO_LIMIT = "none"

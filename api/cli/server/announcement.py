@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.display import console, render
+from killable.api.cli.display import console, spelling
 from killable.api.cli.display.record_table import short_value
 from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.linux.inherited_environment import withheld
-from killable.workers.authoring.limits import value_of
+from killable.workers.authoring.limits_and_caps import value_of
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -68,7 +68,7 @@ async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -
 
 def _ending(drain_s: float) -> str:
     """Return what Ctrl-C does."""
-    drains = f"refuses new jobs, lets the others finish for {render.setting(drain_s)}, then " if drain_s else ""
+    drains = f"refuses new jobs, lets the others finish for {spelling.setting(drain_s)}, then " if drain_s else ""
     return f"Ctrl-C {drains}ends every job with its grace, then this server; a second Ctrl-C kills at once"
 
 
@@ -173,6 +173,6 @@ def _nodes(nodes: Sequence[NodeRecord], in_force: InForce) -> list[Text]:
     """Return which machines of a cluster there are, and what ends their jobs without this server."""
     names = [each.name if each.state == "live" else f"{each.name} ({each.state})" for each in nodes[:NODES_MAX]]
     more = f" and {len(nodes) - NODES_MAX} more" if len(nodes) > NODES_MAX else ""
-    lease = render.setting(in_force.config.cluster.lease_s)
+    lease = spelling.setting(in_force.config.cluster.lease_s)
     ends = f"a node that has heard nothing from this server for {lease} ends all its jobs by itself"
     return [Text.assemble(("nodes   ", "dim"), f"{', '.join(names)}{more}"), Text.assemble(("lease   ", "dim"), ends)]

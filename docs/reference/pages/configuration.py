@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import BaseModel
 
 from killable.supervisor.configuration.example import example
-from killable.supervisor.configuration.inventory import spelled
 from killable.supervisor.configuration.schema import (
     ClusterSettings,
     PoolTable,
@@ -17,6 +16,7 @@ from killable.supervisor.configuration.schema import (
     ServerSettings,
     json_schema,
 )
+from killable.supervisor.configuration.values_in_force import spelled
 from pages.limits import Limit, limits_table
 from pages.markdown import code, document, fence, table
 

@@ -25,8 +25,8 @@ class Limit(NamedTuple):
 
 def limits_table() -> list[Limit]:
     """Return every limit. The only function here that knows where the code describes them."""
-    from killable.supervisor.configuration.inventory import spelled
-    from killable.workers.authoring.limits import LIMITS, UNSET
+    from killable.supervisor.configuration.values_in_force import spelled
+    from killable.workers.authoring.limits_and_caps import LIMITS, UNSET
 
     def shown(name: str, value: Any) -> str:
         return "none" if value == {} else spelled(name, value).strip('"')

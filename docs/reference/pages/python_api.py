@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import killable
-from killable.workers.authoring.limits import LIMITS, Limits
+from killable.workers.authoring.limits_and_caps import LIMITS, Limits
 from pages.markdown import attributes, code, document, fence, first_sentence, prose, slug, table
 
 WIDTH = 100

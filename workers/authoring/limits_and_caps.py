@@ -223,6 +223,8 @@ LIMITS: dict[str, Limit] = {name: get_args(hint)[1] for name, hint in Limits.__a
 
 DEFAULT_LIMITS: Limits = Limits(**{name: limit.default for name, limit in LIMITS.items()})  # type: ignore[typeddict-item]
 """Every limit with its default on a server."""
+MEMORY_SHARE_MAX = 0.75
+"""The default of `memory_bytes` is at most this part of the memory of the machine, or of the container."""
 NO_CAPS: dict[str, None] = dict.fromkeys(LIMITS)
 """Caps of a supervisor whose callers may request anything."""
 

@@ -1,4 +1,4 @@
-"""Why a journal cannot be used, and what to do about it; and what a submission is told while it cannot be written.
+"""Why a server does not start with a journal, and what to do about it. While it runs: `write_failures`.
 
 Runs in: supervisor; the command.
 """
@@ -8,10 +8,6 @@ from __future__ import annotations
 import sqlite3
 
 from killable.supervisor.models import StartRefused
-from killable.workers.errors import Refused
-
-RETRY_AFTER_S = 5
-"""When a full disk has room again is unknown; sooner retries would only load the server."""
 
 
 class JournalRefused(StartRefused):
@@ -48,15 +44,3 @@ def refused(path: str, error: Exception) -> JournalRefused:
         "to, and free space on the disk",
         journal=path,
     )
-
-
-def not_written(why: str, *, is_known: bool) -> Refused:
-    """Return the refusal of a submission. `is_known`: the job is certainly not in the journal."""
-    known = "no job is accepted until writing works again"
-    unknown = (
-        "it is not known whether the job was written and will be run: repeat it with the same Idempotency-Key, or look "
-        "for it in the list of jobs first"
-    )
-    facts = {} if is_known else {"is_accepted": "unknown"}
-    message = f"the journal cannot be written: {why}; {known if is_known else unknown}"
-    return Refused(message, code="journal_failed", retry_after_s=RETRY_AFTER_S, **facts)

@@ -14,7 +14,7 @@ from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.schema import NO_LIMIT
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN, shown_variable
 from killable.supervisor.models import JobType
-from killable.workers.authoring.limits import LIMITS, cap_of, flat, value_of
+from killable.workers.authoring.limits_and_caps import LIMITS, cap_of, flat, value_of
 
 DEFAULT = "default"
 

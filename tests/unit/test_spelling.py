@@ -14,7 +14,7 @@ from rich.console import Console
 
 from killable.api.cli.commands import ps
 from killable.api.cli.commands.types import signature
-from killable.api.cli.display import console, errors, render
+from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
 from killable.api.cli.display.job_state import ended_by, job_state, progress_text
@@ -37,12 +37,12 @@ STUCK = {"requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "kill_sent": 501.
     ],
 )  # fmt: skip
 def test_durations(seconds: float | None, shown: str) -> None:
-    assert render.duration(seconds) == shown
+    assert spelling.duration(seconds) == shown
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.5, "0.5 s"), (5, "5 s"), (90, "90 s"), (600, "10m"), (7200, "2h")])
 def test_settings_are_shown_as_they_are_written(seconds: float, shown: str) -> None:
-    assert render.setting(seconds) == shown
+    assert spelling.setting(seconds) == shown
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_settings_are_shown_as_they_are_written(seconds: float, shown: str) -> N
     [(None, "-"), (0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (10240, "10 KiB"), (2 << 30, "2.0 GiB")],
 )
 def test_sizes(count: int | None, shown: str) -> None:
-    assert render.size(count) == shown
+    assert spelling.size(count) == shown
 
 
 def test_a_clean_death_reads_as_in_the_manual() -> None:
@@ -191,7 +191,7 @@ def test_a_table_in_a_pipe_is_never_cut(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_name_cannot_move_the_cursor() -> None:
-    assert render.plain("a\x1b[2J\nb") == "a�[2J b"
+    assert spelling.plain("a\x1b[2J\nb") == "a�[2J b"
 
 
 # ── errors ──

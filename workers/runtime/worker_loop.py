@@ -90,7 +90,7 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
-        from killable.workers.runtime.catalogue import traceback_of
+        from killable.workers.runtime.job_type_catalogue import traceback_of
 
         report_broken(pipes.frames, traceback_of(error))
         return ExitCode.NOT_IMPORTABLE

@@ -9,7 +9,7 @@ from typing import Any, cast
 import click
 import pytest
 
-from killable.api.cli.parameters.arguments import kinds_of, parse_value, read_input, read_tags, tag_filter
+from killable.api.cli.parameters.job_input import kinds_of, parse_value, read_input, read_tags, tag_filter
 from killable.api.cli.parameters.job_lookup import Ambiguous, find_job, find_worker, matching
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.option_values import LimitOption, seconds

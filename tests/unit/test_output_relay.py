@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from support.waiting import until
 
-from killable.supervisor.executor.relay import QUEUE_BYTES_MAX, ROOM_BYTES, Relay
+from killable.supervisor.executor.output_relay import QUEUE_BYTES_MAX, ROOM_BYTES, Relay
 
 
 @pytest.fixture

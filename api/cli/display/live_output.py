@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import render
+from killable.api.cli.display import spelling
 from killable.api.cli.display.console import print_json, stderr_console, write
 from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
@@ -109,7 +109,9 @@ class Follower:
             return
         error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
         which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
-        line = f"{which} failed, {error.get('code')}: {error.get('message')}; next attempt in {render.duration(wait_s)}"
+        line = (
+            f"{which} failed, {error.get('code')}: {error.get('message')}; next attempt in {spelling.duration(wait_s)}"
+        )
         stderr_console().print(Text(line, "yellow"))
 
     def _print_event(self, event: Event) -> None:
@@ -146,10 +148,10 @@ class Follower:
         except KillableError:
             lasted = time.monotonic() - self._began  # the server is shutting down, or no longer keeps the job
         parts = [state_text(self.terminal.name if self.terminal else "")]
-        parts.append(Text(render.counted(int(ending.get("tokens") or 0), "token")))
-        parts += [Text(render.duration(lasted))] if lasted is not None else []
+        parts.append(Text(spelling.counted(int(ending.get("tokens") or 0), "token")))
+        parts += [Text(spelling.duration(lasted))] if lasted is not None else []
         if self._tokens and ending.get("result") is not None:
-            parts.append(Text(f"result: killable result {render.short(self.job.id)}", "dim"))
+            parts.append(Text(f"result: killable result {spelling.short(self.job.id)}", "dim"))
         return Text("  ").join(parts)
 
 

@@ -1,0 +1,21 @@
+"""How large the values in messages may be, and how many a message may have.
+
+Runs in: any.
+"""
+
+INLINE_BYTES_MAX = 1 << 20
+"""A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+SHARED_PARTS_MAX = 8
+"""The most shared parts of one input; each is a descriptor in the program and, while it is received, in the worker."""
+OPERATIONS_MAX = 100
+"""The most operations that one attempt may have entered at once, nested or side by side."""
+PROGRESS_BYTES_MAX = 4 << 10
+"""The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
+WHY_CHARS_MAX = 60_000
+"""The most characters of the traceback of a worker that cannot start; its end is kept."""
+TRACEBACK_CHARS_MAX = 64 << 10
+"""More than a hundred frames. The job's record and its last event contain the traceback."""
+FAULT_CHARS_MAX = 1000
+"""Of a fault of an input: the most characters of its pointer or its message; either may quote the input."""
+FAULTS_MAX = 100
+"""Faults of one input: more than a person reads; a list of a million items may have a million faults."""

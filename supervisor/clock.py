@@ -8,13 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from killable.supervisor.ports import ProcessorUse
-
-if TYPE_CHECKING:
-    import asyncio
-
 
 EXACT_WAIT_S = 0.1
 """A wait of up to this long is exact enough: the kernel may lengthen it by 0.1 ms, or by 0.5 ms above nice level 0."""
@@ -35,10 +31,17 @@ class Timer(Protocol):
         ...
 
 
+class TimedLoop(Protocol):
+    """An event loop, as far as it keeps time: asyncio's, a virtual one, or that of a single command."""
+
+    def time(self) -> float: ...
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Timer: ...
+
+
 class Clock:
     """The time of the event loop; virtual on a virtual loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: TimedLoop) -> None:
         self._loop = loop
 
     def now(self) -> float:
@@ -70,7 +73,7 @@ class Clock:
 class _LongWait:
     """Waits until shortly before its time, repeatedly, until the rest is short enough to be exact."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, callback: Callable[[], None]) -> None:
+    def __init__(self, loop: TimedLoop, when: float, callback: Callable[[], None]) -> None:
         self._loop = loop
         self._when = when
         self._callback = callback

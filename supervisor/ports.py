@@ -140,18 +140,48 @@ class Line(Protocol):
         ...
 
 
-class Process(Protocol):
+class MeasuredProcess(Protocol):
+    """A process with all that it has started, as its use of resources is measured and bounded."""
+
+    base: Sample | None
+    """Its use at the last `note_base`. None if that could not be read and an attempt has run since the fork: the use
+    at the fork is then out of date.
+    """
+
+    def note_base(self) -> None:
+        """Record its current use, from which the use of an attempt is counted. Call it before the order is sent, in
+        the thread that sends the order; any thread may.
+        """
+        ...
+
+    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
+        """Limit the worker's cgroup to this memory growth over `base` and this number of threads until the attempt is
+        over, as far as the cgroup has the controllers.
+        """
+        ...
+
+    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        """Measure its tree, but no more than `at_most` processes; processor time only if `cpu`.
+
+        Return None when it is gone, or when no descriptor is left to read with. Takes 10 µs per process.
+        """
+        ...
+
+    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
+        """Measure exactly what the processes below the worker hold, in a thread: the kernel walks their pages.
+
+        `told` receives the result. It is not called if the worker ends meanwhile.
+        """
+        ...
+
+
+class Process(MeasuredProcess, Protocol):
     """The process of one worker. A signal names the fence of the attempt that it is meant for."""
 
     pid: int | None
     proof: str
     killed_for: Verdict | None
     """Why `kill_now` killed it. Its exit may be reported before the thread that called `kill_now` reports the kill."""
-
-    base: Sample | None
-    """Its use at the last `note_base`. None if that could not be read and an attempt has run since the fork: the use
-    at the fork is then out of date.
-    """
 
     @property
     def line(self) -> Line:
@@ -167,12 +197,6 @@ class Process(Protocol):
     def note_before(self) -> None:
         """Record what is needed to tell how an attempt died (stacks, victims of the out-of-memory killer), before its
         order is sent; any thread may.
-        """
-        ...
-
-    def note_base(self) -> None:
-        """Record its current use, from which the use of an attempt is counted. Call it before the order is sent, in
-        the thread that sends the order; any thread may.
         """
         ...
 
@@ -237,26 +261,6 @@ class Process(Protocol):
 
     def processor_use(self) -> ProcessorUse | None:
         """Return the processor time that it has used; None when it is gone."""
-        ...
-
-    def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
-        """Limit the worker's cgroup to this memory growth over `base` and this number of threads until the attempt is
-        over, as far as the cgroup has the controllers.
-        """
-        ...
-
-    def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        """Measure its tree, but no more than `at_most` processes; processor time only if `cpu`.
-
-        Return None when it is gone, or when no descriptor is left to read with. Takes 10 µs per process.
-        """
-        ...
-
-    def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
-        """Measure exactly what the processes below the worker hold, in a thread: the kernel walks their pages.
-
-        `told` receives the result. It is not called if the worker ends meanwhile.
-        """
         ...
 
     def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:

@@ -9,14 +9,15 @@ from typing import Any
 
 import click
 
+from killable.api.cli.declarations.commands import COMMANDS
 from killable.api.cli.declarations.jobs import INSPECT, JOBS, KILL, PS
 from killable.api.cli.declarations.machine import MACHINE
 from killable.api.cli.declarations.server import SERVER
 
-PANELS = {"Server": SERVER, "Jobs": JOBS, "Machine": MACHINE}
+PANELS = {"Server": SERVER, "Jobs": JOBS, "Commands": COMMANDS, "Machine": MACHINE}
 # The names that other tools use.
 ALIASES = (KILL.alias("cancel"), KILL.alias("stop"), PS.alias("list"), INSPECT.alias("status"))
-VERBS = {str(verb.name): verb for verb in (*SERVER, *JOBS, *MACHINE, *ALIASES)}
+VERBS = {str(verb.name): verb for verb in (*SERVER, *JOBS, *COMMANDS, *MACHINE, *ALIASES)}
 
 NO_VERB, INTERRUPTED = 2, 130
 """Exit codes where no verb runs; verbs have their own (`CommandExit`)."""

@@ -11,7 +11,7 @@ from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.effective_limits import needs_samples
 from killable.supervisor.models import Verdict
-from killable.supervisor.ports import Process, Sample
+from killable.supervisor.ports import MeasuredProcess, Sample
 from killable.workers.authoring.kernel_limits import hard_limit_bytes, hard_limit_of_tasks
 from killable.workers.authoring.limits_and_caps import Limits
 
@@ -28,7 +28,7 @@ class StopCallback(Protocol):
 class ResourceMonitor:
     """Measures from the order until the process has exited, the grace included: a job that takes more loses it."""
 
-    def __init__(self, process: Process, limits: Limits, clock: Clock, cores: int, stop: StopCallback) -> None:
+    def __init__(self, process: MeasuredProcess, limits: Limits, clock: Clock, cores: int, stop: StopCallback) -> None:
         self._process = process
         self._limits = limits
         self._clock = clock

@@ -66,6 +66,11 @@ class Cgroup:
         self.events = events
         self._controllers = controllers
 
+    @property
+    def kill_descriptor(self) -> int:
+        """The descriptor of its `cgroup.kill`."""
+        return self._kill
+
     def open_procs(self) -> int:
         """Return a descriptor through which a process moves itself in; the caller closes it."""
         return os.open(self._path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)

@@ -37,6 +37,7 @@ BELOW = {
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",
         "supervisor/telemetry", "supervisor/supervisor.py",
     ),
+    "supervisor/commands": ("supervisor", "supervisor/linux", "supervisor/attempts"),
     "supervisor/configuration": ("supervisor", "supervisor/jobs", "supervisor/linux"),
     "supervisor/executor": (
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",

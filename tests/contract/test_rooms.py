@@ -30,8 +30,10 @@ EXECUTORS_SIDE = {
     *(f"workers/runtime/{name}.py" for name in ("call_execution", "executor_setup", "executor_jobs")),
 }
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
-REAPERS = {"workers/processes/guard.py", "workers/processes/child_reaper.py"}
+REAPERS = {f"workers/processes/{name}.py" for name in ("child_reaper", "command_keeper", "guard")}
 """Send signals to their own unreaped children."""
+TO_ITSELF = "supervisor/linux/own_signals.py"
+"""Signals itself and its own process group."""
 SENDING = ("killpg", "raise_signal", "pthread_kill", "sigqueue")
 STANDARD_LIBRARY = sys.stdlib_module_names | {"annotationlib"}  # 3.14's
 
@@ -175,7 +177,9 @@ def signals_elsewhere(looked_at: Sequence[Source]) -> list[str]:
             if each.room == "workers":
                 wrong = called in ("os.kill", "os.killpg") and each.name not in REAPERS
             else:
-                wrong = by_number or (last == "pidfd_send_signal" and each.name not in by_pidfd)
+                wrong = (by_number and each.name != TO_ITSELF) or (
+                    last == "pidfd_send_signal" and each.name not in by_pidfd
+                )
             if wrong:
                 found.append(f"{each.name}:{line} {called}")
     return found

@@ -12,7 +12,7 @@ from killable.api.cli.declarations.verb_command import OPTIONS, VerbCommand, pan
 from killable.api.cli.verbs import PANELS, VERBS
 from pages.markdown import code, document, fence, first_sentence, prose, slug, table
 
-ORDER = ("Jobs", "Server", "Machine")
+ORDER = ("Jobs", "Server", "Commands", "Machine")
 OPTION_COLUMNS = ("Option", "Default", "Meaning")
 
 

@@ -1,0 +1,1 @@
+"""One command, run without a server, ended as a job is."""

@@ -1,0 +1,108 @@
+"""Run a command in this terminal and wait until nothing of it is left: what `killable run` does.
+
+Runs in: supervisor (`killable run`), main thread, without other threads and without asyncio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from killable.supervisor.clock import Clock
+from killable.supervisor.commands.command_run import CommandEnd, CommandRun
+from killable.supervisor.linux.caught_signals import CaughtSignals
+from killable.supervisor.linux.command_process import CommandProcess
+from killable.supervisor.linux.foreground import Foreground
+from killable.supervisor.linux.own_signals import stop_own_group
+from killable.supervisor.linux.poll_loop import PollLoop
+from killable.supervisor.ports import Gone
+from killable.supervisor.settings import usable_cores
+from killable.workers.authoring.limits_and_caps import Limits
+
+SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU = 18, 20, 21, 22
+OF_TERMINAL = frozenset({SIGTSTP, SIGTTIN, SIGTTOU})
+"""The signals by which a terminal stops what runs in it."""
+INTERRUPTS = frozenset({2, 3})
+"""SIGINT and SIGQUIT, which a terminal sends for Ctrl-C and Ctrl-\\."""
+
+
+class CommandNotStarted(Exception):
+    """The command did not run."""
+
+    def __init__(self, errno: int, *, of_program: bool) -> None:
+        """`of_program`: its program cannot be executed; else no process could be made."""
+        self.errno = errno
+        self.of_program = of_program
+
+
+class CommandRunner:
+    """Implements `CommandListener`; has the terminal while the command does not."""
+
+    def __init__(self, argv: Sequence[str], limits: Limits, signal: int) -> None:
+        self._argv = argv
+        self._loop = PollLoop()
+        self._foreground = Foreground()
+        self._process = CommandProcess(self._loop, self)
+        self._run = CommandRun(self._process, limits, Clock(self._loop), usable_cores(), signal)
+        self._files_max = limits["files_max"]
+        self._pid = 0
+        self._not_started: CommandNotStarted | None = None
+        self._early: list[int] = []
+        """Signals that came before the command ran."""
+        self.was_interrupted_by_terminal = False
+        """It died of what the terminal sends for Ctrl-C, which went to it alone."""
+
+    def run(self) -> CommandEnd:
+        """Return how it ended. Raise CommandNotStarted; OSError if its keeper cannot be made."""
+        caught = CaughtSignals()
+        try:
+            terminal = self._foreground.terminal
+            self._process.start(self._argv, caught, terminal=terminal, files_max=self._files_max)
+            self._loop.add_reader(caught.readable, lambda: caught.read(self._on_signal))
+            self._loop.run_until(lambda: self._run.end is not None or self._not_started is not None)
+        finally:
+            self._foreground.take_from(self._pid)
+            caught.close()
+        if self._not_started is not None:
+            raise self._not_started
+        end = self._run.end
+        assert end is not None
+        if end.status.signal is not None:
+            self._foreground.reset()
+            self.was_interrupted_by_terminal = (
+                terminal >= 0 and end.outcome.code != "cancelled" and end.status.signal in INTERRUPTS
+            )
+        return end
+
+    def _on_signal(self, number: int) -> None:
+        if not self._pid:
+            self._early.append(number)
+            self._process.wake_keeper()
+            return
+        if number == SIGCONT:
+            self._foreground.give_to(self._pid)
+        self._run.on_signal(number)
+
+    # ── CommandListener ──
+
+    def on_started(self, pid: int) -> None:
+        self._pid = pid
+        self._run.begin()
+        for number in self._early:
+            self._on_signal(number)
+
+    def on_not_started(self, errno: int, *, of_program: bool) -> None:
+        self._not_started = CommandNotStarted(errno, of_program=of_program)
+
+    def on_paused(self, number: int) -> None:
+        """Stop with the command if the terminal has stopped it, so that the shell has the terminal again."""
+        if self._foreground.terminal < 0 or number not in OF_TERMINAL:
+            return
+        self._foreground.take_from(self._pid)
+        stop_own_group()
+        self._on_signal(SIGCONT)  # also if nothing could stop this group, which no shell then looks after
+
+    def on_ended(self) -> None:
+        self._run.on_ended()
+
+    def on_gone(self, gone: Gone) -> None:
+        self._run.on_gone(gone)

@@ -1,0 +1,75 @@
+"""The messages between `killable run` and the keeper of its command: one named tuple per message.
+
+Runs in: supervisor | keeper.
+
+    supervisor → keeper    Pass, KillAll
+    keeper → supervisor    Started | StartFailed; Paused; Ended; TreeGone
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from killable.workers.named_tuples import NamedTuple
+from killable.workers.protocol.zygote_messages import ProcessEnding
+
+
+class Pass(NamedTuple):
+    """Send a signal to the command's process group, and let it run if it is stopped."""
+
+    signal: int
+
+
+class KillAll(NamedTuple):
+    """Send SIGKILL to the command and to everything below it."""
+
+
+class Started(NamedTuple):
+    """The program of the command has replaced the fork (execve(2))."""
+
+    pid: int
+
+
+class StartFailed(NamedTuple):
+    """Nothing was started. `errno`: of fork(2), or of execve(2)."""
+
+    errno: int
+    of_program: bool
+    """Whether the program could not be executed; else no process could be made or set up."""
+
+
+class Paused(NamedTuple):
+    """A signal has stopped the command."""
+
+    signal: int
+
+
+class Ended(NamedTuple):
+    """The command has ended. What it has left is being killed."""
+
+
+class TreeGone(NamedTuple):
+    """The command has been reaped, and no process below the keeper is left."""
+
+    ending: ProcessEnding
+    swept: int
+    """How many processes the command had left, which were killed."""
+
+
+Message = Pass | KillAll | Started | StartFailed | Paused | Ended | TreeGone
+
+_TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}
+
+
+def to_wire(message: Message) -> dict[str, Any]:
+    members = {"op": type(message).__name__, **message._asdict()}
+    if isinstance(message, TreeGone):
+        members["ending"] = message.ending._asdict()
+    return members
+
+
+def from_wire(members: dict[str, Any]) -> Message:
+    cls = _TYPES[members.pop("op")]
+    if "ending" in members:
+        members["ending"] = ProcessEnding(**members["ending"])
+    return cls(**members)  # type: ignore[no-any-return]

@@ -10,9 +10,6 @@ from support.memory_jobs import make_system_v_segment
 from killable.workers.runtime.harness import _memory_left
 from killable.workers.runtime.leftover_memory import remove_named, remove_segments
 
-CLOCK_REALTIME_COARSE = 5
-"""clock_gettime(2). The kernel says by it when a segment was made: up to a tick ago, which may be a second earlier."""
-
 
 def test_names_that_no_file_can_have_remove_nothing(tmp_path: Path) -> None:
     """An error would end the sweep of what dead servers left, at each start of a server."""
@@ -23,7 +20,7 @@ def test_names_that_no_file_can_have_remove_nothing(tmp_path: Path) -> None:
 
 def test_a_segment_of_an_earlier_process_with_the_same_pid_is_none_of_a_workers() -> None:
     """It cost a worker after each job."""
-    before = time.clock_gettime(CLOCK_REALTIME_COARSE)
+    before = time.time()
     made = make_system_v_segment()
     try:
         assert _memory_left(since=before) == "shared memory is left"

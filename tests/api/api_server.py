@@ -26,6 +26,8 @@ from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 
 JOBS = Path(__file__).parent.parent / "support" / "simple_jobs.py"
+LONG_CHECKS = HttpSettings(input_check_s=60.0)
+"""Of tests about something else: a busy machine takes seconds for the check of a large input."""
 
 
 @dataclass
@@ -166,7 +168,7 @@ async def serve(
 ) -> AsyncIterator[OwnServer]:  # fmt: skip
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
-    http = http or HttpSettings()
+    http = http or LONG_CHECKS
     supervisor = engine(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
@@ -180,6 +182,7 @@ async def serve(
             ws="none",
             log_config=None,
             access_log=False,
+            timeout_keep_alive=60,  # a test may have more to send before the next request than uvicorn's five seconds
             timeout_graceful_shutdown=5,
         )
         server = _Server(config)

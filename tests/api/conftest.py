@@ -11,15 +11,20 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from api_server import JOBS, POOL, Server, StartServer, client_of, serve
+from api_server import JOBS, LONG_CHECKS, POOL, Server, StartServer, client_of, serve
 from support.engines import ENGINE
 from support.killable_command import Command, SharedServer
 from support.long_wait_server import LONG_WAITS
 
+from killable.api.http import failed_keys
+
 
 @pytest.fixture(autouse=True)
-def about_something_else(long_exit_waits: None) -> None:
-    """No test here is about how a worker leaves whose job is over."""
+def about_something_else(long_exit_waits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test here is about how a worker leaves whose job is over, nor about when wrong keys are forgotten: dozens of
+    requests may take a busy machine longer than that.
+    """
+    monkeypatch.setattr(failed_keys, "WINDOW_S", 3600.0)
 
 
 @pytest.fixture
@@ -44,7 +49,8 @@ def _shares(item: pytest.Item) -> bool:
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServer]:
     folder = tmp_path_factory.mktemp("shared")
     pool = {"module": str(JOBS), **POOL}
-    (folder / "killable.toml").write_text("[pools.tests]\n" + "".join(f"{name} = {pool[name]!r}\n" for name in pool))
+    settings = f"[server]\ninput_check_s = {LONG_CHECKS.input_check_s}\n[pools.tests]\n"
+    (folder / "killable.toml").write_text(settings + "".join(f"{name} = {pool[name]!r}\n" for name in pool))
     server = SharedServer(Command(folder, constants=LONG_WAITS), "--port", "0")
     yield server
     server.close()

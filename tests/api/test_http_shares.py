@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from api_server import OwnServer, Server, StartServer, problem_of
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.settings import HttpSettings
+from killable.supervisor.jobs import submission_rate
 
 ANN, BOB = ApiKey("ann", "submit", "ann-0123456789abcdef"), ApiKey("bob", "submit", "bob-0123456789abcdef")
 ONCALL = ApiKey("oncall", "operate", "oncall-0123456789abcdef")
@@ -20,13 +22,15 @@ HTTP = HttpSettings(keys=(ANN, BOB, ONCALL))
 TENANTS = {
     "default": {"streams_max": 2},
     "ann": {"queue_jobs_max": 2, "priority_max": 5, "caps": {"run_s": 60.0}},
-    "bob": {"submissions_per_s": 0.5},
+    "bob": {"submissions_per_s": 0.005},
     "nobody": {"running_max": 1},
 }
 
 
 @pytest.fixture
-async def shared_out(start_server: StartServer) -> AsyncIterator[OwnServer]:
+async def shared_out(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[OwnServer]:
+    """Bob may submit five jobs at once, and one more after minutes: a busy machine takes seconds for what is sent."""
+    monkeypatch.setattr(submission_rate, "WINDOW_S", 1000)
     async with start_server(http=HTTP, workers=1, tenants=TENANTS, queue_jobs_max=10) as server:
         yield server
         await server.client.post("/v1/jobs/cancel", json={"state": "active", "grace_s": 0}, headers=of(ONCALL))
@@ -76,7 +80,7 @@ async def test_what_a_tenant_may_not_ask_for(shared_out: OwnServer) -> None:
 async def test_submissions_are_counted_before_their_bodies_are_read(shared_out: OwnServer) -> None:
     answers = [await post(shared_out, BOB, "echo") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [202] * 5
-    assert [answer.headers["ratelimit-policy"] for answer in answers] == ['"submissions_per_s";q=5;w=10'] * 5
+    assert [answer.headers["ratelimit-policy"] for answer in answers] == ['"submissions_per_s";q=5;w=1000'] * 5
     assert [answer.headers["ratelimit"].partition(";t")[0] for answer in answers] == [
         f'"submissions_per_s";r={left}' for left in (4, 3, 2, 1, 0)
     ]
@@ -85,10 +89,11 @@ async def test_submissions_are_counted_before_their_bodies_are_read(shared_out: 
         b"Authorization: Bearer %b\r\n\r\n{" % BOB.key.encode()
     )
     head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 429") and b"retry-after: 2" in head.lower()
+    again = re.search(rb"retry-after: (\d+)\r\n", head.lower())
+    assert head.startswith(b"HTTP/1.1 429") and again is not None and 100 < int(again[1]) <= 200
     writer.close()
     many = await post(shared_out, BOB, "echo")
-    assert problem_of(many, 429, "too_many_submissions")["retry_after_s"] in (1, 2)
+    assert 100 < problem_of(many, 429, "too_many_submissions")["retry_after_s"] <= int(again[1])
     assert many.headers["ratelimit"].startswith('"submissions_per_s";r=0;t=')
     assert (await post(shared_out, ANN, "echo")).status_code == 202
     counted = (await shared_out.client.get("/v1/metrics", headers=of(ONCALL))).json()

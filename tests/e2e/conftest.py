@@ -12,6 +12,7 @@ import pytest
 from support import user_jobs
 from support.forked_command import Constants
 from support.killable_command import Command, Serve, Server, SharedServer
+from support.long_wait_server import NO_STALLS
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def shared_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("shared")
     jobs = getattr(request.module, "JOBS", Path(user_jobs.__file__).read_text())
     (folder / "my_jobs.py").write_text(jobs)
-    server = SharedServer(Command(folder), "my_jobs.py", "--port", "0")
+    server = SharedServer(Command(folder, constants=NO_STALLS), "my_jobs.py", "--port", "0")
     yield server
     server.close()
 

@@ -23,6 +23,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.settings import HttpSettings
+from killable.supervisor import event_loops
 from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.escalation import Rules
 from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submission
@@ -122,6 +123,7 @@ class SupervisorRun:
             return [worker.state for worker in workers] == ["idle"] * POOL.spares or Pending(workers)
 
         await until_async(rests, "only spares are there")
+        await threads_rest()
         return holdings()
 
     async def settled(self, before: Counter[str]) -> None:
@@ -133,6 +135,18 @@ class SupervisorRun:
 
         await self.rest()
         await until_async(same, "everything is as it was")
+
+
+async def threads_rest() -> None:
+    """Wait until no thread works for the supervisor: a worker is gone before its cgroup is removed, whose two
+    descriptors one of them closes, and before its folder is cleared.
+    """
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    event_loops.in_order(loop, lambda: event_loops.tell(loop, done.set))  # behind all else that has been given to it
+    async with asyncio.timeout(END_S):
+        await done.wait()
+    threads = event_loops._threads_of(loop).threads
+    await until_async(lambda: len(threads) <= 1 or Pending(threads), "only the thread that waits for work is there")
 
 
 def holdings() -> Counter[str]:

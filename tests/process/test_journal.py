@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
@@ -178,7 +179,8 @@ def dies(journal: Path, moment: str) -> list[str]:
         str(SUPPORT.parent),
         moment,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == -9, done.stderr
     return done.stdout.split()
 

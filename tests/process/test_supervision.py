@@ -270,8 +270,8 @@ async def test_a_job_may_end_with_its_last_reader(supervisor: StartSupervisor) -
 
 
 def descriptors_of(workers: Sequence[WorkerRecord]) -> int:
-    """Return how many descriptors a supervisor has for them: nine for each, and one for its group, if it has one."""
-    return sum(9 + (worker.proof != "descendants") for worker in workers)
+    """Return how many descriptors a supervisor has for them: nine for each, and two for its group, if it has one."""
+    return sum(9 + 2 * (worker.proof != "descendants") for worker in workers)
 
 
 @pytest.mark.row("H8")

@@ -23,8 +23,11 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from support.waiting import Pending, until_async
 
 from killable.supervisor.journal import journal_thread
 from killable.supervisor.journal.journal_file import AcceptedNote, EndedNote, JournalFile, Note, StartedNote
@@ -81,6 +84,11 @@ class Dying(JournalFile):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
+async def has_idle(supervisor: Supervisor) -> bool | Pending:
+    (pool,) = await supervisor.pools()
+    return pool.idle > 0 or Pending(pool)
+
+
 async def main(path: str, module: str, folder: str) -> None:
     logging.getLogger("killable").addHandler(logging.NullHandler())
     journal_thread.JournalFile = Dying  # type: ignore[misc]
@@ -102,7 +110,8 @@ async def main(path: str, module: str, folder: str) -> None:
             Path(gate).touch()
         if number == 2 or not first_waits:
             await supervisor.wait(record.job_id)
-            await supervisor.until_warm()  # the second job's start is written with its acceptance if a worker is free
+            # The second job's start is written with its acceptance if a worker is free: the first job has used one up.
+            await until_async(partial(has_idle, supervisor), "a worker is free")
     await asyncio.Event().wait()  # the last note may still be on its way
 
 

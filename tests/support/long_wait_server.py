@@ -15,12 +15,12 @@ from pathlib import Path
 from support.killable_command import Command, Server
 from support.supervisor_fixture import LONG_DUMP_WAITS, LONG_EXIT_WAITS
 
-LONG_WAITS = {
+NO_STALLS = {"killable.supervisor.telemetry.readiness": {"STALL_S": 60.0}}
+"""A server that gets no processor for half a second is not degraded."""
+LONG_WAITS = NO_STALLS | {
     "killable.supervisor.attempts.escalation": LONG_DUMP_WAITS,
     "killable.supervisor.attempts.attempt": LONG_EXIT_WAITS,
 }
-NO_STALLS = {"killable.supervisor.telemetry.readiness": {"STALL_S": 60.0}}
-"""A server that gets no processor for half a second is not degraded."""
 
 
 @contextmanager

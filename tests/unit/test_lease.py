@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killable.supervisor.cluster.lease import NodeLease, end_of_node
@@ -33,6 +33,7 @@ def test_a_call_that_was_long_on_its_way_gives_no_more_time() -> None:
 TIMES = st.lists(st.tuples(st.floats(0, 9), st.floats(0, 30), st.floats(0, 30)), min_size=1, max_size=30)
 
 
+@settings(deadline=None)  # also where the properties do not say so
 @given(TIMES, st.floats(0.5, 60))
 def test_the_head_waits_longer_than_the_node_works(rounds: list[tuple[float, float, float]], lease_s: float) -> None:
     """Each round: how long the node waits with its answer, how long that is on its way, and the head's next call."""

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killable.workers.protocol.named_memory_log import LOG_BYTES_MAX, OBJECTS_MAX, SEMAPHORE, NamedMemory
@@ -40,6 +40,7 @@ def test_what_is_left(log: bytes, left: list[str]) -> None:
     assert names(log) == left
 
 
+@settings(deadline=None)  # also where the properties do not say so
 @given(st.lists(st.tuples(st.sampled_from(VERBS), st.binary(max_size=30))))
 def test_nothing_that_is_written_there_is_an_error(lines: list[tuple[bytes, bytes]]) -> None:
     for found in NamedMemory(io.BytesIO(b"".join(verb + b":" + rest + b"\n" for verb, rest in lines))).objects:

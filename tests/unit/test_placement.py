@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from killable.supervisor.cluster.placement import Placement
@@ -33,6 +33,7 @@ def test_packing_fills_one_node_before_the_next() -> None:
 CHANGES = st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(-1, 3), st.integers(0, 3)), max_size=300)
 
 
+@settings(deadline=None)  # also where the properties do not say so
 @given(CHANGES, st.booleans())
 def test_it_is_what_a_look_at_every_node_finds(changes: list[tuple[str, int, int]], packs: bool) -> None:
     placement, nodes = Placement(packs=packs), dict[str, tuple[int, int]]()

@@ -22,6 +22,8 @@ HELD_NAME = "held-memory"
 """The log, in the supervisor's directory, of what calls that ran through have left to the program."""
 _FOLDER = "/dev/shm"
 """Where the C library keeps these objects (shm_overview(7), sem_overview(7))."""
+TICK_S = 0.01
+"""The kernel says when something was made by its clock of the last tick: so much earlier than `since` it may seem."""
 _NAME_BYTES_MAX = 255
 _SEGMENTS = "/proc/sysvipc/shm"
 _PIECE_BYTES = 64 << 10
@@ -94,7 +96,7 @@ def _is_meant(found: NamedObject, status: os.stat_result, since: float) -> bool:
     if found.inode:
         return status.st_ino == found.inode
     if found.is_tracked:  # of a spawned process, which may have attached it only: then it is mostly older
-        return status.st_ctime >= since
+        return status.st_ctime >= since - TICK_S
     return status.st_size == 0  # killed before it noted the inode: nothing has been written to it yet
 
 
@@ -121,7 +123,7 @@ def segments_of(
     return [
         int(row[id])
         for row in found
-        if int(row[changed]) >= int(since) and not (unattached_only and int(row[attached]))
+        if int(row[changed]) >= int(since - TICK_S) and not (unattached_only and int(row[attached]))
     ]
 
 

@@ -179,6 +179,8 @@ class PendingTasks:
         fewest = next_fewest = sys.maxsize
         for lane in reversed(self._lanes):
             if lane.has_room(task):
+                if lane.is_idle:
+                    return lane, 0  # of the others nobody knows yet, but none has fewer
                 if len(lane) < fewest:
                     best, fewest, next_fewest = lane, len(lane), fewest
                 else:

@@ -95,8 +95,10 @@ class Task:
         "_output",
         "_owner",
         "_rules",
+        "_shared",
         "_submitted_at",
         "_type",
+        "definitions",
         "future",
         "is_withdrawn",
         "lane",
@@ -118,12 +120,12 @@ class Task:
         """It was cancelled before it began."""
         self._owner = owner
         self._type = type
-        self._input = input
+        self._input, self._shared, self.definitions = input
         self._limits = limits
         self._rules: TaskLimits | None = None
         self._submitted_at = monotonic()
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
-        content = input.content
+        content = self._input
         self.waits_as_job = is_timed or (isinstance(content, bytes) and len(content) > INLINE_TASK_BYTES_MAX)
         """A time limit runs while it waits, or no message has room for its input."""
         self._context = contextvars.copy_context()
@@ -150,13 +152,8 @@ class Task:
 
     # ── in any thread ──
 
-    @property
-    def definitions(self) -> object | None:
-        return self._input.definitions
-
     def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
-        limits = self.rules
-        content, parts, _ = self._input
+        limits, content, parts = self.rules, self._input, self._shared
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
         if limits.announced:
@@ -203,7 +200,8 @@ class Task:
         self._become_job(given)
 
     def complete(self, result: bytes) -> None:
-        self._input.close()
+        if self._shared is not None or type(self._input) is not bytes:
+            self._close_input()
         self.future.complete(result)
         self._owner.forget(self)
 
@@ -237,7 +235,9 @@ class Task:
         job_type = supervisor.type(self._type)
         in_force = self.rules.in_force
         input = self._input
-        submission = Submission(self._type, input.for_any_worker(), limits=dict(self._limits), shared=input.shared)
+        if isinstance(input, DefinedCall):
+            input = input.with_definitions()
+        submission = Submission(self._type, input, limits=dict(self._limits), shared=self._shared)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
@@ -281,9 +281,15 @@ class Task:
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""
-        self._input.close()
+        self._close_input()
         self.future.finish(outcome)
         self._owner.forget(self)
+
+    def _close_input(self) -> None:
+        if isinstance(self._input, SealedInput):
+            self._input.close()
+        if self._shared is not None:
+            self._shared.close()
 
     # ── JobListener ──
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.executor import large_globals
 from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
-from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import pickling
 from killable.workers.protocol.call_message import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
@@ -25,26 +24,6 @@ INLINE_TASK_BYTES_MAX = LINE_BYTES_MAX - HEAD_BYTES_MAX
 """A task of up to this size goes through the worker's line; a larger one into a memory file."""
 TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
 """The largest task that is sent as an order if there is no memory file for it."""
-
-
-class TaskInput(NamedTuple):
-    """What a task sends, in the form that holds for any worker."""
-
-    content: bytes | SealedInput | DefinedCall
-    shared: SharedParts | None = None
-    """Parts of it that other tasks bring, too."""
-    definitions: Needed | None = None
-    """Stands for what it brings of `__main__`; None: nothing."""
-
-    def for_any_worker(self) -> bytes | SealedInput:
-        content = self.content
-        return content.with_definitions() if isinstance(content, DefinedCall) else content
-
-    def close(self) -> None:
-        if isinstance(self.content, SealedInput):
-            self.content.close()
-        if self.shared is not None:
-            self.shared.close()
 
 
 class DefinedCall:
@@ -64,18 +43,24 @@ class DefinedCall:
         return pickling.with_definitions(self._definitions, self._alone, self._elsewhere)
 
 
+TaskInput = tuple[bytes | SealedInput | DefinedCall, SharedParts | None, "Needed | None"]
+"""What a task sends, the parts of it that other tasks send too, and what stands for its definitions, if it brings any.
+(A plain tuple: one is made for each task.)
+"""
+
+
 def packed(repeated: RepeatedContent, function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> TaskInput:
     """Pickle a call, its large pieces into shared memory. Raise any exception of pickling."""
     small = pickling.small_call(function, args, kwargs)
     if small is not None and len(small) <= INLINE_BYTES_MAX:
-        return TaskInput(small)
+        return small, None, None
     content = TaskContent(repeated)
     found = pickling.pickled({"function": function, "args": args, "kwargs": kwargs}, identify=content.identify)
     brought = found.content_bytes
     task = _defined_call(found, content)
     if task is None:
         shared = content.share(found) if brought > INLINE_BYTES_MAX else None
-        task = TaskInput(_inline_or_sealed(found), shared, found.definitions)
+        task = _inline_or_sealed(found), shared, found.definitions
     if brought > INLINE_BYTES_MAX:
         large_globals.warn(brought, function, args, kwargs)
     return task
@@ -91,7 +76,7 @@ def _defined_call(found: Pickled, content: TaskContent) -> TaskInput | None:
     if copies is None or len(copies) > SHARED_PARTS_MAX:
         return None
     call = DefinedCall(found.alone, together, copies)
-    return TaskInput(call, SharedParts(copies) if copies else None, definitions)
+    return call, SharedParts(copies) if copies else None, definitions
 
 
 def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:

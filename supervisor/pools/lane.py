@@ -77,10 +77,8 @@ class LaneCall(Protocol):
     @property
     def rules(self) -> LaneRules: ...
 
-    @property
-    def definitions(self) -> object | None:
-        """Return what stands for the definitions that it brings; None: it brings none."""
-        ...
+    definitions: object | None
+    """Stands for the definitions that it brings; None: it brings none."""
 
     def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed.
@@ -283,7 +281,7 @@ class Lane:
         if rules.is_watched:
             self.process.note_base()
         fence, passes = next(self._fences), self._passes_result_buffer
-        brought = self._brought_with(call)
+        brought = None if call.definitions is None else self._brought_with(call.definitions)
         is_defined = brought is not None and brought.is_loaded
         message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1, is_defined)
         place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes, brought)
@@ -298,11 +296,8 @@ class Lane:
         call.lane = self
         return True
 
-    def _brought_with(self, call: LaneCall) -> Brought | None:
-        """Return what is known of the definitions of a call that is sent now; None: it brings none."""
-        definitions = call.definitions
-        if definitions is None:
-            return None
+    def _brought_with(self, definitions: object) -> Brought:
+        """Return what is known of the definitions of a call that is sent now."""
         if self._brought.definitions is not definitions:
             self._brought = Brought(definitions)
         return self._brought

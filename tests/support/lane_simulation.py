@@ -317,7 +317,7 @@ class Queue(PendingTasks):
         if not self.definitions:
             return super()._packed(call)
         needed: Any = DEFINITIONS[self.definitions]
-        return TaskInput(DefinedCall(b"", bytes((self.definitions,)), ()), None, needed)
+        return DefinedCall(b"", bytes((self.definitions,)), ()), None, needed
 
     def _begin(self, early_guard: object = None) -> None:
         super()._begin()

@@ -232,7 +232,7 @@ def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any])
     if getattr(function, "__module__", None) in script_globals.MAINS:
         return None
     encoded = _small_call(function, args, kwargs)
-    return None if encoded is None else without_definitions(encoded)
+    return None if encoded is None else _SMALL.pack(0, len(encoded)) + encoded
 
 
 def _small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:

@@ -77,8 +77,10 @@ class LaneCall(Protocol):
     @property
     def rules(self) -> LaneRules: ...
 
-    definitions: object | None
-    """Stands for the definitions that it brings; None: it brings none."""
+    @property
+    def definitions(self) -> object | None:
+        """Return what stands for the definitions that it brings; None: it brings none."""
+        ...
 
     def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed.

@@ -14,21 +14,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import monotonic
-from killable.supervisor.executor import large_globals, pickling_errors
+from killable.supervisor.executor import pickling_errors, task_input
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput
-from killable.supervisor.executor.repeated_content import RepeatedContent, TaskContent
+from killable.supervisor.executor.repeated_content import RepeatedContent
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
-from killable.supervisor.executor.task import INLINE_TASK_BYTES_MAX, Task, TaskLimits
+from killable.supervisor.executor.task import Task, TaskLimits
+from killable.supervisor.executor.task_input import TaskInput
 from killable.supervisor.linux.instance_id import random_id
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.settings import Settings
-from killable.workers.protocol import pickling
-from killable.workers.protocol.frames import FRAME_BYTES_MAX
-from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
-from killable.workers.protocol.pickling import Pickled
-from killable.workers.protocol.shared_memory import SealedInput, SharedParts
 from killable.workers.runtime.executor_setup import is_in_pool
 
 if TYPE_CHECKING:
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from killable.supervisor.supervisor import Supervisor
 
 _CLOSED = "cannot schedule new futures after shutdown"
-TASK_BYTES_MAX = FRAME_BYTES_MAX - 4096
-"""The largest task that is sent as an order if there is no memory file for it."""
 REPLACE_AFTER_S = 0.005
 """Seconds for which a call may run before the pool is told to replace its worker: most calls are over by then."""
 VIEWS_MAX = 64
@@ -110,16 +104,13 @@ class PendingTasks:
         """
         if self._closed_reason:  # before the work of pickling
             raise self._closed_error(self._closed_reason)
-        input: bytes | SealedInput | None = pickling.small_call(*call)
-        shared = None
-        if input is None or len(input) > INLINE_BYTES_MAX:
-            try:
-                input, shared = self._packed(*call)
-            except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
-                pickling_errors.name_it(error, *call)
-                future.fail(error)
-                return
-        task = Task(self, type, input, limits, future, shared=shared)
+        try:
+            input = self._packed(call)
+        except Exception as error:  # pickling runs the caller's __reduce__, which may raise anything
+            pickling_errors.name_it(error, *call)
+            future.fail(error)
+            return
+        task = Task(self, type, input, limits, future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
             with self.lock:
@@ -138,16 +129,8 @@ class PendingTasks:
         if why_closed:
             raise self._closed_error(why_closed)
 
-    def _packed(self, function: Any, args: Any, kwargs: Any) -> tuple[bytes | SealedInput, SharedParts | None]:
-        """Pickle a call, its large pieces into shared memory."""
-        content = TaskContent(self._repeated)
-        packed = pickling.pickled({"function": function, "args": args, "kwargs": kwargs}, identify=content.identify)
-        brought = packed.content_bytes
-        shared = content.share(packed) if brought > INLINE_BYTES_MAX else None
-        input = _inline_or_sealed(packed)
-        if brought > INLINE_BYTES_MAX:
-            large_globals.warn(brought, function, args, kwargs)
-        return input, shared
+    def _packed(self, call: tuple[Any, ...]) -> TaskInput:
+        return task_input.packed(self._repeated, *call)
 
     def _closed_error(self, why: str) -> RuntimeError:
         """Return the error of a call that comes after the shutdown, or after the thread has failed."""
@@ -196,6 +179,8 @@ class PendingTasks:
         fewest = next_fewest = sys.maxsize
         for lane in reversed(self._lanes):
             if lane.has_room(task):
+                if lane.is_idle:
+                    return lane, 0  # of the others nobody knows yet, but none has fewer
                 if len(lane) < fewest:
                     best, fewest, next_fewest = lane, len(lane), fewest
                 else:
@@ -479,13 +464,3 @@ class PendingTasks:
             done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
-
-
-def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:
-    if packed.size > INLINE_TASK_BYTES_MAX:
-        try:
-            return SealedInput.laid(packed.lay)
-        except OSError:  # no memory or no descriptor for a memory file: it is sent as an order
-            if packed.size > TASK_BYTES_MAX:
-                raise
-    return packed.to_bytes()

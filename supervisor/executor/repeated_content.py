@@ -15,7 +15,7 @@ import contextlib
 import itertools
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
@@ -91,6 +91,16 @@ class TaskContent:
             return hash_of(piece)
         self._identified[id(piece)] = piece, part
         return part.digest
+
+    def copies_of(self, pieces: Iterable[bytes | memoryview]) -> list[SharedPart] | None:
+        """Return the copies of pieces that were all identified, else None."""
+        found = []
+        for piece in pieces:
+            known = self._identified.get(id(piece))
+            if known is None:
+                return None
+            found.append(known[1])
+        return found
 
     def share(self, packed: Pickled) -> SharedParts | None:
         """Move large pieces out of the pickled task into shared memory; return the memory. None: there are none.

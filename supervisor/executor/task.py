@@ -20,6 +20,7 @@ from killable.supervisor.executor import ending_imports
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.program_output import ProgramOutput, TaskOutput
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
+from killable.supervisor.executor.task_input import INLINE_TASK_BYTES_MAX, DefinedCall, TaskInput
 from killable.supervisor.jobs.effective_limits import is_watched, limits_of_job
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits_and_caps import Limits
@@ -27,14 +28,12 @@ from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.call_message import (
     ANNOUNCE,
-    HEAD_BYTES_MAX,
-    LINE_BYTES_MAX,
     RESULT_BUFFER,
     SEALED,
     STREAM,
     encode_call,
 )
-from killable.workers.protocol.shared_memory import SealedInput, SharedParts
+from killable.workers.protocol.shared_memory import SealedInput
 from killable.workers.runtime import executor_setup
 
 if TYPE_CHECKING:
@@ -43,10 +42,6 @@ if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
     from killable.supervisor.pools.lane import Given, Lane
     from killable.supervisor.supervisor import Supervisor
-
-
-INLINE_TASK_BYTES_MAX = LINE_BYTES_MAX - HEAD_BYTES_MAX
-"""A task of up to this size goes through the worker's line; a larger one into a memory file."""
 
 
 class TaskLimits(NamedTuple):
@@ -103,6 +98,7 @@ class Task:
         "_shared",
         "_submitted_at",
         "_type",
+        "definitions",
         "future",
         "is_withdrawn",
         "lane",
@@ -113,11 +109,9 @@ class Task:
         self,
         owner: TaskOwner,
         type: str,
-        input: bytes | SealedInput,
+        input: TaskInput,
         limits: Mapping[str, Any],
         future: JobFuture[Any],
-        *,
-        shared: SharedParts | None = None,
     ) -> None:
         """`limits` are those of its view of the Executor, which are never changed."""
         self.future = future
@@ -126,13 +120,13 @@ class Task:
         """It was cancelled before it began."""
         self._owner = owner
         self._type = type
-        self._input = input
-        self._shared = shared
+        self._input, self._shared, self.definitions = input
         self._limits = limits
         self._rules: TaskLimits | None = None
         self._submitted_at = monotonic()
         is_timed = limits.get("queue_s") is not None or limits.get("total_s") is not None
-        self.waits_as_job = is_timed or (isinstance(input, bytes) and len(input) > INLINE_TASK_BYTES_MAX)
+        content = self._input
+        self.waits_as_job = is_timed or (isinstance(content, bytes) and len(content) > INLINE_TASK_BYTES_MAX)
         """A time limit runs while it waits, or no message has room for its input."""
         self._context = contextvars.copy_context()
         self._job: Job | None = None
@@ -158,8 +152,8 @@ class Task:
 
     # ── in any thread ──
 
-    def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
-        limits, content = self.rules, self._input
+    def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
+        limits, content, parts = self.rules, self._input, self._shared
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
         if limits.announced:
@@ -167,10 +161,15 @@ class Task:
         if isinstance(content, SealedInput):
             flags |= SEALED
             passed, content = (content.descriptor,), b""
+        elif isinstance(content, DefinedCall):
+            if is_defined:
+                content, parts = content.alone(), None
+            else:
+                content = content.with_definitions()
         shared = 0
-        if self._shared is not None:
-            shared = len(self._shared.descriptors)
-            passed = (*passed, *self._shared.descriptors)
+        if parts is not None:
+            shared = len(parts.descriptors)
+            passed = (*passed, *parts.descriptors)
         if result_buffer >= 0:
             flags |= RESULT_BUFFER
             passed = (*passed, result_buffer)
@@ -235,7 +234,10 @@ class Task:
         supervisor = self._owner.supervisor
         job_type = supervisor.type(self._type)
         in_force = self.rules.in_force
-        submission = Submission(self._type, self._input, limits=dict(self._limits), shared=self._shared)
+        input = self._input
+        if isinstance(input, DefinedCall):
+            input = input.with_definitions()
+        submission = Submission(self._type, input, limits=dict(self._limits), shared=self._shared)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called

@@ -19,8 +19,12 @@ from killable.workers.protocol.messages import Kind
 from killable.workers.protocol.token_ring import TOKENS_MAX, TokenRingReader
 
 BURST_TOKENS = 8
-"""From so many in one read on, the ring is watched. With fewer, the worker takes its time, and a look that finds
-nothing costs more than a wake-up.
+"""From so many in one read on, the ring is watched, until a look finds fewer: then the worker takes its time, and a
+wake-up for each token is early and cheap enough.
+"""
+LOOK_S = 0.0005
+"""Pause between two looks. Each costs as much as 15 tokens, and takes the interpreter from the thread that reads them.
+Timers of asyncio are late by up to a millisecond.
 """
 TOKENS_PER_TURN = 1024
 """Maximum from the ring per iteration of the loop: they take as long as READ_BYTES of frames."""
@@ -39,6 +43,7 @@ class FrameReader(PipeReader):
         self._ring: TokenRingReader | None = None
         """Mapped at the first burst of tokens."""
         self._is_started = self._is_watching = False
+        self._next_look: asyncio.Handle | None = None
         self._waiting: deque[Frame] = deque()
         """Frames that were read, and that tokens in the ring come before."""
         self._fence = self._sequence = 0
@@ -60,7 +65,8 @@ class FrameReader(PipeReader):
         return is_empty
 
     def pause(self) -> None:
-        self._is_started = self._is_watching = False
+        self._is_started = False
+        self._stop_looking()
         super().pause()
 
     def close_in_child(self) -> None:
@@ -72,8 +78,15 @@ class FrameReader(PipeReader):
         super().close()
 
     def _close_ring(self) -> None:
-        self._is_watching, self._ring = False, None
+        self._stop_looking()
+        self._ring = None
         self._close_ring_descriptor()
+
+    def _stop_looking(self) -> None:
+        self._is_watching = False
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
 
     def _close_ring_descriptor(self) -> None:
         if self._ring_descriptor >= 0:
@@ -90,8 +103,6 @@ class FrameReader(PipeReader):
     def _read_some(self) -> bool:
         if self._ring is None:
             return super()._read_some()
-        if self._is_watching:
-            return True  # `_look` reads the pipe too
         is_empty = self._turn()
         if self._waiting:  # on tokens that the worker has put into the ring unwatched: the pipe may stay empty now
             self._look_on()
@@ -118,19 +129,20 @@ class FrameReader(PipeReader):
         if self._ring is not None and self._is_started and not self._is_watching:
             self._is_watching = True
             self._ring.watch()
-            self._loop.call_soon(self._look)
+            self._next_look = self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        before = self._fence, self._sequence
-        if self._is_watching:
-            self._turn()
+        fence, sequence = self._fence, self._sequence
+        self._turn()
         if self._ring is None or not self._is_watching:
             return  # closed, or paused
-        if (self._fence, self._sequence) == before and not self._waiting:
+        found = self._sequence - sequence
+        if self._fence == fence and found < BURST_TOKENS and not self._waiting:
             self._is_watching = not self._ring.unwatch()
         if self._is_watching:
             self._ring.watch()
-            self._loop.call_soon(self._look)
+            is_behind = found >= TOKENS_PER_TURN or self._waiting
+            self._next_look = self._loop.call_later(0 if is_behind else LOOK_S, self._look)
 
     # ── what was read ──
 

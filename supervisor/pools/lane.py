@@ -77,8 +77,15 @@ class LaneCall(Protocol):
     @property
     def rules(self) -> LaneRules: ...
 
-    def message(self, fence: int, heard: int, result_buffer: int) -> tuple[bytes, Sequence[int]]:
-        """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed."""
+    @property
+    def definitions(self) -> object | None:
+        """Return what stands for the definitions that it brings; None: it brings none."""
+        ...
+
+    def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
+        """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed.
+        `is_defined`: the worker has its definitions.
+        """
         ...
 
     def complete(self, result: bytes) -> None:
@@ -149,18 +156,42 @@ class LaneWorker(Protocol):
     def note_result_buffer_passed(self) -> None: ...
 
 
+class Brought:
+    """The definitions that calls in a row have brought to a worker, with calls between them that have brought none.
+
+    The worker runs calls in their order. So it has these definitions from the first of these calls that has run through
+    until one of other definitions is sent.
+    """
+
+    __slots__ = ("definitions", "is_loaded")
+
+    def __init__(self, definitions: object) -> None:
+        self.definitions = definitions
+        self.is_loaded = False
+        """Whether one of these calls has run through."""
+
+
 class LinedUp:
     """One place in a line."""
 
-    __slots__ = ("at", "call", "fence", "is_alone", "passes_result_buffer", "sent")
+    __slots__ = ("at", "brought", "call", "fence", "is_alone", "passes_result_buffer", "sent")
 
-    def __init__(self, call: LaneCall, fence: int, at: float, is_alone: bool, passes_result_buffer: bool) -> None:
+    def __init__(
+        self,
+        call: LaneCall,
+        fence: int,
+        at: float,
+        is_alone: bool,
+        passes_result_buffer: bool,
+        brought: Brought | None,
+    ) -> None:
         self.call = call
         self.fence = fence
         self.at = at
         self.is_alone = is_alone
         """No other call is in the line, and the supervisor's thread makes an attempt of it at once."""
         self.passes_result_buffer = passes_result_buffer
+        self.brought = brought
         self.sent: list[int] = []
         """Not empty: its message was sent."""
 
@@ -170,6 +201,7 @@ class Lane:
 
     __slots__ = (
         "_before_at",
+        "_brought",
         "_fences",
         "_holder",
         "_is_full",
@@ -218,6 +250,8 @@ class Lane:
         self.is_over = False
         self._seconds = math.inf
         """The average duration of the latest calls; infinite: none is known."""
+        self._brought = Brought(None)
+        """The latest."""
         self._before_at = monotonic()
         self.process.note_before()
 
@@ -249,8 +283,10 @@ class Lane:
         if rules.is_watched:
             self.process.note_base()
         fence, passes = next(self._fences), self._passes_result_buffer
-        message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1)
-        place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes)
+        brought = None if call.definitions is None else self._brought_with(call.definitions)
+        is_defined = brought is not None and brought.is_loaded
+        message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1, is_defined)
+        place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes, brought)
         line.append(place)
         try:
             self.process.line.send(message, passed, place.sent)
@@ -261,6 +297,12 @@ class Lane:
         self._passes_result_buffer = False
         call.lane = self
         return True
+
+    def _brought_with(self, definitions: object) -> Brought:
+        """Return what is known of the definitions of a call that is sent now."""
+        if self._brought.definitions is not definitions:
+            self._brought = Brought(definitions)
+        return self._brought
 
     def _note_before(self) -> float:
         """Take the readings from which the end of the next call is explained, unless there are recent ones. Return
@@ -339,6 +381,8 @@ class Lane:
                     break
                 place = line.popleft()
                 place.call.lane = None
+                if place.brought is not None:
+                    place.brought.is_loaded = True
                 if place.passes_result_buffer:
                     self._worker.note_result_buffer_passed()
                 ran.append((place.call, payload[_SECONDS_BYTES:]))

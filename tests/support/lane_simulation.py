@@ -19,18 +19,21 @@ from typing import Any
 from killable.supervisor.executor.executor import _default_limits
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
+from killable.supervisor.executor.task_input import DefinedCall, TaskInput
 from killable.supervisor.models import Outcome, Verdict
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.protocol import pickling
-from killable.workers.protocol.call_message import decode_call
+from killable.workers.protocol.call_message import CallMessage, decode_call
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import IDLE_FREE, Kind
 
 ROOM = 5
 """The most messages that a simulated socket takes."""
+DEFINITIONS = (None, object(), object())
+"""What stands for what a call brings of the program's `__main__`."""
 KINDS = (*("plain",) * 8, "prints", "prints", "speaks", "fails", "dies", "stuck")
 
 
@@ -74,7 +77,7 @@ class SimulatedProcess:
         self.output = b""
         self.worker: Worker
         self.is_dead = self._is_reported = False
-        self._heard = 0
+        self._heard = self._defined = 0
         self._held: int | None = None
         self._call: Iterator[None] | None = None
         self.running = ""
@@ -94,9 +97,16 @@ class SimulatedProcess:
             return False
         call = decode_call(self.line.messages.popleft())
         if call.heard == self._heard:
+            self._define(call)
             self.running = call.job_id
             self._call = self._run(call.job_id, call.fence)
         return True
+
+    def _define(self, call: CallMessage) -> None:
+        wanted = self._simulation.definitions.get(call.job_id, 0)
+        if int.from_bytes(call.input[:4], "little"):
+            self._defined = call.input[-1]
+        assert wanted in (0, self._defined), f"{call.job_id} has come without what it needs"
 
     def _run(self, job_id: str, fence: int) -> Iterator[None]:
         self._simulation.runs[job_id] += 1
@@ -300,6 +310,15 @@ class SimulatedThread:
 class Queue(PendingTasks):
     """The real queue of an Executor, without a thread."""
 
+    definitions = 0
+    """Which ones the next call brings."""
+
+    def _packed(self, call: tuple[Any, ...]) -> TaskInput:
+        if not self.definitions:
+            return super()._packed(call)
+        needed: Any = DEFINITIONS[self.definitions]
+        return DefinedCall(b"", bytes((self.definitions,)), ()), None, needed
+
     def _begin(self, early_guard: object = None) -> None:
         super()._begin()
         self.supervisor_thread: Any = SimulatedThread()
@@ -316,6 +335,7 @@ class LaneSimulation:
         self.fault = fault
         self.random = random.Random(seed)
         self.kinds: dict[str, str] = {}
+        self.definitions: dict[str, int] = {}
         self.runs: Counter[str] = Counter()
         self.killed: list[tuple[str, str]] = []
         """Which call ran when SIGKILL was sent from a caller's thread, and which it was meant for."""
@@ -400,7 +420,9 @@ class LaneSimulation:
         future: JobFuture[Any] = JobFuture(self.queue)
         self.futures.append(future)
         number = len(self.futures)
-        self.kinds[f"{self.queue._prefix}-{number}"] = self.random.choice(KINDS)
+        job_id, last = f"{self.queue._prefix}-{number}", self.queue.definitions
+        self.kinds[job_id] = self.random.choice(KINDS)
+        self.queue.definitions = self.definitions[job_id] = self.random.choice((0, 1, 2, last, last, last))
         limits = self.random.choice((*(PLAIN,) * 9, WATCHED))
         self._interrupts = self.random.choice((0, 0, 0, 0, 1, 2))
         try:
@@ -408,7 +430,7 @@ class LaneSimulation:
         except KeyboardInterrupt:
             self.interrupted.add(future.job_id)
         self._interrupts = 0
-        assert future.job_id == f"{self.queue._prefix}-{number}"
+        assert future.job_id == job_id
 
     def cancel(self) -> None:
         if self.futures:

@@ -151,6 +151,24 @@ async def test_a_reader_that_found_nothing_sleeps_until_a_token_comes(ends: Ends
     await ends.until_received()
 
 
+async def test_between_two_looks_the_loop_sleeps_and_a_frame_is_read_at_once(ends: Ends) -> None:
+    """To look again and again would take the interpreter from the thread that reads the tokens."""
+    looks, turn = [], ends.reader._turn
+    ends.reader._turn = lambda: looks.append(len(ends.sent)) or turn()  # type: ignore[func-returns-value, method-assign]
+    await ends.burst()
+    turns = 0
+    while len(looks) < 20:
+        for _ in range(BURST_TOKENS):
+            ends.token()
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 3 * len(looks)
+    ends.progress()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ends.received == ends.sent
+
+
 async def test_a_reader_that_falls_asleep_while_a_token_is_published_is_woken(ends: Ends) -> None:
     await ends.burst()
     ends.reader.drain()

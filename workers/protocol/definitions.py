@@ -245,22 +245,22 @@ class Needed:
         )
         self._table = struct.pack("<I", len(table)) + table
         self._known = [each if each.may_be_kept else _Array.of(each) or _Outline.of(each) for each in definitions]
-        self._together = (
+        self.together = (
             b"".join([self._table, *(part for each in definitions for part in each.parts)])
             if not any(isinstance(each, _Outline) for each in self._known)
             else b""
         )
-        """All parts, if none of them may change."""
+        """The table and all parts, if none of them may change; else empty."""
         self.may_be_kept = all(len(each.names) == 1 for each in definitions if not each.may_be_kept)
 
     def pieces(self, definitions: Iterable[Pieces]) -> DefinitionPieces:
         """Return what a pickle brings along: the table, then these definitions, which are as they were."""
         if not self._known:
-            return [], []
+            return NO_DEFINITIONS
         buffers = [buffer for each in definitions for buffer in each.buffers]
-        if self._together:
-            return [self._together], buffers
-        return [self._table, *(part for each in definitions for part in each.parts)], buffers
+        if self.together:
+            return DefinitionPieces([self.together], buffers, self)
+        return DefinitionPieces([self._table, *(part for each in definitions for part in each.parts)], buffers, self)
 
     def again(self, search: _Search) -> DefinitionPieces | None:
         """Return what a pickle brings along that needs the same again, for functions with these globals. Return None
@@ -281,8 +281,18 @@ class Needed:
         return self.pieces(found)
 
 
-DefinitionPieces = tuple[list[Any], list[memoryview]]
-"""Parts and buffers of a pickle."""
+class DefinitionPieces(NamedTuple):
+    """The pieces of a pickle that are its definitions."""
+
+    parts: list[Any]
+    buffers: list[memoryview]
+    needed: Needed | None
+    """Stands for the content of these definitions: while it is the same object, they are the same. None: there are
+    none.
+    """
+
+
+NO_DEFINITIONS = DefinitionPieces([], [], None)
 _known: dict[Key, Definition] = {}
 _known_sets: dict[tuple[frozenset[Key], frozenset[Key], bool], Needed] = {}
 

@@ -34,7 +34,7 @@ from killable.workers.protocol import script_globals
 # Not `by_value`: it imports cloudpickle, 8 ms, and most results, and tasks that name a function of a module, need none.
 if TYPE_CHECKING:
     from killable.workers.protocol import by_value
-    from killable.workers.protocol.definitions import DefinitionPieces, Identify, Needs
+    from killable.workers.protocol.definitions import DefinitionPieces, Identify, Needed, Needs
     from killable.workers.protocol.shared_memory import MemoryFile
 
     _Piece = memoryview | MemoryFile
@@ -67,12 +67,16 @@ Part = bytes | bytearray | memoryview
 class Pickled:
     """A pickled value in pieces. Large pieces are the value's own memory, copied only by `to_bytes` and `lay`."""
 
-    __slots__ = ("_elsewhere", "_encoded", "_flags", "buffers", "parts", "write")
+    __slots__ = ("_elsewhere", "_encoded", "_flags", "alone", "buffers", "definitions", "parts", "write")
 
     def __init__(self) -> None:
         self.parts: list[Any] = []
         self.buffers: list[memoryview] = []
         self.write = self.parts.append
+        self.definitions: Needed | None = None
+        """Stands for the definitions before the pickle; None: there are none."""
+        self.alone = b""
+        """The pickle without the definitions, of a small call of a function of `__main__`; empty: it is another one."""
         self._elsewhere: Collection[int] = ()
         self._flags = 0
         self._encoded: list[Part] = []
@@ -87,7 +91,7 @@ class Pickled:
 
     def define(self, needed: DefinitionPieces) -> None:
         """Put definitions before the pickle."""
-        parts, buffers = needed
+        parts, buffers, self.definitions = needed
         if parts:
             self._flags = _HAS_DEFINITIONS
             self.parts = [*parts, *self.parts]
@@ -204,8 +208,21 @@ def pickled(value: object, *, beside: bool = True, identify: Identify | None = N
 
 def in_band(value: object) -> bytes:
     """Pickle a value that plain pickle can send, without buffers beside it."""
-    encoded = pickle.dumps(value, PROTOCOL)
-    return _SMALL.pack(0, len(encoded)) + encoded
+    return without_definitions(pickle.dumps(value, PROTOCOL))
+
+
+def without_definitions(alone: bytes) -> bytes:
+    """Encode a pickle for a worker that has what it needs."""
+    return _SMALL.pack(0, len(alone)) + alone
+
+
+def with_definitions(definitions: bytes, alone: bytes, elsewhere: Sequence[MemoryFile]) -> bytes:
+    """Encode a pickle with its definitions, all of whose buffers are elsewhere."""
+    if not elsewhere:
+        return b"".join((_SMALL.pack(_HAS_DEFINITIONS, len(definitions) + len(alone)), definitions, alone))
+    lengths = len(definitions), len(alone), *(len(file) | _ELSEWHERE for file in elsewhere)
+    head = _COUNTS.pack(len(elsewhere) | _HAS_DEFINITIONS | _IN_PIECES, 2)
+    return b"".join((head, struct.pack(f"<{len(lengths)}Q", *lengths), definitions, alone))
 
 
 def small_call(function: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes | None:
@@ -276,6 +293,7 @@ def _call_of_main(call: Any) -> tuple[Pickled, Needs] | tuple[None, None]:
         return None, None
     found = Pickled()
     found.write(encoded)
+    found.alone = encoded
     return found, definitions.NeedsOfFunction(call["function"])
 
 

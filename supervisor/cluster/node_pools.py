@@ -97,6 +97,8 @@ class NodePools(PoolsByName[NodePool]):
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
         """Set when a node has joined, or has certainly ended everything."""
+        self._told = asyncio.Event()
+        """Set when a node has told something new of a pool, or has gone."""
         self.adopts = bool(settings.journal)
         self.is_settled = False
         self.is_deposed = False
@@ -258,13 +260,19 @@ class NodePools(PoolsByName[NodePool]):
             self._links[name].take_again()
 
     async def until_warm(self) -> None:
-        """A node that has joined has started its pools."""
+        """Wait until each pool with spares has had a worker on some node, or is broken on all that have it. A pool that
+        no node has is not waited for.
+        """
+        while any(pool.spec.spares and not pool.is_warm for pool in self) and not self._closing.is_set():
+            self._told.clear()
+            await self._told.wait()
 
     def lease(self, until: float) -> None:
         """Each node has a lease of its own."""
 
     async def close(self) -> None:
         self._closing.set()
+        self._told.set()
         if self._watching is not None:
             await self._watching
         await asyncio.gather(*(link.close() for link in self._links.values()))
@@ -493,6 +501,7 @@ class NodePools(PoolsByName[NodePool]):
             pool = self._pools.get(told["name"])
             if pool is not None:
                 changed = pool.tell(link.name, told) or changed
+        self._told.set()
         if changed or not pools:
             self._note(link)
             for pool in self:
@@ -503,10 +512,12 @@ class NodePools(PoolsByName[NodePool]):
     def on_lost(self, link: NodeLink) -> None:
         self.nodes_lost += 1
         self._changed.set()
+        self._told.set()
         for pool in self:
             pool.leave(link.name)
 
     def on_released(self, link: NodeLink) -> None:
+        self._told.set()
         for pool in self:
             pool.leave(link.name)
 

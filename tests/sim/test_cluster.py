@@ -21,6 +21,7 @@ from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.jobs.job import Job
 from sim.cluster_simulation import ClusterSimulation
 
 MACHINES, SLOTS = 1000, 10_000
@@ -195,7 +196,8 @@ async def _thousand() -> None:
                     await _next_round(sim)
                 await _round(sim, dice)
                 if ROUNDS > 1:
-                    print(f"{(number + 1) * JOBS:9,} jobs, at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB")
+                    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    print(f"{(number + 1) * JOBS:9,} jobs, at most {most >> 10} MiB")
         finally:
             gc.unfreeze()
             gc.set_threshold(*collects)
@@ -237,6 +239,24 @@ async def _round(sim: ClusterSimulation, dice: random.Random) -> None:
     again = sum(job.attempts > 1 for job in sim.jobs)
     assert 20 < again < 1000, f"{again} jobs had a second attempt"
     _check_turns(sim)
+
+
+def test_a_node_keeps_nothing_of_jobs_whose_ends_are_told() -> None:
+    """Neither of those whose slot was ready at once, or never was."""
+    run(_kept())
+
+
+async def _kept() -> None:
+    async with ClusterSimulation(nodes=2, workers=2, keep_jobs=1) as sim:
+        for slot_s in (0.0, 0.02):
+            for _ in range(100):
+                await sim.submit(run_s=0.1, slot_s=slot_s)
+        await sim.ended()
+        await asyncio.sleep(60)
+        sim.forget_jobs()
+        gc.collect()
+        kept = sum(isinstance(each, Job) for each in gc.get_objects())
+        assert kept < 10, f"{kept} of 200 jobs are in memory"
 
 
 def _check_turns(sim: ClusterSimulation) -> None:

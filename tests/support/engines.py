@@ -1,15 +1,16 @@
 """The supervisor of a test: of this machine, or the head of a cluster whose nodes are in the same event loop.
 
 Runs in: the tests. With ENGINE=cluster the tests of `api/`, `process/` and `sim/` run with a head; NODES has the names
-of its nodes.
+of its nodes. Together they have the slots that a test asks for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 from support.in_process_carrier import Faults, InProcessCarrier
@@ -19,9 +20,10 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import FIXED, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.jobs.node_labels import NODE
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.records import JobRecord, PoolRecord
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
@@ -64,8 +66,24 @@ def new_supervisor(
 ) -> Supervisor:
     """Return the supervisor that ENGINE names. `parts` are those of a supervisor, `open_spawner` one of its nodes."""
     if engine == "cluster":
-        return Cluster(NODES, LASTING, open_spawner=open_spawner).head(settings, **parts)
+        return Cluster(NODES, LASTING, open_spawner=open_spawner).head(spread(settings, NODES), **parts)
     return Supervisor(settings, open_spawner=open_spawner, **parts)
+
+
+def spread(settings: Settings, nodes: Sequence[str]) -> Settings:
+    """Return settings by which all nodes together have the slots of each pool. One whose slots cannot be divided is on
+    one of the nodes, each such pool on another.
+    """
+    turns = cycle(nodes)
+    return replace(settings, pools=tuple(_spread(spec, len(nodes), turns) for spec in settings.pools))
+
+
+def _spread(spec: PoolSpec, nodes: int, turns: Iterator[str]) -> PoolSpec:
+    if nodes == 1 or spec.nodes:
+        return spec
+    if spec.workers % nodes:
+        return spec._replace(nodes={NODE: next(turns)})
+    return spec._replace(workers=spec.workers // nodes, spares=-(-spec.spares // nodes))
 
 
 def with_workers(server: Supervisor) -> Sequence[Supervisor]:

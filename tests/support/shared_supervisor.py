@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import Any
 
-from support.engines import new_supervisor, with_workers
+from support.engines import new_supervisor, until_warm, with_workers
 from support.processes import ProcessInfo, descendants, permanent_pids, shared_servers
 from support.waiting import Pending, until_async
 
@@ -27,19 +27,15 @@ class SharedSupervisor:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self._unhandled.append(context))
         before = {seen.pid for seen in descendants(os.getpid())}
         await self.supervisor.start()
-        await self.supervisor.until_warm()
+        await until_warm(self.supervisor)
         self._guards = {
             seen.pid for seen in descendants(os.getpid()) if seen.parent == os.getpid() and seen.pid not in before
         }
-        workers = {worker.pid for worker in await self.supervisor.workers()}
-        self._zygotes = {seen.pid for seen in self._below_guards() if seen.pid not in workers}
-        assert len(self._guards) == len(self._zygotes) == self._machines, (self._guards, self._zygotes)
+        pools = [pool for each in with_workers(self.supervisor) for pool in await each.pools()]
+        self._zygotes = {pool.zygote_pid for pool in pools}
+        assert len(self._guards) == len(self._zygotes), (self._guards, pools)
         permanent_pids.update(self._guards)
         shared_servers.update(self._guards)
-
-    @property
-    def _machines(self) -> int:
-        return len(with_workers(self.supervisor))
 
     def _below_guards(self) -> list[ProcessInfo]:
         return [seen for guard in self._guards for seen in descendants(guard)]
@@ -54,7 +50,8 @@ class SharedSupervisor:
             workers = await self.supervisor.workers()
             known = self._zygotes | {worker.pid for worker in workers}
             strangers = [seen for seen in self._below_guards() if seen.pid not in known]
-            idle = [worker.state for worker in workers] == ["idle"] * self.pool.spares * self._machines
+            (spec,) = self.supervisor.settings.pools
+            idle = [worker.state for worker in workers] == ["idle"] * spec.spares * len(self._zygotes)
             return (idle and not strangers) or Pending((workers, strangers))
 
         await until_async(rests, "only the guards, the zygotes and the spares are there")

@@ -206,7 +206,7 @@ class ClusterSimulation:
 
     async def ended(self, within_s: float = 3000.0) -> None:
         """Wait until every job has ended and its reader has seen it."""
-        _, waiting = await asyncio.wait(self._readers, timeout=within_s)
+        _, waiting = await asyncio.wait(self._readers, timeout=within_s) if self._readers else (set(), set())
         self.runs.check(not waiting, f"{len(waiting)} jobs have not ended after {within_s} s")
         for reader in self._readers:
             if reader.done() and (error := reader.exception()) is not None:

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("ray")
 
+from conftest import FORGETS_S
 from node_processes import GONE_S, alive, gone, state_of
 from own_network import have_own_network
 from ray_cluster import RayCluster
@@ -186,6 +187,45 @@ def test_no_job_notices_that_the_head_of_ray_is_killed_and_comes_back_from_its_r
         assert server.ended(there)["tokens"] == 5
     finally:
         server.close()
+
+
+@pytest.fixture
+def forgetful() -> Iterator[RayCluster]:
+    """Whose head has nothing behind it, and two nodes."""
+    have_own_network()
+    cluster = RayCluster(nodes=2)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_a_head_of_ray_that_comes_back_empty_costs_the_nodes_and_no_job_that_waits(
+    forgetful: RayCluster, tmp_path: Path
+) -> None:
+    """It does not know its machines any more: they end, and have to be started again. The server needs nothing."""
+    server = RayServer(forgetful, tmp_path)
+    try:
+        families = [server.submit("family", limits={"attempts_max": 1}) for _ in range(4)]
+        pids = [pid for job_id in families for pid in server.first_token(job_id)]
+        waits = server.submit("count", n=5)
+        forgetful.kill_gcs()
+        forgetful.start_gcs()
+        until(gone(pids), "what runs is ended with its node", FORGETS_S)
+        records = [server.ended(job_id) for job_id in families]
+        assert {each["error"]["code"] for each in records} == {"node_lost"}
+        assert {each["error"]["fenced"] for each in records} <= {"lease", "swept"}
+        assert server.record(waits)["state"] == "queued" and server.process.poll() is None
+        until(lambda: not live(server) or Pending(server.nodes()), "no node is live")
+        print("READYZ", server.client.get("/readyz").text)
+        forgetful.replace_head()
+        forgetful.add("127.0.0.9")
+        assert server.ended(waits)["tokens"] == 5, "a machine that is started again has it"
+        print("NODES", server.nodes(), server.client.get("/readyz").text)
+        print(server.log()[-3000:])
+    finally:
+        server.close()
+    assert server.process.returncode == 0
 
 
 def live(server: RayServer) -> list[str]:

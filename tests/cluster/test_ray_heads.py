@@ -11,7 +11,6 @@ import pytest
 
 pytest.importorskip("ray")
 
-from conftest import FORGETS_S
 from node_processes import GONE_S, alive, gone, state_of
 from own_network import have_own_network
 from ray_cluster import RayCluster
@@ -23,6 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 JOINS_S = 30.0
 """In which a node joins that Ray has told of: the head looks every two seconds, and Ray needs some for an actor."""
+GIVEN_UP_S = 120.0
+"""In which a machine whose head does not know it has ended: Ray notices it when the two speak again."""
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """After how many seconds without Ray's head its processes end: 60 by default."""
 
@@ -204,14 +205,14 @@ def test_a_head_of_ray_that_comes_back_empty_costs_the_nodes_and_no_job_that_wai
     forgetful: RayCluster, tmp_path: Path
 ) -> None:
     """It does not know its machines any more: they end, and have to be started again. The server needs nothing."""
-    server = RayServer(forgetful, tmp_path)
+    server = RayServer(forgetful, tmp_path, lease_s=20)
     try:
         families = [server.submit("family", limits={"attempts_max": 1}) for _ in range(4)]
         pids = [pid for job_id in families for pid in server.first_token(job_id)]
         waits = server.submit("count", n=5)
         forgetful.kill_gcs()
         forgetful.start_gcs()
-        until(gone(pids), "what runs is ended with its node", FORGETS_S)
+        until(gone(pids), "what runs is ended with its node", GIVEN_UP_S)
         records = [server.ended(job_id) for job_id in families]
         assert {each["error"]["code"] for each in records} == {"node_lost"}
         assert {each["error"]["fenced"] for each in records} <= {"lease", "swept"}

@@ -144,7 +144,7 @@ class RayCluster:
         refuses that while a node of this machine still has the address.
         """
         head = psutil.Process(self.head.pid)
-        _kill_all([each for each in (head, *head.children(recursive=True)) if _is_of_ray(each)])
+        _kill_all([head, *filter(_is_of_ray, head.children(recursive=True))])
         self.head.wait()
         if self._again is not None:
             self._again.kill()

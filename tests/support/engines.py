@@ -54,6 +54,18 @@ DIFFERS = {
 """Tests, with or without their parameters, that say nothing about a head in the test's own process, and why. They are
 skipped there.
 """
+OF_ONE_MACHINE = frozenset(
+    {
+        "test_fork_failures.py", "test_inputs.py", "test_quarantine.py", "test_silent_processes.py", "test_traced.py",
+        "test_zygotes.py", "test_every_way_to_end_gives_everything_back",
+        "test_five_deaths_by_sigkill_have_five_codes", "test_memory_of_a_lost_zygote_is_removed",
+        "test_a_thousand_jobs_leave_what_is_to_be_kept",
+        "test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing",
+    }
+)  # fmt: skip
+"""Files, and tests of others, that look at the zygote of a pool, at its workers, or at two jobs of one machine: their
+pools are on one node, however many there are.
+"""
 IN_CERTIFICATES = frozenset({"node", "relayed"} if ENGINE == "cluster" else ())
 """Members of each certificate that only those of nodes have."""
 NODES = tuple(os.environ.get("NODES", "a").split(","))
@@ -71,17 +83,25 @@ def new_supervisor(
 
 def spread(settings: Settings, nodes: Sequence[str]) -> Settings:
     """Return settings by which all nodes together have the slots of each pool. One whose slots cannot be divided is on
-    one of the nodes, each such pool on another.
+    one of the nodes, each such pool on another; and so is each pool of tests about one machine.
     """
+    where = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].partition("::")
+    file, name = where[0].rpartition("/")[2], where[2].partition("[")[0]
+    if len(nodes) > 1 and {file, name} & OF_ONE_MACHINE:
+        return replace(settings, pools=tuple(_on_one(spec, nodes[0]) for spec in settings.pools))
     turns = cycle(nodes)
     return replace(settings, pools=tuple(_spread(spec, len(nodes), turns) for spec in settings.pools))
+
+
+def _on_one(spec: PoolSpec, node: str) -> PoolSpec:
+    return spec if spec.nodes else spec._replace(nodes={NODE: node})
 
 
 def _spread(spec: PoolSpec, nodes: int, turns: Iterator[str]) -> PoolSpec:
     if nodes == 1 or spec.nodes:
         return spec
     if spec.workers % nodes:
-        return spec._replace(nodes={NODE: next(turns)})
+        return _on_one(spec, next(turns))
     return spec._replace(workers=spec.workers // nodes, spares=-(-spec.spares // nodes))
 
 

@@ -119,7 +119,8 @@ class RayCarrier:
         try:
             found, leaving = await self._in_thread(_nodes_and_leaving)
         except (RayError, RuntimeError) as error:
-            if OTHER_CLUSTER in str(error):
+            said = str(error)  # Ray's own words: it has no type for that
+            if OTHER_CLUSTER in said:
                 raise ClusterReplaced("Ray's head has lost its memory, and all its machines with it") from error
             raise CarrierError(str(error)) from error
         alive = {_name_of(node): node for node in found if node["Alive"]}

@@ -112,7 +112,7 @@ def with_workers(server: Supervisor) -> Sequence[Supervisor]:
 
 
 async def until_warm(server: Supervisor) -> None:
-    """Wait until every pool with spares has had a ready worker. A head waits only for nodes."""
+    """Wait until every pool with spares has had a ready worker: on each node, while a head waits for one of them."""
     for each in with_workers(server):
         await each.until_warm()
 

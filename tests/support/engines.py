@@ -59,12 +59,12 @@ OF_ONE_MACHINE = frozenset(
         "test_fork_failures.py", "test_inputs.py", "test_quarantine.py", "test_silent_processes.py", "test_traced.py",
         "test_zygotes.py", "test_every_way_to_end_gives_everything_back",
         "test_five_deaths_by_sigkill_have_five_codes", "test_memory_of_a_lost_zygote_is_removed",
-        "test_a_thousand_jobs_leave_what_is_to_be_kept",
+        "test_a_thousand_jobs_leave_what_is_to_be_kept", "test_hundreds_of_jobs_at_once_each_get_their_own_result",
         "test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing",
     }
 )  # fmt: skip
-"""Files, and tests of others, that look at the zygote of a pool, at its workers, or at two jobs of one machine: their
-pools are on one node, however many there are.
+"""Files, and tests of others, that look at the zygote of a pool, at its workers and spares, or at two jobs of one machine:
+their pools are on one node, however many there are.
 """
 IN_CERTIFICATES = frozenset({"node", "relayed"} if ENGINE == "cluster" else ())
 """Members of each certificate that only those of nodes have."""

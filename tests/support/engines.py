@@ -63,8 +63,8 @@ OF_ONE_MACHINE = frozenset(
         "test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing",
     }
 )  # fmt: skip
-"""Files, and tests of others, that look at the zygote of a pool, at its workers and spares, or at two jobs of one machine:
-their pools are on one node, however many there are.
+"""Files, and tests of others, that look at the zygote of a pool, at its workers and spares, or at two jobs of one
+machine: their pools are on one node, however many there are.
 """
 IN_CERTIFICATES = frozenset({"node", "relayed"} if ENGINE == "cluster" else ())
 """Members of each certificate that only those of nodes have."""

@@ -15,7 +15,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
-from killable.supervisor.jobs.durable_ends import DurableEnds, marked, visible
+from killable.supervisor.jobs.durable_ends import DurableEnds, undurable_end, visible
 from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
 from killable.supervisor.jobs.job_queue import QueueFull
@@ -288,11 +288,10 @@ class Supervisor:
                     await wakeup_turns().turn(job_id)
             elif job.durable is False:
                 await self._ends.until_durable(job)
-                while batch := job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH):
-                    after = batch[-1].id
-                    yield batch if after < len(job.log) - 1 else [*batch[:-1], marked(batch[-1], job)]
-                    await wakeup_turns().turn(job_id)
-                return
+                if job.durable is False and not visible(job, job.log.read(after, 1)):
+                    if after < len(job.log) - 1:
+                        yield [undurable_end(job, after + 1)]
+                    return
             elif job.is_over or not follow:
                 return
             else:

@@ -20,6 +20,10 @@ class HostGone(CarrierError):
     """The carrier says that the node host has ended, or that none was started. That, too, proves nothing."""
 
 
+class ClusterReplaced(CarrierError):
+    """The cluster at this address is not the one that was connected to: who has the way has to connect anew."""
+
+
 class ClusterUnreachable(StartRefused):
     """Nothing of the cluster answers. Exit code 69."""
 

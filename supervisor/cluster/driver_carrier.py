@@ -18,7 +18,14 @@ from itertools import count
 from typing import Any
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine, Request
+from killable.supervisor.cluster.carrier import (
+    CarrierError,
+    ClusterReplaced,
+    ClusterUnreachable,
+    HostGone,
+    Machine,
+    Request,
+)
 from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch
@@ -37,6 +44,7 @@ AGAIN_S = 1.0
 """How long to wait until one that could not connect is followed by another."""
 SILENT_S = 2.5
 """After so long without an answer to a ping the driver is killed: a quarter of the default lease."""
+_FAILURES: dict[str, type[CarrierError]] = {"gone": HostGone, "replaced": ClusterReplaced}
 _REFUSALS = {"unreachable": ClusterUnreachable, "refused": StartRefused}
 
 logger = logging.getLogger("killable.cluster")
@@ -113,7 +121,11 @@ class DriverCarrier:
             raise CarrierError(str(error)) from error
 
     async def members(self) -> Sequence[Machine]:
-        answer, _ = await self._ask({"ask": "members"})
+        try:
+            answer, _ = await self._ask({"ask": "members"})
+        except ClusterReplaced as error:
+            self._driver.end(str(error))  # the next one connects to what is there now
+            raise
         try:
             return [Machine(**each) for each in answer["members"]]
         except (KeyError, TypeError) as error:
@@ -189,7 +201,7 @@ class _Driver:
         if "failure" in answer:
             if refusal := _REFUSALS.get(answer["failure"]):
                 raise refusal(answer["why"])
-            raise (HostGone if answer["failure"] == "gone" else CarrierError)(answer["why"])
+            raise _FAILURES.get(answer["failure"], CarrierError)(answer["why"])
         return answer, data
 
     def _on_frame(self, header: Header, blobs: list[bytes]) -> None:

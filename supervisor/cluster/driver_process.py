@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
-from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterUnreachable, HostGone
+from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterReplaced, ClusterUnreachable, HostGone
 from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch, process_exit
@@ -27,6 +27,7 @@ FAILURES: dict[str, type[Exception]] = {
     "unreachable": ClusterUnreachable,
     "refused": StartRefused,
     "gone": HostGone,
+    "replaced": ClusterReplaced,
     "failed": CarrierError,
 }
 """What a carrier raises, by the name that it has in an answer; more special ones first."""

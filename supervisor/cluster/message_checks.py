@@ -128,6 +128,8 @@ class _PoolState(_Message):
     detail: str
     zygote_restarts: Count
     proof: Words
+    start_method: Words
+    is_warm: bool
 
 
 class _JobType(_Message):

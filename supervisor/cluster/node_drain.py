@@ -11,8 +11,6 @@ from killable.supervisor.clock import Clock, Timer
 
 LEAVE_EARLY_S = 10.0
 """How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
-DRAINS_MAX = 1000
-"""So many drains are remembered: of nodes that never come back none is ended."""
 DRAINED = "an operator has drained it"
 
 

@@ -18,6 +18,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from killable.supervisor import clock, event_loops
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
@@ -69,7 +70,7 @@ class NodeHost:
         suspended. `on_end` is called when nothing is left of a node that was let go, or whose lease is over.
         `process` is the name of this process (its own), `sweep` what ends the leftovers of another (`sweep_leftovers`).
         """
-        observer = _NodeObserver(self._on_transition, self._on_slot_ready)
+        observer = _NodeObserver(self._on_transition, self._on_slot_ready, self._on_pool_changed)
         self._supervisor = make_supervisor(_of_node(settings), open_spawner=open_spawner, observer=observer)
         self._now = now
         self._on_end = on_end
@@ -87,6 +88,8 @@ class NodeHost:
         self._is_over = False
         self._ending: asyncio.Task[None] | None = None
         self._news = asyncio.Event()
+        self._warm: set[str] = set()
+        """Pools that have had a worker."""
         self._forget_head()
 
     def _forget_head(self, through: int = 0) -> None:
@@ -94,8 +97,10 @@ class NodeHost:
         self._held: dict[int, HeldAttempt] = {}
         """Until the head has written their ends down."""
         self._jobs: dict[str, HeldAttempt] = {}
-        self._slots: dict[Job, HeldAttempt] = {}
-        """Attempts whose slots are not ready again."""
+        self._slots: WeakKeyDictionary[Job, int] = WeakKeyDictionary()
+        """The attempts of jobs whose slots are not ready again. Some never are, and nobody else has these jobs then: it
+        never had a worker, or has one that no signal ends.
+        """
         self._parts: dict[int, dict[int, bytes]] = {}
         """By attempt: the pieces of an input whose `run` has not come yet."""
         self._through = through
@@ -278,11 +283,13 @@ class NodeHost:
 
     async def _pool_states(self) -> list[Any]:
         """Return what the head needs to know of the pools, as JSON has it."""
+        pools = await self._supervisor.pools()
+        self._warm.update(pool.name for pool in pools if pool.idle or pool.busy)
         return [
             {"name": pool.name, "state": pool.state, "slots": pool.workers_max, "quarantined": pool.quarantined,
              "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof,
-             "start_method": pool.start_method}
-            for pool in await self._supervisor.pools()
+             "start_method": pool.start_method, "is_warm": pool.name in self._warm}
+            for pool in pools
         ]  # fmt: skip
 
     # ── do ──
@@ -333,7 +340,7 @@ class NodeHost:
             waits_since=began - header["waited_s"],
         )  # fmt: skip
         held.use(job)
-        self._slots[job] = held
+        self._slots[job] = n
 
     def _new(self, n: int, header: Header) -> HeldAttempt:
         return HeldAttempt(n, self._on_news, job_id=header["job_id"], attempt=header["attempt"])
@@ -360,10 +367,15 @@ class NodeHost:
             held.on_cause(job, cause)
 
     def _on_slot_ready(self, job: Job, after_ms: float) -> None:
-        held = self._slots.pop(job, None)
-        if held is not None and held.is_told:  # else its end tells it, or another head has come
-            self._outbox.add({"n": held.n, "kind": "slot", "after_ms": after_ms})
+        n = self._slots.pop(job, None)
+        held = None if n is None else self._held.get(n)
+        if n is not None and (held is None or held.is_told):  # else its end tells it, or another head has come
+            self._outbox.add({"n": n, "kind": "slot", "after_ms": after_ms})
             self._news.set()
+
+    def _on_pool_changed(self) -> None:
+        """Tell the head at once: what it gives to a pool that is broken ends there."""
+        self._news.set()
 
     def _on_news(self, held: HeldAttempt) -> None:
         if self._held.get(held.n) is held and held.is_claimed:
@@ -443,12 +455,16 @@ def _of_node(settings: Settings) -> Settings:
 
 
 class _NodeObserver(Unobserved):
-    """Tells of transitions and of free slots; the head counts and logs."""
+    """Tells of transitions, of free slots and of pools that have changed; the head counts and logs."""
 
     def __init__(
-        self, on_transition: Callable[[Job, Cause], None], on_slot_ready: Callable[[Job, float], None]
+        self,
+        on_transition: Callable[[Job, Cause], None],
+        on_slot_ready: Callable[[Job, float], None],
+        on_pool_changed: Callable[[], None],
     ) -> None:
         super().__init__()
+        self._tell_pool_changed = on_pool_changed
         self._tell = on_transition
         self._tell_slot_ready = on_slot_ready
 
@@ -457,3 +473,6 @@ class _NodeObserver(Unobserved):
 
     def on_slot_ready(self, job: Job, after_ms: float) -> None:
         self._tell_slot_ready(job, after_ms)
+
+    def on_pool_changed(self) -> None:
+        self._tell_pool_changed()

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock
-from killable.supervisor.cluster import message_checks, messages
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import Carrier, CarrierError, HostGone
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
+from killable.supervisor.cluster.node_calls import Batches, NodeCalls
 from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.order_sender import ASK_AGAIN_S, OrderSender
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
 from killable.supervisor.records import NodeRecord
-from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 
 JOIN_AGAIN_S = 1.0
@@ -139,6 +139,7 @@ class NodeLink:
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
+        self.calls = NodeCalls(name, carrier, self._about, times.patience_s)
         self._orders = OrderSender(self, times.patience_s, clock, self._run, self._closing)
 
     @property
@@ -164,6 +165,10 @@ class NodeLink:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _about(self) -> Header:
+        number, head = self._owner.epoch
+        return {"epoch": number, "head": head, "incarnation": self.incarnation}
+
     async def close(self) -> None:
         """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
 
@@ -174,7 +179,7 @@ class NodeLink:
         is_owned = self._owner.is_settled and not self._owner.is_deposed
         if self.state in ("live", "suspect") and (is_owned or not self._owner.adopts):
             try:
-                await self.call("leave", {}, LEAVE_S)
+                await self.calls.call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
                 logger.warning("node_not_told", extra={"node": self.name})
         for task in tuple(self._tasks):
@@ -206,7 +211,7 @@ class NodeLink:
         """Tell the node until it has answered, or its lease is over."""
         while self.state == "released" and (left_s := self._left_s()) > 0:
             try:
-                await self.call("leave", {}, min(LEAVE_S, left_s))
+                await self.calls.call("leave", {}, min(LEAVE_S, left_s))
                 return
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
@@ -220,60 +225,6 @@ class NodeLink:
         """Stop what runs here, each attempt with its own grace: another node may have the job then."""
         for attempt in tuple(self.attempts.values()):
             attempt.on_drained(self.drain.reason)
-
-    # ── calls ──
-
-    async def call(
-        self, method: str, header: Header, within_s: float, blobs: Sequence[bytes] = ()
-    ) -> tuple[Header, list[bytes]]:
-        """Return the answer of the node. Raise TimeoutError, CarrierError. Implements `OrderWay`."""
-        number, head = self._owner.epoch
-        about = {"epoch": number, "head": head, "incarnation": self.incarnation}
-        message = messages.pack(about | header, blobs)
-        async with asyncio.timeout(within_s):
-            packed = await self._carrier.call(self.name, method, message)
-        answer: Header = {}
-        try:
-            answer, data = messages.unpack(packed)
-            message_checks.check_answer(method, answer)
-        except ValueError as error:
-            raise CarrierError(_not_understood(answer, error)) from error
-        return answer, data
-
-    async def _poll(self, poll: Header, within_s: float) -> tuple[Header, list[tuple[Header, list[bytes]]]]:
-        """Return the answer to a poll, and its batches. Raise TimeoutError, CarrierError."""
-        answer, packed = await self.call("poll", poll, within_s)
-        try:
-            batches = [messages.unpack(batch) for batch in packed]
-            for header, blobs in batches:
-                message_checks.check_batch(header, blobs)
-        except ValueError as error:
-            raise CarrierError(_not_understood({}, error)) from error
-        return answer, batches
-
-    async def workers(self) -> Header:
-        """Return the node's own records of its workers, and of those that were not reused. It is empty if the node does
-        not answer in time.
-        """
-        try:
-            answer, _ = await self.call("workers", {}, self._times.patience_s)
-        except (TimeoutError, CarrierError):
-            return {}
-        return {} if "refused" in answer else answer
-
-    async def kill_worker(self, worker_id: str, wait_s: float) -> dict[str, Any]:
-        """Have one of the node's workers killed; return its own record. Raise Refused: unknown_worker."""
-        asked = {"worker_id": worker_id, "wait_s": wait_s}
-        try:
-            answer, _ = await self.call("kill_worker", asked, wait_s + self._times.patience_s)
-        except (TimeoutError, CarrierError) as error:
-            answer = {"unknown": f"the node does not answer: {error}"}
-        if "worker" not in answer:
-            why = answer.get("unknown") or f"the node refuses: {answer['refused']}"
-            worker_id = f"{self.name}.{worker_id}"
-            raise Refused(f"no worker {worker_id}: {why}", code="unknown_worker", worker_id=worker_id)
-        found: dict[str, Any] = answer["worker"]
-        return found
 
     # ── its life ──
 
@@ -312,9 +263,9 @@ class NodeLink:
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
-            hello, _ = await self.call("hello", asked, HELLO_S)
+            hello, _ = await self.calls.call("hello", asked, HELLO_S)
             if "refused" not in hello and not owner.has_settings(self, hello["settings"]):
-                answer, _ = await self.call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
+                answer, _ = await self.calls.call("leave", {"incarnation": hello["incarnation"]}, HELLO_S)
                 self._is_ending = True
                 if "refused" in answer:
                     return None
@@ -377,7 +328,7 @@ class NodeLink:
             recorded = sorted(self._recorded)[:FORGET_MAX]
             poll = {"ack": self._ack, "answer": self._answer, "wait_s": times.poll_s, "forget": recorded}
             try:
-                answer, batches = await self._poll(poll, min(times.poll_s + times.patience_s, left_s))
+                answer, batches = await self.calls.poll(poll, min(times.poll_s + times.patience_s, left_s))
             except TimeoutError:
                 self._suspect("it does not answer")
                 continue
@@ -417,7 +368,7 @@ class NodeLink:
             self._note("suspect", why)
             self._owner.on_pools(self, [])
 
-    def _on_answer(self, number: int, batches: list[tuple[Header, list[bytes]]]) -> None:
+    def _on_answer(self, number: int, batches: Batches) -> None:
         if number > self._answer:
             self._answer, self._heard = number, self._clock.now()
         if self.state == "suspect":
@@ -480,7 +431,7 @@ class NodeLink:
         incarnation = self.incarnation
         while self.incarnation == incarnation and not self._closing.is_set():
             try:
-                await self.call("adopt", {"ns": claimed}, self._times.patience_s)
+                await self.calls.call("adopt", {"ns": claimed}, self._times.patience_s)
                 return
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
@@ -504,12 +455,3 @@ class NodeLink:
     def order(self, header: Header, blobs: list[bytes]) -> None:
         """Implement `Orders`."""
         self._orders.send(header, blobs)
-
-
-def _not_understood(answer: Header, error: ValueError) -> str:
-    """Return what is wrong with an answer; of another release that is all that matters."""
-    release = answer.get("version")
-    if isinstance(release, str) and release != messages.installed_version():
-        ours = messages.installed_version()
-        return f"it has killable {release[:64]}, and this server {ours}: install the same on each machine"
-    return f"what it answers is not understood: {error}"

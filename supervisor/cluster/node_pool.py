@@ -40,6 +40,7 @@ class NodeShare:
         """Whether it may get another job."""
         self.told: dict[str, Any] = {
             "state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": "", "start_method": "",
+            "is_warm": False,
         }  # fmt: skip
         """What the node has told of its pool last."""
         self.used = 0
@@ -328,6 +329,13 @@ class NodePool:
         """Have the dispatcher look whether a job waits."""
         if self._dispatcher is not None:
             self._dispatcher.on_worker_available(self)
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether it has had a worker on some node, or is broken on all; or has no node to wait for."""
+        return (
+            not self._shares or self.state == "broken" or any(share.told["is_warm"] for share in self._shares.values())
+        )
 
     # ── JobPool ──
 

@@ -13,11 +13,6 @@ from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import HOST, NODE, Labels, fits
 from killable.workers.named_tuples import NamedTuple
 
-REQUEST_S = 10.0
-"""How long the autoscaler may take to hear what is wanted."""
-SHORT_S = 0.05
-"""How long after a job has found no slot it is looked which nodes are needed again: there may be more such jobs."""
-
 
 class Scaling(NamedTuple):
     """How a head scales its cluster."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
 
 from killable.supervisor import event_loops
@@ -15,6 +15,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import CarrierError
 from killable.supervisor.cluster.messages import Header
+from killable.supervisor.cluster.node_calls import NodeCalls
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""
@@ -44,11 +45,8 @@ class OrderWay(Protocol):
         """Those that are not over."""
         ...
 
-    async def call(
-        self, method: str, header: Header, within_s: float, blobs: Sequence[bytes] = ()
-    ) -> tuple[Header, list[bytes]]:
-        """Return the answer of the node. Raise TimeoutError, CarrierError."""
-        ...
+    @property
+    def calls(self) -> NodeCalls: ...
 
 
 class OrderSender:
@@ -131,7 +129,7 @@ class OrderSender:
             try:
                 began = self._clock.now()
                 given = {"orders": [header for header, _ in orders]}
-                answer, _ = await way.call("do", given, self._patience_s, [blob for _, blob in orders])
+                answer, _ = await way.calls.call("do", given, self._patience_s, [blob for _, blob in orders])
                 self.delay_s = round(self._clock.now() - began, 6)
                 if answer.get("refused") != messages.NOT_UNDERSTOOD:
                     return  # another refusal, too: then the node has ended, or belongs to another head

@@ -26,7 +26,14 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from killable.supervisor import event_loops
-from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable, HostGone, Machine, Request
+from killable.supervisor.cluster.carrier import (
+    CarrierError,
+    ClusterReplaced,
+    ClusterUnreachable,
+    HostGone,
+    Machine,
+    Request,
+)
 from killable.supervisor.cluster.node_actor import NodeActor
 from killable.supervisor.jobs.node_labels import HOST, NODE, settings_of
 from killable.supervisor.linux import ray_settings
@@ -47,6 +54,8 @@ ENVIRONMENT = {
 
 DRAINING_S = 5.0
 """How long Ray may take to tell which of its nodes it drains."""
+OTHER_CLUSTER = "WrongClusterID"
+"""What Ray says in each answer to who was connected to a head that has lost its memory."""
 SAID_MAX = 300
 """Characters of what Ray says that are logged."""
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
@@ -110,6 +119,9 @@ class RayCarrier:
         try:
             found, leaving = await self._in_thread(_nodes_and_leaving)
         except (RayError, RuntimeError) as error:
+            said = str(error)  # Ray's own words: it has no type for that
+            if OTHER_CLUSTER in said:
+                raise ClusterReplaced("Ray's head has lost its memory, and all its machines with it") from error
             raise CarrierError(str(error)) from error
         alive = {_name_of(node): node for node in found if node["Alive"]}
         self._node_ids |= {name: node["NodeID"] for name, node in alive.items()}

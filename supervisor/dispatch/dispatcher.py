@@ -535,6 +535,9 @@ class Dispatcher:
         if self._lane_holder is not None:
             self._lane_holder.on_pool_broken()
 
+    def on_pool_changed(self) -> None:
+        self._observer.on_pool_changed()
+
     def on_deposed(self) -> None:
         self._drain.shut_down(None, "another head has taken the nodes over")
         self._drain.set_due()

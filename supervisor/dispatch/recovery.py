@@ -18,7 +18,7 @@ How many events a lost job had is unknown. Its terminal event gets an id above a
 least one byte of `output_bytes`, except for a few), so that a client that resumes with Last-Event-ID gets it, once. A
 job that waited for a retry, or is run again, continues after such a gap with the event `restored`. A row that cannot be
 used is set aside, and the other jobs are restored. With `journal_output` all events that anybody has seen are in the
-journal, and there is no gap; but those that were told with an end that is not durable.
+journal, and there is no gap.
 """
 
 from __future__ import annotations

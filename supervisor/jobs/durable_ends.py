@@ -72,11 +72,12 @@ def visible(job: Job, batch: list[JobEvent]) -> list[JobEvent]:
     return batch
 
 
-def marked(terminal: JobEvent, job: Job) -> JobEvent:
-    """Return the terminal event as clients see it: with a mark if the end is not on disk."""
-    if job.durable is not False:
-        return terminal
-    return terminal._replace(data=terminal.data[:-1] + b',"durable":false}')
+def undurable_end(job: Job, id: int) -> JobEvent:
+    """Return the terminal event as clients see it whose end is not on disk: with a mark, and as the next event of their
+    stream. What is before it and not on disk either is left out: the next server may have other events by these ids.
+    """
+    (terminal,) = job.log.read(len(job.log) - 2, 1)
+    return JobEvent(id, terminal.name, terminal.data[:-1] + b',"durable":false}')
 
 
 def on_end_written(job: Job, why: str) -> None:

@@ -63,7 +63,7 @@ class CurrentAttempt(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False, repr=False)  # each method takes its time when the class is made
+@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)  # each method takes its time when the class is made
 class Job:
     """One job."""
 

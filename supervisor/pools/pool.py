@@ -46,6 +46,10 @@ class PoolOwner(Protocol):
     def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
     def on_pool_broken(self, pool: Pool) -> None: ...
+    def on_pool_changed(self) -> None:
+        """A pool has another state, or its first worker."""
+        ...
+
     def queued(self, pool: Pool) -> int: ...
     def next_worker_id(self) -> WorkerId: ...
     def on_worker_retired(self, retired: RetiredWorker) -> None: ...
@@ -243,7 +247,7 @@ class Pool:
         self._add_idle(worker)
 
     def _become_ready(self) -> None:
-        self.state, self.detail, self.errno = "ready", self._note, None
+        self._set_state("ready", self._note, None)
         logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
 
     def on_worker_free(self, worker: Worker) -> None:
@@ -256,7 +260,9 @@ class Pool:
 
     def _add_idle(self, worker: Worker) -> None:
         self._idle.append(worker)
-        self._warm_or_broken.set()
+        if not self._warm_or_broken.is_set():
+            self._warm_or_broken.set()
+            self._owner.on_pool_changed()
         self.on_worker_idle(worker)
         self._owner.on_worker_available(self)
 
@@ -298,7 +304,11 @@ class Pool:
         if start_failures.is_broken(errno, of_code=of_code, has_worked=self._has_worked, is_starting=is_starting):
             self._break(why, errno)
         else:
-            self.state, self.detail, self.errno = "restarting", why, errno
+            self._set_state("restarting", why, errno)
+
+    def _set_state(self, state: str, detail: str, errno: int | None) -> None:
+        self.state, self.detail, self.errno = state, detail, errno
+        self._owner.on_pool_changed()
 
     def _try_again(self) -> None:
         if self._zygote is ZygoteState.NONE:
@@ -307,7 +317,7 @@ class Pool:
             self.fill()
 
     def _break(self, why: str, errno: int | None = None) -> None:
-        self.state, self.detail, self.errno = "broken", why, errno
+        self._set_state("broken", why, errno)
         # `detail` of the pool's record has the whole traceback; `serve` prints it when no pool can start a job.
         logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
         self._decided.set()
@@ -369,7 +379,7 @@ class Pool:
         if was in (ZygoteState.PRELOADING, ZygoteState.READY) and start_failures.are_too_many(self._backoff.failures):
             self._give_up(f"{self._backoff.failures} zygotes in a row ended before a worker was ready; the last: {how}")
         else:
-            self.state = "restarting"
+            self._set_state("restarting", self.detail, self.errno)
         if self._backoff.failures == 1:
             self.start()
         else:

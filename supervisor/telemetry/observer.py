@@ -34,6 +34,9 @@ class Observer:
         """Take the names of all current job types."""
         self.metrics.on_types(types)
 
+    def on_pool_changed(self) -> None:
+        """Do nothing: pools are looked at when somebody asks for them."""
+
     # ── submission ──
 
     def on_submitted(self, job: Job) -> None:

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -50,13 +51,16 @@ class RayCluster:
         self._started: list[subprocess.Popen[bytes]] = []
         self._gcs: tuple[list[str], dict[str, str]] | None = None
         """How the one was started that `kill_gcs` has killed."""
+        self._again: subprocess.Popen[bytes] | None = None
+        """The one that `start_gcs` has started."""
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         """By their address."""
         try:
-            self.head = self._start(
-                "--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
-                f"--temp-dir={self._folder.name}", changes=changes,
+            self._start_head = partial(
+                self._start, "--head", f"--node-ip-address={head}", f"--port={port}", "--num-cpus=0",
+                "--include-dashboard=false", f"--temp-dir={self._folder.name}", changes=changes,
             )  # fmt: skip
+            self.head = self._start_head()
             for number in range(nodes):
                 self.add(f"127.0.0.{number + 3}")
         except BaseException:
@@ -129,12 +133,23 @@ class RayCluster:
         command, environ = self._gcs
         log = Path(self._folder.name) / "gcs-again.log"
         with log.open("wb") as file:
-            self._started.append(
-                subprocess.Popen(
-                    command, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-                    cwd=self._folder.name,
-                )
+            self._again = subprocess.Popen(
+                command, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+                cwd=self._folder.name,
             )  # fmt: skip
+        self._started.append(self._again)
+
+    def replace_head(self) -> None:
+        """Send SIGKILL to everything of Ray's head, and start it anew at the same address: it remembers nothing. Ray
+        refuses that while a node of this machine still has the address.
+        """
+        head = psutil.Process(self.head.pid)
+        _kill_all([head, *filter(_is_of_ray, head.children(recursive=True))])
+        self.head.wait()
+        if self._again is not None:
+            self._again.kill()
+            self._again.wait()
+        self.head = self._start_head()
 
     def process(self, started: subprocess.Popen[bytes], name: str) -> psutil.Process:
         """Return the process of this name below one that was started: `raylet`, `gcs_server`."""

@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 JOINS_S = 30.0
 """In which a node joins that Ray has told of: the head looks every two seconds, and Ray needs some for an actor."""
+GIVEN_UP_S = 120.0
+"""In which a machine whose head does not know it has ended: Ray notices it when the two speak again."""
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 """After how many seconds without Ray's head its processes end: 60 by default."""
 
@@ -186,6 +188,48 @@ def test_no_job_notices_that_the_head_of_ray_is_killed_and_comes_back_from_its_r
         assert server.ended(there)["tokens"] == 5
     finally:
         server.close()
+
+
+@pytest.fixture
+def forgetful() -> Iterator[RayCluster]:
+    """Whose head has nothing behind it, and two nodes."""
+    have_own_network()
+    cluster = RayCluster(nodes=2)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+def test_a_head_of_ray_that_comes_back_empty_costs_the_nodes_and_no_job_that_waits(
+    forgetful: RayCluster, tmp_path: Path
+) -> None:
+    """It does not know its machines any more: Ray has to be started again on each. The server needs nothing."""
+    server = RayServer(forgetful, tmp_path, lease_s=20)
+    try:
+        families = [server.submit("family", limits={"attempts_max": 1}) for _ in range(4)]
+        pids = [pid for job_id in families for pid in server.first_token(job_id)]
+        waits = server.submit("count", n=5)
+        forgetful.kill_gcs()
+        forgetful.start_gcs()
+        until(gone(pids), "what runs is ended with its node", GIVEN_UP_S)
+        records = [server.ended(job_id) for job_id in families]
+        assert {each["error"]["code"] for each in records} == {"node_lost"}
+        assert {each["error"]["fenced"] for each in records} <= {"lease", "swept"}
+        assert server.record(waits)["state"] == "queued" and server.process.poll() is None
+        until(lambda: not live(server) or Pending(server.nodes()), "no node is live")
+        assert "Ray's head has lost its memory" in server.log()
+        degraded = server.client.get("/readyz").json()["degraded"]
+        assert any(text.startswith("cluster: the driver of the cluster has ended") for text in degraded), degraded
+        for address in tuple(forgetful.nodes):
+            forgetful.kill(address)  # `ray stop`: not every part of Ray has noticed
+        forgetful.replace_head()
+        forgetful.add("127.0.0.9")
+        assert server.ended(waits)["tokens"] == 5, "a machine that is started again has it"
+        assert [node["labels"]["place"] for node in server.nodes() if node["state"] == "live"] == ["127.0.0.9"]
+    finally:
+        server.close()
+    assert server.process.returncode == 0
 
 
 def live(server: RayServer) -> list[str]:

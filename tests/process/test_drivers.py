@@ -164,6 +164,19 @@ async def test_a_driver_that_sends_what_is_no_answer_is_followed_by_another(tmp_
         assert carrier.pid != before and [node.name for node in await head.nodes()] == ["a"]
 
 
+async def test_a_driver_whose_cluster_is_another_one_is_followed_by_one_that_connects_anew(tmp_path: Path) -> None:
+    async with head_with_driver(tmp_path, "support.faulty_driver:ReplacedCarrier") as (head, carrier):
+        before = carrier.pid
+        job = await head.submit(Submission("count", b'{"n": 3}'))
+        (tmp_path / faulty_driver.REPLACED).touch()
+        degraded = await until_async(lambda: degradation(head), "that is told")
+        assert any(text.startswith("cluster: the driver of the cluster has ended") for text in degraded), degraded
+        await until_async(lambda: is_ready(head), "another one is connected")
+        assert carrier.pid not in (None, before)
+        ended = await head.wait(job.job_id)
+        assert (ended.state, ended.attempts) == ("completed", 1)
+
+
 async def test_why_a_cluster_cannot_be_used_is_told_as_it_is(tmp_path: Path) -> None:
     carrier = DriverCarrier("support.faulty_driver:NoCluster", (tmp_path, None, ()))
     with pytest.raises(ClusterUnreachable, match="there is no cluster here"):

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from job_runs import HOSTILE_POOL, follow, follow_lost, hostile_pool, stop, wait_for_tokens
 from support import processes
-from support.engines import ENGINE, until_warm
+from support.engines import ENGINE, LOST, until_warm
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
@@ -259,7 +259,7 @@ async def test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_c
         record = await server.get(job_id)
         assert (record.state, record.attempts, record.lost_attempts) == ("running", number + 1, number)
     story = await follow_lost(server, job_id)
-    assert story.code == "supervisor_lost"
+    assert story.code == LOST
     record = await server.get(job_id)
     attempts = 1 if cancelled else recovery.RERUNS_MAX + 1
     assert (record.attempts, record.lost_attempts) == (attempts, attempts - 1)
@@ -269,7 +269,7 @@ async def test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_c
     assert ids == sorted(set(ids))
     for event in seen:
         if event.name == "restored":
-            assert json.loads(event.data)["error"]["code"] == "supervisor_lost"
+            assert json.loads(event.data)["error"]["code"] == LOST
 
 
 @pytest.mark.row("B16")
@@ -618,7 +618,7 @@ async def test_a_stream_survives_the_server_without_a_gap(supervisor: StartSuper
     second = await supervisor(SERVES_BOTH, journal=str(tmp_path / "journal-1"), **settings)
     events = await events_until(second, job_id, "failed")
     assert events[:3] == seen and [event.id for event in events] == [0, 1, 2, 3]
-    assert json.loads(events[3].data)["error"]["code"] == "supervisor_lost"
+    assert json.loads(events[3].data)["error"]["code"] == LOST
     assert await events_until(second, job_id, "failed", after=2) == events[3:]
 
 

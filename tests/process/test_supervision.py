@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -303,10 +304,14 @@ async def test_a_thousand_jobs_leave_what_is_to_be_kept(supervisor: StartSupervi
 
     await many(200)
     before, descriptors = psutil.Process().memory_info().rss, await held()
+    open_then = Counter(open_descriptors().values())
     await many(1000)
 
     async def no_more() -> bool | Pending:
-        return (now := await held()) <= descriptors or Pending((now, descriptors))
+        if (now := await held()) <= descriptors:
+            return True
+        more = Counter(open_descriptors().values()) - open_then
+        return Pending((now, descriptors, more, await server.workers()))
 
     await until_async(no_more, "no more descriptors are open")
     kept, more = await server.list(limit=200)

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import random
+import resource
 from collections import Counter
 from functools import partial
 from itertools import pairwise
@@ -20,14 +21,16 @@ from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.jobs.job import Job
 from sim import seeded_histories
 from sim.cluster_simulation import ClusterSimulation
 from sim.seeded_histories import SEED
 
 MACHINES, SLOTS = 1000, 10_000
-JOBS = int(os.environ.get("KILLABLE_SIM_JOBS", "20000"))
-"""By hand a million: KILLABLE_SIM_JOBS=1000000 pytest tests/sim/test_cluster.py -k thousand."""
-SHARED = max(0, JOBS - SLOTS)
+JOBS = 2 * SLOTS
+ROUNDS = int(os.environ.get("KILLABLE_SIM_JOBS", JOBS)) // JOBS
+"""By hand a million jobs: KILLABLE_SIM_JOBS=1000000 pytest --timeout=0 tests/sim/test_cluster.py -k thousand -s."""
+SHARED = JOBS - SLOTS
 """Turns in which two tenants have jobs that wait: the first one has all slots, and half of the other jobs."""
 YOUNG_OBJECTS, PASSES = 50_000, 50
 """Of the garbage collector, which takes a fifth of the time with its defaults. That many jobs are no garbage."""
@@ -172,35 +175,73 @@ async def _thousand() -> None:
         gc.freeze()  # nor are a thousand nodes
         gc.set_threshold(YOUNG_OBJECTS, PASSES, PASSES)
         try:
-            sim.network.trouble = Trouble(lost=0.0005, doubled=0.005, late=0.005)
             sim.has_lost_nodes = True
-            for number in range(JOBS):
-                await sim.submit(
-                    tenant="ann" if number < JOBS - SHARED // 2 else "bob",
-                    run_s=1.0 + number % 3,
-                    tokens=number % 10 == 0,
-                    enter_s=0.0,
-                    slot_s=0.0,
-                    limits={"attempts_max": 3, "backoff_s": 0.0},
-                )
-            gone = dice.sample(list(sim.network.machines.values()), 50)
-            for number, machine in enumerate(gone):
-                await asyncio.sleep(0.05)
-                disasters = (machine.kill, machine.turn_off, partial(machine.freeze, jobs=number % 2 == 0))
-                disasters[number % 3]()
-                machine.is_cut_off = number % 5 == 0
-            await asyncio.sleep(12)  # longer than a lease
-            for machine in gone:
-                machine.recover()
-            await sim.ended()
+            for number in range(ROUNDS):
+                if number:
+                    await _next_round(sim)
+                await _round(sim, dice)
+                if ROUNDS > 1:
+                    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                    print(f"{(number + 1) * JOBS:9,} jobs, at most {most >> 10} MiB")
         finally:
             gc.unfreeze()
             gc.set_threshold(*collects)
-        assert sim.counts().keys() <= {"completed", "node_lost"}
-        assert all(job.tokens for job in sim.jobs if job.code), "what has streamed nothing runs again"
+
+
+async def _next_round(sim: ClusterSimulation) -> None:
+    """Nothing is kept of the jobs before, and every machine is there again."""
+    sim.forget_jobs()
+    gc.collect()
+    sim.network.trouble = Trouble()
+    await asyncio.sleep(30)
+    assert await _states(sim) == {"live": MACHINES}
+
+
+async def _round(sim: ClusterSimulation, dice: random.Random) -> None:
+    sim.network.trouble = Trouble(lost=0.0005, doubled=0.005, late=0.005)
+    for number in range(JOBS):
+        await sim.submit(
+            tenant="ann" if number < JOBS - SHARED // 2 else "bob",
+            run_s=1.0 + number % 3,
+            tokens=number % 10 == 0,
+            enter_s=0.0,
+            slot_s=0.0,
+            limits={"attempts_max": 3, "backoff_s": 0.0},
+        )
+    gone = dice.sample(list(sim.network.machines.values()), 50)
+    for number, machine in enumerate(gone):
+        await asyncio.sleep(0.05)
+        disasters = (machine.kill, machine.turn_off, partial(machine.freeze, jobs=number % 2 == 0))
+        disasters[number % 3]()
+        machine.is_cut_off = number % 5 == 0
+    await asyncio.sleep(12)  # longer than a lease
+    for machine in gone:
+        machine.is_off = machine.is_cut_off = False
+        machine.thaw()
+    await sim.ended()
+    assert sim.counts().keys() <= {"completed", "node_lost"}
+    assert all(job.tokens for job in sim.jobs if job.code), "what has streamed nothing runs again"
     again = sum(job.attempts > 1 for job in sim.jobs)
     assert 20 < again < 1000, f"{again} jobs had a second attempt"
     _check_turns(sim)
+
+
+def test_a_node_keeps_nothing_of_jobs_whose_ends_are_told() -> None:
+    """Neither of those whose slot was ready at once, or never was."""
+    run(_kept())
+
+
+async def _kept() -> None:
+    async with ClusterSimulation(nodes=2, workers=2, keep_jobs=1) as sim:
+        for slot_s in (0.0, 0.02):
+            for _ in range(100):
+                await sim.submit(run_s=0.1, slot_s=slot_s)
+        await sim.ended()
+        await asyncio.sleep(60)
+        sim.forget_jobs()
+        gc.collect()
+        kept = sum(isinstance(each, Job) for each in gc.get_objects())
+        assert kept < 10, f"{kept} of 200 jobs are in memory"
 
 
 def _check_turns(sim: ClusterSimulation) -> None:

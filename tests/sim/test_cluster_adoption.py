@@ -269,6 +269,7 @@ SEEDS_THAT_FAILED = {
     27: "a replaced head ended jobs",
     76: "a lost node had not begun",
     411: "a job that waits again had shown nothing",
+    437: "events that were not on disk were told with an end that was not, and the next head had others by their ids",
 }
 
 

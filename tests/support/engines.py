@@ -1,15 +1,16 @@
 """The supervisor of a test: of this machine, or the head of a cluster whose nodes are in the same event loop.
 
 Runs in: the tests. With ENGINE=cluster the tests of `api/`, `process/` and `sim/` run with a head; NODES has the names
-of its nodes.
+of its nodes. Together they have the slots that a test asks for.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 from support.in_process_carrier import Faults, InProcessCarrier
@@ -19,25 +20,24 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.cluster.node_scaling import FIXED, Scaling
+from killable.supervisor.jobs.node_labels import NODE
 from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.records import JobRecord, PoolRecord
-from killable.supervisor.settings import Settings
+from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.errors import Refused
 
 ENGINE = os.environ.get("ENGINE", "local")
 LASTING = Times(lease_s=600.0, poll_s=3.0, patience_s=60.0)
 """No node is lost, however slow the machine is."""
-LOST_WITH_THE_NODE = (
-    "it closes a server that runs jobs, and its copied journal lives on: a head's nodes end with it here, and the next"
-    " head has no proof before their lease is over (`tests/api/test_adoption.py` has heads that come back)"
-)
+RETURNING = Times(lease_s=10.0, poll_s=2.0, patience_s=6.0)
+"""Of heads with a journal. Here nodes end with their head, and the next one waits until their lease is over."""
+LOST = "node_lost" if ENGINE == "cluster" else "supervisor_lost"
+"""The code of what ran when a server died, and is not taken over by the next one."""
 DIFFERS = {
-    "test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_the_next_death": LOST_WITH_THE_NODE,
-    "test_a_job_that_may_run_twice_is_run_again_a_few_times_unless_it_was_cancelled": LOST_WITH_THE_NODE,
-    "test_a_job_that_a_close_gave_up_may_be_on_disk_and_run": LOST_WITH_THE_NODE,
-    "test_a_stream_survives_the_server_without_a_gap": LOST_WITH_THE_NODE,
-    "test_a_job_that_is_run_again_goes_on_where_its_stream_was": LOST_WITH_THE_NODE,
+    "test_a_job_that_a_close_gave_up_may_be_on_disk_and_run": (
+        "a head has a slot for it at once, so that its start is on disk with it: it may have run, and is lost"
+    ),
     "test_one_machine_takes_the_jobs_that_select_it_and_refuses_the_others": (
         "a selector that no node fits makes a job of a head wait, and is refused by one machine only"
     ),
@@ -54,6 +54,18 @@ DIFFERS = {
 """Tests, with or without their parameters, that say nothing about a head in the test's own process, and why. They are
 skipped there.
 """
+OF_ONE_MACHINE = frozenset(
+    {
+        "test_fork_failures.py", "test_inputs.py", "test_quarantine.py", "test_silent_processes.py", "test_traced.py",
+        "test_zygotes.py", "test_every_way_to_end_gives_everything_back",
+        "test_five_deaths_by_sigkill_have_five_codes", "test_memory_of_a_lost_zygote_is_removed",
+        "test_a_thousand_jobs_leave_what_is_to_be_kept", "test_hundreds_of_jobs_at_once_each_get_their_own_result",
+        "test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing",
+    }
+)  # fmt: skip
+"""Files, and tests of others, that look at the zygote of a pool, at its workers and spares, or at two jobs of one
+machine: their pools are on one node, however many there are.
+"""
 IN_CERTIFICATES = frozenset({"node", "relayed"} if ENGINE == "cluster" else ())
 """Members of each certificate that only those of nodes have."""
 NODES = tuple(os.environ.get("NODES", "a").split(","))
@@ -64,8 +76,33 @@ def new_supervisor(
 ) -> Supervisor:
     """Return the supervisor that ENGINE names. `parts` are those of a supervisor, `open_spawner` one of its nodes."""
     if engine == "cluster":
-        return Cluster(NODES, LASTING, open_spawner=open_spawner).head(settings, **parts)
+        times = RETURNING if settings.journal and open_spawner is None else LASTING
+        return Cluster(NODES, times, open_spawner=open_spawner).head(spread(settings, NODES), **parts)
     return Supervisor(settings, open_spawner=open_spawner, **parts)
+
+
+def spread(settings: Settings, nodes: Sequence[str]) -> Settings:
+    """Return settings by which all nodes together have the slots of each pool. One whose slots cannot be divided is on
+    one of the nodes, each such pool on another; and so is each pool of tests about one machine.
+    """
+    where = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0].partition("::")
+    file, name = where[0].rpartition("/")[2], where[2].partition("[")[0]
+    if len(nodes) > 1 and {file, name} & OF_ONE_MACHINE:
+        return replace(settings, pools=tuple(_on_one(spec, nodes[0]) for spec in settings.pools))
+    turns = cycle(nodes)
+    return replace(settings, pools=tuple(_spread(spec, len(nodes), turns) for spec in settings.pools))
+
+
+def _on_one(spec: PoolSpec, node: str) -> PoolSpec:
+    return spec if spec.nodes else spec._replace(nodes={NODE: node})
+
+
+def _spread(spec: PoolSpec, nodes: int, turns: Iterator[str]) -> PoolSpec:
+    if nodes == 1 or spec.nodes:
+        return spec
+    if spec.workers % nodes:
+        return _on_one(spec, next(turns))
+    return spec._replace(workers=spec.workers // nodes, spares=-(-spec.spares // nodes))
 
 
 def with_workers(server: Supervisor) -> Sequence[Supervisor]:
@@ -75,7 +112,7 @@ def with_workers(server: Supervisor) -> Sequence[Supervisor]:
 
 
 async def until_warm(server: Supervisor) -> None:
-    """Wait until every pool with spares has had a ready worker. A head waits only for nodes."""
+    """Wait until every pool with spares has had a ready worker: on each node, while a head waits for one of them."""
     for each in with_workers(server):
         await each.until_warm()
 

@@ -152,7 +152,7 @@ class FakeMachine:
         self.thaw()
         if self.supervisor is not None:
             self.supervisor.die(within_s)
-            self._left.append(self.supervisor)
+            self._left = [*(left for left in self._left if left.runs_something), self.supervisor]
         self.host = self.supervisor = None
 
     def freeze(self, *, jobs: bool) -> None:

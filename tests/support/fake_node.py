@@ -187,6 +187,10 @@ class FakeNodeSupervisor:
         else:
             self.kill_all()
 
+    @property
+    def runs_something(self) -> bool:
+        return bool(self._active)
+
     def freeze(self, *, jobs: bool) -> None:
         """It hears and tells nothing. With `jobs` these stand still, too, and so does the guard."""
         if jobs:

@@ -15,7 +15,7 @@ from typing import Any
 from support.socket_carrier import SocketCarrier
 
 from killable.supervisor.cluster import messages
-from killable.supervisor.cluster.carrier import ClusterUnreachable, Machine
+from killable.supervisor.cluster.carrier import ClusterReplaced, ClusterUnreachable, Machine
 from killable.supervisor.cluster.driver_frames import SIZE
 
 
@@ -74,3 +74,20 @@ class _NoMachine:
 class NoCluster(SocketCarrier):
     async def open(self) -> None:
         raise ClusterUnreachable("there is no cluster here")
+
+
+REPLACED = "replaced"
+
+
+class ReplacedCarrier(SocketCarrier):
+    """Once there is a file in the folder it is connected to a cluster that is no more, until it connects anew."""
+
+    def __init__(self, folder: Path, *rest: Any) -> None:
+        super().__init__(folder, *rest)
+        self._replaced = folder / REPLACED
+        self._replaced.unlink(missing_ok=True)
+
+    async def members(self) -> Sequence[Machine]:
+        if self._replaced.exists():
+            raise ClusterReplaced("it is another cluster now")
+        return await super().members()

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import Any
 
-from support.engines import new_supervisor
+from support.engines import new_supervisor, until_warm, with_workers
 from support.processes import ProcessInfo, descendants, permanent_pids, shared_servers
 from support.waiting import Pending, until_async
 
@@ -14,7 +14,9 @@ from killable.supervisor.settings import PoolSpec, Settings
 
 
 class SharedSupervisor:
-    """What there is of it between two tests: a guard, a zygote, and as many idle workers as the pool has spares."""
+    """What there is of it between two tests, on each of its machines: a guard, a zygote, and as many idle workers as
+    the pool has spares.
+    """
 
     def __init__(self, pool: PoolSpec) -> None:
         self.pool = pool
@@ -25,34 +27,39 @@ class SharedSupervisor:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: self._unhandled.append(context))
         before = {seen.pid for seen in descendants(os.getpid())}
         await self.supervisor.start()
-        await self.supervisor.until_warm()
-        (self._guard,) = [
+        await until_warm(self.supervisor)
+        self._guards = {
             seen.pid for seen in descendants(os.getpid()) if seen.parent == os.getpid() and seen.pid not in before
-        ]
-        workers = {worker.pid for worker in await self.supervisor.workers()}
-        (self._zygote,) = [seen.pid for seen in descendants(self._guard) if seen.pid not in workers]
-        permanent_pids.add(self._guard)
-        shared_servers.add(self._guard)
+        }
+        pools = [pool for each in with_workers(self.supervisor) for pool in await each.pools()]
+        self._zygotes = {pool.zygote_pid for pool in pools}
+        assert len(self._guards) == len(self._zygotes), (self._guards, pools)
+        permanent_pids.update(self._guards)
+        shared_servers.update(self._guards)
+
+    def _below_guards(self) -> list[ProcessInfo]:
+        return [seen for guard in self._guards for seen in descendants(guard)]
 
     async def tidy(self) -> None:
-        """End what a test has left to run; then its guard, its zygote and its spares are there, and nothing else. An
+        """End what a test has left to run; then its guards, zygotes and spares are there, and nothing else. An
         exception that ended in the event loop's handler is a failure: nobody else hears of it.
         """
         await self.supervisor.cancel_matching(grace_s=0)
 
         async def rests() -> bool | Pending:
             workers = await self.supervisor.workers()
-            known = {self._zygote} | {worker.pid for worker in workers}
-            strangers: list[ProcessInfo] = [seen for seen in descendants(self._guard) if seen.pid not in known]
-            idle = [worker.state for worker in workers] == ["idle"] * self.pool.spares
+            known = self._zygotes | {worker.pid for worker in workers}
+            strangers = [seen for seen in self._below_guards() if seen.pid not in known]
+            (spec,) = self.supervisor.settings.pools
+            idle = [worker.state for worker in workers] == ["idle"] * spec.spares * len(self._zygotes)
             return (idle and not strangers) or Pending((workers, strangers))
 
-        await until_async(rests, "only the guard, the zygote and the spares are there")
+        await until_async(rests, "only the guards, the zygotes and the spares are there")
         unhandled, self._unhandled = self._unhandled, []
         assert not unhandled, unhandled
 
     async def close(self) -> None:
         await self.supervisor.close(grace_s=0)
-        permanent_pids.discard(self._guard)
-        shared_servers.discard(self._guard)
+        permanent_pids.difference_update(self._guards)
+        shared_servers.difference_update(self._guards)
         assert not self._unhandled, self._unhandled

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
+from killable.api.cli.commands.doctor import _configured
 from killable.api.cli.diagnosis.cluster_checks import examine_cluster
 from killable.supervisor.server_settings import ClusterSettings
 
@@ -48,3 +50,17 @@ def test_whether_the_head_answers() -> None:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         assert found(address, {})["Ray's head"] == "ok"
     assert found(address, {})["Ray's head"] == "fail"
+
+
+@pytest.mark.parametrize("file", ["", "[server]\nport = 1\n", "no TOML"])
+@pytest.mark.parametrize(("flag", "variable"), [("auto", ""), (None, "auto"), (None, "")])
+def test_ray_is_looked_at_whatever_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, flag: str | None, variable: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if file:
+        Path("killable.toml").write_text(file)
+    if variable:
+        monkeypatch.setenv("KILLABLE_CLUSTER__RAY", variable)
+    is_looked_at = "Ray's head" in {check.name for check in _configured(flag)}
+    assert is_looked_at == bool(flag or variable)

@@ -16,7 +16,7 @@ from killable.supervisor.jobs.job_queue import JobQueue, Selected
 from killable.supervisor.settings import PoolSpec
 
 PRODUCT = str(Path(killable.supervisor.__file__).parent)
-TOLD = {"state": "ready", "slots": 2, "quarantined": 0, "detail": "", "proof": ""}
+TOLD = {"state": "ready", "slots": 2, "quarantined": 0, "detail": "", "proof": "", "is_warm": True}
 
 
 class Nodes:

@@ -142,6 +142,8 @@ def test_progress(reported: dict[str, Any] | None, words: str) -> None:
     [
         ({"state": "queued", "queue": {"position": 0}}, "queued #1"),
         ({"state": "queued", "queue": {"position": None}}, "queued"),
+        ({"state": "queued", "queue": {"position": 0, "detail": ""}}, "queued #1"),
+        ({"state": "queued", "queue": {"position": 0, "detail": "no node has zone=c"}}, "queued no node"),
         ({"state": "running", "progress": {"done": 1, "total": 3}}, "running 33%"),
         ({"state": "running", "progress": {"done": 1, "total": None}}, "running"),
         ({"state": "completed", "progress": {"done": 3, "total": 3}}, "completed"),

@@ -27,9 +27,9 @@ from killable.workers.errors import KillableError
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
 
-def doctor(as_json: bool, url: str | None) -> None:
+def doctor(as_json: bool, url: str | None, ray: str | None) -> None:
     with errors.reporting(as_json):
-        checks = [*examine(), *_configured()]
+        checks = [*examine(), *_configured(ray)]
         runnable = all(check.status != "fail" for check in checks)
         if runnable and sys.platform == "linux":
             from killable.api.cli.diagnosis.probe_job import self_check
@@ -50,18 +50,23 @@ def doctor(as_json: bool, url: str | None) -> None:
         raise click.exceptions.Exit(CommandExit.FAILED if failed else CommandExit.OK)
 
 
-def _configured() -> Iterator[Check]:
-    """Look at the file of keys and at the cluster, if the configuration of this folder names them."""
+def _configured(ray: str | None) -> Iterator[Check]:
+    """Look at the file of keys and at the cluster, if the configuration of this folder, the environment or `ray` name
+    them.
+    """
     if sys.platform != "linux":
         return
     from killable.api.cli.diagnosis.cluster_checks import examine_cluster
     from killable.supervisor.configuration.config import ConfigError
     from killable.supervisor.configuration.config import examine as examine_configuration
+    from killable.supervisor.server_settings import ClusterSettings
 
     try:
-        config = examine_configuration(None, os.environ, {}, None)[0]
+        config = examine_configuration(None, os.environ, {"cluster.ray": ray}, None)[0]
     except ConfigError:
-        return  # `killable check` tells what is wrong with it
+        address = ray or os.environ.get("KILLABLE_CLUSTER__RAY", "")  # `killable check` tells what is wrong
+        yield from examine_cluster(ClusterSettings(ray=address), os.environ)
+        return
     if config.server.api_keys_file:
         yield from _api_keys(config.server.api_keys_file)
     yield from examine_cluster(config.cluster, os.environ)

@@ -20,10 +20,12 @@ DOCTOR = VerbCommand(
     """,
     JSON,
     Option(["--url"], metavar="URL", help="Check the readiness of this server, too."),
+    Option(["--ray"], metavar="ADDRESS", help="Check what a Ray cluster needs of this machine, too."),
     runs="doctor.doctor",
     examples=(
         "killable doctor",
         "killable doctor --url http://127.0.0.1:7833 --json",
+        "killable doctor --ray 10.0.0.5:6379",
     ),
 )
 

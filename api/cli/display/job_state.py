@@ -80,9 +80,14 @@ def _count(number: float) -> str:
 
 
 def job_state(job: Mapping[str, Any]) -> Text:
-    """Return a job's state, with its place in the queue (#1 is next) or the share that it reported as done."""
-    name = str(job["state"])
-    position = (job.get("queue") or {}).get("position")
+    """Return a job's state, with its place in the queue (#1 is next) or the share that it reported as done.
+
+    What no node of a cluster can take now has no place: `explain` says why.
+    """
+    name, queue = str(job["state"]), job.get("queue") or {}
+    position = queue.get("position")
+    if name == "queued" and queue.get("detail"):
+        return state_text(name).append(" no node", "dim")
     if name == "queued" and position is not None:
         return state_text(name).append(f" #{position + 1}", "dim")
     done = percent(job.get("progress")) if name == "running" else None

@@ -137,6 +137,8 @@ class QueueWatch:
 
 
 def _in_queue(queue: Mapping[str, Any]) -> str:
+    if queue.get("detail"):
+        return f"queued, {queue['detail']}"
     before, wait_s = queue["position"], queue.get("estimated_wait_s")
     place = f"{spelling.counted(before, 'job')} ahead of it" if before else "next"
     return f"queued, {place}{f', about {spelling.duration(wait_s)}' if wait_s else ''}"

@@ -13,7 +13,7 @@ from killable.supervisor.executor.repeated_content import RepeatedContent, TaskC
 from killable.workers.protocol import pickling
 from killable.workers.protocol.call_message import HEAD_BYTES_MAX, LINE_BYTES_MAX
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
-from killable.workers.protocol.messages import INLINE_BYTES_MAX, SHARED_PARTS_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX, SHARED_PARTS_MAX
 from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SealedInput, SharedPart, SharedParts
 

@@ -115,7 +115,7 @@ class FrameReader(PipeReader):
         return is_empty
 
     def _watch(self, last: Frame) -> None:
-        """Have the worker use the ring, and look into it until there is nothing."""
+        """Have the worker use the ring, and look into it until there are few."""
         if self._ring is None and self._ring_descriptor >= 0:
             try:
                 self._ring = TokenRingReader(self._ring_descriptor)

@@ -19,7 +19,7 @@ from killable.supervisor.cluster.framed_messages import FramedMessages
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import node_sockets
 
-CONNECT_S = 1.0
+CONNECT_S = 2.0
 """How long a connection may take, with its proofs. What was lost on the way is not waited for: the next call tries
 again.
 """
@@ -65,12 +65,13 @@ class DirectCarrier:
             if place is None:
                 raise HostGone("it is not started")
             way = self._ways[node] = _Way(place, self._tls)
-        await way.connected
+        await asyncio.shield(way.connected)  # others wait for it, too, and have more time
         return await way.ask(method, message)
 
     async def close(self) -> None:
         for way in self._ways.values():
             way.end("it is not needed any more")
+            way.connected.cancel()
         await self._launcher.close()
 
 

@@ -222,6 +222,17 @@ async def test_what_answers_nothing_is_not_waited_for() -> None:
             assert not isinstance(raised.value, HostGone)
 
 
+async def test_a_call_that_gives_up_leaves_the_connection_to_the_others() -> None:
+    """A head has some calls under way to a node, each with a time of its own."""
+    host = Host()
+    async with listening(host) as (_, place), carrier_to(place) as carrier:
+        hasty, other = (asyncio.ensure_future(carrier.call("a", "poll", b"x")) for _ in range(2))
+        await asyncio.sleep(0)  # both wait for the connection
+        hasty.cancel()
+        assert await other == b"xx"
+        assert hasty.cancelled()
+
+
 def _openssl(*arguments: str, folder: Path) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 

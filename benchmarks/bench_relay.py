@@ -23,6 +23,7 @@ import servers
 from measurement import Figure, Samples
 from trial_plan import Plan
 
+from killable.supervisor.cluster.direct_carrier import DirectCarrier
 from killable.supervisor.cluster.driver_carrier import DriverCarrier
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
@@ -66,7 +67,7 @@ async def engines() -> AsyncIterator[dict[str, Supervisor]]:
             cluster = RayCluster(port, nodes=1)
             stack.callback(cluster.close)
             of_ray = dataclasses.replace(settings(), sweep=True)
-            carrier = DriverCarrier(RAY_CARRIER, (cluster.address, of_ray))
+            carrier = DirectCarrier(DriverCarrier(RAY_CARRIER, (cluster.address, of_ray)))
             found[RAY] = Supervisor(of_ray, remote_pools=NodePools(of_ray, carrier, Times()))
         for engine in found.values():
             stack.push_async_callback(engine.close, 0)

@@ -34,7 +34,10 @@ else:
             return dict(zip(self._fields, self, strict=True))
 
         def _replace(self, /, **changes):
-            return type(self)(**{**self._asdict(), **changes})
+            members = {**self._asdict(), **changes}
+            if len(members) != len(self):
+                raise TypeError(f"{type(self).__name__} has no such field: {', '.join(changes.keys() - self._fields)}")
+            return _new(type(self), members.values())
 
         def __repr__(self):
             members = ", ".join(f"{name}={value!r}" for name, value in zip(self._fields, self, strict=True))
@@ -45,9 +48,14 @@ else:
 
     def _completed(cls, values, named):
         """Return the values with those that have a name or a default behind them."""
-        members = {**cls._field_defaults, **named}
+        defaults, left = cls._field_defaults, cls._fields[len(values) :]
+        if not named and 0 < len(left) <= len(defaults):
+            return (*values, *list(defaults.values())[-len(left) :])
+        members = {**defaults, **named}
         try:
-            values = (*values, *[members.pop(field) for field in cls._fields[len(values) :]])
+            if len(members) == len(left):  # mostly: all of those, and nothing else
+                return (*values, *map(members.__getitem__, left))
+            values = (*values, *map(members.pop, left))
         except KeyError as missing:
             raise TypeError(f"{cls.__name__} is made without {missing}") from None
         if len(values) != len(cls._fields):

@@ -1,4 +1,4 @@
-"""What carries calls from a head to its nodes. `ray_carrier` is the one of production.
+"""What starts the hosts of a head's nodes, and carries its calls to them. `direct_carrier` is that of production.
 
 Runs in: supervisor.
 """
@@ -54,6 +54,17 @@ class Machine(NamedTuple):
     """What is wrong with it, although it can be used."""
 
 
+class HostPlace(NamedTuple):
+    """Where a node host can be called."""
+
+    host: str
+    port: int
+    secret: bytes
+    """Who calls it, and it itself, proves that it knows this."""
+    trouble: str = ""
+    """What is wrong with its machine, although it can be used."""
+
+
 Request = Sequence[tuple[Mapping[str, str], int]]
 """Processors by the labels of the machines that they are wanted on."""
 
@@ -81,6 +92,32 @@ class Carrier(Protocol):
     async def call(self, node: str, method: str, message: bytes) -> bytes:
         """Call `NodeHost.call` there and return its answer. Raise CarrierError, of which HostGone is one. The caller
         limits the time.
+        """
+        ...
+
+    async def request(self, wanted: Request) -> None: ...
+    async def close(self) -> None: ...
+
+
+class Launcher(Protocol):
+    """What has the machines, and starts a node host on each."""
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be started for the moment; empty: there is nothing."""
+        ...
+
+    async def open(self) -> None:
+        """Connect. Raise StartRefused."""
+        ...
+
+    async def members(self) -> Sequence[Machine]:
+        """Return the machines that there are now. Raise CarrierError."""
+        ...
+
+    async def start(self, node: str) -> HostPlace:
+        """Start a node host on a machine, unless one answers there, which may be that of another head; return where it
+        can be called. Raise CarrierError.
         """
         ...
 

@@ -1,10 +1,9 @@
-"""A carrier whose work is done in a process of its own, the driver: what ends that does not end the server.
+"""A launcher whose work is done in a process of its own, the driver: what ends that does not end the server.
 
 Runs in: supervisor, on the head.
 
 Ray aborts the process that uses it when it cannot go on. Then another one is started, which finds the node hosts of
-the first; for the head and its nodes that is a moment in which no message arrives. Nothing is lost when it is over
-within the lease.
+the first. What runs does not notice: the head calls its nodes itself.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ from killable.supervisor.cluster.carrier import (
     ClusterReplaced,
     ClusterUnreachable,
     HostGone,
+    HostPlace,
     Machine,
     Request,
 )
-from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
+from killable.supervisor.cluster.framed_messages import LOGGED, FramedMessages
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch
 from killable.supervisor.models import StartRefused
@@ -51,7 +51,7 @@ logger = logging.getLogger("killable.cluster")
 
 
 class DriverCarrier:
-    """Implements `Carrier`."""
+    """Implements `Launcher`."""
 
     def __init__(self, carrier: str, arguments: tuple[Any, ...], *, silent_s: float = SILENT_S) -> None:
         """`carrier` is the class that does the work, as `module:class`, with its arguments."""
@@ -131,17 +131,16 @@ class DriverCarrier:
         except (KeyError, TypeError) as error:
             raise self._broken(error) from error
 
-    async def start(self, node: str) -> None:
-        await self._ask({"ask": "start", "node": node})
+    async def start(self, node: str) -> HostPlace:
+        answer, blobs = await self._ask({"ask": "start", "node": node})
+        try:
+            (secret,) = blobs
+            return HostPlace(str(answer["host"]), int(answer["port"]), secret, str(answer["trouble"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._broken(error) from error
 
     async def request(self, wanted: Request) -> None:
         await self._ask({"ask": "request", "wanted": [[dict(labels), number] for labels, number in wanted]})
-
-    async def call(self, node: str, method: str, message: bytes) -> bytes:
-        _, blobs = await self._ask({"ask": "call", "node": node, "method": method}, [message])
-        if len(blobs) != 1:
-            raise self._broken(ValueError(f"{len(blobs)} answers to a call"))
-        return blobs[0]
 
     def _broken(self, error: Exception) -> CarrierError:
         """End a driver that has answered something else; another one takes its place."""
@@ -168,7 +167,7 @@ class _Driver:
 
     def __init__(self) -> None:
         self._process: driver_launch.Launched | None = None
-        self._frames = DriverFrames(self._on_frame, self.end)
+        self._frames = FramedMessages(self._on_frame, self.end)
         self._waiting: dict[int, asyncio.Future[tuple[Header, list[bytes]]]] = {}
         self._numbers = count(1)
         self._over = asyncio.Event()

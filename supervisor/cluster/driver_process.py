@@ -1,4 +1,4 @@
-"""The process of the driver: has a carrier, and does what the head asks of it, any number of things at once.
+"""The process of the driver: has a launcher, and does what the head asks of it, any number of things at once.
 
 Runs in: driver. `python -m killable.supervisor.cluster.driver_process DESCRIPTOR OWNER MODULE:CLASS`. The first frame
 has the arguments of the class, pickled. Every other one asks; its answer has the same number. The end of the socket is
@@ -15,8 +15,8 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
-from killable.supervisor.cluster.carrier import Carrier, CarrierError, ClusterReplaced, ClusterUnreachable, HostGone
-from killable.supervisor.cluster.driver_frames import LOGGED, DriverFrames
+from killable.supervisor.cluster.carrier import CarrierError, ClusterReplaced, ClusterUnreachable, HostGone, Launcher
+from killable.supervisor.cluster.framed_messages import LOGGED, FramedMessages
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch, process_exit
 from killable.supervisor.models import StartRefused
@@ -30,7 +30,7 @@ FAILURES: dict[str, type[Exception]] = {
     "replaced": ClusterReplaced,
     "failed": CarrierError,
 }
-"""What a carrier raises, by the name that it has in an answer; more special ones first."""
+"""What a launcher raises, by the name that it has in an answer; more special ones first."""
 Answer = tuple[Header, list[bytes]]
 
 logger = logging.getLogger("killable.cluster")
@@ -39,7 +39,7 @@ logger = logging.getLogger("killable.cluster")
 class HeadsLog(logging.Handler):
     """Has the head log what is logged here, in any thread, in its own form."""
 
-    def __init__(self, frames: DriverFrames, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, frames: FramedMessages, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._frames = frames
         self._loop = loop
@@ -58,13 +58,13 @@ class DriverProcess:
     def __init__(self, carrier: str) -> None:
         """`carrier` is `module:class`."""
         self._name = carrier
-        self._carrier: Carrier | None = None
+        self._carrier: Launcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.over = asyncio.Event()
-        self.frames = DriverFrames(self._on_frame, lambda _: self.over.set())
+        self.frames = FramedMessages(self._on_frame, lambda _: self.over.set())
         self._asks: dict[str, Callable[[Header, list[bytes]], Awaitable[Answer]]] = {
             "ping": self._ping, "open": self._open, "members": self._members, "start": self._start,
-            "request": self._request, "call": self._call, "close": self._close,
+            "request": self._request, "close": self._close,
         }  # fmt: skip
 
     def _on_frame(self, header: Header, blobs: list[bytes]) -> None:
@@ -84,7 +84,7 @@ class DriverProcess:
         self.frames.send({**answer, "n": header["n"]}, data)
 
     @property
-    def _way(self) -> Carrier:
+    def _way(self) -> Launcher:
         if self._carrier is None:
             raise CarrierError("it is not open")
         return self._carrier
@@ -102,15 +102,12 @@ class DriverProcess:
         return {"members": [each._asdict() for each in await self._way.members()]}, []
 
     async def _start(self, header: Header, blobs: list[bytes]) -> Answer:
-        await self._way.start(header["node"])
-        return {}, []
+        place = await self._way.start(header["node"])
+        return {"host": place.host, "port": place.port, "trouble": place.trouble}, [place.secret]
 
     async def _request(self, header: Header, blobs: list[bytes]) -> Answer:
         await self._way.request([(labels, number) for labels, number in header["wanted"]])
         return {}, []
-
-    async def _call(self, header: Header, blobs: list[bytes]) -> Answer:
-        return {}, [await self._way.call(header["node"], header["method"], blobs[0])]
 
     async def _close(self, header: Header, blobs: list[bytes]) -> Answer:
         await self._way.close()

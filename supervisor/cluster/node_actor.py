@@ -1,4 +1,4 @@
-"""A node host in a process of Ray's: its own thread and event loop, called from Ray's threads.
+"""A node host in a process of Ray's: its own thread and event loop, in which it also listens.
 
 Runs in: supervisor, on a node. Imports nothing of Ray. It is a class of plain methods, as Ray wants its actors; an
 actor of coroutines would get uvloop where that is installed, whose clock has whole milliseconds.
@@ -10,7 +10,8 @@ import asyncio
 import threading
 
 from killable.supervisor.cluster.node_host import NodeHost
-from killable.supervisor.linux import process_exit, ray_settings
+from killable.supervisor.cluster.node_listener import NodeListener
+from killable.supervisor.linux import node_sockets, process_exit, ray_settings
 from killable.supervisor.settings import Settings
 from killable.workers.errors import KillableError
 
@@ -21,31 +22,34 @@ MONITOR_IS_ON = (
     f" {ray_settings.MEMORY_MONITOR}=0 before `ray start`"
 )
 GUARDS_ARE_KILLED = "Ray is told by {} to kill what an actor has started, its guards too: unset it before `ray start`"
-CALL_S = 120.0
-"""How long a call may take: longer than any poll. The head gives up before."""
 
 
 class NodeActor:
     """One incarnation of a node."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, address: str) -> None:
+        """`address` is that of its machine, by which the others reach it."""
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="killable-node", daemon=True)
         self._thread.start()
         self._host = NodeHost(settings, on_end=process_exit.leave)
-        self._started = asyncio.run_coroutine_threadsafe(self._host.start(), self._loop)
+        self._started = asyncio.run_coroutine_threadsafe(self._start(address), self._loop)
 
-    def start(self) -> tuple[str, str]:
-        """Return when the pools are started: why they cannot be, and what is wrong with this machine, each if so."""
+    async def _start(self, address: str) -> tuple[int, bytes]:
+        """Return the port at which it listens, and the secret. Raise OSError, StartRefused, ValueError."""
+        await self._host.start()
+        listener = NodeListener(self._host.call, tls=node_sockets.tls(listens=True))
+        return await listener.start(address), listener.secret
+
+    def start(self) -> tuple[str, int, bytes, str]:
+        """Return when the pools are started: why they cannot be; the port at which it can be called, and the secret
+        that who calls it has to know; what is wrong with this machine.
+        """
         try:
-            self._started.result(START_S)
-        except (OSError, KillableError, TimeoutError) as error:
-            return f"{type(error).__name__}: {error}", ""
-        return "", _trouble()
-
-    def call(self, method: str, message: bytes) -> bytes:
-        """Do what a head asks for, and return the answer. After `leave` the process ends by itself."""
-        return asyncio.run_coroutine_threadsafe(self._host.call(method, message), self._loop).result(CALL_S)
+            port, secret = self._started.result(START_S)
+        except (OSError, KillableError, ValueError) as error:  # a TimeoutError is an OSError
+            return f"{type(error).__name__}: {error}", 0, b"", ""
+        return "", port, secret, _trouble()
 
 
 def _trouble() -> str:

@@ -1,9 +1,9 @@
-"""The way to nodes that are actors of a Ray cluster, one on each of its machines. Only this file imports ray.
+"""Nodes that are actors of a Ray cluster, one on each of its machines. Only this file imports ray.
 
 Runs in: driver, a process of the head's own (`driver_process`).
 
-Ray places and starts the actors, knows the machines, and carries the calls. It ends nothing of ours: that it says that
-an actor has died proves nothing of what runs there.
+Ray places and starts the actors, knows the machines, and tells where each actor can be called, to who has its token.
+It ends nothing of ours: that it says that an actor has died proves nothing of what runs there.
 """
 
 # mypy: disable-error-code="import-not-found"
@@ -12,7 +12,6 @@ an actor has died proves nothing of what runs there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import logging
 import re
@@ -30,7 +29,7 @@ from killable.supervisor.cluster.carrier import (
     CarrierError,
     ClusterReplaced,
     ClusterUnreachable,
-    HostGone,
+    HostPlace,
     Machine,
     Request,
 )
@@ -45,8 +44,8 @@ T = TypeVar("T")
 NAMESPACE = "killable"
 CONNECT_S = 60.0
 """How long it may take to connect. Ray itself would try for ten minutes."""
-CALLS_MAX = 16
-"""Calls that an actor takes at once: a poll waits in one of its threads."""
+CALLS_MAX = 4
+"""Calls that an actor takes at once: each waits until its pools are started."""
 ENVIRONMENT = {
     ray_settings.KILLS_CHILDREN: "0",
 }
@@ -64,7 +63,7 @@ logger = logging.getLogger("killable.cluster")
 
 
 class RayCarrier:
-    """Implements `Carrier`. `open` comes first. It finds actors that another one has started in this cluster."""
+    """Implements `Launcher`. `open` comes first. It finds actors that another one has started in this cluster."""
 
     trouble = ""
 
@@ -79,8 +78,7 @@ class RayCarrier:
         self._actors: dict[str, Any] = {}
         self._node_ids: dict[str, str] = {}
         self._labels: dict[str, dict[str, str]] = {}
-        self._troubles: dict[str, str] = {}
-        self._asking: set[asyncio.Task[None]] = set()
+        self._addresses: dict[str, str] = {}
 
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
@@ -126,24 +124,26 @@ class RayCarrier:
         alive = {_name_of(node): node for node in found if node["Alive"]}
         self._node_ids |= {name: node["NodeID"] for name, node in alive.items()}
         self._cores |= {name: int(node["Resources"].get("CPU", 0)) for name, node in alive.items()}
+        self._addresses |= {name: node["NodeManagerAddress"] for name, node in alive.items()}
         self._labels |= {name: _labels_of(node) for name, node in alive.items()}
         return [
-            Machine(name, self._labels[name], leaving.get(node["NodeID"]), self._troubles.get(name, ""))
+            Machine(name, self._labels[name], leaving.get(node["NodeID"]))
             for name, node in alive.items()
             if self._cores[name]
         ]
 
-    async def start(self, node: str) -> None:
+    async def start(self, node: str) -> HostPlace:
         try:
             actor = self._actors.get(node)
             if actor is None:
                 actor = self._actors[node] = await self._in_thread(lambda: self._make(node))
-            why, self._troubles[node] = await actor.start.remote()
+            why, port, secret, trouble = await actor.start.remote()
         except (RayError, RuntimeError, ValueError) as error:
             self._actors.pop(node, None)
             raise CarrierError(_line(error)) from error
         if why:
             raise CarrierError(f"its pools do not start: {why}")
+        return HostPlace(self._addresses[node], port, secret, trouble)
 
     def _make(self, node: str) -> Any:
         """Have Ray start an actor on this machine, unless there is one: that of a head before this one goes on.
@@ -162,39 +162,7 @@ class RayCarrier:
             num_cpus=reserved, max_restarts=0, max_concurrency=CALLS_MAX, scheduling_strategy=at,
             runtime_env={"env_vars": ENVIRONMENT},
         )  # fmt: skip
-        return options.remote(settings)
-
-    async def call(self, node: str, method: str, message: bytes) -> bytes:
-        actor = self._actors.get(node) or await self._find(node)
-        try:
-            answer: bytes = await actor.call.remote(method, message)
-        except (RayError, RuntimeError) as error:
-            if not ray.is_initialized():
-                raise CarrierError("Ray has ended") from error
-            if isinstance(error, ray.exceptions.ActorDiedError):
-                if self._actors.get(node) is actor:
-                    del self._actors[node]
-                raise HostGone(_line(error)) from error
-            raise CarrierError(_line(error)) from error
-        return answer
-
-    async def _find(self, node: str) -> Any:
-        """Return the actor of a machine that a driver before this one has started. Raise CarrierError."""
-        try:
-            actor = await self._in_thread(lambda: ray.get_actor(_actor_of(node), NAMESPACE))
-        except ValueError as error:
-            raise HostGone("it is not started") from error
-        except (RayError, RuntimeError) as error:
-            raise CarrierError(_line(error)) from error
-        self._actors[node] = actor
-        asking = asyncio.ensure_future(self._ask_trouble(node, actor))
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
-        return actor
-
-    async def _ask_trouble(self, node: str, actor: Any) -> None:
-        with contextlib.suppress(RayError, RuntimeError):  # its calls tell
-            _, self._troubles[node] = await actor.start.remote()
+        return options.remote(settings, self._addresses[node])
 
     async def request(self, wanted: Request) -> None:
         bundles = [{"CPU": 1} for _, number in wanted for _ in range(number)]

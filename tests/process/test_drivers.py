@@ -24,6 +24,7 @@ from support.processes import read_process
 from support.waiting import Pending, until, until_async
 
 from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable
+from killable.supervisor.cluster.direct_carrier import DirectCarrier
 from killable.supervisor.cluster.driver_carrier import DriverCarrier
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
@@ -35,7 +36,7 @@ JOBS = PoolSpec(name="simple", modules=(str(Path(processes.__file__).parent / "s
 TESTS = str(Path(processes.__file__).parent.parent)
 LONG = Times(lease_s=600, poll_s=0.25, patience_s=60)
 """A job that ends before the lease is over was not lost."""
-SOCKETS = "support.socket_carrier:SocketCarrier"
+SOCKETS = "support.socket_carrier:SocketLauncher"
 
 
 def is_gone(pid: int) -> bool | Pending:
@@ -62,7 +63,7 @@ async def head_with_driver(
 ) -> AsyncIterator[tuple[Supervisor, DriverCarrier]]:
     settings = Settings(pools=(JOBS,), sweep=False)
     driver = DriverCarrier(carrier, (*arguments, folder, settings, ("a",)), silent_s=silent_s)
-    head = Supervisor(settings, remote_pools=NodePools(settings, driver, LONG))
+    head = Supervisor(settings, remote_pools=NodePools(settings, DirectCarrier(driver), LONG))
     try:
         await head.start()
         node = pid_of(folder / "a")
@@ -136,7 +137,7 @@ async def test_a_driver_that_is_killed_under_load_is_followed_by_another_and_no_
 async def ended_while_asked(carrier: DriverCarrier) -> None:
     assert carrier.pid is not None
     os.kill(carrier.pid, signal.SIGSTOP)
-    asking = asyncio.ensure_future(carrier.call("a", "poll", b""))
+    asking = asyncio.ensure_future(carrier.members())
     await asyncio.sleep(0)
     os.kill(carrier.pid, signal.SIGKILL)
     await asking
@@ -152,8 +153,9 @@ async def test_a_driver_that_stands_still_is_killed_and_followed_by_another(tmp_
 
 
 async def test_a_driver_that_sends_what_is_no_answer_is_followed_by_another(tmp_path: Path) -> None:
-    async with head_with_driver(tmp_path, "support.faulty_driver:FaultyCarrier") as (head, carrier):
+    async with head_with_driver(tmp_path, "support.faulty_driver:FaultyLauncher") as (head, carrier):
         before = carrier.pid
+        (tmp_path / faulty_driver.ARMED).touch()
         jobs = [await head.submit(Submission("count", b'{"n": 3}')) for _ in range(5)]
         while (sent := (tmp_path / faulty_driver.SENT).stat().st_size) <= len(faulty_driver.FAULTS):
             jobs.append(await head.submit(Submission("count", b'{"n": 3}')))

@@ -13,7 +13,7 @@ from killable.supervisor.cluster.driver_carrier import DriverCarrier
 
 
 async def run(folder: Path) -> None:
-    carrier = DriverCarrier("support.socket_carrier:SocketCarrier", (folder, None, ()), silent_s=600)
+    carrier = DriverCarrier("support.socket_carrier:SocketLauncher", (folder, None, ()), silent_s=600)
     await carrier.open()
     print(carrier.pid, flush=True)
     await asyncio.Event().wait()

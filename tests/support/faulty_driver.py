@@ -1,4 +1,4 @@
-"""Carriers for a driver's process that go wrong: what their process then sends is no answer.
+"""Launchers for a driver's process that go wrong: what their process then sends is no answer.
 
 Runs in: the process of a driver of a test.
 """
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.socket_carrier import SocketCarrier
+from support.socket_carrier import SocketLauncher
 
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import ClusterReplaced, ClusterUnreachable, Machine
-from killable.supervisor.cluster.driver_frames import SIZE
+from killable.supervisor.cluster.framed_messages import SIZE
 
 
 def framed(packed: bytes) -> bytes:
@@ -32,16 +32,18 @@ FAULTS = {
     "half a message": framed(messages.pack({"n": 1}, [b"x" * 1000]))[:500],
 }
 SENT = "faults-sent"
+ARMED = "armed"
+"""A file of the folder: until it is there all is well."""
 
 
-class FaultyCarrier(SocketCarrier):
-    """Each process of a driver sends the next of `FAULTS` in place of its first answer to an order; the one after the
-    last has machines that are none. Then all is well. A file of the folder has one byte for each that was sent.
+class FaultyLauncher(SocketLauncher):
+    """Each process of a driver sends the next of `FAULTS` in place of telling the machines; the one after the last has
+    machines that are none. Then all is well. A file of the folder has one byte for each that was sent.
     """
 
     def __init__(self, folder: Path, *rest: Any) -> None:
         super().__init__(folder, *rest)
-        self._sent = folder / SENT
+        self._armed, self._sent = folder / ARMED, folder / SENT
         self._sent.touch()
 
     def _next(self) -> int:
@@ -49,18 +51,16 @@ class FaultyCarrier(SocketCarrier):
             file.write(b"x")
         return self._sent.stat().st_size - 1
 
-    async def call(self, node: str, method: str, message: bytes) -> bytes:
-        answer = await super().call(node, method, message)
-        if method == "do" and self._sent.stat().st_size < len(FAULTS):
+    async def members(self) -> Sequence[Machine]:
+        found: Any = await super().members()
+        if not self._armed.exists():
+            return found  # type: ignore[no-any-return]
+        if self._sent.stat().st_size < len(FAULTS):
             fault = list(FAULTS)[self._next()]
             os.write(int(sys.argv[1]), FAULTS[fault])
             if fault == "half a message":
                 os.kill(os.getpid(), signal.SIGKILL)
-        return answer
-
-    async def members(self) -> Sequence[Machine]:
-        found: Any = await super().members()
-        if self._sent.stat().st_size == len(FAULTS):
+        elif self._sent.stat().st_size == len(FAULTS):
             self._next()
             found = [*found, _NoMachine()]
         return found  # type: ignore[no-any-return]
@@ -71,7 +71,7 @@ class _NoMachine:
         return {"name": "b", "colour": "green"}
 
 
-class NoCluster(SocketCarrier):
+class NoCluster(SocketLauncher):
     async def open(self) -> None:
         raise ClusterUnreachable("there is no cluster here")
 
@@ -79,7 +79,7 @@ class NoCluster(SocketCarrier):
 REPLACED = "replaced"
 
 
-class ReplacedCarrier(SocketCarrier):
+class ReplacedCarrier(SocketLauncher):
     """Once there is a file in the folder it is connected to a cluster that is no more, until it connects anew."""
 
     def __init__(self, folder: Path, *rest: Any) -> None:

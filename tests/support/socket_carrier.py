@@ -15,7 +15,7 @@ from pathlib import Path
 
 from support import node_process
 
-from killable.supervisor.cluster.carrier import CarrierError, HostGone, Machine, Request
+from killable.supervisor.cluster.carrier import CarrierError, HostGone, HostPlace, Machine, Request
 from killable.supervisor.settings import Settings
 
 
@@ -78,6 +78,10 @@ class SocketCarrier:
             raise CarrierError(f"{node} has not answered")
         return answer
 
+    def place(self, node: str) -> HostPlace:
+        """Return where else a node listens: at a port, as nodes do over Ray."""
+        return HostPlace("127.0.0.1", *pickle.loads(node_process.place_of(self.path(node)).read_bytes()))
+
     async def close(self) -> None:
         for process in self.processes.values():
             await process.wait()
@@ -85,3 +89,11 @@ class SocketCarrier:
     def kill(self, node: str) -> None:
         """Send SIGKILL to a node's process, and to nothing that it has started."""
         self.processes[node].send_signal(signal.SIGKILL)
+
+
+class SocketLauncher(SocketCarrier):
+    """Only starts them. Implements `cluster.carrier.Launcher`."""
+
+    async def start(self, node: str) -> HostPlace:  # type: ignore[override]
+        await super().start(node)
+        return self.place(node)

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from importlib.util import find_spec
 
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
-from killable.supervisor.linux import ray_settings
+from killable.supervisor.linux import node_sockets, ray_settings
 from killable.supervisor.supervisor import Supervisor
 
 RAY_CARRIER = "killable.supervisor.cluster.ray_carrier:RayCarrier"
@@ -27,7 +27,13 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
     if find_spec("ray") is None:
         expected = "expected Ray to be installed: pip install 'killable[ray]'"
         raise ConfigError.of([ConfigFault("cluster.ray", expected, "there is no module ray", source)])
+    try:
+        tls = node_sockets.tls(environ, listens=False)
+    except (OSError, ValueError) as error:
+        expected = "expected the files by which Ray encrypts its connections (RAY_USE_TLS)"
+        raise ConfigError.of([ConfigFault("cluster.ray", expected, str(error), source)]) from error
     environ.setdefault(ray_settings.RECONNECT, str(ray_settings.NEVER_S))  # the driver inherits it
+    from killable.supervisor.cluster.direct_carrier import DirectCarrier
     from killable.supervisor.cluster.driver_carrier import DriverCarrier
     from killable.supervisor.cluster.lease import Times
     from killable.supervisor.cluster.node_pools import NodePools
@@ -35,7 +41,8 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)
     arguments = (cluster.ray, settings, cluster.reserve_cpus)
-    carrier = DriverCarrier(RAY_CARRIER, arguments, silent_s=cluster.lease_s / 4)
+    driver = DriverCarrier(RAY_CARRIER, arguments, silent_s=cluster.lease_s / 4)
+    carrier = DirectCarrier(driver, tls=tls)
     pools = NodePools(
         settings, carrier, times, packs=cluster.packing == "fill", nodes=cluster.nodes,
         scaling=Scaling(cluster.autoscale_cpus_max, cluster.idle_s),

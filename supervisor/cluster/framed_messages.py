@@ -1,6 +1,6 @@
-"""Messages between the head and the process of its driver: the size, then what `messages` packs.
+"""Messages between processes of a cluster: the size, then what `messages` packs.
 
-Runs in: supervisor, on the head, and the driver.
+Runs in: supervisor, on the head and its nodes, and the driver.
 """
 
 from __future__ import annotations
@@ -18,21 +18,33 @@ LOGGED = 0
 FRAME_BYTES_MAX = 64 << 20
 """A longer one is none: what carries data has 88 KiB of it."""
 
-
 SPACE_BYTES = 256 << 10
 """For what comes at once: a full answer of a node has 88 KiB."""
 
 
-class DriverFrames(asyncio.BufferedProtocol):
+class FramedMessages(asyncio.BufferedProtocol):
     """One end of the socket. What comes is read into one buffer, of which each blob is copied once."""
 
-    def __init__(self, on_frame: Callable[[Header, list[bytes]], None], on_lost: Callable[[str], None]) -> None:
-        """`on_lost` is told once why nothing comes any more: empty if the other side has only hung up. `on_frame` may
+    def __init__(
+        self,
+        on_frame: Callable[[Header, list[bytes]], None],
+        on_lost: Callable[[str], None],
+        *,
+        on_made: Callable[[], None] = lambda: None,
+        frame_bytes_max: int = FRAME_BYTES_MAX,
+    ) -> None:
+        """`on_made` is told when something can be sent. A longer frame than `frame_bytes_max` is none, until
+        `allow_large`, and there is space for no more.
+
+        `on_lost` is told once why nothing comes any more: empty if the other side has only hung up. `on_frame` may
         raise ValueError, KeyError and TypeError: then what has come is no message.
         """
         self._on_frame = on_frame
         self._on_lost = on_lost
-        self._use(bytearray(SPACE_BYTES))
+        self._on_made = on_made
+        self._bytes_max = frame_bytes_max
+        self._space = min(SPACE_BYTES, SIZE.size + frame_bytes_max)
+        self._use(bytearray(self._space))
         self._begin = self._end = 0
         """What of the buffer is received, and not taken yet."""
         self._transport: asyncio.Transport | None = None
@@ -41,6 +53,11 @@ class DriverFrames(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self._on_made()
+
+    def allow_large(self) -> None:
+        """Take frames of any size."""
+        self._bytes_max, self._space = FRAME_BYTES_MAX, SPACE_BYTES
 
     def _use(self, buffer: bytearray) -> None:
         self._buffer, self._view = buffer, memoryview(buffer)
@@ -54,7 +71,7 @@ class DriverFrames(asyncio.BufferedProtocol):
         while not self._is_lost and self._end - self._begin >= wanted:
             (size,) = SIZE.unpack_from(self._buffer, self._begin)
             wanted = SIZE.size + size
-            if size > FRAME_BYTES_MAX:
+            if size > self._bytes_max:
                 self._lose(f"what it sends is no message: one of {size} bytes")
                 return
             if self._end - self._begin >= wanted:
@@ -74,8 +91,8 @@ class DriverFrames(asyncio.BufferedProtocol):
         """Have room for the rest of a frame of so many bytes, whose begin is received."""
         received = self._view[self._begin : self._end]
         if wanted > len(self._buffer) - self._begin or self._begin == self._end:
-            if wanted > len(self._buffer) or len(self._buffer) > SPACE_BYTES:
-                self._use(bytearray(max(wanted, SPACE_BYTES)))
+            if wanted > len(self._buffer) or len(self._buffer) != self._space:
+                self._use(bytearray(max(wanted, self._space)))
             self._view[: len(received)] = bytes(received)
             self._begin, self._end = 0, len(received)
 

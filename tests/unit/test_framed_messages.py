@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from killable.supervisor.cluster import messages
-from killable.supervisor.cluster.driver_frames import FRAME_BYTES_MAX, SIZE, SPACE_BYTES, DriverFrames
+from killable.supervisor.cluster.framed_messages import FRAME_BYTES_MAX, SIZE, SPACE_BYTES, FramedMessages
 
 Got = list[tuple[dict[str, Any], list[bytes]]]
 
 
-def frames() -> tuple[DriverFrames, Got, list[str]]:
+def frames() -> tuple[FramedMessages, Got, list[str]]:
     got: Got = []
     lost: list[str] = []
-    return DriverFrames(lambda header, blobs: got.append((header, blobs)), lost.append), got, lost
+    return FramedMessages(lambda header, blobs: got.append((header, blobs)), lost.append), got, lost
 
 
-def receive(into: DriverFrames, data: bytes) -> None:
+def receive(into: FramedMessages, data: bytes) -> None:
     """Hand data over as a transport does: as much as there is room for, again and again."""
     while data:
         room = into.get_buffer(-1)

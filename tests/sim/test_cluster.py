@@ -20,6 +20,7 @@ from support.fake_node import Run
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
+from killable.supervisor.cluster.node_link import HELLO_S
 from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.jobs.job import Job
 from sim import seeded_histories
@@ -193,7 +194,7 @@ async def _next_round(sim: ClusterSimulation) -> None:
     sim.forget_jobs()
     gc.collect()
     sim.network.trouble = Trouble()
-    await asyncio.sleep(30)
+    await asyncio.sleep(3 * HELLO_S)  # a hello that was lost is given up after that, and said again
     assert await _states(sim) == {"live": MACHINES}
 
 

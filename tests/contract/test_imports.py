@@ -70,8 +70,9 @@ NAME = {
 
 FOR_HELP = {
     "killable", "killable.api", "killable.api.cli", "killable.api.cli.declarations",
-    "killable.api.cli.declarations.commands", "killable.api.cli.declarations.jobs", "killable.api.cli.declarations.machine",
-    "killable.api.cli.declarations.server", "killable.api.cli.declarations.shared_options",
+    "killable.api.cli.declarations.commands", "killable.api.cli.declarations.jobs",
+    "killable.api.cli.declarations.machine", "killable.api.cli.declarations.server",
+    "killable.api.cli.declarations.shared_options",
     "killable.api.cli.declarations.verb_command", "killable.api.cli.parameters",
     "killable.api.cli.parameters.completion", "killable.api.cli.parameters.completion_scripts",
     "killable.api.cli.parameters.option_values", "killable.api.cli.verbs", "killable.api.client",

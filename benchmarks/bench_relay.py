@@ -24,7 +24,7 @@ from measurement import Figure, Samples
 from trial_plan import Plan
 
 from killable.supervisor.cluster.direct_carrier import DirectCarrier
-from killable.supervisor.cluster.driver_carrier import DriverCarrier
+from killable.supervisor.cluster.driver_launcher import DriverLauncher
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.models import ACTIVE_STATES
@@ -45,7 +45,7 @@ PYTHON, NATIVE = "cancel of a Python loop, grace 1 s, ms", "cancel of a native l
 TOKENS = "tokens/s, one stream"
 NOOPS = "no-op jobs/s, 16 at once"
 NOOP_CPU = "processor time of the server's process for a no-op job, µs"
-RAY_CARRIER = "killable.supervisor.cluster.ray_carrier:RayCarrier"
+RAY_CARRIER = "killable.supervisor.cluster.ray_launcher:RayLauncher"
 
 
 def settings() -> Settings:
@@ -67,7 +67,7 @@ async def engines() -> AsyncIterator[dict[str, Supervisor]]:
             cluster = RayCluster(port, nodes=1)
             stack.callback(cluster.close)
             of_ray = dataclasses.replace(settings(), sweep=True)
-            carrier = DirectCarrier(DriverCarrier(RAY_CARRIER, (cluster.address, of_ray)))
+            carrier = DirectCarrier(DriverLauncher(RAY_CARRIER, (cluster.address, of_ray)))
             found[RAY] = Supervisor(of_ray, remote_pools=NodePools(of_ray, carrier, Times()))
         for engine in found.values():
             stack.push_async_callback(engine.close, 0)

@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable
 
-from killable.supervisor.cluster.carrier import CarrierError, ClusterReplaced, ClusterUnreachable, HostGone, Launcher
+from killable.supervisor.cluster.carrier import CarrierError, ClusterReplaced, ClusterUnreachable, Launcher
 from killable.supervisor.cluster.framed_messages import LOGGED, FramedMessages
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.linux import driver_launch, process_exit
@@ -26,7 +26,6 @@ CALL_S = 150.0
 FAILURES: dict[str, type[Exception]] = {
     "unreachable": ClusterUnreachable,
     "refused": StartRefused,
-    "gone": HostGone,
     "replaced": ClusterReplaced,
     "failed": CarrierError,
 }
@@ -55,10 +54,10 @@ class HeadsLog(logging.Handler):
 class DriverProcess:
     """Answers the head."""
 
-    def __init__(self, carrier: str) -> None:
-        """`carrier` is `module:class`."""
-        self._name = carrier
-        self._carrier: Launcher | None = None
+    def __init__(self, launcher: str) -> None:
+        """`launcher` is `module:class`."""
+        self._name = launcher
+        self._launcher: Launcher | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.over = asyncio.Event()
         self.frames = FramedMessages(self._on_frame, lambda _: self.over.set())
@@ -85,16 +84,16 @@ class DriverProcess:
 
     @property
     def _way(self) -> Launcher:
-        if self._carrier is None:
+        if self._launcher is None:
             raise CarrierError("it is not open")
-        return self._carrier
+        return self._launcher
 
     async def _ping(self, header: Header, blobs: list[bytes]) -> Answer:
         return {}, []
 
     async def _open(self, header: Header, blobs: list[bytes]) -> Answer:
         module, _, name = self._name.partition(":")
-        self._carrier = getattr(importlib.import_module(module), name)(*pickle.loads(blobs[0]))
+        self._launcher = getattr(importlib.import_module(module), name)(*pickle.loads(blobs[0]))
         await self._way.open()
         return {}, []
 
@@ -114,10 +113,10 @@ class DriverProcess:
         return {}, []
 
 
-async def main(descriptor: int, owner: int, carrier: str) -> None:
+async def main(descriptor: int, owner: int, launcher: str) -> None:
     """Serve until the head hangs up."""
     sock = driver_launch.join_owner(descriptor, owner)
-    process = DriverProcess(carrier)
+    process = DriverProcess(launcher)
     ours = logging.getLogger("killable")
     ours.addHandler(HeadsLog(process.frames, asyncio.get_running_loop()))
     ours.setLevel(logging.INFO)

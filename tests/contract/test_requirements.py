@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
-RAY_CARRIER = "supervisor/cluster/ray_carrier.py"
+RAY_CARRIER = "supervisor/cluster/ray_launcher.py"
 
 
 def named(lines: Iterable[str]) -> set[str]:

@@ -25,7 +25,7 @@ from support.waiting import Pending, until, until_async
 
 from killable.supervisor.cluster.carrier import CarrierError, ClusterUnreachable
 from killable.supervisor.cluster.direct_carrier import DirectCarrier
-from killable.supervisor.cluster.driver_carrier import DriverCarrier
+from killable.supervisor.cluster.driver_launcher import DriverLauncher
 from killable.supervisor.cluster.lease import Times
 from killable.supervisor.cluster.node_pools import NodePools
 from killable.supervisor.models import Submission
@@ -60,9 +60,9 @@ def pid_of(path: Path) -> int:
 @asynccontextmanager
 async def head_with_driver(
     folder: Path, carrier: str = SOCKETS, *arguments: Any, silent_s: float = 600
-) -> AsyncIterator[tuple[Supervisor, DriverCarrier]]:
+) -> AsyncIterator[tuple[Supervisor, DriverLauncher]]:
     settings = Settings(pools=(JOBS,), sweep=False)
-    driver = DriverCarrier(carrier, (*arguments, folder, settings, ("a",)), silent_s=silent_s)
+    driver = DriverLauncher(carrier, (*arguments, folder, settings, ("a",)), silent_s=silent_s)
     head = Supervisor(settings, remote_pools=NodePools(settings, DirectCarrier(driver), LONG))
     try:
         await head.start()
@@ -134,7 +134,7 @@ async def test_a_driver_that_is_killed_under_load_is_followed_by_another_and_no_
     assert after is not None and is_gone(after)
 
 
-async def ended_while_asked(carrier: DriverCarrier) -> None:
+async def ended_while_asked(carrier: DriverLauncher) -> None:
     assert carrier.pid is not None
     os.kill(carrier.pid, signal.SIGSTOP)
     asking = asyncio.ensure_future(carrier.members())
@@ -180,7 +180,7 @@ async def test_a_driver_whose_cluster_is_another_one_is_followed_by_one_that_con
 
 
 async def test_why_a_cluster_cannot_be_used_is_told_as_it_is(tmp_path: Path) -> None:
-    carrier = DriverCarrier("support.faulty_driver:NoCluster", (tmp_path, None, ()))
+    carrier = DriverLauncher("support.faulty_driver:NoCluster", (tmp_path, None, ()))
     with pytest.raises(ClusterUnreachable, match="there is no cluster here"):
         await carrier.open()
     await carrier.close()

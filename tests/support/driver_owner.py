@@ -9,12 +9,12 @@ import asyncio
 import sys
 from pathlib import Path
 
-from killable.supervisor.cluster.driver_carrier import DriverCarrier
+from killable.supervisor.cluster.driver_launcher import DriverLauncher
 
 
 async def run(folder: Path) -> None:
-    carrier = DriverCarrier("support.socket_carrier:SocketLauncher", (folder, None, ()), silent_s=600)
-    await carrier.open()
+    launcher = DriverLauncher("support.socket_carrier:SocketLauncher", (folder, None, ()), silent_s=600)
+    await launcher.open()
     print(carrier.pid, flush=True)
     await asyncio.Event().wait()
 

@@ -12,7 +12,7 @@ from killable.supervisor.configuration.config import Config, ConfigError, Config
 from killable.supervisor.linux import node_sockets, ray_settings
 from killable.supervisor.supervisor import Supervisor
 
-RAY_CARRIER = "killable.supervisor.cluster.ray_carrier:RayCarrier"
+RAY_CARRIER = "killable.supervisor.cluster.ray_launcher:RayLauncher"
 
 
 def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervisor:
@@ -34,14 +34,14 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
         raise ConfigError.of([ConfigFault("cluster.ray", expected, str(error), source)]) from error
     environ.setdefault(ray_settings.RECONNECT, str(ray_settings.NEVER_S))  # the driver inherits it
     from killable.supervisor.cluster.direct_carrier import DirectCarrier
-    from killable.supervisor.cluster.driver_carrier import DriverCarrier
+    from killable.supervisor.cluster.driver_launcher import DriverLauncher
     from killable.supervisor.cluster.lease import Times
     from killable.supervisor.cluster.node_pools import NodePools
     from killable.supervisor.cluster.node_scaling import Scaling
 
     settings, times = config.settings, Times(cluster.lease_s, cluster.poll_s)
     arguments = (cluster.ray, settings, cluster.reserve_cpus)
-    driver = DriverCarrier(RAY_CARRIER, arguments, silent_s=cluster.lease_s / 4)
+    driver = DriverLauncher(RAY_CARRIER, arguments, silent_s=cluster.lease_s / 4)
     carrier = DirectCarrier(driver, tls=tls)
     pools = NodePools(
         settings, carrier, times, packs=cluster.packing == "fill", nodes=cluster.nodes,

@@ -62,7 +62,7 @@ COLOURS = re.compile(r"\x1b\[[\d;]*m")
 logger = logging.getLogger("killable.cluster")
 
 
-class RayCarrier:
+class RayLauncher:
     """Implements `Launcher`. `open` comes first. It finds actors that another one has started in this cluster."""
 
     trouble = ""

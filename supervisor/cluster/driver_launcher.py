@@ -21,7 +21,6 @@ from killable.supervisor.cluster.carrier import (
     CarrierError,
     ClusterReplaced,
     ClusterUnreachable,
-    HostGone,
     HostPlace,
     Machine,
     Request,
@@ -44,18 +43,18 @@ AGAIN_S = 1.0
 """How long to wait until one that could not connect is followed by another."""
 SILENT_S = 2.5
 """After so long without an answer to a ping the driver is killed: a quarter of the default lease."""
-_FAILURES: dict[str, type[CarrierError]] = {"gone": HostGone, "replaced": ClusterReplaced}
+_FAILURES: dict[str, type[CarrierError]] = {"replaced": ClusterReplaced}
 _REFUSALS = {"unreachable": ClusterUnreachable, "refused": StartRefused}
 
 logger = logging.getLogger("killable.cluster")
 
 
-class DriverCarrier:
+class DriverLauncher:
     """Implements `Launcher`."""
 
-    def __init__(self, carrier: str, arguments: tuple[Any, ...], *, silent_s: float = SILENT_S) -> None:
-        """`carrier` is the class that does the work, as `module:class`, with its arguments."""
-        self._carrier = carrier
+    def __init__(self, launcher: str, arguments: tuple[Any, ...], *, silent_s: float = SILENT_S) -> None:
+        """`launcher` is the class that does the work, as `module:class`, with its arguments."""
+        self._launcher = launcher
         self._arguments = arguments
         self._silent_s = silent_s
         self._driver = _Driver()
@@ -87,7 +86,7 @@ class DriverCarrier:
         """Have a driver that is connected. Raise StartRefused, CarrierError, OSError."""
         self._driver = _Driver()
         try:
-            await self._driver.start(self._carrier)
+            await self._driver.start(self._launcher)
             async with asyncio.timeout(OPEN_S):
                 await self._driver.ask({"ask": "open"}, [pickle.dumps(self._arguments)])
         except BaseException:
@@ -181,13 +180,13 @@ class _Driver:
     def pid(self) -> int | None:
         return None if self._process is None or self._over.is_set() else self._process.pid
 
-    async def start(self, carrier: str) -> None:
+    async def start(self, launcher: str) -> None:
         """Raise OSError."""
-        self._process, sock = driver_launch.start(DRIVER, carrier)
+        self._process, sock = driver_launch.start(DRIVER, launcher)
         await asyncio.get_running_loop().create_connection(lambda: self._frames, sock=sock)
 
     async def ask(self, header: Header, blobs: Sequence[bytes] = ()) -> tuple[Header, list[bytes]]:
-        """Return its answer. Raise CarrierError, of which HostGone is one, and StartRefused."""
+        """Return its answer. Raise CarrierError and StartRefused."""
         if self._over.is_set():
             raise CarrierError(f"the driver of the cluster has ended: {self._why}")
         number = next(self._numbers)

@@ -15,7 +15,7 @@ from killable.supervisor.cluster.driver_launcher import DriverLauncher
 async def run(folder: Path) -> None:
     launcher = DriverLauncher("support.socket_carrier:SocketLauncher", (folder, None, ()), silent_s=600)
     await launcher.open()
-    print(carrier.pid, flush=True)
+    print(launcher.pid, flush=True)
     await asyncio.Event().wait()
 
 

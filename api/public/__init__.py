@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from killable.api.client.client import Client
     from killable.api.client.errors import NotEnded, Unreachable
     from killable.api.client.events import Ending, Event
+    from killable.supervisor.executor.await_stopped import stopped
     from killable.supervisor.executor.executor import Executor
     from killable.supervisor.executor.futures import JobFuture
     from killable.supervisor.executor.streams import AsyncStream, Stream
-    from killable.supervisor.executor.wait_for_end import stopped
     from killable.workers.authoring.context import Context, Stopping
     from killable.workers.authoring.job_functions import job, preload
     from killable.workers.authoring.limits_and_caps import Limits
@@ -90,7 +90,7 @@ _MODULES = {
     "WorkerKilled": "killable.workers.error_classes",
     "job": "killable.workers.authoring.job_functions",
     "preload": "killable.workers.authoring.job_functions",
-    "stopped": "killable.supervisor.executor.wait_for_end",
+    "stopped": "killable.supervisor.executor.await_stopped",
 }
 
 

@@ -238,6 +238,8 @@ class NodeHost:
                 self._on_news(held)
             else:
                 self._forget(held)
+                if held.job is not None:
+                    self._slots.pop(held.job, None)  # its head does not know it, nor its slot
         await self._end_attempts([held for held in unclaimed if not held.is_claimed], "its head does not know it")
         return messages.pack({})
 

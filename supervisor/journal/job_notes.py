@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.journal.failing_and_hanging_writes import not_written
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     AmendedNote,
@@ -28,7 +29,6 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
-from killable.supervisor.journal.write_failures import not_written
 from killable.supervisor.models import Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple

@@ -24,7 +24,8 @@ from typing import Any
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
-from killable.supervisor.journal import write_failures
+from killable.supervisor.journal import failing_and_hanging_writes
+from killable.supervisor.journal.failing_and_hanging_writes import RETRY_S
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
@@ -35,7 +36,6 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
 )
 from killable.supervisor.journal.start_refusals import JournalRefused
-from killable.supervisor.journal.write_failures import RETRY_S
 
 GROUP_MAX = 256
 """Entries per transaction: a sync to disk takes longer than so many rows."""
@@ -98,7 +98,7 @@ class Journal:
 
     def _hang(self) -> str:
         since = self._busy_since
-        return "" if since is None else write_failures.hang(monotonic() - since)
+        return "" if since is None else failing_and_hanging_writes.hang(monotonic() - since)
 
     async def open(self) -> list[JournalRow]:
         """Open the file and return its rows. Raise JournalRefused."""

@@ -1,4 +1,4 @@
-"""Why a server does not start with a journal, and what to do about it. While it runs: `write_failures`.
+"""Why a server does not start with a journal, and what to do about it. While it runs: `failing_and_hanging_writes`.
 
 Runs in: supervisor; the command.
 """

@@ -76,6 +76,16 @@ async def gone(pids: list[int]) -> bool | Pending:
     return Pending(left) if (left := alive(pids)) else True
 
 
+async def joined(head: Server) -> dict[str, dict[str, Any]]:
+    """Return the nodes by name when all have joined: a head has started when one has."""
+
+    async def found() -> dict[str, dict[str, Any]] | Pending:
+        nodes = {each["name"]: each for each in (await head.client.get("/v1/nodes")).json()["nodes"]}
+        return Pending(nodes) if any(each["state"] == "joining" for each in nodes.values()) else nodes
+
+    return await until_async(found, "all nodes have joined")
+
+
 async def runs(head: Server, job_id: str) -> bool | Pending:
     record = await head.record(job_id)
     return record["started_at"] is not None or Pending(record)
@@ -193,7 +203,7 @@ async def test_a_drain_is_remembered_when_the_head_was_killed_and_when_it_has_en
         head.kill()
 
         head = await start()
-        found = {each["name"]: each for each in (await head.client.get("/v1/nodes")).json()["nodes"]}
+        found = await joined(head)
         assert {name: each["state"] for name, each in found.items()} == {"a": "draining", "b": "live"}
         assert 3000 < found["a"]["deadline_s"] <= 3600 and found["a"]["detail"] == "an operator has drained it"
         record = await head.record(nap)
@@ -204,11 +214,11 @@ async def test_a_drain_is_remembered_when_the_head_was_killed_and_when_it_has_en
         close(head.process)  # in order: its jobs end, and its nodes
 
         head = await start()
-        assert {each["state"] for each in (await head.client.get("/v1/nodes")).json()["nodes"]} == {"draining", "live"}
+        assert {each["state"] for each in (await joined(head)).values()} == {"draining", "live"}
         waits = await head.submit("echo", members={"nodes": {"node": "a"}})
         assert (await head.client.delete("/v1/nodes/a/drain")).json()["state"] == "live"
         assert (await head.record(waits, wait_s=60))["node"] == "a"
         head.kill()
 
         head = await start()
-        assert {each["state"] for each in (await head.client.get("/v1/nodes")).json()["nodes"]} == {"live"}
+        assert {each["state"] for each in (await joined(head)).values()} == {"live"}

@@ -30,7 +30,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def start(*args: str, **options: Any) -> subprocess.Popen[str]:
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*COMMAND, "run", *args], text=True, **streams | options)
+    given = {"preexec_fn": _as_in_a_shell, **streams, **options}
+    return subprocess.Popen([*COMMAND, "run", *args], text=True, **given)
+
+
+def _as_in_a_shell() -> None:
+    """What runs the tests may have been started with signals ignored, in the background or by nohup(1)."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def run(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -24,8 +24,8 @@ from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
 from killable.supervisor.dispatch import recovery
+from killable.supervisor.journal import failing_and_hanging_writes
 from killable.supervisor.journal import journal_thread as module
-from killable.supervisor.journal import write_failures
 from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
 from killable.supervisor.models import JobEvent, Submission
 from killable.supervisor.records import JobRecord
@@ -508,7 +508,7 @@ async def test_a_disk_that_hangs_holds_up_a_close_for_its_time_only(
     disk.clear()
     asked = asyncio.create_task(server.submit(KEYED))
     record = await waiting_for_disk(server)
-    monkeypatch.setattr(write_failures, "HANGS_AFTER_S", 0.1)
+    monkeypatch.setattr(failing_and_hanging_writes, "HANGS_AFTER_S", 0.1)
     assert (await stop(server, running[0])).code == "cancelled"
 
     async def tells() -> bool | Pending:

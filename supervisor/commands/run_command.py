@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.commands.command_run import CommandEnd, CommandRun
+from killable.supervisor.linux import standard_streams
 from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.command_process import CommandProcess
 from killable.supervisor.linux.foreground import Foreground
@@ -53,6 +54,7 @@ class CommandRunner:
 
     def run(self) -> CommandEnd:
         """Return how it ended. Raise CommandNotStarted; OSError if its keeper cannot be made."""
+        standard_streams.fill_closed()
         caught = CaughtSignals()
         try:
             terminal = self._foreground.terminal

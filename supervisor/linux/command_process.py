@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,14 +76,20 @@ class CommandProcess:
     ) -> None:
         """Fork the keeper, which starts the command. `terminal`: see `CommandStart`. Raise OSError."""
         self._make_cgroup()
+        try:
+            self._fork(argv, caught, terminal, files_max)
+        except OSError:
+            self._remove_cgroup()
+            raise
+        self.note_base()
+
+    def _fork(self, argv: Sequence[str], caught: CaughtSignals, terminal: int, files_max: int | None) -> None:
         procs = -1 if self._cgroup is None else self._cgroup.open_procs()
         group = None
         if self._cgroup is not None and self._cgroup_root is not None:
             folders = (str(self._cgroup_root.path / COMMAND), str(self._cgroup_root.path))
             group = CommandCgroup(procs, self._cgroup.kill_descriptor, folders)
         start = CommandStart(argv, terminal, group, files_max, caught.mask)
-        sys.stdout.flush()
-        sys.stderr.flush()
         process_setup.adopt_orphans()
         self._sock, theirs = fd_passing.open_pair()
         owner = os.getpid()
@@ -102,7 +107,6 @@ class CommandProcess:
         if procs >= 0:
             os.close(procs)
         self._keeper_pidfd = os.pidfd_open(self._keeper)
-        self.note_base()
         self._loop.add_reader(self._sock.fileno(), self._on_message)
 
     def _make_cgroup(self) -> None:

@@ -137,10 +137,39 @@ def test_a_usage_that_is_wrong_is_answered_with_an_example(folder: Path) -> None
         done = run(*args)
         assert done.returncode == 2
         assert cause in done.stderr and "The command follows --, as in: killable run --run-s 60" in done.stderr
+    assert "must be more than 0" in run("--run-s", "0", "--", "true").stderr  # as timeout(1) it would be no limit
+    assert "cannot be none" in run("--grace-s", "none", "--", "true").stderr
     assert "'NONE' is no signal" in run("-s", "NONE", "--", "true").stderr
     done = run("--report", "no/such/folder", "--", "touch", "ran")
     assert done.returncode == 2 and "cannot be written" in done.stderr
     assert not (folder / "ran").exists()
+
+
+def test_streams_that_are_closed_are_closed_for_the_command(folder: Path) -> None:
+    """And no descriptor of `killable run` takes their numbers."""
+    script = "for n in 0 1 2; do [ -e /proc/self/fd/$n ] || echo $n >> closed; done; exit 8"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        command = f'"$@" {closed}'
+        done = subprocess.run(["sh", "-c", command, "sh", *COMMAND, "run", "--run-s", "60", "--", "sh", "-c", script])
+        assert done.returncode == 8, closed
+    assert (folder / "closed").read_text().split() == ["0", "1", "2", "0", "1", "2"]
+
+
+def test_the_environment_is_what_it_was(folder: Path) -> None:
+    """Without a locale Python sets one, for itself and what it starts (PEP 538)."""
+    for given in ({}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C", "MINE": "x"}):
+        done = run("--", "/usr/bin/env", env=given)
+        assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == given
+
+
+def test_without_descriptors_it_says_so(folder: Path) -> None:
+    for most in range(6, 24):
+        words = [f'ulimit -n {most}; exec "$@"', "sh", *COMMAND, "run", "--", "true"]
+        done = subprocess.run(["sh", "-c", *words], capture_output=True, text=True, timeout=60)
+        if "killable: no process can be made: Too many open files" in done.stderr:
+            assert done.returncode == 71
+            return
+    pytest.fail("there were enough descriptors, or Python did not start")
 
 
 # ── limits ──

@@ -68,12 +68,14 @@ def main(sock: socket.socket, owner: int, start: CommandStart) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     process_setup.adopt_orphans()
     try:
-        owner_pidfd = os.pidfd_open(owner)
+        keeper = Keeper(sock, os.pidfd_open(owner), start.cgroup)
     except ProcessLookupError:
         return
-    if os.getppid() != owner:
-        return  # it died before pidfd_open, which may have opened another process
-    Keeper(sock, owner_pidfd, start.cgroup).serve(start)
+    except OSError as error:  # no descriptor is left
+        fd_passing.send(sock, keeper_messages.to_wire(keeper_messages.StartFailed(error.errno or 0, of_program=False)))
+        return
+    if os.getppid() == owner:  # else it died before pidfd_open, which may have opened another process
+        keeper.serve(start)
 
 
 def _do_nothing(_number: int, _frame: object) -> None: ...
@@ -119,9 +121,9 @@ class Keeper:
 
     def _start(self, start: CommandStart) -> bool:
         """Fork the command; return whether its program runs."""
-        failed, fails = os.pipe2(os.O_CLOEXEC)
         keeper = os.getpid()
         try:
+            failed, fails = os.pipe2(os.O_CLOEXEC)
             self._command = os.fork()
         except OSError as error:
             self._tell(keeper_messages.StartFailed(error.errno or 0, of_program=False))
@@ -273,10 +275,21 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
 
 def _exec(argv: Sequence[str]) -> None:
     """Replace this process. A file without a format that the kernel knows is a script of sh(1), as execvp(3) has it."""
+    environment = _environment()
     try:
-        os.execvp(argv[0], [*argv])
+        os.execvpe(argv[0], [*argv], environment)
     except OSError as error:
         path = shutil.which(argv[0])
         if error.errno != errno.ENOEXEC or path is None:
             raise
-        os.execv("/bin/sh", ["sh", path, *argv[1:]])
+        os.execve("/bin/sh", ["sh", path, *argv[1:]], environment)
+
+
+def _environment() -> dict[bytes, bytes]:
+    """Return the environment that `killable run` was started with: Python sets LC_CTYPE in one without a locale."""
+    environment = dict(os.environb)
+    if b"LC_CTYPE" in environment:
+        with open("/proc/self/environ", "rb") as file:
+            if not any(each.startswith(b"LC_CTYPE=") for each in file.read().split(b"\0")):
+                del environment[b"LC_CTYPE"]
+    return environment

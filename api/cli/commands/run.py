@@ -33,7 +33,7 @@ def run(argv: tuple[str, ...], signal: str, as_json: bool, report: Path | None, 
     from killable.supervisor.linux.own_signals import die_of
 
     number = _signal_number(signal)
-    limits = Limits(**{**_NONE, **limits_of(options)})  # type: ignore[typeddict-item]
+    limits = _limits(options)
     runner = CommandRunner(argv, limits, number)
     if report is not None:
         _check_report(report)
@@ -51,10 +51,21 @@ def run(argv: tuple[str, ...], signal: str, as_json: bool, report: Path | None, 
     if code in ("unkillable", "worker_lost") or code.startswith("limit."):
         raise click.exceptions.Exit(AT_LIMIT)
     if number:
-        sys.stdout.flush()
         die_of(number, group=runner.was_interrupted_by_terminal)
         raise click.exceptions.Exit(128 + number)  # it is blocked
     raise click.exceptions.Exit(_own_code(end))
+
+
+def _limits(options: dict[str, Any]) -> Limits:
+    """Return all limits. Raise click.BadParameter for one that no command can have."""
+    given = limits_of(options)
+    for name, value in given.items():
+        option = f"--{name.replace('_', '-')}"
+        if value == 0 and not LIMITS[name].may_be_zero:
+            raise click.BadParameter("must be more than 0; without the option there is no limit", param_hint=option)
+        if value is None and not LIMITS[name].may_be_none:
+            raise click.BadParameter("cannot be none", param_hint=option)
+    return Limits(**{**_NONE, **given})  # type: ignore[typeddict-item]
 
 
 _NONE: dict[str, Any] = {

@@ -39,8 +39,9 @@ class NodeListener:
     async def start(self, host: str) -> int:
         """Return the port of this address of the machine. Raise OSError."""
         sock = node_sockets.listen(host)
+        handshake_s = None if self._tls is None else PROVE_S
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: _Caller(self).frames, sock=sock, ssl=self._tls
+            lambda: _Caller(self).frames, sock=sock, ssl=self._tls, ssl_handshake_timeout=handshake_s
         )
         port: int = sock.getsockname()[1]
         return port

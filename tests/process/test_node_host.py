@@ -150,7 +150,8 @@ async def test_a_second_attempt_on_the_same_node_is_told_whole_although_the_firs
         await head.run(2, "killed", attempt=2, times=1)  # its head has not said that it has received the end
         notes, end = await head.until_end(2)
         causes = [note["cause"] for note in notes]
-        assert causes == ["assigned", "entered", "closing frame", "exited"] and end["outcome"]["state"] == "completed"
+        causes.remove("exited")  # the end of the process may be seen before what it has written is read
+        assert causes == ["assigned", "entered", "closing frame"] and end["outcome"]["state"] == "completed"
 
 
 async def test_a_second_attempt_outlasts_all_that_ends_meanwhile(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from killable.supervisor.linux.poll_loop import PollLoop
 from killable.supervisor.ports import Gone, Sample
 from killable.workers.processes import child_reaper, command_keeper
 from killable.workers.processes.command_keeper import LOOK_AGAIN_S, CommandCgroup, CommandStart
-from killable.workers.protocol import fd_passing, keeper_messages
+from killable.workers.protocol import fd_passing, keeper_messages, zygote_messages
 from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime import process_setup
 
@@ -137,7 +137,7 @@ class CommandProcess:
             return
         try:
             self.wake_keeper()
-            fd_passing.send(self._sock, keeper_messages.to_wire(message))
+            fd_passing.send(self._sock, zygote_messages.to_wire(message))
         except OSError:
             pass  # it is gone, which the loop reports
 

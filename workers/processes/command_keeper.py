@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.processes import child_reaper
 from killable.workers.processes.descendants import kill_below
-from killable.workers.protocol import fd_passing, keeper_messages
+from killable.workers.protocol import fd_passing, keeper_messages, zygote_messages
 from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime import process_setup
 
@@ -72,7 +72,7 @@ def main(sock: socket.socket, owner: int, start: CommandStart) -> None:
     except ProcessLookupError:
         return
     except OSError as error:  # no descriptor is left
-        fd_passing.send(sock, keeper_messages.to_wire(keeper_messages.StartFailed(error.errno or 0, of_program=False)))
+        fd_passing.send(sock, zygote_messages.to_wire(keeper_messages.StartFailed(error.errno or 0, of_program=False)))
         return
     if os.getppid() == owner:  # else it died before pidfd_open, which may have opened another process
         keeper.serve(start)
@@ -173,12 +173,15 @@ class Keeper:
         except OSError:
             pass
 
-    def _kill_all(self) -> None:
+    def _kill_cgroup(self) -> None:
         if self._cgroup is not None:
             try:
                 os.write(self._cgroup.kill, b"1")  # all at once: a fork bomb outruns any other kill
             except OSError:
                 pass  # it is removed: it was empty
+
+    def _kill_all(self) -> None:
+        self._kill_cgroup()
         try:
             os.kill(self._command, signal.SIGKILL)
         except OSError:
@@ -198,8 +201,7 @@ class Keeper:
                 self._reap_daemons()
                 return
             self._tell(keeper_messages.Ended())
-            if self._cgroup is not None:
-                self._kill_all()
+            self._kill_cgroup()
         child_reaper.kill_group(self._command)
         self._orphans.kill((self._command,), self._note_orphan, closely=True)
         if self._orphans:
@@ -227,7 +229,7 @@ class Keeper:
 
     def _tell(self, message: keeper_messages.Message) -> None:
         try:
-            fd_passing.send(self._sock, keeper_messages.to_wire(message))
+            fd_passing.send(self._sock, zygote_messages.to_wire(message))
         except OSError:
             pass  # the owner is gone, which the next poll reports
 

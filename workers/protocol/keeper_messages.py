@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.zygote_messages import ProcessEnding
+from killable.workers.protocol.zygote_messages import ProcessEnding, decoded
 
 
 class Pass(NamedTuple):
@@ -61,15 +61,6 @@ Message = Pass | KillAll | Started | StartFailed | Paused | Ended | TreeGone
 _TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}
 
 
-def to_wire(message: Message) -> dict[str, Any]:
-    members = {"op": type(message).__name__, **message._asdict()}
-    if isinstance(message, TreeGone):
-        members["ending"] = message.ending._asdict()
-    return members
-
-
 def from_wire(members: dict[str, Any]) -> Message:
-    cls = _TYPES[members.pop("op")]
-    if "ending" in members:
-        members["ending"] = ProcessEnding(**members["ending"])
-    return cls(**members)  # type: ignore[no-any-return]
+    """Decode a message. Raise KeyError or TypeError for one that is none."""
+    return decoded(members, _TYPES)  # type: ignore[no-any-return]

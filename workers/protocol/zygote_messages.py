@@ -214,7 +214,8 @@ Message = (
 _TYPES: dict[str, type[Any]] = {cls.__name__: cls for cls in Message.__args__}
 
 
-def to_wire(message: Message) -> dict[str, Any]:
+def to_wire(message: Any) -> dict[str, Any]:
+    """Encode a named tuple of this module, or of `keeper_messages`."""
     members = {"op": type(message).__name__, **message._asdict()}
     if "ending" in members:
         members["ending"] = members["ending"]._asdict()
@@ -223,7 +224,12 @@ def to_wire(message: Message) -> dict[str, Any]:
 
 def from_wire(members: dict[str, Any]) -> Message:
     """Decode a message. Raise KeyError or TypeError for a message of another version."""
-    cls = _TYPES[members.pop("op")]
+    return decoded(members, _TYPES)  # type: ignore[no-any-return]
+
+
+def decoded(members: dict[str, Any], types: dict[str, type[Any]]) -> Any:
+    """Return the named tuple that one of these types encodes to. Raise KeyError or TypeError for none."""
+    cls = types[members.pop("op")]
     if "ending" in members:
         members["ending"] = ProcessEnding(**members["ending"])
-    return cls(**members)  # type: ignore[no-any-return]
+    return cls(**members)

@@ -16,6 +16,7 @@ from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
+from killable.api.client.httpx_client import open_httpx
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
 from killable.api.client.stream_resume import Reading
@@ -31,7 +32,7 @@ class AsyncTransport:
         """`http`: the caller's own httpx client, which `close` does not close."""
         self._server = server
         self._owns_http = http is None
-        self._http = http or server.open_http(httpx.AsyncClient, httpx.AsyncHTTPTransport)
+        self._http = http or open_httpx(server, httpx.AsyncClient, httpx.AsyncHTTPTransport)
 
     async def close(self) -> None:
         if self._owns_http:

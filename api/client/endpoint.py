@@ -1,4 +1,4 @@
-"""Where a client reaches a server: the address, the environment's defaults, the API key, and the connections.
+"""Where a client reaches a server: the address, the environment's defaults, the API key, and the headers.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Self, TypeVar
+from typing import Self
 
 import httpx
 
@@ -19,12 +19,10 @@ from killable.api.client.addresses import DEFAULT_URL, UNIX_PREFIX, is_loopback,
 from killable.api.client.errors import Unreachable
 from killable.workers.errors import Refused
 
-C = TypeVar("C")
-
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a client reaches a server, and how: address, headers with the API key, and time limits."""
+    """Where a client reaches a server, and how: address, headers with the API key and time limits."""
 
     url: str
     uds: str | None
@@ -71,30 +69,6 @@ class Endpoint:
     def is_here(self) -> bool:
         """Whether it can only be on this machine."""
         return bool(self.uds) or is_loopback(httpx.URL(self.url).host)
-
-    def open_http(self, client: Callable[..., C], transport: Callable[..., object], **options: Any) -> C:
-        """Create an httpx client of these classes, blocking or not.
-
-        Raise Unreachable if the environment names a kind of proxy that is not installed, or certificates that do not
-        exist.
-        """
-        url = httpx.URL(self.url)
-        is_here = self.is_here
-        # Each open stream holds a connection: with httpx's default of 100, the next call (a cancel) could wait forever.
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
-        try:
-            return client(
-                # A proxy from the environment cannot reach this machine's loopback.
-                trust_env=not is_here,
-                # Plain HTTP to this machine needs no certificates, and to read them all takes 20 ms.
-                verify=not (is_here and url.scheme == "http"),
-                limits=limits,
-                transport=transport(uds=self.uds, limits=limits, verify=False) if self.uds else None,
-                **options,
-            )
-        except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
-            why = f"no connection to {self.address} with the proxies or certificates of this environment: {error}"
-            raise Unreachable(why, url=self.address) from error
 
 
 def sendable(headers: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
+from killable.api.client.httpx_client import open_httpx
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
 from killable.api.client.stream_resume import Reading
@@ -29,7 +30,7 @@ class Transport:
         """`http`: the caller's own httpx client, which `close` does not close."""
         self._server = server
         self._owns_http = http is None
-        self._http = http or server.open_http(httpx.Client, httpx.HTTPTransport)
+        self._http = http or open_httpx(server, httpx.Client, httpx.HTTPTransport)
 
     def close(self) -> None:
         if self._owns_http:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from killable.supervisor.journal.file_checks import MARK, MODE, WAL
+from killable.supervisor.journal.file_permissions import MARK, MODE, WAL
 from killable.supervisor.journal.start_refusals import JournalRefused
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.journal.file_checks import MARK, MODE, WAL, place_of
+from killable.supervisor.journal.file_permissions import MARK, MODE, WAL, place_of
 from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
 from killable.supervisor.journal.start_refusals import JournalRefused
 from killable.workers.named_tuples import NamedTuple

@@ -1,7 +1,7 @@
 """The journal's file, an SQLite database: opened and checked, read once, then written in groups.
 
 Runs in: supervisor; the journal's thread, because it blocks. Stores rows and does not interpret them:
-`job_notes` makes the JSON of each, `dispatch.recovery` reads it. `schema` has the tables, `file_checks` what is
+`job_notes` makes the JSON of each, `dispatch.recovery` reads it. `schema` has the tables, `file_permissions` what is
 looked at around the database.
 
 WAL and `synchronous = FULL`: what is committed is on disk (sqlite.org/pragma.html). `locking_mode = EXCLUSIVE`: the
@@ -19,7 +19,7 @@ from typing import Any
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.file_checks import Place, place_of, prepare_file
+from killable.supervisor.journal.file_permissions import Place, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.log_room import lengthen_log
 from killable.supervisor.journal.start_refusals import JournalRefused, damaged, refused

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from killable.supervisor.journal.file_checks import WAL
+from killable.supervisor.journal.file_permissions import WAL
 
 WAL_ROOM_BYTES = 1100 * (4096 + 24)
 """The frames of SQLite's automatic checkpoint (1000 pages), after which the log is written from its beginning again,

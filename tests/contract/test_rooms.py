@@ -140,7 +140,7 @@ USING_FILES = {
     "supervisor/configuration/config.py",
     "supervisor/configuration/layers.py",
     "supervisor/settings.py",
-    "supervisor/journal/file_checks.py",
+    "supervisor/journal/file_permissions.py",
     "supervisor/journal/generation_mark.py",
     "supervisor/journal/log_room.py",
 }

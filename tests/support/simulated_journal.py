@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from killable.supervisor.journal.failing_and_hanging_writes import RETRY_S
-from killable.supervisor.journal.file_checks import MARK, WAL
+from killable.supervisor.journal.file_permissions import MARK, WAL
 from killable.supervisor.journal.journal_file import JournalFile, JournalRow
 from killable.supervisor.journal.journal_thread import GROUP_MAX, Entry, Journal
 

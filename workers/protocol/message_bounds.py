@@ -13,6 +13,8 @@ PROGRESS_BYTES_MAX = 4 << 10
 """The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
 WHY_CHARS_MAX = 60_000
 """The most characters of the traceback of a worker that cannot start; its end is kept."""
+EXCEPTION_CHARS_MAX = 4096
+"""The most characters of the message of an exception that a job raised."""
 TRACEBACK_CHARS_MAX = 64 << 10
 """More than a hundred frames. The job's record and its last event contain the traceback."""
 FAULT_CHARS_MAX = 1000

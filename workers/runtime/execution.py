@@ -23,7 +23,12 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.protocol.call_message import CallMessage
 from killable.workers.protocol.codec import Codec, TooLarge, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX
-from killable.workers.protocol.message_bounds import FAULT_CHARS_MAX, FAULTS_MAX, TRACEBACK_CHARS_MAX
+from killable.workers.protocol.message_bounds import (
+    EXCEPTION_CHARS_MAX,
+    FAULT_CHARS_MAX,
+    FAULTS_MAX,
+    TRACEBACK_CHARS_MAX,
+)
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
 from killable.workers.runtime.frame_writer import FrameWriter
@@ -308,6 +313,6 @@ def _qualified_name(cls: type) -> str:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:4096]
+        return str(error)[:EXCEPTION_CHARS_MAX]
     except Exception as broken:
         return f"<its __str__ raised {type(broken).__name__}>"

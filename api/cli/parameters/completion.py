@@ -87,9 +87,10 @@ def short_timeout_client(address: str, timeout_s: float) -> httpx.Client:
     """
     import httpx
 
+    from killable.api.client.httpx_client import open_httpx
     from killable.api.client.server_answers import Server
 
     server = Server.at(address, uds=None, api_key=None, headers=None, connect_s=timeout_s, answer_s=timeout_s)
-    return server.open_http(
-        httpx.Client, httpx.HTTPTransport, base_url=server.url, headers=dict(server.headers), timeout=timeout_s
+    return open_httpx(
+        server, httpx.Client, httpx.HTTPTransport, base_url=server.url, headers=dict(server.headers), timeout=timeout_s
     )

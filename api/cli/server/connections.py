@@ -18,8 +18,6 @@ from typing import Protocol
 
 from killable.api.http.client_network import network_of
 
-KEEP_ALIVE_S = 15
-"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 RESERVE = 32
 """Connections over the bound on which operators are answered, and nobody else."""
 LINGERING_MAX = 100

@@ -24,11 +24,10 @@ from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
 from killable.api.client.http_call import HttpCall, job_path
 from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
+from killable.api.client.timeouts import SILENCE_S
 from killable.workers.error_classes import error_class
 from killable.workers.errors import LOST, KillableError, Refused
 
-SILENCE_S = 35.0
-"""Seconds without data after which a connection is dead: three pings, ten seconds apart, did not arrive."""
 ALIVE_S = 10.0
 """A connection that lasted this many seconds (one ping) was useful, even if the job sent no event."""
 RETRY_S_MAX = 30.0

@@ -1,6 +1,6 @@
-"""How long the clients wait: for a connection, for an answer, for one held request, and when their caller leaves.
+"""How long the clients wait: for a connection, for an answer, for one held request, for a silent stream, and when their caller leaves.
 
-Runs in: any machine (no supervisor, no Linux). A stream that falls silent: `stream_resume`. Retries: `retries`.
+Runs in: any machine (no supervisor, no Linux). Retries: `retries`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ HELD_S_MAX = 25.0
 """How long one request is held, in seconds: less than proxies wait for an answer (Heroku 30 s, nginx and others 60 s).
 Longer waits repeat the request.
 """
+SILENCE_S = 35.0
+"""Seconds without data after which a stream's connection is dead: three pings, ten seconds apart, did not arrive."""
 LEAVE_S = 30.0
 """How long a leaving caller waits for the job's end, in seconds: several times the usual grace. The end continues."""
 LEAVE_ANSWER_S = 5.0

@@ -6,6 +6,7 @@ Runs in: api. `key_file` reads and writes the file that keeps them.
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -13,6 +14,11 @@ from datetime import datetime
 
 from killable.api.http.route_roles import Role, Visibility
 
+KEY_CHARS_MIN = 16
+"""Guessing 16 hexadecimal characters, at a billion guesses per second, takes centuries."""
+KEY_CHARS_MAX = 256
+KEY = re.compile(r"[!-~]+")
+"""Visible ASCII, which can stand both in a header and in a line of the file."""
 KEY_PREFIX = "killable_"
 """Of the keys that killable makes: whoever finds one in a log or a repository can see what it is."""
 KEY_BYTES = 32

@@ -24,7 +24,7 @@ from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
-from killable.api.http.open_streams import OpenStreams
+from killable.api.http.open_streams import OpenStreams, most_streams
 from killable.api.http.problems import install_problems
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
@@ -53,7 +53,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
-    streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
+    streams = OpenStreams(
+        most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
+    )
     app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
     )
@@ -68,8 +70,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.add_middleware(LargeBodies, pool=checks)
     app.add_middleware(BodyCheck, settings=settings, keys=keys)
     app.add_middleware(SubmissionRateCheck, engine=engine)
-    per_key_max, share_max = settings.connections_per_key_max, max(1, settings.connections_max // 2)
-    app.add_middleware(ConnectionsPerKey, keys=keys, per_key_max=per_key_max, share_max=share_max)
+    app.add_middleware(ConnectionsPerKey, keys=keys, settings=settings)
     if tickets is not None and keys is not None:
         app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
     if settings.cors_origins:

@@ -15,6 +15,7 @@ from killable.api.http.auth import caller_of, is_operator
 from killable.api.http.connection import CONNECTION, TOO_MANY, Connection
 from killable.api.http.problems import problem
 from killable.api.http.route_roles import CALLER, OPEN_PATHS, access_to
+from killable.api.http.settings import HttpSettings
 
 
 class ConnectionsPerKey:
@@ -23,12 +24,12 @@ class ConnectionsPerKey:
     through.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing | None, per_key_max: int, share_max: int) -> None:
-        """`per_key_max` 0: `share_max`, where several share the server, else no bound."""
+    def __init__(self, app: ASGIApp, keys: KeyRing | None, settings: HttpSettings) -> None:
+        """Without `connections_per_key_max`: half of all, where several share the server, else no bound."""
         self._app = app
         self._keys = keys
-        self._per_key_max = per_key_max
-        self._share_max = share_max
+        self._per_key_max = settings.connections_per_key_max
+        self._share_max = max(1, settings.connections_max // 2)
         self._of_keys: Counter[str] = Counter()
         """Requests that are being answered, by the name of their key; not those of operators."""
 

@@ -22,17 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from killable.api.http.api_keys import ApiKey, new_key
+from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, new_key
 from killable.api.http.route_roles import ROLES, VISIBILITIES, Role, Visibility
 from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import KillableError
 
-KEY_CHARS_MIN = 16
-"""Guessing 16 hexadecimal characters, at a billion guesses per second, takes centuries."""
-KEY_CHARS_MAX = 256
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-KEY = re.compile(r"[!-~]+")
-"""Visible ASCII, which can stand both in a header and in a line of the file."""
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 FILE_BYTES_MAX = 1 << 20
 CONFIGURATION = 78

@@ -11,6 +11,11 @@ OF_OPERATORS = 64
 """Streams that operators may have open while those of others hold all."""
 
 
+def most_streams(connections_max: int) -> int:
+    """Return how many streams may be open. A tenth of the connections stays free for others: submit, get, cancel."""
+    return max(1, connections_max * 9 // 10)
+
+
 class OpenStreams:
     """How many streams one app has open, and may have; and the times of each, in seconds."""
 

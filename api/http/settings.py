@@ -38,8 +38,3 @@ class HttpSettings(HttpServerSettings):
     def origins(self) -> list[str]:
         """Return `cors_origins` as browsers send them."""
         return [origin.rstrip("/").lower() for origin in self.cors_origins]
-
-    @property
-    def streams_max(self) -> int:
-        """The most open streams. A tenth of the connections stays free for other requests: submit, get, cancel."""
-        return max(1, self.connections_max * 9 // 10)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from killable.api.cli.diagnosis.check_result import Check, Status
 from killable.api.cli.diagnosis.init_check import init_check
-from killable.api.cli.diagnosis.limit_checks import limit_checks
+from killable.api.cli.diagnosis.limit_enforcement import limit_checks
 from killable.api.cli.diagnosis.sandbox_checks import sandbox_checks
 
 PR_SET_PDEATHSIG, PR_GET_CHILD_SUBREAPER = 1, 37

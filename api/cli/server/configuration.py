@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from killable.api.http.api_keys import ApiKey
+from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey
 from killable.api.http.host_and_origin import is_loopback
-from killable.api.http.key_file import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, KeysInvalid, read_keys
+from killable.api.http.key_file import KeysInvalid, read_keys
 from killable.supervisor.configuration import config as settings
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 

@@ -1,4 +1,4 @@
-"""How long the clients wait: for a connection, for an answer, for one held request, for a silent stream, and when their caller leaves.
+"""How long the clients wait: to connect, for an answer, in a held request, on a silent stream, and to leave.
 
 Runs in: any machine (no supervisor, no Linux). Retries: `retries`.
 """

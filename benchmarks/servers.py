@@ -22,7 +22,7 @@ from http_client import Connection
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import create_app
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NewType
 
 from killable.workers.authoring.limits_and_caps import Limits
-from killable.workers.errors import CODES, KillableError
+from killable.workers.error_codes import CODES
+from killable.workers.errors import KillableError
 from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The settings of a supervisor: plain values, already checked (`config` makes them from a file).
 
-Runs in: supervisor. Pure. Those of a server are in `server_settings`. A named tuple takes less time to define than a
-dataclass, and each start of a program with an Executor waits for it.
+Runs in: supervisor. Pure. Those of a server are in `http_server_settings`. A named tuple takes less time to define
+than a dataclass, and each start of a program with an Executor waits for it.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class SupervisorSettings:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Settings(SupervisorSettings):
-    """All settings of a supervisor. Those of the HTTP server are in `api.http.settings`."""
+    """All settings of a supervisor. Those of the HTTP server are in `api.http.app_settings`."""
 
     pools: tuple[PoolSpec, ...]
     limits: Limits = field(default_factory=lambda: DEFAULT_LIMITS)

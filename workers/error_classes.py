@@ -10,17 +10,8 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
-from killable.workers.errors import (
-    CODES,
-    LOST,
-    JobCancelled,
-    JobError,
-    JobFailed,
-    JobTimedOut,
-    KillableError,
-    OutOfMemory,
-    Refused,
-)
+from killable.workers.error_codes import CODES, LOST
+from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, KillableError, OutOfMemory, Refused
 
 if TYPE_CHECKING:
     from concurrent.futures.process import BrokenProcessPool

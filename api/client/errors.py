@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.errors import CODES, KillableError, Refused
+from killable.workers.error_codes import CODES
+from killable.workers.errors import KillableError, Refused
 
 _NO_FACTS = frozenset({"title", "detail", "code", "retryable", "message", "self"})
 """Members of an error that are its message or its class, or that cannot be keyword arguments."""

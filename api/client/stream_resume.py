@@ -26,7 +26,8 @@ from killable.api.client.http_call import HttpCall, job_path
 from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
 from killable.api.client.timeouts import SILENCE_S
 from killable.workers.error_classes import error_class
-from killable.workers.errors import LOST, KillableError, Refused
+from killable.workers.error_codes import LOST
+from killable.workers.errors import KillableError, Refused
 
 ALIVE_S = 10.0
 """A connection that lasted this many seconds (one ping) was useful, even if the job sent no event."""

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.audited_requests import Audit
 from killable.api.http.auth import KeyCheck
@@ -30,7 +31,6 @@ from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.route_roles import OPEN_PATHS
 from killable.api.http.schemas import Problem
-from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 

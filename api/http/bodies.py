@@ -14,12 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from killable.api.http.api_keys import KeyRing
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
 from killable.api.http.schemas import OperationRequest
-from killable.api.http.settings import HttpSettings
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings

@@ -11,11 +11,11 @@ from collections import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from killable.api.http.api_keys import KeyRing
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.auth import caller_of, is_operator
 from killable.api.http.connection import CONNECTION, TOO_MANY, Connection
 from killable.api.http.problems import problem
 from killable.api.http.route_roles import CALLER, OPEN_PATHS, access_to
-from killable.api.http.settings import HttpSettings
 
 
 class ConnectionsPerKey:

@@ -11,6 +11,7 @@ from typing import cast
 from fastapi import Request
 
 from killable.api.http.api_keys import KeyRing
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.auth import caller_of
 from killable.api.http.check_pool import CheckPool
@@ -18,7 +19,6 @@ from killable.api.http.input_check import InputCheck
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.own_jobs import OwnJobs
 from killable.api.http.request_turns import RequestTurns
-from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 

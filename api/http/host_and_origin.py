@@ -14,8 +14,8 @@ import re
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.problems import problem
-from killable.api.http.settings import HttpSettings
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
 """RFC 9110 section 7.2: uri-host [":" port]. A user part does not match; a URL parser would drop it silently."""

@@ -28,7 +28,8 @@ from killable.api.http.schemas import BODY_FORMS
 from killable.api.http.statuses import STATUSES
 from killable.api.http.unknown_fields import UNKNOWN_MEMBERS_MAX
 from killable.supervisor.records import JobRecord
-from killable.workers.errors import CODES, Refused
+from killable.workers.error_codes import CODES
+from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
 PROBLEM_TYPE = "application/problem+json"

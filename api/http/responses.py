@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse
 from killable.api.http.problems import PROBLEM_TYPE
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.statuses import STATUSES
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 from killable.workers.protocol.messages import dump_json
 
 Responses = dict[int | str, dict[str, Any]]

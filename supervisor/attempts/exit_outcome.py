@@ -14,7 +14,7 @@ from killable.supervisor.jobs.lifecycle import terminal_state_of
 from killable.supervisor.models import ExitStatus, Outcome, Verdict
 from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits_and_caps import Limits
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.frames import FRAME_BYTES_MAX

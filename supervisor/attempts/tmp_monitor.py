@@ -10,7 +10,7 @@ from killable.supervisor.attempts.resource_monitor import StopCallback
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process
-from killable.workers.authoring.kernel_limits import HARD_FACTOR
+from killable.workers.authoring.hard_limits import HARD_FACTOR
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.authoring.units import size
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.models import Certificate, Outcome
 from killable.supervisor.records import RetiredWorker, WorkerRecord
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0)]

@@ -24,9 +24,9 @@ from killable.supervisor.configuration.value_checks import (
     configured_caps,
     value_faults,
 )
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux import memory_size
-from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, MEMORY_SHARE_MAX, over, value_of
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.configuration.values_in_force import spelled
-from killable.supervisor.server_settings import ClusterSettings, ServerSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, cap_of
 

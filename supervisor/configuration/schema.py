@@ -25,9 +25,9 @@ from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.jobs import node_labels
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
-from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
 from killable.workers.authoring.limits_and_caps import LIMITS, Limit, Unit
 from killable.workers.authoring.units import parse_bytes, parse_count, parse_seconds

@@ -15,9 +15,9 @@ from typing import Any
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.schema import NO_LIMIT, CapsTable, FileTable, PoolTable
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
-from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.settings import usable_processors
 from killable.workers.authoring.limits_and_caps import flat
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from killable.supervisor.models import Outcome
 from killable.supervisor.pools.backoff import doubled
 from killable.workers.authoring.limits_and_caps import Limits
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 WAIT_S_MAX = 60.0
 """Upper bound of the doubled wait."""

@@ -29,7 +29,8 @@ from killable.supervisor.executor.task_results import (
     unpickled,
 )
 from killable.supervisor.models import Outcome
-from killable.workers.errors import CODES, JobCancelled, JobError, JobFailed
+from killable.workers.error_codes import CODES
+from killable.workers.errors import JobCancelled, JobError, JobFailed
 from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 
 class State(Enum):

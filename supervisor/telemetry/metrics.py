@@ -14,7 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Histogram
 
 from killable.supervisor.models import TERMINAL_STATES, Outcome, Verdict
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 WINDOW = 1024
 """Number of latest values behind a percentile: p99 still rests on ten of them."""

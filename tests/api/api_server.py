@@ -19,8 +19,8 @@ from support.engines import new_supervisor
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app import close_app, create_app
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor

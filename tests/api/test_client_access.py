@@ -7,7 +7,7 @@ from api_server import StartServer
 
 from killable import AsyncClient, Refused
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 
 SUBMIT, OPERATE = "submitting-" + "k" * 16, "operating-" + "k" * 16
 KEYS = (ApiKey("team", "submit", SUBMIT), ApiKey("ops", "operate", OPERATE))

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support.waiting import Pending, until_async
 
 from killable.api.http.api_keys import ApiKey, digest_of
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.failed_keys import FREE
 from killable.api.http.routes_metrics import OPENMETRICS
-from killable.api.http.settings import HttpSettings
 
 SECRET = "killable_0123456789"
 HASHED = ApiKey("team", "submit", sha256=digest_of(SECRET.encode()), visibility="own")

@@ -17,8 +17,8 @@ from killable.api.cli.server import bounded_protocol
 from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX, PIPELINED_MAX
 from killable.api.cli.server.connections import LINGERING_MAX
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.failed_keys import FREE
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import Submission
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -15,8 +15,8 @@ from test_http_bounds import accepted
 
 from killable.api.http import check_pool
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.bodies import SMALL_BYTES_MAX
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 

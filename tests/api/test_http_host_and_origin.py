@@ -9,8 +9,8 @@ import pytest
 from api_server import OwnServer, Server, StartServer, problem_of
 from support.looped_cases import cases
 
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.host_and_origin import is_loopback
-from killable.api.http.settings import HttpSettings
 
 HTTP = HttpSettings(allowed_hosts=("killable.example",), cors_origins=("https://app.example",), body_bytes_max=10_000)
 

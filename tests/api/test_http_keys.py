@@ -15,8 +15,8 @@ from routes import routes
 from support.looped_cases import cases
 
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.failed_keys import FREE
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
 
 SUBMIT, OPERATE = ApiKey("dashboard", "submit", "submit-0123456789"), ApiKey("oncall", "operate", "operate-0123456789")

@@ -12,7 +12,7 @@ from support.engines import ENGINE
 from support.looped_cases import cases
 from support.waiting import until_async
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 
 pytestmark = pytest.mark.own_server
 

@@ -6,7 +6,7 @@ import pytest
 from api_server import Server, StartServer, problem_of
 from support.looped_cases import cases
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 
 RECORD = {
     *(

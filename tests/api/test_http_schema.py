@@ -13,7 +13,7 @@ import pytest
 from api_server import Server, StartServer
 
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 
 KEY = ApiKey("oncall", "operate", "operate-0123456789")

@@ -13,7 +13,7 @@ import pytest
 from api_server import OwnServer, Server, StartServer, problem_of
 
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.jobs import submission_rate
 
 ANN, BOB = ApiKey("ann", "submit", "ann-0123456789abcdef"), ApiKey("bob", "submit", "bob-0123456789abcdef")

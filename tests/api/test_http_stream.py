@@ -26,7 +26,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.client.async_client import AsyncClient
 from killable.api.http.app import create_app
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
 from killable.supervisor.jobs import durable_ends
 from killable.supervisor.jobs.wakeup_turns import WAKES_MAX

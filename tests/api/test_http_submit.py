@@ -11,7 +11,7 @@ from api_server import Server, StartServer, problem_of
 from support.looped_cases import cases
 
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.workers.authoring.limits_and_caps import LIMITS
 
 JSON = {"content-type": "application/json"}

@@ -17,7 +17,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.http import operators_first
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 
 ANN, BOB = ApiKey("ann", "submit", "ann-0123456789abcdef"), ApiKey("bob", "submit", "bob-0123456789abcdef")
 ONCALL = ApiKey("oncall", "operate", "oncall-0123456789abcdef")

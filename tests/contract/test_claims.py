@@ -12,7 +12,7 @@ from support.hostile_job_table import TABLE
 
 from contract import rows
 from contract.source import Source, check, sources
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 
 def claimed_codes() -> set[str]:

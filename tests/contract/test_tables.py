@@ -14,7 +14,8 @@ from killable.supervisor.jobs.lifecycle import DECIDED, PUBLIC, TABLE, TERMINAL,
 from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, ExitStatus
 from killable.workers.authoring.limits_and_caps import LIMITS, Unit
 from killable.workers.error_classes import error_class
-from killable.workers.errors import CODES, KillableError
+from killable.workers.error_codes import CODES
+from killable.workers.errors import KillableError
 from killable.workers.exit_codes import MEANINGS, ExitCode
 
 ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"

@@ -21,8 +21,8 @@ from fault_injection import Injector
 from support import processes
 from support.waiting import Pending, until_async
 
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.settings import HttpSettings
 from killable.supervisor import event_loops
 from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.escalation import Rules
@@ -30,7 +30,8 @@ from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submis
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, NO_CAPS, over
-from killable.workers.errors import CODES, Refused
+from killable.workers.error_codes import CODES
+from killable.workers.errors import Refused
 from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 
 END_S = 60.0

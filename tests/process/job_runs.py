@@ -26,7 +26,7 @@ from killable.supervisor.ports import Gone
 from killable.supervisor.records import JobRecord, PoolRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 from killable.workers.protocol.frames import Frame
 
 HOSTILE_POOL = {

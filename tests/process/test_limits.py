@@ -27,7 +27,7 @@ import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import memory
 from killable.supervisor.settings import PoolSpec
-from killable.workers.authoring.kernel_limits import TASKS_SPARE, hard_limit_bytes
+from killable.workers.authoring.hard_limits import TASKS_SPARE, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.authoring.units import size
 

@@ -28,7 +28,8 @@ from killable.supervisor.models import PHASES, TERMINAL_STATES, JobEvent, Submis
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, NO_CAPS, over
-from killable.workers.errors import CODES, Refused
+from killable.workers.error_codes import CODES
+from killable.workers.errors import Refused
 from killable.workers.protocol.messages import Kind
 
 T = TypeVar("T")

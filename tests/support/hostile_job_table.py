@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 EXIT_PHASES = frozenset({"exited", "reaped", "tree_empty"})
 STOPPED = frozenset({"term_sent", "delivered", "acknowledged"}) | EXIT_PHASES

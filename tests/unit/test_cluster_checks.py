@@ -10,7 +10,7 @@ import pytest
 
 from killable.api.cli.commands.doctor import _configured
 from killable.api.cli.diagnosis.cluster_checks import examine_cluster
-from killable.supervisor.server_settings import ClusterSettings
+from killable.supervisor.http_server_settings import ClusterSettings
 
 
 def found(address: str, environ: Mapping[str, str], *, insecure: bool = False) -> dict[str, str]:

@@ -18,9 +18,9 @@ import pytest
 from killable.supervisor.configuration.config import Config, ConfigError, load
 from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.schema import json_schema
+from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.linux import memory_size
-from killable.supervisor.server_settings import ServerSettings
 from killable.supervisor.settings import SandboxSpec, Settings, TenantSettings, usable_cores, usable_processors
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 

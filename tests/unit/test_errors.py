@@ -13,16 +13,8 @@ import pytest
 from killable.api.cli.display.exit_codes import EXIT_CODES
 from killable.api.http.statuses import STATUSES
 from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled, error_class
-from killable.workers.errors import (
-    CODES,
-    JobCancelled,
-    JobError,
-    JobFailed,
-    JobTimedOut,
-    KillableError,
-    OutOfMemory,
-    Refused,
-)
+from killable.workers.error_codes import CODES
+from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, KillableError, OutOfMemory, Refused
 
 CLASSES = [KillableError, Refused, JobError, JobCancelled, JobTimedOut, JobFailed, WorkerCrashed]
 CLASSES += [OutOfMemory, WorkerExited, WorkerKilled]

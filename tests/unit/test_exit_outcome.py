@@ -13,7 +13,7 @@ from killable.supervisor.jobs.lifecycle import terminal_state_of
 from killable.supervisor.models import TERMINAL_STATES, ExitStatus, Verdict
 from killable.supervisor.ports import Gone
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 from killable.workers.exit_codes import MEANINGS, ExitCode
 from killable.workers.protocol.messages import OperationEntered, Raised
 from killable.workers.protocol.zygote_messages import ProcessEnding

@@ -19,7 +19,7 @@ from killable.supervisor.jobs.lifecycle import (
     terminal_state_of,
 )
 from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 LIVE = [state for state in State if state not in TERMINAL]
 

@@ -12,7 +12,7 @@ import pytest
 
 from killable.api.cli.server.listener import CannotServe, cannot_listen, listen
 from killable.supervisor.configuration.config import ConfigError
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.http_server_settings import ServerSettings
 
 
 def test_port_0_is_a_free_one_and_ipv6_has_brackets() -> None:

@@ -9,7 +9,7 @@ from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.kernel_limits import HARD_FACTOR, hard_limit_bytes
+from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 
 MB = 1_000_000

@@ -22,7 +22,8 @@ from killable.api.cli.display.record_table import facts_table
 from killable.api.client.client import NotEnded, Unreachable
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.error_classes import WorkerCrashed, error_class
-from killable.workers.errors import CODES, JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
+from killable.workers.error_codes import CODES
+from killable.workers.errors import JobCancelled, JobFailed, JobTimedOut, KillableError, Refused
 
 CLEAN = {"requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "acknowledged": 0.4, "exited": 1.2, "tree_empty": 1.3}
 STUCK = {"requested": 0.0, "term_sent": 0.1, "delivered": 0.3, "kill_sent": 501.0, "exited": 512.0, "tree_empty": 513.2}

@@ -11,7 +11,7 @@ from killable.api.cli.display import story
 from killable.api.cli.display.ending_rules import rule_of
 from killable.api.cli.display.remedies import remedy_for
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 RECORD: dict[str, Any] = {
     "job_id": "job-3f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "split", "tenant": "default",

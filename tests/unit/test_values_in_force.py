@@ -13,9 +13,9 @@ from killable.supervisor.configuration.config import Config, load
 from killable.supervisor.configuration.schema import PoolTable
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN
 from killable.supervisor.configuration.values_in_force import Setting, limits_in_force, settings_in_force, spelled
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.jobs import effective_limits
 from killable.supervisor.models import JobType
-from killable.supervisor.server_settings import ClusterSettings, ServerSettings
 from killable.workers.authoring.limits_and_caps import LIMITS
 
 pytestmark = pytest.mark.row("G11")

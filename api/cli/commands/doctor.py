@@ -59,7 +59,7 @@ def _configured(ray: str | None) -> Iterator[Check]:
     from killable.api.cli.diagnosis.cluster_checks import examine_cluster
     from killable.supervisor.configuration.config import ConfigError
     from killable.supervisor.configuration.config import examine as examine_configuration
-    from killable.supervisor.server_settings import ClusterSettings
+    from killable.supervisor.http_server_settings import ClusterSettings
 
     try:
         config = examine_configuration(None, os.environ, {"cluster.ray": ray}, None)[0]

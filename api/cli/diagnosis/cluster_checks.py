@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from killable.api.cli.diagnosis.check_result import Check
+from killable.supervisor.http_server_settings import ClusterSettings
 from killable.supervisor.linux import ray_settings
-from killable.supervisor.server_settings import ClusterSettings
 
 
 def examine_cluster(cluster: ClusterSettings, environ: Mapping[str, str]) -> Iterator[Check]:

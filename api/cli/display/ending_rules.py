@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from killable.api.cli.display import spelling
-from killable.workers.errors import CODES
+from killable.workers.error_codes import CODES
 
 _ASKED_BY = {
     "user": "A user cancelled it, with `killable kill`, DELETE or a client",

@@ -21,7 +21,8 @@ from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.remedies import limit_of
-from killable.workers.errors import CODES, JobError, KillableError
+from killable.workers.error_codes import CODES
+from killable.workers.errors import JobError, KillableError
 
 _HINTS = {
     "timeout.queue": "all workers were busy: raise pools.NAME.workers, or queue_s with submit --queue-s",

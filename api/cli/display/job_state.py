@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from killable.api.cli.display.spelling import age_s, plain
-from killable.workers.errors import LOST
+from killable.workers.error_codes import LOST
 
 _STATE_STYLES = {
     "queued": "cyan",

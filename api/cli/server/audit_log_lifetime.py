@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from killable.api.cli.server.listener import CannotServe
 from killable.api.http.audit_log import AuditLog
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.http_server_settings import ServerSettings
 
 
 @contextlib.contextmanager

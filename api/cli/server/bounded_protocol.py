@@ -21,11 +21,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from killable.api.cli.server.connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, TOO_MANY
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
-from killable.api.http.settings import HttpSettings
 
 HEADER_BYTES_MAX = 16 << 10
 """Twice what nginx and Apache accept of a line; httptools itself has no bound. What is in it is parsed in the event

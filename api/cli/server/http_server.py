@@ -19,10 +19,10 @@ from killable.api.cli.server.trusted_proxies import with_true_clients
 from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey, KeyRing
 from killable.api.http.app import close_app, create_app
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
-from killable.api.http.settings import HttpSettings
+from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine

@@ -16,7 +16,7 @@ from typing import Self
 
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.supervisor.configuration.config import ConfigError, ConfigFault
-from killable.supervisor.server_settings import ServerSettings
+from killable.supervisor.http_server_settings import ServerSettings
 from killable.workers.errors import KillableError
 
 PATH_BYTES_MAX = 107

@@ -23,8 +23,8 @@ from killable.api.cli.server.bounded_protocol import BoundedProtocol, protocol_o
 from killable.api.cli.server.listener import Listener
 from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.route_roles import CALLER, SOCKET_USER, VIA
-from killable.api.http.settings import HttpSettings
 
 logger = logging.getLogger("killable.server")
 

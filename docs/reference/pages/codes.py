@@ -8,7 +8,8 @@ from itertools import groupby
 from killable.api.cli.display.exit_codes import EXIT_CODES, CommandExit
 from killable.api.http.statuses import STATUSES
 from killable.workers.error_classes import error_class
-from killable.workers.errors import CODES, CodeRow, KillableError
+from killable.workers.error_codes import CODES, CodeRow
+from killable.workers.errors import KillableError
 from pages.markdown import code, document, prose, table
 
 ENDINGS = {

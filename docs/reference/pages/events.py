@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, cast
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.api.http.sse import PING, RETRY
 from killable.supervisor.jobs import event_log, job, job_events, job_output, output_lines
 from killable.supervisor.jobs.event_log import OUTPUT_EVENTS

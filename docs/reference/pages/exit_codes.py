@@ -12,7 +12,8 @@ import killable.api.client
 import killable.supervisor.configuration
 from killable.api.cli import app
 from killable.api.cli.display.exit_codes import EXIT_CODES, CommandExit, exit_code
-from killable.workers.errors import CODES, KillableError
+from killable.workers.error_codes import CODES
+from killable.workers.errors import KillableError
 from killable.workers.exit_codes import ExitCode
 from pages.markdown import attribute_docs, code, document, table
 

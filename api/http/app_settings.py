@@ -12,7 +12,7 @@ from killable.api.http.api_keys import ApiKey
 from killable.api.http.failed_keys import DELAY_S
 from killable.api.http.request_turns import WAITING_MAX
 from killable.api.http.sse import PING_S, SEND_TIMEOUT_S
-from killable.supervisor.server_settings import HttpServerSettings
+from killable.supervisor.http_server_settings import HttpServerSettings
 
 
 @dataclass(frozen=True)

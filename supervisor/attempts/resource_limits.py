@@ -11,9 +11,9 @@ from typing import Any, Self
 from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.authoring.units import size
+from killable.workers.headroom_over_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.named_tuples import NamedTuple
 
 

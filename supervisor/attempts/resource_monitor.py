@@ -12,8 +12,8 @@ from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.effective_limits import needs_samples
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import MeasuredProcess, Sample
-from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks
 from killable.workers.authoring.limits_and_caps import Limits
+from killable.workers.headroom_over_limits import hard_limit_bytes, hard_limit_of_tasks
 
 RETRY_S = 0.05
 """Time to the next measurement if one failed: no descriptor is left, or the process is gone, which is reported next."""

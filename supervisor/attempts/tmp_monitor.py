@@ -10,9 +10,9 @@ from killable.supervisor.attempts.resource_monitor import StopCallback
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process
-from killable.workers.authoring.hard_limits import HARD_FACTOR
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.authoring.units import size
+from killable.workers.headroom_over_limits import HARD_FACTOR
 
 LOOK_S = 0.5
 COST_SHARE = 20

@@ -44,7 +44,7 @@ GUARDS = {
     "protocol", "protocol.zygote_messages", "protocol.fd_passing", "runtime", "runtime.process_setup",
 }  # fmt: skip
 WORKERS = GUARDS | {
-    "authoring", "authoring.hard_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
+    "authoring", "headroom_over_limits", "authoring.context", "authoring.identifiers", "authoring.operations",
     "authoring.preloads", "authoring.registered_types", "authoring.requirements", "authoring.shield",
     "processes.exec_worker", "processes.worker_start", "processes.zygote", "protocol.by_value",
     "protocol.call_message", "protocol.codec",

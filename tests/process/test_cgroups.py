@@ -24,8 +24,8 @@ from support.supervisor_fixture import StartSupervisor
 from killable.supervisor.linux import cgroup
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
-from killable.workers.authoring.hard_limits import TASKS_SPARE, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import NO_CAPS
+from killable.workers.headroom_over_limits import TASKS_SPARE, hard_limit_bytes
 
 MIB = 1 << 20
 USED = 5_000_000

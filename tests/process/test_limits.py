@@ -27,9 +27,9 @@ import killable
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.linux.procfs import memory
 from killable.supervisor.settings import PoolSpec
-from killable.workers.authoring.hard_limits import TASKS_SPARE, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.authoring.units import size
+from killable.workers.headroom_over_limits import TASKS_SPARE, hard_limit_bytes
 
 MIB = 1 << 20
 GRACE_S = 0.2

@@ -9,7 +9,7 @@ from support.fake_world import SIGTERM, SLACK_S, Truth, World
 
 from killable.supervisor.attempts.escalation import LOCK_PATIENCE, LOCK_RUNS, RESEND_S
 from killable.supervisor.ports import ProcessorUse
-from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
+from killable.workers.headroom_over_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_REPLACED, NOTIFY_SWALLOWED
 
 

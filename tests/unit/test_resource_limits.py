@@ -9,8 +9,8 @@ from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
 from killable.supervisor.ports import Sample
-from killable.workers.authoring.hard_limits import HARD_FACTOR, hard_limit_bytes
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
+from killable.workers.headroom_over_limits import HARD_FACTOR, hard_limit_bytes
 
 MB = 1_000_000
 BASE = Sample(own_bytes=50 * MB, cpu_s=7.0)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from killable.workers.authoring.hard_limits import hard_limit_bytes, hard_limit_of_tasks
+from killable.workers.headroom_over_limits import hard_limit_bytes, hard_limit_of_tasks
 
 LIMIT_MAX = (1 << 63) - 1
 """The largest value that the kernel does not take for infinity."""

@@ -19,32 +19,10 @@ from rich.text import Text
 from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
+from killable.api.cli.display.error_hints import certificate_of, hint_for
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
-from killable.api.cli.display.remedies import limit_of
 from killable.workers.error_codes import CODES
-from killable.workers.errors import JobError, KillableError
-
-_HINTS = {
-    "timeout.queue": "all workers were busy: raise pools.NAME.workers, or queue_s with submit --queue-s",
-    "timeout.start": "the worker was not ready in time: see killable inspect, or raise start_s with submit --start-s",
-    "limit_over_cap": "the operator sets the caps, in [caps] and [jobs.NAME.caps] of killable.toml",
-    "queue_full": "try again in a moment, or raise server.queue_jobs_max",
-    "tenant_queue_full": "try again in a moment; the operator sets the shares, in [tenants.NAME] of killable.toml",
-    "too_many_submissions": "try again in a moment; the operator sets the rate, in [tenants.NAME] of killable.toml",
-    "too_many_streams": "close a stream; the operator sets their number, in [tenants.NAME] of killable.toml",
-    "priority_over_max": "the operator sets the highest priority, in [tenants.NAME] of killable.toml",
-    "journal_failed": "the server's disk is full or failing; its log and /readyz have details",
-    "draining": "accepted jobs continue; killable drain --off ends a drain",
-    "unknown_job": "killable ps -a lists the jobs that the server still keeps",
-    "unknown_node": "killable nodes lists the nodes",
-    "spawn": "killable doctor checks this machine; the server's log has details",
-    "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",
-    "unauthorized": "set KILLABLE_API_KEY to an API key of the server",
-}
-
-_EARLY_KILL_HINT = (
-    "native code did not react to SIGTERM within ack_s: raise it with submit --ack-s, @job(ack_s=...) or [limits]"
-)
+from killable.workers.errors import KillableError
 
 
 @contextmanager
@@ -69,7 +47,7 @@ def report(error: KillableError, as_json: bool) -> None:
     """Print an error: one JSON document on stdout, or a message on stderr."""
     lines = [Text.assemble(("killable: ", "bold"), _headline(error))]
     lines += [Text(line, "dim") for line in _details(error)]
-    hint = _hint(error)
+    hint = hint_for(error)
     if hint:
         lines.append(Text.assemble(("hint: ", "bold cyan"), hint))
     _print(error_members(error), lines, as_json)
@@ -139,7 +117,7 @@ def _details(error: KillableError) -> Iterator[str]:
         yield from (f"  {_as_option(fault)}" for fault in faults)
     if error.facts.get("traceback"):
         yield from str(error.facts["traceback"]).rstrip().splitlines()
-    certificate = _certificate(error)
+    certificate = certificate_of(error)
     if "requested" in certificate:
         yield death_line(certificate)
     if certificate.get("stack"):
@@ -166,21 +144,3 @@ def _as_option(fault: Mapping[str, Any]) -> str:
     else:
         where = f"{place} {pointer}".strip()
     return f"{where}: {fault.get('message', '')}"
-
-
-def _hint(error: KillableError) -> str:
-    if error.code == "cancelled" and _certificate(error).get("early_kill"):
-        return _EARLY_KILL_HINT
-    if error.code == "invalid" and isinstance(error, JobError):
-        return ""
-    limit = limit_of(error.code, error.facts)
-    if limit and error.code.startswith(("timeout.", "limit.")) and (limit == "total_s" or error.code not in _HINTS):
-        path = " PATH=SECONDS" if limit == "operation_s" else ""
-        more = f"raise {limit} with submit --{limit.replace('_', '-')}{path}, in @job or in killable.toml"
-        return f"{more}; killable explain {spelling.short(str(error.facts.get('job_id')))} suggests a value"
-    return _HINTS.get(error.code, "")
-
-
-def _certificate(error: KillableError) -> Mapping[str, Any]:
-    certificate = error.facts.get("certificate")
-    return certificate if isinstance(certificate, Mapping) else {}

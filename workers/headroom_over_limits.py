@@ -1,7 +1,7 @@
 """The hard limits, which the kernel holds: memory.max, RLIMIT_DATA, pids.max, RLIMIT_NPROC.
 
-Runs in: any. Over its own limit a job is stopped with its grace, over the hard one it has none. Apart from `limits`: a
-worker sets them without the table of all limits.
+Runs in: any. Over its own limit a job is stopped with its grace, over the hard one it has none. Apart from the table of
+all limits (`limits_and_caps`), which workers do not load to set them.
 """
 
 from __future__ import annotations

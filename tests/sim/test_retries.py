@@ -23,8 +23,8 @@ async def kill(sim: Simulation, job: Job) -> float:
         await asyncio.sleep(0.01)
     worker_id = sim.record(job).worker_id
     assert worker_id is not None
-    on_node = worker_id.rpartition(".")[2]
-    next(process for process in sim.world.alive() if process.worker_id == on_node).kill_from_outside()
+    pid = sim.record(job).pid
+    next(process for process in sim.world.alive() if process.pid == pid).kill_from_outside()
     while sim.record(job).worker_id == worker_id and not sim.record(job).ended:
         await asyncio.sleep(0.0001)
     return sim.loop.time()

@@ -61,6 +61,7 @@ OF_ONE_MACHINE = frozenset(
         "test_five_deaths_by_sigkill_have_five_codes", "test_memory_of_a_lost_zygote_is_removed",
         "test_a_thousand_jobs_leave_what_is_to_be_kept", "test_hundreds_of_jobs_at_once_each_get_their_own_result",
         "test_the_kernel_ends_what_nobody_looks_at_and_a_signal_alone_proves_nothing",
+        "test_a_zygote_that_dies_takes_its_jobs_and_the_queue_goes_on",
     }
 )  # fmt: skip
 """Files, and tests of others, that look at the zygote of a pool, at its workers and spares, or at two jobs of one

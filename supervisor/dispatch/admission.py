@@ -35,6 +35,9 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes
 
+OPERATORS_SHARE = 0.1
+"""The room beyond the bounds of the queue that only operators have, as a share of them."""
+
 Answer = asyncio.Future[JobRecord | Refused]
 
 
@@ -167,7 +170,7 @@ class Admission:
             whose = f"the share of tenant {submission.tenant} in the queue is full"
             raise self._no_room(job_type, full, whose, "tenant_queue_full", tenant=submission.tenant) from full
         try:
-            self._jobs.job_queue.check(len(submission.input), reserve=submission.operator)
+            self._jobs.job_queue.check(len(submission.input), more=OPERATORS_SHARE if submission.operator else 0.0)
         except QueueFull as full:
             raise self._no_room(job_type, full, "the queue is full", "queue_full") from full
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from killable.supervisor.linux.program_forks import forks_postponed
 from killable.supervisor.linux.reserved_descriptor import ReservedDescriptor
 
-MODULES = ("datetime", "killable.supervisor.attempts.attempt", "killable.supervisor.executor.ending_notes")
+MODULES = ("datetime", "killable.supervisor.attempts.attempt", "killable.supervisor.executor.exception_notes")
 """Imported ahead, and not with the first ending: an import in a thread after a Ctrl-C can make CPython forget that the
 interrupt is what ends the program (named tuples are made with `eval`), and so change its exit status.
 """

@@ -372,7 +372,7 @@ class JobFuture(Future[T]):
             ending_imports.load()
         except OSError:  # no descriptor: the error has no class of its own then, but its code
             return JobError(outcome.message, code=code, job_id=self.job_id, **outcome.facts)
-        from killable.supervisor.executor.ending_notes import add_notes
+        from killable.supervisor.executor.exception_notes import add_notes
         from killable.workers.error_classes import WorkerCrashed, error_class
 
         facts = {"job_id": self.job_id, "certificate": self.certificate, **outcome.facts}

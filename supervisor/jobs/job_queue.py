@@ -12,6 +12,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
+from math import ceil
 
 from killable.workers.named_tuples import NamedTuple
 
@@ -29,9 +30,6 @@ PRIORITY_MAX = 1000
 
 SERVED_MAX = 1000
 """Tenants without a waiting job that are remembered as served; without this bound nothing would forget them."""
-
-RESERVE = 10
-"""The room that only operators have is this part of the queue: one job or byte for ten of the bound."""
 
 
 class QueueFull(Exception):
@@ -235,15 +233,12 @@ class JobQueue:
         queue = self._pools.get(pool)
         return queue.startable if queue else 0
 
-    def check(self, input_bytes: int, *, reserve: bool = False) -> None:
+    def check(self, input_bytes: int, *, more: float = 0.0) -> None:
         """Raise QueueFull when there is no room for one more job with an input of this size.
 
-        With `reserve` (an operator's job) there is a tenth more room.
+        There is more room by this share of it, rounded up.
         """
-        jobs_max, bytes_max = self._jobs_max, self._bytes_max
-        if reserve:
-            jobs_max += -(-jobs_max // RESERVE)
-            bytes_max += -(-bytes_max // RESERVE)
+        jobs_max, bytes_max = (most + ceil(most * more) for most in (self._jobs_max, self._bytes_max))
         if len(self) >= jobs_max:
             raise QueueFull("queue_jobs_max", self._jobs_max)
         if self.bytes + input_bytes > bytes_max:

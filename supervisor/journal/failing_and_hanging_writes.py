@@ -9,6 +9,8 @@ from killable.workers.errors import Refused
 
 HANGS_AFTER_S = 5.0
 """A write that takes longer, in seconds, is considered to hang: submissions are refused until it has finished."""
+CLOSE_S = 10.0
+"""Seconds for the last notes of a server that closes: a disk that hangs must not keep the server from ending."""
 RETRY_S = 1.0
 """Seconds between two checks whether writing works again."""
 RETRY_AFTER_S = 5

@@ -25,7 +25,7 @@ from typing import Any
 from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
 from killable.supervisor.journal import failing_and_hanging_writes
-from killable.supervisor.journal.failing_and_hanging_writes import RETRY_S
+from killable.supervisor.journal.failing_and_hanging_writes import CLOSE_S, RETRY_S
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
@@ -39,8 +39,6 @@ from killable.supervisor.journal.start_refusals import JournalRefused
 
 GROUP_MAX = 256
 """Entries per transaction: a sync to disk takes longer than so many rows."""
-CLOSE_S = 10.0
-"""Seconds for the last notes: a disk that hangs must not keep the server from ending."""
 
 Answer = Callable[[str, bool], None]
 """Called in the event loop with why it is not on disk (empty: it is), and whether that is certain."""

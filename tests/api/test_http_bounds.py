@@ -15,7 +15,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.cli.server import bounded_protocol
 from killable.api.cli.server.bounded_protocol import FIELDS_MAX, HEADER_BYTES_MAX, PARAMETERS_MAX, PIPELINED_MAX
-from killable.api.cli.server.connections import LINGERING_MAX
+from killable.api.cli.server.idle_connections import LINGERING_MAX
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.failed_keys import FREE

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from killable.api.cli.server import connections as module
-from killable.api.cli.server.connections import LINGERING_MAX, RESERVE, Admittance, Connections
+from killable.api.cli.server import idle_connections as module
+from killable.api.cli.server.idle_connections import LINGERING_MAX, RESERVE, Admittance, Connections
 
 ADMITTED, RESERVED, REFUSED, DROPPED = Admittance.ADMITTED, Admittance.RESERVED, Admittance.REFUSED, Admittance.DROPPED
 

@@ -138,13 +138,13 @@ def test_an_operator_has_a_tenth_more_room() -> None:
         push(queue, f"j{number}", size=10)
     with pytest.raises(QueueFull):
         queue.check(0)
-    queue.check(10, reserve=True)
+    queue.check(10, more=0.1)
     with pytest.raises(QueueFull) as caught:
-        queue.check(11, reserve=True)
+        queue.check(11, more=0.1)
     assert (caught.value.bound, caught.value.limit) == ("queue_bytes_max", 100)
     push_over(queue, "operator's")
     with pytest.raises(QueueFull):
-        queue.check(0, reserve=True)
+        queue.check(0, more=0.1)
 
 
 def push_over(queue: JobQueue, job_id: str) -> None:

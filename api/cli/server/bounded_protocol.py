@@ -19,7 +19,7 @@ from typing import Any, cast
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from killable.api.cli.server.connections import Admittance, Connections
+from killable.api.cli.server.idle_connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.client_network import network_of

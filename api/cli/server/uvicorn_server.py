@@ -16,10 +16,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from killable.api.cli.server.acceptor import Acceptor
+from killable.api.cli.server.idle_connections import KEEP_ALIVE_S
 from killable.api.cli.server.listener import BACKLOG
 
-KEEP_ALIVE_S = 15
-"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 _OF_ONE_REQUEST = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
 
 

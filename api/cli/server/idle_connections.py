@@ -1,4 +1,4 @@
-"""Which connections a server has, and which one goes when there is no room for the next.
+"""Which connections a server has, how long an idle one stays, and which one goes when there is no room for the next.
 
 Runs in: supervisor, in its event loop. Decides; a connection closes itself.
 
@@ -18,6 +18,8 @@ from typing import Protocol
 
 from killable.api.http.client_network import network_of
 
+KEEP_ALIVE_S = 15
+"""Seconds for an idle connection: longer than a pause between two commands, shorter than the 60 s of proxies."""
 RESERVE = 32
 """Connections over the bound on which operators are answered, and nobody else."""
 LINGERING_MAX = 100

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import httpx
+import psutil
 import pytest
 from mcp_types import CallToolResult
 from support.killable_command import Command, Serve
@@ -220,8 +221,9 @@ async def test_a_changed_list_is_told(folder: Path, serve: Serve) -> None:
         listening = await asked.http.send(asked.http.build_request("GET", "/mcp", headers=ACCEPT), stream=True)
         async with client.listen(tools_list_changed=True) as subscription:
             (folder / "my_jobs.py").write_text(JOBS.replace("def add", "def sum_of"))
-            zygote = (await asked.http.get("/readyz")).json()["pools"][0]["zygote_pid"]
-            os.kill(zygote, signal.SIGKILL)
+            (guard,) = psutil.Process(server.process.pid).children()
+            (zygote,) = guard.children()
+            zygote.kill()
             async for _ in subscription:
                 names = {tool.name for tool in (await client.list_tools()).tools}
                 if "sum_of" in names:

@@ -35,7 +35,7 @@ _IMAGES = (
 """How images begin that clients can show."""
 
 
-class Output:
+class CallOutput:
     """What a job has streamed in its latest attempt, up to a size."""
 
     def __init__(self, bytes_max: int) -> None:
@@ -63,7 +63,7 @@ class Output:
                 return
 
 
-class Ending:
+class CallEnding:
     """The end of a job, as its terminal event says it."""
 
     def __init__(self, data: bytes, job: Mapping[str, Any], address: str) -> None:
@@ -72,7 +72,7 @@ class Ending:
         self._job = job
         self._address = address
 
-    def answer(self, output: Output) -> CallToolResult:
+    def answer(self, output: CallOutput) -> CallToolResult:
         """Return the answer to the call."""
         job_id, state = str(self.data["job_id"]), self.data["state"]
         content = _streamed(output, f"{self._address}/output")
@@ -133,7 +133,7 @@ def _is_json(value: Any) -> bool:
     return isinstance(value, (str, int, float, bool, list, dict)) or value is None
 
 
-def _streamed(output: Output, link: str) -> list[ContentBlock]:
+def _streamed(output: CallOutput, link: str) -> list[ContentBlock]:
     if not output.content:
         return []
     if output.is_bytes:

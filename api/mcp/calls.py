@@ -27,8 +27,8 @@ from killable.api.http.bodies import large_body_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of
-from killable.api.mcp.answers import Ending, Output, refused
-from killable.api.mcp.progress import Progress
+from killable.api.mcp.answers import CallEnding, CallOutput, refused
+from killable.api.mcp.progress import CallProgress
 from killable.api.mcp.tools import is_tool
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobType, Submission
@@ -128,7 +128,7 @@ async def _answered(
     job = _CalledJob(parts, request, call)
     try:
         record = await job.submit(job_type, params.arguments or {})
-        output, progress = Output(parts.settings.result_inline_bytes_max), Progress()
+        output, progress = CallOutput(parts.settings.result_inline_bytes_max), CallProgress()
         wants_progress = "progress_token" in (context.meta or {})
         async with aclosing(parts.engine.events(record.job_id)) as batches:
             async for batch in batches:
@@ -139,7 +139,7 @@ async def _answered(
                     for note in progress.notes(batch):
                         await context.session.report_progress(*note)
                 if job.has_ended:
-                    return Ending(batch[-1].data, _of_record(record), _address(request, record)).answer(output)
+                    return CallEnding(batch[-1].data, _of_record(record), _address(request, record)).answer(output)
         raise Refused("the record of the job was dropped before its end was told", code="unknown_job")
     finally:
         if not job.has_ended:

@@ -31,7 +31,7 @@ class Note(NamedTuple):
     message: str
 
 
-class Progress:
+class CallProgress:
     """The progress of one call. Its numbers only grow, as the protocol demands: a text between two reports of the job
     is told with a number that is a little larger than the one before.
     """

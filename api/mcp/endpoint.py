@@ -213,14 +213,14 @@ class _Server(Server[Any]):
         return super().create_initialization_options(changes, experimental_capabilities, extensions)
 
 
-async def _without_details(context: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+async def _without_details(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Log an error that nobody expected: the SDK would tell the client its text."""
     try:
-        return await call_next(context)
+        return await call_next(ctx)
     except (MCPError, ValidationError):
         raise
     except Exception as error:
-        log.exception("a request of MCP failed: %s", context.method)
+        log.exception("a request of MCP failed: %s", ctx.method)
         raise MCPError(INTERNAL_ERROR, "The server's log has the details") from error
 
 

@@ -42,6 +42,8 @@ class HttpServerSettings:
     """Host names, besides loopback and `host`, under which clients reach this server."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; empty: of nobody."""
+    mcp: bool = False
+    """Serve job types as tools of the Model Context Protocol at /mcp; needs the extra: pip install "killable[mcp]"."""
     cors_origins: tuple[str, ...] = ()
     """Origins like "https://app.example" whose pages may call this server."""
     connections_max: PositiveCount = 2000

@@ -6,9 +6,11 @@ Runs in: api.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
@@ -26,16 +28,28 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams, most_streams
-from killable.api.http.problems import install_problems
+from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
-from killable.api.http.route_roles import OPEN_PATHS
+from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
 
 
-def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None) -> FastAPI:
+class Tools(Protocol):
+    """What answers at MCP_PATH (`api/mcp/endpoint`, which is imported only where it is wanted)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+    def stop_listening(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+def create_app(
+    engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None, tools: Tools | None = None
+) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
     The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
@@ -64,6 +78,9 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
         app.include_router(routes.router)
+    app.state.tools = tools
+    methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
+    app.router.routes.append(Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False))
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
@@ -82,9 +99,25 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     return app
 
 
+def end_listening(app: FastAPI) -> None:
+    """End the streams that have no job whose end would end them."""
+    if app.state.tools is not None:
+        app.state.tools.stop_listening()
+
+
 async def close_app(app: FastAPI) -> None:
-    """End the processes that an application has started."""
+    """End the processes and tasks that an application has started."""
+    if app.state.tools is not None:
+        await app.state.tools.close()
     await app.state.parts.checks.close()
+
+
+class _NoTools:
+    """Says how to have job types as tools."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told = "This server has no tools for MCP: `killable serve --mcp`, or mcp = true under [server], turns them on"
+        await problem("not_found", told)(scope, receive, send)
 
 
 class _App(FastAPI):

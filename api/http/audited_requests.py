@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -53,6 +54,8 @@ class Act:
     code: str = ""
     location: str = ""
     is_replayed: bool = False
+    write: Callable[[], Awaitable[None]] | None = None
+    """Writes the record of what is noted here. None: there is no audit log."""
 
 
 def act_of(scope: Scope) -> Act:
@@ -64,6 +67,15 @@ def act_of(scope: Scope) -> Act:
 def note_jobs(request: Request, jobs: Sequence[str]) -> None:
     """Note the jobs that a request is about, where its path does not say."""
     act_of(request.scope).jobs.extend(jobs)
+
+
+async def note_now(request: Request, event: str, jobs: Sequence[str] = (), code: str = "") -> None:
+    """Have what a request has done so far recorded, and not at its end, which may be hours away."""
+    act = act_of(request.scope)
+    if act.write is not None:
+        act.event, act.jobs, act.code = event, list(jobs), code
+        await act.write()
+        act.event, act.jobs, act.code = "", [], ""
 
 
 class Audit:
@@ -81,6 +93,7 @@ class Audit:
             await self._app(scope, receive, send)
             return
         act = Act(scope.get(CALLER), scope.get(VIA, ""))
+        act.write = partial(self._write, scope, act)
 
         async def noting(message: Message) -> None:
             _note_answer(act, message)
@@ -91,7 +104,7 @@ class Audit:
         finally:
             if act.status in REFUSED and not act.via and self._are_many(scope):
                 self._unrecorded += 1
-            elif act.event or scope["method"] not in ("GET", "HEAD", "OPTIONS") or act.status in REFUSED:
+            elif act.event or act.status in REFUSED or _may_change(scope):
                 await self._write(scope, act)
 
     def _are_many(self, scope: Scope) -> bool:
@@ -133,6 +146,11 @@ class Audit:
             except Refused:
                 pass
         return found
+
+
+def _may_change(scope: Scope) -> bool:
+    method = scope["method"]
+    return method not in ("GET", "HEAD", "OPTIONS") and not access_to(method, scope["path"]).notes_itself
 
 
 def _note_answer(act: Act, message: Message) -> None:

@@ -19,6 +19,7 @@ from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
+from killable.api.http.route_roles import MCP_PATH
 from killable.api.http.schemas import OperationRequest
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
@@ -37,7 +38,7 @@ class LargeBody(NamedTuple):
     """What the route does not get of a large body that was parsed elsewhere."""
 
     input: bytes
-    """JSON, not checked against the schema of the job's type."""
+    """JSON, not checked against the schema of the job's type; of a call over MCP its arguments."""
     digest: str
     """SHA-256 of the whole body."""
 
@@ -168,7 +169,7 @@ class LargeBodies:
             if body is None:
                 return  # its client has left
             if len(body) > SMALL_BYTES_MAX:
-                if scope["path"] != SUBMISSION_PATH:
+                if scope["path"] not in (SUBMISSION_PATH, MCP_PATH):
                     raise HTTPException(413, f"Here a body may have at most {SMALL_BYTES_MAX} bytes")
                 body, scope = await self._parsed(body, scope)
         except HTTPException as error:
@@ -180,7 +181,8 @@ class LargeBodies:
 
     async def _parsed(self, body: bytes, scope: Scope) -> tuple[bytes, Scope]:
         """Return the body without its input, and the scope with the rest. Raise Refused."""
-        head, input = await self._pool.split(body, _MEMBERS, tenant_of_scope(scope))
+        members = None if scope["path"] == MCP_PATH else _MEMBERS
+        head, input = await self._pool.split(body, members, tenant_of_scope(scope))
         if "malformed" in head:
             raise Refused(head["malformed"], code="malformed")
         if "faults" in head:

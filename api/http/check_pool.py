@@ -44,9 +44,10 @@ class CheckPool:
         self._starting: asyncio.Task[Supervisor] | None = None
         self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()
 
-    async def split(self, body: bytes, members: Sequence[str], tenant: str) -> tuple[dict[str, Any], bytes]:
+    async def split(self, body: bytes, members: Sequence[str] | None, tenant: str) -> tuple[dict[str, Any], bytes]:
         """Return what `check_pool_jobs.split` does. Raise Refused: input.invalid, busy."""
-        content = b'{"members":%s,"body":{"base64":"%s"}}' % (dump_json(list(members)), base64.b64encode(body))
+        named = dump_json(None if members is None else list(members))
+        content = b'{"members":%s,"body":{"base64":"%s"}}' % (named, base64.b64encode(body))
         result = await self._run(SPLIT, content, tenant)
         head, _, input = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).partition(b"\n")
         return json.loads(head), input

@@ -21,20 +21,21 @@ ENVELOPE_BYTES_MAX = 64 << 10
 
 
 @job
-def split(body: bytes, members: list[str]) -> bytes:
+def split(body: bytes, members: list[str] | None) -> bytes:
     """Return a JSON object, a line end, and the input as JSON. The object has the `envelope`, which is the body with an
     empty input, as text, and the `digest` of the body; or why it is `malformed`, or its `faults`.
 
-    In a body that names an operation, the input is all that is not in `members`.
+    In a body that names an operation, the input is all that is not in `members`. In a message of MCP (`members` is
+    None) it is the arguments of the call.
     """
-    head, input = _parts(body, frozenset(members))
+    head, input = _parts(body, None if members is None else frozenset(members))
     return dump_json(head) + b"\n" + input
 
 
-def _parts(body: bytes, members: Set[str]) -> tuple[dict[str, Any], bytes]:
+def _parts(body: bytes, members: Set[str] | None) -> tuple[dict[str, Any], bytes]:
     try:
         document = json.loads(body.decode())
-        envelope, input = _without_input(document, members)
+        envelope, input = _without_arguments(document) if members is None else _without_input(document, members)
         content = dump_json(input)
     except UnicodeDecodeError as error:
         return {"malformed": f"The body is not UTF-8 (byte {error.start})"}, b""
@@ -62,6 +63,14 @@ def _without_input(document: Any, members: Set[str]) -> tuple[Any, Any]:
     # One that is no object keeps its type, so that the fault is told as that of a small body.
     empty = {"input": type(input)()} if isinstance(input, (dict, list, str)) else {}
     return document | empty, input if isinstance(input, dict) else {}
+
+
+def _without_arguments(message: Any) -> tuple[Any, Any]:
+    """Return a message of MCP without the arguments of a call, and the arguments."""
+    match message:
+        case {"params": {"arguments": dict() as arguments, **params}, **members}:
+            return {**members, "params": {**params, "arguments": {}}}, arguments
+    return message, {}
 
 
 @job

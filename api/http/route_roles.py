@@ -34,9 +34,12 @@ class Access(NamedTuple):
     """It acts on the jobs of all keys, or counts them: not for a key that sees its own only."""
     verb: str = ""
     """Its name in the audit log, where it changes something."""
+    notes_itself: bool = False
+    """What it changes stands in its body: the route has it recorded (`audited_requests.note_now`)."""
 
 
 _JOB = "/v1/jobs/{job_id}"
+MCP_PATH = "/mcp"
 
 ACCESS: dict[tuple[str, str], Access] = {
     # Load balancers and orchestrators have no key.
@@ -71,6 +74,9 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/drain"): Access("operate", whole_server=True),
     ("DELETE", "/v1/drain"): Access("operate", whole_server=True, verb="undrain"),
     ("POST", "/v1/shutdown"): Access("operate", whole_server=True, verb="shutdown"),
+    ("GET", MCP_PATH): Access("submit"),
+    ("POST", MCP_PATH): Access("submit", notes_itself=True),
+    ("DELETE", MCP_PATH): Access("submit", notes_itself=True),
 }
 """By method and path. A route that is not in it needs the role operate."""
 

@@ -18,7 +18,7 @@ from support.engines import new_supervisor
 
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
-from killable.api.http.app import close_app, create_app
+from killable.api.http.app import Tools, close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.supervisor.models import TERMINAL_STATES
@@ -157,14 +157,15 @@ class _Server(uvicorn.Server):
 class StartServer(Protocol):
     def __call__(
         self, *, http: HttpSettings = ..., workers: int = ..., more: tuple[PoolSpec, ...] = ...,
-        audit_log: AuditLog | None = ..., **settings: Any,
+        audit_log: AuditLog | None = ..., tools: Callable[[Supervisor], Tools] | None = ..., **settings: Any,
     ) -> AbstractAsyncContextManager[OwnServer]: ...  # fmt: skip
 
 
 @asynccontextmanager
 async def serve(
     *, http: HttpSettings | None = None, workers: int = 2, more: tuple[PoolSpec, ...] = (),
-    audit_log: AuditLog | None = None, engine: Callable[[Settings], Supervisor] = new_supervisor, **settings: Any,
+    audit_log: AuditLog | None = None, engine: Callable[[Settings], Supervisor] = new_supervisor,
+    tools: Callable[[Supervisor], Tools] | None = None, **settings: Any,
 ) -> AsyncIterator[OwnServer]:  # fmt: skip
     """Run supervisor and HTTP server; end the jobs first, so that every stream ends with its terminal event."""
     pool = PoolSpec(name="tests", modules=(str(JOBS),), **POOL | {"workers": workers})
@@ -172,7 +173,7 @@ async def serve(
     supervisor = engine(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
-        app = create_app(supervisor, http, audit_log)
+        app = create_app(supervisor, http, audit_log, None if tools is None else tools(supervisor))
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
             app,
@@ -197,6 +198,7 @@ async def serve(
                 await supervisor.close()
         finally:
             server.should_exit = True
+            end_listening(app)
             await serving
             await close_app(app)
     finally:

@@ -46,11 +46,12 @@ BELOW = {
     "api": (),
     "api/http": (),
     "api/client": (),
+    "api/mcp": ("api/http", "api/cli/display"),
     "api/cli": ("api/cli/declarations", "api/cli/parameters"),
     "api/cli/declarations": ("api/client", "api/cli/parameters"),
     "api/cli/display": ("api/client",),
     "api/cli/parameters": ("api/client", "api/cli/display"),
-    "api/cli/server": ("api/client", "api/http", "api/cli/display"),
+    "api/cli/server": ("api/client", "api/http", "api/mcp", "api/cli/display"),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
         "api/client", "api/http", "api/cli", "api/cli/declarations", "api/cli/display", "api/cli/parameters",

@@ -41,11 +41,14 @@ def foreign(source: Source) -> list[tuple[str, int]]:
 
 @check
 def not_required(looked_at: Sequence[Source]) -> list[str]:
-    """The built-in job types may import what the extra `models` has, too, and one file what `ray` has."""
+    """The built-in job types may import what the extra `models` has, too, one file what `ray` has, and a package what
+    `mcp` has.
+    """
     found = []
     for each in looked_at:
         builtin = each.name.startswith("workers/builtin/")
-        extra = "ray" if each.name == RAY_CARRIER else "models" if builtin else ""
+        tools = each.name.startswith("api/mcp/")
+        extra = "ray" if each.name == RAY_CARRIER else "models" if builtin else "mcp" if tools else ""
         required = named([*PROJECT["dependencies"], *EXTRAS.get(extra, ())])
         found += [f"{each.name}:{line} imports {name}" for name, line in foreign(each) if not homes(name) & required]
     return found

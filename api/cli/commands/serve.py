@@ -57,6 +57,7 @@ def serve(
     journal: str | None,
     log_level: str | None,
     log_format: str | None,
+    mcp: bool,
     ray: str | None,
     as_json: bool,
 ) -> None:
@@ -65,7 +66,7 @@ def serve(
         flags = {
             "server.host": host, "server.port": port, "server.uds": uds,
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
-            "cluster.ray": ray,
+            "server.mcp": mcp or None, "cluster.ray": ray,
         }  # fmt: skip
         _run(flags, config, target, as_json)
 
@@ -90,6 +91,10 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
     fitted, lowered = _fitted(in_force.config, raise_file_limit())
     in_force = dataclasses.replace(in_force, config=fitted)
     server = fitted.server
+    if server.mcp:
+        from killable.api.cli.server.http_server import import_mcp
+
+        import_mcp()
     with (
         no_end_by_hang_up(),
         listen(server, in_force.config.sources.get("server.host", "")) as listener,

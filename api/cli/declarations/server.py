@@ -39,6 +39,7 @@ SERVE = VerbCommand(
     Option(["--journal"], metavar="PATH", help="File that keeps jobs across restarts. Default: none."),
     Option(["--log-level"], metavar="debug|info|warning|error", help="Default: info."),
     Option(["--log-format"], metavar="text|json", help="Format of the log on stderr. Default: text."),
+    Option(["--mcp"], is_flag=True, help="Serve job types as tools of the Model Context Protocol at /mcp."),
     Option(["--ray"], metavar="ADDRESS", help="Run jobs on the machines of a Ray cluster. Default: on this one."),
     JSON,
     runs="serve.serve",

@@ -5,8 +5,10 @@ Runs in: supervisor, before it starts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from killable.supervisor.configuration.config import Config, ConfigError, Config
 API_KEY = "KILLABLE_API_KEY"
 API_KEY_NAME = "default"
 KEYS_FILE = "server.api_keys_file"
+MCP_FROM, MCP_BELOW = (2, 3), (3,)
+"""Releases of the package mcp that fit, as in `pyproject.toml`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ def examine(
     own = environ.pop(API_KEY, None)
     config, faults = settings.examine(path, environ, flags, target)
     keys, of_environment, wrong = _keys(config, own)
+    wrong += _without_mcp(config)
     doubted = {fault.key for fault in (*faults, *wrong)} & {KEYS_FILE, API_KEY, "server.host"}
     if not keys and not doubted:
         wrong += _open_to_everyone(config)
@@ -110,6 +115,21 @@ def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], ApiKey |
                 )
             )
     return (*keys, of_environment), of_environment, faults
+
+
+def _without_mcp(config: Config) -> Iterator[ConfigFault]:
+    """Yield a fault if tools are to be served and the package for it is not there, or is another one."""
+    if not config.server.mcp:
+        return
+    try:
+        found = metadata.version("mcp")
+    except metadata.PackageNotFoundError:
+        found = ""
+    release = tuple(map(int, re.findall(r"\d+", found)[:2]))
+    if not MCP_FROM <= release < MCP_BELOW:
+        expected = f'expected the package mcp, {MCP_FROM[0]}.{MCP_FROM[1]} or later: pip install "killable[mcp]"'
+        told = f"mcp {found}" if found else "no such package"
+        yield ConfigFault("server.mcp", expected, told, config.sources.get("server.mcp", ""))
 
 
 def _open_to_everyone(config: Config) -> Iterator[ConfigFault]:

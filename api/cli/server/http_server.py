@@ -18,19 +18,33 @@ from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.cli.server.trusted_proxies import with_true_clients
 from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey, KeyRing
-from killable.api.http.app import close_app, create_app
+from killable.api.http.app import close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
+    from killable.api.http.app import Tools
     from killable.supervisor.engine import Engine
 
 log = logging.getLogger(__name__)
 
 CUT_OFF_S = 1.0
 """Seconds for uvicorn to end after it was asked to drop its connections."""
+
+
+def import_mcp() -> None:
+    """Import what `/mcp` needs, before there is anything that a second's import would hold up."""
+    from killable.api.mcp import endpoint as _  # noqa: F401
+
+
+def _tools(engine: Engine, settings: HttpSettings) -> Tools | None:
+    if not settings.mcp:
+        return None
+    from killable.api.mcp.endpoint import McpEndpoint
+
+    return McpEndpoint(engine, settings.body_bytes_max)
 
 
 class HttpServer:
@@ -43,7 +57,7 @@ class HttpServer:
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
-        self._app = create_app(engine, settings, audit_log)
+        self._app = create_app(engine, settings, audit_log, _tools(engine, settings))
         self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
         served = with_true_clients(self._app, server.trusted_proxies)
@@ -87,6 +101,7 @@ class HttpServer:
         """Accept no more connections, wait up to `readers_s` for the open answers, then drop the rest."""
         assert self._serving is not None
         self._server.should_exit = True
+        end_listening(self._app)
         await asyncio.wait({self._serving}, timeout=readers_s)
         if not self._serving.done():
             log.warning(

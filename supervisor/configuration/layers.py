@@ -73,7 +73,7 @@ def merge(
     if target is not None:
         apply_target(leaves, target)
         folder = Path(os.path.abspath(target)).parent if is_path(target) else Path(os.path.abspath("."))
-    elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
+    elif not any((key[0] == "pools" and key[-1] == "module") or key[0] == "commands" for key in leaves):
         leaves, builtin = built_in() | leaves, True
     faults += resolve_address(leaves)
     return Merged(leaves, file, folder, builtin), faults
@@ -121,7 +121,7 @@ def apply_target(leaves: Leaves, target: str) -> None:
     path = Path(target).absolute()
     stem = path.stem if is_path(target) else target.rpartition(".")[2]
     pool = re.sub(r"[^a-z0-9_-]", "_", stem.lower()).lstrip("0123456789_-")[:63] or "jobs"
-    for key in [key for key in leaves if key[0] == "pools" and key[1:2] != (pool,)]:
+    for key in [key for key in leaves if key[0] == "commands" or (key[0] == "pools" and key[1:2] != (pool,))]:
         del leaves[key]
     module = str(path) if is_path(target) else target
     leaves["pools", pool, "module"] = SourcedValue(module, Layer.FLAG, "the command line")

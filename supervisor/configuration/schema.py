@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
+from killable.supervisor.configuration.command_tables import CommandTable
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs import node_labels
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
@@ -267,7 +268,7 @@ class SandboxTable(_Table):
 class PoolTable(_Table):
     """One pool: a zygote process that has imported the modules, and its workers."""
 
-    module: Texts
+    module: Texts = ()
     """The module to serve: its name, a path like "./my_jobs.py" (from the file's folder), or a list of these."""
     workers: AtLeastOne | None = None
     """Maximum number of busy workers; default: the number of cores, or of those in affinity."""
@@ -350,6 +351,8 @@ class FileTable(_Table):
     """The modules to serve, and the workers of each pool."""
     jobs: dict[_Name, JobTable] = {}
     """Limits and caps of single job types."""
+    commands: dict[_Name, CommandTable] = {}
+    """Commands of the machine that are job types."""
     tenants: dict[_KeyName, TenantTable] = {}
     """Bounds of single tenants, and of all others: [tenants.default]."""
 
@@ -363,6 +366,6 @@ def json_schema() -> dict[str, Any]:
             key.pop("default", None)
     for name, key in schema["properties"].items():
         key.pop("default", None)
-        if name in ("pools", "jobs", "tenants"):
+        if name in ("pools", "jobs", "commands", "tenants"):
             key["additionalProperties"] = False  # names that do not match the pattern
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

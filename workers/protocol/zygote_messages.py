@@ -14,6 +14,7 @@ Runs in: supervisor | guard | zygote.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
@@ -133,6 +134,8 @@ class Configure(NamedTuple):
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
     tmp_suffix: str = ""
     """End of the name of a worker's temporary directory, behind its id."""
+    commands: Sequence[dict[str, Any]] = ()
+    """The members of each `CommandSpec` of the pool."""
 
 
 class TypeReported(NamedTuple):

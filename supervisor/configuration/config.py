@@ -132,8 +132,7 @@ def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:
 
 
 def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
-    of_commands = {each.pool: PoolTable() for each in tables.commands.values()}
-    for name, table in (of_commands | tables.pools).items():
+    for name, table in tables.pools.items():
         yield _pool(name, table, folder)._replace(commands=pool_commands(tables.commands, folder, name))
 
 

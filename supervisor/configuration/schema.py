@@ -98,7 +98,9 @@ Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsO
 
 
 def _texts(value: Any) -> Any:
-    """Accept one text as a list of one."""
+    """Accept one text as a list of one. A pool of commands has none, which no file can say (`layers`)."""
+    if value == ():
+        return value
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(item, str) and item for item in listed):
         raise PydanticCustomError("expected", 'a module name or a path like "./my_jobs.py", or a list of them')
@@ -268,7 +270,7 @@ class SandboxTable(_Table):
 class PoolTable(_Table):
     """One pool: a zygote process that has imported the modules, and its workers."""
 
-    module: Texts = ()
+    module: Texts
     """The module to serve: its name, a path like "./my_jobs.py" (from the file's folder), or a list of these."""
     workers: AtLeastOne | None = None
     """Maximum number of busy workers; default: the number of cores, or of those in affinity."""
@@ -368,4 +370,8 @@ def json_schema() -> dict[str, Any]:
         key.pop("default", None)
         if name in ("pools", "jobs", "commands", "tenants"):
             key["additionalProperties"] = False  # names that do not match the pattern
+    # Only a pool of commands may be without a module.
+    schema["$defs"]["PoolTable"]["required"].remove("module")
+    with_module = {"properties": {"pools": {"additionalProperties": {"required": ["module"]}}}}
+    schema["anyOf"] = [{"required": ["commands"]}, with_module]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -26,10 +26,7 @@ def value_faults(
     tables: FileTable, server: ServerSettings, folder: Path, doubted: Collection[str]
 ) -> Iterator[ConfigFault]:
     """Yield every such fault, except those that depend on a `doubted` key, which has a fault already."""
-    with_commands = {command.pool for command in tables.commands.values()}
     for name, pool in tables.pools.items():
-        if not pool.module and name not in with_commands and f"pools.{name}.module" not in doubted:
-            yield ConfigFault(f"pools.{name}.module", "missing; it is required, if no command has this pool", "")
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)
         yield from _affinity(name, pool)

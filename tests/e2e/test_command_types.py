@@ -1,4 +1,4 @@
-"""`[commands.NAME]`: commands of the machine as job types, over HTTP, from the input to the proof that they are gone."""
+"""`[commands.NAME]`: commands of the machine as job types over HTTP, from the input to the proof that they are gone."""
 
 from __future__ import annotations
 

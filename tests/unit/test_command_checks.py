@@ -129,9 +129,7 @@ def test_path_of_the_command_or_its_pool_is_where_a_program_is_looked_for(tmp_pa
         ),
     ],
 )  # fmt: skip
-def test_each_fault_is_told_by_its_key(
-    tmp_path: Path, argv: str, lines: tuple[str, ...], key: str, words: str
-) -> None:
+def test_each_fault_is_told_by_its_key(tmp_path: Path, argv: str, lines: tuple[str, ...], key: str, words: str) -> None:
     found = only(tmp_path, argv, *lines)
     assert found.key == f"commands.c.{key}"
     assert words in found.expected
@@ -145,7 +143,7 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
 def test_a_pool_has_modules_or_commands(tmp_path: Path) -> None:
     (found,) = faults(tmp_path, "[pools.p]\nworkers = 1\n")
-    assert (found.key, found.expected) == ("pools.p.module", "missing; it is required, if no command has this pool")
+    assert (found.key, found.expected) == ("pools.p.module", "missing; it is required")
     assert faults(tmp_path, '[pools.p]\nworkers = 1\n[commands.c]\nargv = ["true"]\npool = "p"\n') == []
 
 

@@ -18,7 +18,7 @@ NAME = r"[A-Za-z_][A-Za-z0-9_]{0,62}"
 _PARTS = re.compile(rf"\{{\{{(?P<text>{NAME})\}}\}}|\{{(?P<name>{NAME})\}}")
 
 
-class Part(NamedTuple):
+class ArgumentPart(NamedTuple):
     """A part of an argument: a text of the author's, or a placeholder."""
 
     text: str = ""
@@ -45,9 +45,9 @@ class LeadingDash(ValueError):
         self.name = name
 
 
-def parse(text: str) -> list[Part]:
+def parse(text: str) -> list[ArgumentPart]:
     """Return the parts of an argument. `{name}` is a placeholder, `{{name}}` the text {name}; other braces are text."""
-    parts: list[Part] = []
+    parts: list[ArgumentPart] = []
     written, at = "", 0
     for found in _PARTS.finditer(text):
         written += text[at : found.start()]
@@ -55,11 +55,11 @@ def parse(text: str) -> list[Part]:
         if found["text"]:
             written += f"{{{found['text']}}}"
             continue
-        parts += [Part(text=written)] if written else []
-        parts.append(Part(name=found["name"]))
+        parts += [ArgumentPart(text=written)] if written else []
+        parts.append(ArgumentPart(name=found["name"]))
         written = ""
     written += text[at:]
-    return [*parts, Part(text=written)] if written or not parts else parts
+    return [*parts, ArgumentPart(text=written)] if written or not parts else parts
 
 
 class Template:
@@ -89,12 +89,12 @@ class Template:
         return [argument for group in self.groups for argument in _fill_group(group, values)]
 
 
-def names_of(group: Sequence[Sequence[Part]]) -> list[str]:
+def names_of(group: Sequence[Sequence[ArgumentPart]]) -> list[str]:
     """Return the placeholders of a group of arguments, each once."""
     return list(dict.fromkeys(part.name for argument in group for part in argument if part.name))
 
 
-def _fill_group(group: Sequence[Sequence[Part]], values: Values) -> Iterator[str]:
+def _fill_group(group: Sequence[Sequence[ArgumentPart]], values: Values) -> Iterator[str]:
     names = names_of(group)
     if any(name not in values for name in names):
         return
@@ -105,7 +105,7 @@ def _fill_group(group: Sequence[Sequence[Part]], values: Values) -> Iterator[str
             yield _fill(argument, here)
 
 
-def _fill(argument: Sequence[Part], values: Mapping[str, Value]) -> str:
+def _fill(argument: Sequence[ArgumentPart], values: Mapping[str, Value]) -> str:
     written = ""
     for part in argument:
         if not part.name:

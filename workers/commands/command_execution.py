@@ -35,7 +35,7 @@ class Invocation(NamedTuple):
     stdin: bytes
 
 
-class CommandNotStarted(OSError):
+class ProgramNotExecuted(OSError):
     """The program could not be executed."""
 
 
@@ -50,7 +50,7 @@ class CommandFailed(SystemExit):
 def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str, Any]:
     """Run a command, emit what it prints, and return its result. End this process by the signal that ended it.
 
-    Raise CommandNotStarted, CommandFailed, FileNotFoundError for an output that it has not written, TooLarge.
+    Raise ProgramNotExecuted, CommandFailed, FileNotFoundError for an output that it has not written, TooLarge.
     """
     folder = str(context.tmp)
     write_inputs(folder, invocation.files)
@@ -96,7 +96,7 @@ class _Command:
             )  # fmt: skip
         except OSError as error:
             program = os.fsdecode(invocation.argv[0])
-            raise CommandNotStarted(error.errno, f"{program!r} cannot be executed: {error.strerror}") from None
+            raise ProgramNotExecuted(error.errno, f"{program!r} cannot be executed: {error.strerror}") from None
         finally:
             os.close(stdin)
         self._pidfd = os.pidfd_open(self._process.pid)

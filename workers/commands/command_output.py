@@ -35,7 +35,7 @@ class Sink(Protocol):
         ...
 
 
-class Lines:
+class LineStream:
     """Emits each line, with its end of line, as text. What is no UTF-8 is shown as \\xff."""
 
     def __init__(self, context: Context) -> None:
@@ -68,7 +68,7 @@ class Lines:
         return {}
 
 
-class Pieces:
+class ByteStream:
     """Emits the bytes as they come."""
 
     def __init__(self, context: Context) -> None:
@@ -80,7 +80,7 @@ class Pieces:
         return {}
 
 
-class Whole:
+class WholeOutput:
     """Keeps all of it for the result, as text or as the value that its JSON stands for."""
 
     def __init__(self, *, is_json: bool) -> None:
@@ -108,8 +108,8 @@ class Whole:
 def sink_of(stdout: str, context: Context) -> Sink:
     """Return where stdout goes."""
     if stdout == "lines":
-        return Lines(context)
-    return Pieces(context) if stdout == "bytes" else Whole(is_json=stdout == "json")
+        return LineStream(context)
+    return ByteStream(context) if stdout == "bytes" else WholeOutput(is_json=stdout == "json")
 
 
 class ErrorOutput:

@@ -14,7 +14,6 @@ Runs in: supervisor | guard | zygote.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
@@ -130,12 +129,12 @@ class Configure(NamedTuple):
     """The variables that a login sets: HOME, USER, LOGNAME."""
     setup: str
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
+    commands: list[dict[str, Any]]
+    """The members of each `CommandSpec` of the pool."""
     sandbox: dict[str, Any] | None = None
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
     tmp_suffix: str = ""
     """End of the name of a worker's temporary directory, behind its id."""
-    commands: Sequence[dict[str, Any]] = ()
-    """The members of each `CommandSpec` of the pool."""
 
 
 class TypeReported(NamedTuple):

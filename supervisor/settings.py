@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, Limits
 from killable.workers.named_tuples import NamedTuple
+
+if TYPE_CHECKING:
+    from killable.workers.commands.command_spec import CommandSpec
 
 StartMethod = Literal["fork", "spawn"]
 
@@ -97,6 +100,8 @@ class PoolSpec(NamedTuple):
     """Whether a node of a cluster has as many workers as it has processors, and not `workers`: that was not written."""
     nodes: Mapping[str, str] = {}
     """The labels of the nodes that have the pool (`jobs.node_labels`); empty: every node."""
+    commands: tuple[CommandSpec, ...] = ()
+    """The commands that are job types of the pool, besides those of its modules."""
 
 
 class JobSettings(NamedTuple):

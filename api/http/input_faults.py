@@ -136,12 +136,14 @@ def _explain(error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
     keyword = str(error.validator)
     wanted: Any = error.validator_value
     value: Any = error.instance
-    if keyword == "required":
+    schema: Any = error.schema
+    if isinstance(schema, Mapping) and isinstance(schema.get("errorMessage"), str):
+        yield path, schema["errorMessage"]  # what the pattern of a command's text is for
+    elif keyword == "required":
         for name in wanted:
             if name not in value:
                 yield [*path, name], "is required"
     elif keyword == "additionalProperties":
-        schema: Any = error.schema
         for name in _unknown(schema, value):
             yield [*path, name], "is unknown"
     elif keyword in ("anyOf", "oneOf") and error.context:

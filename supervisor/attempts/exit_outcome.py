@@ -140,7 +140,7 @@ def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
         case "files":
             return _failed("limit.files", f"no more files can be opened: {last.type} {last.message}".rstrip(), facts)
         case "exit":
-            return _exit(last.exit_code)
+            return _exit(last.exit_code, last.message)
         case "stopped":
             return _exit(ExitCode.TERMINATED)
         case "unserializable":
@@ -161,8 +161,9 @@ def _operation_over(verdict: Verdict, facts: dict[str, Any]) -> Outcome:
     return _failed(verdict.code, verdict.facts["message"], told)
 
 
-def _exit(exit_code: int | None) -> Outcome:
-    return _failed("exit", f"the job ended its process with exit code {exit_code}", {"exit_code": exit_code})
+def _exit(exit_code: int | None, message: str = "") -> Outcome:
+    words = message or f"the job ended its process with exit code {exit_code}"
+    return _failed("exit", words, {"exit_code": exit_code})
 
 
 def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:

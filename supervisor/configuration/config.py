@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from killable.supervisor.configuration import layers
+from killable.supervisor.configuration.command_checks import command_faults, pool_commands
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Layer, Leaves
 from killable.supervisor.configuration.schema import FileTable, PoolTable, SandboxTable
@@ -79,13 +80,16 @@ def examine(
     sources = {dotted(key): written.source for key, written in leaves.items()}
     server, lowered = _server(ServerSettings(**dict(tables.server)), leaves, file)
     faults += value_faults(tables, server, folder, {fault.key for fault in faults})
+    environments = {name: pool.env for name, pool in tables.pools.items()}
+    cluster = ClusterSettings(**dict(tables.cluster))
+    doubted = {fault.key for fault in faults}
+    faults += command_faults(tables.commands, environments, folder, doubted, runs_here=not cluster.ray)
     settings = _settings(tables, server, folder, proof)
     sources |= lowered | {
         f"limits.{name}": f"default, lowered to {_lowered_by(tables, name)}"
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
-    cluster = ClusterSettings(**dict(tables.cluster))
     return Config(server, settings, cluster, file, sources, builtin), [_with_source(fault, sources) for fault in faults]
 
 
@@ -129,7 +133,7 @@ def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:
 
 def _pools(tables: FileTable, folder: Path) -> Iterator[PoolSpec]:
     for name, table in tables.pools.items():
-        yield _pool(name, table, folder)
+        yield _pool(name, table, folder)._replace(commands=pool_commands(tables.commands, folder, name))
 
 
 def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:

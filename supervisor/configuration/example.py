@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from killable.supervisor.configuration.command_tables import ENVIRONMENT, POOL
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.configuration.values_in_force import spelled
 from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
@@ -45,6 +46,16 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         "sandbox": "{ network = true }",
         "nodes": "{}",
     }  # fmt: skip
+    command = {
+        "argv": '["sort", ["-k", "{column}"], "{words}", "{reverse}"]', "description": '"Sort the lines of a file."',
+        "outputs": "{}", "stdin": '""', "stdout": '"lines"', "ok_exit_codes": "[0]", "signal": '"TERM"',
+        "environment": spelled("", ENVIRONMENT), "env": "{}", "pool": f'"{POOL}"',
+    }  # fmt: skip
+    parameters = {
+        "column": {"type": '"integer"', "required": "false", "minimum": "1", "maximum": "9", "dash": "false"},
+        "words": {"type": '"file"', "description": '"Lines of words."', "filename": '"words.txt"'},
+        "reverse": {"type": '"boolean"', "default": "false", "flag": '"-r"'},
+    }
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
         (("cluster",), {name: spelled(name, value) for name, value in asdict(ClusterSettings()).items()}),
@@ -53,6 +64,8 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         (("pools", "text"), pool),
         (("jobs", "split", "limits"), {"run_s": "30"}),
         (("jobs", "split", "caps"), {"run_s": '"2m"'}),
+        (("commands", "sort"), command),
+        *((("commands", "sort", "parameters", name), keys) for name, keys in parameters.items()),
         (("tenants", "dashboard"), tenants),
         (("tenants", "dashboard", "caps"), {"run_s": '"1h"'}),
     )
@@ -62,6 +75,9 @@ def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Ma
     """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
     names |= {"tenants": "TenantTable", "cluster": "ClusterSettings"}
+    if section[0] == "commands":
+        table = schema["$defs"]["ParameterTable" if "parameters" in section else "CommandTable"]
+        return table["properties"], table["description"]
     inner = {"jobs": "JobTable", "tenants": "TenantTable"}.get(section[0]) if len(section) == 3 else None
     name = section[-1] if inner else section[0]
     table = schema["$defs"][names[name]]

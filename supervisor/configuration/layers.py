@@ -18,9 +18,11 @@ from typing import Any
 
 from killable.supervisor.configuration import settings_file
 from killable.supervisor.configuration.builtin_pools import BUILTIN_POOLS
+from killable.supervisor.configuration.command_tables import POOL
 from killable.supervisor.configuration.faults import ConfigFault, dotted
 from killable.supervisor.configuration.schema_faults import keys_of
 from killable.supervisor.configuration.toml_lines import Key, place
+from killable.workers.authoring.identifiers import TYPE_NAME
 from killable.workers.named_tuples import NamedTuple
 
 ENVIRONMENT_PREFIX = "KILLABLE_"
@@ -73,8 +75,9 @@ def merge(
     if target is not None:
         apply_target(leaves, target)
         folder = Path(os.path.abspath(target)).parent if is_path(target) else Path(os.path.abspath("."))
-    elif not any(key[0] == "pools" and key[-1] == "module" for key in leaves):
+    elif not any((key[0] == "pools" and key[-1] == "module") or key[0] == "commands" for key in leaves):
         leaves, builtin = built_in() | leaves, True
+    add_pools_of_commands(leaves)
     faults += resolve_address(leaves)
     return Merged(leaves, file, folder, builtin), faults
 
@@ -121,10 +124,19 @@ def apply_target(leaves: Leaves, target: str) -> None:
     path = Path(target).absolute()
     stem = path.stem if is_path(target) else target.rpartition(".")[2]
     pool = re.sub(r"[^a-z0-9_-]", "_", stem.lower()).lstrip("0123456789_-")[:63] or "jobs"
-    for key in [key for key in leaves if key[0] == "pools" and key[1:2] != (pool,)]:
+    for key in [key for key in leaves if key[0] == "commands" or (key[0] == "pools" and key[1:2] != (pool,))]:
         del leaves[key]
     module = str(path) if is_path(target) else target
     leaves["pools", pool, "module"] = SourcedValue(module, Layer.FLAG, "the command line")
+
+
+def add_pools_of_commands(leaves: Leaves) -> None:
+    """Let the pools of commands be there, also without a module."""
+    for command in {key[1] for key in leaves if key[0] == "commands" and len(key) > 2}:
+        written = leaves.get(("commands", command, "pool"))
+        pool = POOL if written is None else written.value
+        if isinstance(pool, str) and re.fullmatch(TYPE_NAME, pool):
+            leaves.setdefault(("pools", pool, "module"), SourcedValue((), Layer.BUILT_IN, "built in"))
 
 
 def resolve_address(leaves: Leaves) -> list[ConfigFault]:

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
+from killable.supervisor.configuration.command_tables import CommandTable
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
 from killable.supervisor.jobs import node_labels
@@ -97,7 +98,9 @@ Operations = dict[Annotated[str, Field(pattern=f"^{OPERATION_PATH}$")], SecondsO
 
 
 def _texts(value: Any) -> Any:
-    """Accept one text as a list of one."""
+    """Accept one text as a list of one. A pool of commands has none, which no file can say (`layers`)."""
+    if value == ():
+        return value
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed or not all(isinstance(item, str) and item for item in listed):
         raise PydanticCustomError("expected", 'a module name or a path like "./my_jobs.py", or a list of them')
@@ -350,6 +353,8 @@ class FileTable(_Table):
     """The modules to serve, and the workers of each pool."""
     jobs: dict[_Name, JobTable] = {}
     """Limits and caps of single job types."""
+    commands: dict[_Name, CommandTable] = {}
+    """Commands of the machine that are job types."""
     tenants: dict[_KeyName, TenantTable] = {}
     """Bounds of single tenants, and of all others: [tenants.default]."""
 
@@ -363,6 +368,10 @@ def json_schema() -> dict[str, Any]:
             key.pop("default", None)
     for name, key in schema["properties"].items():
         key.pop("default", None)
-        if name in ("pools", "jobs", "tenants"):
+        if name in ("pools", "jobs", "commands", "tenants"):
             key["additionalProperties"] = False  # names that do not match the pattern
+    # Only a pool of commands may be without a module.
+    schema["$defs"]["PoolTable"]["required"].remove("module")
+    with_module = {"properties": {"pools": {"additionalProperties": {"required": ["module"]}}}}
+    schema["anyOf"] = [{"required": ["commands"]}, with_module]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from killable.supervisor.configuration.command_tables import CommandTable, ItemTable, ParameterTable
 from killable.supervisor.configuration.faults import ConfigFault, dotted, shown
 from killable.supervisor.configuration.schema import (
     ClusterTable,
@@ -59,6 +60,12 @@ def keys_of(*section: str) -> list[str]:
             return list(SandboxTable.model_fields)
         case ["jobs", _]:
             return list(JobTable.model_fields)
+        case ["commands", _]:
+            return list(CommandTable.model_fields)
+        case ["commands", _, "parameters", _]:
+            return list(ParameterTable.model_fields)
+        case ["commands", _, "parameters", _, "items"]:
+            return list(ItemTable.model_fields)
         case ["tenants", _]:
             return list(TenantTable.model_fields)
         case _:
@@ -109,4 +116,6 @@ def _expected(details: ErrorDetails, path: tuple[Any, ...]) -> str:
 def _near(path: tuple[Any, ...]) -> str:
     """Return a hint: the key that was probably meant, or the valid keys."""
     *tables, key = (str(part) for part in path)
+    if tables[:1] == ["commands"] and len(tables) == 2 and key in ("limits", "caps"):
+        return f" (limits and caps of a command are in [jobs.{tables[1]}.{key}], as those of any job type)"
     return f" ({did_you_mean(key, keys_of(*tables))})"

@@ -15,6 +15,7 @@ from killable.supervisor.configuration.schema import NO_LIMIT
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN, shown_variable
 from killable.supervisor.models import JobType
 from killable.workers.authoring.limits_and_caps import LIMITS, cap_of, flat, value_of
+from killable.workers.commands.command_spec import CommandSpec
 
 DEFAULT = "default"
 
@@ -70,6 +71,8 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         for name, value in pool.sandbox._asdict().items():
             if value not in (True, None):
                 yield _setting(config, f"{section}.sandbox", name, value)
+    for command in (command for pool in config.settings.pools for command in pool.commands):
+        yield from _command(config, command)
     for name, job in config.settings.jobs.items():
         for table, values in (("limits", job.limits), ("caps", job.caps)):
             for _, limit, value in flat(values):
@@ -126,6 +129,20 @@ def spelled(name: str, value: Any) -> str:
 def _setting(config: Config, section: str, name: str, value: Any) -> Setting:
     written = config.sources.get(f"{section}.{name}")
     return Setting(section, name, list(value) if isinstance(value, tuple) else value, written or DEFAULT)
+
+
+def _command(config: Config, command: CommandSpec) -> Iterator[Setting]:
+    section = f"commands.{command.name}"
+    for name, value in command._asdict().items():
+        if name not in ("name", "parameters", "outputs", "env"):
+            yield _setting(config, section, name, value)
+    for name, value in command.outputs.items():
+        yield _setting(config, f"{section}.outputs", name, value)
+    for name, value in command.env.items():
+        yield _setting(config, f"{section}.env", name, shown_variable(name, value))
+    for parameter, members in command.parameters.items():
+        for _, name, value in flat(members):
+            yield _setting(config, f"{section}.parameters.{parameter}", name, value)
 
 
 def _selector(config: Config, section: str, nodes: Mapping[str, str]) -> Iterator[Setting]:

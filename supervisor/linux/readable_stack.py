@@ -30,6 +30,8 @@ def trim(text: str, package_folder: str) -> str:
     kept = job_frames(text, package_folder)
     if kept:
         return kept
+    if f'File "{package_folder}/commands/' in text:
+        return "The job waited for its command.\n"
     if not is_whole(text):
         return "SIGKILL came before the stack was written.\n"
     return "The signal came before the job function was entered.\n"

@@ -30,7 +30,10 @@ EXECUTORS_SIDE = {
     *(f"workers/runtime/{name}.py" for name in ("call_execution", "executor_setup", "executor_jobs")),
 }
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
-REAPERS = {f"workers/processes/{name}.py" for name in ("child_reaper", "command_keeper", "guard")}
+REAPERS = {
+    *(f"workers/processes/{name}.py" for name in ("child_reaper", "command_keeper", "guard")),
+    "workers/commands/command_execution.py",
+}
 """Send signals to their own unreaped children."""
 TO_ITSELF = "supervisor/linux/own_signals.py"
 """Signals itself and its own process group."""

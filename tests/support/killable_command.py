@@ -106,8 +106,8 @@ class Server:
 class SharedServer(Server):
     """A server of several tests, each of which leaves it as if it had not been there."""
 
-    def __init__(self, command: Command, *args: str) -> None:
-        super().__init__(command, *args)
+    def __init__(self, command: Command, *args: str, **options: Any) -> None:
+        super().__init__(command, *args, **options)
         shared_servers.add(self.process.pid)
         with client_of(self.url) as client:
             workers = {worker["pid"] for worker in client.workers()}

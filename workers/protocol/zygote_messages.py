@@ -129,6 +129,8 @@ class Configure(NamedTuple):
     """The variables that a login sets: HOME, USER, LOGNAME."""
     setup: str
     """The path of an encoded `executor_setup.ExecutorSetup`; empty: a pool of job types."""
+    commands: list[dict[str, Any]]
+    """The members of each `CommandSpec` of the pool."""
     sandbox: dict[str, Any] | None = None
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
     tmp_suffix: str = ""

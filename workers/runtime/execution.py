@@ -45,6 +45,9 @@ _OWN_MODULES = (
     "killable.workers.runtime.call_execution",
     "killable.workers.runtime.executor_jobs",
     "killable.workers.runtime.executor_setup",
+    "killable.workers.commands.command_execution",
+    "killable.workers.commands.command_files",
+    "killable.workers.commands.command_output",
 )
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 
@@ -235,7 +238,7 @@ class Execution:
             return Raised(cause, error.type_name, _message(error))
         if isinstance(error, SystemExit):
             self.exit_code = _system_exit_code(error)
-            return Raised("exit", exit_code=self.exit_code)
+            return Raised("exit", message=_words_of(error), exit_code=self.exit_code)
         self._rlimits.restore()  # a traceback takes memory and reads files
         cause = "exception"
         if isinstance(error, OperationTimedOut):
@@ -305,6 +308,12 @@ def _system_exit_code(error: SystemExit) -> int:
     with contextlib.suppress(Exception):  # the job may have closed stderr
         print(error.code, file=sys.stderr)
     return 1
+
+
+def _words_of(error: SystemExit) -> str:
+    """Return what a command's own failure says (`CommandFailed`); empty for any other exit."""
+    words = getattr(error, "message", "")
+    return words[:4096] if isinstance(words, str) else ""
 
 
 def _qualified_name(cls: type) -> str:

@@ -72,6 +72,10 @@ def load(configure: Configure, *, run_preloads: bool) -> list[dict[str, Any]]:
         copy_on_write.import_modules(copy_on_write.NEEDED_BY_JOBS)
     for name in configure.modules:
         import_module(name, configure.folder or ".")
+    if configure.commands:
+        from killable.workers.commands.command_job import register_all  # an Executor has none
+
+        register_all(configure.commands)
     if run_preloads:
         preloads.run_preloads(each_worker=False)
     types = registered_types.catalogue()

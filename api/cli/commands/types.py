@@ -18,8 +18,8 @@ from killable.api.cli.parameters.command_client import open_client
 from killable.api.client.input_encoding import is_bytes
 from killable.workers.errors import Refused
 
-_SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "default", "title"})
-"""Keywords of a member's schema that other columns show."""
+_SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "allOf", "default", "title"})
+"""Keywords of a member's schema that other columns show, or that nobody reads."""
 
 
 def types(name: str | None, as_json: bool, url: str) -> None:

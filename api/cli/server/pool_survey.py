@@ -75,7 +75,8 @@ def faults_of(config: Config, found: PoolSurvey) -> Iterator[ConfigFault]:
         if other != job_type.pool:
             there = f"a job type {job_type.name}, which pool {other} has, too"
             yield ConfigFault(f"pools.{job_type.pool}", "expected job type names that no other pool has", there)
-        if not job_type.available and not config.builtin:
+        is_command = f"commands.{job_type.name}.argv" in config.sources  # the configuration has this fault already
+        if not job_type.available and not config.builtin and not is_command:
             yield ConfigFault(job_type.name, "expected to be available", job_type.unavailable_reason)
     if not found.broken:  # the job types of a broken pool are not known
         yield from unknown_types(config, set(pools))

@@ -7,7 +7,9 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
+from killable.supervisor.configuration.command_tables import CommandTable, ParameterTable
 from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.schema import (
     ClusterSettings,
@@ -53,6 +55,12 @@ def page() -> str:
         "## `[pools.NAME.sandbox]`",
         SANDBOX,
         table(KEYS, _rows(_defaults_of(SandboxTable), tables["SandboxTable"])),
+        "## `[commands.NAME]`",
+        COMMANDS,
+        table(KEYS, _rows(_defaults_of(CommandTable), tables["CommandTable"])),
+        "## `[commands.NAME.parameters.NAME]`",
+        PARAMETERS,
+        table(KEYS, _rows(_defaults_of(ParameterTable), tables["ParameterTable"])),
         "## `[tenants.NAME]`",
         TENANTS,
         table(KEYS, _tenant_rows(tables["TenantTable"])),
@@ -68,7 +76,7 @@ KEYS = ("Key", "Type", "Default", "What it is for")
 
 def _rows(defaults: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterable[tuple[str, ...]]:
     for name, member in schema["properties"].items():
-        required = name in schema.get("required", ())
+        required = name in schema.get("required", ()) or defaults[name] is PydanticUndefined
         default = "required" if required else _default(name, defaults[name])
         yield code(name), _form(name, member), default, member.get("description", "")
 
@@ -100,8 +108,10 @@ def _form(name: str, member: Mapping[str, Any]) -> str:
         return ", ".join(code(f'"{each}"') for each in member["enum"])
     if name == "module":
         return "text, or a list"
-    if "$ref" in member:
+    if any("$ref" in each for each in (member, *member.get("anyOf", ()))):
         return "table"
+    if name == "default":
+        return "value, or a list"
     if name in ("user", "group"):
         return "name or number"
     for ending, form in (("_s", "seconds"), ("_bytes", "bytes"), ("_bytes_max", "bytes")):
@@ -112,6 +122,7 @@ def _form(name: str, member: Mapping[str, Any]) -> str:
     return {
         "string": "text",
         "boolean": "true or false",
+        "number": "number",
         "integer": "whole number",
         "array": "list",
         "object": "table",
@@ -134,7 +145,8 @@ assert {each.name for each in fields(ServerSettings)} == set(json_schema()["$def
 
 INTRO = """
 `killable serve`, `check` and `config` read the file that `--config` or `KILLABLE_CONFIG` names, else
-`./killable.toml`. Every key has a default, except `module` of a pool. `killable config --example` prints a whole
+`./killable.toml`. Every key has a default, except `module` of a pool that no command has, and `argv` of a
+command. `killable config --example` prints a whole
 file; `killable config --schema` prints the JSON Schema for editors; `killable check` reports everything that is
 wrong.
 
@@ -171,6 +183,13 @@ SANDBOX = """
 What the jobs of a pool, and all that they start, may not do.
 [Keep jobs from files and the network](../how-to/sandbox.md) says what each key needs of the machine, and what it does
 not forbid.
+"""
+COMMANDS = """
+A command of the machine that is a job type ([how-to](../how-to/commands.md)). Its limits and caps are in
+`[jobs.NAME]`, as those of any job type.
+"""
+PARAMETERS = """
+A member of the command's input. Each is used: as `{NAME}` in `argv`, or as `stdin`.
 """
 VARIABLES = """
 ## Variables of the environment

@@ -25,6 +25,8 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams
+from killable.api.http.openai import routes as routes_openai
+from killable.api.http.openai.errors import OpenAIErrors
 from killable.api.http.problems import install_problems
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
@@ -60,7 +62,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics, routes_openai):
         app.include_router(routes.router)
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.
@@ -78,6 +80,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     if audit_log is not None:
         app.add_middleware(Audit, log=audit_log, engine=engine)
     app.add_middleware(InTurn, turns=turns, keys=keys)
+    app.add_middleware(OpenAIErrors)
     return app
 
 

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
+from killable.api.http.openai.paths import SUBMISSIONS as OPENAI_SUBMISSIONS
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
 from killable.api.http.schemas import OperationRequest
@@ -168,9 +169,10 @@ class LargeBodies:
             if body is None:
                 return  # its client has left
             if len(body) > SMALL_BYTES_MAX:
-                if scope["path"] != SUBMISSION_PATH:
+                if scope["path"] == SUBMISSION_PATH:
+                    body, scope = await self._parsed(body, scope)
+                elif scope["path"] not in OPENAI_SUBMISSIONS:  # whose routes parse their bodies themselves
                     raise HTTPException(413, f"Here a body may have at most {SMALL_BYTES_MAX} bytes")
-                body, scope = await self._parsed(body, scope)
         except HTTPException as error:
             await refusal(error)(scope, receive, send)
         except Refused as error:

@@ -1,0 +1,1 @@
+"""OpenAI's routes over job types that declare `@job(openai=...)`."""

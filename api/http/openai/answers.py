@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -63,10 +63,6 @@ class Form(Protocol):
         """Return the error of a job that has ended without an answer; None: it has not."""
         ...
 
-    def is_begun(self, number: int) -> bool:
-        """Return whether a part of this job's answer was streamed."""
-        ...
-
     def end(self) -> bytes:
         """Return the end of the stream; all jobs have completed."""
         ...
@@ -103,6 +99,7 @@ class Answer(Response):
         self._jobs = jobs
         self._form = form
         self._stream = stream
+        self._has_failed = False
         self._told = headers
         self.background = None
 
@@ -180,47 +177,61 @@ class Answer(Response):
     async def _first(self, source: AsyncIterator[Batch]) -> tuple[bytes, tuple[str, dict[str, Any]] | None]:
         """Return the first chunks; or the job that has failed before there were any, and how."""
         async for number, batch in source:
-            begun = [name for _, name, _ in batch if name == "token" or name in TERMINAL_STATES]
-            try:
-                chunks = b"".join(self._form.stream(number, batch))
-            except ValueError as error:
-                return b"", (self._jobs.ids[number], _why(error))
-            if (failure := self._form.failure(number)) and not self._form.is_begun(number):
+            begun = any(name == "token" or name in TERMINAL_STATES for _, name, _ in batch)
+            pieces, failure = self._pieces_of(number, batch)
+            if failure and not pieces:
                 return b"", (self._jobs.ids[number], failure)
-            if begun or chunks:
-                return chunks + self._after(number), None
+            if begun:
+                return b"".join([*pieces, *self._told_of(number, failure)]), None
         raise Refused("the record of this job is no longer there", code="unknown_job")
 
-    def _after(self, number: int) -> bytes:
-        """Return the error of a job that has failed, as it stands in the stream."""
-        failure = self._form.failure(number)
-        return self._form.error(error_of_job(self._jobs.ids[number], failure)[1]) if failure else b""
+    def _pieces_of(self, number: int, batch: Sequence[JobEvent]) -> tuple[list[bytes], dict[str, Any] | None]:
+        """Return what a job's events add to the stream, and how its answer has failed."""
+        pieces: list[bytes] = []
+        try:
+            pieces += self._form.stream(number, batch)
+        except Restarted:
+            return pieces, AGAIN
+        except ValueError:
+            return pieces, BROKEN
+        return pieces, self._form.failure(number)
+
+    def _told_of(self, number: int, failure: dict[str, Any] | None) -> list[bytes]:
+        """Return the failure of an answer that has begun; it is the last of its stream."""
+        if failure is None:
+            return []
+        self._has_failed = True
+        return [self._form.error(error_of_job(self._jobs.ids[number], failure)[1])]
 
     async def _pieces(self, first: bytes, source: AsyncIterator[Batch]) -> AsyncGenerator[bytes | memoryview, None]:
         yield first
-        ended = sum(self._form.failure(number) is not None for number in range(len(self._jobs.ids)))
+        if self._has_failed:
+            return
         try:
-            async for number, batch in source if not ended else _nothing():
-                pieces, size = list[bytes](), 0
-                for piece in self._form.stream(number, batch):
-                    pieces.append(piece)
-                    size += len(piece)
-                    if size >= WRITE_BYTES:
-                        yield b"".join(pieces)
-                        pieces, size = [], 0
-                if failed := self._after(number):
-                    pieces.append(failed)
-                if pieces:
-                    yield b"".join(pieces)
-                if failed:
+            async for number, batch in source:
+                pieces, failure = self._pieces_of(number, batch)
+                for part in _in_writes([*pieces, *self._told_of(number, failure)]):
+                    yield part
+                if failure is not None:
                     return
-        except ValueError as error:
-            yield self._form.error(error_of_job(self._jobs.ids[0], _why(error))[1])
         except Refused:
             log.info("the record of %s was dropped while its answer was read", self._jobs.ids)
         else:
-            if not ended:
-                yield self._form.end()
+            yield self._form.end()
+
+
+def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield pieces, joined to writes of some WRITE_BYTES."""
+    joined: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        joined.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(joined)
+            joined, size = [], 0
+    if joined:
+        yield b"".join(joined)
 
 
 def _why(error: ValueError) -> dict[str, Any]:
@@ -245,11 +256,6 @@ async def unless_gone(receive: Receive, wanted: Awaitable[T]) -> T:
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _nothing() -> AsyncGenerator[Batch, None]:
-    return
-    yield 0, ()
 
 
 async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batch, None]:

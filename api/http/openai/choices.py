@@ -131,15 +131,16 @@ class Chunks:
         text, end = self._text[number], self._text_ends
         for _, name, data in batch:
             if name == "token":
+                if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
+                    piece = text + data[9:-2] + end
+                else:
+                    piece = self._of_value(number, choice, value_of(data))
+                choice.tokens += 1
                 if not self._is_begun[number]:
                     self._is_begun[number] = True
                     if self._is_chat:
                         yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}}, None)
-                choice.tokens += 1
-                if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
-                    yield text + data[9:-2] + end
-                else:
-                    yield self._of_value(number, choice, value_of(data))
+                yield piece
             elif name == "retrying" and self._is_begun[number]:
                 raise Restarted
             elif name in TERMINAL_STATES:
@@ -149,9 +150,6 @@ class Chunks:
                         yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}}, None)
                     body: dict[str, Any] = {"delta": {}} if self._is_chat else {"text": ""}
                     yield self._chunk(number, body, choice.finish_reason)
-
-    def is_begun(self, number: int) -> bool:
-        return self._is_begun[number]
 
     def end(self) -> bytes:
         """Return the end of a stream whose choices have all completed."""
@@ -211,7 +209,7 @@ class Chunks:
             return b'{"index":%d,"text":%b,%b' % (number, text, rest)
         calls = joined_tool_calls(choice.values)
         more: dict[str, Any] = {"refusal": None} | ({"tool_calls": calls} if calls else {})
-        if calls and not choice.texts:
+        if calls and not any(choice.texts):
             text = b"null"
         thought = "".join(str(value.get("reasoning_content") or "") for value in choice.values)
         if thought:

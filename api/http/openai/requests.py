@@ -68,6 +68,10 @@ Check = Callable[[Any], str]
 """Returns why a value is wrong; empty: it is right."""
 
 
+def _code(why: str) -> str:
+    return WRONG_TYPE if why.startswith(("must be a ", "must be an ", "must be true")) else WRONG_VALUE
+
+
 def _text(value: Any) -> str:
     return "" if isinstance(value, str) else "must be a string"
 
@@ -270,7 +274,7 @@ def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]
         if name in given:
             value = given.pop(name)
             if why := check(value):
-                faults.append(wrong([name], why, WRONG_TYPE))
+                faults.append(wrong([name], why, _code(why)))
             else:
                 found[name] = value
     if found.pop("store", False) and kind != "responses":
@@ -306,10 +310,10 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Re
             continue
         if name in _OPTIONS and (taken.members is None or name not in taken.members):
             continue
-        check = FIELDS[kind].get(name)
+        check = FIELDS[kind].get(spelled) or FIELDS[kind].get(name)
         why = check(value) if check else ""
         if why:
-            faults.append(wrong([spelled], why, WRONG_TYPE if why.startswith("must be a") else WRONG_VALUE))
+            faults.append(wrong([spelled], why, _code(why)))
         elif name in input:
             faults.append(wrong([spelled], f"is another name of {name}: give one of them"))
         elif taken.members is None or name in taken.members:

@@ -171,9 +171,6 @@ class Response:
 
     # ── as a stream ──
 
-    def is_begun(self, number: int) -> bool:
-        return self._is_begun
-
     def failure(self, number: int) -> dict[str, Any] | None:
         """Return the error of a job that has failed before it has said anything; later ones are in the stream."""
         return None if self._is_begun else self._choice.error
@@ -190,8 +187,8 @@ class Response:
         """Yield the events that its reader does not have. Raise ValueError, Restarted."""
         for _, name, data in batch:
             if name == "token":
-                yield from self._begin()
                 text, members = self._take_token(data)
+                yield from self._begin()
                 if text:
                     yield from self._delta(text, members)
             elif name == "retrying" and self._is_begun:

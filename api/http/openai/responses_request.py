@@ -22,6 +22,7 @@ from killable.api.http.openai.requests import (
 )
 
 KEPT = "is not supported: the answer is kept as that of any job (server.keep_s)"
+_OF_CHAT = ("messages", "max_tokens", "max_completion_tokens", "response_format", "logprobs")
 UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 
 
@@ -30,7 +31,7 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     if not isinstance(body, dict):
         raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
     given = {name: value for name, value in body.items() if value is not None}
-    faults: list[dict[str, str]] = []
+    faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
     given["messages"] = _messages(given, faults)
     for name, why in (("previous_response_id", UNKNOWN_STATE), ("conversation", UNKNOWN_STATE)):
         if name in given:

@@ -41,9 +41,6 @@ class _OfOneJob:
             raise ValueError("the job has returned no object")
         return found
 
-    def is_begun(self, number: int) -> bool:
-        return False
-
     def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
         raise NotImplementedError
 

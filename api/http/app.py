@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http import routes_jobs, routes_metrics, routes_openai, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.audited_requests import Audit
@@ -25,8 +25,7 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams
-from killable.api.http.openai import routes as routes_openai
-from killable.api.http.openai.errors import OpenAIErrors
+from killable.api.http.openai_errors import OpenAIErrors
 from killable.api.http.problems import install_problems
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.openai.paths import SUBMISSIONS as OPENAI_SUBMISSIONS
+from killable.api.http.openai_paths import SUBMISSIONS as OPENAI_SUBMISSIONS
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
 from killable.api.http.schemas import OperationRequest

@@ -11,8 +11,8 @@ from collections.abc import Set
 from typing import Any
 
 from killable.api.http.input_faults import find_faults, validator_of
-from killable.api.http.openai.parsing import parsed, read_parsed
-from killable.api.http.openai.requests import Accepting, BadRequest
+from killable.api.http.openai_parsing import parsed, read_parsed
+from killable.api.http.openai_requests import Accepting, BadRequest
 from killable.api.http.request_faults import FAULTS_MAX, fault
 from killable.api.http.unknown_fields import few
 from killable.workers.authoring.job_functions import job

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http import rate_headers
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.bodies import SUBMISSION_PATH
-from killable.api.http.openai.paths import SUBMISSIONS as OPENAI_SUBMISSIONS
+from killable.api.http.openai_paths import SUBMISSIONS as OPENAI_SUBMISSIONS
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
 from killable.supervisor.records import Quota

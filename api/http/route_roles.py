@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from starlette.routing import compile_path
 
-from killable.api.http.openai.paths import SUBMISSIONS
+from killable.api.http.openai_paths import SUBMISSIONS
 from killable.workers.named_tuples import NamedTuple
 
 Role = Literal["read", "submit", "operate"]

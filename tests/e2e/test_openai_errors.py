@@ -97,7 +97,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "user": 1}, TYPE, "user"),
     (CHAT, {**PARROT, "then": "sing"}, VALUE, "then"),
     (CHAT, {**PARROT, "limits": {"run_s": -1}}, VALUE, "limits.run_s"),
-    (CHAT, {**PARROT, "limits": {"run": 1}}, UNSUPPORTED, "limits.run"),
+    (CHAT, {**PARROT, "limits": {"run": 1}}, VALUE, "limits.run"),
     (CHAT, {**PARROT, "priority": "high"}, VALUE, "priority"),
     (CHAT, {**PARROT, "model": "caller", "tool_choice": "required"}, UNSUPPORTED, "tool_choice"),
     (COMPLETIONS, {"model": "parrot"}, MISSING, "prompt"),

@@ -14,7 +14,7 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}"
 MODEL_NAME_RULE = "a letter or digit, then at most 127 letters, digits and . _ : / + -"
 
 
-class Kind(NamedTuple):
+class OpenAIKind(NamedTuple):
     """One kind of request."""
 
     parameters: tuple[str, ...]
@@ -23,12 +23,12 @@ class Kind(NamedTuple):
     """Whether the function is a generator."""
 
 
-KINDS: dict[str, Kind] = {
-    "chat": Kind(("messages",), True),
-    "completions": Kind(("prompt",), True),
-    "embeddings": Kind(("input", "encoding_format"), True),
-    "tokenize": Kind(("content",), False),
-    "detokenize": Kind(("tokens",), False),
+KINDS: dict[str, OpenAIKind] = {
+    "chat": OpenAIKind(("messages",), True),
+    "completions": OpenAIKind(("prompt",), True),
+    "embeddings": OpenAIKind(("input", "encoding_format"), True),
+    "tokenize": OpenAIKind(("content",), False),
+    "detokenize": OpenAIKind(("tokens",), False),
 }
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from killable.api.http.openai.choices import (
+from killable.api.http.openai_choices import (
     TEXT_BEGINS,
     TEXT_ENDS,
     Choice,
@@ -21,7 +21,7 @@ from killable.api.http.openai.choices import (
     usage_of,
     value_of,
 )
-from killable.api.http.openai.requests import IDENTIFYING
+from killable.api.http.openai_requests import IDENTIFYING
 from killable.api.http.record_json import usage_of as usage_of_record
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
@@ -41,7 +41,7 @@ def job_id_of(response_id: str) -> str:
     return "job-" + response_id.removeprefix(RESPONSE) if response_id.startswith(RESPONSE) else response_id
 
 
-class Response:
+class OpenAIResponse:
     """One response. It is a form of an `Answer`."""
 
     def __init__(self, record: JobRecord, model: str, asked: Mapping[str, Any], after: int = -1) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from killable.api.http.openai.messages import Reader
+from killable.api.http.openai_messages import MessageReader
 from killable.api.http.request_faults import cut, fault
 from killable.workers.named_tuples import NamedTuple
 
@@ -227,7 +227,7 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
         raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
     given = {name: value for name, value in body.items() if value is not None}
     model = _model_of(kind, given, accepting)
-    reader = Reader()
+    reader = MessageReader()
     taken = accepting[model]
     server = _server_fields(kind, given, reader.faults)
     input = _model_fields(kind, given, taken, reader)
@@ -300,7 +300,7 @@ _CONTENT |= {"detokenize": "tokens"}
 _OPTIONS = frozenset({"limits", "priority", "metadata", *IDENTIFYING})
 
 
-def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Reader) -> dict[str, Any]:
+def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: MessageReader) -> dict[str, Any]:
     """Return what the model is asked for, under the names that job types have."""
     faults = reader.faults
     input: dict[str, Any] = {}
@@ -340,7 +340,9 @@ def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str
         input["logprobs"] = 1  # that of the token itself, which comes with the first of the alternatives
 
 
-def _inputs(kind: str, given: dict[str, Any], input: dict[str, Any], n: int, reader: Reader) -> list[dict[str, Any]]:
+def _inputs(
+    kind: str, given: dict[str, Any], input: dict[str, Any], n: int, reader: MessageReader
+) -> list[dict[str, Any]]:
     spelled = next((name for name in given if ALIASES.get(kind, {}).get(name, name) == _CONTENT[kind]), "")
     content = _CONTENT[kind]
     if not spelled:

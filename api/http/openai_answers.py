@@ -22,8 +22,8 @@ from starlette.types import Receive, Scope, Send
 
 from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
-from killable.api.http.openai.choices import Restarted
-from killable.api.http.openai.errors import error_of_job
+from killable.api.http.openai_choices import Restarted
+from killable.api.http.openai_errors import error_of_job
 from killable.api.http.problems import problem, refused
 from killable.api.http.sse import WRITE_BYTES, OpenSse
 from killable.supervisor.engine import Engine

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from killable.api.http import schemas
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.openai.parsing import parsed, read_parsed
-from killable.api.http.openai.requests import NO_MODEL, Accepting, Asked, BadRequest
+from killable.api.http.openai_parsing import parsed, read_parsed
+from killable.api.http.openai_requests import NO_MODEL, Accepting, Asked, BadRequest
 from killable.api.http.request_faults import FAULTS_MAX, invalid
 from killable.workers.errors import Refused
 

@@ -12,18 +12,17 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.http import schemas
+from killable.api.http import openai_responses, schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
-from killable.api.http.openai import responses
-from killable.api.http.openai.answers import Answer, Form, Jobs
-from killable.api.http.openai.choices import Chunks
-from killable.api.http.openai.documentation import body_of, described
-from killable.api.http.openai.models import accepting, models_json
-from killable.api.http.openai.reading import options_of, read_request
-from killable.api.http.openai.requests import Asked
-from killable.api.http.openai.values import Embeddings, Text, Tokens
+from killable.api.http.openai_answers import Answer, Form, Jobs
+from killable.api.http.openai_choices import Chunks
+from killable.api.http.openai_documentation import body_of, described
+from killable.api.http.openai_models import accepting, models_json
+from killable.api.http.openai_reading import options_of, read_request
+from killable.api.http.openai_requests import Asked
+from killable.api.http.openai_values import Embeddings, TextOfTokens, TokensOfText
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
@@ -44,7 +43,7 @@ class Submitted:
 
     @property
     def created(self) -> int:
-        return responses.seconds(self.records[0].created_at)
+        return openai_responses.seconds(self.records[0].created_at)
 
     def id(self, prefix: str) -> str:
         """Return the id of the answer, which has that of its first job."""
@@ -105,13 +104,13 @@ async def embeddings(request: Request, headers: Headers) -> Response:
 @router.post("/tokenize", **body_of("tokenize"))
 async def tokenize(request: Request, headers: Headers) -> Response:
     """Split a text into tokens, as llama.cpp's server (`content`) and vLLM (`prompt`) do."""
-    return _answer(request, await _submit(request, headers, "tokenize"), Tokens())
+    return _answer(request, await _submit(request, headers, "tokenize"), TokensOfText())
 
 
 @router.post("/detokenize", **body_of("detokenize"))
 async def detokenize(request: Request, headers: Headers) -> Response:
     """Join tokens to a text."""
-    return _answer(request, await _submit(request, headers, "detokenize"), Text())
+    return _answer(request, await _submit(request, headers, "detokenize"), TextOfTokens())
 
 
 @router.post("/v1/responses", **body_of("responses"))
@@ -119,7 +118,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     """Answer a conversation as a response. With `background` it goes on when its client leaves."""
     submitted = await _submit(request, headers, "responses")
     asked, record = submitted.asked, submitted.records[0]
-    form = responses.Response(record, asked.model, {"background": asked.background, **_told(asked)})
+    form = openai_responses.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return Response(form.whole(), headers=submitted.headers, media_type="application/json")
@@ -136,7 +135,7 @@ async def get_response(
     parts = parts_of(request)
     record, model = await _response_job(parts, response_id)
     if query.stream:
-        form = responses.Response(record, model, {}, query.starting_after)
+        form = openai_responses.OpenAIResponse(record, model, {}, query.starting_after)
         jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
         parts.streams.check(operator=jobs.operator)
         return Answer(parts.engine, parts.streams, jobs, form, stream=True, headers={})
@@ -163,7 +162,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 
 async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecord, str]:
     """Return the record of a response's job, and its model. Raise Refused: unknown_job."""
-    record = await parts.engine.get(responses.job_id_of(response_id))
+    record = await parts.engine.get(openai_responses.job_id_of(response_id))
     for job_type in await _types(parts.engine):
         if job_type.name == record.type and job_type.openai == "chat":
             return record, job_type.openai_model
@@ -171,7 +170,7 @@ async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecor
 
 
 async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> Response:
-    form = responses.Response(record, model, {})
+    form = openai_responses.OpenAIResponse(record, model, {})
     async for batch in parts.engine.events(record.job_id, follow=False):
         form.take(0, batch)
     form.take_record(0, record)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from killable.api.http import schemas
-from killable.api.http.openai.requests import ALIASES, FIELDS
+from killable.api.http.openai_requests import ALIASES, FIELDS
 from killable.api.http.statuses import STATUSES
 from killable.workers.errors import CODES
 

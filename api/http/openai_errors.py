@@ -15,7 +15,7 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.openai.paths import is_openais
+from killable.api.http.openai_paths import is_openais
 from killable.api.http.statuses import STATUSES
 from killable.workers.protocol.messages import dump_json
 
@@ -28,8 +28,6 @@ _CODES = {
     "invalid": "invalid_value",
     "input.invalid": "invalid_value",
 }
-_UNKNOWN = "is unknown"
-"""What the check by a type's schema says of a member that it does not have."""
 
 
 def error_of(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
@@ -42,10 +40,7 @@ def error_of(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
     if first:
         told = [": ".join(filter(None, (_param(each["pointer"]), each["message"]))) for each in faults[:3]]
         message = "; ".join(told) + ("; ..." if len(faults) > 3 else "")
-        code_of_fault = first.get("code", "unsupported_parameter" if first.get("message") == _UNKNOWN else "")
-        code = code_of_fault or _CODES.get(code, code)
-    else:
-        code = _CODES.get(code, code)
+    code = first.get("code") or _CODES.get(code, code)
     if status == 422:
         status = 404 if code == "model_not_found" else 400
     error = {

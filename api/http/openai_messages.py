@@ -14,7 +14,7 @@ MEMBERS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "r
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 
 
-class Reader:
+class MessageReader:
     """Collects the faults of one request."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from killable.api.http.openai.choices import TEXT_BEGINS
+from killable.api.http.openai_choices import TEXT_BEGINS
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -79,7 +79,7 @@ class Embeddings(_OfOneJob):
         return b'%b,"data":[%b],%b' % (head, vectors, tail)
 
 
-class Tokens(_OfOneJob):
+class TokensOfText(_OfOneJob):
     """The tokens of a text, as llama.cpp's server and as vLLM's answer."""
 
     def whole(self) -> bytes:
@@ -88,7 +88,7 @@ class Tokens(_OfOneJob):
         return dump_json({"tokens": tokens, "count": len(tokens), "max_model_len": found.get("max_model_len")})
 
 
-class Text(_OfOneJob):
+class TextOfTokens(_OfOneJob):
     """The text of tokens, as llama.cpp's server and as vLLM's answer."""
 
     def whole(self) -> bytes:

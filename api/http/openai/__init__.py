@@ -1,1 +1,0 @@
-"""OpenAI's routes over job types that declare `@job(openai=...)`."""

@@ -47,10 +47,10 @@ def _refusal(faults: list[dict[str, str]]) -> Refused:
     return refused
 
 
-def options_of(asked: Asked) -> schemas.JobOptions:
+def options_of(asked: Asked) -> schemas.OpenAIOptions:
     """Return how the jobs of a request are to run. Raise RequestValidationError."""
     try:
-        return schemas.JobOptions.model_validate(asked.options)
+        return schemas.OpenAIOptions.model_validate(asked.options)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False)
         # Its tags come from the metadata.

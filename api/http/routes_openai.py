@@ -57,7 +57,7 @@ async def list_models(request: Request) -> Response:
     return Json({"object": "list", "data": models_json(await _types(engine), engine.started_at)})
 
 
-@router.get("/v1/models/{model:path}", **described("The model", schemas.Model, "unknown_job_type"))
+@router.get("/v1/models/{model:path}", **described("The model", schemas.OpenAIModel, "unknown_job_type"))
 async def get_model(request: Request, model: str) -> Response:
     """Return one model."""
     engine = parts_of(request).engine

@@ -151,7 +151,7 @@ class _Job(Request):
         return self.limits.model_dump(exclude_unset=True)
 
 
-class JobOptions(_Job):
+class OpenAIOptions(_Job):
     """How the jobs of an OpenAI request are to run."""
 
 
@@ -338,7 +338,7 @@ class OpenAIObject(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Model(BaseModel):
+class OpenAIModel(BaseModel):
     id: str
     object: Literal["model"]
     created: int = Field(description="When this server was started, in seconds since 1970")
@@ -348,7 +348,7 @@ class Model(BaseModel):
 
 class ModelList(BaseModel):
     object: Literal["list"]
-    data: list[Model]
+    data: list[OpenAIModel]
 
 
 class Queue(BaseModel):

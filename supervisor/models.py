@@ -217,6 +217,11 @@ class JobType(NamedTuple):
     """Other names by which it can be submitted."""
     limit_sources: Mapping[str, str] = {}
     """What set each limit: `decorator`, or the key of `killable.toml` that did or would (`limits.run_s`)."""
+    openai: str = ""
+    """The kind of OpenAI request that it answers: chat · completions · embeddings · tokenize · detokenize; empty: none.
+    """
+    openai_model: str = ""
+    """The model's name in these requests."""
 
 
 class JobEvent(NamedTuple):

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http import routes_jobs, routes_metrics, routes_openai, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
@@ -28,6 +28,7 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams, most_streams
+from killable.api.http.openai_errors import OpenAIErrors
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
@@ -76,7 +77,7 @@ def create_app(
     app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics, routes_openai):
         app.include_router(routes.router)
     app.state.tools = tools
     methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
@@ -96,6 +97,7 @@ def create_app(
     if audit_log is not None:
         app.add_middleware(Audit, log=audit_log, engine=engine)
     app.add_middleware(InTurn, turns=turns, keys=keys)
+    app.add_middleware(OpenAIErrors)
     return app
 
 

@@ -17,6 +17,7 @@ from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.check_pool import CheckPool
+from killable.api.http.openai_paths import SUBMISSIONS as OPENAI_SUBMISSIONS
 from killable.api.http.problems import problem, refusal, refused
 from killable.api.http.request_faults import invalid
 from killable.api.http.route_roles import MCP_PATH
@@ -169,9 +170,10 @@ class LargeBodies:
             if body is None:
                 return  # its client has left
             if len(body) > SMALL_BYTES_MAX:
-                if scope["path"] not in (SUBMISSION_PATH, MCP_PATH):
+                if scope["path"] in (SUBMISSION_PATH, MCP_PATH):
+                    body, scope = await self._parsed(body, scope)
+                elif scope["path"] not in OPENAI_SUBMISSIONS:  # whose routes parse their bodies themselves
                     raise HTTPException(413, f"Here a body may have at most {SMALL_BYTES_MAX} bytes")
-                body, scope = await self._parsed(body, scope)
         except HTTPException as error:
             await refusal(error)(scope, receive, send)
         except Refused as error:

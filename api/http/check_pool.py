@@ -9,7 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -24,7 +24,7 @@ from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
 JOBS = "killable.api.http.check_pool_jobs"
-SPLIT, CHECK = "split", "check"
+SPLIT, CHECK, READ_OPENAI = "split", "check", "read_openai"
 """The functions of that module."""
 WORKERS = 2
 """Checks at the same time: one of each of two clients."""
@@ -51,6 +51,16 @@ class CheckPool:
         result = await self._run(SPLIT, content, tenant)
         head, _, input = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).partition(b"\n")
         return json.loads(head), input
+
+    async def read_openai(
+        self, kind: str, body: bytes, accepting: Mapping[str, Sequence[Any]], tenant: str
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Return what `check_pool_jobs.read_openai` does. Raise Refused: input.invalid, busy."""
+        members = dump_json({"kind": kind, "accepting": dict(accepting)})[:-1]
+        content = b'%b,"body":{"base64":"%s"}}' % (members, base64.b64encode(body))
+        result = await self._run(READ_OPENAI, content, tenant)
+        head, *inputs = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")
+        return json.loads(head), inputs
 
     async def check(
         self, schema: dict[str, Any], payload: bytes, prefix: tuple[str, ...], tenant: str

@@ -12,10 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http import rate_headers
 from killable.api.http.auth import is_operator, tenant_of_scope
 from killable.api.http.bodies import SUBMISSION_PATH
+from killable.api.http.openai_paths import SUBMISSIONS as OPENAI_SUBMISSIONS
 from killable.api.http.problems import refused
 from killable.supervisor.engine import Engine
 from killable.supervisor.records import Quota
 from killable.workers.errors import Refused
+
+_PATHS = OPENAI_SUBMISSIONS | {SUBMISSION_PATH}
 
 
 class SubmissionRateCheck:
@@ -26,7 +29,7 @@ class SubmissionRateCheck:
         self._engine = engine
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != SUBMISSION_PATH:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in _PATHS:
             await self._app(scope, receive, send)
             return
         try:

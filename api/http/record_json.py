@@ -20,6 +20,8 @@ SHORT_JOB = (
 def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
     """Return the members of the full record. The input is not among them."""
     address = f"/v1/jobs/{record.job_id}"
+    result = _value(record.result, address + "/result", result_inline_bytes_max)
+    partial = _value(record.partial, address + "/partial", result_inline_bytes_max)
     return short_record_json(record) | {
         "error": record.error,
         "limits": record.limits,
@@ -29,8 +31,9 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "events": record.events,
         "attempts": record.attempts,
         "lost_attempts": record.lost_attempts,
-        "result": _value(record.result, address + "/result", result_inline_bytes_max),
-        "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
+        "result": result,
+        "partial": partial,
+        "usage": usage_of(result, partial, record.tokens),
         "certificate": record.certificate,
         "instance_id": record.instance_id,
     }
@@ -40,6 +43,18 @@ def short_record_json(record: JobRecord) -> dict[str, Any]:
     """Return the members of the short record. Its error has no traceback."""
     error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
     return {name: getattr(record, name) for name in SHORT_JOB} | {"error": error}
+
+
+def usage_of(result: Any, partial: Any, tokens: int) -> dict[str, int] | None:
+    """Return what a model has counted: what its job has returned; of one that was stopped the tokens of its prompt, as
+    it has reported them, and those that it has said. None: it has counted nothing.
+    """
+    for value, more in ((result, {}), (partial, {"completion_tokens": tokens})):
+        usage = value.get("usage") if isinstance(value, dict) else None
+        if isinstance(usage, dict) and type(usage.get("prompt_tokens")) is int:
+            found = {name: count for name, count in (usage | more).items() if type(count) is int}
+            return found | {"total_tokens": found["prompt_tokens"] + found.get("completion_tokens", 0)}
+    return None
 
 
 def _value(payload: bytes | None, address: str, inline_bytes_max: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from starlette.routing import compile_path
 
+from killable.api.http.openai_paths import SUBMISSIONS
 from killable.workers.named_tuples import NamedTuple
 
 Role = Literal["read", "submit", "operate"]
@@ -40,6 +41,7 @@ class Access(NamedTuple):
 
 _JOB = "/v1/jobs/{job_id}"
 MCP_PATH = "/mcp"
+_RESPONSE = "/v1/responses/{response_id}"
 
 ACCESS: dict[tuple[str, str], Access] = {
     # Load balancers and orchestrators have no key.
@@ -62,6 +64,11 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/metrics"): Access("read", whole_server=True),
     ("GET", "/v1/metrics"): Access("read", whole_server=True),
     ("POST", "/v1/jobs"): Access("submit", verb="submit"),
+    ("GET", "/v1/models"): Access("read"),
+    ("GET", "/v1/models/{model:path}"): Access("read"),
+    **{("POST", path): Access("submit", verb="submit") for path in sorted(SUBMISSIONS)},
+    ("GET", _RESPONSE): Access("read"),
+    ("POST", f"{_RESPONSE}/cancel"): Access("submit", verb="cancel"),
     ("DELETE", _JOB): Access("submit", verb="cancel"),
     ("POST", f"{_JOB}/cancel"): Access("submit", verb="cancel"),
     ("POST", "/v1/jobs/cancel"): Access("operate", verb="cancel_matching"),

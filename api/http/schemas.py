@@ -151,6 +151,10 @@ class _Job(Request):
         return self.limits.model_dump(exclude_unset=True)
 
 
+class OpenAIOptions(_Job):
+    """How the jobs of an OpenAI request are to run."""
+
+
 class JobRequest(_Job):
     """A job: its type, input and limits."""
 
@@ -259,6 +263,12 @@ class StreamQuery(Query):
     ticket: str = Field("", description="The ticket in `stream_url`, instead of an API key")
 
 
+class ResponseQuery(Query):
+    stream: bool = Field(False, description="Its events, instead of the response as it stands")
+    starting_after: int = Field(-1, ge=-1, le=2**53, description="The `sequence_number` of the last event received")
+    include_obfuscation: Literal[False] = Field(False, description="Not supported")
+
+
 class ResultQuery(Query):
     wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="Seconds to wait for the end, at most 60")
 
@@ -307,6 +317,40 @@ class Problem(BaseModel):
     retryable: bool
 
 
+class OpenAIError(BaseModel):
+    """What is wrong with a request, or how its job has ended. Facts are further members."""
+
+    model_config = ConfigDict(extra="allow")
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field at fault: `messages[0].content`")
+    code: str | None
+
+
+class OpenAIErrorAnswer(BaseModel):
+    error: OpenAIError
+
+
+class OpenAIObject(BaseModel):
+    """An object as OpenAI documents it."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class OpenAIModel(BaseModel):
+    id: str
+    object: Literal["model"]
+    created: int = Field(description="When this server was started, in seconds since 1970")
+    owned_by: str
+    kinds: list[str] = Field(description="chat · completions · embeddings · tokenize · detokenize")
+
+
+class ModelList(BaseModel):
+    object: Literal["list"]
+    data: list[OpenAIModel]
+
+
 class Queue(BaseModel):
     position: int | None
     estimated_wait_s: float | None
@@ -343,7 +387,11 @@ _HAS_KEY = (
 )
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
 ShortJob = _model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
-Job = _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON)
+Usage = Annotated[
+    dict[str, int] | None,
+    Field(description="Tokens that a model has counted, also of an answer that was stopped; null: it counts none"),
+]
+Job = _answer("Job", _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON), usage=Usage)
 """A `result` or `partial` larger than `result_inline_bytes_max` is `{"$ref": address}`."""
 Worker = _model_of("Worker", WorkerRecord)
 Retired = _model_of("Retired", RetiredWorker)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -180,15 +180,16 @@ class Reader(NamedTuple):
     operator: bool
 
 
-class EventStream(EventSourceResponse):
-    """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
+class OpenSse(EventSourceResponse):
+    """An open answer of server-sent events: pings, times and bounds."""
 
-    def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
-        self._engine = engine
+    def __init__(
+        self, streams: OpenStreams, pieces: AsyncIterable[bytes | memoryview], headers: Mapping[str, str] | None = None
+    ) -> None:
         self._streams = streams
-        self._reader = reader
         super().__init__(
-            self._pieces(),
+            pieces,
+            headers=headers,
             ping=streams.ping_s,
             ping_message_factory=_ping,
             send_timeout=streams.send_timeout_s,
@@ -196,13 +197,35 @@ class EventStream(EventSourceResponse):
         self.headers["X-Content-Type-Options"] = "nosniff"
         del self.headers["Connection"]  # the server's to say; to a client that asked for it, it says `close`
 
+    async def run(self, scope: Scope, receive: Receive, send: Send, job_ids: str) -> None:
+        """Send it, until it ends or its reader leaves."""
+        assert self.send_timeout is not None
+        self._streams.open += 1
+        try:
+            await EventSourceResponse.__call__(self, scope, receive, in_whole_events(send, self.send_timeout))
+        except* HTTPException:
+            pass  # a body of the GET that did not come in time
+        except* TimeoutError:
+            # Returning without the closing message makes the server close the connection.
+            log.warning("disconnected a reader of %s that read nothing for %s s", job_ids, self.send_timeout)
+        finally:
+            self._streams.open -= 1
+
+
+class EventStream(OpenSse):
+    """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
+
+    def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
+        self._engine = engine
+        self._reader = reader
+        super().__init__(streams, self._pieces())
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(IS_HEAD):
             # No reader: were it counted as one, its leaving could end the job.
             await super().__call__({**scope, "method": "HEAD"}, receive, send)
             return
 
-        assert self.send_timeout is not None
         reader = self._reader
         try:
             await self._engine.reader_came(
@@ -211,16 +234,9 @@ class EventStream(EventSourceResponse):
         except Refused as error:  # here and not before: between a check and this, others may come
             await (await refused(Request(scope), error))(scope, receive, send)
             return
-        self._streams.open += 1
         try:
-            await super().__call__(scope, receive, in_whole_events(send, self.send_timeout))
-        except* HTTPException:
-            pass  # a body of the GET that did not come in time
-        except* TimeoutError:
-            # Returning without the closing message makes the server close the connection.
-            log.warning("disconnected a reader of %s that read nothing for %s s", reader.job_id, self.send_timeout)
+            await self.run(scope, receive, send, reader.job_id)
         finally:
-            self._streams.open -= 1
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
                 if await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches):
                     act_of(scope).event = "client_gone"

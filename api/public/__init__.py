@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from killable.workers.authoring.job_functions import job, preload
     from killable.workers.authoring.limits_and_caps import Limits
     from killable.workers.authoring.operations import OperationTimedOut
+    from killable.workers.authoring.registered_types import InputRefused
     from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled
     from killable.workers.errors import (
         JobCancelled,
@@ -40,6 +41,7 @@ __all__ = [
     "Ending",
     "Event",
     "Executor",
+    "InputRefused",
     "JobCancelled",
     "JobError",
     "JobFailed",
@@ -71,6 +73,7 @@ _MODULES = {
     "Ending": "killable.api.client.events",
     "Event": "killable.api.client.events",
     "Executor": "killable.supervisor.executor.executor",
+    "InputRefused": "killable.workers.authoring.registered_types",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",

@@ -36,6 +36,7 @@ class JobTypes:
                     f"two pools have a job type {name!r}: {self._types[name].pool} and {pool.name}", name=name
                 )
             self._check_operations(pool, name, each["operations"])
+            self._check_model(pool, each)
             self._types[name] = self._job_type(pool, each)
 
     def _check_operations(self, pool: PoolSpec, name: str, operations: Sequence[str]) -> None:
@@ -47,6 +48,17 @@ class JobTypes:
                     f"two job types answer to {min(shared)!r}: {other.name!r} of pool {other.pool} and {name!r} of pool"
                     f" {pool.name}; an operation belongs to one of them",
                     name=min(shared),
+                )
+
+    def _check_model(self, pool: PoolSpec, reported: Mapping[str, Any]) -> None:
+        """Raise DuplicateType when the type answers the same OpenAI requests as another one."""
+        asked = reported.get("openai", ""), reported.get("openai_model", "")
+        for other in self._types.values():
+            if asked[0] and asked == (other.openai, other.openai_model):
+                raise DuplicateType(
+                    f"two job types answer openai={asked[0]!r} as {asked[1]!r}: {other.name!r} of pool {other.pool} and"
+                    f" {reported['name']!r} of pool {pool.name}; give one another openai_model",
+                    name=reported["name"],
                 )
 
     def get(self, name: str, broken_pools: Iterable[str]) -> JobType:
@@ -83,5 +95,7 @@ class JobTypes:
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",
             operations=tuple(reported["operations"]),
+            openai=reported.get("openai", ""),
+            openai_model=reported.get("openai_model", ""),
             limit_sources=effective_limits.sources_of_type(self._settings, name, reported["limits"]),
         )

@@ -31,8 +31,13 @@ async def test_the_built_in_types_say_there_how_to_get_what_they_need(
 ) -> None:
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = str(tmp_path / "bare" / "bin" / "python")
-    names = ("embed", "generate", "tokenize")
-    modules = tuple(f"killable.workers.builtin.{name}" for name in names)
+    modules = tuple(
+        f"killable.workers.builtin.{name}" for name in ("embed", "generate", "chat", "tokenize", "vocabulary")
+    )
+    names = (
+        *("chat", "complete", "embed", "embeddings", "generate", "llm-detokenize", "llm-tokenize"),
+        *("text-detokenize", "text-tokenize", "tokenize"),
+    )
     server = await supervisor(PoolSpec("builtin", modules, workers=1, python=python))
     types = await server.job_types()
     assert [(each.name, each.available) for each in types] == [(name, False) for name in names]

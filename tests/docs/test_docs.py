@@ -33,7 +33,6 @@ NOT_RUN: dict[str, list[str]] = {
     ],
     "docs/how-to/logging.md": ["addresses, times and keys differ"],
     "docs/how-to/mcp.md": ["it needs Claude Code", "it is of VS Code"],
-    "docs/how-to/openai-stream.md": ["it needs the package openai"],
     "docs/how-to/prometheus.md": ["it needs Prometheus"] * 2,
     "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],

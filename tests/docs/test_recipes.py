@@ -45,7 +45,6 @@ def count(upto):
 REQUESTS = {
     "fastapi.md, a result": ("fastapi.md", "work.py", "GET /derive?rounds=1", ""),
     "fastapi.md, a stream": ("fastapi.md", "work.py", "GET /count?upto=1", ""),
-    "openai-stream.md": ("openai-stream.md", "model.py", "POST /v1/chat/completions", '{"messages": []}'),
 }
 
 

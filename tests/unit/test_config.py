@@ -59,9 +59,9 @@ def faults(*args: Any, **options: Any) -> dict[str, dict[str, str]]:
 def test_without_a_file_there_are_the_built_in_pools() -> None:
     config = read()
     assert [(pool.name, pool.modules, pool.start_method) for pool in config.settings.pools] == [
-        ("text", ("killable.workers.builtin.tokenize",), "fork"),
+        ("text", ("killable.workers.builtin.tokenize", "killable.workers.builtin.vocabulary"), "fork"),
         ("embeddings", ("killable.workers.builtin.embed",), "fork"),
-        ("llm", ("killable.workers.builtin.generate",), "spawn"),
+        ("llm", ("killable.workers.builtin.generate", "killable.workers.builtin.chat"), "spawn"),
     ]
     assert (config.server.host, config.server.port, config.server.uds) == ("127.0.0.1", 7833, "")
     assert config.settings.limits == DEFAULT_LIMITS

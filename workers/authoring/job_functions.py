@@ -27,6 +27,7 @@ from killable.workers.authoring.identifiers import TYPE_NAME, TYPE_NAME_RULE
 from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.input_types import InputFault, InputType, join
 from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
+from killable.workers.authoring.openai_kinds import why_not
 from killable.workers.authoring.preloads import preload, run_preloads
 from killable.workers.authoring.registered_types import DeclarationError, InputError, catalogue, registered
 from killable.workers.authoring.requirements import missing
@@ -72,6 +73,10 @@ class JobFunction:
     """Whether it is a generator function: its yields are the tokens, its return value is the result."""
     on_loss: str = "fail"
     """What becomes of its jobs that ran when the server died, with a journal: one of ON_LOSS."""
+    openai: str = ""
+    """The kind of OpenAI request that it answers, one of KINDS; empty: none."""
+    openai_model: str = ""
+    """The model's name in these requests."""
 
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Return the keyword arguments of a call, converted to the types of the function's annotations.
@@ -101,6 +106,8 @@ class JobFunction:
             "operations": list(self.operations),
             "streams": self.streams,
             "on_loss": self.on_loss,
+            "openai": self.openai,
+            "openai_model": self.openai_model,
             "available": not unavailable_reason,
             "unavailable_reason": unavailable_reason,
         }
@@ -126,6 +133,8 @@ def job(
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
     on_loss: str = "fail",
+    openai: str = "",
+    openai_model: str = "",
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Callable[[F], F]: ...
 
@@ -138,6 +147,8 @@ def job(
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
     on_loss: str = "fail",
+    openai: str = "",
+    openai_model: str = "",
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
@@ -147,8 +158,9 @@ def job(
     them to the ** parameter. `operations` are aliases of the type. `requires` maps import names to install lines: if
     one is not installed, the type is listed as unavailable. `on_loss="rerun"` says that the job may run more than once
     (it is idempotent): with a journal, a job that ran when the server or its machine died is run again, three times at
-    most, instead of failing. `limits` are the type's defaults (LIMITS has the names): seconds also as "5m", bytes also
-    as "1GiB", None for no such limit.
+    most, instead of failing. `openai` has the type answer OpenAI's requests of one kind (chat, completions, embeddings,
+    tokenize, detokenize); `openai_model` is the model's name there, by default that of the type. `limits` are the
+    type's defaults (LIMITS has the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
 
     Raise DeclarationError, with function and cause, for a function that cannot be a job.
     """
@@ -159,6 +171,8 @@ def job(
         extra_input=extra_input,
         requires=requires,
         on_loss=on_loss,
+        openai=openai,
+        openai_model=openai_model,
         limits=limits,
     )
     if name is None or isinstance(name, str):
@@ -182,6 +196,8 @@ def _declare(
     extra_input: str,
     requires: Mapping[str, str] | None,
     on_loss: str,
+    openai: str,
+    openai_model: str,
     limits: Mapping[str, object],
 ) -> F:
     check_function("job", function)
@@ -207,7 +223,10 @@ def _declare(
         context_parameter=context,
         streams=inspect.isgeneratorfunction(inner),
         on_loss=on_loss,
+        openai=openai,
+        openai_model=openai_model or (name if openai else ""),
     )
+    _check_openai(declared)
     _register(declared)
     return function
 
@@ -248,6 +267,21 @@ def _check_rest(function: Function, rest: tuple[str, InputType] | None, extra_in
         )
 
 
+def _check_openai(declared: JobFunction) -> None:
+    if not (declared.openai or declared.openai_model):
+        return
+    schema = declared.input.schema
+    if why := why_not(
+        declared.openai,
+        declared.openai_model,
+        takes=schema["properties"],
+        needs=schema.get("required", ()),
+        streams=declared.streams,
+        codec=declared.codec,
+    ):
+        raise _refusal(declared.function, why)
+
+
 def _parse_limit(function: Function, name: str, value: object) -> Any:
     try:
         return parse_limit(name, value)
@@ -270,6 +304,7 @@ def _register(declared: JobFunction) -> None:
                 ' give one another name, as in @job("another-name")'
             )
     for other in declared_so_far.values():
+        _check_model(declared, other)
         shared = {other.name, *other.operations}.intersection((declared.name, *declared.operations))
         if shared and other.name != declared.name:
             raise DeclarationError(
@@ -278,6 +313,15 @@ def _register(declared: JobFunction) -> None:
             )
     registry.register(declared)
     _executions[declared.name] = execution
+
+
+def _check_model(declared: JobFunction, other: JobFunction) -> None:
+    asked = declared.openai, declared.openai_model
+    if declared.openai and declared.name != other.name and asked == (other.openai, other.openai_model):
+        raise DeclarationError(
+            f"two job types answer openai={asked[0]!r} as {asked[1]!r}: {other.name!r}, {place_of(other.function)}, and"
+            f" {declared.name!r}, {place_of(declared.function)}; give one another openai_model"
+        )
 
 
 def _inner(declared: JobFunction) -> FunctionType:

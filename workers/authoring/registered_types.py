@@ -30,6 +30,33 @@ class InputError(ValueError):
         return f"the input of {self.job!r} does not fit: {faults}{more}"
 
 
+class InputRefused(InputError):
+    """A job refuses its input for a reason that its declaration cannot say: `raise InputRefused("...", "prompt")`.
+
+    The job ends as `input.invalid`; over OpenAI's routes that is a 400 with this `param` and `code`. Facts go along as
+    text.
+    """
+
+    def __init__(self, message: str, member: str = "", *, code: str = "", **facts: object) -> None:
+        pointer = "".join("/" + step.replace("~", "~0").replace("/", "~1") for step in member.split(".") if step)
+        fault = {"pointer": pointer, "message": message}
+        if code:
+            fault["code"] = code
+        super().__init__("", [fault | {name: str(value) for name, value in facts.items()}])
+
+    def __str__(self) -> str:
+        return self.facts[0]["message"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild_refused, (self.facts,)
+
+
+def _rebuild_refused(facts: list[dict[str, str]]) -> InputRefused:
+    refused = InputRefused("")
+    refused.facts = facts
+    return refused
+
+
 class RegisteredJob(Protocol):
     """What runs a job of one type: a declared function, or the call of an Executor."""
 

@@ -12,7 +12,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from killable import Context, job, preload
+from killable import Context, InputRefused, job, preload
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -30,6 +30,10 @@ TEXTS_MAX = 10_000
 TEXT_CHARS_MAX = 100_000
 BATCH_MAX = 32
 """More texts in one call are not faster, and take 10 MB each."""
+OPENAI_MODEL = "all-minilm-l6-v2"
+OPENAI_TEXTS_MAX = 2048
+"""As OpenAI has it."""
+OPENAI_BATCH = 8
 DECIMALS = 7
 """Precise to half of a float32's last digit, for numbers of this size; all digits would double the text."""
 
@@ -81,6 +85,34 @@ def embed(
         else:
             yield [[round(number, DECIMALS) for number in vector] for vector in vectors.tolist()]
     return {"texts": len(texts), "dimensions": DIMENSIONS, "tokens": tokens, "truncated": truncated, "model": MODEL}
+
+
+@job(requires=REQUIRES, grace_s=0, openai="embeddings", openai_model=OPENAI_MODEL)
+def embeddings(
+    input: Annotated[list[Annotated[str, range(TEXT_CHARS_MAX + 1)]], range(1, OPENAI_TEXTS_MAX + 1)],
+    encoding_format: Literal["float", "base64"] = "float",
+) -> Generator[list[float] | str, None, dict[str, Any]]:
+    """Turn texts into vectors, one for each text, as OpenAI's requests have them."""
+    tokens = 0
+    for start in range(0, len(input), OPENAI_BATCH):
+        encodings = model().tokenizer.encode_batch(input[start : start + OPENAI_BATCH])
+        for number, encoding in enumerate(encodings):
+            if encoding.overflowing:
+                length = sum(sum(each.attention_mask) for each in (encoding, *encoding.overflowing))
+                raise InputRefused(
+                    f"the context of this model has {TOKENS_MAX} tokens, and this text takes about {length}",
+                    f"input.{start + number}",
+                    code="context_length_exceeded",
+                    prompt_tokens=length,
+                    context_tokens=TOKENS_MAX,
+                )
+        tokens += sum(sum(each.attention_mask) for each in encodings)
+        for vector in vectors_of(encodings):
+            if encoding_format == "base64":
+                yield base64.b64encode(vector.astype("<f4").tobytes()).decode()
+            else:
+                yield [round(number, DECIMALS) for number in vector.tolist()]
+    return {"usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
 
 
 def vectors_of(encodings: list[Any]) -> Any:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
+import json
 import platform
 import secrets
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from killable import job, preload
 
@@ -49,8 +50,31 @@ def engine() -> Any:
     params.cpuparams.n_threads = THREADS
     params.verbosity = 1  # errors only; the default writes thirty lines about each run
     # The port would serve every program on this machine, browsers included. It is not needed: a random key locks it.
-    params.api_keys = [secrets.token_urlsafe()]
+    params.api_keys = [_key]
     return xllamacpp.Server(params)
+
+
+_key = secrets.token_urlsafe()
+
+
+def ask_engine(path: str, content: dict[str, Any] | None = None) -> Any:
+    """Return what the engine's own server answers, for what its library has no call for. Raise OSError, ValueError."""
+    from http.client import HTTPConnection
+    from urllib.parse import urlsplit
+
+    address = urlsplit(engine().listening_address)
+    connection = HTTPConnection(address.hostname or "", address.port, timeout=10)
+    try:
+        headers = {"Authorization": f"Bearer {_key}", "Content-Type": "application/json"}
+        method, body = ("GET", None) if content is None else ("POST", json.dumps(content))
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        found = answer.read()
+        if answer.status != 200:
+            raise ValueError(f"the engine answers {path} with {answer.status}: {found[:500]!r}")
+        return json.loads(found)
+    finally:
+        connection.close()
 
 
 @job(requires=REQUIRES)
@@ -87,7 +111,9 @@ def generate(
     return {"tokens": tokens, "finish_reason": finish_reason, "model": MODEL_FILE}
 
 
-def stream(request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+def stream(
+    request: dict[str, Any], call: Literal["handle_chat_completions", "handle_completions"] = "handle_chat_completions"
+) -> Generator[dict[str, Any], None, None]:
     """Yield the engine's chunks as they come; closing this stops the engine at its next token.
 
     The engine calls back in the thread that called it, and waits in C++ in between, where no Python signal handler
@@ -103,7 +129,7 @@ def stream(request: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
 
     def run() -> None:
         try:
-            loaded.handle_chat_completions(request, on_chunk)
+            getattr(loaded, call)(request, on_chunk)
             chunks.put(None)
         except BaseException as error:
             chunks.put(error)

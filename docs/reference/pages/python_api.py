@@ -47,6 +47,7 @@ SECTIONS = (
             "Limits",
             "Stopping",
             "OperationTimedOut",
+            "InputRefused",
         ),
     ),
     Section(

@@ -1,0 +1,293 @@
+"""Answers one OpenAI request by its jobs, for as long as its client is there: whole, or as a stream.
+
+Runs in: api.
+
+    jobs ──first tokens──► the answer begins: a failure before has a status ──► chunks, pings ──► [DONE], or an error
+      ▲                                                                              │
+      └──────────── cancelled as client_gone ◄──── the client has left ◄─────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from killable.api.http.audited_requests import act_of
+from killable.api.http.open_streams import OpenStreams
+from killable.api.http.openai_choices import Restarted
+from killable.api.http.openai_errors import error_of_job
+from killable.api.http.problems import problem, refused
+from killable.api.http.sse import WRITE_BYTES, OpenSse
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import TERMINAL_STATES, JobEvent
+from killable.supervisor.records import JobRecord
+from killable.workers.errors import Refused
+from killable.workers.named_tuples import NamedTuple
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Batch = tuple[int, Sequence[JobEvent]]
+QUEUE_MAX = 4
+"""Batches of several jobs that wait for their reader: the logs have the others."""
+BROKEN = {"code": "protocol", "message": "the job has said what is no piece of an answer", "retryable": False}
+AGAIN = {"code": "worker_lost", "message": "the attempt that has begun this answer has failed", "retryable": True}
+
+
+class Jobs(NamedTuple):
+    """The jobs of one request, and whose they are."""
+
+    ids: Sequence[str]
+    tenant: str
+    operator: bool
+    watches: bool = False
+    """Whether they go on when this client leaves."""
+
+
+class Form(Protocol):
+    """How events become an answer."""
+
+    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
+        """Yield what a job's events add to the stream. Raise ValueError for what no answer has."""
+        ...
+
+    def failure(self, number: int) -> dict[str, Any] | None:
+        """Return the error of a job that has ended without an answer; None: it has not."""
+        ...
+
+    def end(self) -> bytes:
+        """Return the end of the stream; all jobs have completed."""
+        ...
+
+    def error(self, content: dict[str, Any]) -> bytes:
+        """Return an error in the middle of the stream, after which nothing follows."""
+        ...
+
+    def take(self, number: int, batch: Sequence[JobEvent]) -> None:
+        """Take events for a whole answer. Raise ValueError."""
+        ...
+
+    def take_record(self, number: int, record: JobRecord) -> None:
+        """Take the record of a job that has ended, whose events were taken."""
+        ...
+
+    def whole(self) -> bytes:
+        """Return the whole answer; all jobs have completed."""
+        ...
+
+
+class _Gone(Exception):
+    """The client has left."""
+
+
+class Answer(Response):
+    """The answer to one request."""
+
+    def __init__(
+        self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, stream: bool, headers: dict[str, str]
+    ) -> None:
+        self._engine = engine
+        self._streams = streams
+        self._jobs = jobs
+        self._form = form
+        self._stream = stream
+        self._has_failed = False
+        self._told = headers
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        jobs, came = self._jobs, list[str]()
+        try:
+            for job_id in jobs.ids:
+                await self._engine.reader_came(job_id, jobs.tenant, operator=jobs.operator, watches=jobs.watches)
+                came.append(job_id)
+            await (self._streamed if self._stream else self._whole)(scope, receive, send)
+        except Refused as error:
+            await (await refused(Request(scope), error))(scope, receive, send)
+        except _Gone:
+            pass
+        finally:
+            with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
+                for job_id in jobs.ids:
+                    if job_id not in came:
+                        await self._never_read(job_id)
+                    elif await self._engine.reader_left(job_id, jobs.tenant, watches=jobs.watches):
+                        act_of(scope).event = "client_gone"
+
+    async def _never_read(self, job_id: str) -> None:
+        if not self._jobs.watches:
+            try:
+                await self._engine.cancel(job_id, by="client_gone", reason="its answer cannot be read", wait_s=0.0)
+            except Refused:
+                pass
+
+    # ── whole ──
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for number, job_id in enumerate(self._jobs.ids):
+            record = await unless_gone(receive, self._engine.wait(job_id))
+            try:
+                await self._take(number, job_id)
+            except ValueError as error:
+                await self._failed(job_id, _why(error), scope, receive, send)
+                return
+            self._form.take_record(number, record)
+            if failure := self._form.failure(number):
+                await self._failed(job_id, failure, scope, receive, send)
+                return
+        try:
+            content = self._form.whole()
+        except ValueError as error:
+            await self._failed(self._jobs.ids[0], _why(error), scope, receive, send)
+            return
+        await Response(content, headers=self._told, media_type="application/json")(scope, receive, send)
+
+    async def _take(self, number: int, job_id: str) -> None:
+        async with aclosing(self._engine.events(job_id, follow=False)) as batches:
+            async for batch in batches:
+                self._form.take(number, batch)
+
+    async def _failed(self, job_id: str, failure: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the error of a job, as a problem: what stands around this turns it into OpenAI's."""
+        facts = {name: fact for name, fact in failure.items() if name not in ("code", "message", "retryable")}
+        facts.pop("traceback", None)
+        answer = problem(failure["code"], failure["message"], members={**facts, "job_id": job_id}, headers=self._told)
+        await answer(scope, receive, send)
+
+    # ── streamed ──
+
+    async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
+        source = _events_of(self._engine, self._jobs.ids)
+        async with aclosing(source):
+            first, failure = await unless_gone(receive, self._first(source))
+            if failure is not None:
+                await self._failed(*failure, scope, receive, send)
+                return
+            answer = OpenSse(self._streams, self._pieces(first, source), headers=self._told)
+            await answer.run(scope, receive, send, " ".join(self._jobs.ids))
+
+    async def _first(self, source: AsyncIterator[Batch]) -> tuple[bytes, tuple[str, dict[str, Any]] | None]:
+        """Return the first chunks; or the job that has failed before there were any, and how."""
+        async for number, batch in source:
+            begun = any(name == "token" or name in TERMINAL_STATES for _, name, _ in batch)
+            pieces, failure = self._pieces_of(number, batch)
+            if failure and not pieces:
+                return b"", (self._jobs.ids[number], failure)
+            if begun:
+                return b"".join([*pieces, *self._told_of(number, failure)]), None
+        raise Refused("the record of this job is no longer there", code="unknown_job")
+
+    def _pieces_of(self, number: int, batch: Sequence[JobEvent]) -> tuple[list[bytes], dict[str, Any] | None]:
+        """Return what a job's events add to the stream, and how its answer has failed."""
+        pieces: list[bytes] = []
+        try:
+            pieces += self._form.stream(number, batch)
+        except Restarted:
+            return pieces, AGAIN
+        except ValueError:
+            return pieces, BROKEN
+        return pieces, self._form.failure(number)
+
+    def _told_of(self, number: int, failure: dict[str, Any] | None) -> list[bytes]:
+        """Return the failure of an answer that has begun; it is the last of its stream."""
+        if failure is None:
+            return []
+        self._has_failed = True
+        return [self._form.error(error_of_job(self._jobs.ids[number], failure)[1])]
+
+    async def _pieces(self, first: bytes, source: AsyncIterator[Batch]) -> AsyncGenerator[bytes | memoryview, None]:
+        yield first
+        if self._has_failed:
+            return
+        try:
+            async for number, batch in source:
+                pieces, failure = self._pieces_of(number, batch)
+                for part in _in_writes([*pieces, *self._told_of(number, failure)]):
+                    yield part
+                if failure is not None:
+                    return
+        except Refused:
+            log.info("the record of %s was dropped while its answer was read", self._jobs.ids)
+        else:
+            yield self._form.end()
+
+
+def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield pieces, joined to writes of some WRITE_BYTES."""
+    joined: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        joined.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(joined)
+            joined, size = [], 0
+    if joined:
+        yield b"".join(joined)
+
+
+def _why(error: ValueError) -> dict[str, Any]:
+    return AGAIN if isinstance(error, Restarted) else BROKEN
+
+
+async def unless_gone(receive: Receive, wanted: Awaitable[T]) -> T:
+    """Return what is wanted. Raise _Gone if the client leaves first."""
+    waiting = asyncio.ensure_future(wanted)
+    leaving = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if waiting.done():
+            return waiting.result()
+        raise _Gone
+    finally:
+        for each in (waiting, leaving):
+            each.cancel()
+        await asyncio.gather(waiting, leaving, return_exceptions=True)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batch, None]:
+    """Yield the events of several jobs as they come, each with the job's number."""
+    if len(jobs) == 1:
+        async with aclosing(engine.events(jobs[0])) as batches:
+            async for batch in batches:
+                yield 0, batch
+        return
+    found: asyncio.Queue[Batch | BaseException | None] = asyncio.Queue(QUEUE_MAX)
+
+    async def follow(number: int) -> None:
+        try:
+            async with aclosing(engine.events(jobs[number])) as batches:
+                async for batch in batches:
+                    await found.put((number, batch))
+            await found.put(None)
+        except Refused as error:
+            await found.put(error)
+
+    following = [asyncio.ensure_future(follow(number)) for number in range(len(jobs))]
+    try:
+        left = len(jobs)
+        while left:
+            item = await found.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield item
+    finally:
+        for each in following:
+            each.cancel()
+        await asyncio.gather(*following, return_exceptions=True)

@@ -1,0 +1,65 @@
+"""What `/openapi.json` says of OpenAI's routes.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from killable.api.http import schemas
+from killable.api.http.openai_requests import ALIASES, FIELDS
+from killable.api.http.statuses import STATUSES
+from killable.workers.error_codes import CODES
+
+_ERROR = {"model": schemas.OpenAIErrorAnswer}
+_SUBMITTING = (
+    *("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid", "unknown_job_type"),
+    *("limit_over_cap", "priority_over_max", "queue_full", "tenant_queue_full", "too_many_submissions", "draining"),
+    *("deadline_unmeetable", "journal_failed", "idempotency_conflict", "cancelled", "exception", "timeout.run"),
+)
+_COMMON = ("unauthorized", "forbidden", "misdirected", "busy", "internal")
+_CONTENT: dict[str, dict[str, Any]] = {
+    "chat": {"messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
+    "responses": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}},
+    "completions": {"prompt": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}},
+    "embeddings": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}},
+    "tokenize": {"content": {"type": "string"}},
+    "detokenize": {"tokens": {"type": "array", "items": {"type": "integer"}}},
+}
+
+
+def described(description: str, model: type[BaseModel], *codes: str) -> dict[str, Any]:
+    """Return what a route is described with: its answer, and the codes of its refusals."""
+    return {"responses": {200: {"description": description, "model": model}} | _errors((*codes, *_COMMON))}
+
+
+def body_of(kind: str) -> dict[str, Any]:
+    """Return the same of a route that submits jobs, with its body."""
+    content = _CONTENT[kind]
+    required = [] if kind in ("tokenize", "detokenize") else ["model", *content]
+    members = {"model": {"type": "string"}, **content} | {
+        name: {"description": "As OpenAI has it, if the model takes it"} for name in FIELDS[kind]
+    }
+    members |= {other: content[name] for other, name in ALIASES.get(kind, {}).items() if name in content}
+    if kind in ("chat", "completions", "responses"):
+        members["stream"] = {"type": "boolean"}
+    schema = {"type": "object", "properties": members, "required": required}
+    described_ = described("The answer, or with `stream` its chunks", schemas.OpenAIObject, *_SUBMITTING)
+    if kind in ("chat", "completions", "responses"):
+        described_["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    return {**described_, "openapi_extra": {"requestBody": body}}
+
+
+def _errors(codes: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
+    titles: dict[int, list[str]] = {}
+    for code in codes:
+        status = 400 if STATUSES[code] == 422 else STATUSES[code]
+        titles.setdefault(status, []).append(f"`{code}`: {CODES[code].title}")
+    found: dict[int | str, dict[str, Any]] = {
+        status: {**_ERROR, "description": " · ".join(dict.fromkeys(lines))} for status, lines in titles.items()
+    }
+    return found | {"default": {**_ERROR, "description": "Any other error"}}

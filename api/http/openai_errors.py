@@ -1,0 +1,116 @@
+"""Errors as OpenAI has them: `{"error": {message, type, param, code}}`, made from problem documents.
+
+Runs in: api. Pure but for the middleware, which is plain ASGI.
+
+OpenAI's packages try again after 408, 409, 429 and 5xx, unless `x-should-retry` says no: what was killed is not run
+again by a client that does not know of it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from killable.api.http.openai_paths import is_openais
+from killable.api.http.statuses import STATUSES
+from killable.workers.protocol.messages import dump_json
+
+PROBLEM = b"application/problem+json"
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_CODES = {
+    "unauthorized": "invalid_api_key",
+    "unknown_job_type": "model_not_found",
+    "too_many_submissions": "rate_limit_exceeded",
+    "invalid": "invalid_value",
+    "input.invalid": "invalid_value",
+}
+
+
+def error_of(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
+    """Return status and body of an error, and whether the same request may succeed later."""
+    code, status = str(problem["code"]), int(problem["status"])
+    faults = problem.get("faults") or [{}]
+    first = faults[0]
+    message = problem["detail"]
+    param = _param(first.get("pointer", ""))
+    if first:
+        told = [": ".join(filter(None, (_param(each["pointer"]), each["message"]))) for each in faults[:3]]
+        message = "; ".join(told) + ("; ..." if len(faults) > 3 else "")
+    code = first.get("code") or _CODES.get(code, code)
+    if status == 422:
+        status = 404 if code == "model_not_found" else 400
+    error = {
+        "message": message,
+        "type": _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error"),
+        "param": param or None,
+        "code": code,
+    }
+    facts = {name: int(first[name]) for name in ("prompt_tokens", "context_tokens") if str(first.get(name)).isdigit()}
+    return status, {"error": error | facts}, bool(problem.get("retryable"))
+
+
+def error_of_job(job_id: str, error: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
+    """Return the same for a job that did not complete; `error` is that of its record."""
+    status = STATUSES[error["code"]]
+    return error_of({**error, "detail": f"{error['message']} ({job_id})", "status": status})
+
+
+def headers_of(retryable: bool) -> dict[str, str]:
+    return {"x-should-retry": "true" if retryable else "false"}
+
+
+def _param(pointer: str) -> str:
+    """Return a JSON pointer as OpenAI writes it: `messages[0].content`."""
+    found = ""
+    for step in pointer.removeprefix("/").split("/"):
+        step = step.replace("~1", "/").replace("~0", "~")
+        found += f"[{step}]" if step.isdecimal() and found else f".{step}" if found else step
+    return found
+
+
+class OpenAIErrors:
+    """Turns problem documents into OpenAI's errors where OpenAI's clients call."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not is_openais(scope["path"]):
+            await self._app(scope, receive, send)
+            return
+        held: Message | None = None
+        body = b""
+
+        async def turning(message: Message) -> None:
+            nonlocal held, body
+            if message["type"] == "http.response.start" and _is_problem(message):
+                held = message
+            elif held is None:
+                await send(message)
+            else:
+                body += message.get("body", b"")
+                if not message.get("more_body"):
+                    for each in turned(held, body):
+                        await send(each)
+
+        await self._app(scope, receive, turning)
+
+
+def _is_problem(message: Message) -> bool:
+    return any(name == b"content-type" and value.startswith(PROBLEM) for name, value in message.get("headers", ()))
+
+
+def turned(start: Message, body: bytes) -> tuple[Message, Message]:
+    """Return the two messages of a problem's answer as those of OpenAI's error."""
+    if not body:  # of HEAD
+        return start, {"type": "http.response.body", "body": b""}
+    status, error, retryable = error_of(json.loads(body))
+    content = dump_json(error)
+    headers = MutableHeaders(raw=list(start["headers"]))
+    headers["content-type"], headers["content-length"] = "application/json", str(len(content))
+    headers["x-should-retry"] = headers_of(retryable)["x-should-retry"]
+    return {**start, "status": status, "headers": headers.raw}, {"type": "http.response.body", "body": content}

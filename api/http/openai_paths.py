@@ -1,0 +1,20 @@
+"""The addresses at which OpenAI's clients call.
+
+Runs in: api. Pure.
+"""
+
+from __future__ import annotations
+
+SUBMISSIONS = frozenset(
+    {
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        *("/tokenize", "/detokenize"),
+    }
+)
+"""A POST there submits jobs."""
+_ALL = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
+
+
+def is_openais(path: str) -> bool:
+    """Return whether the errors of an address are OpenAI's."""
+    return path.startswith(_ALL)

@@ -1,0 +1,391 @@
+"""Reads the body of an OpenAI request into the inputs of jobs. Nothing is ignored: what no job type takes is a fault.
+
+Runs in: api, and in the processes that check inputs. Pure.
+
+    body ──► fields of the server (model, stream, n, limits, …) ──► Asked
+         └─► fields of the model (messages, temperature, …) ──► an input for each job: one for each prompt and answer
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from killable.api.http.openai_messages import MessageReader
+from killable.api.http.request_faults import cut, fault
+from killable.workers.named_tuples import NamedTuple
+
+ANSWERS_MAX = 16
+"""Jobs of one request: its prompts, each `n` times."""
+TOOLS_MAX = 128
+STOPS_MAX = 16
+MISSING, UNSUPPORTED, WRONG_TYPE, WRONG_VALUE = (
+    *("missing_required_parameter", "unsupported_parameter", "invalid_type", "invalid_value"),
+)
+NO_MODEL = "model_not_found"
+
+
+class Asked(NamedTuple):
+    """One request, read."""
+
+    job_type: str
+    """Name of the job type that answers it."""
+    model: str
+    stream: bool
+    include_usage: bool
+    options: dict[str, Any]
+    """`limits` and `priority` of the jobs, as `POST /v1/jobs` has them; `tags`."""
+    background: bool
+    n: int
+    """Answers to each prompt."""
+    inputs: list[dict[str, Any]]
+    """Of each job, in the order of the choices."""
+
+
+class Accepting(NamedTuple):
+    """What a job type takes."""
+
+    job_type: str
+    members: Sequence[str] | None
+    """The names of its parameters; None: any."""
+
+
+class BadRequest(Exception):
+    """A request with faults, each with a code of OpenAI's."""
+
+    def __init__(self, *faults: dict[str, str]) -> None:
+        super().__init__(faults)
+        self.faults = list(faults)
+
+
+def wrong(path: Sequence[str | int], message: str, code: str = WRONG_VALUE) -> dict[str, str]:
+    """Return a fault of the body, with its code."""
+    return {**fault("body", path, message), "code": code}
+
+
+Check = Callable[[Any], str]
+"""Returns why a value is wrong; empty: it is right."""
+
+
+def _code(why: str) -> str:
+    return WRONG_TYPE if why.startswith(("must be a ", "must be an ", "must be true")) else WRONG_VALUE
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else "must be a string"
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _object(value: Any) -> str:
+    return "" if isinstance(value, dict) else "must be an object"
+
+
+def _list(value: Any) -> str:
+    return "" if isinstance(value, list) else "must be a list"
+
+
+def _whole(least: int, most: int) -> Check:
+    def check(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int):
+            return "must be an integer"
+        return "" if least <= value <= most else f"must be from {least} to {most}"
+
+    return check
+
+
+def _number(least: float, most: float) -> Check:
+    def check(value: Any) -> str:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return "must be a number"
+        return "" if least <= value <= most else f"must be from {least:g} to {most:g}"
+
+    return check
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        return "" if value in choices and isinstance(value, str) else f"must be one of {', '.join(choices)}"
+
+    return check
+
+
+def _stop(value: Any) -> str:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        return "must be a string or a list of strings"
+    if len(texts) > STOPS_MAX:
+        return f"must have at most {STOPS_MAX} items"
+    return "" if all(texts) else "must not be empty"
+
+
+def _bias(value: Any) -> str:
+    if not isinstance(value, dict) or len(value) > 1024:
+        return "must be an object with at most 1024 members"
+    fits = all(name.isascii() and name.isdigit() and not _number(-100, 100)(each) for name, each in value.items())
+    return "" if fits else "must have ids of tokens as names and numbers from -100 to 100 as values"
+
+
+def _tools(value: Any) -> str:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        return "must be a list of objects"
+    if len(value) > TOOLS_MAX:
+        return f"must have at most {TOOLS_MAX} items"
+    return "" if all(each.get("type") == "function" for each in value) else "must be tools of the type function"
+
+
+def _tool_choice(value: Any) -> str:
+    return (
+        ""
+        if value in ("none", "auto", "required") or isinstance(value, dict)
+        else ("must be none, auto, required or an object")
+    )
+
+
+_TOKENS = _whole(1, 2**31 - 1)
+SAMPLING: dict[str, Check] = {
+    "max_tokens": _TOKENS,
+    "temperature": _number(0, 2),
+    "top_p": _number(0, 1),
+    "stop": _stop,
+    "seed": _whole(-(2**63), 2**63 - 1),
+    "presence_penalty": _number(-2, 2),
+    "frequency_penalty": _number(-2, 2),
+    "logit_bias": _bias,
+}
+FIELDS: dict[str, dict[str, Check]] = {
+    "chat": {
+        **SAMPLING,
+        "max_completion_tokens": _TOKENS,
+        "logprobs": _flag,
+        "top_logprobs": _whole(0, 20),
+        "response_format": _object,
+        "tools": _tools,
+        "tool_choice": _tool_choice,
+        "parallel_tool_calls": _flag,
+        "reasoning_effort": _text,
+    },
+    "responses": {
+        **{name: SAMPLING[name] for name in ("temperature", "top_p")},
+        "max_output_tokens": _TOKENS,
+        "logprobs": _flag,
+        "top_logprobs": _whole(0, 20),
+        "response_format": _object,
+        "tools": _tools,
+        "tool_choice": _tool_choice,
+        "parallel_tool_calls": _flag,
+    },
+    "completions": {**SAMPLING, "logprobs": _whole(0, 5), "echo": _flag, "suffix": _text},
+    "embeddings": {"encoding_format": _one_of("float", "base64"), "dimensions": _whole(1, 1 << 20)},
+    "tokenize": {"add_special": _flag, "parse_special": _flag, "with_pieces": _flag},
+    "detokenize": {},
+}
+"""What the model is asked for, by kind. A type may take more; those members are checked by its schema only."""
+ALIASES = {
+    "chat": {"max_completion_tokens": "max_tokens"},
+    "responses": {"max_output_tokens": "max_tokens"},
+    "tokenize": {"prompt": "content", "text": "content", "add_special_tokens": "add_special"},
+    "detokenize": {"ids": "tokens"},
+}
+"""Other names of the same; those of vLLM's `/tokenize` among them."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "temperature": (1,),
+    "top_p": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "stop": ([],),
+    "echo": (False,),
+    "suffix": ("",),
+    "best_of": (1,),
+    "service_tier": ("auto", "default"),
+    "modalities": (["text"],),
+    "verbosity": ("medium",),
+    "functions": ([],),
+    "add_special": (False,),
+    "with_pieces": (False,),
+    "encoding_format": ("float",),
+}
+"""Values that ask for nothing. A type that does not take the field answers them all the same."""
+IDENTIFYING = ("user", "safety_identifier", "prompt_cache_key")
+"""They change no answer. The job has them as tags."""
+TAG_CHARS_MAX = 256
+
+
+def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
+    """Return a request of one kind; `accepting` has the types that answer it, by model. Raise BadRequest."""
+    if not isinstance(body, dict):
+        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
+    given = {name: value for name, value in body.items() if value is not None}
+    model = _model_of(kind, given, accepting)
+    reader = MessageReader()
+    taken = accepting[model]
+    server = _server_fields(kind, given, reader.faults)
+    input = _model_fields(kind, given, taken, reader)
+    inputs = _inputs(kind, given, input, server["n"], reader)
+    if reader.faults:
+        raise BadRequest(*reader.faults)
+    options = {name: given[name] for name in ("limits", "priority") if name in given}
+    options["tags"] = _tags(given)
+    return Asked(
+        job_type=taken.job_type,
+        model=model,
+        stream=server["stream"],
+        include_usage=server["include_usage"],
+        options=options,
+        background=server["background"],
+        n=server["n"],
+        inputs=inputs,
+    )
+
+
+def _model_of(kind: str, given: dict[str, Any], accepting: Mapping[str, Accepting]) -> str:
+    model = given.pop("model", None)
+    if model is None and kind in ("tokenize", "detokenize") and accepting:
+        return next(iter(accepting))  # llama.cpp's servers have one, which has no name
+    if model is None:
+        raise BadRequest(wrong(["model"], "is required", MISSING))
+    if not isinstance(model, str):
+        raise BadRequest(wrong(["model"], "must be a string", WRONG_TYPE))
+    if model not in accepting:
+        known = ", ".join(accepting) or "none"
+        raise BadRequest(wrong(["model"], f"is none of the models for this address; there are: {known}", NO_MODEL))
+    return model
+
+
+def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]]) -> dict[str, Any]:
+    """Take what is the server's from the given fields."""
+    found: dict[str, Any] = {"stream": False, "n": 1, "include_usage": False, "background": False}
+    checks: dict[str, Check] = {}
+    if kind == "responses":
+        checks = {"stream": _flag, "background": _flag, "store": _flag, "stream_options": _object}
+    elif kind in ("chat", "completions"):
+        checks = {"stream": _flag, "n": _whole(1, ANSWERS_MAX), "stream_options": _object, "store": _flag}
+    for name, check in checks.items():
+        if name in given:
+            value = given.pop(name)
+            if why := check(value):
+                faults.append(wrong([name], why, _code(why)))
+            else:
+                found[name] = value
+    if found.pop("store", False) and kind != "responses":
+        faults.append(wrong(["store"], "is not supported: answers are not stored", UNSUPPORTED))
+    for name, value in found.pop("stream_options", {}).items():
+        if name == "include_usage" and isinstance(value, bool) and kind != "responses":
+            found["include_usage"] = value
+        elif not (name == "include_obfuscation" and value is False):
+            faults.append(wrong(["stream_options", name], "is not supported", UNSUPPORTED))
+    if found["include_usage"] and not found["stream"]:
+        faults.append(wrong(["stream_options"], "is for streams only"))
+    return found
+
+
+_CONTENT = {
+    "chat": "messages",
+    "responses": "messages",
+    "completions": "prompt",
+    "embeddings": "input",
+    "tokenize": "content",
+}
+_CONTENT |= {"detokenize": "tokens"}
+_OPTIONS = frozenset({"limits", "priority", "metadata", *IDENTIFYING})
+
+
+def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: MessageReader) -> dict[str, Any]:
+    """Return what the model is asked for, under the names that job types have."""
+    faults = reader.faults
+    input: dict[str, Any] = {}
+    for spelled, value in given.items():
+        name = ALIASES.get(kind, {}).get(spelled, spelled)
+        if name == _CONTENT[kind]:
+            continue
+        if name in _OPTIONS and (taken.members is None or name not in taken.members):
+            continue
+        check = FIELDS[kind].get(spelled) or FIELDS[kind].get(name)
+        why = check(value) if check else ""
+        if why:
+            faults.append(wrong([spelled], why, _code(why)))
+        elif name in input:
+            faults.append(wrong([spelled], f"is another name of {name}: give one of them"))
+        elif taken.members is None or name in taken.members:
+            input[name] = [value] if name == "stop" and isinstance(value, str) else value
+        elif not any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ())):
+            faults.append(wrong([cut(spelled)], "is not supported by this model", UNSUPPORTED))
+    _check_together(kind, input, faults)
+    return input
+
+
+def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str]]) -> None:
+    is_chat = kind in ("chat", "responses")
+    if is_chat and "top_logprobs" in input and not input.get("logprobs"):
+        faults.append(wrong(["top_logprobs"], "needs logprobs"))
+    if is_chat and "tool_choice" in input and not input.get("tools"):
+        if input["tool_choice"] not in ("none", "auto"):
+            faults.append(wrong(["tool_choice"], "needs tools"))
+        else:
+            del input["tool_choice"]
+    if is_chat and not input.get("tools"):
+        input.pop("parallel_tool_calls", None)
+        input.pop("tools", None)
+    if kind == "completions" and input.get("logprobs") == 0:
+        input["logprobs"] = 1  # that of the token itself, which comes with the first of the alternatives
+
+
+def _inputs(
+    kind: str, given: dict[str, Any], input: dict[str, Any], n: int, reader: MessageReader
+) -> list[dict[str, Any]]:
+    spelled = next((name for name in given if ALIASES.get(kind, {}).get(name, name) == _CONTENT[kind]), "")
+    content = _CONTENT[kind]
+    if not spelled:
+        reader.faults.append(wrong([content], "is required", MISSING))
+        return []
+    value = given[spelled]
+    contents = [value]
+    match kind:
+        case "chat" | "responses":
+            contents = [reader.messages(value, "input" if kind == "responses" else spelled)]
+        case "completions":
+            contents = value if isinstance(value, list) and value else [value]
+            if not all(isinstance(each, str) for each in contents):
+                reader.faults.append(wrong([spelled], "must be a string or a list of strings", WRONG_TYPE))
+        case "embeddings":
+            contents = [value if isinstance(value, list) else [value]]
+            if not contents[0] or not all(isinstance(each, str) for each in contents[0]):
+                reader.faults.append(wrong([spelled], "must be a string or a list of strings", WRONG_TYPE))
+        case "tokenize":
+            if why := _text(value):
+                reader.faults.append(wrong([spelled], why, WRONG_TYPE))
+        case _:
+            if why := _list(value):
+                reader.faults.append(wrong([spelled], why, WRONG_TYPE))
+    if len(contents) * n > ANSWERS_MAX:
+        reader.faults.append(wrong(["n"], f"asks for {len(contents) * n} answers; at most {ANSWERS_MAX} are allowed"))
+        return []
+    seed = input.get("seed")
+    return [
+        {**input, content: each, **({} if seed is None or n == 1 else {"seed": seed + number})}
+        for each in contents
+        for number in range(n)
+    ]
+
+
+def _tags(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what identifies a request, as tags of its jobs. The tags are checked as those of a submission."""
+    tags = given.get("metadata", {})
+    if not isinstance(tags, dict):
+        raise BadRequest(wrong(["metadata"], "must be an object", WRONG_TYPE))
+    for name in IDENTIFYING:
+        if name in given:
+            if not isinstance(given[name], str) or len(given[name]) > TAG_CHARS_MAX:
+                raise BadRequest(wrong([name], f"must be a string of at most {TAG_CHARS_MAX} characters", WRONG_TYPE))
+            tags = {**tags, name: given[name]}
+    return tags

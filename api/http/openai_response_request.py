@@ -1,0 +1,157 @@
+"""Reads a request of the Responses API as one of chat.
+
+Runs in: api, and in the processes that check inputs. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from killable.api.http.openai_requests import (
+    MISSING,
+    UNSUPPORTED,
+    WRONG_TYPE,
+    WRONG_VALUE,
+    Accepting,
+    Asked,
+    BadRequest,
+    read,
+    wrong,
+)
+
+KEPT = "is not supported: the answer is kept as that of any job (server.keep_s)"
+_OF_CHAT = ("messages", "max_tokens", "max_completion_tokens", "response_format", "logprobs")
+UNKNOWN_STATE = "is not supported: send the whole conversation as input"
+
+
+def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
+    """Return the request. Raise BadRequest."""
+    if not isinstance(body, dict):
+        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
+    given = {name: value for name, value in body.items() if value is not None}
+    faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
+    given["messages"] = _messages(given, faults)
+    for name, why in (("previous_response_id", UNKNOWN_STATE), ("conversation", UNKNOWN_STATE)):
+        if name in given:
+            faults.append(wrong([name], why, UNSUPPORTED))
+    if given.get("store") is False:
+        faults.append(wrong(["store"], KEPT, UNSUPPORTED))
+    _take_neutral(given, faults)
+    _take_text(given, faults)
+    _take_tools(given, faults)
+    if "top_logprobs" in given or given.get("include"):
+        _take_include(given, faults)
+    given.pop("include", None)
+    if faults:
+        raise BadRequest(*faults)
+    return read("responses", given, accepting)
+
+
+def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:
+    instructions = given.pop("instructions", None)
+    messages: list[Any] = [] if instructions is None else [{"role": "system", "content": instructions}]
+    if not (instructions is None or isinstance(instructions, str)):
+        raise BadRequest(wrong(["instructions"], "must be a string", WRONG_TYPE))
+    input = given.pop("input", None)
+    if input is None:
+        raise BadRequest(wrong(["input"], "is required", MISSING))
+    if isinstance(input, str):
+        return [*messages, {"role": "user", "content": input}]
+    if not isinstance(input, list) or not input:
+        raise BadRequest(wrong(["input"], "must be a string or a list of items", WRONG_TYPE))
+    for number, item in enumerate(input):
+        message = _message(item, ["input", number], faults)
+        if message is not None:
+            messages.append(message)
+    return messages
+
+
+def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> dict[str, Any] | None:
+    """Return an item of the input as a message of a chat; None: it has a fault."""
+    if not isinstance(item, dict):
+        faults.append(wrong(path, "must be an object", WRONG_TYPE))
+        return None
+    match item.get("type", "message"):
+        case "message":
+            if "role" not in item or "content" not in item:
+                faults.append(wrong([*path, "role" if "role" not in item else "content"], "is required", MISSING))
+                return None
+            return {"role": item["role"], "content": item["content"]}
+        case "function_call":
+            function = {"name": item.get("name", ""), "arguments": item.get("arguments", "")}
+            call = {"id": item.get("call_id", ""), "type": "function", "function": function}
+            return {"role": "assistant", "content": "", "tool_calls": [call]}
+        case "function_call_output":
+            output = item.get("output", "")
+            text = output if isinstance(output, str) else json.dumps(output)
+            return {"role": "tool", "tool_call_id": item.get("call_id", ""), "content": text}
+        case _:
+            faults.append(wrong([*path, "type"], "is not supported", UNSUPPORTED))
+            return None
+
+
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "truncation": ("disabled",),
+    "reasoning": ({}, {"effort": None}),
+    "service_tier": ("auto", "default"),
+    "max_tool_calls": (),
+    "prompt": (),
+}
+
+
+def _take_neutral(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+    for name, neutral in _NEUTRAL.items():
+        if name in given and given.pop(name) not in neutral:
+            faults.append(wrong([name], "is not supported", UNSUPPORTED))
+
+
+def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+    text = given.pop("text", None)
+    if text is None:
+        return
+    if not isinstance(text, dict):
+        faults.append(wrong(["text"], "must be an object", WRONG_TYPE))
+        return
+    for name in text.keys() - {"format", "verbosity"}:
+        faults.append(wrong(["text", name], "is not supported", UNSUPPORTED))
+    if text.get("verbosity") not in (None, "medium"):
+        faults.append(wrong(["text", "verbosity"], "is not supported", UNSUPPORTED))
+    format = text.get("format")
+    if format is None or format == {"type": "text"}:
+        return
+    kind = format.get("type") if isinstance(format, dict) else None
+    if kind == "json_object":
+        given["response_format"] = format
+    elif kind == "json_schema":
+        schema = {name: member for name, member in format.items() if name != "type"}
+        given["response_format"] = {"type": kind, "json_schema": schema}
+    else:
+        faults.append(wrong(["text", "format"], "must be of type text, json_object or json_schema", WRONG_VALUE))
+
+
+def _take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+    tools = given.pop("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
+        faults.append(wrong(["tools"], "must be a list of objects", WRONG_TYPE))
+        return
+    for number, tool in enumerate(tools):
+        if tool.get("type") != "function":
+            faults.append(wrong(["tools", number, "type"], "must be function: no other is supported", UNSUPPORTED))
+    if tools:
+        names = ("name", "description", "parameters", "strict")
+        functions = [{name: tool[name] for name in names if tool.get(name) is not None} for tool in tools]
+        given["tools"] = [{"type": "function", "function": function} for function in functions]
+    choice = given.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("type") == "function":
+        given["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+
+
+def _take_include(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+    include = given.get("include", [])
+    for number, each in enumerate(include if isinstance(include, list) else [None]):
+        if each != "message.output_text.logprobs":
+            faults.append(wrong(["include", number], "is not supported", UNSUPPORTED))
+        else:
+            given["logprobs"] = True

@@ -1,0 +1,283 @@
+"""The Responses API over a job: the response as it stands, and its events, each time the same for the same job.
+
+Runs in: api. Pure. A response is the record of a job and what it has said; nothing else is kept of it.
+
+    events of the job ──► response.created … output_text.delta … response.completed, numbered from 0
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from killable.api.http.openai_choices import (
+    TEXT_BEGINS,
+    TEXT_ENDS,
+    Choice,
+    Restarted,
+    joined_tool_calls,
+    usage_of,
+    value_of,
+)
+from killable.api.http.openai_requests import IDENTIFYING
+from killable.api.http.record_json import usage_of as usage_of_record
+from killable.supervisor.models import TERMINAL_STATES, JobEvent
+from killable.supervisor.records import JobRecord
+from killable.workers.protocol.messages import dump_json
+
+RESPONSE = "resp_"
+_STATUSES = {"queued": "queued", "running": "in_progress", "stopping": "in_progress", "cancelled": "cancelled"}
+_INVALID = "input.invalid"
+
+
+def response_id(job_id: str) -> str:
+    return RESPONSE + job_id.removeprefix("job-")
+
+
+def job_id_of(response_id: str) -> str:
+    """Return the job's id; of anything else one that no job has."""
+    return "job-" + response_id.removeprefix(RESPONSE) if response_id.startswith(RESPONSE) else response_id
+
+
+class OpenAIResponse:
+    """One response. It is a form of an `Answer`."""
+
+    def __init__(self, record: JobRecord, model: str, asked: Mapping[str, Any], after: int = -1) -> None:
+        """`asked`: what its request has set, as far as that is known. `after`: the last event that its reader has."""
+        self._record = record
+        self._id = response_id(record.job_id)
+        self._message_id = "msg_" + record.job_id.removeprefix("job-")
+        self._model = model
+        self._asked = asked
+        self._after = after
+        self._choice = Choice()
+        self._sequence = 0
+        self._is_begun = False
+        self._calls: dict[int, str] = {}
+
+    # ── as it stands ──
+
+    def take(self, number: int, batch: Sequence[JobEvent]) -> None:
+        for _, name, data in batch:
+            if name == "token":
+                self._take_token(data)
+            elif name == "retrying":
+                self._choice.forget()
+
+    def take_record(self, number: int, record: JobRecord) -> None:
+        self._record = record
+        if record.ended:
+            self._choice.take_record(record)
+
+    def _take_token(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Take a token. Return the JSON string of its text without quotes, and its other members."""
+        self._choice.tokens += 1
+        members: dict[str, Any] = {}
+        if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
+            text = data[9:-2]
+        else:
+            value = value_of(data)
+            if isinstance(value, dict):
+                self._choice.values.append(value)
+                members, value = value, str(value.get("content") or "")
+            text = dump_json(value)[1:-1]
+        self._choice.texts.append(text)
+        return text, members
+
+    def whole(self) -> bytes:
+        return dump_json(self.json())
+
+    def json(self) -> dict[str, Any]:
+        """Return the response object."""
+        record = self._record
+        status = _STATUSES.get(record.state, "failed")
+        usage = incomplete = None
+        if record.state == "completed":
+            is_cut = self._choice.finish_reason == "length"
+            status, incomplete = ("incomplete", {"reason": "max_output_tokens"}) if is_cut else ("completed", None)
+            usage = self._usage()
+        elif record.ended:
+            usage = self._usage()
+        asked = self._asked
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": seconds(record.created_at),
+            "status": status,
+            "background": asked.get("background"),
+            "error": _error(record.error) if status == "failed" else None,
+            "incomplete_details": incomplete,
+            "instructions": asked.get("instructions"),
+            "max_output_tokens": asked.get("max_output_tokens"),
+            "metadata": {name: tag for name, tag in record.tags.items() if name not in IDENTIFYING},
+            "model": self._model,
+            "output": self._output(status),
+            "parallel_tool_calls": asked.get("parallel_tool_calls", True),
+            "previous_response_id": None,
+            "reasoning": {"effort": None, "summary": None},
+            "store": True,
+            "temperature": asked.get("temperature"),
+            "text": asked.get("text", {"format": {"type": "text"}}),
+            "tool_choice": asked.get("tool_choice", "auto"),
+            "tools": asked.get("tools", []),
+            "top_p": asked.get("top_p"),
+            "truncation": "disabled",
+            "usage": usage,
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        """Return what was counted; of one that was stopped what its job has reported and said."""
+        counted = usage_of([self._choice], 1)
+        if self._record.state != "completed":
+            partial = json.loads(self._record.partial) if self._record.partial else None
+            counted |= usage_of_record(None, partial, self._choice.tokens) or {}
+        return {
+            "input_tokens": counted["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": counted["prompt_tokens_details"].get("cached_tokens", 0)},
+            "output_tokens": counted["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": counted["total_tokens"],
+        }
+
+    def _output(self, status: str) -> list[dict[str, Any]]:
+        calls = joined_tool_calls(self._choice.values)
+        items = [] if not self._choice.texts or (calls and not self._text) else [self._message(status)]
+        return [*items, *(_call_item(call, self._record.job_id, "completed") for call in calls)]
+
+    @property
+    def _text(self) -> str:
+        return str(json.loads(b'"%b"' % b"".join(self._choice.texts)))
+
+    def _message(self, status: str) -> dict[str, Any]:
+        done = "completed" if status == "completed" else "in_progress" if status == "in_progress" else "incomplete"
+        return {
+            "id": self._message_id,
+            "type": "message",
+            "status": done,
+            "role": "assistant",
+            "content": [self._part(self._text)],
+        }
+
+    def _part(self, text: str) -> dict[str, Any]:
+        logprobs = [
+            entry
+            for value in self._choice.values
+            if isinstance(value.get("logprobs"), dict)
+            for entry in value["logprobs"].get("content") or ()
+        ]
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+
+    # ── as a stream ──
+
+    def failure(self, number: int) -> dict[str, Any] | None:
+        """Return the error of a job that has failed before it has said anything; later ones are in the stream."""
+        return None if self._is_begun else self._choice.error
+
+    def end(self) -> bytes:
+        return b""
+
+    def error(self, content: dict[str, Any]) -> bytes:
+        error = content["error"]
+        members = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
+        return b"event: error\ndata: %b\n\n" % dump_json(members | {"sequence_number": self._sequence})
+
+    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
+        """Yield the events that its reader does not have. Raise ValueError, Restarted."""
+        for _, name, data in batch:
+            if name == "token":
+                text, members = self._take_token(data)
+                yield from self._begin()
+                if text:
+                    yield from self._delta(text, members)
+            elif name == "retrying" and self._is_begun:
+                raise Restarted
+            elif name in TERMINAL_STATES:
+                yield from self._end(name, data)
+
+    def _begin(self) -> Iterable[bytes]:
+        if self._is_begun:
+            return
+        self._is_begun = True
+        self._record = self._record._replace(state="running")
+        for event in ("response.created", "response.in_progress"):
+            yield self._event(event, {"response": {**self.json(), "output": []}})
+        item = {"id": self._message_id, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+        yield self._event("response.output_item.added", {"output_index": 0, "item": item})
+        part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+        yield self._event("response.content_part.added", {**self._place, "part": part})
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._message_id, "output_index": 0, "content_index": 0}
+
+    def _delta(self, text: bytes, members: dict[str, Any]) -> Iterable[bytes]:
+        logprobs = (members.get("logprobs") or {}).get("content") or []
+        more = dump_json(logprobs) if logprobs else b"[]"
+        yield self._spliced(
+            b"response.output_text.delta",
+            b'"item_id":"%b","output_index":0,"content_index":0,"delta":"%b","logprobs":%b'
+            % (self._message_id.encode(), text, more),
+        )
+
+    def _end(self, name: str, data: bytes) -> Iterable[bytes]:
+        """Yield the end of the message, that of calls of tools, and that of the response."""
+        members = json.loads(data)
+        self._choice.take_end(data)
+        if not self._is_begun and self._choice.error is not None and name != "cancelled" and self._after < 0:
+            return  # its answer has a status
+        yield from self._begin()
+        result, partial = members["result"], members["partial"]
+        self._record = self._record._replace(
+            state=name,
+            error=members["error"],
+            result=None if result is None else dump_json(result),
+            partial=None if partial is None else dump_json(partial),
+        )
+        response = self.json()
+        if name == "completed":
+            text = self._text
+            yield self._event("response.output_text.done", {**self._place, "text": text, "logprobs": []})
+            yield self._event("response.content_part.done", {**self._place, "part": self._part(text)})
+            item = self._message(response["status"])
+            yield self._event("response.output_item.done", {"output_index": 0, "item": item})
+            for index, call in enumerate(joined_tool_calls(self._choice.values), 1):
+                item = _call_item(call, self._record.job_id, "completed")
+                yield self._event("response.output_item.added", {"output_index": index, "item": item})
+                arguments = {"item_id": item["id"], "output_index": index, "arguments": item["arguments"]}
+                yield self._event("response.function_call_arguments.done", {**arguments, "name": item["name"]})
+                yield self._event("response.output_item.done", {"output_index": index, "item": item})
+        yield self._event(f"response.{response['status']}", {"response": response})
+
+    def _event(self, name: str, members: dict[str, Any]) -> bytes:
+        return self._spliced(name.encode(), dump_json(members)[1:-1])
+
+    def _spliced(self, name: bytes, members: bytes) -> bytes:
+        number, self._sequence = self._sequence, self._sequence + 1
+        if number <= self._after:
+            return b""
+        return b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b}\n\n' % (name, name, number, members)
+
+
+def seconds(time: str) -> int:
+    """Return a time of a record as seconds since 1970."""
+    return int(datetime.datetime.fromisoformat(time).timestamp())
+
+
+def _error(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    code = "invalid_prompt" if error["code"] == _INVALID else "server_error"
+    return {"code": code, "message": f"{error['code']}: {error['message']}"}
+
+
+def _call_item(call: dict[str, Any], job_id: str, status: str) -> dict[str, Any]:
+    return {
+        "id": f"fc_{call['id'] or job_id.removeprefix('job-')}",
+        "type": "function_call",
+        "status": status,
+        "call_id": call["id"],
+        "name": call["function"]["name"],
+        "arguments": call["function"]["arguments"],
+    }

@@ -1,0 +1,250 @@
+"""The routes of OpenAI's API, over the job types that are declared for them.
+
+Runs in: api. Their errors are OpenAI's (`errors`): what is raised here is told as everywhere else, and turned there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http import openai_responses, schemas
+from killable.api.http.audited_requests import note_jobs
+from killable.api.http.auth import is_operator, key_name_of, tenant_of
+from killable.api.http.dependencies import Dependencies, parts_of
+from killable.api.http.openai_answers import Answer, Form, Jobs
+from killable.api.http.openai_choices import Chunks
+from killable.api.http.openai_documentation import body_of, described
+from killable.api.http.openai_models import accepting, models_json
+from killable.api.http.openai_reading import options_of, read_request
+from killable.api.http.openai_requests import Asked
+from killable.api.http.openai_values import Embeddings, TextOfTokens, TokensOfText
+from killable.api.http.responses import NO_BODY, Json, correlation_id_of
+from killable.supervisor.engine import Engine
+from killable.supervisor.models import JobType, Submission
+from killable.supervisor.records import JobRecord
+from killable.workers.errors import Refused
+
+router = APIRouter(tags=["openai"], default_response_class=Json)
+Headers = Annotated[schemas.SubmissionHeaders, Header()]
+
+
+class Submitted:
+    """One request whose jobs are submitted."""
+
+    def __init__(self, asked: Asked, records: list[JobRecord], headers: dict[str, str]) -> None:
+        self.asked = asked
+        self.records = records
+        self.headers = headers
+
+    @property
+    def created(self) -> int:
+        return openai_responses.seconds(self.records[0].created_at)
+
+    def id(self, prefix: str) -> str:
+        """Return the id of the answer, which has that of its first job."""
+        return prefix + self.records[0].job_id.removeprefix("job-")
+
+
+@router.get("/v1/models", **described("The models", schemas.ModelList))
+async def list_models(request: Request) -> Response:
+    """List the models: the job types that answer OpenAI's requests."""
+    engine = parts_of(request).engine
+    return Json({"object": "list", "data": models_json(await _types(engine), engine.started_at)})
+
+
+@router.get("/v1/models/{model:path}", **described("The model", schemas.OpenAIModel, "unknown_job_type"))
+async def get_model(request: Request, model: str) -> Response:
+    """Return one model."""
+    engine = parts_of(request).engine
+    for each in models_json(await _types(engine), engine.started_at):
+        if each["id"] == model:
+            return Json(each)
+    raise Refused("There is no such model; /v1/models lists all of them", code="unknown_job_type")
+
+
+@router.post("/v1/chat/completions", **body_of("chat"))
+async def chat(request: Request, headers: Headers) -> Response:
+    """Answer a conversation; with `stream` token by token. Closing the connection ends the job."""
+    return await _completions(request, headers, "chat", "chatcmpl-")
+
+
+@router.post("/v1/completions", **body_of("completions"))
+async def completions(request: Request, headers: Headers) -> Response:
+    """Continue a text, or each of several; with `stream` token by token. Closing the connection ends the job."""
+    return await _completions(request, headers, "completions", "cmpl-")
+
+
+async def _completions(request: Request, headers: schemas.SubmissionHeaders, kind: str, prefix: str) -> Response:
+    submitted = await _submit(request, headers, kind)
+    asked = submitted.asked
+    form = Chunks(
+        kind,
+        submitted.id(prefix),
+        submitted.created,
+        asked.model,
+        len(submitted.records),
+        n=asked.n,
+        usage=asked.include_usage,
+    )
+    return _answer(request, submitted, form, stream=asked.stream)
+
+
+@router.post("/v1/embeddings", **body_of("embeddings"))
+async def embeddings(request: Request, headers: Headers) -> Response:
+    """Turn texts into vectors."""
+    submitted = await _submit(request, headers, "embeddings")
+    return _answer(request, submitted, Embeddings(submitted.asked.model))
+
+
+@router.post("/tokenize", **body_of("tokenize"))
+async def tokenize(request: Request, headers: Headers) -> Response:
+    """Split a text into tokens, as llama.cpp's server (`content`) and vLLM (`prompt`) do."""
+    return _answer(request, await _submit(request, headers, "tokenize"), TokensOfText())
+
+
+@router.post("/detokenize", **body_of("detokenize"))
+async def detokenize(request: Request, headers: Headers) -> Response:
+    """Join tokens to a text."""
+    return _answer(request, await _submit(request, headers, "detokenize"), TextOfTokens())
+
+
+@router.post("/v1/responses", **body_of("responses"))
+async def create_response(request: Request, headers: Headers) -> Response:
+    """Answer a conversation as a response. With `background` it goes on when its client leaves."""
+    submitted = await _submit(request, headers, "responses")
+    asked, record = submitted.asked, submitted.records[0]
+    form = openai_responses.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
+    if asked.background and not asked.stream:
+        form.take_record(0, record)
+        return Response(form.whole(), headers=submitted.headers, media_type="application/json")
+    return _answer(request, submitted, form, stream=asked.stream, watches=asked.background)
+
+
+@router.get(
+    "/v1/responses/{response_id}", **described("The response, or its events", schemas.OpenAIObject, "unknown_job")
+)
+async def get_response(
+    request: Request, response_id: str, query: Annotated[schemas.ResponseQuery, Query()]
+) -> Response:
+    """Return a response as it stands; with `stream` its events, from the one after `starting_after`."""
+    parts = parts_of(request)
+    record, model = await _response_job(parts, response_id)
+    if query.stream:
+        form = openai_responses.OpenAIResponse(record, model, {}, query.starting_after)
+        jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
+        parts.streams.check(operator=jobs.operator)
+        return Answer(parts.engine, parts.streams, jobs, form, stream=True, headers={})
+    return await _as_it_stands(parts, record, model)
+
+
+@router.post(
+    "/v1/responses/{response_id}/cancel",
+    dependencies=[NO_BODY],
+    **described("The response, which is cancelled", schemas.OpenAIObject, "unknown_job"),
+)
+async def cancel_response(request: Request, response_id: str) -> Response:
+    """Cancel a response, and answer when its whole process tree is gone. One that has ended is returned as it is."""
+    parts = parts_of(request)
+    record, model = await _response_job(parts, response_id)
+    try:
+        record = await parts.engine.cancel(record.job_id, reason="cancelled as a response", key=key_name_of(request))
+    except Refused as error:
+        if error.code != "already_ended":
+            raise
+        record = await parts.engine.get(record.job_id)
+    return await _as_it_stands(parts, record, model)
+
+
+async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecord, str]:
+    """Return the record of a response's job, and its model. Raise Refused: unknown_job."""
+    record = await parts.engine.get(openai_responses.job_id_of(response_id))
+    for job_type in await _types(parts.engine):
+        if job_type.name == record.type and job_type.openai == "chat":
+            return record, job_type.openai_model
+    raise Refused("There is no such response", code="unknown_job")
+
+
+async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> Response:
+    form = openai_responses.OpenAIResponse(record, model, {})
+    async for batch in parts.engine.events(record.job_id, follow=False):
+        form.take(0, batch)
+    form.take_record(0, record)
+    return Response(form.whole(), media_type="application/json")
+
+
+_TOLD = ("temperature", "top_p", "tool_choice", "parallel_tool_calls")
+
+
+def _told(asked: Asked) -> dict[str, Any]:
+    """Return what a response repeats of its request."""
+    input = asked.inputs[0] if asked.inputs else {}
+    told = {name: input[name] for name in _TOLD if name in input}
+    return told | {"max_output_tokens": input.get("max_tokens"), "tools": input.get("tools", [])}
+
+
+async def _types(engine: Engine) -> list[JobType]:
+    return [job_type for job_type in await engine.job_types() if job_type.codec == "json"]
+
+
+async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: str) -> Submitted:
+    """Read a request and submit its jobs: all of them, or none. Raise Refused."""
+    parts, tenant = parts_of(request), tenant_of(request)
+    body = await request.body()
+    job_types = await _types(parts.engine)
+    asked, inputs = await read_request(kind, body, accepting(job_types, kind), parts.checks, tenant)
+    options = options_of(asked)
+    job_type = next(each for each in job_types if each.name == asked.job_type)
+    operator, correlation_id = is_operator(request.scope), correlation_id_of(request)
+    if asked.stream:
+        parts.streams.check(operator=operator)
+    encoded = [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
+    digest = hashlib.sha256(body).hexdigest() if headers.idempotency_key else ""
+    records: list[JobRecord] = []
+    try:
+        for number, input in enumerate(encoded):
+            key = headers.idempotency_key
+            submission = Submission(
+                type=job_type.name,
+                input=input,
+                limits=options.limits_given(),
+                priority=options.priority,
+                tags=options.tags,
+                tenant=tenant,
+                operator=operator,
+                within_s=headers.x_request_timeout,
+                stop_when_client_leaves=not asked.background,
+                idempotency_key=f"{key}#{number}" if key and number else key or "",
+                body_digest=digest,
+                correlation_id=correlation_id,
+            )
+            records.append(await parts.engine.submit(submission, counted=not number))
+    except Refused:
+        for record in records:
+            await _withdraw(parts.engine, record)
+        raise
+    note_jobs(request, [record.job_id for record in records])
+    told = {"X-Correlation-Id": records[0].correlation_id, "X-Request-Id": records[0].correlation_id}
+    return Submitted(asked, records, told)
+
+
+async def _withdraw(engine: Engine, record: JobRecord) -> None:
+    try:
+        await engine.cancel(
+            record.job_id, by="client_gone", reason="another job of its request was refused", wait_s=0.0
+        )
+    except Refused:
+        pass  # it has ended
+
+
+def _answer(
+    request: Request, submitted: Submitted, form: Form, *, stream: bool = False, watches: bool = False
+) -> Response:
+    parts = parts_of(request)
+    ids = [record.job_id for record in submitted.records]
+    jobs = Jobs(ids, tenant_of(request), is_operator(request.scope), watches)
+    return Answer(parts.engine, parts.streams, jobs, form, stream=stream, headers=submitted.headers)

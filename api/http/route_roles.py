@@ -70,6 +70,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/v1/drain"): Access("operate", whole_server=True, verb="drain"),
     ("GET", "/v1/drain"): Access("operate", whole_server=True),
     ("DELETE", "/v1/drain"): Access("operate", whole_server=True, verb="undrain"),
+    ("POST", "/v1/reload"): Access("operate", whole_server=True, verb="reload"),
+    ("GET", "/v1/reload"): Access("operate", whole_server=True),
     ("POST", "/v1/shutdown"): Access("operate", whole_server=True, verb="shutdown"),
 }
 """By method and path. A route that is not in it needs the role operate."""

@@ -13,8 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from killable.api.testing.server import Server
-    from killable.api.testing.unit_context import Context
+    from killable.api.testing.job_server import JobServer
+    from killable.api.testing.unit_context import UnitContext
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,21 +29,21 @@ def killable_arguments() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def killable_server(pytestconfig: pytest.Config, killable_arguments: list[str]) -> Iterator[Server]:
+def killable_server(pytestconfig: pytest.Config, killable_arguments: list[str]) -> Iterator[JobServer]:
     """A server of your jobs for the whole session: of the ini option `killable_jobs`, or of killable.toml."""
-    from killable.api.testing.server import Server
+    from killable.api.testing.job_server import JobServer
 
     target: str = pytestconfig.getini("killable_jobs")
-    with Server(target or None, *killable_arguments, folder=pytestconfig.rootpath) as server:
+    with JobServer(target or None, *killable_arguments, folder=pytestconfig.rootpath) as server:
         yield server
 
 
 @pytest.fixture
-def killable_context(tmp_path: Path) -> Context:
+def killable_context(tmp_path: Path) -> UnitContext:
     """A context for a unit test; its `tmp` is below the test's `tmp_path`."""
-    from killable.api.testing.unit_context import Context
+    from killable.api.testing.unit_context import UnitContext
 
-    return Context(tmp=tmp_path)
+    return UnitContext(tmp=tmp_path)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -20,7 +20,7 @@ from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.messages import Kind, OperationEntered, OperationLeft
 
 
-class Context(authoring.Context):
+class UnitContext(authoring.Context):
     """A `killable.Context` that collects what the job does with it, and can ask it to stop.
 
         ctx = Context(limits={"run_s": 60})
@@ -181,7 +181,7 @@ class _Entered:
 class _Record:
     """Implements `Output`: collects, as the pipe of a worker takes it. Raise Unserializable for what that refuses."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: UnitContext) -> None:
         self._context = context
         self._codec = CODECS["json"]
         self.operations: dict[int, _Entered] = {}

@@ -155,7 +155,7 @@ class SourceFile(NamedTuple):
 class Imported(NamedTuple):
     """Some of the user's own files that the job types were imported from, or that failed: as SourceFile each."""
 
-    files: list[tuple[str, int, int]]
+    files: list[list[Any]]
 
 
 class TypeReported(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from killable.workers.protocol.zygote_messages import Imported, SourceFile
 
@@ -34,10 +35,10 @@ def imported_files(error: BaseException | None = None) -> list[SourceFile]:
 
 def messages(files: Iterable[SourceFile]) -> Iterator[Imported]:
     """Yield the messages that carry these files."""
-    some: list[tuple[str, int, int]] = []
+    some: list[list[Any]] = []
     size = 0
     for file in files:
-        some.append((file.path, file.modified_ns, file.size))
+        some.append([*file])
         size += len(file.path) * 6  # what JSON may make of a character
         if len(some) == FILES_PER_MESSAGE or size > _BYTES_PER_MESSAGE:
             yield Imported(some)

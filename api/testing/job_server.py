@@ -31,10 +31,10 @@ JobType = str | Callable[..., Any]
 """A job's name, or its function."""
 
 
-class Server:
+class JobServer:
     """A server of a file or module of jobs, or of what `killable.toml` names, at a free port.
 
-        with Server("my_jobs.py") as server:
+        with JobServer("my_jobs.py") as server:
             job = server.submit("split", text="one two")
             job.assert_next("one", "two")
             job.assert_ended(result={"words": 2})
@@ -127,11 +127,11 @@ class AsyncJobs:
         self.client = client
 
     async def submit(self, type: JobType, /, *, options: JobOptions | None = None, **input: Any) -> AsyncLiveJob:
-        """As `Server.submit`."""
+        """As `JobServer.submit`."""
         return AsyncLiveJob(await self.client.submit(name_of(type), input, **(options or {})))
 
     async def run_job(self, type: JobType, /, *, options: JobOptions | None = None, **input: Any) -> FinishedJob:
-        """As `Server.run_job`."""
+        """As `JobServer.run_job`."""
         return await (await self.submit(type, options=options, **input)).finish(float("1e6"))
 
 
@@ -149,9 +149,9 @@ def run_job(
         assert (done.tokens, done.result, done.state) == (["one", "two"], {"words": 2}, "completed")
 
     With `cancel_after` it is cancelled after so many tokens. A server takes a second to start: for several jobs use
-    one `Server`, or the fixture `killable_server`. `arguments` are further ones of `killable serve`.
+    one `JobServer`, or the fixture `killable_server`. `arguments` are further ones of `killable serve`.
     """
-    with Server(file_of(function), *arguments) as server:
+    with JobServer(file_of(function), *arguments) as server:
         job = server.submit(function, options=options, **(input or {}))
         if cancel_after is None:
             return job.finish(float("1e6"))

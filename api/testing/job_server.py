@@ -87,7 +87,12 @@ class JobServer:
     async def asynchronous(self) -> AsyncIterator[AsyncJobs]:
         """Give the same in an event loop: `async with server.asynchronous() as jobs:`."""
         async with AsyncClient(self.url) as client:
-            yield AsyncJobs(client)
+            jobs = AsyncJobs(client)
+            try:
+                yield jobs
+            finally:
+                for job in jobs.jobs:
+                    await job.aclose()
 
     def log(self) -> str:
         """Return what the server has logged so far."""
@@ -125,10 +130,14 @@ class AsyncJobs:
 
     def __init__(self, client: AsyncClient) -> None:
         self.client = client
+        self.jobs: list[AsyncLiveJob] = []
+        """Those that were submitted."""
 
     async def submit(self, type: JobType, /, *, options: JobOptions | None = None, **input: Any) -> AsyncLiveJob:
         """As `JobServer.submit`."""
-        return AsyncLiveJob(await self.client.submit(name_of(type), input, **(options or {})))
+        job = AsyncLiveJob(await self.client.submit(name_of(type), input, **(options or {})))
+        self.jobs.append(job)
+        return job
 
     async def run_job(self, type: JobType, /, *, options: JobOptions | None = None, **input: Any) -> FinishedJob:
         """As `JobServer.run_job`."""

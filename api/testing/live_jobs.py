@@ -190,12 +190,18 @@ class AsyncLiveJob(_Assertions):
                 self.seen.result = await self.handle.result()
         return self.seen
 
+    async def aclose(self) -> None:
+        """Read its stream no more. The job goes on."""
+        await self._events.aclose()
+
     async def _next_of(self, name: str, timeout_s: float) -> Event | None:
         try:
             async with asyncio.timeout(timeout_s):
                 while self.seen.end is None:
                     event = await anext(self._events)
                     self.seen.events.append(event)
+                    if event.is_terminal:
+                        await self.aclose()
                     if event.name == name:
                         return event
         except TimeoutError:

@@ -58,6 +58,7 @@ class UnitContext(authoring.Context):
         """Lines that it has printed while `run` ran it."""
         self.slept_s = 0.0
         """Seconds that it would have slept."""
+        self._passed_s = 0.0
         self._stop_after: int | None = None
         self._stop_with: dict[str, Any] = {}
 
@@ -95,7 +96,7 @@ class UnitContext(authoring.Context):
         """Let seconds of its `run_s` go by. At its end the job is asked to stop, by `timeout.run`; operations whose
         timeout is over end as they are declared to.
         """
-        self._entered -= s
+        self._passed_s += s
         for operation in self._record.operations.values():
             operation.left_s = None if operation.left_s is None else operation.left_s - s
         over = next((each for each in self._record.operations.values() if (each.left_s or 1) <= 0), None)
@@ -108,6 +109,12 @@ class UnitContext(authoring.Context):
             self.stop("timeout.run", by="supervisor")
 
     # ── for the job ──
+
+    @property
+    def remaining_s(self) -> float | None:
+        """Seconds until `run_s` is over, by the time that the test and `sleep` let pass; None if it has no `run_s`."""
+        run_s = self.limits.get("run_s")
+        return None if run_s is None else max(0.0, float(run_s) - self._passed_s)
 
     def sleep(self, s: float) -> None:
         """Count the time, and take none. Raise ValueError for a negative number of seconds."""

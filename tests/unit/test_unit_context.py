@@ -83,9 +83,9 @@ def test_a_shield_defers_it() -> None:
 
 def test_time_goes_by_without_taking_any() -> None:
     ctx = Context(limits={"run_s": "1m"})
-    assert 59 < (ctx.remaining_s or 0) <= 60
+    assert ctx.remaining_s == 60
     ctx.sleep(50)
-    assert ctx.slept_s == 50 and 9 < (ctx.remaining_s or 0) <= 10
+    assert (ctx.slept_s, ctx.remaining_s) == (50, 10)
     with pytest.raises(Stopping) as stopping:
         ctx.sleep(10)
     assert (stopping.value.cause, ctx.remaining_s) == ("timeout.run", 0.0)

@@ -16,6 +16,7 @@ from killable.supervisor.records import (
     NodeRecord,
     PoolRecord,
     Quota,
+    ReloadRecord,
     RetiredWorker,
     TenantRecord,
     WorkerRecord,
@@ -163,6 +164,23 @@ class Engine(Protocol):
 
     async def until_shutdown(self) -> None:
         """Wait until the server is to end: a shutdown was requested, and its deadline is over or no job is left."""
+        ...
+
+    async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
+        """Roll every pool over to the code as it is now, or none: new workers are warm and their job types checked
+        before they get the jobs that wait; jobs that run go on with the code that they have. Return the record when
+        that is done, has failed, or after `wait_s`. Another call replaces one that still loads.
+
+        Raise Refused: reload_failed, also where the jobs run on the nodes of a cluster; draining, during a shutdown.
+        """
+        ...
+
+    async def reloaded(self, *, wait_s: float = 0.0) -> ReloadRecord:
+        """Return the record of the latest reload when it is over, or as it stands after `wait_s`."""
+        ...
+
+    async def changed_files(self) -> Sequence[str]:
+        """Return the files of the user's own code that are not as they were when they were loaded."""
         ...
 
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:

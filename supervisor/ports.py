@@ -15,7 +15,7 @@ from killable.supervisor.models import Verdict
 from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.frames import Frame
-from killable.workers.protocol.zygote_messages import ProcessEnding
+from killable.workers.protocol.zygote_messages import ProcessEnding, SourceFile
 
 PIPE_BYTES = 1 << 16
 """Default capacity of a pipe, pipe(7)."""
@@ -294,6 +294,10 @@ class SpawnerListener(Protocol):
     """Receives the events of a pool's zygote."""
 
     def on_type(self, reported: dict[str, Any]) -> None: ...
+    def on_files(self, files: Sequence[SourceFile]) -> None:
+        """Files of the user's own code were imported. `on_preloaded` or `on_preload_failed` follows."""
+        ...
+
     def on_preloaded(self, threads: int) -> None: ...
     def on_preload_failed(self, traceback: str, declaration: str) -> None:
         """`declaration` is the fault in a job's declaration, if that is the cause."""

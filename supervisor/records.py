@@ -114,6 +114,8 @@ class WorkerRecord(NamedTuple):
     """Private memory of its process tree."""
     node: str | None = None
     """The node that it runs on; null on a server of one machine."""
+    generation: int = 1
+    """Which code it has: of which of the pool's loads."""
 
 
 NODE_STATES = ("joining", "live", "suspect", "draining", "released", "lost", "refused")
@@ -185,6 +187,8 @@ class PoolRecord(NamedTuple):
     """Why it is broken (the traceback), or why it does not fork."""
     sandbox: str = ""
     """What its jobs may not do, in words; empty: nothing is forbidden."""
+    generation: int = 1
+    """How often its code was loaded, the start included."""
 
 
 class Quota(NamedTuple):
@@ -198,6 +202,35 @@ class Quota(NamedTuple):
     """Submissions that may come now."""
     reset_s: int
     """Seconds until the whole quota is there again, if nothing is submitted."""
+
+
+class ReloadRecord(NamedTuple):
+    """A reload: every pool rolled over to the code as it is now, or none of them."""
+
+    state: str
+    """none · loading · done · failed"""
+    started_at: str | None = None
+    """RFC 3339 in UTC; null: there was none."""
+    took_s: float | None = None
+    """Seconds until the new code had the jobs, or had failed; null while it is loaded."""
+    error: str = ""
+    """Why it failed, in a line; the code from before goes on."""
+    traceback: str = ""
+    """Of the code that does not load."""
+    files: tuple[str, ...] = ()
+    """Files of the jobs' code that had changed, or are gone."""
+    pools: tuple[str, ...] = ()
+    """Pools that were rolled over."""
+    came: tuple[str, ...] = ()
+    """Job types that are new."""
+    gone: tuple[str, ...] = ()
+    """Job types that there are no more: of these, what had waited has failed with `spawn`."""
+    changed: tuple[str, ...] = ()
+    """Job types with another schema or other limits; what waits keeps its own."""
+    jobs_failed: int = 0
+    """Jobs that had waited, and whose type is gone."""
+    changed_since: tuple[str, ...] = ()
+    """Files of the jobs' code that are not as they were when they were loaded: the code from before runs."""
 
 
 class TenantRecord(NamedTuple):

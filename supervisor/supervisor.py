@@ -37,6 +37,7 @@ from killable.supervisor.records import (
     NodeRecord,
     PoolRecord,
     Quota,
+    ReloadRecord,
     RetiredWorker,
     TenantRecord,
     WorkerRecord,
@@ -48,11 +49,13 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.dispatch.reload import CheckTypes, Reload
     from killable.supervisor.dispatch.stream_readers import StreamReaders
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
     from killable.supervisor.telemetry.gauges import Gauges
+    from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
 
@@ -95,6 +98,11 @@ class Supervisor:
         self._fleet = self.jobs.fleet
         self._remote_pools = remote_pools
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
+        self.check_types: CheckTypes = lambda pools, types: None
+        """What new code must pass, as the code at the start had to."""
+        self.on_submission: Callable[[], None] = lambda: None
+        """Called at each submission."""
+        self._reload: Reload | None = None
         self._closing = False
         self._ending: asyncio.Future[None] | None = None
 
@@ -173,6 +181,8 @@ class Supervisor:
         With a journal, a head that another one has replaced ends no jobs, and tells no end: they are the other one's.
         """
         self._closing = True
+        if self._reload is not None:
+            await self._reload.close()
         self._drain.shut_down(grace_s)
         self._drain.set_due()
         self.jobs.close()
@@ -209,6 +219,7 @@ class Supervisor:
     async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
         if not counted:
             await self.count_submission(submission.tenant, operator=submission.operator)
+        self.on_submission()
         return await self._admission.submit(submission)
 
     # ── for an Executor: called in the loop's thread, never waits ──
@@ -415,6 +426,7 @@ class Supervisor:
             longest_turn_s=loop_turns.longest_s(),
             nodes=await self.nodes(),
             cluster="" if self._remote_pools is None else self._remote_pools.trouble,
+            not_reloaded="" if self._reload is None else self._reload.record.error,
         )
 
     async def counts(self) -> Mapping[str, Any]:
@@ -444,6 +456,38 @@ class Supervisor:
         return await read_gauges(
             self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients, cluster=cluster
         )
+
+    async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
+        from killable.supervisor.dispatch.reload import Reload, failure_of
+        from killable.supervisor.pools.fleet import Fleet
+
+        if self._closing or self._drain.shutting_down:
+            raise Refused("the server is shutting down", code="draining")
+        if not isinstance(self._fleet, Fleet):
+            why = "jobs run on the nodes of a cluster, which load the code when they start: drain and restart them"
+            raise Refused(f"the code was not loaded anew: {why}", code="reload_failed", error=why)
+        if self._reload is None:
+            self._reload = Reload(self._fleet, self._registry, self._clock, self.check_types)
+        self._reload.begin()
+        record = await self._reload.until_over(wait_s)
+        if record.state == "failed":
+            raise failure_of(record)
+        return record
+
+    async def reloaded(self, *, wait_s: float = 0.0) -> ReloadRecord:
+        record = ReloadRecord("none") if self._reload is None else await self._reload.until_over(wait_s)
+        return record._replace(changed_since=tuple(await self.changed_files()))
+
+    async def changed_files(self) -> Sequence[str]:
+        from killable.supervisor.pools.fleet import Fleet
+
+        return await self._fleet.changed_files() if isinstance(self._fleet, Fleet) else ()
+
+    def source_files(self) -> Sequence[SourceFile]:
+        """Return the files of the jobs' code, as they were when they were loaded, or when that failed."""
+        from killable.supervisor.pools.fleet import Fleet
+
+        return self._fleet.files() if isinstance(self._fleet, Fleet) else ()
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

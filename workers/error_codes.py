@@ -66,6 +66,7 @@ CODES: dict[str, CodeRow] = {
     "unknown_job_type": _refusal("There is no such job type"),
     "draining": _refusal("The server accepts no new jobs", True),
     "deadline_unmeetable": _refusal("The job could not start before its deadline", True),
+    "reload_failed": _refusal("The code could not be loaded anew"),
     "journal_failed": _refusal("The job could not be written to the journal", True),
     "too_large": _refusal("The request is too large"),
     "unauthorized": _refusal("A valid API key is needed"),

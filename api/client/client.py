@@ -209,6 +209,18 @@ class Client:
         """Return the progress of a drain: `{draining, shutting_down, deadline_s, running, queued}`."""
         return self._transport.do(self._calls.drain("GET"))
 
+    def reload(self) -> Record:
+        """Roll every pool over to the code as it is now, and return when the new code has the jobs that wait.
+
+        Return `{state, took_s, files, pools, came, gone, changed, jobs_failed}`; the last four are about job types.
+        Raise Refused `reload_failed` if the code does not load, with its `traceback`: all go on as they are.
+        """
+        return self._transport.do(self._calls.reload())
+
+    def reloaded(self) -> Record:
+        """Return the latest reload, as `reload` does, also one that has failed (`error`) or still loads (`state`)."""
+        return self._transport.do(self._calls.reloaded())
+
     def shutdown(self, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = "") -> Record:
         """Drain for `deadline_s`, then cancel the jobs that are left and end the server.
 

@@ -13,6 +13,7 @@ from killable.api.client.events import Record
 from killable.api.client.http_call import HttpCall, json_of
 from killable.api.client.retries import Flow, Requester
 from killable.api.client.timeouts import HELD_S_MAX
+from killable.workers.errors import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,25 @@ class ServerCalls:
     def drain_node(self, method: str, name: str, deadline_s: float | None = None) -> Flow[Record]:
         path = f"/v1/nodes/{quote(name, safe='')}/drain"
         return self.requester.members(HttpCall(method, path, query={"deadline_s": deadline_s}))
+
+    def reload(self) -> Flow[Record]:
+        # Not repeated: a second one would begin anew.
+        return (yield from self._until_loaded(_held(HttpCall("POST", "/v1/reload", again="unsent"))))
+
+    def reloaded(self) -> Flow[Record]:
+        return self.get("/v1/reload")
+
+    def _until_loaded(self, call: HttpCall) -> Flow[Record]:
+        record = yield from self.requester.members(call)
+        while record.get("state") == "loading":
+            record = yield from self.requester.members(_held(HttpCall("GET", "/v1/reload")))
+        if record.get("state") == "failed":  # after the first request, whose refusal would have said it
+            why = str(record.get("error", ""))
+            raise Refused(
+                f"the code was not loaded anew, and the code from before goes on: {why}",
+                code="reload_failed", error=why, traceback=str(record.get("traceback", "")),
+            )  # fmt: skip
+        return record
 
     def shutdown(self, grace_s: float | None, deadline_s: float, reason: str) -> Flow[Record]:
         query = {"grace_s": grace_s, "deadline_s": deadline_s, "reason": reason}

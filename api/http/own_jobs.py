@@ -18,6 +18,7 @@ from killable.supervisor.records import (
     NodeRecord,
     PoolRecord,
     Quota,
+    ReloadRecord,
     RetiredWorker,
     TenantRecord,
     WorkerRecord,
@@ -158,6 +159,15 @@ class OwnJobs:
         refuse_whole_server()
 
     async def until_shutdown(self) -> None:
+        refuse_whole_server()
+
+    async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
+        refuse_whole_server()
+
+    async def reloaded(self, *, wait_s: float = 0.0) -> ReloadRecord:
+        refuse_whole_server()
+
+    async def changed_files(self) -> Sequence[str]:
         refuse_whole_server()
 
 

@@ -80,6 +80,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("POST", "/v1/drain"): Access("operate", whole_server=True, verb="drain"),
     ("GET", "/v1/drain"): Access("operate", whole_server=True),
     ("DELETE", "/v1/drain"): Access("operate", whole_server=True, verb="undrain"),
+    ("POST", "/v1/reload"): Access("operate", whole_server=True, verb="reload"),
+    ("GET", "/v1/reload"): Access("operate", whole_server=True),
     ("POST", "/v1/shutdown"): Access("operate", whole_server=True, verb="shutdown"),
     ("GET", MCP_PATH): Access("submit"),
     ("POST", MCP_PATH): Access("submit", notes_itself=True),

@@ -1,4 +1,4 @@
-"""Routes for operators: cancel many jobs, drain, shut down.
+"""Routes for operators: cancel many jobs, drain, load the code anew, shut down.
 
 Runs in: api.
 """
@@ -21,6 +21,8 @@ from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preferred
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, NO_BODY, Json, answer, documented
 
+RELOAD_WAIT_S = 10.0
+"""Default wait for new code to be loaded."""
 DRAIN_RESPONSES = documented({202: answer("Begun", schemas.Drained)}, "invalid")
 
 router = APIRouter(tags=["operator"], default_response_class=Json)
@@ -97,6 +99,36 @@ async def undrain(request: Request) -> Response:
     """Accept new jobs again. Refused with `draining` during a shutdown."""
     engine = engine_of(request)
     return Json((await engine.undrain())._asdict())
+
+
+@router.post(
+    "/v1/reload",
+    responses=documented(
+        {
+            200: answer("The new code has the jobs", schemas.Reloaded, "Preference-Applied"),
+            202: answer("It is still loaded", schemas.Reloaded, "Preference-Applied"),
+        },
+        *("reload_failed", "draining", "invalid"),
+    ),
+    dependencies=[NO_BODY],
+)
+async def reload(request: Request, preference: Preferred) -> Response:
+    """Roll every pool over to the code as it is now. Jobs that run go on with the code that they have; those that wait
+    get the new. If the code of a pool does not load, all go on as they are. Waits until that is known, 10 s by default.
+    """
+    wait_s = RELOAD_WAIT_S if preference.wait_s is None else preference.wait_s
+    record = await engine_of(request).reload(wait_s=wait_s)
+    return Json(record._asdict(), 202 if record.state == "loading" else 200, preference.headers)
+
+
+@router.get(
+    "/v1/reload",
+    responses=documented({200: answer("The latest reload", schemas.Reloaded, "Preference-Applied")}),
+)
+async def reloaded(request: Request, preference: Preferred) -> Response:
+    """Return the latest reload. With `Prefer: wait=N`, wait until it is over."""
+    record = await engine_of(request).reloaded(wait_s=preference.wait_s or 0.0)
+    return Json(record._asdict(), 200, preference.headers)
 
 
 @router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])

@@ -43,6 +43,7 @@ from killable.supervisor.records import (
     JobRecord,
     NodeRecord,
     PoolRecord,
+    ReloadRecord,
     RetiredWorker,
     TenantRecord,
     WorkerRecord,
@@ -396,6 +397,7 @@ Job = _answer("Job", _model_of("Job", JobRecord, without=("markers", "replayed",
 Worker = _model_of("Worker", WorkerRecord)
 Retired = _model_of("Retired", RetiredWorker)
 Drained = _model_of("Drained", DrainProgress)
+Reloaded = _model_of("Reloaded", ReloadRecord)
 JobType = _model_of("JobType", models.JobType, operations=list[str], limits=dict[str, Any])
 Pool = _model_of("Pool", PoolRecord, only=("name", "state", "detail"))
 AcceptedJob = _answer("AcceptedJob", Job, stream_url=str, sse_url=str)

@@ -22,6 +22,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "cancelled",
         "already_ended",
         "no_result",
+        "reload_failed",
     ),
     413: ("too_large",),
     415: ("unsupported_media_type",),

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import queue_deadlines, retries
 from killable.supervisor.dispatch.drain import Drain
+from killable.supervisor.dispatch.new_types import renewed
 from killable.supervisor.jobs import job_events, lifecycle
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
@@ -514,6 +515,11 @@ class Dispatcher:
 
     def on_types(self, types: Sequence[JobType]) -> None:
         self._observer.on_types(job_type.name for job_type in types)
+        for job in self._registry.active():
+            was, job.type = job.type, renewed(job.type, types)
+            moves = job.type.pool != was.pool or not job.type.available
+            if moves and job.state is State.QUEUED and self.job_queue.remove(job.id) and self._push(job):
+                self._assign_or_wait(job)
 
     def on_worker_available(self, pool: JobPool) -> None:
         """Assign what waits. When it is called in the middle of that, because what a worker reported was read, the pool

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
+from functools import partial
 
+from killable.supervisor import event_loops
 from killable.supervisor.linux import program_forks
 from killable.supervisor.linux.cgroup import CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
@@ -19,6 +22,8 @@ from killable.supervisor.linux.zygote_host import ZygoteHost
 from killable.supervisor.linux.zygote_orders import NewWorker, configure_of, tmp_suffix
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
+from killable.workers.protocol import zygote_messages
+from killable.workers.runtime import leftover_memory
 
 
 class PoolSpawner:
@@ -37,8 +42,11 @@ class PoolSpawner:
         answer_s: float,
         oom: OomCounter,
         early_guard: EarlyGuard | None = None,
+        generation: int = 1,
     ) -> None:
-        """`early_guard`: the first guard, if it is started already."""
+        """`early_guard`: the first guard, if it is started already. `generation`: how often the code of this pool was
+        loaded; the spawners of others may still be there.
+        """
         self._loop = loop
         self._spec = spec
         self._listener = listener
@@ -49,6 +57,8 @@ class PoolSpawner:
         self._patience_s = patience_s
         self._answer_s = answer_s
         self._early_guard = early_guard
+        self._generation = generation
+        self._configure: zygote_messages.Configure | None = None
         self._zygote_host: ZygoteHost | None = None
         self._stuck: list[ZygoteHost] = []
         self._zygote_hosts = 0
@@ -68,7 +78,8 @@ class PoolSpawner:
                 if self._lease is not None:
                     self._zygote_host.lease(self._lease)
             if not self._zygote_host.has_early_pool():
-                self._zygote_host.start_zygote(configure_of(self._spec, self._tmp, start_method))
+                self._configure = configure_of(self._spec, self._tmp, start_method, self._generation)
+                self._zygote_host.start_zygote(self._configure)
 
     def _open_zygote_host(self) -> ZygoteHost:
         self._zygote_hosts += 1
@@ -79,7 +90,7 @@ class PoolSpawner:
             python=self._spec.python,
             folder=self._spec.folder,
             environment={**ENVIRONMENT_DEFAULTS, **inherited(os.environ, self._spec.environment), **self._spec.env},
-            marker=f"{self._marker}/{self._zygote_hosts}",
+            marker=f"{self._marker}/{self._generation}/{self._zygote_hosts}",
             patience_s=self._patience_s,
             answer_s=self._answer_s,
             early_guard=self._early_guard,
@@ -145,6 +156,16 @@ class PoolSpawner:
         async with asyncio.TaskGroup() as closing:
             for zygote_host in zygote_hosts:
                 closing.create_task(zygote_host.close())
+        if self._configure is not None:
+            log = leftover_memory.log_of(self._configure.zygote_folder)
+            if os.path.exists(log):
+                # Of the preloads. Nobody else has it: the pool of newer code has made its own.
+                with suppress(OSError, RuntimeError):  # what is left is removed at the supervisor's end
+                    await event_loops.in_thread(self._loop, partial(_remove_left_memory, log))
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closing and self._zygote_host is None and not self._stuck
 
     # ── ZygoteHostListener ──
 
@@ -162,3 +183,8 @@ class PoolSpawner:
             self._zygote_host = None
         elif zygote_host in self._stuck:
             self._stuck.remove(zygote_host)
+
+
+def _remove_left_memory(log: str) -> None:
+    leftover_memory.remove_named(log)
+    os.unlink(log)

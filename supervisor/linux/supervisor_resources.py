@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import cgroup, orphan_cleanup
@@ -52,6 +53,8 @@ class SupervisorResources:
         self.early_guard = early_guard
         self.answer_s = ANSWER_S
         self.spawners: list[PoolSpawner] = []
+        self.generations: Counter[str] = Counter()
+        """How often the code of each pool was loaded, also in vain."""
 
     @classmethod
     def open(
@@ -89,6 +92,8 @@ class SupervisorResources:
         return in_time
 
     def open_spawner(self, spec: PoolSpec, listener: SpawnerListener) -> PoolSpawner:
+        self.spawners = [spawner for spawner in self.spawners if not spawner.is_closed]
+        self.generations[spec.name] += 1
         marker = self.owner.marker(self.instance_id, spec.name)
         spawner = PoolSpawner(
             self.loop,
@@ -101,6 +106,7 @@ class SupervisorResources:
             answer_s=self.answer_s,
             oom=self.oom,
             early_guard=self.early_guard,
+            generation=self.generations[spec.name],
         )
         self.spawners.append(spawner)
         return spawner

@@ -342,6 +342,8 @@ class ZygoteHost:
                         self._loop.add_reader(descriptor, self._on_zygote_exit)
                     except OSError:
                         pass  # the guard reports its end
+            case zygote_messages.Imported(files):
+                self._listener.on_files([zygote_messages.SourceFile(*file) for file in files])
             case zygote_messages.TypeReported(reported):
                 self._listener.on_type(reported)
             case zygote_messages.Preloaded(threads):

@@ -72,7 +72,7 @@ class NewWorker(NamedTuple):
             self.cgroup.close_in_child()
 
 
-def configure_of(spec: PoolSpec, tmp: str, start_method: str) -> zygote_messages.Configure:
+def configure_of(spec: PoolSpec, tmp: str, start_method: str, generation: int = 1) -> zygote_messages.Configure:
     """Return a pool's Configure, and write an Executor's setup to a file, since it may be too large for a message.
 
     `tmp` is the supervisor's folder. Raise OSError.
@@ -99,6 +99,7 @@ def configure_of(spec: PoolSpec, tmp: str, start_method: str) -> zygote_messages
         sandbox=spec.sandbox._asdict() if spec.sandbox.forbids else None,
         tmp_suffix=tmp_suffix(spec),
         commands=[each._asdict() for each in spec.commands],
+        generation=generation,
     )
 
 

@@ -24,11 +24,22 @@ class JobTypes:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._types: dict[str, JobType] = {}
+        self._reported: dict[str, Sequence[Mapping[str, Any]]] = {}
 
-    def replace(self, pool: PoolSpec, reported: Iterable[Mapping[str, Any]]) -> None:
+    def with_new(self, reported: Mapping[str, Sequence[Mapping[str, Any]]]) -> JobTypes:
+        """Return the types as they are when all of these pools have reported anew at once. Raise DuplicateType."""
+        types = JobTypes(self._settings)
+        known = {**self._reported, **reported}
+        for pool in self._settings.pools:
+            if pool.name in known:
+                types.replace(pool, known[pool.name])
+        return types
+
+    def replace(self, pool: PoolSpec, reported: Sequence[Mapping[str, Any]]) -> None:
         """Replace a pool's types by those that its new zygote reported. Raise DuplicateType."""
         for name in [name for name, job_type in self._types.items() if job_type.pool == pool.name]:
             del self._types[name]
+        self._reported[pool.name] = reported
         for each in reported:
             name = each["name"]
             if name in self._types:

@@ -21,6 +21,7 @@ from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Spawner, SpawnerFactory, ZygoteLost
 from killable.supervisor.records import PoolRecord, RetiredWorker
 from killable.supervisor.settings import PoolSpec
+from killable.workers.protocol.zygote_messages import SourceFile
 
 REFILL_S = 0.001
 """Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
@@ -45,6 +46,7 @@ class PoolOwner(Protocol):
 
     def on_types(self, pool: Pool, reported: Sequence[dict[str, Any]]) -> None: ...
     def on_worker_available(self, pool: Pool) -> None: ...
+    def on_pool_ready(self, pool: Pool) -> None: ...
     def on_pool_broken(self, pool: Pool) -> None: ...
     def on_pool_changed(self) -> None:
         """A pool has another state, or its first worker."""
@@ -54,13 +56,20 @@ class PoolOwner(Protocol):
     def next_worker_id(self) -> WorkerId: ...
     def on_worker_retired(self, retired: RetiredWorker) -> None: ...
     def on_early_output(self, data: bytes, stream: str) -> None: ...
+    def successor(self, pool: Pool) -> Pool:
+        """Return the pool that has taken the place of a retired one."""
+        ...
 
 
 class Pool:
     """One pool. `state` is starting, ready, restarting or broken."""
 
-    def __init__(self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner) -> None:
+    def __init__(
+        self, spec: PoolSpec, clock: Clock, open_spawner: SpawnerFactory, owner: PoolOwner, generation: int = 1
+    ) -> None:
         self.spec = spec
+        self.generation = generation
+        """How often its code was loaded anew, from 1: each time by another pool of this name (`succession`)."""
         self.state = "starting"
         self.detail = self._note = ""
         self.errno: int | None = None
@@ -73,6 +82,7 @@ class Pool:
         self._owner = owner
         self._spawner: Spawner = open_spawner(spec, self)
         self._reported: list[dict[str, Any]] = []
+        self._files: list[SourceFile] = []
         self._decided = asyncio.Event()
         self._warm_or_broken = asyncio.Event()
         self._backoff = Backoff(clock, self._try_again)
@@ -82,6 +92,9 @@ class Pool:
         self._has_worked = False
         """A worker was ready once: the code can be loaded."""
         self._closing = False
+        self._retired = False
+        self.files: list[SourceFile] = []
+        """What its code was imported from."""
         self._ready_waiters: list[Callable[[], None]] = []
         self._refill: Timer | None = None
         self.startup_error: Exception | None = None
@@ -109,6 +122,33 @@ class Pool:
     async def until_warm(self) -> None:
         """Wait until a worker has been idle or the pool was broken: only then it is known whether its preloads work."""
         await self._warm_or_broken.wait()
+
+    def take_over(self, owner: PoolOwner, elders: Sequence[Occupancy], zygote_restarts: int) -> None:
+        """Be the pool of this name from here on: `owner` is told of its workers, and `elders` have some of its slots.
+        The zygotes of the pools before it were restarted so often.
+        """
+        self._owner = owner
+        self.occupancy.elders = elders
+        self.zygote_restarts += zygote_restarts
+
+    def retire(self, owner: PoolOwner) -> None:
+        """Get no more jobs: another pool has this one's place. What is busy goes on. `owner` is told when it is not."""
+        self._owner = owner
+        self._retired = True
+        self.occupancy.elders = ()  # they are the successor's
+        self._backoff.stop()
+        if self._refill is not None:
+            self._refill.cancel()
+            self._refill = None
+        idle, self._idle = self._idle, []
+        for worker in idle:
+            worker.leave()
+        self.on_worker_idle(None)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no job runs here, and no slot is lost."""
+        return not self.occupancy.busy and not self.occupancy.quarantined
 
     async def close(self) -> None:
         self._closing = True
@@ -186,7 +226,9 @@ class Pool:
         Eight forks in one turn took up to 27 ms, in which no frame was read and no signal sent: each creates a cgroup
         while the zygote is still forking into the last one.
         """
-        if self._closing or self._zygote is not ZygoteState.READY or self._backoff.is_waiting or self._is_full():
+        if self._closing or self._retired or self._zygote is not ZygoteState.READY:
+            return
+        if self._backoff.is_waiting or self._is_full():
             return
         self._limit_quiet_lanes()
         occupancy = self.occupancy
@@ -198,7 +240,7 @@ class Pool:
 
     def fill_soon(self) -> None:
         """Fill once the job that was just assigned has started: the fork of the next spare would take its core."""
-        if self._is_full():
+        if self._retired or self._is_full():
             return
         if self._owner.queued(self):
             self.fill()  # a job waits for it
@@ -219,14 +261,19 @@ class Pool:
 
     def when_warm(self, callback: Callable[[], None]) -> None:
         """Call `callback` when a worker is idle: at once, or when the next one becomes idle."""
-        if any(not worker.calls() for worker in self._idle):
+        if self._retired:
+            self._owner.successor(self).when_warm(callback)
+        elif any(not worker.calls() for worker in self._idle):
             callback()
         else:
             self._ready_waiters.append(callback)
 
     def _fork(self) -> bool:
         worker_id = self._owner.next_worker_id()
-        worker = Worker(worker_id, self, self.spec, start_method=self.start_method, born=self._clock.now())
+        born = self._clock.now()
+        worker = Worker(
+            worker_id, self, self.spec, start_method=self.start_method, born=born, generation=self.generation
+        )
         try:
             worker.process = self._spawner.fork(worker_id, worker)
         except ZygoteLost:
@@ -239,6 +286,9 @@ class Pool:
         return True
 
     def on_worker_ready(self, worker: Worker) -> None:
+        if self._retired:
+            worker.leave()
+            return
         self._backoff.failures = 0
         self._has_worked = True
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
@@ -248,17 +298,24 @@ class Pool:
 
     def _become_ready(self) -> None:
         self._set_state("ready", self._note, None)
-        logger.info("pool_ready", extra={"pool": self.spec.name, "start_method": self.start_method})
+        self._owner.on_pool_ready(self)
 
     def on_worker_free(self, worker: Worker) -> None:
         self._add_idle(worker)
 
-    def on_worker_idle(self, worker: Worker) -> None:
+    def on_worker_idle(self, worker: Worker | None) -> None:
         waiters, self._ready_waiters = self._ready_waiters, []
         for callback in waiters:
-            callback()
+            if self._retired:
+                self.when_warm(callback)
+            else:
+                callback()
 
     def _add_idle(self, worker: Worker) -> None:
+        if self._retired:
+            worker.leave()
+            self._owner.on_worker_available(self)
+            return
         self._idle.append(worker)
         if not self._warm_or_broken.is_set():
             self._warm_or_broken.set()
@@ -270,7 +327,7 @@ class Pool:
         self._owner.on_early_output(data, stream)
 
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None, *, of_code: bool) -> None:
-        if not self._closing and self._zygote is ZygoteState.READY:
+        if not self._closing and not self._retired and self._zygote is ZygoteState.READY:
             self._count_failure(why, errno, of_code=of_code)
 
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
@@ -318,8 +375,6 @@ class Pool:
 
     def _break(self, why: str, errno: int | None = None) -> None:
         self._set_state("broken", why, errno)
-        # `detail` of the pool's record has the whole traceback; `serve` prints it when no pool can start a job.
-        logger.error("pool_broken", extra={"pool": self.spec.name, "detail": why.rstrip().rpartition("\n")[2]})
         self._decided.set()
         self._warm_or_broken.set()
         self._owner.on_pool_broken(self)
@@ -329,8 +384,12 @@ class Pool:
     def on_type(self, reported: dict[str, Any]) -> None:
         self._reported.append(reported)
 
+    def on_files(self, files: Sequence[SourceFile]) -> None:
+        self._files.extend(files)
+
     def on_preloaded(self, threads: int) -> None:
         reported, self._reported = self._reported, []
+        self.files, self._files = self._files, []
         if threads > 1 and self.start_method == "fork":
             # fork(2) copies one thread, but every lock. Exec'd workers import the modules themselves.
             self.start_method = "spawn"
@@ -352,6 +411,7 @@ class Pool:
         """Break the pool: its modules do not import. It is retried now and then if it ever worked, else never."""
         if declaration:
             self.startup_error = StartRefused(f"pool {self.spec.name}: {declaration}", pool=self.spec.name)
+        self.files, self._files = self._files, []
         self._zygote = ZygoteState.FAILED
         self._break(traceback)
 
@@ -362,7 +422,8 @@ class Pool:
     def on_zygote_lost(self, how: str = "") -> None:
         was, self._zygote = self._zygote, ZygoteState.NONE
         self._reported.clear()
-        if self._closing:
+        self._files.clear()
+        if self._closing or self._retired:
             return
         if was is ZygoteState.FAILED:
             self._backoff.failures += 1
@@ -401,4 +462,5 @@ class Pool:
             proof=self._spawner.proof,
             detail=self.detail,
             sandbox=str(self.spec.sandbox),
+            generation=self.generation,
         )

@@ -5,7 +5,7 @@ Runs in: supervisor. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from killable.supervisor.pools.worker import WorkerStage
 
@@ -17,6 +17,8 @@ class Occupancy:
         self.workers_max = workers_max
         self.spares = spares
         self._counts = dict.fromkeys(WorkerStage, 0) | dict(counts or {})
+        self.elders: Sequence[Occupancy] = ()
+        """Of the pools whose place this one has taken, and whose last jobs still run: their slots are these."""
 
     def add(self) -> None:
         """Count a worker that was forked."""
@@ -37,11 +39,13 @@ class Occupancy:
     @property
     def busy(self) -> int:
         """With a job or kept for one, or still ending one: a slot is free when the process tree is empty."""
-        return self._counts[WorkerStage.BUSY] + self._counts[WorkerStage.RESERVED]
+        own = self._counts[WorkerStage.BUSY] + self._counts[WorkerStage.RESERVED]
+        return own + sum(elder.busy for elder in self.elders) if self.elders else own
 
     @property
     def quarantined(self) -> int:
-        return self._counts[WorkerStage.QUARANTINED]
+        own = self._counts[WorkerStage.QUARANTINED]
+        return own + sum(elder.quarantined for elder in self.elders) if self.elders else own
 
     @property
     def slots_free(self) -> int:

@@ -94,8 +94,9 @@ class Worker:
     process: Process
 
     def __init__(
-        self, worker_id: WorkerId, owner: WorkerOwner, spec: PoolSpec, *, start_method: str, born: float
-    ) -> None:
+        self, worker_id: WorkerId, owner: WorkerOwner, spec: PoolSpec, *, start_method: str, born: float,
+        generation: int = 1,
+    ) -> None:  # fmt: skip
         self.id = worker_id
         self._stage = WorkerStage.SPAWNING
         self.attempt: Occupant | None = None
@@ -105,6 +106,7 @@ class Worker:
         self._spec = spec
         self._start_method = start_method
         self._born = born
+        self._generation = generation
         self._forked = False
         self._ready = False
         self._exited = False
@@ -198,6 +200,13 @@ class Worker:
         if why and self.attempt is not None:
             self._owner.on_worker_retired(self, self.attempt.job.id, why)
         self.process.retire()
+
+    def leave(self) -> None:
+        """Let a worker end by itself that holds no attempt: it is to get none any more."""
+        self.revoke_lane()
+        if self.stage is WorkerStage.IDLE:
+            self.stage = WorkerStage.LEAVING
+            self.process.retire()
 
     def kill(self) -> None:
         """Kill a worker that holds no attempt."""
@@ -391,6 +400,7 @@ class Worker:
             cpu=usage.cpu,
             rss_bytes=usage.rss_bytes,
             uss_bytes=usage.uss_bytes,
+            generation=self._generation,
         )
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from killable.supervisor.telemetry import loop_turns
 from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.pool_protocols import JobPool
+    from killable.supervisor.pools.pool_protocols import JobPools
 
 TENANTS_MAX = 100
 """Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""
@@ -66,15 +66,14 @@ class Gauges:
 
 
 async def read_gauges(
-    pools: Iterable[JobPool], job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
+    pools: JobPools, job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
     cluster: ClusterGauges | None = None,
 ) -> Gauges:  # fmt: skip
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
-    pools = list(pools)
     active = registry.active()
     jobs = Counter(job.public_state for job in active)
-    workers = Counter(worker.state for pool in pools for worker in pool.workers.values())
+    workers = Counter(worker.state for pool in pools.with_workers() for worker in pool.workers.values())
     return Gauges(
         queue_depth=len(job_queue),
         queue_bytes=job_queue.bytes,
@@ -97,9 +96,10 @@ def _busiest(registry: Registry) -> list[str]:
     return known[:TENANTS_MAX]
 
 
-async def read_rss_bytes(pools: Iterable[JobPool]) -> int:
+async def read_rss_bytes(pools: JobPools) -> int:
     """Return the resident memory of all workers together, in bytes. Shared memory is counted in each worker."""
-    workers = [worker for pool in pools for worker in pool.workers.values() if worker.stage is not WorkerStage.GONE]
+    living = (worker for pool in pools.with_workers() for worker in pool.workers.values())
+    workers = [worker for worker in living if worker.stage is not WorkerStage.GONE]
     usages = await asyncio.gather(*(worker.usage() for worker in workers))
     return sum(usage.rss_bytes or 0 for usage in usages)
 

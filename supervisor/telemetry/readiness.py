@@ -22,6 +22,7 @@ def readiness(
     longest_turn_s: float = 0.0,
     nodes: Iterable[NodeRecord] = (),
     cluster: str = "",
+    not_reloaded: str = "",
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
@@ -43,6 +44,8 @@ def readiness(
             degraded.append(f"node {node.name} is {node.state}")
         elif node.detail and node.state == "live":
             degraded.append(f"node {node.name}: {node.detail}")
+    if not_reloaded:
+        degraded.append(f"the code from before goes on: {not_reloaded}")
     if queue_full:
         degraded.append(f"the queue is full: {queue_full}")
     if journal:

@@ -53,12 +53,14 @@ BELOW = {
     "api/cli/display": ("api/client",),
     "api/cli/parameters": ("api/client", "api/cli/display"),
     "api/cli/server": ("api/client", "api/http", "api/mcp", "api/cli/display"),
+    "api/cli/starter": (),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
         "api/client", "api/http", "api/cli", "api/cli/declarations", "api/cli/display", "api/cli/parameters",
         "api/cli/server", "api/cli/diagnosis",
     ),
-    "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client"),
+    "api/testing": ("api/client",),
+    "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client", "api/testing"),
 }  # fmt: skip
 """What each package may import of its own layer; of the layers below it any package."""
 

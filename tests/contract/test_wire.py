@@ -37,6 +37,7 @@ def example(cls: type[Any]) -> Any:
         str: "x", int: 3, float: 2.5, bool: True, list[str]: ["a"], dict[str, Any]: {"name": "t"},
         ProcessEnding: ENDING, list[int]: [1], int | None: 5, dict[str, str]: {"HOME": "/"},
         dict[str, Any] | None: {"network": False}, list[dict[str, Any]]: [{"name": "c", "argv": ["true"]}],
+        list[list[Any]]: [["/own/jobs.py", 5, 7]],
     }  # fmt: skip
     return cls(**{name: values[kind] for name, kind in typing.get_type_hints(cls).items()})
 

@@ -28,7 +28,7 @@ PORTS = {"killable serve": "7833", "uvicorn ": "8000"}
 """Those of the pages: a test takes others."""
 FOLDER_SHOWN = "/home/you/project"
 """The reader's folder, where a page shows its path."""
-READ_UNNAMED = {"killable.toml": "killable ", "conftest.py": "pytest", "test_": "pytest"}
+READ_UNNAMED = {"killable.toml": "killable ", "conftest.py": "pytest", "pytest.ini": "pytest", "test_": "pytest"}
 """Files that a command reads without naming them, by how their names begin."""
 STARTS_S = ENDS_S = COMMAND_S = 120
 """On a busy machine."""
@@ -194,8 +194,8 @@ class Session:
         """Forget the files that a command or a program names, and those that they name."""
         for name, block in list(self._unused.items()):
             is_read = any(name.startswith(of) and text.startswith(command) for of, command in READ_UNNAMED.items())
-            if is_read or re.search(rf"\b{re.escape(Path(name).stem)}\b", text):
-                del self._unused[name]
+            is_named = is_read or re.search(rf"\b{re.escape(Path(name).stem)}\b", text)
+            if is_named and self._unused.pop(name, None) is not None:  # else one that it names has named it
                 self._note_use(block.text)
 
     # ── processes ──

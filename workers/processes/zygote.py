@@ -21,7 +21,9 @@ from killable.workers.exit_codes import ExitCode
 from killable.workers.processes import child_reaper
 from killable.workers.processes.worker_start import WorkerStart, become_worker
 from killable.workers.protocol import fd_passing, named_memory_log, zygote_messages
+from killable.workers.protocol.zygote_messages import SourceFile
 from killable.workers.runtime import copy_on_write, job_type_catalogue, named_memory_hooks, process_setup, warmup
+from killable.workers.runtime.job_type_catalogue import SurveyFailed
 from killable.workers.runtime.worker_loop import WorkerEnds
 
 if TYPE_CHECKING:
@@ -125,19 +127,25 @@ class Zygote:
 
     def preload(self) -> bool:
         """Import the modules, run the preloads (start method fork) and report the job types. Return success."""
-        folder = os.path.join(self._configure.tmp, f"{self._configure.pool}.zygote")
-        named_memory_hooks.names.install(os.path.join(folder, named_memory_log.LOG_NAME))
+        log = os.path.join(self._configure.zygote_folder, named_memory_log.LOG_NAME)
+        named_memory_hooks.names.install(log)
         try:
             if self._configure.start_method == "spawn":
-                types = job_type_catalogue.survey_in_child(self._configure)
+                types, files = job_type_catalogue.survey_in_child(self._configure)
+                self._tell_files(files)
             else:
                 types = job_type_catalogue.load(self._configure, run_preloads=True)
+                self._tell_imported()
                 warmup.rehearsal(self._configure.codec)
                 if self._configure.jobs_per_worker_max:  # workers that live for few jobs get them from here
                     copy_on_write.import_modules(copy_on_write.NEEDED_BY_JOBS)
             self._sandbox = self._prepared_sandbox()
         except BaseException as error:
             # The user's import may raise anything, even SystemExit: it becomes the pool's error, with its traceback.
+            if isinstance(error, SurveyFailed):
+                self._tell_files(error.files)
+            else:
+                self._tell_imported(error)
             _tell(self._sock, job_type_catalogue.explain(error))
             return False
         for reported in types:
@@ -151,6 +159,18 @@ class Zygote:
         _flush()
         _tell(self._sock, zygote_messages.Preloaded(self._threads))
         return True
+
+    def _tell_imported(self, error: BaseException | None = None) -> None:
+        if not self._configure.setup:  # an Executor's program is not loaded anew
+            from killable.workers.runtime.imported_files import imported_files
+
+            self._tell_files(imported_files(error))
+
+    def _tell_files(self, files: Sequence[SourceFile]) -> None:
+        from killable.workers.runtime.imported_files import messages
+
+        for message in messages(files):
+            _tell(self._sock, message)
 
     def _prepared_sandbox(self) -> Sandbox | None:
         if self._configure.sandbox is None:

@@ -7,7 +7,7 @@ Runs in: supervisor | guard | zygote.
     supervisor → guard     StartZygote (+ its socket), UseFolder, Lease, HastenMove (+ two files of cgroups)
     guard → supervisor     OrphanReaped, ZygoteGone
     supervisor → zygote    ImportAhead; Configure, Fork (+ the worker's descriptors), Ping
-    zygote → supervisor    ZygoteStarted (+ its pidfd), TypeReported …, Preloaded | PreloadFailed
+    zygote → supervisor    ZygoteStarted (+ its pidfd), Imported …, TypeReported …, Preloaded | PreloadFailed
                            Forked (+ pidfd) | ForkFailed; Exited; Pong
 """
 
@@ -135,6 +135,29 @@ class Configure(NamedTuple):
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
     tmp_suffix: str = ""
     """End of the name of a worker's temporary directory, behind its id."""
+    generation: int = 1
+    """How often the supervisor has loaded the pool's code: there may be zygotes of several."""
+
+    @property
+    def zygote_folder(self) -> str:
+        """The zygote's temporary directory. No pool's name has a tilde."""
+        number = "" if self.generation == 1 else f"~{self.generation}"
+        return os.path.join(self.tmp, f"{self.pool}.zygote{number}")
+
+
+class SourceFile(NamedTuple):
+    """A file of the user's own code, as it was when it was imported."""
+
+    path: str
+    modified_ns: int
+    """Its mtime (inode(7)), in nanoseconds since 1970."""
+    size: int
+
+
+class Imported(NamedTuple):
+    """Some of the user's own files that the job types were imported from, or that failed: as SourceFile each."""
+
+    files: list[list[Any]]
 
 
 class TypeReported(NamedTuple):
@@ -202,6 +225,7 @@ Message = (
     | ZygoteGone
     | ImportAhead
     | Configure
+    | Imported
     | TypeReported
     | Preloaded
     | PreloadFailed

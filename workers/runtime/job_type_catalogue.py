@@ -10,13 +10,14 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from killable.workers.authoring import preloads, registered_types
 from killable.workers.authoring.registered_types import DeclarationError
 from killable.workers.protocol.fd_passing import MESSAGE_BYTES_MAX
-from killable.workers.protocol.zygote_messages import Configure, PreloadFailed
+from killable.workers.protocol.zygote_messages import Configure, PreloadFailed, SourceFile
 from killable.workers.runtime import copy_on_write
 
 REPORT_BYTES_MAX = 60_000
@@ -27,11 +28,12 @@ _LIBRARY_PATHS = (os.path.dirname(os.path.dirname(__file__)), "<frozen importlib
 
 
 class SurveyFailed(Exception):
-    """Importing the modules failed; `failure` is the message for the supervisor."""
+    """Importing the modules failed; `failure` is the message for the supervisor, `files` is what was imported."""
 
-    def __init__(self, failure: PreloadFailed) -> None:
+    def __init__(self, failure: PreloadFailed, files: Sequence[SourceFile] = ()) -> None:
         super().__init__(failure.traceback)
         self.failure = failure
+        self.files = files
 
 
 def explain(error: BaseException) -> PreloadFailed:
@@ -117,20 +119,25 @@ def import_module(name: str, folder: str) -> ModuleType:
     return module
 
 
-def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
-    """Import the modules in a child and return the catalogue: a spawn pool's imports may start threads.
+def survey_in_child(configure: Configure) -> tuple[list[dict[str, Any]], list[SourceFile]]:
+    """Import the modules in a child and return the catalogue and the user's files: a spawn pool's imports may start
+    threads.
 
     Raise SurveyFailed.
     """
+    from killable.workers.runtime.imported_files import imported_files  # here: an Executor has nothing to load anew
+
     told = os.memfd_create("killable-survey", os.MFD_CLOEXEC)  # a process started by an import could hold a pipe open
     pid = os.fork()
     if pid == 0:
         try:
-            answer: dict[str, Any] = {"types": [], "failed": None}
+            answer: dict[str, Any] = {"types": [], "failed": None, "files": []}
             try:
                 answer["types"] = load(configure, run_preloads=False)
+                answer["files"] = imported_files()
             except BaseException as error:
                 answer["failed"] = explain(error)._asdict()
+                answer["files"] = imported_files(error)
             with open(told, "w") as file:
                 json.dump(answer, file)
         finally:
@@ -144,7 +151,7 @@ def survey_in_child(configure: Configure) -> list[dict[str, Any]]:
             PreloadFailed(f"importing {', '.join(configure.modules)} ended the process: status {status}")
         )
     answer = json.loads(text)
+    files = [SourceFile(*file) for file in answer["files"]]
     if answer["failed"]:
-        raise SurveyFailed(PreloadFailed(**answer["failed"]))
-    types: list[dict[str, Any]] = answer["types"]
-    return types
+        raise SurveyFailed(PreloadFailed(**answer["failed"]), files)
+    return answer["types"], files

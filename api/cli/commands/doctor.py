@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich import box
@@ -22,7 +22,10 @@ from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.client.errors import Unreachable
-from killable.workers.errors import KillableError
+from killable.workers.errors import KillableError, Refused
+
+if TYPE_CHECKING:
+    from killable.api.client.client import Client
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -94,6 +97,7 @@ def _server(url: str) -> list[Check]:
         with open_client(url) as client:
             place = client.address
             readiness = client.ready()
+            loaded = _loaded_code(client)
     except Unreachable as error:
         return [Check("server", "fail", error.message)]
     except KillableError as error:
@@ -102,7 +106,17 @@ def _server(url: str) -> list[Check]:
     server = Check("server", "ok", f"{place} is ready")
     if degraded:
         server = Check("server", "warn", f"{place} is degraded", degraded)
-    return [server, *(_pool(pool) for pool in readiness.get("pools", ()) if pool["detail"])]
+    return [server, *(_pool(pool) for pool in readiness.get("pools", ()) if pool["detail"]), *loaded]
+
+
+def _loaded_code(client: Client) -> list[Check]:
+    """Check whether the server has the jobs' code as it is now; an older server, or no operator's key, cannot tell."""
+    try:
+        files = client.reloaded().get("changed_since") or ()
+    except Refused:
+        return []
+    advice = "the code from before runs: `killable reload` rolls over to it"
+    return [Check("jobs' code", "warn", f"changed since it was loaded: {', '.join(files)}", advice)] if files else []
 
 
 def _pool(pool: dict[str, Any]) -> Check:

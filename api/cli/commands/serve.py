@@ -5,7 +5,7 @@ Runs in: supervisor (Linux only; elsewhere it says so, and nothing of the superv
     first Ctrl-C, SIGTERM or POST /v1/shutdown: refuse new jobs (503); let the others finish for `drain_s` (0 by
     default), then cancel each with its own grace; end the streams; exit 0
     second Ctrl-C or SIGTERM: SIGKILL to what is left
-    SIGHUP: read the file of API keys again, and open the audit log again
+    SIGHUP: read the file of API keys again, open the audit log again, and roll the pools over to the code as it is now
 
 HTTP requests are answered until the last job has ended, so that clients learn how their jobs end.
 """
@@ -15,12 +15,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
     from killable.supervisor.configuration.config import Config
+    from killable.supervisor.models import JobType
+    from killable.supervisor.records import PoolRecord
     from killable.supervisor.supervisor import Supervisor
 
 LAST_WORDS_S = 5.0
@@ -59,6 +62,7 @@ def serve(
     log_format: str | None,
     mcp: bool,
     ray: str | None,
+    reloads: bool,
     as_json: bool,
 ) -> None:
     with errors.reporting(as_json):
@@ -68,10 +72,10 @@ def serve(
             "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
             "server.mcp": mcp or None, "cluster.ray": ray,
         }  # fmt: skip
-        _run(flags, config, target, as_json)
+        _run(flags, config, target, reloads, as_json)
 
 
-def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json: bool) -> None:
+def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads: bool, as_json: bool) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
     from killable.api.cli.server import interpreter_settings, owner_socket
     from killable.api.cli.server.service_manager import ServiceManager
@@ -95,6 +99,10 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
         from killable.api.cli.server.http_server import import_mcp
 
         import_mcp()
+    if reloads:
+        from killable.api.cli.server.code_watch import check_reload
+
+        check_reload(fitted.cluster.ray)
     with (
         no_end_by_hang_up(),
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
@@ -109,7 +117,7 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, as_json
                 audit_log_of(server) as audit_log,
                 asyncio.Runner(loop_factory=loop_turns.new_loop) as runner,
             ):
-                runner.run(_serve(in_force, listener, manager, audit_log, operators, as_json))
+                runner.run(_serve(in_force, listener, manager, audit_log, operators, reloads, as_json))
         except OSError as error:
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
         finally:
@@ -137,11 +145,12 @@ def require_linux(verb: str) -> None:
 
 async def _serve(
     in_force: InForce, listener: Listener, manager: ServiceManager, audit_log: AuditLog | None,
-    operators: Listener | None, as_json: bool,
+    operators: Listener | None, reloads: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
     from killable.api.cli.server import announcement, interpreter_settings
     from killable.api.cli.server.cluster_head import supervisor_of
+    from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
     from killable.supervisor.linux import adopted_zombies
@@ -150,6 +159,7 @@ async def _serve(
     config = in_force.config
     stop = _Stop()
     supervisor = supervisor_of(config, os.environ)
+    supervisor.check_types = functools.partial(_check, config)
     adopts = adopted_zombies.is_reaper_of_strangers()
     reaper = adopted_zombies.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
@@ -159,14 +169,20 @@ async def _serve(
                 return
             web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators)
             await web.start()
-            hang_up = HangUp(in_force, web, manager, audit_log)
+            hang_up = HangUp(in_force, web, manager, supervisor, audit_log)
             hang_up.start()
+            watch = CodeWatch(supervisor, config.file) if reloads else None
+            notes = None if reloads else ChangeNotes(supervisor)
             interpreter_settings.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
             ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))
             await _until_asked_to_stop(supervisor, web, manager, stop, config.server.drain_s)
             ready.cancel()
+            if watch is not None:
+                await watch.close()
+            if notes is not None:
+                notes.close()
             await _end_jobs(supervisor, manager, stop)
             hang_up.close()
             await web.close(LAST_WORDS_S)
@@ -238,15 +254,17 @@ async def _tell_when_warm(supervisor: Supervisor, manager: ServiceManager, url: 
 
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
+    _check(config, await supervisor.pools(), await supervisor.job_types())
+
+
+def _check(config: Config, pools: Sequence[PoolRecord], types: Sequence[JobType]) -> None:
     from killable.api.cli.server.pool_survey import unknown_types, without_types
     from killable.supervisor.configuration.config import ConfigError
 
-    pools = await supervisor.pools()
     broken = [pool for pool in pools if pool.state == "broken"]
     if len(broken) == len(pools):
         causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
         raise ConfigError(f"no pool can start a job\n{causes}")
-    types = await supervisor.job_types()
     faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
     if not broken and all(pool.workers_max for pool in pools):  # else some job types are not known
         faults += unknown_types(config, {job_type.name for job_type in types})

@@ -5,7 +5,7 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from click import Option
+from click import Argument, Option
 
 from killable.api.cli.declarations.shared_options import JSON
 from killable.api.cli.declarations.verb_command import VerbCommand
@@ -29,6 +29,19 @@ DOCTOR = VerbCommand(
     ),
 )
 
+NEW = VerbCommand(
+    "new",
+    """Write a starter project into a new folder: jobs, their tests, killable.toml, pyproject.toml, a Dockerfile.
+
+    Its server runs and its tests pass as they are. Files that are there are never
+    overwritten: then nothing is written. Exit code 65.
+    """,
+    Argument(["folder"], metavar="FOLDER", help="The project's folder, by whose name it is called."),
+    JSON,
+    runs="new.new",
+    examples=("killable new my-project",),
+)
+
 DEMO = VerbCommand(
     "demo",
     """Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process behind.
@@ -42,4 +55,4 @@ DEMO = VerbCommand(
     examples=("killable demo",),
 )
 
-MACHINE = (DOCTOR, DEMO)
+MACHINE = (DOCTOR, NEW, DEMO)

@@ -29,7 +29,8 @@ SERVE = VerbCommand(
     from the variable KILLABLE_API_KEY. If the server is killed, its guards end
     every process that it started; if they are killed too, the next start does.
     With --journal, accepted jobs survive a restart: the next server with the same file runs those that were queued, and
-    knows how the others ended. SIGHUP reads the file of keys again.
+    knows how the others ended. SIGHUP reads the file of keys again, and rolls the pools over to the code as it is now;
+    with --reload, each change of a file that they have imported does.
     """,
     TARGET,
     CONFIG_FILE,
@@ -41,11 +42,13 @@ SERVE = VerbCommand(
     Option(["--log-format"], metavar="text|json", help="Format of the log on stderr. Default: text."),
     Option(["--mcp"], is_flag=True, help="Serve job types as tools of the Model Context Protocol at /mcp."),
     Option(["--ray"], metavar="ADDRESS", help="Run jobs on the machines of a Ray cluster. Default: on this one."),
+    Option(["--reload", "reloads"], is_flag=True, help="While you develop: load the jobs' code anew when it changes."),
     JSON,
     runs="serve.serve",
     examples=(
         "killable serve",
         "killable serve my_jobs.py --port 8000",
+        "killable serve my_jobs.py --reload",
     ),
 )
 
@@ -251,6 +254,24 @@ DRAIN = VerbCommand(
     ),
 )
 
+RELOAD = VerbCommand(
+    "reload",
+    """Roll every pool over to the code as it is now. Running jobs finish on the code that they have; none is lost.
+
+    New workers are warm before they get the jobs that wait, so that no request
+    waits for an import. If the code of a pool does not load, every pool goes on
+    as it is: exit code 1, with the traceback. SIGHUP does the same. killable.toml
+    is read at the start only.
+    """,
+    JSON,
+    URL,
+    runs="reload.reload",
+    examples=(
+        "killable reload",
+        "killable reload --json",
+    ),
+)
+
 SHUTDOWN = VerbCommand(
     "shutdown",
     """Stop the server: refuse new jobs, end every job with its grace, then exit. Waits until the server is gone.
@@ -306,4 +327,4 @@ JOURNAL = VerbCommand(
     ),
 )
 
-SERVER = (SERVE, CONFIG, KEYS, CHECK, WORKERS, NODES, TENANTS, TYPES, METRICS, DRAIN, SHUTDOWN, JOURNAL)
+SERVER = (SERVE, CONFIG, KEYS, CHECK, WORKERS, NODES, TENANTS, TYPES, METRICS, DRAIN, RELOAD, SHUTDOWN, JOURNAL)

@@ -1,4 +1,4 @@
-"""What SIGHUP does to a server: it reads its keys again and opens its logs again. It never ends one.
+"""What SIGHUP does to a server: it reads its keys, opens its logs and loads its jobs' code again. It never ends one.
 
 Runs in: supervisor, in its event loop; files are read in a thread.
 """
@@ -17,11 +17,13 @@ from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.key_file import KeysInvalid
 from killable.supervisor.models import DEFAULT_TENANT
+from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
+    from killable.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger("killable.server")
 
@@ -46,14 +48,18 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 class HangUp:
-    """Reloads, one at a time; of signals that come meanwhile one reload follows."""
+    """Reloads, one at a time; of signals that come meanwhile one reload follows. Code that still loads then is loaded
+    anew.
+    """
 
     def __init__(
-        self, in_force: InForce, web: HttpServer, manager: ServiceManager, audit_log: AuditLog | None = None
-    ) -> None:
+        self, in_force: InForce, web: HttpServer, manager: ServiceManager, supervisor: Supervisor,
+        audit_log: AuditLog | None = None,
+    ) -> None:  # fmt: skip
         self._in_force = in_force
         self._web = web
         self._manager = manager
+        self._supervisor = supervisor
         self._audit_log = audit_log
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -79,6 +85,20 @@ class HangUp:
                 if self._audit_log is not None:
                     self._audit_log.reopen()
                 await self._reload_keys()
+                await self._reload_pools()
+
+    async def _reload_pools(self) -> None:
+        """Roll the pools over to the code as it is now, until that is done, or asked for again."""
+        rolling, asked = asyncio.create_task(self._supervisor.reload()), asyncio.create_task(self._asked.wait())
+        try:
+            await asyncio.wait({rolling, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if rolling.done() and (error := rolling.exception()) is not None:
+                is_told = isinstance(error, Refused) and "traceback" in error.facts  # where the code was loaded
+                if not is_told:
+                    logger.error("pools_not_reloaded", extra={"error": getattr(error, "message", repr(error))})
+        finally:
+            rolling.cancel()  # it waits only: the reload itself goes on
+            asked.cancel()
 
     async def _reload_keys(self) -> None:
         if not self._in_force.keys:

@@ -1,0 +1,36 @@
+"""`killable reload`: roll the pools of a server over to the code as it is now.
+
+Runs in: any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.parameters.command_client import open_client
+
+
+def reload(as_json: bool, url: str) -> None:
+    with errors.reporting(as_json), open_client(url) as client:
+        record = client.reload()
+        console.print_json(record) if as_json else click.echo(reload_line(record))
+
+
+def reload_line(record: Mapping[str, Any]) -> str:
+    """Return `pool main has the new code, after 1.2 s; new: b; gone: c (2 jobs that waited have failed)`."""
+    pools = [spelling.plain(name) for name in record["pools"]]
+    whose = f"pool {pools[0]} has" if len(pools) == 1 else f"pools {', '.join(pools)} have"
+    failed = record["jobs_failed"]
+    waited = f"{spelling.counted(failed, 'job')} that waited {'has' if failed == 1 else 'have'} failed"
+    told = [
+        f"{word}: {', '.join(map(spelling.plain, record[name]))}"
+        for name, word in (("came", "new"), ("changed", "changed"), ("gone", "gone"))
+        if record[name]
+    ]
+    lost = f" ({waited})" if failed else ""
+    first = f"{whose} the new code, after {record['took_s']:.1f} s"
+    return "; ".join((first, *told)) + lost

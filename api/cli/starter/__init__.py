@@ -1,0 +1,1 @@
+"""The starter project of `killable new`: its files are in `files/`, with the marks that `write_project` fills in."""

@@ -20,8 +20,25 @@ from support.waiting import Pending, until
 PAGE = ROOT / "docs" / "how-to" / "task-queues.md"
 AIRFLOW = ROOT / ".venv" / "airflow" / "bin" / "python"
 TEMPORAL_SERVER = ROOT / ".venv" / "temporal" / "bin" / "temporal-test-server"
+FILES = ("tasks.py", "dags/keys.py", "dags/operators.py", "activities.py", "workflows.py")
+"""Of the page, beside those of its pattern."""
 FOR_EVER = 10**9
 """Rounds of one native call: many minutes."""
+NOTING = """
+
+_derive = derive
+
+
+def derive(password: str, rounds: int) -> str:
+    if rounds == {for_ever}:
+        import os
+        import pathlib
+
+        note = pathlib.Path("{note}")
+        note.with_suffix(".new").write_text(str(os.getpid()))
+        note.with_suffix(".new").rename(note)
+    return _derive(password, rounds)
+"""
 CELERY_CONFIG = """
 broker_url = "filesystem://"
 broker_transport_options = {"data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"}
@@ -30,43 +47,40 @@ result_backend = "file://" + __import__("os").path.abspath("results")
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A folder with all files of the page."""
-    for block in blocks_of(PAGE):
-        if block.file_name is not None:
-            path = tmp_path / block.file_name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block.text)
+    texts = {block.file_name: block.text for block in blocks_of(PAGE) if block.file_name is not None}
+    for name in ("work.py", "patterns.py", *FILES):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(texts[name])
     for name in ("queue", "control", "results"):
         (tmp_path / name).mkdir()
     (tmp_path / "celeryconfig.py").write_text(CELERY_CONFIG)
     return tmp_path
 
 
-def workers_below(pid: int) -> dict[int, float]:
-    """Return the processor time of each process of killable below one."""
-    found = {}
-    for process in psutil.Process(pid).children(recursive=True):
-        try:
-            if any("workers/processes" in word for word in process.cmdline()):
-                found[process.pid] = main_thread_cpu_s(process.pid)
-        except (psutil.Error, OSError, IndexError):
-            continue
-    return found
+class NativeCall:
+    """The call that is to be stopped. It says which process it has before it begins."""
+
+    def __init__(self, folder: Path) -> None:
+        self._note = folder / "call.pid"
+        work = folder / "work.py"
+        work.write_text(work.read_text() + NOTING.format(note=str(self._note), for_ever=FOR_EVER))
+
+    def pid(self) -> int:
+        """Return its process, once it is inside the native call; or was: a limit may have ended it."""
+        until(lambda: self._note.exists() or Pending("no call"), "a call has begun")
+        pid = int(self._note.read_text())
+        self._note.unlink()
+        if read_process(pid) is not None:
+            until(lambda: read_process(pid) is None or main_thread_cpu_s(pid) > 0.2 or Pending(pid), "it computes")
+        return pid
 
 
-def native_call(pid: int) -> int:
-    """Return the process that is inside the native call: the one that computes, for longer than any import takes."""
-    before: dict[int, float] = {}
-
-    def one() -> int | Pending:
-        now = workers_below(pid)
-        for each, cpu_s in now.items():
-            before.setdefault(each, cpu_s)
-        found = [each for each, cpu_s in now.items() if cpu_s - before[each] > 0.5]
-        return found[0] if len(found) == 1 else Pending(now)
-
-    return until(one, "one call computes")
+@pytest.fixture
+def native(folder: Path) -> NativeCall:
+    return NativeCall(folder)
 
 
 def is_gone(pid: int) -> None:
@@ -88,8 +102,8 @@ for rounds, options, end in (
     (ROUNDS, {}, "SIGTERM"),
 ):
     task = derive.apply_async((rounds,), **options)
+    sys.stdin.readline()  # it runs, or has run
     if end is not None:
-        sys.stdin.readline()  # it runs now
         task.revoke(terminate=True, signal=end)
     try:
         task.get(timeout=200)
@@ -99,7 +113,7 @@ for rounds, options, end in (
 
 
 @pytest.fixture
-def celery_worker(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def celery_worker(folder: Path, native: NativeCall) -> Iterator[subprocess.Popen[str]]:
     worker = subprocess.Popen(
         [sys.executable, "-m", "celery", "-A", "tasks", "worker", "--pool", "prefork", "--concurrency", "1",
          "--loglevel", "error", "--without-gossip", "--without-mingle"],
@@ -113,7 +127,9 @@ def celery_worker(folder: Path) -> Iterator[subprocess.Popen[str]]:
     until(lambda: not any(each.is_running() for each in below) or Pending(below), "nothing of Celery is left")
 
 
-def test_celerys_limits_and_revokes_end_the_native_call(folder: Path, celery_worker: subprocess.Popen[str]) -> None:
+def test_celerys_limits_and_revokes_end_the_native_call(
+    folder: Path, native: NativeCall, celery_worker: subprocess.Popen[str]
+) -> None:
     (folder / "program.py").write_text(CELERY_CLIENT.replace("ROUNDS", str(FOR_EVER)))
     with subprocess.Popen(
         [sys.executable, "program.py"], cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, text=True,
@@ -121,16 +137,12 @@ def test_celerys_limits_and_revokes_end_the_native_call(folder: Path, celery_wor
     ) as client:  # fmt: skip
         assert client.stdin is not None and client.stdout is not None
         assert client.stdout.readline() == "f76f7238\n"
-        for ends, revoked in (
-            ("SoftTimeLimitExceeded", False), ("TimeLimitExceeded", False), ("TaskRevokedError", True),
-            ("TaskRevokedError", True),
-        ):  # fmt: skip
-            call = native_call(celery_worker.pid)
-            if revoked:
-                client.stdin.write("\n")
-                client.stdin.flush()
+        for ends in ("SoftTimeLimitExceeded", "TimeLimitExceeded", "TaskRevokedError", "TaskRevokedError"):
+            pid = native.pid()
+            client.stdin.write("\n")
+            client.stdin.flush()
             assert client.stdout.readline() == f"{ends}\n"
-            is_gone(call)
+            is_gone(pid)
 
 
 # ── Temporal ──
@@ -165,7 +177,7 @@ asyncio.run(main())
 """
 
 
-def test_a_cancelled_activity_of_temporal_ends_the_native_call(folder: Path) -> None:
+def test_a_cancelled_activity_of_temporal_ends_the_native_call(folder: Path, native: NativeCall) -> None:
     (folder / "program.py").write_text(ACTIVITY.replace("ROUNDS", str(FOR_EVER)))
     with subprocess.Popen(
         [sys.executable, "program.py"], cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, text=True,
@@ -173,7 +185,7 @@ def test_a_cancelled_activity_of_temporal_ends_the_native_call(folder: Path) -> 
     ) as program:  # fmt: skip
         assert program.stdin is not None and program.stdout is not None
         assert program.stdout.readline() == "f76f7238\n"
-        call = native_call(program.pid)
+        call = native.pid()
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == "cancelled True\n"
@@ -211,7 +223,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.recipes
-def test_a_cancelled_workflow_goes_on_when_the_native_call_is_dead(folder: Path) -> None:
+def test_a_cancelled_workflow_goes_on_when_the_native_call_is_dead(folder: Path, native: NativeCall) -> None:
     (folder / "program.py").write_text(WORKFLOW.replace("ROUNDS", str(FOR_EVER)))
     environment = os.environ | {"PYTHONPATH": str(folder), "SERVER": str(TEMPORAL_SERVER)}
     with subprocess.Popen(
@@ -220,7 +232,7 @@ def test_a_cancelled_workflow_goes_on_when_the_native_call_is_dead(folder: Path)
     ) as program:  # fmt: skip
         assert program.stdin is not None and program.stdout is not None
         assert program.stdout.readline() == "f76f7238\n"
-        call = native_call(program.pid)
+        call = native.pid()
         program.stdin.write("\n")
         program.stdin.flush()
         assert program.stdout.readline() == "CancelledError\n"
@@ -264,7 +276,7 @@ def airflow(folder: Path) -> dict[str, str]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("rounds", "state"), [(1000, "success"), (FOR_EVER, "failed")])
 def test_airflows_execution_timeout_ends_the_native_call(
-    folder: Path, airflow: dict[str, str], rounds: int, state: str
+    folder: Path, native: NativeCall, airflow: dict[str, str], rounds: int, state: str
 ) -> None:
     dag = folder / "dags" / "keys.py"
     dag.write_text(dag.read_text().replace("minutes=10", "seconds=5").replace(", retries=2", ""))
@@ -276,15 +288,17 @@ def test_airflows_execution_timeout_ends_the_native_call(
     out, _ = process.communicate(timeout=400)
     assert f"STATE {state}" in out, out[-4000:]
     assert ("AirflowTaskTimeout" in out) == (state == "failed"), out[-4000:]
+    if state == "failed":
+        assert read_process(native.pid()) is None
 
 
 @pytest.mark.recipes
-def test_airflows_on_kill_ends_the_native_call(folder: Path, airflow: dict[str, str]) -> None:
+def test_airflows_on_kill_ends_the_native_call(folder: Path, native: NativeCall, airflow: dict[str, str]) -> None:
     (folder / "program.py").write_text(OPERATOR.replace("ROUNDS", str(FOR_EVER)))
     with subprocess.Popen(
         [str(AIRFLOW), "program.py"], cwd=folder, env=airflow, text=True, stdout=subprocess.PIPE,
     ) as program:  # fmt: skip
-        call = native_call(program.pid)
+        call = native.pid()
         program.terminate()
         assert program.stdout is not None
         assert program.stdout.read().splitlines()[-1] == "JobCancelled"

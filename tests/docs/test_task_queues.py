@@ -207,14 +207,14 @@ async def main():
         client = environment.client
         async with Worker(client, task_queue="q", workflows=[workflows.DeriveKey], activities=[activities.derive]):
             run = workflows.DeriveKey.run
-            print((await client.execute_workflow(run, 1000, id="short", task_queue="q"))[:8], flush=True)
+            print(">", (await client.execute_workflow(run, 1000, id="short", task_queue="q"))[:8], flush=True)
             handle = await client.start_workflow(run, ROUNDS, id="long", task_queue="q")
             await asyncio.to_thread(sys.stdin.readline)
             await handle.cancel()
             try:
                 await handle.result()
             except WorkflowFailureError as error:
-                print(type(error.cause).__name__, flush=True)
+                print(">", type(error.cause).__name__, flush=True)
     activities.executor.shutdown()
 
 if __name__ == "__main__":
@@ -231,11 +231,12 @@ def test_a_cancelled_workflow_goes_on_when_the_native_call_is_dead(folder: Path,
         stdout=subprocess.PIPE,
     ) as program:  # fmt: skip
         assert program.stdin is not None and program.stdout is not None
-        assert program.stdout.readline() == "f76f7238\n"
+        said = (line for line in program.stdout if line.startswith("> "))  # Temporal logs there, too
+        assert next(said) == "> f76f7238\n"
         call = native.pid()
         program.stdin.write("\n")
         program.stdin.flush()
-        assert program.stdout.readline() == "CancelledError\n"
+        assert next(said) == "> CancelledError\n"
         assert read_process(call) is None
     assert program.returncode == 0
 

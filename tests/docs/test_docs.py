@@ -36,7 +36,6 @@ NOT_RUN: dict[str, list[str]] = {
     "docs/how-to/prometheus.md": ["it needs Prometheus"] * 2,
     "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],
-    "docs/how-to/task-queues.md": ["it needs Celery and a broker", "it needs Airflow", "it needs Temporal"],
     "docs/how-to/cluster.md": ["needs Ray and several machines"] * 6 + ["it needs Kubernetes"],
     "docs/tutorial/index.md": ["it installs into an environment of its own"],
 }

@@ -18,10 +18,15 @@ METHODS = ("GET", "POST", "DELETE")
 SENT = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
     *("X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
+    # What OpenAI's package says of itself, and of its caller.
+    *("OpenAI-Organization", "OpenAI-Project", "X-Stainless-Arch", "X-Stainless-Lang", "X-Stainless-OS"),
+    *("X-Stainless-Package-Version", "X-Stainless-Retry-Count", "X-Stainless-Runtime"),
+    *("X-Stainless-Runtime-Version", "X-Stainless-Timeout", "X-Stainless-Read-Timeout", "X-Stainless-Async"),
+    *("X-Stainless-Helper-Method", "X-Stainless-Raw-Response"),
 )
 READ = (
     *("Idempotent-Replayed", "Link", "Location", "Preference-Applied", "Retry-After", "WWW-Authenticate"),
-    *("RateLimit", "RateLimit-Policy", "X-Correlation-Id"),
+    *("RateLimit", "RateLimit-Policy", "X-Correlation-Id", "X-Request-Id", "X-Should-Retry"),
 )
 
 

@@ -21,6 +21,17 @@ _SUBMITTING = (
     *("deadline_unmeetable", "journal_failed", "idempotency_conflict", "cancelled", "exception", "timeout.run"),
 )
 _COMMON = ("unauthorized", "forbidden", "misdirected", "busy", "internal")
+_NUMBER, _INTEGER, _FLAG = {"type": "number"}, {"type": "integer"}, {"type": "boolean"}
+_FORMS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), _NUMBER),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens", "seed", "top_logprobs"), _INTEGER),
+    **dict.fromkeys(("parallel_tool_calls", "echo", "add_special", "parse_special", "with_pieces"), _FLAG),
+    "logit_bias": {"type": "object"},
+    "response_format": {"type": "object"},
+    "tools": {"type": "array", "items": {"type": "object"}},
+    "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    "encoding_format": {"enum": ["float", "base64"]},
+}
 _CONTENT: dict[str, dict[str, Any]] = {
     "chat": {"messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
     "responses": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}},
@@ -41,12 +52,16 @@ def body_of(kind: str) -> dict[str, Any]:
     content = _CONTENT[kind]
     required = [] if kind in ("tokenize", "detokenize") else ["model", *content]
     members = {"model": {"type": "string"}, **content} | {
-        name: {"description": "As OpenAI has it, if the model takes it"} for name in FIELDS[kind]
+        name: {**_FORMS.get(name, {}), "description": "As OpenAI has it, if the model takes it"}
+        for name in FIELDS[kind]
     }
     members |= {other: content[name] for other, name in ALIASES.get(kind, {}).items() if name in content}
     if kind in ("chat", "completions", "responses"):
         members["stream"] = {"type": "boolean"}
-    schema = {"type": "object", "properties": members, "required": required}
+    schema: dict[str, Any] = {"type": "object", "properties": members, "required": required}
+    if kind in ("tokenize", "detokenize"):
+        others = [other for other, name in ALIASES[kind].items() if name in content]
+        schema["anyOf"] = [{"required": [name]} for name in (*content, *others)]
     described_ = described("The answer, or with `stream` its chunks", schemas.OpenAIObject, *_SUBMITTING)
     if kind in ("chat", "completions", "responses"):
         described_["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}

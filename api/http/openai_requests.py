@@ -226,7 +226,7 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     if not isinstance(body, dict):
         raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
     given = {name: value for name, value in body.items() if value is not None}
-    model = _model_of(kind, given, accepting)
+    model = model_of(kind, given, accepting)
     reader = MessageReader()
     taken = accepting[model]
     server = _server_fields(kind, given, reader.faults)
@@ -248,10 +248,11 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     )
 
 
-def _model_of(kind: str, given: dict[str, Any], accepting: Mapping[str, Accepting]) -> str:
+def model_of(kind: str, given: dict[str, Any], accepting: Mapping[str, Accepting]) -> str:
+    """Take the name of the model from the given fields, and return it. Raise BadRequest."""
     model = given.pop("model", None)
-    if model is None and kind in ("tokenize", "detokenize") and accepting:
-        return next(iter(accepting))  # llama.cpp's servers have one, which has no name
+    if model is None and kind in ("tokenize", "detokenize"):  # llama.cpp's servers have one, which has no name
+        model = next(iter(accepting), "")
     if model is None:
         raise BadRequest(wrong(["model"], "is required", MISSING))
     if not isinstance(model, str):

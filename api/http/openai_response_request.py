@@ -17,6 +17,7 @@ from killable.api.http.openai_requests import (
     Accepting,
     Asked,
     BadRequest,
+    model_of,
     read,
     wrong,
 )
@@ -31,6 +32,7 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     if not isinstance(body, dict):
         raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
     given = {name: value for name, value in body.items() if value is not None}
+    model = model_of("responses", given, accepting)
     faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
     given["messages"] = _messages(given, faults)
     for name, why in (("previous_response_id", UNKNOWN_STATE), ("conversation", UNKNOWN_STATE)):
@@ -46,7 +48,7 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     given.pop("include", None)
     if faults:
         raise BadRequest(*faults)
-    return read("responses", given, accepting)
+    return read("responses", {**given, "model": model}, accepting)
 
 
 def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:

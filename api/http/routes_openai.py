@@ -23,6 +23,7 @@ from killable.api.http.openai_models import accepting, models_json
 from killable.api.http.openai_reading import options_of, read_request
 from killable.api.http.openai_requests import Asked
 from killable.api.http.openai_values import Embeddings, TextOfTokens, TokensOfText
+from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
@@ -134,6 +135,8 @@ async def get_response(
     """Return a response as it stands; with `stream` its events, from the one after `starting_after`."""
     parts = parts_of(request)
     record, model = await _response_job(parts, response_id)
+    if query.include_obfuscation:
+        raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
         form = openai_responses.OpenAIResponse(record, model, {}, query.starting_after)
         jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)

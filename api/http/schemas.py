@@ -267,7 +267,7 @@ class StreamQuery(Query):
 class ResponseQuery(Query):
     stream: bool = Field(False, description="Its events, instead of the response as it stands")
     starting_after: int = Field(-1, ge=-1, le=2**53, description="The `sequence_number` of the last event received")
-    include_obfuscation: Literal[False] = Field(False, description="Not supported")
+    include_obfuscation: bool = Field(False, description="Events are never padded")
 
 
 class ResultQuery(Query):

@@ -148,6 +148,8 @@ class _JobType(_Message):
     unavailable_reason: str
     operations: list[str]
     limit_sources: dict[str, str]
+    openai: str = ""
+    openai_model: str = ""
 
 
 class _Held(_Message):

@@ -63,8 +63,11 @@ def test_a_chat_whole_and_streamed_is_the_same_and_uses_the_cache(client: openai
     assert text and "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
     assert whole.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "length"
     assert whole.usage is not None and whole.usage.completion_tokens == 8 and last.usage is not None
-    assert last.usage.prompt_tokens == whole.usage.prompt_tokens and last.usage.prompt_tokens_details is not None
-    assert last.usage.prompt_tokens_details.cached_tokens  # the worker has read this prompt before
+    assert last.usage.prompt_tokens == whole.usage.prompt_tokens
+    third = client.chat.completions.create(**asked("Name a colour."))
+    details = [each.usage.prompt_tokens_details for each in (whole, last, third) if each.usage is not None]
+    # One of the two workers has had it twice.
+    assert any(each is not None and each.cached_tokens for each in details), details
 
 
 def test_stop_sequences_seeds_and_log_probabilities(client: openai.OpenAI) -> None:

@@ -39,7 +39,7 @@ def why_not(
 
     `takes` are its parameters, `needs` those without a default.
     """
-    if kind not in KINDS or not isinstance(kind, str):
+    if not isinstance(kind, str) or kind not in KINDS:
         return f"openai is {', '.join(KINDS)}, not {kind!r}"
     if not isinstance(model, str) or not re.fullmatch(MODEL_NAME, model):
         return f"openai_model is the name of a model ({MODEL_NAME_RULE}), not {model!r}"

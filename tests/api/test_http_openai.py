@@ -1,0 +1,91 @@
+"""OpenAI's routes as a page calls them, with fetch; and over a head with nodes as over one machine (ENGINE=cluster)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest_asyncio
+from api_server import OwnServer, StartServer
+from support import openai_jobs
+from support.waiting import until_async
+
+from killable.api.http.settings import HttpSettings
+from killable.supervisor.settings import PoolSpec
+
+CHAT = "/v1/chat/completions"
+PAGE = "https://app.example"
+BROWSER = {
+    "origin": PAGE,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,"
+    "x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,"
+    "x-stainless-timeout",
+}
+"""What a browser asks before OpenAI's package for pages may send its request."""
+
+
+def asked(text: str, **more: Any) -> dict[str, Any]:
+    return {"model": "parrot", "messages": [{"role": "user", "content": text}], **more}
+
+
+@pytest_asyncio.fixture
+async def parrots(start_server: StartServer) -> AsyncIterator[OwnServer]:
+    pool = PoolSpec("parrots", (str(Path(openai_jobs.__file__)),), workers=1, spares=0)
+    async with start_server(workers=1, more=(pool,), http=HttpSettings(cors_origins=(PAGE,))) as server:
+        yield server
+
+
+async def test_a_chat_whole_and_streamed(parrots: OwnServer) -> None:
+    whole = (await parrots.client.post(CHAT, json=asked("one two"))).json()
+    assert whole["choices"][0]["message"]["content"] == "one two" and whole["usage"]["total_tokens"] == 4
+    text = (await parrots.client.post(CHAT, json=asked("one two", stream=True))).text
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line and not line.startswith(":")]
+    assert lines[-1] == "[DONE]"
+    assert "".join(json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines[:-1]) == "one two"
+    late = (await parrots.client.post(CHAT, json=asked("one", stream=True, then="raise"))).text
+    assert '"code":"exception"' in late.split("\n\n")[-2] and "[DONE]" not in late
+
+
+async def test_a_page_may_ask_read_and_leave(parrots: OwnServer) -> None:
+    preflight = await parrots.client.options(CHAT, headers=BROWSER)
+    assert preflight.status_code == 200 and preflight.headers["access-control-allow-origin"] == PAGE
+    refused = await parrots.client.post(CHAT, json=asked("hi", top_p=0.5), headers={"origin": PAGE})
+    assert refused.json()["error"]["param"] == "top_p"
+    assert "x-should-retry" in refused.headers["access-control-expose-headers"].lower()
+    foreign = await parrots.client.post(CHAT, json=asked("hi"), headers={"origin": "https://other.example"})
+    assert foreign.status_code == 403 and foreign.json()["error"]["code"] == "forbidden"
+
+    endless = asked("hi", stream=True, then="hang")
+    async with parrots.client.stream("POST", CHAT, json=endless, headers={"origin": PAGE}) as answer:
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert answer.headers["x-accel-buffering"] == "no" and answer.headers["cache-control"] == "no-store"
+        async for line in answer.aiter_lines():
+            if '"content":"hi"' in line:
+                break  # the page calls `controller.abort()`
+    id = json.loads(line.removeprefix("data: "))["id"].removeprefix("chatcmpl-")
+
+    async def ended() -> Any:
+        record = await parrots.record(f"job-{id}")
+        return record["ended_at"] and record
+
+    record = await until_async(ended, "its job has ended")
+    assert record["state"] == "cancelled" and record["certificate"]["by"] == "client_gone"
+    assert record["usage"]["completion_tokens"] == 1
+
+
+async def test_a_response_is_cancelled(parrots: OwnServer) -> None:
+    begun = (
+        await parrots.client.post(
+            "/v1/responses", json={"model": "parrot", "input": "one", "background": True, "then": "hang"}
+        )
+    ).json()
+    address = f"/v1/responses/{begun['id']}"
+
+    async def speaks() -> Any:
+        return (await parrots.client.get(address)).json()["output"]
+
+    assert (await until_async(speaks, "it speaks"))[0]["content"][0]["text"] == "one"
+    assert (await parrots.client.post(f"{address}/cancel")).json()["status"] == "cancelled"

@@ -1,0 +1,69 @@
+"""A response, and its events, from those of its job: the same each time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from killable.api.http.openai_responses import OpenAIResponse, job_id_of, response_id
+from killable.supervisor.models import JobEvent
+from killable.supervisor.records import JobRecord
+from killable.workers.protocol.messages import dump_json
+
+ID = "job-0b6d7bb4-38ab-4a8e-a4a0-50b5f6f3e1c2"
+
+
+def record(state: str = "running", **more: Any) -> JobRecord:
+    members: dict[str, Any] = dict.fromkeys(JobRecord._fields) | {
+        "job_id": ID, "state": state, "created_at": "2026-12-01T05:00:00Z", "tags": {"user": "u", "a": "b"}, **more,
+    }  # fmt: skip
+    return JobRecord(**members)
+
+
+def events(state: str = "completed", *texts: object) -> list[JobEvent]:
+    result = {"finish_reason": "stop", "usage": {"prompt_tokens": 2, "completion_tokens": 2}}
+    error = None if state == "completed" else {"code": "timeout.run", "message": "too long"}
+    last = {"job_id": ID, "result": result if error is None else None, "partial": None, "error": error}
+    said = [JobEvent(number + 1, "token", dump_json(text)) for number, text in enumerate(texts)]
+    return [JobEvent(0, "started", b"{}"), *said, JobEvent(len(said) + 1, state, dump_json(last))]
+
+
+def streamed(batches: list[list[JobEvent]], after: int = -1) -> list[dict[str, Any]]:
+    form = OpenAIResponse(record(), "m", {}, after)
+    text = b"".join(piece for batch in batches for piece in form.stream(0, batch)).decode()
+    found = []
+    for event in filter(None, text.split("\n\n")):
+        name, data = event.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
+def test_an_id_is_that_of_its_job() -> None:
+    assert job_id_of(response_id(ID)) == ID and job_id_of("chatcmpl-1") == "chatcmpl-1"
+
+
+@pytest.mark.parametrize("state", ["completed", "timed_out", "cancelled"])
+def test_events_are_the_same_from_any_point(state: str) -> None:
+    found = events(state, {"text": "one"}, {"value": {"content": " two"}})
+    whole = streamed([found])
+    assert [event["sequence_number"] for event in whole] == list(range(len(whole)))
+    assert streamed([[event] for event in found]) == whole
+    for after in range(len(whole)):
+        assert streamed([found], after) == whole[after + 1 :]
+    assert whole[-1]["type"] == {"completed": "response.completed", "timed_out": "response.failed"}.get(
+        state, "response.cancelled"
+    )
+    assert whole[-1]["response"]["output"][0]["content"][0]["text"] == "one two"
+
+
+def test_a_failure_before_the_first_word_is_for_the_status_of_the_answer() -> None:
+    form = OpenAIResponse(record(), "m", {})
+    assert list(form.stream(0, events("failed"))) == []
+    assert form.failure(0) == {"code": "timeout.run", "message": "too long"}
+
+
+def test_metadata_are_the_tags_that_identify_nobody() -> None:
+    assert OpenAIResponse(record("queued"), "m", {}).json()["metadata"] == {"a": "b"}

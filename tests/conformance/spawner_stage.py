@@ -21,7 +21,7 @@ from killable.supervisor.ports import Gone, Process, Spawner
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 from killable.workers.protocol.frames import Frame, encode
 from killable.workers.protocol.messages import Kind, Raised, Run, Stop
-from killable.workers.protocol.zygote_messages import ProcessEnding
+from killable.workers.protocol.zygote_messages import ProcessEnding, SourceFile
 
 
 class ProcessReports:
@@ -116,6 +116,9 @@ class SpawnerReports:
         self.workers: list[Worker] = []
         self.gone_at_loss: list[bool] = []
         """Of each worker: was its end told before its zygote's was?"""
+
+    def on_files(self, files: Sequence[SourceFile]) -> None:
+        """Of the user's own code: a simulated zygote has none."""
 
     def on_type(self, reported: dict[str, Any]) -> None:
         self.calls.append("type")

@@ -196,9 +196,9 @@ def test_a_new_project_passes_its_tests_and_serves(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
     # A test that fails shows what the server said.
     tests = project / "tests" / "test_jobs.py"
-    tests.write_text(tests.read_text().replace('"one", "two")', '"one", "three")'))
+    tests.write_text(tests.read_text().replace(r'next("one\n", "two\n")', r'next("one\n", "three\n")'))
     done = run_pytest(project, "-q")
-    assert done.returncode == 1 and "the next token is 'two', expected 'three'" in done.stdout
+    assert done.returncode == 1 and "the next token is 'two\\n', expected 'three\\n'" in done.stdout
     assert "killable serve" in done.stdout and "submitted" in done.stdout
 
 

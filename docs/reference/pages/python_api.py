@@ -65,6 +65,18 @@ SECTIONS = (
         ),
     ),
     Section(
+        "Testing jobs",
+        "Imported from `killable.testing`, where `UnitContext` is `Context`. pytest has them as fixtures:"
+        " [Use it with pytest](../how-to/pytest.md).",
+        (
+            "killable.api.testing.unit_context:UnitContext",
+            "killable.api.testing.job_server:JobServer",
+            "killable.api.testing.job_server:run_job",
+            "killable.api.testing.live_jobs:LiveJob",
+            "killable.api.testing.finished_job:FinishedJob",
+        ),
+    ),
+    Section(
         "Errors",
         "[Error codes](codes.md) says which code is raised as which class.",
         (
@@ -86,7 +98,7 @@ SECTIONS = (
 
 SPECIAL = frozenset(("__enter__", "__exit__", "__aenter__", "__aexit__", "__iter__", "__aiter__", "__await__"))
 """Methods that are used by syntax; shown where they have a docstring."""
-MADE_BY_USERS = {"Executor", "Client", "AsyncClient"}
+MADE_BY_USERS = {"Executor", "Client", "AsyncClient", "UnitContext", "JobServer"}
 """Only these have a constructor that is called outside of this library."""
 
 
@@ -95,13 +107,18 @@ def page() -> str:
     assert exported == set(killable.__all__) - {"__version__"}, exported ^ set(killable.__all__)
     parts: list[str] = []
     for section in SECTIONS:
-        objects = [(name.rpartition(":")[2], _load(name), ":" in name) for name in section.names]
+        objects = [(name.rpartition(":")[2], _load(name), _is_inner(name)) for name in section.names]
         overview = (
             (f"[`{name}`](#{slug(name)})", first_sentence(inspect.getdoc(each) or "")) for name, each, _ in objects
         )
         parts += [f"## {section.title}", section.intro, table(("Name", "What it is"), overview)]
         parts += [part for name, each, inner in objects for part in _entry(name, each, inner)]
     return document("Python API", INTRO, *parts)
+
+
+def _is_inner(name: str) -> bool:
+    """Return whether users get it from something else, and do not import it."""
+    return ":" in name and not name.startswith("killable.api.testing")
 
 
 def _load(name: str) -> Any:

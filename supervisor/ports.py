@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from killable.supervisor.models import Verdict
-from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.frames import Frame
-from killable.workers.protocol.zygote_messages import ProcessEnding
+
+if TYPE_CHECKING:
+    from killable.supervisor.models import Verdict
+    from killable.supervisor.settings import PoolSpec
+    from killable.workers.protocol.frames import Frame
+    from killable.workers.protocol.zygote_messages import ProcessEnding
 
 PIPE_BYTES = 1 << 16
 """Default capacity of a pipe, pipe(7)."""
@@ -342,4 +344,4 @@ class Spawner(Protocol):
         ...
 
 
-SpawnerFactory = Callable[[PoolSpec, SpawnerListener], Spawner]
+SpawnerFactory = Callable[["PoolSpec", SpawnerListener], Spawner]

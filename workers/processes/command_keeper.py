@@ -10,7 +10,6 @@ import errno
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -137,7 +136,7 @@ class Keeper:
         os.close(failed)
         _leave_standard_streams()
         if not told:
-            self._tell(keeper_messages.Started(self._command))
+            self._tell(keeper_messages.Started(self._command, time.monotonic()))
             return True
         os.waitpid(self._command, 0)
         number, of_program = struct.unpack("=i?", told)
@@ -281,6 +280,8 @@ def _exec(argv: Sequence[str]) -> None:
     try:
         os.execvpe(argv[0], [*argv], environment)
     except OSError as error:
+        import shutil  # here, with all that it imports: most commands are no such script
+
         path = shutil.which(argv[0])
         if error.errno != errno.ENOEXEC or path is None:
             raise

@@ -16,6 +16,7 @@ from typing import Any
 
 from killable.workers.authoring.input_types import BYTES, join
 from killable.workers.errors import Refused
+from killable.workers.protocol.plain_values import plain_value
 
 Schema = Mapping[str, Any]
 
@@ -122,13 +123,21 @@ class _Reading:
         if is_dataclass(value) and not isinstance(value, type):
             given = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
             return {name: self.plain(part, join(pointer, name)) for name, part in given.items()}
-        self.faults.append(
-            _fault(
-                pointer,
+        return self._other(value, pointer)
+
+    def _other(self, value: Any, pointer: str) -> Any:
+        """Return what stands for a date, a UUID, a set and the like."""
+        try:
+            return self.plain(plain_value(value), pointer)
+        except TypeError:
+            why = (
                 f"{type(value).__qualname__} has no JSON form; these have one: str, int, float, bool, None, bytes,"
-                " list, tuple, dict, dataclass, Enum and pydantic models",
+                " list, tuple, set, dict, dataclass, Enum, datetime, date, time, timedelta, Decimal, UUID, Path and"
+                " pydantic models"
             )
-        )
+        except ValueError as error:  # Decimal("NaN")
+            why = str(error)
+        self.faults.append(_fault(pointer, why))
         return None
 
     def _key(self, key: Any, pointer: str) -> Any:

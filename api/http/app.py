@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http import routes_files, routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.audited_requests import Audit
@@ -60,7 +60,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_files, routes_server, routes_metrics):
         app.include_router(routes.router)
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.

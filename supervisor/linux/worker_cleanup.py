@@ -32,11 +32,12 @@ take 20 ms and more.
 class WorkerCleanup:
     """Of one worker that is reaped. `folder` is its temporary directory, in the supervisor's."""
 
-    def __init__(self, folder: str, since: float, *, is_program: bool) -> None:
+    def __init__(self, folder: str, since: float, *, is_program: bool, staging: str = "") -> None:
         """`since`: when the worker was started, CLOCK_REALTIME seconds. `is_program`: it runs the calls of an Executor,
-        whose program may use what they have left.
+        whose program may use what they have left. `staging`: its folder for files that the supervisor has yet to take.
         """
         self._folder = folder
+        self._staging = staging
         self._log = leftover_memory.log_of(folder)
         self._since = since
         self._is_program = is_program
@@ -101,3 +102,5 @@ class WorkerCleanup:
             except OSError:
                 return  # the log stays for the end of the supervisor
         remove_tree(self._folder)
+        if self._staging:
+            remove_tree(self._staging)

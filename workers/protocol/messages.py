@@ -63,6 +63,8 @@ class Kind(IntEnum):
     """An Executor's task has warned (`log_records.encode_warning`)."""
     TOKENS = 16
     """Tokens are in the ring, and the supervisor has just ceased to watch it (`token_ring`)."""
+    FILE = 17
+    """The job has saved a result file (`SavedFile`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33
@@ -108,6 +110,29 @@ def load_json(payload: bytes) -> Any:
 
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
+FILE_NAME_BYTES_MAX = 255
+"""Of a name in UTF-8: what Linux's file systems take."""
+
+
+def name_fault(name: object) -> str:
+    """Return why this cannot be the name of a file; empty: it can."""
+    if not isinstance(name, str) or not name or name in (".", ".."):
+        return "a file needs a name"
+    if "/" in name or not name.isprintable():
+        return f"{name!r:.80} cannot be the name of a file: it has a slash, or a character that cannot be printed"
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        return f"{name!r:.80} cannot be the name of a file: it is not Unicode"
+    return "" if size <= FILE_NAME_BYTES_MAX else f"the name of a file may have {FILE_NAME_BYTES_MAX} bytes; {name!r:.80} has {size}"
+
+
+def content_type_fault(content_type: str) -> str:
+    """Return why this is no media type that a header can have; empty: it is one, or there is none."""
+    if len(content_type) <= 200 and content_type.isascii() and content_type.isprintable():
+        if not content_type or "/" in content_type.partition(";")[0].strip("/"):
+            return ""
+    return f"{content_type!r:.80} is not a media type like image/png"
 
 
 class Run(NamedTuple):
@@ -130,6 +155,8 @@ class Run(NamedTuple):
     """How many descriptors of shared parts follow, which other inputs refer to as well."""
     result_buffer: bool = False
     """The descriptor of a result buffer follows. The worker keeps it until it has written a large result to it."""
+    files: Mapping[str, str] = NO_TAGS
+    """The path of each uploaded file that the input has, by its id."""
 
     def encode(self) -> bytes:
         job_id = encode_basestring_ascii(self.job_id).encode("ascii")
@@ -138,6 +165,8 @@ class Run(NamedTuple):
             context += b'"tags":%s,' % dump_json(self.tags)
         if self.correlation_id:
             context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
+        if self.files:
+            context += b'"files":%s,' % dump_json(self.files)
         options = _options(self.type, self.attempt, self.announce, self.sealed, self.shared, self.result_buffer)
         head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
@@ -267,6 +296,29 @@ class OperationLeft(NamedTuple):
         if type(left.number) is not int:
             raise TypeError(f"not the number of an operation: {left.number!r}")
         return left
+
+
+class SavedFile(NamedTuple):
+    """A job has saved a result file (`ctx.save_file`)."""
+
+    number: int
+    """Its name in the worker's folder for files that the supervisor has yet to take."""
+    name: str
+    content_type: str = ""
+
+    def encode(self) -> bytes:
+        return dump_json(self._asdict())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> SavedFile:
+        """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
+        saved = cls(**load_json(payload))
+        if (type(saved.number), type(saved.content_type)) != (int, str):
+            raise TypeError("not a file")
+        fault = name_fault(saved.name) or content_type_fault(saved.content_type)
+        if fault:
+            raise ValueError(fault)
+        return saved
 
 
 class Expire(NamedTuple):

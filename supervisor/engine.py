@@ -6,7 +6,7 @@ Runs in: supervisor. `Supervisor` implements it on this machine; callers must no
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
 from killable.supervisor.records import (
@@ -21,9 +21,6 @@ from killable.supervisor.records import (
     WorkerRecord,
 )
 
-if TYPE_CHECKING:
-    from killable.supervisor.files.file_store import FileStore
-
 
 class Engine(Protocol):
     """Every method returns at once or documents how long it may wait. All raise `Refused` with a code.
@@ -35,8 +32,6 @@ class Engine(Protocol):
 
     instance_id: str
     started_at: str
-    files: FileStore | None
-    """What keeps uploaded files, and those that jobs save; None: the server keeps none."""
 
     async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
         """Count a submission before its body is read. Return what is left of the tenant's `submissions_per_s`; None:

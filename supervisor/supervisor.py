@@ -49,8 +49,8 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.dispatch.stream_readers import StreamReaders
+    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
@@ -100,7 +100,9 @@ class Supervisor:
             settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder, remote_pools, self.files)
+        self.jobs = Dispatcher(
+            settings, self._registry, self._drain, self._observer, lane_holder, remote_pools, self.files
+        )
         self._fleet = self.jobs.fleet
         self._remote_pools = remote_pools
         self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record, self.files)
@@ -153,7 +155,13 @@ class Supervisor:
             running = [row.started for row in rows if row.started is not None and row.ended is None]
             await remote.look_for([started for started in running if "node" in started])
         await restore(
-            rows, files=self.files, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock, remote=remote
+            rows,
+            files=self.files,
+            jobs=self.jobs,
+            registry=self._registry,
+            job_notes=job_notes,
+            clock=self._clock,
+            remote=remote,
         )
         if remote is not None:
             remote.settle()

@@ -33,13 +33,19 @@ from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 
 
-def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    settings: HttpSettings | None = None,
+    audit_log: AuditLog | None = None,
+    files: FileStore | None = None,
+) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
-    their streams end with terminal events.
+    `files` keeps the files of jobs; None: there are none. The caller closes the audit log, if there is one, and closes
+    the engine before the server: this ends the jobs, and their streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -55,7 +61,7 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
     streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files
     )
     app.state.troubles = []
     install_problems(app)

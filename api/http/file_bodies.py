@@ -13,7 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from killable.api.http.request_faults import fault, invalid
 from killable.supervisor.linux.files_folder import UploadWriter
 from killable.workers.errors import Refused
-from killable.workers.protocol.messages import content_type_fault, name_fault
+from killable.workers.protocol.file_names import content_type_fault, name_fault
 
 MULTIPART = "multipart/form-data"
 UNNAMED = "file"

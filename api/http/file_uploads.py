@@ -12,7 +12,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from killable.api.http.bodies import BODY_BYTES_PER_S
-from killable.api.http.file_bodies import MULTIPART, ROOM_BYTES, UNNAMED, FileBody, MultipartBody, PlainBody, check_name, media_type
+from killable.api.http.file_bodies import (
+    MULTIPART,
+    ROOM_BYTES,
+    UNNAMED,
+    FileBody,
+    MultipartBody,
+    PlainBody,
+    check_name,
+    media_type,
+)
 from killable.supervisor import event_loops
 from killable.supervisor.files.file_store import FileStore, Upload, disk_full
 from killable.supervisor.records import FileRecord
@@ -132,8 +141,4 @@ class _Receiving:
 
     @property
     def _slow(self) -> str:
-        return (
-            f"The file did not arrive within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"
-        )
-
-
+        return f"The file did not arrive within {self._timeout_s:g} s, and a second more per {BODY_BYTES_PER_S} bytes"

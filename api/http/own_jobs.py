@@ -30,7 +30,6 @@ class OwnJobs:
 
     def __init__(self, engine: Engine, tenant: str) -> None:
         self.instance_id, self.started_at = engine.instance_id, engine.started_at
-        self.files = engine.files
         self._engine = engine
         self._tenant = tenant
 

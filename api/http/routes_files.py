@@ -64,9 +64,7 @@ async def upload_file(request: Request, query: Annotated[schemas.UploadQuery, Qu
     """Upload a file for jobs: the body as it is, or as multipart/form-data. Its id is what a job's input has."""
     parts = parts_of(request)
     try:
-        record = await receive(
-            request, _store(request), tenant_of(request), query.name, parts.settings.body_timeout_s
-        )
+        record = await receive(request, _store(request), tenant_of(request), query.name, parts.settings.body_timeout_s)
     except ClientDisconnect:
         return Response(status_code=499)  # nobody reads it
     note_file(request, record.file_id)
@@ -155,7 +153,7 @@ async def _content(request: Request, store: FileStore, path: str, name: str, con
 
 def _store(request: Request) -> FileStore:
     """Raise Refused: files_off."""
-    store = engine_of(request).files
+    store = parts_of(request).files
     if store is None:
         raise Refused("this server keeps no files: it is the head of a cluster, or server.files_bytes_max is 0",
                       code="files_off")  # fmt: skip

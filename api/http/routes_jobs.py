@@ -22,6 +22,7 @@ from killable.api.http.record_json import record_json, short_record_json
 from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
@@ -67,7 +68,7 @@ async def submit_job(
     submission = Submission(
         type=job_type.name,
         input=payload,
-        files=files_of(request, engine, parts.input_check.file_ids(job_type, payload)),
+        files=files_of(request, parts.files, parts.input_check.file_ids(job_type, payload)),
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
@@ -95,13 +96,13 @@ async def submit_job(
     return Json(content, status, answered | {"Location": address})
 
 
-def files_of(request: Request, engine: Engine, file_ids: tuple[str, ...]) -> tuple[str, ...]:
+def files_of(request: Request, store: FileStore | None, file_ids: tuple[str, ...]) -> tuple[str, ...]:
     """Return the files that an input has, of those that the request's key sees. Raise Refused: unknown_file."""
     caller = caller_of(request.scope)
     tenant = caller.name if caller is not None and caller.visibility == "own" else None
     for file_id in file_ids:
-        if engine.files is not None:
-            engine.files.get(file_id, tenant)
+        if store is not None:
+            store.get(file_id, tenant)
     return file_ids
 
 

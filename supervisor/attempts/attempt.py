@@ -28,8 +28,8 @@ from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.models import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import PIPE_BYTES, Gone
-from killable.workers.protocol.message_bounds import SAVED_FILES_MAX
 from killable.workers.protocol.frames import Frame, encode
+from killable.workers.protocol.message_bounds import SAVED_FILES_MAX
 from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_SWALLOWED,

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.files.usage import Usage
+from killable.supervisor.files.file_users import FileUsers
 from killable.supervisor.linux.files_folder import FilesFolder, UploadWriter, temporary_root
 from killable.supervisor.models import StartRefused
 from killable.supervisor.records import FileRecord
@@ -55,7 +55,7 @@ class FileStore:
         is_shared = any(spec.user != "" for spec in settings.pools)
         self.folder = FilesFolder(root, lasts=lasts, is_shared=is_shared)
         self._files: dict[str, FileRecord] = {}
-        self._usage = Usage()
+        self._users = FileUsers()
         self._uploads: set[Upload] = set()
         self._reserved: Counter[str] = Counter()
         """Bytes of uploads under way, by tenant."""
@@ -115,7 +115,9 @@ class FileStore:
         try:
             free = await self._aside(self.folder.free_bytes)
             if reserved > free:
-                raise Refused(f"the disk has room for {size_text(free)}, not for {size_text(reserved)}", code="disk_full")
+                raise Refused(
+                    f"the disk has room for {size_text(free)}, not for {size_text(reserved)}", code="disk_full"
+                )
             self._check_room(tenant, reserved)  # again: others may have come meanwhile
             file_id = f"file-{uuid.uuid4().hex}"
             self._reserved[tenant] += reserved
@@ -182,7 +184,7 @@ class FileStore:
             is_full = len(own) + under_way + files > files_max
             if not is_full and used + size <= bytes_max:
                 return
-            victim = next((record for record in own if self._usage.only_ended(record.file_id)), None)
+            victim = next((record for record in own if self._users.only_ended(record.file_id)), None)
             if victim is None:
                 bound = f"{files_max} files (server.files_max)"
                 if not is_full:
@@ -200,11 +202,11 @@ class FileStore:
         record = self._files.get(file_id)
         if record is None or tenant not in (None, record.tenant):
             raise Refused(
-                f"there is no file {file_id}: it was never uploaded, or it was removed: with the last job that used it, "
+                f"there is no file {file_id}: it was never uploaded, or was removed: with the last job that used it, "
                 "or because none did for a while (server.file_unused_s)",
                 code="unknown_file", file_id=file_id,
             )  # fmt: skip
-        jobs, active = self._usage.counts(file_id)
+        jobs, active = self._users.counts(file_id)
         return record._replace(jobs=jobs, active_jobs=active)
 
     def list(self, tenant: str | None = None) -> Sequence[FileRecord]:
@@ -239,18 +241,18 @@ class FileStore:
     def use(self, job_id: str, file_ids: Iterable[str]) -> Mapping[str, str]:
         """Keep these files for a job; return their paths. Files that are not there are left out."""
         there = [file_id for file_id in file_ids if file_id in self._files]
-        self._usage.begin(job_id, there)
+        self._users.begin(job_id, there)
         for file_id in there:
             self._unused.pop(file_id, None)
         return {file_id: self.path_of(file_id) for file_id in there}
 
     def job_ended(self, job_id: str) -> None:
         """Take note that a job needs its files no more. Its record holds them."""
-        self._usage.end(job_id)
+        self._users.end(job_id)
 
     def job_dropped(self, job_id: str, files_folder: str) -> None:
         """Remove the files that a job has saved, and those that no other job uses: its record is gone."""
-        for file_id in self._usage.drop(job_id):
+        for file_id in self._users.drop(job_id):
             if file_id in self._files:
                 self._remove(file_id)
         if files_folder:
@@ -259,7 +261,7 @@ class FileStore:
     def withdrawn(self, job_id: str) -> None:
         """Forget a job that was not accepted: its files wait for another one."""
         assert self._clock is not None
-        for file_id in self._usage.drop(job_id):
+        for file_id in self._users.drop(job_id):
             self._unused[file_id] = self._clock.now()
         self._arm()
 
@@ -297,7 +299,7 @@ class FileStore:
     def _remove(self, file_id: str) -> None:
         del self._files[file_id]
         self._unused.pop(file_id, None)
-        self._usage.forget(file_id)
+        self._users.forget(file_id)
         self._start_aside(partial(self.folder.remove, file_id))
 
     def _start_aside(self, act: Callable[[], object]) -> None:
@@ -315,5 +317,3 @@ class FileStore:
 
 def disk_full(error: OSError) -> Refused:
     return Refused(f"the file cannot be written: {error.strerror or error}", code="disk_full", errno=error.errno)
-
-

@@ -28,8 +28,7 @@ def keep(staged: str, kept: str) -> int:
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:
-    """Open a file for reading. Return its descriptor and what it is. Raise OSError if it is a link or no regular file.
-    """
+    """Open a file for reading. Return its descriptor and what it is. Raise OSError, also for a link or a pipe."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):

@@ -117,12 +117,11 @@ class PoolSpawner:
                 new.pipes.ours,
                 new.pipes.line,
                 new.cgroup,
-                tmp,
+                (tmp, self._spec.files and staging_of(self._spec.files, tmp)),
                 self._oom,
                 zygote_host.note_ending,
                 since=new.since,
                 is_program=bool(self._spec.setup),
-                staging=self._spec.files and staging_of(self._spec.files, tmp),
             )
         finally:
             if process is None and not is_ordered:

@@ -44,24 +44,22 @@ class WorkerProcess:
         ours: tuple[int, int, int, int, int, int, int],
         line: tuple[int, int],
         cgroup: Cgroup | None,
-        tmp: str,
+        folders: tuple[str, str],
         oom: OomCounter,
         on_ending: Callable[[], None],
         *,
         since: float,
         is_program: bool = False,
-        staging: str = "",
     ) -> None:
         """Take over the descriptors and the cgroup, even on failure. `since`: when they were made, CLOCK_REALTIME
-        seconds. `staging`: its folder for files that jobs save; empty: there is none. Raise OSError.
+        seconds. `folders`: its temporary one, and that for files that jobs save (empty: none). Raise OSError.
         """
         orders, frames, output, stderr, notifications, stack, tokens = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
-        self._tmp = tmp
-        self._staging = staging
-        self._cleanup = WorkerCleanup(tmp, since, is_program=is_program, staging=staging)
+        self._tmp, self._staging = folders
+        self._cleanup = WorkerCleanup(folders, since, is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""

@@ -22,6 +22,10 @@ EXIT_CODE = int(ExitCode.TERMINATED)
 """128 + SIGTERM, as a shell reports a process that SIGTERM ended."""
 
 
+given_files: Mapping[str, str] = {}
+"""The path of each uploaded file of the job that runs here, by its id: a worker runs one job at a time."""
+
+
 class Stopping(SystemExit):
     """The job must end. Raised once, in the main thread, while the job function is on the stack.
 
@@ -130,8 +134,8 @@ class Context:
         """Make the context of one attempt.
 
         The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
-        not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now). `staging` is the folder in
-        which saved files wait for the supervisor; empty: no file can be saved.
+        not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now). `staging` is the
+        folder in which saved files wait for the supervisor; empty: no file can be saved.
         """
         self._channel = channel
         # The channel's own method, without a wrapper: one call less for each of millions of tokens.
@@ -193,9 +197,7 @@ class Context:
         """Save an intermediate result: the job's record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
 
-    def save_file(
-        self, source: str | os.PathLike[str] | bytes, name: str = "", *, content_type: str = ""
-    ) -> None:
+    def save_file(self, source: str | os.PathLike[str] | bytes, name: str = "", *, content_type: str = "") -> None:
         """Save a result file, which clients can download from then on: `ctx.save_file(ctx.tmp / "out.webm")`.
 
         `source` is the path of a file, or the content itself. A file in `ctx.tmp` is moved if the server's files are on

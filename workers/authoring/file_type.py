@@ -6,9 +6,9 @@ Runs in: zygote, worker. `input_file` has the annotation for authors; this modul
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
+from killable.workers.authoring import context
 from killable.workers.authoring.input_types import InputFault, InputType
 
 FILE_FORMAT = "killable-file"
@@ -16,23 +16,14 @@ FILE_FORMAT = "killable-file"
 FILE_ID = r"^file-[0-9a-f]{32}$"
 _is_id = re.compile(FILE_ID).fullmatch
 
-_given: Mapping[str, str] = {}
-"""The path of each file of the job that runs: a worker runs one at a time."""
-
-
-def give(files: Mapping[str, str]) -> None:
-    """Set the files of the next job: the path of each id."""
-    global _given
-    _given = files
-
 
 def _path_of(file_id: str) -> Any:
     """Return the path of a file. Raise ValueError: the job was not given it."""
     from pathlib import Path
 
-    if file_id not in _given:
+    if file_id not in context.given_files:
         raise ValueError("must be the id of an uploaded file that is still there")
-    return Path(_given[file_id])
+    return Path(context.given_files[file_id])
 
 
 def _convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
@@ -56,7 +47,11 @@ FILE = InputType({"type": "string", "format": FILE_FORMAT, "pattern": FILE_ID}, 
 
 
 class UploadedFile:
-    """The mark of `InputFile`."""
+    """Annotate a parameter that takes a file of any size, which clients upload: `def convert(video: InputFile)`.
+
+    The function gets a `pathlib.Path` of a file that it may only read, under the name that it was uploaded with. It is
+    there until the job has ended. Lists of it, `InputFile | None` and fields of dataclasses and models work, too.
+    """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> dict[str, Any]:
         """Let pydantic's models have fields of this type. A core schema is a dict: pydantic is not imported."""

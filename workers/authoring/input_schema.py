@@ -189,7 +189,7 @@ def _typed_dict(record: Any, inside: tuple[Any, ...]) -> InputType:
 
 def _no_form(annotation: Any) -> NoJsonForm:
     return NoJsonForm(
-        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set, Literal, Enum,"
-        " datetime, date, time, timedelta, Decimal, UUID, Path, InputFile, TypedDict, dataclass, unions of them and Any"
-        " have one)"
+        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set, Literal,"
+        " Enum, datetime, date, time, timedelta, Decimal, UUID, Path, InputFile, TypedDict, dataclass, unions of them"
+        " and Any have one)"
     )

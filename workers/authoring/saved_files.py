@@ -11,13 +11,14 @@ import shutil
 import stat
 from pathlib import Path
 
-from killable.workers.protocol.messages import SavedFile, content_type_fault, name_fault
+from killable.workers.protocol.file_names import content_type_fault, name_fault
+from killable.workers.protocol.messages import SavedFile
 
 
 def save(
     source: str | os.PathLike[str] | bytes, name: str, content_type: str, number: int, *, staging: str, tmp: Path | None
 ) -> SavedFile:
-    """Put a file into `staging` as `number`. Raise ValueError, OSError. `tmp` is the job's own folder, if it has one."""
+    """Put a file into `staging` as `number`. Raise ValueError, OSError. `tmp`: the job's own folder, if it has one."""
     if not name and not isinstance(source, bytes):
         name = os.path.basename(os.fspath(source))
     fault = name_fault(name) or content_type_fault(content_type)

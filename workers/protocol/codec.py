@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
 from killable.workers.protocol.messages import dump_json
-from killable.workers.protocol.plain_values import plain_value
 
 if TYPE_CHECKING:
     from killable.workers.protocol.pickling import Pickled
@@ -32,7 +31,16 @@ _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 _SMALL = frozenset({int, float, bool, type(None)})
 """Types whose values plain pickle sends, and which are small."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_encode_any = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=plain_value).encode
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a value that it does not have. Raise TypeError or ValueError."""
+    from killable.workers.protocol.plain_values import plain_value  # here: most results are JSON as they are
+
+    return plain_value(value)
+
+
+_encode_any = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain).encode
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
@@ -198,7 +206,7 @@ def _why_not_json(part: Any, depth: int) -> str | Literal[False]:
         return False
     if not isinstance(part, dict):
         try:
-            plain_value(part)
+            _plain(part)
         except Exception as error:  # a model's own code
             return str(error)
         return False
@@ -219,5 +227,5 @@ def _find(value: Any, why: Callable[[Any, int], str | Literal[False]]) -> Unseri
         elif isinstance(part, (list, tuple)):
             waiting.extend((part[i], f"{path}[{i}]", depth + 1) for i in range(len(part) - 1, -1, -1))
         elif not (part is None or isinstance(part, (str, int, float))):
-            waiting.append((plain_value(part), path, depth + 1))
+            waiting.append((_plain(part), path, depth + 1))
     return None

@@ -110,29 +110,6 @@ def load_json(payload: bytes) -> Any:
 
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
-FILE_NAME_BYTES_MAX = 255
-"""Of a name in UTF-8: what Linux's file systems take."""
-
-
-def name_fault(name: object) -> str:
-    """Return why this cannot be the name of a file; empty: it can."""
-    if not isinstance(name, str) or not name or name in (".", ".."):
-        return "a file needs a name"
-    if "/" in name or not name.isprintable():
-        return f"{name!r:.80} cannot be the name of a file: it has a slash, or a character that cannot be printed"
-    try:
-        size = len(name.encode())
-    except UnicodeEncodeError:
-        return f"{name!r:.80} cannot be the name of a file: it is not Unicode"
-    return "" if size <= FILE_NAME_BYTES_MAX else f"the name of a file may have {FILE_NAME_BYTES_MAX} bytes; {name!r:.80} has {size}"
-
-
-def content_type_fault(content_type: str) -> str:
-    """Return why this is no media type that a header can have; empty: it is one, or there is none."""
-    if len(content_type) <= 200 and content_type.isascii() and content_type.isprintable():
-        if not content_type or "/" in content_type.partition(";")[0].strip("/"):
-            return ""
-    return f"{content_type!r:.80} is not a media type like image/png"
 
 
 class Run(NamedTuple):
@@ -312,6 +289,8 @@ class SavedFile(NamedTuple):
     @classmethod
     def decode(cls, payload: bytes) -> SavedFile:
         """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
+        from killable.workers.protocol.file_names import content_type_fault, name_fault  # here: few jobs save files
+
         saved = cls(**load_json(payload))
         if (type(saved.number), type(saved.content_type)) != (int, str):
             raise TypeError("not a file")

@@ -40,7 +40,7 @@ def plain_value(value: Any) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """Return the text that stands for a date, a time, a duration, a Decimal, a UUID or a path; None: it is none of them.
+    """Return the text that stands for a date, a time, a duration, a Decimal, a UUID or a path; None: it is none.
 
     Raise ValueError for a Decimal that is no number.
     """

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
-from killable.workers.authoring import file_type
+from killable.workers.authoring import context
 from killable.workers.authoring.context import Context, Stopping
 from killable.workers.authoring.operations import OperationTimedOut
 from killable.workers.authoring.registered_types import InputError, RegisteredJob
@@ -175,7 +175,7 @@ class Execution:
         if job is None:
             raise _NoSuchJob(f"this pool has no job type {order.type!r}")
         _set_correlation_id(order.correlation_id)
-        file_type.give(order.files)
+        context.given_files = order.files
         arguments = job.bind(self._input(), self._make_context(stop_signal))
         self._announce()
         return job.function(**arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 
-class Usage:
+class FileUsers:
     """Files by job and jobs by file, as long as the record of the job is kept."""
 
     def __init__(self) -> None:

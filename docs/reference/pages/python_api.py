@@ -96,9 +96,7 @@ def page() -> str:
     parts: list[str] = []
     for section in SECTIONS:
         objects = [(name.rpartition(":")[2], _load(name), ":" in name) for name in section.names]
-        overview = (
-            (f"[`{name}`](#{slug(name)})", first_sentence(_doc(each))) for name, each, _ in objects
-        )
+        overview = ((f"[`{name}`](#{slug(name)})", first_sentence(_doc(each))) for name, each, _ in objects)
         parts += [f"## {section.title}", section.intro, table(("Name", "What it is"), overview)]
         parts += [part for name, each, inner in objects for part in _entry(name, each, inner)]
     return document("Python API", INTRO, *parts)

@@ -265,9 +265,15 @@ class Process(MeasuredProcess, Protocol):
         """Return the processor time that it has used; None when it is gone."""
         ...
 
+    def keep_file(self, number: int, kept: str) -> int:
+        """Move a file that the job has saved to this path, and return its size. Raise OSError: there is none of that
+        number, or it is no regular file of its own.
+        """
+        ...
+
     def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
-        """Call `told` with the bytes on disk of its temporary directory, counted up to `at_most`, and the seconds that
-        it took; never, if it is gone by then.
+        """Call `told` with the bytes on disk of its temporary directory and of files not kept yet, counted up to
+        `at_most`, and the seconds that it took; never, if it is gone by then.
         """
         ...
 

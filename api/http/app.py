@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from killable.api.http import routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
+from killable.api.http import routes_files, routes_jobs, routes_metrics, routes_operator, routes_outputs, routes_server
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.audited_requests import Audit
@@ -33,13 +33,19 @@ from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 
 
-def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None) -> FastAPI:
+def create_app(
+    engine: Engine,
+    settings: HttpSettings | None = None,
+    audit_log: AuditLog | None = None,
+    files: FileStore | None = None,
+) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
-    their streams end with terminal events.
+    `files` keeps the files of jobs; None: there are none. The caller closes the audit log, if there is one, and closes
+    the engine before the server: this ends the jobs, and their streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -55,12 +61,12 @@ def create_app(engine: Engine, settings: HttpSettings | None = None, audit_log: 
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
     streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files
     )
     app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics):
+    for routes in (routes_operator, routes_jobs, routes_outputs, routes_files, routes_server, routes_metrics):
         app.include_router(routes.router)
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.failed_keys import FailedKeys
-from killable.api.http.problems import ID
+from killable.api.http.problems import FILE, ID
 from killable.api.http.route_roles import CALLER, VIA, access_to
 from killable.supervisor.engine import Engine
 from killable.workers.errors import Refused
@@ -53,6 +53,7 @@ class Act:
     code: str = ""
     location: str = ""
     is_replayed: bool = False
+    file_id: str = ""
 
 
 def act_of(scope: Scope) -> Act:
@@ -64,6 +65,11 @@ def act_of(scope: Scope) -> Act:
 def note_jobs(request: Request, jobs: Sequence[str]) -> None:
     """Note the jobs that a request is about, where its path does not say."""
     act_of(request.scope).jobs.extend(jobs)
+
+
+def note_file(request: Request, file_id: str) -> None:
+    """Note the file that a request is about."""
+    act_of(request.scope).file_id = file_id
 
 
 class Audit:
@@ -115,6 +121,7 @@ class Audit:
             "code": act.code,
             "replayed": act.is_replayed,
             "worker_id": worker[1] if worker is not None and ID.fullmatch(worker[1]) else "",
+            "file_id": act.file_id if FILE.fullmatch(act.file_id) else "",
             "job_id": jobs[0] if len(jobs) == 1 else "",
             "jobs": jobs[:JOBS_MAX] if len(jobs) > 1 else [],
             "matched": len(jobs) if len(jobs) > 1 else 0,

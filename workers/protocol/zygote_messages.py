@@ -105,6 +105,15 @@ class ImportAhead(NamedTuple):
     modules: list[str]
 
 
+UPLOADED, STAGING = "uploaded", "staging"
+"""The folders of `Configure.files` that workers use."""
+
+
+def staging_of(files: str, tmp: str) -> str:
+    """Return the folder in which a worker with this temporary directory puts what its jobs save."""
+    return f"{files}/{STAGING}/{tmp.rpartition('/')[2]}"
+
+
 class Configure(NamedTuple):
     """The settings of a pool: what a zygote prepares before its first fork, and how its workers run."""
 
@@ -135,6 +144,17 @@ class Configure(NamedTuple):
     """`network`, `shared_memory`, `write` and `read` of `workers.runtime.sandbox`; None: workers have none."""
     tmp_suffix: str = ""
     """End of the name of a worker's temporary directory, behind its id."""
+    files: str = ""
+    """The folder of the files that jobs are given and save; empty: there are none."""
+
+    @property
+    def uploaded(self) -> str:
+        """The folder in which jobs find the files that they are given; empty: there is none."""
+        return self.files and f"{self.files}/{UPLOADED}"
+
+    def staging(self, tmp: str) -> str:
+        """Return where a worker puts the files that its jobs save, by its temporary directory; empty: nowhere."""
+        return self.files and staging_of(self.files, tmp)
 
 
 class TypeReported(NamedTuple):

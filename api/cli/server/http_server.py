@@ -26,6 +26,7 @@ from killable.supervisor.server_settings import ServerSettings
 
 if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
+    from killable.supervisor.files.file_store import FileStore
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,12 @@ class HttpServer:
 
     def __init__(
         self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
-        audit_log: AuditLog | None = None, operators: Listener | None = None,
+        audit_log: AuditLog | None = None, operators: Listener | None = None, files: FileStore | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
-        self._app = create_app(engine, settings, audit_log)
+        self._app = create_app(engine, settings, audit_log, files)
         self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
         served = with_true_clients(self._app, server.trusted_proxies)

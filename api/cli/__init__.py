@@ -8,6 +8,9 @@ from __future__ import annotations
 import gc
 import sys
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C where no verb runs; verbs have their own (`CommandExit`)."""
+
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
@@ -15,7 +18,10 @@ def main() -> None:
     if sys.argv[1:2] == ["run"]:
         from killable.api.cli.plain_run import run_plainly
 
-        run_plainly(sys.argv[2:])  # returns if Click has to say something
+        try:
+            run_plainly(sys.argv[2:])  # returns if Click has to say something
+        except KeyboardInterrupt:  # before the command ran; from then on it is the command's
+            sys.exit(INTERRUPTED)
     from killable.api.cli.app import run_verb
 
     run_verb()

@@ -41,7 +41,8 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
         _say(f"killable: {words}")
         return code
     except OSError as error:
-        _say(f"killable: no process can be made: {error.strerror}")
+        where = f": {error.filename}" if error.filename else ""  # /proc, which is not there
+        _say(f"killable: no process can be made: {error.strerror}{where}")
         return NO_PROCESS
     _tell(end, asked)
     code_of_end = end.outcome.code or ""

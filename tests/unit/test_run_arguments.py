@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from killable.api.cli import main
 from killable.api.cli.declarations.commands import RUN
 from killable.api.cli.parameters.limit_options import limits_of
 from killable.api.cli.parameters.run_arguments import (
@@ -66,3 +68,15 @@ def test_every_option_of_a_limit_is_known() -> None:
 def test_what_is_wrong_is_left_to_click(arguments: list[str]) -> None:
     assert read_arguments(arguments) is None
     assert isinstance(read_by_click(arguments), str)
+
+
+def test_an_interrupt_before_the_command_runs_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("killable.api.cli.plain_run.run_plainly", interrupted)
+    monkeypatch.setattr("sys.argv", ["killable", "run", "true"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    gc.enable()
+    assert caught.value.code == 130

@@ -268,8 +268,9 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
         of_program = True
         _exec(start.argv)
-    except OSError as error:
-        os.write(fails, struct.pack("=i?", error.errno or 0, of_program))
+    except (OSError, ValueError) as error:  # ValueError: Python executes no program with an empty name
+        number = errno.ENOENT if isinstance(error, ValueError) else error.errno or 0
+        os.write(fails, struct.pack("=i?", number, of_program))
     finally:
         os._exit(127)
 

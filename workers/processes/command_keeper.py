@@ -269,8 +269,8 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
         of_program = True
         _exec(start.argv)
     except (OSError, ValueError) as error:  # ValueError: Python executes no program with an empty name
-        number = errno.ENOENT if isinstance(error, ValueError) else error.errno or 0
-        os.write(fails, struct.pack("=i?", number, of_program))
+        code = errno.ENOENT if isinstance(error, ValueError) else error.errno or 0
+        os.write(fails, struct.pack("=i?", code, of_program))
     finally:
         os._exit(127)
 

@@ -9,7 +9,7 @@ import gc
 import sys
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C where no verb runs; verbs have their own (`CommandExit`)."""
+"""The exit code after Ctrl-C before Click is loaded."""
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-from killable.api.cli import INTERRUPTED
 from killable.api.cli.declarations.commands import COMMANDS
 from killable.api.cli.declarations.jobs import INSPECT, JOBS, KILL, PS
 from killable.api.cli.declarations.machine import MACHINE
@@ -20,8 +19,8 @@ PANELS = {"Server": SERVER, "Jobs": JOBS, "Commands": COMMANDS, "Machine": MACHI
 ALIASES = (KILL.alias("cancel"), KILL.alias("stop"), PS.alias("list"), INSPECT.alias("status"))
 VERBS = {str(verb.name): verb for verb in (*SERVER, *JOBS, *COMMANDS, *MACHINE, *ALIASES)}
 
-NO_VERB = 2
-"""The exit code without a verb."""
+NO_VERB, INTERRUPTED = 2, 130
+"""Exit codes where no verb runs; verbs have their own (`CommandExit`)."""
 
 
 class Verbs(click.Group):

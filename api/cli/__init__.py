@@ -16,9 +16,9 @@ def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     gc.disable()  # until the verb runs (`VerbCommand`): imports make no garbage, and take a tenth less time without
     if sys.argv[1:2] == ["run"]:
-        from killable.api.cli.plain_run import run_plainly
-
         try:
+            from killable.api.cli.plain_run import run_plainly
+
             run_plainly(sys.argv[2:])  # returns if Click has to say something
         except KeyboardInterrupt:  # before the command ran; from then on it is the command's
             sys.exit(INTERRUPTED)

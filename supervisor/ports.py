@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from killable.supervisor.models import Verdict
-from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.frames import Frame
-from killable.workers.protocol.zygote_messages import ProcessEnding, SourceFile
+
+if TYPE_CHECKING:
+    from killable.supervisor.models import Verdict
+    from killable.supervisor.settings import PoolSpec
+    from killable.workers.protocol.frames import Frame
+    from killable.workers.protocol.zygote_messages import ProcessEnding, SourceFile
 
 PIPE_BYTES = 1 << 16
 """Default capacity of a pipe, pipe(7)."""
@@ -263,9 +265,15 @@ class Process(MeasuredProcess, Protocol):
         """Return the processor time that it has used; None when it is gone."""
         ...
 
+    def keep_file(self, number: int, kept: str) -> int:
+        """Move a file that the job has saved to this path, and return its size. Raise OSError: there is none of that
+        number, or it is no regular file of its own.
+        """
+        ...
+
     def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
-        """Call `told` with the bytes on disk of its temporary directory, counted up to `at_most`, and the seconds that
-        it took; never, if it is gone by then.
+        """Call `told` with the bytes on disk of its temporary directory and of files not kept yet, counted up to
+        `at_most`, and the seconds that it took; never, if it is gone by then.
         """
         ...
 
@@ -346,4 +354,4 @@ class Spawner(Protocol):
         ...
 
 
-SpawnerFactory = Callable[[PoolSpec, SpawnerListener], Spawner]
+SpawnerFactory = Callable[["PoolSpec", SpawnerListener], Spawner]

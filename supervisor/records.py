@@ -5,7 +5,7 @@ Runs in: supervisor. Pure: values only, named tuples as in `models`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from killable.supervisor.models import TERMINAL_STATES, WorkerId
@@ -75,10 +75,35 @@ class JobRecord(NamedTuple):
     """The node of the latest attempt; null on a server of one machine."""
     nodes: Mapping[str, str] = {}
     """Labels of the nodes that may run it; empty: all."""
+    files: Sequence[Mapping[str, Any]] = ()
+    """The files that its latest attempt has saved: name, size in bytes and content type of each."""
 
     @property
     def ended(self) -> bool:
         return self.state in TERMINAL_STATES
+
+
+class FileRecord(NamedTuple):
+    """One uploaded file as clients see it."""
+
+    file_id: str
+    """Unguessable: `file-` and 32 hexadecimal digits. What a job's input has for a parameter that is a file."""
+    name: str
+    """The name under which jobs find it."""
+    size: int
+    """In bytes."""
+    sha256: str
+    """Digest of its content, hexadecimal."""
+    content_type: str
+    """What the client said that it is."""
+    tenant: str
+    """Name of the API key that uploaded it; `default` without keys."""
+    created_at: str
+    """When it was whole: RFC 3339 in UTC."""
+    jobs: int = 0
+    """Number of jobs that use it and whose records are kept."""
+    active_jobs: int = 0
+    """Those of them that have not ended."""
 
 
 class WorkerRecord(NamedTuple):

@@ -100,6 +100,8 @@ class PoolSpec(NamedTuple):
     """Whether a node of a cluster has as many workers as it has processors, and not `workers`: that was not written."""
     nodes: Mapping[str, str] = {}
     """The labels of the nodes that have the pool (`jobs.node_labels`); empty: every node."""
+    files: str = ""
+    """The folder of the files that its jobs are given and save (`supervisor/files`); empty: there are none."""
     commands: tuple[CommandSpec, ...] = ()
     """The commands that are job types of the pool, besides those of its modules."""
 
@@ -161,6 +163,18 @@ class SupervisorSettings:
     """Path of a file in which jobs survive the server's death; waiting jobs run at its next start; empty: no file."""
     journal_output: bool = False
     """Write what running jobs emit to the journal, too; their streams then survive the server's death."""
+    files_folder: str = ""
+    """Folder of uploaded files and of those that jobs save; empty: JOURNAL.files, without a journal a temporary one."""
+    file_bytes_max: Bytes = 1 << 30
+    """Maximum size of an uploaded file; a larger one is refused (413)."""
+    files_bytes_max: Bytes = 8 << 30
+    """Maximum size of all uploaded files of one key together; 0: the server keeps no files."""
+    files_max: Count = 1000
+    """Maximum number of uploaded files of one key."""
+    file_unused_s: Seconds = 3600.0
+    """Time after which an uploaded file is removed that no job has used; a used one goes with the jobs' records."""
+    keep_files_bytes: Bytes = 8 << 30
+    """Maximum size of the files that ended jobs have saved; over it the job that ended first is dropped."""
     ack_cpu_s: Seconds = 0.1
     """Processor time within ack_s after which code that has not acknowledged SIGTERM counts as stuck."""
     stack: bool = False
@@ -181,6 +195,8 @@ class Settings(SupervisorSettings):
     jobs: Mapping[str, JobSettings] = field(default_factory=dict)
     tenants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The members of each `[tenants.NAME]` as they are written; `supervisor.jobs.tenants` puts one over the other."""
+    has_files: bool = False
+    """Whether clients upload files and jobs save some. An Executor has none, and a head of a cluster."""
     sweep: bool = True
     """Whether to end the orphans of dead supervisors on this machine at the start. An Executor does not."""
     proof: Literal["", "cgroup+descendants", "descendants"] = ""

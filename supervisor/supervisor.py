@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
@@ -51,6 +52,7 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.supervisor.dispatch.reload import CheckTypes, Reload
     from killable.supervisor.dispatch.stream_readers import StreamReaders
+    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
@@ -78,6 +80,13 @@ class Supervisor:
         """`lane_holder` (the Executor) may give idle workers calls, in any thread. `early_guard` is the first guard of
         the only pool, if it is started already. `remote_pools` has the pools if they are not on this machine.
         """
+        self.files: FileStore | None = None
+        if settings.has_files and remote_pools is None:
+            from killable.supervisor.files.file_store import FileStore  # here: an Executor has none
+
+            self.files = FileStore(settings)
+            with_files = tuple(spec._replace(files=self.files.root) for spec in settings.pools)
+            settings = replace(settings, pools=with_files)
         self.settings = settings
         self.instance_id = random_id()
         self.started_at = ""
@@ -94,10 +103,12 @@ class Supervisor:
             settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
         self._observer = observer or Observer()
-        self.jobs = Dispatcher(settings, self._registry, self._drain, self._observer, lane_holder, remote_pools)
+        self.jobs = Dispatcher(
+            settings, self._registry, self._drain, self._observer, lane_holder, remote_pools, self.files
+        )
         self._fleet = self.jobs.fleet
         self._remote_pools = remote_pools
-        self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record)
+        self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record, self.files)
         self.check_types: CheckTypes = lambda pools, types: None
         """What new code must pass, as the code at the start had to."""
         self.on_submission: Callable[[], None] = lambda: None
@@ -116,6 +127,8 @@ class Supervisor:
         self.started_at, self._started = self._clock.wall(), self._clock.now()
         rows: Sequence[JournalRow] = ()
         try:
+            if self.files is not None:
+                await self.files.open(self._clock)
             if self.settings.journal:
                 rows = await self._open_journal(self.settings.journal)
             self._ends = DurableEnds(self._clock, None if self._job_notes is None else self._job_notes.journal)
@@ -150,12 +163,20 @@ class Supervisor:
             running = [row.started for row in rows if row.started is not None and row.ended is None]
             await remote.look_for([started for started in running if "node" in started])
         await restore(
-            rows, jobs=self.jobs, registry=self._registry, job_notes=job_notes, clock=self._clock, remote=remote
+            rows,
+            files=self.files,
+            jobs=self.jobs,
+            registry=self._registry,
+            job_notes=job_notes,
+            clock=self._clock,
+            remote=remote,
         )
         if remote is not None:
             remote.settle()
 
     def _on_dropped(self, job: Job, has_key: bool) -> None:
+        if self.files is not None and (job.submission.files or job.files):
+            self.files.job_dropped(job.id, job.files_folder)
         if self._job_notes is None:
             return
         if has_key:
@@ -200,6 +221,8 @@ class Supervisor:
             await self._fleet.close()
         finally:
             self._registry.retention.close()
+            if self.files is not None:
+                await self.files.close()
             if self._job_notes is not None:
                 await self._job_notes.journal.close()
 

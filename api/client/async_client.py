@@ -5,8 +5,11 @@ Runs in: any machine (no supervisor, no Linux).
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Generator, Mapping
+import os
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -15,6 +18,8 @@ import httpx
 from killable.api.client.async_transport import AsyncTransport
 from killable.api.client.errors import job_error
 from killable.api.client.events import Ending, Event, Record, token_of
+from killable.api.client.file_calls import Download, FileCalls, place_of
+from killable.api.client.file_source import FileLike, FileSource
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.job_pages import page_of_jobs
 from killable.api.client.retries import RETRIES, Requester
@@ -55,6 +60,7 @@ class AsyncClient:
         self._requester = Requester(server, retries)
         self._calls = ServerCalls(self._requester)
         self._submitting = Submitting(self._requester)
+        self._files = FileCalls(self._requester)
         self._transport = AsyncTransport(server, http)
 
     def submit(
@@ -121,6 +127,35 @@ class AsyncClient:
         `stopping` were not dead after the wait.
         """
         return await self._transport.do(self._calls.cancel_matching(type, tag, state, node, reason, grace_s, dry_run))
+
+    async def upload(
+        self, source: FileLike | FileSource, *, name: str = "", content_type: str = "",
+        on_sent: Callable[[int], None] | None = None,
+    ) -> Record:  # fmt: skip
+        """Upload a file for jobs; return its record. Its `file_id` is what an input has for a parameter that is a file.
+
+            video = await client.upload("in.mp4")
+            job = await client.submit("convert", {"video": video["file_id"]})
+
+        `source` is a path, an open binary file or bytes. `name` is what jobs find it as; default: that of the source.
+        `on_sent` is called with the bytes sent so far. `submit` uploads paths and open files of an input by itself.
+
+        Raise Refused: `too_large`, `files_full`, `disk_full`. Raise OSError for a path that cannot be read.
+        """
+        source = source if isinstance(source, FileSource) else FileSource(source, name, content_type, on_sent)
+        return await self._transport.do(self._files.upload(source))
+
+    async def files(self) -> list[Record]:
+        """Return the uploaded files that are on the server, latest first."""
+        return await self._transport.do(self._files.files())
+
+    async def file(self, file_id: str) -> Record:
+        """Return what is known of an uploaded file. Raise Refused `unknown_file`."""
+        return await self._transport.do(self._files.file(file_id))
+
+    async def delete_file(self, file_id: str) -> Record:
+        """Remove an uploaded file. Raise Refused `file_in_use` while a job that uses it waits or runs."""
+        return await self._transport.do(self._files.delete(file_id))
 
     async def types(self) -> list[Record]:
         """Return the job types that can be started, each with the JSON Schema of its input."""
@@ -294,6 +329,28 @@ class AsyncJobHandle:
     async def output(self) -> bytes:
         """Return the tokens so far, joined; also after a kill. Text is UTF-8; a JSON value is one line."""
         return await self._transport.do(self._calls.output())
+
+    async def files(self) -> list[Record]:
+        """Return the files that the job has saved so far: `{name, size, content_type}` of each."""
+        return await self._transport.do(FileCalls(self._calls.requester).of_job(self.id))
+
+    async def download(self, name: str, to: str | os.PathLike[str] = ".") -> Path:
+        """Download a file that the job has saved, and return where it is: `to`, or in `to` if that is a folder.
+
+            await job.download("out.webm", to="videos/")
+
+        A broken connection is resumed. Nothing is at that place before the file is whole. Raise Refused `unknown_file`,
+        and OSError if it cannot be written.
+        """
+        place = Path(place_of(to, name))
+        part = place.with_name(f".{place.name[:200]}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            with open(part, "wb") as file:
+                await self._transport.download(Download(self._calls.requester, self.id, name, file))
+            os.replace(part, place)
+        finally:
+            part.unlink(missing_ok=True)
+        return place
 
     async def __aenter__(self) -> Self:
         return self

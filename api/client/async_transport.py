@@ -11,11 +11,14 @@ from contextlib import aclosing
 from typing import TypeVar
 
 import anyio
+import anyio.to_thread
 import httpx
 from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
+from killable.api.client.file_calls import Download
+from killable.api.client.file_source import PIECE_BYTES
 from killable.api.client.httpx_client import open_httpx
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
@@ -81,6 +84,18 @@ class AsyncTransport:
                                 if reading.is_over:
                                     return
 
+    async def download(self, download: Download) -> None:
+        """Write a file, over as many connections as needed. Raise OSError if it cannot be written."""
+        while not download.is_over:
+            await asyncio.sleep(download.pause_s)
+            if self._http.is_closed:
+                raise closed()
+            with download.reconnecting():
+                async with self._http.stream(**download.call.arguments(self._server)) as response:
+                    download.opened(response if response.is_success else await self._whole(response))
+                    async for piece in response.aiter_raw(PIECE_BYTES):
+                        await anyio.to_thread.run_sync(download.taken, piece)
+
     async def _carry_out(self, flow: Flow[T]) -> T:
         outcome: Outcome | None = None
         try:
@@ -96,8 +111,11 @@ class AsyncTransport:
             return None
         if self._http.is_closed:
             return closed()
+        arguments = step.arguments(self._server)
+        if step.file is not None:
+            arguments["content"] = step.file.pieces_async()
         try:
-            async with self._http.stream(**step.arguments(self._server)) as response:
+            async with self._http.stream(**arguments) as response:
                 return await self._whole(response)
         except Unreachable as error:
             return error

@@ -16,6 +16,7 @@ import httpx
 
 from killable.api.client.endpoint import Endpoint, sendable
 from killable.api.client.events import Record
+from killable.api.client.file_source import FileSource
 from killable.api.client.timeouts import ANSWER_S_MIN
 from killable.workers.errors import Refused
 
@@ -36,6 +37,8 @@ class HttpCall:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     """JSON, or None."""
+    file: FileSource | None = None
+    """A body that is sent in pieces, which the transports read."""
     hold_s: float = 0.0
     answer_s: float | None = None
     """None: the client's `answer_s`."""
@@ -49,6 +52,8 @@ class HttpCall:
         headers = dict(endpoint.headers) | sendable(self.headers)
         if self.body is not None:
             headers["Content-Type"] = "application/json"
+        if self.file is not None:
+            headers |= self.file.headers
         if self.until is not None:
             headers["X-Request-Timeout"] = f"{max(0.001, self.until - time.monotonic()):.3f}"
         return {

@@ -12,10 +12,14 @@ import enum
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
+from killable.api.client.file_source import is_file
+from killable.workers.authoring.file_type import FILE_FORMAT
 from killable.workers.authoring.input_types import BYTES, join
 from killable.workers.errors import Refused
+from killable.workers.protocol.plain_values import plain_value
 
 Schema = Mapping[str, Any]
 
@@ -25,10 +29,11 @@ DEFINITIONS_DEPTH_MAX = 8
 
 @dataclass(slots=True)
 class PlainInput:
-    """An input of JSON values, except for the bytes in it."""
+    """An input of JSON values, except for the bytes, paths and open files in it."""
 
     members: dict[str, Any]
     has_bytes: bool
+    """Whether it has any of these, whose form the job's schema decides."""
 
     @classmethod
     def of(cls, input: Mapping[str, Any]) -> PlainInput:
@@ -41,12 +46,22 @@ class PlainInput:
         _raise(reading.faults)
         return cls(members, reading.has_bytes)
 
-    def to_json(self, schema: Schema) -> dict[str, Any]:
-        """Return the input as the job's schema spells bytes. Raise Refused `invalid`, with every fault."""
-        faults: list[dict[str, str]] = []
-        spelled: dict[str, Any] = _spelled(self.members, [schema], schema, "", faults)
-        _raise(faults)
+    def to_json(self, schema: Schema, uploaded: Mapping[int, str] | None = None) -> dict[str, Any]:
+        """Return the input as the job's schema spells bytes. Raise Refused `invalid`, with every fault.
+
+        `uploaded`: the ids of `files`, by their place in it.
+        """
+        spelling = _Spelling(schema, None if uploaded is None else dict(uploaded))
+        spelled: dict[str, Any] = spelling.spelled(self.members, [schema], "")
+        _raise(spelling.faults)
         return spelled
+
+    def files(self, schema: Schema) -> list[Any]:
+        """Return what is to be uploaded: paths, open files and bytes where the job takes a file. Raise Refused."""
+        spelling = _Spelling(schema, None)
+        spelling.spelled(self.members, [schema], "")
+        _raise(spelling.faults)
+        return spelling.files
 
 
 def schema_of(types: Iterable[Mapping[str, Any]], name: str) -> Schema | None:
@@ -66,6 +81,11 @@ def is_bytes(form: Schema) -> bool:
 def is_bytes_object(form: Schema) -> bool:
     """Return whether this is the form of a job's `bytes`, `{"base64": ...}`."""
     return bool(form.get("properties") == BYTES.schema["properties"])
+
+
+def is_file_form(form: Schema) -> bool:
+    """Return whether this is the form of an uploaded file."""
+    return bool(form.get("format") == FILE_FORMAT)
 
 
 def forms_of(schema: Any, root: Schema, depth: int = 0) -> list[Schema]:
@@ -113,6 +133,9 @@ class _Reading:
         if isinstance(value, (bytes, bytearray, memoryview)):
             self.has_bytes = True
             return bytes(value)
+        if is_file(value):
+            self.has_bytes = True
+            return value
         if isinstance(value, Mapping):
             return {self._key(key, pointer): self.plain(part, join(pointer, key)) for key, part in value.items()}
         if isinstance(value, (list, tuple)):
@@ -122,13 +145,21 @@ class _Reading:
         if is_dataclass(value) and not isinstance(value, type):
             given = {each.name: getattr(value, each.name) for each in fields(value) if each.init}
             return {name: self.plain(part, join(pointer, name)) for name, part in given.items()}
-        self.faults.append(
-            _fault(
-                pointer,
+        return self._other(value, pointer)
+
+    def _other(self, value: Any, pointer: str) -> Any:
+        """Return what stands for a date, a UUID, a set and the like."""
+        try:
+            return self.plain(plain_value(value), pointer)
+        except TypeError:
+            why = (
                 f"{type(value).__qualname__} has no JSON form; these have one: str, int, float, bool, None, bytes,"
-                " list, tuple, dict, dataclass, Enum and pydantic models",
+                " list, tuple, set, dict, dataclass, Enum, datetime, date, time, timedelta, Decimal, UUID, Path and"
+                " pydantic models"
             )
-        )
+        except ValueError as error:  # Decimal("NaN")
+            why = str(error)
+        self.faults.append(_fault(pointer, why))
         return None
 
     def _key(self, key: Any, pointer: str) -> Any:
@@ -153,21 +184,48 @@ class _Reading:
         return None
 
 
-def _spelled(value: Any, forms: list[Schema], root: Schema, pointer: str, faults: list[dict[str, str]]) -> Any:
-    """Return a value with its bytes as one of these forms spells them."""
-    if isinstance(value, bytes):
-        return _bytes_as(value, forms, pointer, faults)
-    if isinstance(value, list):
-        return [
-            _spelled(item, _inner(forms, root, index), root, f"{pointer}/{index}", faults)
-            for index, item in enumerate(value)
-        ]
-    if isinstance(value, dict):
-        return {
-            key: _spelled(part, _inner(forms, root, str(key)), root, join(pointer, key), faults)
-            for key, part in value.items()
-        }
-    return value
+@dataclass(slots=True)
+class _Spelling:
+    """One look at an input with the schema of its job."""
+
+    root: Schema
+    uploaded: dict[int, str] | None
+    """The id of each file, by its place in `files`; None: they are not uploaded yet."""
+    files: list[Any] = field(default_factory=list)
+    faults: list[dict[str, str]] = field(default_factory=list)
+
+    def spelled(self, value: Any, forms: list[Schema], pointer: str) -> Any:
+        """Return a value with its bytes and files as one of these forms spells them."""
+        if isinstance(value, bytes) or is_file(value):
+            if any(map(is_file_form, forms)):
+                return self._file(value)
+            if isinstance(value, bytes):
+                return _bytes_as(value, forms, pointer, self.faults)
+            return self._path(value, pointer)
+        if isinstance(value, list):
+            return [
+                self.spelled(item, _inner(forms, self.root, index), f"{pointer}/{index}")
+                for index, item in enumerate(value)
+            ]
+        if isinstance(value, dict):
+            return {
+                key: self.spelled(part, _inner(forms, self.root, str(key)), join(pointer, key))
+                for key, part in value.items()
+            }
+        return value
+
+    def _file(self, value: Any) -> str:
+        place = next((at for at, each in enumerate(self.files) if each is value), len(self.files))
+        if place == len(self.files):
+            self.files.append(value)
+        return "" if self.uploaded is None else self.uploaded[place]
+
+    def _path(self, value: Any, pointer: str) -> Any:
+        if isinstance(value, PurePath):
+            return str(value)
+        why = "is an open file, and the job takes none here: declare the parameter as InputFile, or send its content"
+        self.faults.append(_fault(pointer, why))
+        return None
 
 
 def _inner(forms: Iterable[Schema], root: Schema, place: str | int) -> list[Schema]:

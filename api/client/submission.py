@@ -17,6 +17,8 @@ from typing import Any, TypedDict
 
 from killable.api.client.errors import NotEnded, Unreachable
 from killable.api.client.events import Ending
+from killable.api.client.file_calls import FileCalls
+from killable.api.client.file_source import FileSource
 from killable.api.client.http_call import HttpCall, json_of
 from killable.api.client.input_encoding import PlainInput, Schema, schema_of
 from killable.api.client.job_calls import JobCalls
@@ -82,7 +84,9 @@ class PendingSubmission:
     members: Mapping[str, Any] = field(default_factory=dict)
     """The body, less the input."""
     waiting: PlainInput | None = None
-    """An input with bytes in it, whose form the job's schema decides; None: there is none."""
+    """An input with bytes or files in it, whose form the job's schema decides; None: there is none."""
+    uploaded: list[str] = field(default_factory=list)
+    """The ids of its files."""
 
     def may_have_started(self, error: Unreachable) -> bool:
         """Return whether a job may exist although its server did not answer: nothing came, or a gateway's 5xx."""
@@ -101,7 +105,8 @@ class PendingSubmission:
     def encode(self, schema: Schema) -> None:
         """Write the body of an input that has waited for the schema. Raise Refused for bytes where it takes none."""
         assert self.waiting is not None
-        self.call = replace(self.call, body=json_of({**self.members, "input": self.waiting.to_json(schema)}))
+        spelled = self.waiting.to_json(schema, dict(enumerate(self.uploaded)))
+        self.call = replace(self.call, body=json_of({**self.members, "input": spelled}))
 
     @classmethod
     def of(
@@ -165,7 +170,9 @@ class Submitting:
     def _start(self, submission: PendingSubmission, until: float | None) -> Flow[JobCalls]:
         """Start the job. `until`: monotonic time at which to give up waiting for the answer."""
         if submission.waiting is not None:
-            submission.encode((yield from self._schema_of(str(submission.members["type"]), until)))
+            schema = yield from self._schema_of(str(submission.members["type"]), until)
+            yield from self._upload(submission, schema)
+            submission.encode(schema)
         call = submission.call
         if until is not None:
             call = replace(call, answer_s=min(self.requester.server.answer_s, until - time.monotonic()))
@@ -174,6 +181,7 @@ class Submitting:
             answer = yield from self.requester.ask(call, room_s=submission.wait_for_room_s, until=give_up)
         except Refused:
             self.schemas.pop(str(submission.members["type"]), None)
+            yield from self._discard(submission)
             raise
         accepted = self.requester.server.members(answer)
         job_id = str(self.requester.server.member(answer, "job_id"))
@@ -182,6 +190,26 @@ class Submitting:
         job.correlation_id = answer.headers.get("X-Correlation-Id")
         submission.job = job
         return job
+
+    def _upload(self, submission: PendingSubmission, schema: Schema) -> Flow[None]:
+        """Upload the files of an input, once each. Raise OSError for one that cannot be read."""
+        assert submission.waiting is not None
+        sources = [FileSource(each) for each in submission.waiting.files(schema)]
+        calls = FileCalls(self.requester)
+        for source in sources[len(submission.uploaded) :]:
+            try:
+                submission.uploaded.append((yield from calls.upload(source))["file_id"])
+            except KillableError:
+                yield from self._discard(submission)
+                raise
+
+    def _discard(self, submission: PendingSubmission) -> Flow[None]:
+        """Remove the files of a job that was refused; what cannot be removed expires."""
+        while submission.uploaded:
+            try:
+                yield from FileCalls(self.requester).delete(submission.uploaded.pop())
+            except KillableError:
+                pass
 
     def _schema_of(self, type: str, until: float | None) -> Flow[Schema]:
         """Return the schema of a type's input; an empty one for an unknown type, which the server will refuse."""

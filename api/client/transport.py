@@ -14,6 +14,8 @@ from httpx_sse import EventSource
 
 from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
+from killable.api.client.file_calls import Download
+from killable.api.client.file_source import PIECE_BYTES
 from killable.api.client.httpx_client import open_httpx
 from killable.api.client.retries import Flow, Pause, Step
 from killable.api.client.server_answers import AnswerBody, Outcome, Server, closed
@@ -62,6 +64,17 @@ class Transport:
                         if reading.is_over:
                             return
 
+    def download(self, download: Download) -> None:
+        """Write a file, over as many connections as needed. Raise OSError if it cannot be written."""
+        while not download.is_over:
+            time.sleep(download.pause_s)
+            if self._http.is_closed:
+                raise closed()
+            with download.reconnecting(), self._http.stream(**download.call.arguments(self._server)) as response:
+                download.opened(response if response.is_success else self._whole(response))
+                for piece in response.iter_raw(PIECE_BYTES):
+                    download.taken(piece)
+
     def _carry_out(self, flow: Flow[T]) -> T:
         outcome: Outcome | None = None
         try:
@@ -77,8 +90,11 @@ class Transport:
             return None
         if self._http.is_closed:
             return closed()
+        arguments = step.arguments(self._server)
+        if step.file is not None:
+            arguments["content"] = step.file.pieces()
         try:
-            with self._http.stream(**step.arguments(self._server)) as response:
+            with self._http.stream(**arguments) as response:
                 return self._whole(response)
         except Unreachable as error:
             return error

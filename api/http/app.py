@@ -12,7 +12,15 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from killable.api.http import routes_jobs, routes_metrics, routes_openai, routes_operator, routes_outputs, routes_server
+from killable.api.http import (
+    routes_files,
+    routes_jobs,
+    routes_metrics,
+    routes_openai,
+    routes_operator,
+    routes_outputs,
+    routes_server,
+)
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
@@ -36,6 +44,7 @@ from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 
 
 class Tools(Protocol):
@@ -49,12 +58,16 @@ class Tools(Protocol):
 
 
 def create_app(
-    engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None, tools: Tools | None = None
+    engine: Engine,
+    settings: HttpSettings | None = None,
+    audit_log: AuditLog | None = None,
+    files: FileStore | None = None,
+    tools: Tools | None = None,
 ) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
-    their streams end with terminal events.
+    `files` keeps the files of jobs; None: there are none. The caller closes the audit log, if there is one, and closes
+    the engine before the server: this ends the jobs, and their streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -72,12 +85,14 @@ def create_app(
         most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
     )
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files
     )
     app.state.troubles = []
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
-    for routes in (routes_operator, routes_jobs, routes_outputs, routes_server, routes_metrics, routes_openai):
+    for routes in (
+        routes_operator, routes_jobs, routes_outputs, routes_files, routes_server, routes_metrics, routes_openai,
+    ):  # fmt: skip
         app.include_router(routes.router)
     app.state.tools = tools
     methods = sorted(method for method, path in ACCESS if path == MCP_PATH)

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.failed_keys import FailedKeys
-from killable.api.http.problems import ID
+from killable.api.http.problems import FILE, ID
 from killable.api.http.route_roles import CALLER, VIA, access_to
 from killable.supervisor.engine import Engine
 from killable.workers.errors import Refused
@@ -56,6 +56,7 @@ class Act:
     is_replayed: bool = False
     write: Callable[[], Awaitable[None]] | None = None
     """Writes the record of what is noted here. None: there is no audit log."""
+    file_id: str = ""
 
 
 def act_of(scope: Scope) -> Act:
@@ -76,6 +77,11 @@ async def note_now(request: Request, event: str, jobs: Sequence[str] = (), code:
         act.event, act.jobs, act.code = event, list(jobs), code
         await act.write()
         act.event, act.jobs, act.code = "", [], ""
+
+
+def note_file(request: Request, file_id: str) -> None:
+    """Note the file that a request is about."""
+    act_of(request.scope).file_id = file_id
 
 
 class Audit:
@@ -128,6 +134,7 @@ class Audit:
             "code": act.code,
             "replayed": act.is_replayed,
             "worker_id": worker[1] if worker is not None and ID.fullmatch(worker[1]) else "",
+            "file_id": act.file_id if FILE.fullmatch(act.file_id) else "",
             "job_id": jobs[0] if len(jobs) == 1 else "",
             "jobs": jobs[:JOBS_MAX] if len(jobs) > 1 else [],
             "matched": len(jobs) if len(jobs) > 1 else 0,

@@ -32,7 +32,13 @@ SMALL_BYTES_MAX = 16 << 10
 LARGE_BODY = "killable.large_body"
 """Member of the scope with the LargeBody of the request, if it has one."""
 SUBMISSION_PATH = "/v1/jobs"
+UPLOAD_PATH = "/v1/files"
 _MEMBERS = tuple(OperationRequest.model_fields)
+
+
+def is_upload(scope: Scope) -> bool:
+    """Return whether a request's body is a file, which `file_uploads` bounds."""
+    return bool(scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == UPLOAD_PATH)
 
 
 class LargeBody(NamedTuple):
@@ -69,7 +75,7 @@ class BodyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
         length = headers.get("content-length", "0")
-        if scope["type"] != "http" or (length == "0" and "transfer-encoding" not in headers):
+        if is_upload(scope) or scope["type"] != "http" or (length == "0" and "transfer-encoding" not in headers):
             await self._app(scope, receive, send)
         elif headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             await problem("unsupported_media_type", "A body must be application/json")(scope, receive, send)
@@ -162,7 +168,7 @@ class LargeBodies:
         self._pool = pool
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or is_upload(scope):
             await self._app(scope, receive, send)
             return
         try:

@@ -21,6 +21,7 @@ from killable.api.http.own_jobs import OwnJobs
 from killable.api.http.request_turns import RequestTurns
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,8 @@ class Dependencies:
     keys: KeyRing | None
     audit_log: AuditLog | None
     turns: RequestTurns
+    files: FileStore | None
+    """What keeps uploaded files, and those that jobs save; None: the server keeps none."""
 
 
 def parts_of(request: Request) -> Dependencies:

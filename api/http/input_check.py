@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_faults import find_faults, is_bounded, validator_of
 from killable.api.http.request_faults import FAULTS_MAX, fault, invalid
 from killable.supervisor.models import JobType
+from killable.workers.authoring.file_type import FILE_FORMAT
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
@@ -24,11 +26,16 @@ runs on this event loop.
 """
 
 
+_FILE_IDS = re.compile(rb'"(file-[0-9a-f]{32})"')
+
+
 class _Checker(NamedTuple):
     """What is kept of a type's schema until it changes."""
 
     validator: Draft202012Validator
     is_bounded: bool
+    has_files: bool
+    """Whether one of its parameters is an uploaded file, or may be one."""
 
 
 class InputCheck:
@@ -64,10 +71,18 @@ class InputCheck:
             raise invalid(faults[:FAULTS_MAX], more=len(faults) > FAULTS_MAX)
         return payload
 
+    def file_ids(self, job_type: JobType, payload: bytes) -> tuple[str, ...]:
+        """Return the ids of the files that an input has. In a type that takes files each text counts that is one."""
+        if not self._checker(job_type).has_files:
+            return ()
+        return tuple(dict.fromkeys(found.decode() for found in _FILE_IDS.findall(payload)))
+
     def _checker(self, job_type: JobType) -> _Checker:
         checker, schema = self._checkers.get(job_type.name), job_type.input_schema
         if checker is None or checker.validator.schema != schema:
-            checker = self._checkers[job_type.name] = _Checker(validator_of(schema), is_bounded(schema))
+            checker = self._checkers[job_type.name] = _Checker(
+                validator_of(schema), is_bounded(schema), FILE_FORMAT in dump_json(schema).decode()
+            )
         return checker
 
 

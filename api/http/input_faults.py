@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
-from jsonschema import Draft202012Validator, validators
+from jsonschema import Draft202012Validator, FormatChecker, validators
 from jsonschema.exceptions import ValidationError
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
@@ -35,8 +35,17 @@ _BOUNDS = {
     "minProperties": "must have at least {} members",
     "maxProperties": "must have at most {} members",
     "pattern": "must match the pattern {}",
-    "format": "must be a {}",
     "const": "must be {}",
+}
+_OF_FORMATS = {
+    "date-time": "must be a date and time like 2026-12-01T09:30:00Z",
+    "date": "must be a date like 2026-12-01",
+    "time": "must be a time like 09:30:00",
+    "duration": "must be a duration like PT1H30M",
+    "uuid": "must be a UUID",
+    "decimal": "must be a decimal number",
+    "path": "must be a path",
+    "killable-file": "must be the id of an uploaded file",
 }
 _TYPES = {
     "string": "a string",
@@ -47,6 +56,27 @@ _TYPES = {
     "array": "a list",
     "object": "an object",
 }
+
+
+def _formats() -> FormatChecker:
+    """Return what checks texts of a format: by pydantic, which reads all that the conversions in a worker read."""
+    checker = FormatChecker(formats=())
+    for name, form in {
+        "date-time": core_schema.datetime_schema(),
+        "date": core_schema.date_schema(),
+        "time": core_schema.time_schema(),
+        "duration": core_schema.timedelta_schema(),
+        "uuid": core_schema.uuid_schema(),
+    }.items():
+        checker.checks(name)(_reads(SchemaValidator(form)))
+    return checker
+
+
+def _reads(validator: SchemaValidator) -> Callable[[object], bool]:
+    return lambda value: not isinstance(value, str) or validator.isinstance_python(value)
+
+
+_FORMATS = _formats()
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +131,7 @@ _Validator = validators.extend(  # type: ignore[no-untyped-call]
 def validator_of(schema: Mapping[str, Any]) -> Draft202012Validator:
     """Return the validator of a schema."""
     # An empty registry: with the default one, jsonschema fetches the target of a $ref from the network.
-    found: Draft202012Validator = _Validator(schema, registry=Registry())
+    found: Draft202012Validator = _Validator(schema, registry=Registry(), format_checker=_FORMATS)
     return found
 
 
@@ -152,10 +182,19 @@ def _explain(error: ValidationError) -> Iterator[tuple[list[str | int], str]]:
         yield path, "must be " + _either([wanted] if isinstance(wanted, str) else wanted)
     elif keyword == "enum":
         yield path, "must be one of " + _short(wanted)
+    elif keyword in ("format", "pattern") and (form := _format_of(error)) in _OF_FORMATS:
+        yield path, _OF_FORMATS[form]
+    elif keyword == "format":
+        yield path, f"must be a {_short(wanted)}"
     elif keyword in _BOUNDS:
         yield path, _BOUNDS[keyword].format(_short(wanted))
     else:
         yield path, f"does not satisfy {keyword!r} of the schema"
+
+
+def _format_of(error: ValidationError) -> str:
+    schema: Any = error.schema
+    return str(schema.get("format", "")) if isinstance(schema, Mapping) else ""
 
 
 def _explain_forms(path: list[str | int], context: list[ValidationError]) -> Iterator[tuple[list[str | int], str]]:

@@ -38,6 +38,7 @@ RETRY_AFTER_S = {429: 1, 503: 5}
 
 ID = re.compile(r"job-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|w-\d{1,18}")
 """An answer repeats an id from the request only if it has this form."""
+FILE = re.compile(r"file-[0-9a-f]{32}")
 NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """Nor the name of a node."""
 
@@ -56,6 +57,7 @@ _DETAILS = {
 }
 _UNKNOWN = {
     "unknown_job": "There is no such job: the ids of jobs are job- and a UUID (/v1/jobs lists them)",
+    "unknown_file": "There is no such file: the ids of files are file- and 32 digits (/v1/files lists them)",
     "unknown_node": "There is no such node (/v1/nodes lists them)",
     "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
 }
@@ -122,9 +124,9 @@ def install_problems(app: FastAPI) -> None:
 async def refused(request: Request, error: Refused) -> Response:
     """Return the answer for a refusal."""
     members, message = dict(error.facts), error.message
-    form = NODE_NAME if error.code == "unknown_node" else ID
-    named = members.get("job_id") or members.get("worker_id") or members.get("node")
-    if error.code in ("unknown_job", "unknown_worker", "unknown_node") and not (named and form.fullmatch(named)):
+    form = {"unknown_node": NODE_NAME, "unknown_file": FILE}.get(error.code, ID)
+    named = members.get("job_id") or members.get("worker_id") or members.get("node") or members.get("file_id")
+    if error.code in _UNKNOWN and "names" not in members and not (named and form.fullmatch(named)):
         members, message = {}, _UNKNOWN[error.code]
     record = members.pop("record", None)
     if isinstance(record, JobRecord):

@@ -27,6 +27,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "limits": record.limits,
         "tenant": record.tenant,
         "nodes": record.nodes,
+        "files": record.files,
         "correlation_id": record.correlation_id,
         "events": record.events,
         "attempts": record.attempts,

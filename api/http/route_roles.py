@@ -42,6 +42,7 @@ class Access(NamedTuple):
 _JOB = "/v1/jobs/{job_id}"
 MCP_PATH = "/mcp"
 _RESPONSE = "/v1/responses/{response_id}"
+_FILE = "/v1/files/{file_id}"
 
 ACCESS: dict[tuple[str, str], Access] = {
     # Load balancers and orchestrators have no key.
@@ -61,6 +62,13 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", f"{_JOB}/output"): Access("read"),
     ("GET", f"{_JOB}/result"): Access("read"),
     ("GET", f"{_JOB}/partial"): Access("read"),
+    ("GET", f"{_JOB}/files"): Access("read"),
+    ("GET", f"{_JOB}/files/{{name}}"): Access("read"),
+    ("GET", "/v1/files"): Access("read"),
+    ("GET", _FILE): Access("read"),
+    ("GET", f"{_FILE}/content"): Access("read"),
+    ("POST", "/v1/files"): Access("submit", verb="upload"),
+    ("DELETE", _FILE): Access("submit", verb="delete_file"),
     ("GET", "/metrics"): Access("read", whole_server=True),
     ("GET", "/v1/metrics"): Access("read", whole_server=True),
     ("POST", "/v1/jobs"): Access("submit", verb="submit"),

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import is_operator, key_name_of, tenant_of
+from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
@@ -22,6 +22,7 @@ from killable.api.http.record_json import record_json, short_record_json
 from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
 from killable.api.http.stream_tickets import Tickets
 from killable.supervisor.engine import Engine
+from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
@@ -44,7 +45,7 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"], default_response_class=Json
         *BODY_CODES,
         *("unknown_job_type", "limit_over_cap", "idempotency_conflict", "input.invalid", "busy"),
         *("priority_over_max", "tenant_queue_full", "too_many_submissions"),
-        *("queue_full", "draining", "deadline_unmeetable", "journal_failed"),
+        *("queue_full", "draining", "deadline_unmeetable", "journal_failed", "unknown_file", "files_off"),
     ),
 )
 async def submit_job(
@@ -63,9 +64,11 @@ async def submit_job(
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
     tenant, large = tenant_of(request), large_body_of(request)
     prefix = () if markers else ("input",)
+    payload = await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant)
     submission = Submission(
         type=job_type.name,
-        input=await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant),
+        input=payload,
+        files=files_of(request, parts.files, parts.input_check.file_ids(job_type, payload)),
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
@@ -91,6 +94,16 @@ async def submit_job(
     address = f"/v1/jobs/{record.job_id}"
     content = record_json(record, parts.settings.result_inline_bytes_max) | urls
     return Json(content, status, answered | {"Location": address})
+
+
+def files_of(request: Request, store: FileStore | None, file_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the files that an input has, of those that the request's key sees. Raise Refused: unknown_file."""
+    caller = caller_of(request.scope)
+    tenant = caller.name if caller is not None and caller.visibility == "own" else None
+    for file_id in file_ids:
+        if store is not None:
+            store.get(file_id, tenant)
+    return file_ids
 
 
 async def _ended(engine: Engine, record: JobRecord, wait_s: float) -> JobRecord:

@@ -40,6 +40,7 @@ from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.supervisor.jobs.node_labels import CONDITION
 from killable.supervisor.records import (
     DrainProgress,
+    FileRecord,
     JobRecord,
     NodeRecord,
     PoolRecord,
@@ -274,6 +275,10 @@ class ResultQuery(Query):
     wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="Seconds to wait for the end, at most 60")
 
 
+class UploadQuery(Query):
+    name: str = Field("", max_length=255, description="What jobs find it as; default: the form's name, else `file`")
+
+
 class CancelQuery(Query):
     grace_s: Grace | None = Field(None, description="Shortens the grace period of the job; a longer one is ignored")
     reason: str = Field("", max_length=1000)
@@ -412,6 +417,21 @@ Tenant = _answer(
 )
 TenantList = _answer("TenantList", tenants=_list_of(Tenant))
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
+
+
+File = _model_of("File", FileRecord)
+FileList = _answer("FileList", files=_list_of(File))
+
+
+class JobFile(BaseModel):
+    """A file that a job has saved."""
+
+    name: str
+    size: int = Field(description="In bytes")
+    content_type: str
+
+
+JobFileList = _answer("JobFileList", files=_list_of(JobFile))
 
 
 class CancelAnswer(BaseModel):

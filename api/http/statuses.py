@@ -8,12 +8,13 @@ from __future__ import annotations
 _CODES: dict[int, tuple[str, ...]] = {
     400: ("malformed",),
     401: ("unauthorized",),
-    403: ("forbidden",),
+    403: ("forbidden", "files_off"),
     404: (
         "unknown_job_type",
         "unknown_job",
         "unknown_worker",
         "unknown_node",
+        "unknown_file",
         "not_found",
     ),
     405: ("method_not_allowed",),
@@ -23,8 +24,9 @@ _CODES: dict[int, tuple[str, ...]] = {
         "already_ended",
         "no_result",
         "reload_failed",
+        "file_in_use",
     ),
-    413: ("too_large",),
+    413: ("too_large", "files_full"),
     415: ("unsupported_media_type",),
     421: ("misdirected",),
     422: (
@@ -70,6 +72,7 @@ _CODES: dict[int, tuple[str, ...]] = {
         "busy",
         "too_many_connections",
     ),
+    507: ("disk_full",),
     504: (
         "timeout.queue",
         "timeout.start",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from killable.supervisor.executor.futures import JobFuture
     from killable.supervisor.executor.streams import AsyncStream, Stream
     from killable.workers.authoring.context import Context, Stopping
+    from killable.workers.authoring.input_file import InputFile
     from killable.workers.authoring.job_functions import job, preload
     from killable.workers.authoring.limits_and_caps import Limits
     from killable.workers.authoring.operations import OperationTimedOut
@@ -41,6 +42,7 @@ __all__ = [
     "Ending",
     "Event",
     "Executor",
+    "InputFile",
     "InputRefused",
     "JobCancelled",
     "JobError",
@@ -74,6 +76,7 @@ _MODULES = {
     "Event": "killable.api.client.events",
     "Executor": "killable.supervisor.executor.executor",
     "InputRefused": "killable.workers.authoring.registered_types",
+    "InputFile": "killable.workers.authoring.input_file",
     "JobCancelled": "killable.workers.errors",
     "JobError": "killable.workers.errors",
     "JobFailed": "killable.workers.errors",

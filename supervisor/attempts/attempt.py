@@ -29,6 +29,7 @@ from killable.supervisor.models import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import PIPE_BYTES, Gone
 from killable.workers.protocol.frames import Frame, encode
+from killable.workers.protocol.message_bounds import SAVED_FILES_MAX
 from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_SWALLOWED,
@@ -40,6 +41,7 @@ from killable.workers.protocol.messages import (
     OperationEntered,
     OperationLeft,
     Raised,
+    SavedFile,
 )
 
 ROUSE_S = 1.0
@@ -257,6 +259,8 @@ class Attempt:
                 case Kind.CHECKPOINT if self._entered and is_value:
                     if not self.job.note_checkpoint(payload):
                         self._stop_for_output()
+                case Kind.FILE if self._entered and self._closing is None and self.job.files_folder:
+                    self._on_file(SavedFile.decode(payload))
                 case Kind.LOG_RECORD | Kind.WARNING if self._closing is None and self.job.listener is not None:
                     self.job.listener.on_logged(self.job, kind, payload)
                 case Kind.TOKENS if self._entered and self._closing is None:
@@ -285,6 +289,19 @@ class Attempt:
         if self._is_ending:
             self._deadlines.clear()  # in its grace no new deadline counts
         self._arm()
+
+    def _on_file(self, saved: SavedFile) -> None:
+        """Take over a file that the job has saved."""
+        job = self.job
+        if saved.name not in job.files and len(job.files) >= SAVED_FILES_MAX:
+            raise ValueError(f"more than {SAVED_FILES_MAX} files")
+        try:
+            size = self.worker.process.keep_file(saved.number, f"{job.files_folder}/{saved.name}")
+        except OSError as error:
+            raise ValueError(f"the file {saved.name!r} cannot be kept: {error}") from error
+        if not job.note_file(saved.name, size, saved.content_type):
+            self._stop_for_output()
+        self._tmp_monitor.note_kept(job.files_bytes)
 
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing

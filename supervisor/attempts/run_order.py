@@ -41,6 +41,7 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
         sealed=bool(sealed),
         shared=len(shared),
         result_buffer=result_buffer >= 0,
+        files=job.file_paths,
     )
     return encode(Kind.RUN, fence, 0, run.encode()), passed
 

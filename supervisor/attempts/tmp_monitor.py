@@ -28,11 +28,18 @@ class TmpMonitor:
         self._clock = clock
         self._stop = stop
         self._timer: Timer | None = None
+        self._kept = 0
         self._stop_requested = self._closed = False
 
     def begin(self) -> None:
         if self._limit is not None:
             self._look_in(LOOK_S)
+
+    def note_kept(self, size: int) -> None:
+        """Count the files that were taken over from the job, with what is measured: there are so many bytes of them."""
+        self._kept = size
+        if self._limit is not None and size > self._limit:
+            self._on_measured(0, 0.0)
 
     def close(self) -> None:
         """Stop looking; may be called twice."""
@@ -53,12 +60,15 @@ class TmpMonitor:
     def _on_measured(self, used: int, took_s: float) -> None:
         if self._closed or self._limit is None:
             return
+        used += self._kept
         if used > self._limit:
-            words = f"tmp_bytes of {size(self._limit)} was reached: its temporary directory had {size(used)}"
+            saved = f", {size(self._kept)} of it in files that it saved" if self._kept else ""
+            words = f"tmp_bytes of {size(self._limit)} was reached: its temporary directory had {size(used)}{saved}"
             facts = {"limit": "tmp_bytes", "limit_bytes": self._limit, "measured_bytes": used, "message": words}
             beyond = used > self._limit * HARD_FACTOR
             # The first finding sends SIGTERM: a job that then stops writing keeps its grace.
             verdict = Verdict("limit.tmp", by="supervisor", facts=facts)
             self._stop(verdict, 0.0 if beyond and self._stop_requested else None)
             self._stop_requested = True
-        self._look_in(max(LOOK_S, COST_SHARE * took_s))
+        if self._timer is None:
+            self._look_in(max(LOOK_S, COST_SHARE * took_s))

@@ -69,9 +69,9 @@ class CommandRun:
         self._has_ended = False
         self.end: CommandEnd | None = None
 
-    def begin(self) -> None:
-        """Note that the command runs. Its limits count from here."""
-        self._began = self._clock.now()
+    def begin(self, at: float) -> None:
+        """Note that the command runs. Its time counts from then (CLOCK_MONOTONIC seconds)."""
+        self._began = at
         run_s = self._limits["run_s"]
         if run_s is not None:
             self._timers.append(self._clock.call_at(self._began + run_s, self._on_run_over))

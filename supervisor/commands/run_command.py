@@ -6,9 +6,8 @@ Runs in: supervisor (`killable run`), main thread, without other threads and wit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from killable.supervisor.clock import Clock
-from killable.supervisor.commands.command_run import CommandEnd, CommandRun
 from killable.supervisor.linux import standard_streams
 from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.command_process import CommandProcess
@@ -16,8 +15,10 @@ from killable.supervisor.linux.foreground import Foreground
 from killable.supervisor.linux.own_signals import stop_own_group
 from killable.supervisor.linux.poll_loop import PollLoop
 from killable.supervisor.ports import Gone
-from killable.supervisor.settings import usable_cores
-from killable.workers.authoring.limits_and_caps import Limits
+
+if TYPE_CHECKING:
+    from killable.supervisor.commands.command_run import CommandEnd, CommandRun
+    from killable.workers.authoring.limits_and_caps import Limits
 
 SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU = 18, 20, 21, 22
 OF_TERMINAL = frozenset({SIGTSTP, SIGTTIN, SIGTTOU})
@@ -40,11 +41,12 @@ class CommandRunner:
 
     def __init__(self, argv: Sequence[str], limits: Limits, signal: int) -> None:
         self._argv = argv
+        self._limits = limits
+        self._signal = signal
         self._loop = PollLoop()
         self._foreground = Foreground()
         self._process = CommandProcess(self._loop, self)
-        self._run = CommandRun(self._process, limits, Clock(self._loop), usable_cores(), signal)
-        self._files_max = limits["files_max"]
+        self._run: CommandRun
         self._pid = 0
         self._not_started: CommandNotStarted | None = None
         self._early: list[int] = []
@@ -58,7 +60,8 @@ class CommandRunner:
         caught = CaughtSignals()
         try:
             terminal = self._foreground.terminal
-            self._process.start(self._argv, caught, terminal=terminal, files_max=self._files_max)
+            self._process.start(self._argv, caught, terminal=terminal, files_max=self._limits["files_max"])
+            self._run = self._make_run()
             self._loop.add_reader(caught.readable, lambda: caught.read(self._on_signal))
             self._loop.run_until(lambda: self._run.end is not None or self._not_started is not None)
         finally:
@@ -75,6 +78,13 @@ class CommandRunner:
             )
         return end
 
+    def _make_run(self) -> CommandRun:
+        """Import what decides about the command while its keeper starts it."""
+        from killable.supervisor.clock import Clock
+        from killable.supervisor.commands.command_run import CommandRun
+
+        return CommandRun(self._process, self._limits, Clock(self._loop), self._process.cores, self._signal)
+
     def _on_signal(self, number: int) -> None:
         if not self._pid:
             self._early.append(number)
@@ -86,9 +96,9 @@ class CommandRunner:
 
     # ── CommandListener ──
 
-    def on_started(self, pid: int) -> None:
+    def on_started(self, pid: int, at: float) -> None:
         self._pid = pid
-        self._run.begin()
+        self._run.begin(at)
         for number in self._early:
             self._on_signal(number)
 

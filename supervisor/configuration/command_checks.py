@@ -35,7 +35,7 @@ OF_TYPES = {
 """The types of parameters that a key is for; a key that is not here is for every type."""
 
 
-_OF_ENUM: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float)}
+_OF_ENUM: Mapping[str, tuple[type, ...]] = {"string": (str,), "integer": (int,), "number": (int, float), "file": ()}
 
 
 def spec_of(name: str, table: CommandTable, folder: Path) -> CommandSpec:
@@ -142,7 +142,7 @@ def _stdin(where: str, table: CommandTable) -> Iterator[ConfigFault]:
 
 def _file_names(where: str, table: CommandTable) -> Iterator[ConfigFault]:
     taken: dict[str, str] = {}
-    inputs = {name: each.filename or name for name, each in table.parameters.items() if each.type == "file"}
+    inputs = {name: each.filename for name, each in table.parameters.items() if each.filename is not None}
     for name, file_name in (*inputs.items(), *table.outputs.items()):
         other = taken.setdefault(file_name, name)
         if other != name:

@@ -100,8 +100,8 @@ class _Table(BaseModel):
 class ItemTable(_Table):
     """What each item of an array is."""
 
-    type: Literal["string", "integer", "number"] = "string"
-    """string, integer or number."""
+    type: Literal["string", "integer", "number", "file"] = "string"
+    """string, integer, number or file."""
     enum: Choices = ()
     """The only values."""
     minimum: Number | None = None
@@ -118,7 +118,7 @@ class ParameterTable(_Table):
     """One member of the input of a command."""
 
     type: Literal["string", "integer", "number", "boolean", "array", "file"] = "string"
-    """string, integer, number, boolean, array, or file: its content, in a file whose path is the value."""
+    """string, integer, number, boolean, array, or file: an uploaded file, whose path is the value."""
     description: Text = ""
     """What it is, for the schema of the input."""
     required: Truth = True
@@ -146,7 +146,7 @@ class ParameterTable(_Table):
     dash: Truth = False
     """Whether an argument may begin with its value when that begins with -, which programs take for an option."""
     filename: FileName | None = None
-    """Name of a file in the job's folder, if its ending matters; default: the parameter's name."""
+    """Name of a file in the job's folder, if its name matters; default: the one that it was uploaded with."""
 
 
 class CommandTable(_Table):
@@ -159,7 +159,7 @@ class CommandTable(_Table):
     parameters: dict[_ParameterName, ParameterTable] = {}
     """The members of its input, by name."""
     outputs: dict[_ParameterName, FileName] = {}
-    """Files that it writes and the result has: placeholder and name, like { output = "thumbnail.png" }."""
+    """Files that it writes, which are saved as the job's: placeholder and name, like { output = "thumbnail.png" }."""
     stdin: Text = ""
     """The parameter whose content it reads from stdin; empty: it has none."""
     stdout: Literal["lines", "bytes", "result", "json"] = "lines"

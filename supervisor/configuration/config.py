@@ -110,7 +110,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal"):
+    for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal", "files_folder"):
         written = leaves.get(("server", name))
         value = getattr(server, name)
         if value and written is not None:
@@ -182,5 +182,6 @@ def _settings(tables: FileTable, server: ServerSettings, folder: Path, proof: An
         jobs={n: JobSettings(job.limits.given(), job.caps.given()) for n, job in tables.jobs.items()},
         tenants={name: table.given() | {"caps": table.caps.given()} for name, table in tables.tenants.items()},
         proof=proof,
+        has_files=server.files_bytes_max > 0 and not ClusterSettings(**dict(tables.cluster)).ray,
         **{each.name: getattr(server, each.name) for each in fields(SupervisorSettings)},
     )

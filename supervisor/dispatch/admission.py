@@ -33,6 +33,7 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.journal.job_notes import JobNotes
 
 OPERATORS_SHARE = 0.1
@@ -51,6 +52,7 @@ class Admission:
         drain: Drain,
         observer: Observer,
         record_of: Callable[[Job], JobRecord],
+        files: FileStore | None = None,
     ) -> None:
         self._jobs = jobs
         self._registry = registry
@@ -58,6 +60,7 @@ class Admission:
         self._drain = drain
         self._observer = observer
         self._record_of = record_of
+        self._files = files
         self._job_notes: JobNotes | None = None
         self._unwritten: dict[tuple[str, str], tuple[Job, Answer]] = {}
         """Jobs with an idempotency key that wait for the disk, by tenant and key."""
@@ -145,13 +148,23 @@ class Admission:
             defaults, caps = effective_limits.limits_of_tenant(defaults, caps, own)
         in_force = effective_limits.limits_of_job(defaults, caps, submission.limits, submission.within_s)
         self._check_time(job_type, in_force, submission)
+        self._check_files(submission)
         self._check_room(job_type, submission)  # last: a full queue passes, other faults stay
         import uuid  # here: it imports `platform`, 3 ms, and an Executor numbers its jobs
 
         job = self.enter(f"job-{uuid.uuid4()}", job_type, submission, in_force)
+        if self._files is not None and submission.files:
+            job.file_paths = self._files.use(job.id, submission.files)
         if self._job_notes is None:
             self._observer.on_submitted(job)
         return job
+
+    def _check_files(self, submission: Submission) -> None:
+        """Raise Refused: unknown_file, files_off."""
+        for file_id in submission.files:
+            if self._files is None:
+                raise Refused("this server keeps no files", code="files_off")
+            self._files.get(file_id)
 
     def _enqueue(self, job: Job) -> JobRecord:
         self._jobs.enqueue(job)
@@ -248,5 +261,7 @@ class Admission:
             self._jobs.conclude(job, Outcome("failed", refused.code, refused.message))
             self._jobs.unreserve(job)
         self._registry.withdraw(job)
+        if self._files is not None and job.submission.files:
+            self._files.withdrawn(job.id)
         job.wake()
         self._jobs.finish_shutdown_if_idle()

@@ -35,6 +35,7 @@ from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
 
 if TYPE_CHECKING:
+    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.journal.job_notes import JobNotes, Start
     from killable.supervisor.pools.pool_protocols import (
         HeldRun,
@@ -57,11 +58,13 @@ class Dispatcher:
         observer: Observer,
         lane_holder: LaneHolder | None = None,
         remote_pools: RemotePools | None = None,
+        files: FileStore | None = None,
     ) -> None:
         """`lane_holder` may give idle workers calls, in any thread (`lane`). `remote_pools`: the pools, if they are not
         on this machine.
         """
         self._settings = settings
+        self._files = files
         self._registry = registry
         self._drain = drain
         self._observer = observer
@@ -330,6 +333,8 @@ class Dispatcher:
         job.assigned = self._clock.now() if given is None else given.at
         job.attempts += 1
         job.worker_id, job.pid = worker.id, worker.pid
+        if self._files is not None:
+            job.files_folder = self._files.saved_folder(job.id, job.attempts)
         attempt = self._attempt(job, worker, next(self._fences) if given is None else given.fence)
         job.attempt = attempt
         worker.take(attempt)
@@ -453,6 +458,8 @@ class Dispatcher:
         self._observer.on_retrying(job, outcome, wait_s)
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
+        if self._files is not None and job.files:
+            self._files.remove_saved(job.files_folder)
         job.reset_for_retry(now)
         if self._job_notes is not None:
             self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
@@ -505,6 +512,8 @@ class Dispatcher:
         job.ended_at = job.at(job.ended)
         job_events.note_end(job)
         job.drop_input()
+        if self._files is not None and job.submission.files:
+            self._files.job_ended(job.id)
 
     def finish_shutdown_if_idle(self) -> None:
         """Let a shutdown go on when its last job is over."""

@@ -43,6 +43,7 @@ from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, L
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.pools.pool_protocols import HeldRun, RemotePools
 
 EVENTS_BESIDES_OUTPUT = 1 << 16
@@ -55,7 +56,7 @@ logger = logging.getLogger("killable.journal")
 
 async def restore(
     rows: Sequence[JournalRow], *, jobs: Dispatcher, registry: Registry, job_notes: JobNotes, clock: Clock,
-    remote: RemotePools | None = None,
+    remote: RemotePools | None = None, files: FileStore | None = None,
 ) -> None:  # fmt: skip
     """Restore the jobs of all rows. A row that cannot be used is set aside. `remote` has told what its nodes hold."""
     restoring = _Restoring(jobs, job_notes, clock, remote)
@@ -68,6 +69,8 @@ async def restore(
             registry.skip_number(row.number)
     for job in (*restoring.waiting, *(job for job, _, _ in restoring.running)):
         job.submission = await seal_large_input(job.submission)
+    if files is not None:
+        await _restore_files(files, [job for job, _ in restored if job not in restoring.reduced])
     # What follows is one turn of the loop.
     now = clock.now()
     for job, answer in restored:
@@ -90,6 +93,18 @@ async def restore(
         if job.attempts or job.lost_attempts or job in restoring.put_back:
             job_notes.waits(job)  # its first event id is a new one, which must survive this server, too
     jobs.resume(restoring.waiting)
+
+
+async def _restore_files(files: FileStore, jobs: Sequence[Job]) -> None:
+    """Keep the files that jobs have saved, and those that waiting and ended ones use."""
+    for job in jobs:
+        if job.submission.files:
+            job.file_paths = files.use(job.id, job.submission.files)
+            if job.is_over:
+                files.job_ended(job.id)
+        if job.files:
+            job.files_folder = files.saved_folder(job.id, job.attempts)
+    await files.keep_saved_only(job.files_folder for job in jobs if job.files)
 
 
 class _Restoring:
@@ -208,6 +223,7 @@ class _Restoring:
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
         job.node = ended.get("node")
         job.progress, job.certificate = ended["progress"], ended["certificate"]
+        job.files = {found["name"]: found for found in ended.get("files", ())}
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
         job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 

@@ -7,12 +7,14 @@ not go over the caps. A cap that nobody has set follows from the limits of the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.settings import JobSettings, Settings
 from killable.workers.authoring.limits_and_caps import Limits, cap_of, flat, over, value_of
 from killable.workers.authoring.units import size
 from killable.workers.errors import Refused
+
+if TYPE_CHECKING:
+    from killable.supervisor.settings import JobSettings, Settings
 
 
 def caps_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, float]:
@@ -21,7 +23,7 @@ def caps_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> 
     A cap is the one that is configured, for the type or for all; the lower one where both are. Else it follows from the
     type's own limit (`cap_of`).
     """
-    removed = dict(settings.caps) | dict(settings.jobs.get(name, JobSettings()).caps)
+    removed = dict(settings.caps) | dict(_written(settings, name).caps)
     configured = removed | _configured_caps(settings, name)
     caps: dict[str, float] = {}
     for limit, value in limits_of_type(settings, name, declared).items():
@@ -33,7 +35,7 @@ def caps_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> 
 
 def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> Limits:
     """Return a type's default limits; a default above a cap that is configured is that cap."""
-    limits = over(over(settings.limits, dict(declared)), dict(settings.jobs.get(name, JobSettings()).limits))
+    limits = over(over(settings.limits, dict(declared)), dict(_written(settings, name).limits))
     lowered: dict[str, Any] = {}
     for limit, cap in _configured_caps(settings, name).items():
         value = value_of(limits, limit)
@@ -42,10 +44,17 @@ def limits_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -
     return over(limits, lowered)
 
 
+def _written(settings: Settings, name: str) -> JobSettings:
+    """Return what the file says of a type."""
+    from killable.supervisor.settings import JobSettings  # here: `killable run` needs none, and its time is short
+
+    return settings.jobs.get(name, JobSettings())
+
+
 def _configured_caps(settings: Settings, name: str) -> dict[str, float]:
     """Return the caps that `[caps]` and `[jobs.NAME.caps]` set for a type, without those that they remove."""
     caps = {limit: cap for limit, cap in settings.caps.items() if cap is not None}
-    for limit, cap in settings.jobs.get(name, JobSettings()).caps.items():
+    for limit, cap in _written(settings, name).caps.items():
         if cap is not None:
             caps[limit] = min(cap, caps.get(limit, cap))
     return caps
@@ -71,7 +80,7 @@ def _spelled(name: str, value: float) -> str:
 
 def sources_of_type(settings: Settings, name: str, declared: Mapping[str, Any]) -> dict[str, str]:
     """Return what set each default limit of a type: `decorator`, or the key of `killable.toml` that did or would."""
-    job = settings.jobs.get(name, JobSettings())
+    job = _written(settings, name)
     asked = over(over(settings.limits, dict(declared)), dict(job.limits))
     sources: dict[str, str] = {}
     for limit, value in limits_of_type(settings, name, declared).items():

@@ -21,7 +21,7 @@ _NAME, _DATA = itemgetter(0), itemgetter(1)
 
 Batch = list[tuple[str, bytes]]
 
-OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint"})
+OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint", "file"})
 """Events that a job writes itself, and that count against `output_bytes`."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,7 +21,7 @@ from killable.supervisor.models import Certificate, JobType, Outcome, Submission
 from killable.supervisor.records import JobRecord
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
-from killable.workers.protocol.messages import Raised
+from killable.workers.protocol.messages import NO_TAGS, Raised, dump_json
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
@@ -102,6 +103,12 @@ class Job:
     """A large result of a pickle job, instead of `result`. Its memory is freed with the last reference."""
     partial: bytes | None = None
     progress: dict[str, Any] | None = None
+    file_paths: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
+    """The path of each uploaded file that its input has, by id."""
+    files_folder: str = ""
+    """Where the files are that its latest attempt has saved; empty: it can save none."""
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Those files by name."""
     certificate: dict[str, Any] | None = None
     worker_id: str | None = None
     pid: int | None = None
@@ -158,6 +165,16 @@ class Job:
         is_object = data.startswith(b"{") or self.type.codec != "json"
         return self.log.append("checkpoint", data if is_object else b'{"value":%s}' % data)
 
+    def note_file(self, name: str, size: int, content_type: str) -> bool:
+        """Add a file that it has saved, or that replaces one, and the event. Return False over the bound."""
+        found = {"name": name, "size": size, "content_type": content_type}
+        self.files[name] = found
+        return self.log.append("file", dump_json(found))
+
+    @property
+    def files_bytes(self) -> int:
+        return sum(found["size"] for found in self.files.values())
+
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep the content of the closing frame. A value is the result only if the job completed."""
         if not isinstance(closing, bytes):
@@ -176,6 +193,7 @@ class Job:
         self.attempt = self.verdict = self.certificate = self.progress = None
         self.assigned = self.started = self.started_at = self.worker_id = self.pid = self.node = None
         self.result, self.shared_result, self.exception = None, None, b""
+        self.files = {}
 
     def leave_queue(self) -> None:
         """Cancel the queue timer: the job has a worker or is over."""
@@ -262,6 +280,7 @@ class Job:
             durable=self.durable,
             node=self.node,
             nodes=dict(self.submission.nodes),
+            files=list(self.files.values()),
         )
 
     def _certificate(self) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ class Registry:
             keep_jobs=settings.keep_jobs,
             keep_bytes=settings.keep_bytes,
             keep_s=settings.keep_s,
+            keep_files_bytes=settings.keep_files_bytes,
             tenants=tenants,
             drop=self._drop,
         )

@@ -2,7 +2,8 @@
 
 Runs in: supervisor. Does no I/O.
 
-There are three bounds: number of jobs, their bytes, and their age. Over one of the first two, the tenant that has the
+There are four bounds: number of jobs, their bytes, those of the files that they have saved, and their age. Over one of
+the first three, the tenant that has the
 most loses the one of its jobs that ended first; a tenant may have bounds of its own. One timer runs, for the job that
 ended first.
 """
@@ -46,33 +47,37 @@ class _Ended(NamedTuple):
     job: Job
     size: int
     """The bytes that were counted for it: the same number is subtracted later."""
+    files_bytes: int
+    """The same of the files that it has saved."""
 
 
 class _Share:
     """The ended jobs of one tenant."""
 
-    __slots__ = ("bytes", "jobs")
+    __slots__ = ("bytes", "files_bytes", "jobs")
 
     def __init__(self) -> None:
         self.jobs: OrderedDict[str, _Ended] = OrderedDict()
-        self.bytes = 0
+        self.bytes = self.files_bytes = 0
 
 
 class Retention:
     """Ended jobs in the order of their ends; `drop` is called for each job that is dropped, with the time."""
 
     def __init__(
-        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, tenants: Tenants, drop: Callable[[Job, float], None]
-    ) -> None:
+        self, *, keep_jobs: int, keep_bytes: int, keep_s: float, tenants: Tenants, drop: Callable[[Job, float], None],
+        keep_files_bytes: float = math.inf,
+    ) -> None:  # fmt: skip
         self._keep_jobs = keep_jobs
         self._keep_bytes = keep_bytes
         self._keep_s = keep_s
+        self._keep_files_bytes = keep_files_bytes
         self._tenants = tenants
         self._drop = drop
         self._ended: OrderedDict[str, _Ended] = OrderedDict()
         self._shares: dict[str, _Share] = {}
         """By tenant; none is empty."""
-        self._bytes = 0
+        self._bytes = self._files_bytes = 0
         self._dropped: dict[str, DroppedJob] = {}
         self._clock: Clock | None = None
         self._timer: Timer | None = None
@@ -89,14 +94,16 @@ class Retention:
 
     def note_end(self, job: Job, now: float) -> None:
         """Keep a job that has ended; it may be dropped from here on."""
-        ended = _Ended(job, _size(job))
+        ended = _Ended(job, _size(job), job.files_bytes)
         tenant = job.submission.tenant
         share = self._shares.get(tenant)
         if share is None:
             share = self._shares[tenant] = _Share()
         self._ended[job.id] = share.jobs[job.id] = ended
         share.bytes += ended.size
+        share.files_bytes += ended.files_bytes
         self._bytes += ended.size
+        self._files_bytes += ended.files_bytes
         self.expire(now)
         self._make_room_of(share, job, now)
         self._make_room(now)
@@ -138,6 +145,8 @@ class Retention:
                 bound, most = "keep_jobs", max(self._shares.values(), key=lambda share: len(share.jobs))
             elif self._bytes > self._keep_bytes:
                 bound, most = "keep_bytes", max(self._shares.values(), key=lambda share: share.bytes)
+            elif self._files_bytes > self._keep_files_bytes:
+                bound, most = "keep_files_bytes", max(self._shares.values(), key=lambda share: share.files_bytes)
             else:
                 return
             victim, newest = next(iter(most.jobs.values())).job, next(reversed(self._ended.values())).job
@@ -147,7 +156,7 @@ class Retention:
 
     def _drop_for(self, job: Job, bound: str, now: float, *, of_tenant: bool = False) -> None:
         """Drop a job because of a bound, and remember why."""
-        limit = {"keep_jobs": self._keep_jobs, "keep_bytes": self._keep_bytes, "keep_s": self._keep_s}[bound]
+        limit: float = getattr(self, f"_{bound}")
         table = "server"
         if of_tenant:
             limit = getattr(self._tenants.bounds_of(job.submission), bound)
@@ -159,11 +168,13 @@ class Retention:
         self._drop(job, now)
 
     def _remove(self, job: Job) -> None:
-        size = self._ended.pop(job.id).size
+        _, size, files_bytes = self._ended.pop(job.id)
         self._bytes -= size
+        self._files_bytes -= files_bytes
         tenant = job.submission.tenant
         share = self._shares[tenant]
         share.bytes -= size
+        share.files_bytes -= files_bytes
         del share.jobs[job.id]
         if not share.jobs:
             del self._shares[tenant]

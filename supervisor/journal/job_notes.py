@@ -214,6 +214,7 @@ class JobNotes:
             "node": job.node,
             "progress": _as_json(job.progress),
             "certificate": job.certificate,
+            "files": list(job.files.values()),
             "first_event": job.log.first,
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 _PASSED = (
     "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO",
@@ -26,7 +27,8 @@ class CaughtSignals:
         """The signals that were blocked before."""
         self.readable, self._writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
-        self._before = {}
+        # Some programs start theirs with SIGCHLD ignored: the kernel would reap a child, and its status be lost.
+        self._before: dict[int, Any] = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, signal.SIG_DFL)}
         for number in (signal.Signals[name] for name in _PASSED):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, _note)

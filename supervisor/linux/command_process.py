@@ -34,7 +34,10 @@ LOOK_AT_CGROUP_S = 0.002
 class CommandListener(Protocol):
     """Receives the events of one command."""
 
-    def on_started(self, pid: int) -> None: ...
+    def on_started(self, pid: int, at: float) -> None:
+        """Its program runs since then (CLOCK_MONOTONIC seconds)."""
+        ...
+
     def on_not_started(self, errno: int, *, of_program: bool) -> None:
         """No process is left of it. `of_program`: its program cannot be executed; else no process could be made."""
         ...
@@ -69,6 +72,8 @@ class CommandProcess:
         self._cgroup: Cgroup | None = None
         self._cgroup_root: CgroupRoot | None = None
         self.pid: int | None = None
+        self.cores = len(os.sched_getaffinity(0))
+        """The processors that it may use."""
         self.base: Sample | None = None
 
     def start(
@@ -176,7 +181,7 @@ class CommandProcess:
         message = keeper_messages.from_wire(received[0])
         if isinstance(message, keeper_messages.Started):
             self.pid = message.pid
-            self._listener.on_started(message.pid)
+            self._listener.on_started(message.pid, message.at)
         elif isinstance(message, keeper_messages.StartFailed):
             self._close()
             self._remove_cgroup()

@@ -23,6 +23,7 @@ from killable.supervisor.linux.zygote_orders import NewWorker, configure_of, tmp
 from killable.supervisor.ports import ProcessListener, SpawnerListener, ZygoteLost
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import zygote_messages
+from killable.workers.protocol.zygote_messages import staging_of
 from killable.workers.runtime import leftover_memory
 
 
@@ -114,6 +115,7 @@ class PoolSpawner:
         zygote_host = self._zygote_host
         if zygote_host is None:
             raise ZygoteLost
+        tmp = os.path.join(self._tmp, worker_id + tmp_suffix(self._spec))
         new = zygote_host.take_early_worker(worker_id)
         is_ordered = new is not None
         if new is None:
@@ -126,7 +128,7 @@ class PoolSpawner:
                 new.pipes.ours,
                 new.pipes.line,
                 new.cgroup,
-                os.path.join(self._tmp, worker_id + tmp_suffix(self._spec)),
+                (tmp, self._spec.files and staging_of(self._spec.files, tmp)),
                 self._oom,
                 zygote_host.note_ending,
                 since=new.since,

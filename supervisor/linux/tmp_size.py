@@ -6,18 +6,19 @@ Runs in: supervisor, in a thread. Behind `ports`. Whether it is over `tmp_bytes`
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 from killable.supervisor import clock
 
 
-def measure(folder: str, at_most: int) -> tuple[int, float]:
-    """Return how many bytes a folder has on disk, counted until it is over `at_most`, and the seconds that it took.
+def measure(wanted: Sequence[str], at_most: int) -> tuple[int, float]:
+    """Return how many bytes folders have on disk, counted until they are over `at_most`, and the seconds that it took.
 
     Blocks. Follows no symbolic link; what vanishes meanwhile is not counted.
     """
     began = clock.monotonic()
-    found, folders = 0, [folder]
+    found, folders = 0, [*wanted]
     while folders and found <= at_most:
         with suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:

@@ -30,14 +30,15 @@ take 20 ms and more.
 
 
 class WorkerCleanup:
-    """Of one worker that is reaped. `folder` is its temporary directory, in the supervisor's."""
+    """Of one worker that is reaped."""
 
-    def __init__(self, folder: str, since: float, *, is_program: bool) -> None:
+    def __init__(self, folders: tuple[str, str], since: float, *, is_program: bool) -> None:
         """`since`: when the worker was started, CLOCK_REALTIME seconds. `is_program`: it runs the calls of an Executor,
-        whose program may use what they have left.
+        whose program may use what they have left. `folders`: its temporary directory, in the supervisor's, and its
+        folder for files that the supervisor has yet to take (empty: it has none).
         """
-        self._folder = folder
-        self._log = leftover_memory.log_of(folder)
+        self._folder, self._staging = folders
+        self._log = leftover_memory.log_of(self._folder)
         self._since = since
         self._is_program = is_program
         self._is_removed = False
@@ -101,3 +102,5 @@ class WorkerCleanup:
             except OSError:
                 return  # the log stays for the end of the supervisor
         remove_tree(self._folder)
+        if self._staging:
+            remove_tree(self._staging)

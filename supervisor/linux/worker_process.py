@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
-from killable.supervisor.linux import autogroup, procfs, tmp_size, tree_usage
+from killable.supervisor.linux import autogroup, procfs, saved_files, tmp_size, tree_usage
 from killable.supervisor.linux.call_socket import CallSocket
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.frame_reader import FrameReader
@@ -44,7 +44,7 @@ class WorkerProcess:
         ours: tuple[int, int, int, int, int, int, int],
         line: tuple[int, int],
         cgroup: Cgroup | None,
-        tmp: str,
+        folders: tuple[str, str],
         oom: OomCounter,
         on_ending: Callable[[], None],
         *,
@@ -52,14 +52,14 @@ class WorkerProcess:
         is_program: bool = False,
     ) -> None:
         """Take over the descriptors and the cgroup, even on failure. `since`: when they were made, CLOCK_REALTIME
-        seconds. Raise OSError.
+        seconds. `folders`: its temporary one, and that for files that jobs save (empty: none). Raise OSError.
         """
         orders, frames, output, stderr, notifications, stack, tokens = ours
         self._loop = loop
         self._listener = listener
         self._cgroup = cgroup
-        self._tmp = tmp
-        self._cleanup = WorkerCleanup(tmp, since, is_program=is_program)
+        self._tmp, self._staging = folders
+        self._cleanup = WorkerCleanup(folders, since, is_program=is_program)
         self._oom = oom
         self._oom_before = b""
         self._group_before = b""
@@ -333,16 +333,20 @@ class WorkerProcess:
     def _measure_exactly(self, sample: Sample) -> Sample:
         return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
+    def keep_file(self, number: int, kept: str) -> int:
+        return saved_files.keep(os.path.join(self._staging, str(number)), kept)
+
     def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
         def tell(measured: asyncio.Future[tuple[int, float]]) -> None:
             if not measured.cancelled() and self._alive():
                 told(*measured.result())
 
-        if not os.path.isdir(self._tmp):  # as mostly
+        folders = [each for each in (self._tmp, self._staging) if os.path.isdir(each)]
+        if not folders:  # as mostly
             told(0, 0.0)
             return
         try:
-            measuring = event_loops.in_bounded_threads(self._loop, partial(tmp_size.measure, self._tmp, at_most))
+            measuring = event_loops.in_bounded_threads(self._loop, partial(tmp_size.measure, folders, at_most))
         except RuntimeError:
             told(0, 0.0)  # no thread can be started: it is looked at again
         else:
@@ -454,7 +458,7 @@ class WorkerProcess:
             if cgroup is not None:
                 event_loops.in_order(self._loop, cgroup.remove)  # behind the kill; the kernel holds it up, too
                 cgroup = None
-            if os.path.isdir(self._tmp):
+            if os.path.isdir(self._tmp) or os.path.isdir(self._staging):
                 # In a thread: a job may leave a million files, and killing other workers must never wait.
                 event_loops.start_in_order(self._loop, self._cleanup.clear_folder)
         except RuntimeError:  # no thread can be started: the folder is removed with the supervisor's own

@@ -98,6 +98,7 @@ def configure_of(spec: PoolSpec, tmp: str, start_method: str, generation: int = 
         setup=_write_setup(spec, tmp),
         sandbox=spec.sandbox._asdict() if spec.sandbox.forbids else None,
         tmp_suffix=tmp_suffix(spec),
+        files=spec.files,
         commands=[each._asdict() for each in spec.commands],
         generation=generation,
     )

@@ -173,7 +173,7 @@ async def serve(
     supervisor = engine(Settings(pools=(pool, *more), **settings))
     await supervisor.start()
     try:
-        app = create_app(supervisor, http, audit_log, None if tools is None else tools(supervisor))
+        app = create_app(supervisor, http, audit_log, supervisor.files, None if tools is None else tools(supervisor))
         # The timeout is for a test that failed with a connection open: uvicorn would wait for its reader for ever.
         config = uvicorn.Config(
             app,

@@ -12,7 +12,7 @@ from api_server import OwnServer, StartServer
 from support import openai_jobs
 from support.waiting import until_async
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
 
 CHAT = "/v1/chat/completions"

@@ -18,7 +18,7 @@ from support.mcp_client import HANDSHAKE, answered, call, connected, message, po
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
-from killable.api.http.settings import HttpSettings
+from killable.api.http.app_settings import HttpSettings
 from killable.api.mcp.endpoint import McpEndpoint
 from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor

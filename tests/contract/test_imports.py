@@ -69,13 +69,14 @@ NAME = {
 }  # fmt: skip
 
 FOR_HELP = {
-    "killable", "killable.api", "killable.api.cli", "killable.api.cli.declarations",
+    "killable", "killable.api", "killable.api.cli", "killable.api.cli.app", "killable.api.cli.declarations",
     "killable.api.cli.declarations.commands", "killable.api.cli.declarations.jobs",
     "killable.api.cli.declarations.machine", "killable.api.cli.declarations.server",
     "killable.api.cli.declarations.shared_options",
     "killable.api.cli.declarations.verb_command", "killable.api.cli.parameters",
     "killable.api.cli.parameters.completion", "killable.api.cli.parameters.completion_scripts",
-    "killable.api.cli.parameters.option_values", "killable.api.cli.verbs", "killable.api.client",
+    "killable.api.cli.parameters.option_values", "killable.api.cli.parameters.run_arguments",
+    "killable.api.cli.verbs", "killable.api.client",
     "killable.api.client.addresses", "killable.workers", "killable.workers.authoring",
     "killable.workers.authoring.identifiers", "killable.workers.authoring.limits_and_caps",
     "killable.workers.authoring.units", "killable.workers.named_tuples",
@@ -229,6 +230,14 @@ def test_help_and_completion_import_no_verb(asked: dict[str, str]) -> None:
     loaded = imported(*command, PYTHONPROFILEIMPORTTIME="1", **env)
     assert "killable.api.cli.verbs" in loaded
     assert too_many(loaded, FOR_HELP, NOT_FOR_HELP) == set()
+
+
+def test_a_command_is_run_without_what_takes_longer_than_the_command() -> None:
+    command = [str(Path(sys.executable).parent / "killable"), "run", "--run-s", "60", "--", "true"]
+    loaded = imported(*command, PYTHONPROFILEIMPORTTIME="1")
+    assert "killable.supervisor.commands.command_run" in loaded
+    never = ("click", "inspect", "dataclasses", "rich", "asyncio", "pydantic", "subprocess", "tempfile", "shutil")
+    assert {name for name in loaded if name.partition(".")[0] in never} == set()
 
 
 @pytest.mark.parametrize("words", ["ps --limit 3", "inspect w-1", "kill job-1 --reason why", "types"])

@@ -23,16 +23,17 @@ BELOW = {
     "supervisor/linux": ("supervisor", "killable"),
     "supervisor/jobs": ("supervisor",),
     "supervisor/pools": ("supervisor", "supervisor/jobs", "supervisor/linux"),
+    "supervisor/files": ("supervisor", "supervisor/linux"),
     "supervisor/attempts": ("supervisor", "supervisor/jobs", "supervisor/pools"),
     "supervisor/telemetry": ("supervisor", "supervisor/jobs", "supervisor/pools"),
     "supervisor/journal": ("supervisor", "supervisor/jobs"),
     "supervisor/dispatch": (
         "supervisor", "supervisor/jobs", "supervisor/pools", "supervisor/attempts", "supervisor/telemetry",
-        "supervisor/journal",
+        "supervisor/journal", "supervisor/files",
     ),
     "supervisor/supervisor.py": (
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",
-        "supervisor/telemetry", "supervisor/journal", "supervisor/dispatch",
+        "supervisor/telemetry", "supervisor/journal", "supervisor/dispatch", "supervisor/files",
     ),
     "supervisor/cluster": (
         "supervisor", "supervisor/linux", "supervisor/jobs", "supervisor/pools", "supervisor/attempts",

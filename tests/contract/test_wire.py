@@ -24,6 +24,7 @@ from killable.workers.protocol.messages import (
     OperationLeft,
     Raised,
     Run,
+    SavedFile,
     Stop,
 )
 from killable.workers.protocol.zygote_messages import ProcessEnding
@@ -68,6 +69,7 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
         OperationEntered(3, "load/download", 2.5, True, 2),
         OperationLeft(3),
         Expire(3),
+        SavedFile(3, "out.webm", "video/webm"),
     ],
     ids=lambda message: type(message).__name__,
 )
@@ -79,7 +81,7 @@ def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
     assert {kind.name: kind.value for kind in Kind} == {
         "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
         "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RESULT_SHM": 12, "RAN": 13, "LOG_RECORD": 14, "WARNING": 15,
-        "TOKENS": 16,
+        "TOKENS": 16, "FILE": 17,
         "RUN": 32, "STOP": 33, "EXPIRE": 34,
     }  # fmt: skip
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from support import user_jobs
 from support.killable_command import COMMAND, Command, Serve, open_gate, read_line, start_detached
 
-from killable.api.cli import app
+from killable.api.cli.app import app
 from killable.api.cli.verbs import VERBS
 from killable.api.client.client import Client
 from killable.workers.errors import JobCancelled

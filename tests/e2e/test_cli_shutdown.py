@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from support.killable_command import COMMAND, Command, Serve, Server, open_gate, read_line
 
-from killable.api.cli import app
+from killable.api.cli.app import app
 from killable.api.cli.server import owner_socket
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
 

@@ -117,6 +117,8 @@ def test_what_cannot_be_run_is_said_with_the_exit_code_of_a_shell(folder: Path) 
     (folder / "no-format").chmod(0o755)
     done = run("--", "no-such-program")
     assert (done.returncode, done.stderr) == (127, "killable: 'no-such-program' is not found on PATH\n")
+    done = run("")
+    assert (done.returncode, done.stderr) == (127, "killable: '' is not found on PATH\n")
     done = run("--", "./no-interpreter")
     assert done.returncode == 127
     assert "is not there, or the interpreter that its first line names" in done.stderr
@@ -126,6 +128,17 @@ def test_what_cannot_be_run_is_said_with_the_exit_code_of_a_shell(folder: Path) 
         "killable: './not-executable' cannot be executed: Permission denied\n",
     )
     assert run("--", "./no-format", "as sh(1) does it").stdout == "as sh(1) does it\n"
+
+
+def test_started_with_sigchld_ignored_it_has_the_exit_code(folder: Path) -> None:
+    """As timeout(1) does: some programs ignore it, and what they start inherits that."""
+
+    def ignore() -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    with start("--", "sh", "-c", "(exit 4); exit $(($? + 1))", preexec_fn=ignore) as process:
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 5
 
 
 def test_a_usage_that_is_wrong_is_answered_with_an_example(folder: Path) -> None:

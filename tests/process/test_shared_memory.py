@@ -147,7 +147,7 @@ async def test_a_long_list_of_segments_is_not_read_in_the_loop(many_segments: se
     loop = asyncio.get_running_loop()
     for creators, number in (([], 0), ([pid], 1)):
         removed: asyncio.Future[int] = loop.create_future()
-        WorkerCleanup(str(tmp_path), since, is_program=False).remove(loop, creators, removed.set_result)
+        WorkerCleanup((str(tmp_path), ""), since, is_program=False).remove(loop, creators, removed.set_result)
         assert not removed.done(), "it was looked for in the loop"
         assert await removed == number
     assert left not in segments() and many_segments <= segments()

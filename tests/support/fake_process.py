@@ -224,6 +224,9 @@ class FakeProcess:
         exact = self._job.exactly(sample)
         self.world.soon(tell, 0.01)
 
+    def keep_file(self, number: int, kept: str) -> int:
+        raise OSError("it has no files")
+
     def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
         pass  # it has no files
 

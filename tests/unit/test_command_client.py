@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from support.scripted_server import ID, PATH, Script, as_json
 
-from killable.api.cli import app
+from killable.api.cli.app import app
 
 EMPTY: dict[str, Any] = {
     "jobs": [{}], "workers": [{}], "tenants": [{}], "types": [{}], "nodes": [{}], "job_id": ID, "state": "failed",

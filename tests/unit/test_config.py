@@ -548,7 +548,8 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     config = read(text)
     assert config.server == ServerSettings()
     assert (config.settings.limits, config.settings.caps) == (DEFAULT_LIMITS, Settings(pools=()).caps)
-    (pool,) = config.settings.pools
+    pool, of_commands = config.settings.pools
+    assert (of_commands.name, [each.name for each in of_commands.commands]) == ("commands", ["sort"])
     assert (pool.spares, pool.jobs_per_worker_max, pool.start_method, pool.nice) == (1, 1, "fork", 5)
     tree = tomllib.loads(text)
     tree["caps"] = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .+)$", text.partition("[caps]\n")[2], re.MULTILINE)))
@@ -560,6 +561,7 @@ def test_the_example_has_every_key_with_its_default(folder: Path) -> None:
     built_in = Tenants({}, queue_jobs_max=1000, queue_bytes_max=256 << 20).bounds("dashboard")
     assert others._replace(caps={}) == built_in
     assert set(tree["pools"]["text"]) == set(json_schema()["$defs"]["PoolTable"]["properties"])
+    assert set(tree["commands"]["sort"]) == set(json_schema()["$defs"]["CommandTable"]["properties"])
     assert all(len(line) <= 120 for line in text.splitlines())
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import typing
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, NewType, NotRequired, Optional, TypedDict, Union
 
 import pytest
@@ -286,11 +285,11 @@ def test_what_does_not_fit(annotation: Any, value: Any, faults: list[tuple[str, 
     [
         (
             bytearray,
-            "bytearray has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, Literal, Enum,",
+            "bytearray has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set, Literal,",
         ),
-        (set[int], "set[int] has no JSON form"),
+        (complex, "complex has no JSON form"),
         (Opaque, "Opaque has no JSON form"),
-        (Decimal, "Decimal has no JSON form"),
+        (set[Opaque], "Opaque has no JSON form"),
         (Pair, "Pair has no JSON form"),
         (list[Opaque], "Opaque has no JSON form"),
         ([int], "[<class 'int'>] has no JSON form"),

@@ -290,7 +290,7 @@ def undefined(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F8
 def malformed(a: "1 +") -> None: ...  # type: ignore[valid-type]  # noqa: F722
 
 
-def opaque(a: list[set[int]]) -> None: ...
+def opaque(a: list[complex]) -> None: ...
 
 
 def bare_context(text: str, ctx) -> None: ...  # type: ignore[no-untyped-def]
@@ -299,7 +299,7 @@ def bare_context(text: str, ctx) -> None: ...  # type: ignore[no-untyped-def]
 def inner_context(contexts: list[Context]) -> None: ...
 
 
-def opaque_rest(**more: set[int]) -> None: ...
+def opaque_rest(**more: complex) -> None: ...
 
 
 def wrong_default(a: int = "x") -> None: ...  # type: ignore[assignment]
@@ -317,7 +317,7 @@ def sentinel(a: Any = object) -> None: ...
 def not_a_number(a: float = float("nan")) -> None: ...
 
 
-def deep_default(a: list = [[{1}]]) -> None: ...  # type: ignore[type-arg]  # noqa: B006
+def deep_default(a: list = [[{1j}]]) -> None: ...  # type: ignore[type-arg]  # noqa: B006
 
 
 class Class:
@@ -353,13 +353,15 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
         ),
         (
             opaque,
-            "parameter 'a' set[int] has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, Literal,"
-            " Enum, TypedDict, dataclass, unions of them and Any have one)",
+            "parameter 'a' complex has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set,"
+            " Literal, Enum, datetime, date, time, timedelta, Decimal, UUID, Path, InputFile, TypedDict, dataclass,"
+            " unions of them and Any have one)",
         ),
         (
             opaque_rest,
-            "parameter '**more' set[int] has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple,"
-            " Literal, Enum, TypedDict, dataclass, unions of them and Any have one)",
+            "parameter '**more' complex has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set,"
+            " Literal, Enum, datetime, date, time, timedelta, Decimal, UUID, Path, InputFile, TypedDict, dataclass,"
+            " unions of them and Any have one)",
         ),
         (two_contexts, "parameter 'two' is a second Context besides 'one'; only one is allowed"),
         (
@@ -391,7 +393,7 @@ def field_default(a: int = Field(1, ge=1)) -> None: ...
         ),
         (
             deep_default,
-            "parameter 'a' has a default that is not JSON, [[{1}]]; use None and create it in the function",
+            "parameter 'a' has a default that is not JSON, [[{1j}]]; use None and create it in the function",
         ),
         (
             Class.method,

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 from killable.workers.authoring.operations import OnTimeout, Operation, Operations, timeouts_of
 from killable.workers.authoring.shield import Shield
 from killable.workers.exit_codes import ExitCode
+from killable.workers.protocol.messages import Kind
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 EXIT_CODE = int(ExitCode.TERMINATED)
 """128 + SIGTERM, as a shell reports a process that SIGTERM ended."""
+
+
+given_files: Mapping[str, str] = {}
+"""The path of each uploaded file of the job that runs here, by its id: a worker runs one job at a time."""
 
 
 class Stopping(SystemExit):
@@ -90,6 +95,8 @@ class Context:
         "_channel",
         "_entered",
         "_operations",
+        "_saved",
+        "_staging",
         "_stop_signal",
         "_tmp",
         "_tmp_parent",
@@ -122,11 +129,13 @@ class Context:
         tmp: Path | str | None = None,
         stop_signal: StopState | None = None,
         entered: float | None = None,
+        staging: str = "",
     ) -> None:
         """Make the context of one attempt.
 
         The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
-        not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now).
+        not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now). `staging` is the
+        folder in which saved files wait for the supervisor; empty: no file can be saved.
         """
         self._channel = channel
         # The channel's own method, without a wrapper: one call less for each of millions of tokens.
@@ -135,6 +144,8 @@ class Context:
         self._tmp: Path | None = None
         self._tmp_parent = tmp
         self._stop_signal = stop_signal
+        self._staging = staging
+        self._saved = 0
         self.job_id = job_id
         self.attempt = attempt
         """The number of this run of the job, from 1."""
@@ -185,6 +196,23 @@ class Context:
     def checkpoint(self, value: Any) -> None:
         """Save an intermediate result: the job's record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
+
+    def save_file(self, source: str | os.PathLike[str] | bytes, name: str = "", *, content_type: str = "") -> None:
+        """Save a result file, which clients can download from then on: `ctx.save_file(ctx.tmp / "out.webm")`.
+
+        `source` is the path of a file, or the content itself. A file in `ctx.tmp` is moved if the server's files are on
+        the same file system, and any other one is copied. `name` defaults to that of the source; a file that was saved
+        under it before is replaced. `content_type` defaults to what the name's suffix says. The files of a job are kept
+        as long as its record, and count for `tmp_bytes`. Of several attempts those of the last one are kept.
+
+        Raise ValueError for a name that no file can have, and OSError for a source that cannot be read or is no regular
+        file, for a full disk, and if the server keeps no files.
+        """
+        from killable.workers.authoring.saved_files import save  # here: few jobs save any
+
+        self._saved += 1
+        saved = save(source, name, content_type, self._saved, staging=self._staging, tmp=self._tmp)
+        self._channel.send(Kind.FILE, saved.encode())
 
     def operation(self, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill") -> Operation:
         """Give a part of the job a timeout of its own: `with ctx.operation("download", timeout_s=600):`.

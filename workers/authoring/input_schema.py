@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import typing
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
+from killable.workers.authoring.file_type import FILE, UploadedFile
 from killable.workers.authoring.input_types import (
     ANYTHING,
     BOOLEAN,
@@ -33,6 +34,7 @@ from killable.workers.authoring.input_types import (
     within,
 )
 from killable.workers.authoring.pydantic_types import is_pydantics, pydantic_type
+from killable.workers.authoring.value_types import set_of, value_type
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -92,12 +94,16 @@ _SCALARS: dict[Any, InputType] = {
 }
 _ARRAYS = frozenset({list, Sequence, Iterable})
 _OBJECTS = frozenset({dict, Mapping})
+_SETS: dict[Any, Any] = {set: set, frozenset: frozenset, Set: frozenset}
+"""What converts the items."""
 
 
 def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> InputType:
     """`inside`: the classes that are being read, to detect one that contains itself."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
+        if any(isinstance(part, UploadedFile) for part in arguments[1:]):
+            return FILE
         input_type = _shape_of(arguments[0], inside)
         for bounds in arguments[1:]:
             # `Annotated[int, range(1, 101)]`, `Annotated[str, range(1000)]`: bounds without a library. Other metadata
@@ -119,9 +125,11 @@ def _shape_of(annotation: Any, inside: tuple[Any, ...]) -> InputType:
         if arguments and arguments[0] not in (str, Any):
             raise NoJsonForm(f"{name_of(annotation)}: the keys of a JSON object are str")
         return mapping_of(_shape_of(arguments[1], inside) if arguments else ANYTHING)
+    if kind in _SETS:
+        return set_of(_shape_of(arguments[0], inside) if arguments else ANYTHING, _SETS[kind])
     if kind is tuple:
         return _tuple(annotation, arguments, inside)
-    return _class(annotation, inside)
+    return value_type(annotation) or _class(annotation, inside)
 
 
 def _tuple(annotation: Any, arguments: tuple[Any, ...], inside: tuple[Any, ...]) -> InputType:
@@ -181,6 +189,7 @@ def _typed_dict(record: Any, inside: tuple[Any, ...]) -> InputType:
 
 def _no_form(annotation: Any) -> NoJsonForm:
     return NoJsonForm(
-        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, Literal, Enum,"
-        " TypedDict, dataclass, unions of them and Any have one)"
+        f"{name_of(annotation)} has no JSON form (str, int, float, bool, None, bytes, list, dict, tuple, set, Literal,"
+        " Enum, datetime, date, time, timedelta, Decimal, UUID, Path, InputFile, TypedDict, dataclass, unions of them"
+        " and Any have one)"
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import binascii
 import enum
 import math
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from types import NoneType
@@ -18,6 +17,7 @@ from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
+from killable.workers.protocol.plain_values import plain_value
 
 REQUIRED: Any = object()
 """The default of a member that has none."""
@@ -41,16 +41,14 @@ Convert = Callable[[Any, str, list[InputFault]], Any]
 
 def plain(value: Any) -> Any:
     """Return the JSON value that represents a Python value. Raise TypeError or ValueError if there is none."""
-    if isinstance(value, enum.Enum):
-        return plain(value.value)
-    if isinstance(value, bytes):
-        return {"base64": b64encode(value).decode()}
+    if is_dataclass(value) and not isinstance(value, type):  # as an input: without what its constructor does not take
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
         return {key: plain(part) for key, part in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init}
+    if isinstance(value, enum.Enum) or not isinstance(value, (str, int, float, NoneType)):
+        return plain(plain_value(value))
     dump_json(value)
     return value
 

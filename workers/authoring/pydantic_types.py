@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
 
+from killable.workers.authoring.file_type import UploadedFile
 from killable.workers.authoring.input_types import Convert, InputFault, InputType, NoJsonForm, join
 from killable.workers.protocol.messages import dump_json
 
@@ -19,7 +20,7 @@ def is_pydantics(annotation: Any) -> bool:
         # A str in Annotated is a comment. A class may also be metadata, and then is an ordinary one.
         hasattr(part, "__get_pydantic_core_schema__") or hasattr(part, "__pydantic_core_schema__")
         if isinstance(part, type)
-        else not isinstance(part, (range, str))
+        else not isinstance(part, (range, str, UploadedFile))
         for part in _parts(annotation, set())
     )
 

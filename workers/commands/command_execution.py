@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from killable.workers.authoring.context import Context, Stopping
-from killable.workers.commands.command_files import read_outputs, write_inputs
+from killable.workers.commands.command_files import link_inputs, save_outputs
 from killable.workers.commands.command_output import ErrorOutput, Sink, sink_of
 from killable.workers.commands.command_spec import CommandSpec
 from killable.workers.named_tuples import NamedTuple
@@ -30,9 +30,10 @@ class Invocation(NamedTuple):
 
     argv: Sequence[bytes]
     environment: Mapping[bytes, bytes]
-    files: Mapping[str, bytes]
-    """Files of its input, by their name in its folder."""
-    stdin: bytes
+    links: Mapping[str, str]
+    """Paths of files of its input, by the name that they have in its folder."""
+    stdin: bytes | str
+    """What it reads, or the path of the file that it reads."""
 
 
 class ProgramNotExecuted(OSError):
@@ -50,10 +51,10 @@ class CommandFailed(SystemExit):
 def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str, Any]:
     """Run a command, emit what it prints, and return its result. End this process by the signal that ended it.
 
-    Raise ProgramNotExecuted, CommandFailed, FileNotFoundError for an output that it has not written, TooLarge.
+    Raise ProgramNotExecuted, CommandFailed, FileNotFoundError for an output that it has not written, OSError, TooLarge.
     """
     folder = str(context.tmp)
-    write_inputs(folder, invocation.files)
+    link_inputs(folder, invocation.links)
     sink, errors = sink_of(spec.stdout, context), ErrorOutput()
     command = _Command(spec, context, sink, errors)
     with context.shield():  # a stop in between would not know of the process
@@ -71,7 +72,7 @@ def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str
         raise CommandFailed(code, f"exit code {code}{errors.last_words()}")
     result: dict[str, Any] = {"exit_code": code, **sink.result()}
     if spec.outputs:
-        result["files"] = read_outputs(folder, spec.outputs)
+        result["files"] = save_outputs(context, spec.outputs)
     return result
 
 
@@ -88,7 +89,7 @@ class _Command:
         self._pidfd = -1
 
     def start(self, invocation: Invocation, folder: str) -> None:
-        stdin = _memory_file(invocation.stdin) if invocation.stdin else os.open(os.devnull, os.O_RDONLY)
+        stdin = _open_stdin(invocation.stdin or os.devnull)
         try:
             self._process = subprocess.Popen(
                 invocation.argv, env=invocation.environment, cwd=folder, stdin=stdin, stdout=subprocess.PIPE,
@@ -159,8 +160,11 @@ class _Command:
         return self._process.wait()
 
 
-def _memory_file(content: bytes) -> int:
-    """Return a descriptor of a file in memory: a pipe would have to be written while the command runs."""
+def _open_stdin(stdin: bytes | str) -> int:
+    """Return a descriptor of a file. Content is in memory: a pipe would have to be written while the command runs."""
+    if isinstance(stdin, str):
+        return os.open(stdin, os.O_RDONLY | os.O_CLOEXEC)
+    content = stdin
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC)
     try:
         written = 0

@@ -64,15 +64,15 @@ class CommandJob:
     def _invocation(self, members: dict[str, Any], context: Context, faults: list[InputFault]) -> Invocation:
         given = {name: self.spec.parameter(name).default for name in self.spec.parameters} | members
         given = {name: value for name, value in given.items() if value is not None}
-        files: dict[str, bytes] = {}
+        links: dict[str, str] = {}
         values: dict[str, Value | list[Value]] = {
             name: Value(os.path.join(context.tmp, file), may_begin=True) for name, file in self.spec.outputs.items()
         }
         for name, value in given.items():
             parameter = self.spec.parameter(name)
-            if parameter.type == "file" and name != self.spec.stdin:
-                files[self.spec.file_name(name)] = _content(value)
-                values[name] = Value(os.path.join(context.tmp, self.spec.file_name(name)), may_begin=True)
+            if parameter.filename:
+                links[parameter.filename] = str(value)
+                values[name] = Value(os.path.join(context.tmp, parameter.filename), may_begin=True)
             elif parameter.type == "array":
                 values[name] = [_value(item, parameter.of_items) for item in value]
             elif not (parameter.flag and not value):
@@ -84,8 +84,8 @@ class CommandJob:
             argv = []
         environment = environment_of(self.spec, context.tmp)
         self._check_size(argv, environment, given, faults)
-        stdin = _content(given[self.spec.stdin]) if self.spec.stdin in given else b""
-        return Invocation(argv, environment, files, stdin)
+        stdin = given.get(self.spec.stdin, "")
+        return Invocation(argv, environment, links, stdin.encode() if isinstance(stdin, str) else str(stdin))
 
     def _check_size(
         self, argv: list[bytes], environment: Mapping[bytes, bytes], given: Mapping[str, Any], faults: list[InputFault]
@@ -131,7 +131,3 @@ def _value(value: Any, parameter: Parameter) -> Value:
     if isinstance(value, bool):
         return Value("true" if value else "false")
     return Value(str(value), may_begin=parameter.dash or bool(parameter.enum))
-
-
-def _content(value: str | bytes | int | float) -> bytes:
-    return value if isinstance(value, bytes) else str(value).encode()

@@ -40,7 +40,7 @@ class Parameter(NamedTuple):
     dash: bool = False
     """Whether an argument may begin with its value although that begins with a dash: programs take it for an option."""
     filename: str = ""
-    """The name of a file in the job's folder; empty: the parameter's own."""
+    """The name of a file, in the job's folder; empty: it has the name that it was uploaded with."""
 
     @property
     def is_given_always(self) -> bool:
@@ -75,7 +75,3 @@ class CommandSpec(NamedTuple):
 
     def parameter(self, name: str) -> Parameter:
         return Parameter(**self.parameters[name])
-
-    def file_name(self, name: str) -> str:
-        """Return the name of the file that a parameter of type `file` becomes."""
-        return self.parameter(name).filename or name

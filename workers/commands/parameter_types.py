@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from killable.workers.authoring.file_type import FILE
 from killable.workers.authoring.input_schema import input_type_of
 from killable.workers.authoring.input_types import (
     BOOLEAN,
-    BYTES,
     INTEGER,
     NUMBER,
     REQUIRED,
@@ -118,7 +118,7 @@ def _boolean(parameter: Parameter, no_dash: bool) -> InputType:
 
 
 def _file(parameter: Parameter, no_dash: bool) -> InputType:
-    return BYTES
+    return FILE
 
 
 def _array(parameter: Parameter, no_dash: bool) -> InputType:

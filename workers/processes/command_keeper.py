@@ -10,7 +10,6 @@ import errno
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -137,7 +136,7 @@ class Keeper:
         os.close(failed)
         _leave_standard_streams()
         if not told:
-            self._tell(keeper_messages.Started(self._command))
+            self._tell(keeper_messages.Started(self._command, time.monotonic()))
             return True
         os.waitpid(self._command, 0)
         number, of_program = struct.unpack("=i?", told)
@@ -269,8 +268,9 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
         of_program = True
         _exec(start.argv)
-    except OSError as error:
-        os.write(fails, struct.pack("=i?", error.errno or 0, of_program))
+    except (OSError, ValueError) as error:  # ValueError: Python executes no program with an empty name
+        code = errno.ENOENT if isinstance(error, ValueError) else error.errno or 0
+        os.write(fails, struct.pack("=i?", code, of_program))
     finally:
         os._exit(127)
 
@@ -281,6 +281,8 @@ def _exec(argv: Sequence[str]) -> None:
     try:
         os.execvpe(argv[0], [*argv], environment)
     except OSError as error:
+        import shutil  # here, with all that it imports: most commands are no such script
+
         path = shutil.which(argv[0])
         if error.errno != errno.ENOEXEC or path is None:
             raise

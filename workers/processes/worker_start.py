@@ -53,13 +53,16 @@ def become_worker(start: WorkerStart, configure: Configure, packages: dict[str, 
         if start.sandbox is not None:
             start.sandbox.enter_as_root()
         if configure.uid is not None or start.sandbox is not None:
-            os.mkdir(start.tmp, 0o700)
+            own = [start.tmp, *filter(None, [configure.staging(start.tmp)])]
+            for folder in own:
+                os.mkdir(folder, 0o700)
+                if configure.uid is not None and configure.gid is not None:
+                    os.chown(folder, configure.uid, configure.gid)
         if configure.uid is not None and configure.gid is not None:
-            os.chown(start.tmp, configure.uid, configure.gid)
             process_setup.become_user(configure.uid, configure.gid, configure.groups, start.parent)
             os.environ.update(configure.account_env)
         if start.sandbox is not None:
-            start.sandbox.enter(start.tmp)
+            start.sandbox.enter(start.tmp, configure.uploaded, configure.staging(start.tmp))
     except ProcessLookupError:
         os._exit(ExitCode.PIPE_GONE)  # the pool was closed during the fork
     except (OSError, ValueError) as error:  # ValueError: a limit that this user may not set (resource)

@@ -31,6 +31,16 @@ _PLAIN = frozenset({str, bytes, int, float, bool, type(None)})
 _SMALL = frozenset({int, float, bool, type(None)})
 """Types whose values plain pickle sends, and which are small."""
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a value that it does not have. Raise TypeError or ValueError."""
+    from killable.workers.protocol.plain_values import plain_value  # here: most results are JSON as they are
+
+    return plain_value(value)
+
+
+_encode_any = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_plain).encode
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
@@ -89,7 +99,7 @@ class JsonCodec:
         if type(value) is bytes:
             return b'{"base64":"' + binascii.b2a_base64(value, newline=False) + b'"}'
         try:
-            payload = dump_json(value)
+            payload = _encode_any(value).encode("ascii")
         except (TypeError, ValueError, RecursionError) as error:
             raise find_unserializable(value, error) from error
         if _brackets_nest_deeply(payload):
@@ -195,7 +205,11 @@ def _why_not_json(part: Any, depth: int) -> str | Literal[False]:
     if part is None or isinstance(part, (str, int, float, list, tuple)):
         return False
     if not isinstance(part, dict):
-        return "is not a JSON type"
+        try:
+            _plain(part)
+        except Exception as error:  # a model's own code
+            return str(error)
+        return False
     wrong = next((key for key in part if not isinstance(key, (str, int, float, bool, type(None)))), None)
     return False if wrong is None else f"the key {wrong!r} is not a JSON key"
 
@@ -212,4 +226,6 @@ def _find(value: Any, why: Callable[[Any, int], str | Literal[False]]) -> Unseri
             waiting.extend((member, f"{path}.{key}", depth + 1) for key, member in reversed(part.items()))
         elif isinstance(part, (list, tuple)):
             waiting.extend((part[i], f"{path}[{i}]", depth + 1) for i in range(len(part) - 1, -1, -1))
+        elif not (part is None or isinstance(part, (str, int, float))):
+            waiting.append((_plain(part), path, depth + 1))
     return None

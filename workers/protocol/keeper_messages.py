@@ -28,6 +28,8 @@ class Started(NamedTuple):
     """The program of the command has replaced the fork (execve(2))."""
 
     pid: int
+    at: float
+    """CLOCK_MONOTONIC seconds."""
 
 
 class StartFailed(NamedTuple):

@@ -11,6 +11,8 @@ OPERATIONS_MAX = 100
 """The most operations that one attempt may have entered at once, nested or side by side."""
 PROGRESS_BYTES_MAX = 4 << 10
 """The most bytes of one progress payload: the job's record keeps the last one, and each page of records repeats it."""
+SAVED_FILES_MAX = 1000
+"""The most files that one job saves: its record lists them."""
 WHY_CHARS_MAX = 60_000
 """The most characters of the traceback of a worker that cannot start; its end is kept."""
 EXCEPTION_CHARS_MAX = 4096

@@ -63,6 +63,8 @@ class Kind(IntEnum):
     """An Executor's task has warned (`log_records.encode_warning`)."""
     TOKENS = 16
     """Tokens are in the ring, and the supervisor has just ceased to watch it (`token_ring`)."""
+    FILE = 17
+    """The job has saved a result file (`SavedFile`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33
@@ -130,6 +132,8 @@ class Run(NamedTuple):
     """How many descriptors of shared parts follow, which other inputs refer to as well."""
     result_buffer: bool = False
     """The descriptor of a result buffer follows. The worker keeps it until it has written a large result to it."""
+    files: Mapping[str, str] = NO_TAGS
+    """The path of each uploaded file that the input has, by its id."""
 
     def encode(self) -> bytes:
         job_id = encode_basestring_ascii(self.job_id).encode("ascii")
@@ -138,6 +142,8 @@ class Run(NamedTuple):
             context += b'"tags":%s,' % dump_json(self.tags)
         if self.correlation_id:
             context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
+        if self.files:
+            context += b'"files":%s,' % dump_json(self.files)
         options = _options(self.type, self.attempt, self.announce, self.sealed, self.shared, self.result_buffer)
         head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))
@@ -267,6 +273,31 @@ class OperationLeft(NamedTuple):
         if type(left.number) is not int:
             raise TypeError(f"not the number of an operation: {left.number!r}")
         return left
+
+
+class SavedFile(NamedTuple):
+    """A job has saved a result file (`ctx.save_file`)."""
+
+    number: int
+    """Its name in the worker's folder for files that the supervisor has yet to take."""
+    name: str
+    content_type: str = ""
+
+    def encode(self) -> bytes:
+        return dump_json(self._asdict())
+
+    @classmethod
+    def decode(cls, payload: bytes) -> SavedFile:
+        """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
+        from killable.workers.protocol.file_names import content_type_fault, name_fault  # here: few jobs save files
+
+        saved = cls(**load_json(payload))
+        if (type(saved.number), type(saved.content_type)) != (int, str):
+            raise TypeError("not a file")
+        fault = name_fault(saved.name) or content_type_fault(saved.content_type)
+        if fault:
+            raise ValueError(fault)
+        return saved
 
 
 class Expire(NamedTuple):

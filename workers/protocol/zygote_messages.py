@@ -105,6 +105,15 @@ class ImportAhead(NamedTuple):
     modules: list[str]
 
 
+UPLOADED, STAGING = "uploaded", "staging"
+"""The folders of `Configure.files` that workers use."""
+
+
+def staging_of(files: str, tmp: str) -> str:
+    """Return the folder in which a worker with this temporary directory puts what its jobs save."""
+    return f"{files}/{STAGING}/{tmp.rpartition('/')[2]}"
+
+
 class Configure(NamedTuple):
     """The settings of a pool: what a zygote prepares before its first fork, and how its workers run."""
 
@@ -137,12 +146,23 @@ class Configure(NamedTuple):
     """End of the name of a worker's temporary directory, behind its id."""
     generation: int = 1
     """How often the supervisor has loaded the pool's code: there may be zygotes of several."""
+    files: str = ""
+    """The folder of the files that jobs are given and save; empty: there are none."""
 
     @property
     def zygote_folder(self) -> str:
         """The zygote's temporary directory. No pool's name has a tilde."""
         number = "" if self.generation == 1 else f"~{self.generation}"
         return os.path.join(self.tmp, f"{self.pool}.zygote{number}")
+
+    @property
+    def uploaded(self) -> str:
+        """The folder in which jobs find the files that they are given; empty: there is none."""
+        return self.files and f"{self.files}/{UPLOADED}"
+
+    def staging(self, tmp: str) -> str:
+        """Return where a worker puts the files that its jobs save, by its temporary directory; empty: nowhere."""
+        return self.files and staging_of(self.files, tmp)
 
 
 class SourceFile(NamedTuple):

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from killable.workers.authoring import context
 from killable.workers.authoring.context import Context, Stopping
 from killable.workers.authoring.operations import OperationTimedOut
 from killable.workers.authoring.registered_types import InputError, RegisteredJob
@@ -72,9 +73,12 @@ class Execution:
         sealed: SealedInput | None = None,
         shared: Sequence[MemoryFile] = (),
         result_buffer: int = -1,
+        staging: str = "",
     ) -> None:
         """`data_bytes` is the worker's private memory before the job; `memory_bytes` limits the growth over it. None:
         it is measured if the job has that limit.
+
+        `staging` is the folder for files that the job saves; empty: it can save none.
 
         `sealed` is an input outside the order, `shared` are parts of it; they are closed here. `result_buffer` is a
         descriptor for a large result.
@@ -90,6 +94,7 @@ class Execution:
         self._sealed = sealed
         self._shared = shared
         self._result_buffer = result_buffer
+        self._staging = staging
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -178,6 +183,7 @@ class Execution:
         if job is None:
             raise _NoSuchJob(f"this pool has no job type {order.type!r}")
         _set_correlation_id(order.correlation_id)
+        context.given_files = order.files
         arguments = job.bind(self._input(), self._make_context(stop_signal))
         self._announce()
         return job.function(**arguments)
@@ -197,6 +203,7 @@ class Execution:
             correlation_id=run.correlation_id,
             tmp=self._tmp,
             stop_signal=stop_signal,
+            staging=self._staging,
         )
         return self._context
 

@@ -71,22 +71,25 @@ class Sandbox:
         if not self._shared_memory:
             private_memory.enter()
 
-    def enter(self, tmp: str) -> None:
-        """Restrict this process for good; it may write in `tmp`, a folder. Raise OSError.
+    def enter(self, tmp: str, uploaded: str = "", staging: str = "") -> None:
+        """Restrict this process for good; it may write in `tmp`, a folder, and in `staging`. Raise OSError.
+
+        In `uploaded` it may read the files that clients have uploaded. It cannot list them: their names cannot be
+        guessed, and a job is told its own.
 
         Needs PR_SET_NO_NEW_PRIVS. Root gives up its capabilities, with which it could undo the rest.
         """
         if self._write is not None:
             _make_temporary_files_in(tmp)
         if landlock.abi():
-            self._restrict_files(tmp)
+            self._restrict_files(tmp, uploaded, staging)
         if not self._network:
             seccomp.forbid_network()
         if not seccomp.why_not():
             seccomp.forbid_limits_of_others()
         _drop_capabilities()
 
-    def _restrict_files(self, tmp: str) -> None:
+    def _restrict_files(self, tmp: str, uploaded: str, staging: str) -> None:
         handled = landlock.DEVICE_NODES  # never of use to a job, and without any right there are no rules
         if self._write is not None or landlock.abi() >= landlock.ABI_WANTED:
             handled |= landlock.WRITE
@@ -95,8 +98,10 @@ class Sandbox:
         private = [] if self._shared_memory else [private_memory.FOLDER]
         if self._write is None:
             rules.allow(_outside_the_kernel(), landlock.WRITE & ~landlock.DEVICE_NODES)
-        rules.allow([*(self._write or ()), tmp, *private, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
+        own = [tmp, *filter(None, [staging])]
+        rules.allow([*(self._write or ()), *own, *private, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
         rules.allow([*(self._read or ()), *self._needed], landlock.READ)
+        rules.allow(filter(None, [uploaded]), landlock.READ & ~landlock.LIST)
         rules.allow([self._folder], landlock.LIST)  # to import a module, Python lists the folder that it is in
         rules.enforce()
 

@@ -111,6 +111,7 @@ class Harness:
         self._pipes = pipes
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
+        self._staging = configure.staging(tmp)
         self._codec = CODECS[configure.codec]
         self._line = CallReader(pipes.line)
         self._orders = OrderReader(pipes.orders, pipes.line)
@@ -211,6 +212,7 @@ class Harness:
             self._take_sealed(source) if order is not None and order.sealed else None,
             self._take_shared(source, order.shared) if order is not None and order.shared else (),
             self._hold_result_buffer(source) if order is not None and order.result_buffer else self._result_buffer,
+            self._staging,
         )
 
     def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:

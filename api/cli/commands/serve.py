@@ -167,7 +167,7 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files)
             await web.start()
             hang_up = HangUp(in_force, web, manager, supervisor, audit_log)
             hang_up.start()

@@ -15,7 +15,7 @@ from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
-from killable.api.client.input_encoding import is_bytes
+from killable.api.client.input_encoding import is_bytes, is_file_form
 from killable.workers.errors import Refused
 
 _SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "allOf", "default", "title"})
@@ -79,7 +79,7 @@ def input_listing(schema: Mapping[str, Any]) -> Listing:
     required = set(schema.get("required", ()))
     for name, member in schema.get("properties", {}).items():
         default = "required" if name in required else json.dumps(member["default"]) if "default" in member else "-"
-        hidden = member.keys() if is_bytes(member) else _SHOWN_KEYWORDS
+        hidden = member.keys() if is_bytes(member) or is_file_form(member) else _SHOWN_KEYWORDS
         bounds = {word: value for word, value in member.items() if word not in hidden}
         listing.add(
             name,
@@ -103,6 +103,8 @@ def signature(schema: Mapping[str, Any]) -> str:
 
 def kind(member: Mapping[str, Any]) -> str:
     """Return the type of a member's schema: `bytes`, `integer|null`, `"fast"|"slow"`; empty if it names none."""
+    if is_file_form(member):
+        return "file"
     if is_bytes(member):
         return "bytes"
     if "enum" in member:

@@ -13,17 +13,8 @@ from click import Argument, Option
 
 from killable.api.cli.declarations.shared_options import limit_options
 from killable.api.cli.declarations.verb_command import VerbCommand
+from killable.api.cli.parameters.run_arguments import DEFAULT_SIGNAL, LIMITS_OF_COMMANDS, MEMORY
 
-LIMITS_OF_COMMANDS = {
-    "run_s": "Time that it may take.",
-    "grace_s": "Time for its clean-up after the signal; then SIGKILL. 0: SIGKILL at once.  [default: 5]",
-    "memory_bytes": "Memory of all its processes together, mapped files aside.",
-    "cpu_s": "Processor time of all its processes and threads, on all cores together.",
-    "processes_max": "Processes at once.",
-    "threads_max": "Threads of all its processes at once.",
-    "files_max": "Open files of each of its processes.",
-}
-"""The limits that a command can have, and what help says of them: it has no tokens, no queue and no attempts."""
 EXAMPLE = "killable run --run-s 60 --grace-s 5 --memory 2GiB -- ffmpeg -i in.mp4 out.webm"
 
 
@@ -47,7 +38,7 @@ def _limits() -> Iterator[click.Option]:
         if name in LIMITS_OF_COMMANDS:
             option.help = LIMITS_OF_COMMANDS[name]
             if name == "memory_bytes":
-                option.opts.insert(0, "--memory")
+                option.opts.insert(0, MEMORY)
             yield option
 
 
@@ -70,7 +61,7 @@ RUN = RunCommand(
         help="The command with its arguments.",
     ),
     Option(
-        ["-s", "--signal"], metavar="NAME", default="TERM",
+        ["-s", "--signal"], metavar="NAME", default=DEFAULT_SIGNAL,
         help="The signal that asks the command to end, at a limit: INT, HUP, 10.",
     ),
     Option(["--json", "as_json"], is_flag=True, help="Print how it ended on stderr, as one line of JSON."),

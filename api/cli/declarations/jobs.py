@@ -5,6 +5,9 @@ Runs in: any machine.
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import click
 from click import Argument, IntRange, Option
 
 from killable.api.cli.declarations.shared_options import JOB, JSON, REASON, URL, limit_options
@@ -31,7 +34,7 @@ SUBMIT = VerbCommand(
         ["-i", "pairs"],
         multiple=True,
         metavar="NAME=VALUE",
-        help="A member of the input; NAME=@FILE takes the content of a file, of any kind for bytes.",
+        help="A member of the input; NAME=@FILE takes the content of a file, of any kind for bytes, or uploads it.",
     ),
     Option(["--input", "document"], metavar="JSON", help="The whole input: JSON, @FILE, or - for stdin."),
     Option(["-d", "--detach"], is_flag=True, help="Print the job id and return; the job keeps running."),
@@ -93,6 +96,28 @@ RESULT = VerbCommand(
     runs="result.result",
     examples=("killable result 3f2a --wait 30s",),
 )
+
+FILES = VerbCommand(
+    "files",
+    """List the files that a job has saved, or download those that are named.
+
+    A file is saved under its name in this folder, or as -o says. It is printed
+    where it is. A download that breaks goes on from there.
+    """,
+    JOB,
+    Argument(["wanted"], nargs=-1, metavar="[NAME]...", help="Files to download; none: list them."),
+    Option(
+        ["-o", "--output"], metavar="PATH", type=click.Path(path_type=Path),
+        help="Where to save it: a file, or a folder.",
+    ),
+    JSON,
+    URL,
+    runs="files.files",
+    examples=(
+        "killable files 3f2a",
+        "killable files 3f2a out.webm -o videos/",
+    ),
+)  # fmt: skip
 
 WAIT = VerbCommand(
     "wait",
@@ -247,4 +272,4 @@ KILL = VerbCommand(
     ),
 )
 
-JOBS = (SUBMIT, STREAM, RESULT, WAIT, LOGS, PS, INSPECT, EXPLAIN, KILL)
+JOBS = (SUBMIT, STREAM, RESULT, FILES, WAIT, LOGS, PS, INSPECT, EXPLAIN, KILL)

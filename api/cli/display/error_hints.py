@@ -22,6 +22,8 @@ _HINTS = {
     "too_many_streams": "close a stream; the operator sets their number, in [tenants.NAME] of killable.toml",
     "priority_over_max": "the operator sets the highest priority, in [tenants.NAME] of killable.toml",
     "journal_failed": "the server's disk is full or failing; its log and /readyz have details",
+    "files_full": "delete what is not needed (DELETE /v1/files/ID), or raise server.files_bytes_max or files_max",
+    "disk_full": "server.files_folder may be on another disk",
     "draining": "accepted jobs continue; killable drain --off ends a drain",
     "unknown_job": "killable ps -a lists the jobs that the server still keeps",
     "unknown_node": "killable nodes lists the nodes",

@@ -94,6 +94,13 @@ class Follower:
             self._status.pause()
             self._print_retry(event)
             self._status.resume()
+        elif event.name == "file":
+            self._status.pause()
+            self._end_line()
+            saved = f"saved {spelling.plain(event.data.get('name', ''))}, {spelling.size(event.data.get('size'))}"
+            fetch = f"killable files {spelling.short(self.job.id)}"
+            stderr_console().print(Text(f"{saved}: {fetch}", "dim"))
+            self._status.resume()
         elif event.name == "log":
             self._status.pause()
             self._end_line()

@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from killable.api.client.input_encoding import PlainInput, Schema, forms_of, is_bytes, is_bytes_object, schema_of
+from killable.api.client.file_source import FileSource
+from killable.api.client.input_encoding import (
+    PlainInput,
+    Schema,
+    forms_of,
+    is_bytes,
+    is_bytes_object,
+    is_file_form,
+    schema_of,
+)
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
@@ -60,7 +69,17 @@ def read_input(client: Client, type: str, pairs: Sequence[str], document: str | 
         first = faults[0]
         raise Refused(f"-i {first['pointer'][1:]}: {first['message']}", code="invalid", faults=faults)
     given = PlainInput.of(members)
-    return given.to_json(schema) if given.has_bytes else members
+    if not given.has_bytes:
+        return members
+    sources = [FileSource(each, on_sent=None) for each in given.files(schema)]
+    return given.to_json(schema, {at: _uploaded(client, each) for at, each in enumerate(sources)})
+
+
+def _uploaded(client: Client, source: FileSource) -> str:
+    """Upload a file, with its progress in a terminal; return its id."""
+    from killable.api.cli.display.upload_progress import upload
+
+    return str(upload(client, source)["file_id"])
 
 
 def read_tags(pairs: Sequence[str]) -> dict[str, str]:
@@ -162,7 +181,12 @@ def _typed(text: str, forms: Sequence[Schema]) -> Any:
 
 
 def _filed(name: str, path: str, forms: Sequence[Schema]) -> Any:
-    """Return the content of a file: text if the forms take text and it is UTF-8, else its bytes if they take bytes."""
+    """Return a path where the forms take an uploaded file, else the content of the file.
+
+    That is text if the forms take text and it is UTF-8, else its bytes if they take bytes.
+    """
+    if any(map(is_file_form, forms)):
+        return _to_upload(path, f"-i {name}")
     content = _read_file(path, f"-i {name}")
     others = [form for form in forms if not is_bytes(form)]
     kinds, is_binary = kinds_of(others), len(others) < len(forms)
@@ -204,6 +228,17 @@ def _read_file(name: str, option: str) -> bytes:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:
         raise Refused(f"{option}: {name}: {(error.strerror or str(error)).lower()}", code="invalid") from None
+
+
+def _to_upload(path: str, option: str) -> Any:
+    """Return a path that can be read, or stdin. Raise Refused."""
+    if path == "-":
+        return sys.stdin.buffer
+    try:
+        with open(path, "rb"):
+            return Path(path)
+    except OSError as error:
+        raise Refused(f"{option}: {path}: {(error.strerror or str(error)).lower()}", code="invalid") from None
 
 
 def _text(content: bytes) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import click
 
-from killable.api.cli import app
+from killable.api.cli.app import app
 from killable.api.cli.declarations.verb_command import OPTIONS, VerbCommand, panel_of
 from killable.api.cli.verbs import PANELS, VERBS
 from pages.markdown import code, document, fence, first_sentence, prose, slug, table

@@ -25,6 +25,7 @@ WHEN = {
     "log": "the job, or a process that it started, printed a line to stdout or stderr",
     "progress": "the job called `ctx.progress`",
     "checkpoint": "the job called `ctx.checkpoint`",
+    "file": "the job called `ctx.save_file`",
     "retrying": "an attempt ended, and another one follows",
     "restored": "the server died, and the next one runs the job: events before this one are lost; `error` is how the "
     "attempt ended that ran then, or null",
@@ -102,6 +103,7 @@ def _samples() -> dict[str, bytes]:
         "log": output_lines.OutputLines().feed(b"loaded\n")[0],
         "progress": dump_json(output.written),
         "checkpoint": b"null",
+        "file": dump_json({"name": "out.webm", "size": 1, "content_type": "video/webm"}),
         "retrying": job_events.retry_data(sample, failed, 1.0),
         "restored": log.last,
     }
@@ -145,7 +147,7 @@ ORDER = """
 ## Order
 
 1. `started` is the first event of a job that got a worker. A job that ended in the queue has only its last event.
-2. `token`, `log`, `progress` and `checkpoint` follow in the order in which the job wrote them. Printed
+2. `token`, `log`, `progress`, `checkpoint` and `file` follow in the order in which the job wrote them. Printed
    lines and yielded values take different pipes, so the order between `log` and the others is only approximate.
 3. After `retrying` comes `started` again, with the next `attempt`. An attempt that has written a token is never
    followed by another one.

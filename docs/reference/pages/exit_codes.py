@@ -10,7 +10,7 @@ from collections.abc import Iterable
 import killable.api.cli
 import killable.api.client
 import killable.supervisor.configuration
-from killable.api.cli import app
+from killable.api.cli.app import app
 from killable.api.cli.display.exit_codes import EXIT_CODES, CommandExit, exit_code
 from killable.workers.error_codes import CODES
 from killable.workers.errors import KillableError

@@ -44,6 +44,7 @@ SECTIONS = (
             "preload",
             "Context",
             "killable.workers.authoring.operations:Operation",
+            "InputFile",
             "Limits",
             "Stopping",
             "OperationTimedOut",
@@ -108,9 +109,7 @@ def page() -> str:
     parts: list[str] = []
     for section in SECTIONS:
         objects = [(name.rpartition(":")[2], _load(name), _is_inner(name)) for name in section.names]
-        overview = (
-            (f"[`{name}`](#{slug(name)})", first_sentence(inspect.getdoc(each) or "")) for name, each, _ in objects
-        )
+        overview = ((f"[`{name}`](#{slug(name)})", first_sentence(_doc(each))) for name, each, _ in objects)
         parts += [f"## {section.title}", section.intro, table(("Name", "What it is"), overview)]
         parts += [part for name, each, inner in objects for part in _entry(name, each, inner)]
     return document("Python API", INTRO, *parts)
@@ -121,6 +120,12 @@ def _is_inner(name: str) -> bool:
     return ":" in name and not name.startswith("killable.api.testing")
 
 
+def _doc(each: Any) -> str:
+    """Return the documentation of an object; an annotation has it at its mark."""
+    is_annotation = typing.get_origin(each) is typing.Annotated
+    return inspect.getdoc(type(each.__metadata__[0]) if is_annotation else each) or ""
+
+
 def _load(name: str) -> Any:
     module, _, attribute = name.rpartition(":")
     return getattr(import_module(module), attribute) if module else getattr(killable, name)
@@ -128,6 +133,9 @@ def _load(name: str) -> Any:
 
 def _entry(name: str, each: Any, inner: bool) -> Iterator[str]:
     yield f"### {name}"
+    if typing.get_origin(each) is typing.Annotated:
+        yield prose(_doc(each))
+        return
     if not inspect.isclass(each):
         forms = typing.get_overloads(each) or [each]
         yield fence("\n".join(_signature(name, form) for form in forms))

@@ -1,0 +1,143 @@
+"""Run a command in this terminal, and say how it ended: what `killable run` does when its arguments are read.
+
+Runs in: Linux. Imports as little as possible before the command runs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal as signals
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from killable.api.cli.parameters.run_arguments import RunArguments
+    from killable.supervisor.commands.command_run import CommandEnd
+
+NOT_FOUND, NOT_EXECUTABLE, AT_TIME_LIMIT, AT_LIMIT, NO_PROCESS = 127, 126, 124, 128 + signals.SIGKILL, 71
+"""The exit codes of timeout(1) and of shells; of a machine that can make no process."""
+
+
+class ReportNotWritable(Exception):
+    """The end of the command cannot be written."""
+
+
+def run_and_tell(asked: RunArguments, number: int) -> int:
+    """Run the command to its end; `number` is the signal that asks it to end. Return the exit code for it.
+
+    End this process by the signal that has ended the command. Raise ReportNotWritable before anything runs.
+    """
+    from killable.supervisor.commands.run_command import CommandNotStarted, CommandRunner
+    from killable.supervisor.linux.own_signals import die_of
+
+    runner = CommandRunner(asked.argv, asked.limits, number)
+    if asked.report:
+        _check_report(asked.report)
+    try:
+        end = runner.run()
+    except CommandNotStarted as error:
+        words, code = _why_not(asked.argv[0], error.errno, of_program=error.of_program)
+        _say(f"killable: {words}")
+        return code
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""  # /proc, which is not there
+        _say(f"killable: no process can be made: {error.strerror}{where}")
+        return NO_PROCESS
+    _tell(end, asked)
+    code_of_end = end.outcome.code or ""
+    if code_of_end == "timeout.run":
+        return AT_TIME_LIMIT
+    if code_of_end in ("unkillable", "worker_lost") or code_of_end.startswith("limit."):
+        return AT_LIMIT
+    if end.status.signal:
+        die_of(end.status.signal, group=runner.was_interrupted_by_terminal)
+        return 128 + end.status.signal  # it is blocked
+    return 1 if end.status.exit_code is None else end.status.exit_code
+
+
+def signal_number(text: str) -> int | None:
+    """Return a signal by its name, with or without SIG, or by its number; None if there is none."""
+    try:
+        if text.isdecimal():
+            return int(signals.Signals(int(text)))
+        return int(signals.Signals[f"SIG{text.upper().removeprefix('SIG')}"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _why_not(program: str, number: int, *, of_program: bool) -> tuple[str, int]:
+    """Return why a command did not start, and the exit code."""
+    if not of_program:
+        return f"no process can be made: {os.strerror(number)}", NO_PROCESS
+    if number == errno.ENOENT and "/" not in program:
+        return f"{program!r} is not found on PATH", NOT_FOUND
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return f"{program!r} is not there, or the interpreter that its first line names", NOT_FOUND
+    return f"{program!r} cannot be executed: {os.strerror(number)}", NOT_EXECUTABLE
+
+
+def _check_report(path: str) -> None:
+    try:
+        with open(path, "w"):
+            pass
+    except OSError as error:
+        raise ReportNotWritable(f"{path!r} cannot be written: {error.strerror}") from None
+
+
+def _write(path: str, document: str) -> None:
+    try:
+        with open(path, "w") as file:
+            file.write(f"{document}\n")
+    except OSError as error:
+        _say(f"killable: {path!r} cannot be written: {error.strerror}")
+
+
+def _tell(end: CommandEnd, asked: RunArguments) -> None:
+    """Say how the command ended: if it was ended here, or if that is asked for."""
+    if asked.as_json or asked.report:
+        import json  # here, as most commands end without
+
+        document = json.dumps(_members(end), default=str)
+        if asked.report:
+            _write(asked.report, document)
+        if asked.as_json:
+            _say(document)
+            return
+    if end.outcome.code in (None, "exit", "crash", "killed_externally"):
+        return  # the shell tells it, as without `killable run`
+    _say(f"killable: {end.outcome.code}: {end.outcome.message}{_death(end)}")
+
+
+def _say(words: str) -> None:
+    """Print on stderr, if anybody reads it: the exit code is the command's all the same."""
+    try:
+        print(words, file=sys.stderr, flush=True)
+    except OSError:
+        pass
+
+
+def _death(end: CommandEnd) -> str:
+    """Return `; SIGTERM, SIGKILL after 500 ms, its 3 processes are gone after 501 ms`, or similar."""
+    certificate = end.certificate
+    if certificate.tree_empty is None:
+        return "; NOT PROVEN DEAD"
+    parts = [end.asked_by] if certificate.term_sent is not None else []
+    if certificate.kill_sent is not None:
+        parts.append(f"SIGKILL after {certificate.kill_sent:.0f} ms")
+    processes = 1 + certificate.processes_swept
+    words = "its process is gone" if processes == 1 else f"its {processes} processes are gone"
+    return f"; {', '.join([*parts, words])} after {certificate.tree_empty:.1f} ms"
+
+
+def _members(end: CommandEnd) -> dict[str, Any]:
+    outcome = end.outcome
+    error = None if outcome.code is None else {"code": outcome.code, "message": outcome.message, **outcome.facts}
+    return {
+        "state": outcome.state,
+        "exit_code": end.status.exit_code,
+        "signal": None if end.status.signal is None else signals.Signals(end.status.signal).name,
+        "run_s": round(end.run_s, 6),
+        "error": error,
+        "certificate": end.certificate.as_json(),
+    }

@@ -1,0 +1,1 @@
+"""Files that clients upload for jobs, and files that jobs save."""

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.gauges import Gauges
+    from killable.supervisor.telemetry.gauges import FileGauges, Gauges
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -477,7 +477,13 @@ class Supervisor:
         if remote is not None:
             cluster = ClusterGauges(remote.node_records(), remote.nodes_lost, remote.cpus_requested)
         return await read_gauges(
-            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=clients, cluster=cluster
+            self._fleet,
+            self.jobs.job_queue,
+            self._registry,
+            self._clock,
+            sse_clients=clients,
+            cluster=cluster,
+            files=self._file_gauges(),
         )
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
@@ -511,6 +517,14 @@ class Supervisor:
         from killable.supervisor.pools.fleet import Fleet
 
         return self._fleet.files() if isinstance(self._fleet, Fleet) else ()
+
+    def _file_gauges(self) -> FileGauges | None:
+        from killable.supervisor.telemetry.gauges import FileGauges
+
+        store = self.files
+        if store is None:
+            return None
+        return FileGauges(store.count, store.bytes, store.received_bytes, store.sent_bytes)
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

@@ -20,6 +20,9 @@ from killable.api.client.http_call import HttpCall, job_path
 from killable.api.client.retries import Flow, Requester, is_busy, may_repeat, pause_s
 from killable.workers.errors import KillableError, Refused
 
+PAGE_FILES = 200
+"""The most of one answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileCalls:
@@ -33,8 +36,15 @@ class FileCalls:
         return self.requester.members(call)
 
     def files(self) -> Flow[list[Record]]:
-        answer = yield from self.requester.ask(HttpCall("GET", "/v1/files"))
-        return self.requester.server.records(answer, "files")
+        found: list[Record] = []
+        cursor: str | None = None
+        while True:
+            query = {"limit": PAGE_FILES, "cursor": cursor}
+            answer = yield from self.requester.ask(HttpCall("GET", "/v1/files", query=query))
+            found += self.requester.server.records(answer, "files")
+            cursor = self.requester.server.member(answer, "next_cursor")
+            if cursor is None:
+                return found
 
     def file(self, file_id: str) -> Flow[Record]:
         return self.requester.members(HttpCall("GET", _file_path(file_id)))

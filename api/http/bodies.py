@@ -37,8 +37,8 @@ _MEMBERS = tuple(OperationRequest.model_fields)
 
 
 def is_upload(scope: Scope) -> bool:
-    """Return whether a request's body is a file, which `file_uploads` bounds."""
-    return bool(scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == UPLOAD_PATH)
+    """Return whether a request's body is a file, which `file_uploads` bounds. No other method there reads a body."""
+    return bool(scope["type"] == "http" and scope["path"] == UPLOAD_PATH)
 
 
 class LargeBody(NamedTuple):

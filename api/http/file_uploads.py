@@ -1,12 +1,12 @@
 """Receive an upload: from the client's connection to the disk, with a deadline, and with nothing left if it fails.
 
-Runs in: api. While one piece is written in a thread, the next one comes: the loop only passes bytes on.
+Runs in: api. While some pieces are written in a thread, the next ones come: the loop only passes bytes on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from queue import SimpleQueue
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -27,8 +27,9 @@ from killable.supervisor.files.file_store import FileStore, Upload, disk_full
 from killable.supervisor.records import FileRecord
 from killable.workers.errors import Refused
 
-FEED_BYTES = 256 << 10
-"""A piece: two of them are in memory for each upload. A hop to a thread takes some 60 µs."""
+PIECE_BYTES = 256 << 10
+PIECES_MAX = 4
+"""Pieces of one upload in memory. A thread of its own for each piece would have to wait for a processor each time."""
 
 
 async def receive(request: Request, store: FileStore, tenant: str, name: str, timeout_s: float) -> FileRecord:
@@ -67,7 +68,7 @@ def _announced(request: Request, store: FileStore, *, is_form: bool) -> int | No
 
 
 class _Receiving:
-    """The way of one body into its file."""
+    """The way of one body into its file: the loop takes pieces, and one thread of its own writes them."""
 
     def __init__(
         self, request: Request, store: FileStore, upload: Upload, body: FileBody, timeout_s: float, *, is_form: bool
@@ -78,66 +79,84 @@ class _Receiving:
         self._body = body
         self._timeout_s = timeout_s
         self._is_form = is_form
-        self._writing: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
+        self._waiting = 0
+        """Pieces that are not written."""
+        self._written = asyncio.Event()
         self._came = 0
 
     async def run(self) -> None:
         """Raise Refused, HTTPException (408), ClientDisconnect."""
-        parts: list[bytes] = []
-        size = 0
-        stream, clock = self._request.stream(), asyncio.get_running_loop().time
-        start, waited = clock(), 0.0
         try:
-            while True:
-                due = start + waited + self._timeout_s + self._came / BODY_BYTES_PER_S
-                try:
-                    async with asyncio.timeout_at(due):
-                        part = await anext(stream, None)
-                except TimeoutError as error:
-                    raise HTTPException(408, self._slow, {"Connection": "close"}) from error
-                if part is None:
-                    break
-                parts.append(part)
-                size += len(part)
-                if size >= FEED_BYTES:
-                    began = clock()
-                    await self._write(parts)
-                    waited += clock() - began  # the disk's time is not the client's
-                    parts, size = [], 0
-            await self._write(parts)
-            await self._written()
-        except BaseException:
-            if self._writing is not None:  # the file is closed after this
-                await asyncio.wait({self._writing})
-            raise
-
-    async def _write(self, parts: list[bytes]) -> None:
-        """Begin to write a piece when the one before is written."""
-        await self._written()
-        data = b"".join(parts)
-        self._came += len(data)
-        self._store.received_bytes += len(data)
-        if not self._is_form:
-            self._store.expect(self._upload, len(data))
-        loop = asyncio.get_running_loop()
-        try:
-            self._writing = event_loops.in_thread(loop, partial(self._body.feed, data))
+            writing = event_loops.in_thread(self._loop, self._write)
         except RuntimeError as error:
             raise Refused(f"no thread can be started: {error}", code="busy") from error
-
-    async def _written(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is None:
-            return
+        writing.add_done_callback(lambda _: self._written.set())
+        try:
+            await self._receive(writing)
+        except BaseException:
+            self._pieces.put(None)
+            await asyncio.wait({writing})  # the file is closed after this
+            raise
+        self._pieces.put(None)
         try:
             await writing
         except OSError as error:
             raise disk_full(error) from error
-        except asyncio.CancelledError:
-            self._writing = writing
-            raise
+        self._note_size()
+
+    async def _receive(self, writing: asyncio.Future[None]) -> None:
+        """Pass the body on, piece by piece, until it ends or cannot be written."""
+        stream, clock = self._request.stream(), self._loop.time
+        start, waited = clock(), 0.0
+        parts: list[bytes] = []
+        size = 0
+        while not writing.done():
+            due = start + waited + self._timeout_s + self._came / BODY_BYTES_PER_S
+            try:
+                async with asyncio.timeout_at(due):
+                    part = await anext(stream, None)
+            except TimeoutError as error:
+                raise HTTPException(408, self._slow, {"Connection": "close"}) from error
+            size += len(part or b"")
+            if part:
+                parts.append(part)
+            if part is None or size >= PIECE_BYTES:
+                self._put(b"".join(parts))
+                parts, size = [], 0
+            if part is None:
+                return
+            began = clock()
+            while self._waiting >= PIECES_MAX and not writing.done():
+                self._written.clear()
+                await self._written.wait()
+            waited += clock() - began  # the disk's time is not the client's
+
+    def _put(self, data: bytes) -> None:
+        """Have a piece written. Raise Refused: too_large, files_full."""
+        self._came += len(data)
+        self._store.received_bytes += len(data)
+        if not self._is_form:
+            self._store.expect(self._upload, len(data))
+        self._note_size()
+        self._waiting += 1
+        self._pieces.put(data)
+
+    def _note_size(self) -> None:
+        """Count what a form's file has come to: what comes has more than the file in it."""
         if self._is_form:
             self._store.expect(self._upload, self._upload.writer.size - self._upload.size)
+
+    def _write(self) -> None:
+        """Write what comes, until None does. Runs in a thread. Raise OSError, Refused."""
+        while (data := self._pieces.get()) is not None:
+            self._body.feed(data)
+            event_loops.tell(self._loop, self._note_written)
+
+    def _note_written(self) -> None:
+        self._waiting -= 1
+        self._written.set()
 
     @property
     def _slow(self) -> str:

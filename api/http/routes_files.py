@@ -71,10 +71,13 @@ async def upload_file(request: Request, query: Annotated[schemas.UploadQuery, Qu
     return Json(record._asdict(), 201, {"Location": f"/v1/files/{record.file_id}"})
 
 
-@router.get("/v1/files", responses=documented({200: answer("All files", schemas.FileList)}, "files_off"))
-async def list_files(request: Request) -> Response:
+@router.get("/v1/files", responses=documented({200: answer("One page", schemas.FileList)}, "files_off", "invalid"))
+async def list_files(request: Request, query: Annotated[schemas.FilesQuery, Query()]) -> Response:
     """List the uploaded files that are there, latest first."""
-    return Json({"files": [record._asdict() for record in _store(request).list(_whose(request))]})
+    before = None if query.cursor is None else int(query.cursor)
+    page, following = _store(request).page(_whose(request), limit=query.limit, before=before)
+    cursor = None if following is None else str(following)
+    return Json({"files": [record._asdict() for record in page], "next_cursor": cursor})
 
 
 @router.get(

@@ -102,7 +102,7 @@ def files_of(request: Request, store: FileStore | None, file_ids: tuple[str, ...
     tenant = caller.name if caller is not None and caller.visibility == "own" else None
     for file_id in file_ids:
         if store is not None:
-            store.get(file_id, tenant)
+            store.check_visible(file_id, tenant)
     return file_ids
 
 

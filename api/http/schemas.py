@@ -275,6 +275,11 @@ class ResultQuery(Query):
     wait_s: float = Field(0, ge=0, allow_inf_nan=False, description="Seconds to wait for the end, at most 60")
 
 
+class FilesQuery(Query):
+    limit: int = Field(50, ge=1, le=200)
+    cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the previous page")
+
+
 class UploadQuery(Query):
     name: str = Field("", max_length=255, description="What jobs find it as; default: the form's name, else `file`")
 
@@ -420,7 +425,7 @@ Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list
 
 
 File = _model_of("File", FileRecord)
-FileList = _answer("FileList", files=_list_of(File))
+FileList = _answer("FileList", files=_list_of(File), next_cursor=str | None)
 
 
 class JobFile(BaseModel):

@@ -8,13 +8,14 @@ from __future__ import annotations
 _CODES: dict[int, tuple[str, ...]] = {
     400: ("malformed",),
     401: ("unauthorized",),
-    403: ("forbidden", "files_off"),
+    403: ("forbidden",),
     404: (
         "unknown_job_type",
         "unknown_job",
         "unknown_worker",
         "unknown_node",
         "unknown_file",
+        "files_off",
         "not_found",
     ),
     405: ("method_not_allowed",),

@@ -453,7 +453,7 @@ async def sweep_leftovers(process: str) -> bool:
 
 def _of_node(settings: Settings) -> Settings:
     """Return the settings of a node's supervisor: what belongs to the head is left out."""
-    return dataclasses.replace(settings, journal="", journal_output=False, tenants={}, keep_jobs=0)
+    return dataclasses.replace(settings, journal="", journal_output=False, tenants={}, keep_jobs=0, has_files=False)
 
 
 class _NodeObserver(Unobserved):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
@@ -44,6 +43,19 @@ class Upload:
         self.size = 0
 
 
+class _Share:
+    """What one tenant has."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, FileRecord] = {}
+        """The files that are whole, in the order in which they came."""
+        self.bytes = 0
+        """Of them."""
+        self.reserved = 0
+        """Bytes of uploads under way."""
+        self.uploads = 0
+
+
 class FileStore:
     """There is one for each server that keeps files."""
 
@@ -55,10 +67,13 @@ class FileStore:
         is_shared = any(spec.user != "" for spec in settings.pools)
         self.folder = FilesFolder(root, lasts=lasts, is_shared=is_shared)
         self._files: dict[str, FileRecord] = {}
+        self._numbers: dict[str, int] = {}
+        """In the same order: the place of each file in the list of all that have come."""
+        self._shares: dict[str, _Share] = {}
+        """By tenant; none is empty."""
         self._users = FileUsers()
         self._uploads: set[Upload] = set()
-        self._reserved: Counter[str] = Counter()
-        """Bytes of uploads under way, by tenant."""
+        self._number = 0
         self._clock: Clock | None = None
         self._unused: dict[str, float] = {}
         """When each file without a job came, or was last used, in the order of these times."""
@@ -87,7 +102,7 @@ class FileStore:
             raise StartRefused(f"the folder of files cannot be used: {error.strerror or error}: {self.root}") from error
         for about in known:
             record = FileRecord(**about)
-            self._files[record.file_id] = record
+            self._add(record)
             self._unused[record.file_id] = clock.now()
         self._arm()
 
@@ -107,7 +122,7 @@ class FileStore:
         """
         if size is not None and size > self._bounds.file_bytes_max:
             raise self.too_large()
-        own = sum(upload.tenant == tenant for upload in self._uploads)
+        own = self._share(tenant).uploads
         if len(self._uploads) >= UPLOADS_MAX or own >= UPLOADS_OF_TENANT_MAX:
             raise Refused(f"{own} uploads of {tenant} are under way, {len(self._uploads)} in all", code="busy")
         reserved = size or 0
@@ -120,11 +135,13 @@ class FileStore:
                 )
             self._check_room(tenant, reserved)  # again: others may have come meanwhile
             file_id = f"file-{uuid.uuid4().hex}"
-            self._reserved[tenant] += reserved
             upload = Upload(file_id, tenant, reserved, self.folder.new_upload(file_id))
         except OSError as error:
             raise disk_full(error) from error
         self._uploads.add(upload)
+        share = self._shares.setdefault(tenant, _Share())
+        share.reserved += reserved
+        share.uploads += 1
         return upload
 
     def expect(self, upload: Upload, size: int) -> None:
@@ -136,7 +153,7 @@ class FileStore:
         if more > 0:
             self._check_room(upload.tenant, more, files=0)
             upload.reserved += more
-            self._reserved[upload.tenant] += more
+            self._shares[upload.tenant].reserved += more
 
     async def finish(self, upload: Upload, name: str, content_type: str) -> FileRecord:
         """Make a whole upload a file. Raise Refused: disk_full."""
@@ -152,7 +169,7 @@ class FileStore:
             raise disk_full(error) from error
         finally:
             self._forget(upload)
-        self._files[record.file_id] = record
+        self._add(record)
         self._unused[record.file_id] = self._clock.now()
         self._arm()
         return record
@@ -165,8 +182,25 @@ class FileStore:
 
     def _forget(self, upload: Upload) -> None:
         self._uploads.discard(upload)
-        self._reserved[upload.tenant] -= upload.reserved
-        upload.reserved = 0
+        share = self._shares[upload.tenant]
+        share.reserved -= upload.reserved
+        share.uploads -= 1
+        self._drop_if_empty(upload.tenant)
+
+    def _share(self, tenant: str) -> _Share:
+        return self._shares.get(tenant) or _Share()
+
+    def _drop_if_empty(self, tenant: str) -> None:
+        share = self._shares[tenant]
+        if not (share.files or share.uploads):
+            del self._shares[tenant]
+
+    def _add(self, record: FileRecord) -> None:
+        self._number += 1
+        self._files[record.file_id], self._numbers[record.file_id] = record, self._number
+        share = self._shares.setdefault(record.tenant, _Share())
+        share.files[record.file_id] = record
+        share.bytes += record.size
 
     def too_large(self) -> Refused:
         most = self._bounds.file_bytes_max
@@ -178,22 +212,21 @@ class FileStore:
         """Make room for a tenant's file. Raise Refused: files_full."""
         bytes_max, files_max = self._bounds.files_bytes_max, self._bounds.files_max
         while True:
-            own = [record for record in self._files.values() if record.tenant == tenant]
-            under_way = sum(upload.tenant == tenant for upload in self._uploads)
-            used = sum(record.size for record in own) + self._reserved[tenant]
-            is_full = len(own) + under_way + files > files_max
+            share = self._share(tenant)
+            used = share.bytes + share.reserved
+            is_full = len(share.files) + share.uploads + files > files_max
             if not is_full and used + size <= bytes_max:
                 return
-            victim = next((record for record in own if self._users.only_ended(record.file_id)), None)
+            victim = next(filter(self._users.only_ended, share.files), None)
             if victim is None:
                 bound = f"{files_max} files (server.files_max)"
                 if not is_full:
                     bound = f"{size_text(bytes_max)} in uploaded files (server.files_bytes_max)"
                 raise Refused(
                     f"{tenant} may have {bound}, and all of them wait for a job or are used by one: delete some",
-                    code="files_full", tenant=tenant, files=len(own), used_bytes=used,
+                    code="files_full", tenant=tenant, files=len(share.files), used_bytes=used,
                 )  # fmt: skip
-            self._remove(victim.file_id)
+            self._remove(victim)
 
     # ── files ──
 
@@ -209,10 +242,24 @@ class FileStore:
         jobs, active = self._users.counts(file_id)
         return record._replace(jobs=jobs, active_jobs=active)
 
-    def list(self, tenant: str | None = None) -> Sequence[FileRecord]:
-        """Return all files, or a tenant's own; latest first."""
-        known = [record for record in self._files.values() if tenant in (None, record.tenant)]
-        return [self.get(record.file_id) for record in reversed(known)]
+    def check_visible(self, file_id: str, tenant: str | None) -> None:
+        """Raise Refused: unknown_file, for a file that is there and of another tenant than this."""
+        if file_id in self._files:
+            self.get(file_id, tenant)
+
+    def page(
+        self, tenant: str | None = None, *, limit: int, before: int | None = None
+    ) -> tuple[Sequence[FileRecord], int | None]:
+        """Return the latest files, or those of a tenant, and where the next page begins; None: there is none."""
+        known = self._files if tenant is None else self._share(tenant).files
+        found: list[FileRecord] = []
+        for file_id in reversed(known):
+            if before is not None and self._numbers[file_id] >= before:
+                continue
+            if len(found) == limit:
+                return found, self._numbers[found[-1].file_id]
+            found.append(self.get(file_id))
+        return found, None
 
     def path_of(self, file_id: str) -> str:
         return self.folder.path_of(file_id, self._files[file_id].name)
@@ -234,7 +281,7 @@ class FileStore:
 
     @property
     def bytes(self) -> int:
-        return sum(record.size for record in self._files.values())
+        return sum(share.bytes for share in self._shares.values())
 
     # ── jobs ──
 
@@ -297,7 +344,12 @@ class FileStore:
         self._arm()
 
     def _remove(self, file_id: str) -> None:
-        del self._files[file_id]
+        record = self._files.pop(file_id)
+        del self._numbers[file_id]
+        share = self._shares[record.tenant]
+        del share.files[file_id]
+        share.bytes -= record.size
+        self._drop_if_empty(record.tenant)
         self._unused.pop(file_id, None)
         self._users.forget(file_id)
         self._start_aside(partial(self.folder.remove, file_id))

@@ -39,6 +39,17 @@ class ClusterGauges(NamedTuple):
     """Processors that whoever scales the cluster was asked for last."""
 
 
+class FileGauges(NamedTuple):
+    """Of a server that keeps files."""
+
+    number: int
+    """Uploaded files that are there."""
+    size: int
+    """Their bytes."""
+    received_bytes: int
+    sent_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Gauges:
     queue_depth: int
@@ -58,6 +69,8 @@ class Gauges:
     """The longest turn of the event loop in the last minute or two."""
     cluster: ClusterGauges | None = None
     """None where the server is one machine."""
+    files: FileGauges | None = None
+    """None where the server keeps none."""
 
     @property
     def spares(self) -> int:
@@ -67,7 +80,7 @@ class Gauges:
 
 async def read_gauges(
     pools: JobPools, job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
-    cluster: ClusterGauges | None = None,
+    cluster: ClusterGauges | None = None, files: FileGauges | None = None,
 ) -> Gauges:  # fmt: skip
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
@@ -86,6 +99,7 @@ async def read_gauges(
         loop_lag_s=loop_lag_s,
         loop_longest_s=loop_turns.longest_s(),
         cluster=cluster,
+        files=files,
     )
 
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.records import NODE_STATES, NodeRecord
-from killable.supervisor.telemetry.gauges import ClusterGauges, Gauges
+from killable.supervisor.telemetry.gauges import ClusterGauges, FileGauges, Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 
 MS = 0.001
@@ -65,7 +65,17 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
         "loop_longest_ms": round(gauges.loop_longest_s / MS, 3),
         "uptime_s": round(uptime_s, 3),
+        **({} if gauges.files is None else _files_as_json(gauges.files)),
     } | ({} if gauges.cluster is None else _cluster_as_json(gauges.cluster))
+
+
+def _files_as_json(files: FileGauges) -> dict[str, Any]:
+    return {
+        "files": files.number,
+        "files_bytes": files.size,
+        "files_received_bytes": files.received_bytes,
+        "files_sent_bytes": files.sent_bytes,
+    }
 
 
 def _cluster_as_json(cluster: ClusterGauges) -> dict[str, Any]:
@@ -118,6 +128,8 @@ class _Scrape:
         yield _gauge(
             "loop_longest_seconds", "Longest iteration of that loop in the last minute or two", gauges.loop_longest_s
         )
+        if gauges.files is not None:
+            yield from _of_files(gauges.files)
         if gauges.cluster is not None:
             yield from _of_cluster(gauges.cluster)
         yield from metrics.registry.collect()
@@ -135,6 +147,13 @@ def _of_tenants(gauges: Gauges) -> Iterator[Metric]:
         streams.add_metric([tenant.tenant], tenant.streams)
     yield jobs
     yield streams
+
+
+def _of_files(files: FileGauges) -> Iterator[Metric]:
+    yield _gauge("files", "Uploaded files that are there", files.number)
+    yield _gauge("files_bytes", "Their size", files.size)
+    yield _counter("files_received_bytes", "Bytes of uploads, also of those that failed", {(): files.received_bytes})
+    yield _counter("files_sent_bytes", "Bytes of files that were downloaded", {(): files.sent_bytes})
 
 
 def _of_cluster(cluster: ClusterGauges) -> Iterator[Metric]:

@@ -174,7 +174,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(files: OwnServe
     await until_async(lambda: on_disk(files), "the upload has begun")
     writer.transport.abort()
     await nothing_on_disk(files)
-    assert (await files.client.get("/v1/files")).json() == {"files": []}
+    assert (await files.client.get("/v1/files")).json() == {"files": [], "next_cursor": None}
 
 
 async def test_a_slow_upload_has_a_deadline(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,8 +360,8 @@ async def test_a_server_without_files_says_so(start_server: StartServer) -> None
     async with start_server(more=(JOBS,)) as server:
         for method, path in (("POST", "/v1/files"), ("GET", "/v1/files"), ("DELETE", "/v1/files/x")):
             answer: httpx.Response = await server.client.request(method, path)
-            problem_of(answer, 403, "files_off")
+            problem_of(answer, 404, "files_off")
         answer = await server.client.post("/v1/jobs", json={"type": "digest", "input": {"file": "file-" + "0" * 32}})
-        problem_of(answer, 403, "files_off")
+        problem_of(answer, 404, "files_off")
         done = await run(server, "save", name="a")
-        assert done["error"]["code"] == "exception" and "keeps no files" in done["error"]["message"]
+        assert done["error"]["code"] == "exception" and "of a server that keeps files" in done["error"]["message"]

@@ -25,7 +25,10 @@ def save(
     if fault:
         raise ValueError(fault)
     if not staging:
-        raise OSError(errno.EOPNOTSUPP, "this server keeps no files that jobs save")
+        raise OSError(
+            errno.EOPNOTSUPP,
+            "files are saved by jobs of a server that keeps files (server.files_bytes_max), and only there",
+        )
     os.makedirs(staging, mode=0o700, exist_ok=True)
     place = os.path.join(staging, str(number))
     try:

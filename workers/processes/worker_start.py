@@ -53,7 +53,11 @@ def become_worker(start: WorkerStart, configure: Configure, packages: dict[str, 
         if start.sandbox is not None:
             start.sandbox.enter_as_root()
         if configure.uid is not None or start.sandbox is not None:
-            own = [start.tmp, *filter(None, [configure.staging(start.tmp)])]
+            own, staging = [start.tmp], configure.staging(start.tmp)
+            if os.path.isdir(
+                os.path.dirname(staging)
+            ):  # else there are no files, or a cleaner of /tmp has removed them
+                own.append(staging)
             for folder in own:
                 os.mkdir(folder, 0o700)
                 if configure.uid is not None and configure.gid is not None:

@@ -98,10 +98,10 @@ class Sandbox:
         private = [] if self._shared_memory else [private_memory.FOLDER]
         if self._write is None:
             rules.allow(_outside_the_kernel(), landlock.WRITE & ~landlock.DEVICE_NODES)
-        own = [tmp, *filter(None, [staging])]
+        own = [tmp, *_existing([staging])]
         rules.allow([*(self._write or ()), *own, *private, *_existing(_DEVICES)], landlock.READ | landlock.WRITE)
         rules.allow([*(self._read or ()), *self._needed], landlock.READ)
-        rules.allow(filter(None, [uploaded]), landlock.READ & ~landlock.LIST)
+        rules.allow(_existing([uploaded]), landlock.READ & ~landlock.LIST)
         rules.allow([self._folder], landlock.LIST)  # to import a module, Python lists the folder that it is in
         rules.enforce()
 

@@ -232,15 +232,15 @@ class Supervisor:
 
     def run(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
-        log: EventLog, attempts: int, since: float, waits_since: float,
+        log: EventLog, attempts: int, since: float, waits_since: float, checkpoint: bytes | None = None,
     ) -> Job:  # fmt: skip
         """Queue or start a job that another supervisor has accepted at `since`, and that waits since `waits_since`.
 
-        Its events go into `log`; so many `attempts` have ended.
+        Its events go into `log`; so many `attempts` have ended, and left this `checkpoint`.
         """
         self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
-        job.queued, job.attempts = waits_since, attempts
+        job.queued, job.attempts, job.partial = waits_since, attempts, checkpoint
         self.jobs.enqueue(job)
         return job
 

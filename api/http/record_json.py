@@ -27,6 +27,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "nodes": record.nodes,
         "correlation_id": record.correlation_id,
         "events": record.events,
+        "first_id": record.first_id,
         "attempts": record.attempts,
         "lost_attempts": record.lost_attempts,
         "result": _value(record.result, address + "/result", result_inline_bytes_max),

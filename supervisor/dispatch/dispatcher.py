@@ -32,6 +32,7 @@ from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.protocol.message_bounds import RETRY_AFTER_S_MAX
 
 if TYPE_CHECKING:
     from killable.supervisor.journal.job_notes import JobNotes, Start
@@ -153,8 +154,18 @@ class Dispatcher:
         return self._remote_pools.why_waits(self.fleet.pool_of(job.type).spec.name, job.submission.nodes)
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order."""
-        for job in [job for job in jobs if self._push(job)]:
+        """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order.
+
+        One that waited for its next attempt goes on with that.
+        """
+        queued = []
+        for job in jobs:
+            left_s = 0.0 if job.again_at is None else self._clock.left_s(job.again_at)
+            if left_s > 0:
+                self._requeue_at(job, self._clock.now() + min(left_s, RETRY_AFTER_S_MAX))
+            elif self._push(job):
+                queued.append(job)
+        for job in queued:
             self._assign_or_wait(job)
 
     def settle(self, job: Job, outcome: Outcome) -> None:
@@ -443,8 +454,12 @@ class Dispatcher:
         if not job.may_retry or limits["attempts_max"] == 1:
             return None
         left_s = math.inf if limits["total_s"] is None else job.created + limits["total_s"] - self._clock.now()
-        streamed, share = bool(job.log.tokens or job.log.overflowed), retries.jitter_of(job.number)
-        return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
+        return retries.wait_s(
+            outcome, job.type, limits, job.attempts,
+            may_repeat=not job.log.tokens and not job.log.overflowed,
+            may_void=not job.is_executor_task,  # the items of its stream have been taken by a loop of the program
+            left_s=left_s, share=retries.jitter_of(job.number),
+        )  # fmt: skip
 
     def _schedule_retry(self, job: Job, outcome: Outcome, wait_s: float, attempt: RunningAttempt) -> None:
         """Schedule another attempt; until then the job waits outside of the queue."""
@@ -453,16 +468,20 @@ class Dispatcher:
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
         job.reset_for_retry(now)
+        job.again_at = job.at(now + wait_s)
         if self._job_notes is not None:
             self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
         else:
             self._note_recorded(attempt)
-        job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
+        self._requeue_at(job, now + wait_s)
         job.wake()
         self._start_let_go()
 
+    def _requeue_at(self, job: Job, due: float) -> None:
+        job.queue_timer = self._clock.call_at(due, lambda: self._requeue(job))
+
     def _requeue(self, job: Job) -> None:
-        job.queued, job.queue_timer = self._clock.now(), None
+        job.queued, job.queue_timer, job.again_at = self._clock.now(), None, None
         self.enqueue(job)
 
     def _note_recorded(self, attempt: RunningAttempt | None) -> None:

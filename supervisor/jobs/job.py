@@ -107,6 +107,8 @@ class Job:
     pid: int | None = None
     node: str | None = None
     """The node of the latest attempt; None: there is only this machine."""
+    again_at: str | None = None
+    """When its next attempt is due, if it waits for one."""
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -255,6 +257,7 @@ class Job:
             certificate=self._certificate(),
             instance_id=self.instance_id or instance_id,
             events=len(self.log),
+            first_id=self.log.attempt_first,
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,

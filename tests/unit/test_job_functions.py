@@ -131,6 +131,8 @@ def test_everything_that_is_declared_is_in_the_catalogue() -> None:
         "operations": ["load", "run"],
         "streams": True,
         "on_loss": "fail",
+        "retry_on": [],
+        "retry_codes": [],
         "available": True,
         "unavailable_reason": "",
     }

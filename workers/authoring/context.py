@@ -90,6 +90,7 @@ class Context:
         "_channel",
         "_entered",
         "_operations",
+        "_previous_checkpoint",
         "_stop_signal",
         "_tmp",
         "_tmp_parent",
@@ -122,11 +123,13 @@ class Context:
         tmp: Path | str | None = None,
         stop_signal: StopState | None = None,
         entered: float | None = None,
+        previous_checkpoint: Callable[[], Any] | None = None,
     ) -> None:
         """Make the context of one attempt.
 
         The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
         not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now).
+        `previous_checkpoint` returns the checkpoint of an earlier attempt (default: there is none).
         """
         self._channel = channel
         # The channel's own method, without a wrapper: one call less for each of millions of tokens.
@@ -138,6 +141,7 @@ class Context:
         self.job_id = job_id
         self.attempt = attempt
         """The number of this run of the job, from 1."""
+        self._previous_checkpoint = previous_checkpoint
         self.tags: Mapping[str, str] = {} if tags is None else tags
         self.limits: Mapping[str, Any] = {} if limits is None else limits
         """The limits in force for this job, in seconds and bytes; None: no such limit."""
@@ -185,6 +189,15 @@ class Context:
     def checkpoint(self, value: Any) -> None:
         """Save an intermediate result: the job's record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
+
+    @property
+    def previous_checkpoint(self) -> Any:
+        """The last checkpoint of the attempts before this one, as a new value each time; None: there is none.
+
+        With a journal it survives the server's death, too: at a retry, and for a type with `on_loss="rerun"`. What was
+        checkpointed in the last moments before a death may be missing.
+        """
+        return None if self._previous_checkpoint is None else self._previous_checkpoint()
 
     def operation(self, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill") -> Operation:
         """Give a part of the job a timeout of its own: `with ctx.operation("download", timeout_s=600):`.

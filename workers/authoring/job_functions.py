@@ -30,6 +30,8 @@ from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
 from killable.workers.authoring.preloads import preload, run_preloads
 from killable.workers.authoring.registered_types import DeclarationError, InputError, catalogue, registered
 from killable.workers.authoring.requirements import missing
+from killable.workers.authoring.retry import NOT_ASKED, RetryOn
+from killable.workers.authoring.retry_on import ATTEMPTS_MAX, names_of, parse_retry_on
 from killable.workers.protocol.codec import CODECS
 
 __all__ = [
@@ -72,6 +74,13 @@ class JobFunction:
     """Whether it is a generator function: its yields are the tokens, its return value is the result."""
     on_loss: str = "fail"
     """What becomes of its jobs that ran when the server died, with a journal: one of ON_LOSS."""
+    retry_on: RetryOn = NOT_ASKED
+    """For which ends its author wants another attempt."""
+
+    @property
+    def retried(self) -> tuple[type[Exception], ...]:
+        """The exceptions after which its author wants another attempt."""
+        return self.retry_on.exceptions
 
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Return the keyword arguments of a call, converted to the types of the function's annotations.
@@ -101,6 +110,8 @@ class JobFunction:
             "operations": list(self.operations),
             "streams": self.streams,
             "on_loss": self.on_loss,
+            "retry_on": names_of(self.retry_on),
+            "retry_codes": list(self.retry_on.codes),
             "available": not unavailable_reason,
             "unavailable_reason": unavailable_reason,
         }
@@ -126,6 +137,7 @@ def job(
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
     on_loss: str = "fail",
+    retry_on: type[Exception] | str | Sequence[type[Exception] | str] = (),
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Callable[[F], F]: ...
 
@@ -138,6 +150,7 @@ def job(
     extra_input: str = "forbid",
     requires: Mapping[str, str] | None = None,
     on_loss: str = "fail",
+    retry_on: type[Exception] | str | Sequence[type[Exception] | str] = (),
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
@@ -147,8 +160,10 @@ def job(
     them to the ** parameter. `operations` are aliases of the type. `requires` maps import names to install lines: if
     one is not installed, the type is listed as unavailable. `on_loss="rerun"` says that the job may run more than once
     (it is idempotent): with a journal, a job that ran when the server or its machine died is run again, three times at
-    most, instead of failing. `limits` are the type's defaults (LIMITS has the names): seconds also as "5m", bytes also
-    as "1GiB", None for no such limit.
+    most, instead of failing. `retry_on` names exceptions and codes of endings ("crash", "timeout.run") after which it
+    is run again, in all `attempts_max` times (then 3 by default): what it has streamed is void, and readers are told.
+    `limits` are the type's defaults (LIMITS has the names): seconds also as "5m", bytes also as "1GiB", None for no
+    such limit.
 
     Raise DeclarationError, with function and cause, for a function that cannot be a job.
     """
@@ -159,6 +174,7 @@ def job(
         extra_input=extra_input,
         requires=requires,
         on_loss=on_loss,
+        retry_on=retry_on,
         limits=limits,
     )
     if name is None or isinstance(name, str):
@@ -182,6 +198,7 @@ def _declare(
     extra_input: str,
     requires: Mapping[str, str] | None,
     on_loss: str,
+    retry_on: object,
     limits: Mapping[str, object],
 ) -> F:
     check_function("job", function)
@@ -193,6 +210,10 @@ def _declare(
         raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
     if on_loss not in ON_LOSS:
         raise _refusal(function, f"on_loss is {' or '.join(ON_LOSS)}, not {on_loss!r}")
+    wanted = _parse_retry_on(function, retry_on)
+    parsed = {limit: _parse_limit(function, limit, value) for limit, value in limits.items()}
+    if wanted != NOT_ASKED:
+        parsed.setdefault("attempts_max", ATTEMPTS_MAX)
     members, context, rest = read_parameters(function, typed=codec == "json")
     _check_rest(function, rest, extra_input)
     declared = JobFunction(
@@ -200,13 +221,14 @@ def _declare(
         function=function,
         description=(inspect.getdoc(inner) or "").partition("\n")[0],
         input=input_type_of(members, extra=extra_input, rest=None if rest is None else rest[1]),
-        limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
+        limits=parsed,
         operations=_check_operations(function, name, operations),
         codec=codec,
         requires=check_requires("job", function, requires),
         context_parameter=context,
         streams=inspect.isgeneratorfunction(inner),
         on_loss=on_loss,
+        retry_on=wanted,
     )
     _register(declared)
     return function
@@ -252,6 +274,13 @@ def _parse_limit(function: Function, name: str, value: object) -> Any:
     try:
         return parse_limit(name, value)
     except (LookupError, ValueError) as error:
+        raise _refusal(function, str(error)) from None
+
+
+def _parse_retry_on(function: Function, value: object) -> RetryOn:
+    try:
+        return parse_retry_on(value)
+    except ValueError as error:
         raise _refusal(function, str(error)) from None
 
 

@@ -47,6 +47,7 @@ SECTIONS = (
             "Limits",
             "Stopping",
             "OperationTimedOut",
+            "Retry",
         ),
     ),
     Section(
@@ -79,13 +80,14 @@ SECTIONS = (
             "WorkerKilled",
             "Unreachable",
             "NotEnded",
+            "Restarted",
         ),
     ),
 )
 
 SPECIAL = frozenset(("__enter__", "__exit__", "__aenter__", "__aexit__", "__iter__", "__aiter__", "__await__"))
 """Methods that are used by syntax; shown where they have a docstring."""
-MADE_BY_USERS = {"Executor", "Client", "AsyncClient"}
+MADE_BY_USERS = {"Executor", "Client", "AsyncClient", "Retry"}
 """Only these have a constructor that is called outside of this library."""
 
 

@@ -59,6 +59,8 @@ class Submission(NamedTuple):
     """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
     nodes: Mapping[str, str] = {}
     """Labels of the nodes that may run it, in Ray's syntax; empty: all. See `jobs.node_labels`."""
+    callback_url: str = ""
+    """Where its end is sent, as a webhook; empty: nowhere."""
     shared: SharedParts | None = None
     """Memory files that the input refers to, and other inputs as well. Only of an Executor's tasks."""
 

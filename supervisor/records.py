@@ -77,6 +77,8 @@ class JobRecord(NamedTuple):
     """The node of the latest attempt; null on a server of one machine."""
     nodes: Mapping[str, str] = {}
     """Labels of the nodes that may run it; empty: all."""
+    callback: Mapping[str, Any] | None = None
+    """Its webhook: `state` (pending · delivered · failed), `attempts`, `detail`; null: it has none."""
 
     @property
     def ended(self) -> bool:

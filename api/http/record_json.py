@@ -34,6 +34,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "partial": _value(record.partial, address + "/partial", result_inline_bytes_max),
         "certificate": record.certificate,
         "instance_id": record.instance_id,
+        "callback": record.callback,
     }
 
 

@@ -63,6 +63,7 @@ async def submit_job(
     job_type = await _find_type(engine, body.operation if isinstance(body, schemas.OperationRequest) else body.type)
     tenant, large = tenant_of(request), large_body_of(request)
     prefix = () if markers else ("input",)
+    callback_url = parts.callback_url(None if isinstance(body, schemas.OperationRequest) else body.callback_url, tenant)
     submission = Submission(
         type=job_type.name,
         input=await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant),
@@ -78,6 +79,7 @@ async def submit_job(
         idempotency_key=headers.idempotency_key or "",
         body_digest=await _digest(request, large) if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
+        callback_url=callback_url,
     )
     record = await engine.submit(submission, counted=True)
     answered = preference.headers | {"X-Correlation-Id": record.correlation_id}

@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -20,6 +21,12 @@ OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 TEXT = "text/plain"
 TEXT_TYPE = f"{TEXT}; version=0.0.4; charset=utf-8"
 
+WEBHOOK_COUNTS = {
+    "delivered": "Webhooks that were taken",
+    "failed": "Attempts to deliver a webhook that failed",
+    "given_up": "Webhooks that were given up",
+    "refused": "Webhooks that were given up at once, as too many waited",
+}
 router = APIRouter(tags=["metrics"], default_response_class=Json)
 
 
@@ -72,6 +79,9 @@ class Counts(BaseModel):
     audit_records_lost: int = Field(description="Records that the audit log could not take (server.audit_log)")
     requests_waiting: int = Field(description="HTTP requests that wait for their turn")
     requests_shed: int = Field(description="HTTP requests refused (503 busy), as too many of their client waited")
+    webhooks: dict[str, int] = Field(
+        description="Webhooks that wait, and: delivered, failed attempts, given up, refused as too many waited"
+    )
     nodes: dict[str, int] = Field({}, description="Nodes by state; absent if the server is one machine")
     nodes_lost: int = Field(0, description="Nodes whose lease was over, or that have ended; absent likewise")
     cpus_requested: int = Field(0, description="Processors that Ray's autoscaler was asked for last; absent likewise")
@@ -99,8 +109,15 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
         if media_type in ("application/json", "application/*", "*/*"):
             break
     turns = parts_of(request).turns
-    of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed}
+    of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed, "webhooks": _webhooks(request)}
     return Json({**await engine.counts(), "audit_records_lost": _lost(request), **of_http})
+
+
+def _webhooks(request: Request) -> dict[str, int]:
+    callbacks = parts_of(request).callbacks
+    counts = Counter[str]() if callbacks is None else callbacks.counts
+    waiting = 0 if callbacks is None else callbacks.waiting
+    return {"waiting": waiting, **{name: counts[name] for name in WEBHOOK_COUNTS}}
 
 
 def _lost(request: Request) -> int:
@@ -120,6 +137,12 @@ async def _text(request: Request, openmetrics: bool) -> Response:
     if parts_of(request).audit_log is not None:
         told = "Records that the audit log could not take"
         lines += _counter("killable_audit_records_lost", total, told, _lost(request))
+    waiting = "Webhooks that are neither taken nor given up"
+    webhooks = _webhooks(request)
+    lines += [f"# HELP killable_webhooks_waiting {waiting}", "# TYPE killable_webhooks_waiting gauge"]
+    lines.append(f"killable_webhooks_waiting {webhooks['waiting']}.0")
+    for name, told in WEBHOOK_COUNTS.items():
+        lines += _counter(f"killable_webhooks_{name}", total, told, webhooks[name])
     # They come first: in OpenMetrics, the text of the engine has an end.
     body = "\n".join([*lines, ""]).encode() + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})

@@ -319,7 +319,7 @@ class NodeHost:
         began = self._clock.now()
         parts = self._parts.pop(n, {})
         content = b"".join((*(parts[place] for place in range(header["parts"])), blob))
-        input_bytes = len(content) - header["checkpoint_bytes"]
+        input_bytes = len(content) - header.get("checkpoint_bytes", 0)
         content, checkpoint = content[:input_bytes], content[input_bytes:] or None
         submission = Submission(
             header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]

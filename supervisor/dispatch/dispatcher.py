@@ -20,6 +20,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import queue_deadlines, retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.jobs import job_events, lifecycle
+from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue, Selected, Waiting
@@ -80,6 +81,8 @@ class Dispatcher:
         self._let_go: list[JobPool] = []
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
+        self.callbacks: Callbacks | None = None
+        """Is told of ends for which there is an address, once they are on disk."""
         self._job_notes: JobNotes | None = None
         self._reserved: dict[str, JobWorker] = {}
         """By job id: the worker that is kept for a job while its start is written."""
@@ -495,6 +498,7 @@ class Dispatcher:
         def on_written(why: str) -> None:
             on_end_written(job, why)
             self._note_recorded(attempt)
+            self.call_back(job)
 
         self.conclude(job, outcome)
         self._observer.on_ended(job)
@@ -503,10 +507,17 @@ class Dispatcher:
             self._job_notes.ended(job, on_written)
         else:
             self._note_recorded(attempt)
+            self.call_back(job)
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()
         self.finish_shutdown_if_idle()
+
+    def call_back(self, job: Job) -> None:
+        """Have the end of a job sent to its address, if it has one and that was not done."""
+        is_settled = job.callback is not None and job.callback["state"] != "pending"
+        if self.callbacks is not None and job.submission.callback_url and not is_settled:
+            self.callbacks.on_ended(job.id, job.submission.tenant, job.submission.callback_url)
 
     def _start_let_go(self) -> None:
         """Assign jobs of tenants that may run more again; workers may be idle because these were held back."""

@@ -80,6 +80,7 @@ async def restore(
     logger.info("restored", extra=taken | {"path": job_notes.journal.path})
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
+        jobs.call_back(job)
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
     for job, held, stop in restoring.running:
@@ -131,6 +132,7 @@ class _Restoring:
         answer = job.record(accepted["instance_id"])
         answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
         job.partial = row.pieces.get("checkpoint")
+        job.callback = (row.ended or {}).get("callback")
         job.lost_attempts = (row.ended or row.started or {}).get("lost_attempts", 0)
         if row.ended is not None and row.ended.get("reduced"):
             self.reduced.add(job)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
 
 
+PENDING = {"state": "pending", "attempts": 0, "detail": ""}
+"""Of a webhook that has not been tried."""
 EVENT_BYTES = 5
 """Bytes of memory that a packed event costs besides its data."""
 
@@ -107,6 +109,8 @@ class Job:
     pid: int | None = None
     node: str | None = None
     """The node of the latest attempt; None: there is only this machine."""
+    callback: dict[str, Any] | None = None
+    """What has become of its webhook since its end (`Supervisor.note_callback`)."""
     again_at: str | None = None
     """When its next attempt is due, if it waits for one."""
     readers: int = 0
@@ -265,6 +269,7 @@ class Job:
             durable=self.durable,
             node=self.node,
             nodes=dict(self.submission.nodes),
+            callback=(self.callback or PENDING) if self.submission.callback_url else None,
         )
 
     def _certificate(self) -> dict[str, Any] | None:

@@ -222,6 +222,7 @@ class JobNotes:
             "progress": _as_json(job.progress),
             "certificate": job.certificate,
             "first_event": job.log.first,
+            "callback": job.callback,
         }
 
 

@@ -139,12 +139,14 @@ async def _serve(
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
+    from killable.api.webhooks.server_webhooks import deliveries_of
     from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
     supervisor = supervisor_of(config, os.environ)
+    callbacks = deliveries_of(supervisor, config)
     adopts = adopted_zombies.is_reaper_of_strangers()
     reaper = adopted_zombies.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
@@ -152,9 +154,9 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators)
+            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators, callbacks)
             await web.start()
-            hang_up = HangUp(in_force, web, manager, audit_log)
+            hang_up = HangUp(in_force, web, manager, audit_log, callbacks)
             hang_up.start()
             interpreter_settings.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
@@ -164,6 +166,8 @@ async def _serve(
             ready.cancel()
             await _end_jobs(supervisor, manager, stop)
             hang_up.close()
+            if callbacks is not None:
+                await callbacks.close(LAST_WORDS_S)
             await web.close(LAST_WORDS_S)
             if supervisor.is_deposed:
                 _raise_deposed()

@@ -6,7 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -32,20 +32,18 @@ from killable.api.http.route_roles import OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
-
-if TYPE_CHECKING:
-    from killable.api.webhooks.deliveries import Deliveries
 
 
 def create_app(
     engine: Engine, settings: HttpSettings | None = None, audit_log: AuditLog | None = None,
-    callbacks: Deliveries | None = None,
+    webhooks: Webhooks | None = None,
 ) -> FastAPI:  # fmt: skip
     """Return the ASGI application over a started engine. One process may have several applications.
 
     The caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and
-    their streams end with terminal events. `callbacks` sends webhooks; None: there are none.
+    their streams end with terminal events. `webhooks`: None if it sends none.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -61,7 +59,7 @@ def create_app(
     checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
     streams = OpenStreams(settings.streams_max, ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s)
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, callbacks
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, webhooks
     )
     app.state.troubles = []
     install_problems(app)

@@ -6,7 +6,7 @@ Runs in: api. Not FastAPI's dependencies: each costs a request 30 µs, and these
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from fastapi import Request
 
@@ -17,14 +17,11 @@ from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.own_jobs import OwnJobs
-from killable.api.http.request_faults import fault, invalid
 from killable.api.http.request_turns import RequestTurns
 from killable.api.http.settings import HttpSettings
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
-
-if TYPE_CHECKING:
-    from killable.api.webhooks.deliveries import Deliveries
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +37,8 @@ class Dependencies:
     keys: KeyRing | None
     audit_log: AuditLog | None
     turns: RequestTurns
-    callbacks: Deliveries | None = None
-    """None: this server sends no webhooks."""
-
-    def callback_url(self, given: str | None, tenant: str) -> str:
-        """Return where the end of a job is sent; empty: nowhere. Raise Refused: invalid."""
-        if self.callbacks is None:
-            why = "needs webhooks.secrets_file, which this server does not have" if given else ""
-        elif given is None:
-            return self.callbacks.url_of(tenant)
-        else:
-            why = self.callbacks.fault_of(given, tenant)
-        if why:
-            raise invalid([fault("body", ["callback_url"], why)])
-        return given or ""
+    webhooks: Webhooks | None
+    """None: this server sends none."""
 
 
 def parts_of(request: Request) -> Dependencies:

@@ -114,9 +114,9 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
 
 
 def _webhooks(request: Request) -> dict[str, int]:
-    callbacks = parts_of(request).callbacks
-    counts = Counter[str]() if callbacks is None else callbacks.counts
-    waiting = 0 if callbacks is None else callbacks.waiting
+    webhooks = parts_of(request).webhooks
+    counts = Counter[str]() if webhooks is None else webhooks.counts
+    waiting = 0 if webhooks is None else webhooks.waiting
     return {"waiting": waiting, **{name: counts[name] for name in WEBHOOK_COUNTS}}
 
 

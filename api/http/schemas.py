@@ -34,7 +34,7 @@ from killable.api.http.request_patterns import (
     TAG_KEY,
 )
 from killable.api.http.unknown_fields import FEW, few
-from killable.api.webhooks.callback_address import URL_CHARS_MAX
+from killable.api.http.webhooks import URL_CHARS_MAX
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX

@@ -10,7 +10,8 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
-URL_CHARS_MAX = 2048
+from killable.api.http.webhooks import URL_CHARS_MAX
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import processes, retried_jobs
+from support import processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
@@ -19,8 +19,9 @@ from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 
-TESTS = str(Path(processes.__file__).parents[1])
-POOL = PoolSpec("p", (retried_jobs.__file__,), 2, env={"PYTHONPATH": TESTS})
+SUPPORT = Path(processes.__file__).parent
+TESTS = str(SUPPORT.parent)
+POOL = PoolSpec("p", (str(SUPPORT / "retried_jobs.py"),), 2, env={"PYTHONPATH": TESTS})
 
 
 async def until_on_disk(journal: Path, folder: Path, what: Any) -> Path:

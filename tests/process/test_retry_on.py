@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 from job_runs import follow, run, submit, wait_for_tokens
-from support import processes, retried_jobs
-from support.retried_jobs import EVERY_CODE
+from support import processes
 from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.models import Submission
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
+from killable.workers.authoring.retry_on import NEVER_AGAIN
 from killable.workers.errors import CODES
 
-TESTS = str(Path(processes.__file__).parents[1])
-POOL = PoolSpec("p", (retried_jobs.__file__,), 2, env={"PYTHONPATH": TESTS})
+SUPPORT = Path(processes.__file__).parent
+TESTS = str(SUPPORT.parent)
+POOL = PoolSpec("p", (str(SUPPORT / "retried_jobs.py"),), 2, env={"PYTHONPATH": TESTS})
 
+EVERY_CODE = tuple(code for code, row in CODES.items() if row.state is not None and code not in NEVER_AGAIN)
+"""As the job `asks` has them."""
 LIMITS: dict[str, dict[str, Any]] = {
     "limit.cpu": {"cpu_s": 0.2},
     "limit.memory": {"memory_bytes": 64 << 20},

@@ -60,6 +60,11 @@ class Clock:
         return max(0.0, time.time() - _seconds(at))
 
     @staticmethod
+    def left_s(at: str) -> float:
+        """Return in how many seconds `at` will be, a time of day from `wall`; 0 if it is in the past."""
+        return max(0.0, _seconds(at) - time.time())
+
+    @staticmethod
     def wall() -> str:
         """Return the time of day: RFC 3339 in UTC with milliseconds."""
         return rfc_3339(time.time())

@@ -90,6 +90,24 @@ class ClusterSettings:
 
 
 @dataclass(frozen=True)
+class WebhookSettings:
+    """Telling others how jobs ended: `[webhooks]` of `killable.toml`."""
+
+    secrets_file: str = ""
+    """File readable only by its owner, with the secrets that sign, a line `TENANT whsec_...`; empty: no webhooks."""
+    allow: tuple[str, ...] = ()
+    """Networks like "10.1.0.0/16" that webhooks may be sent to although they are private; http:// goes only there."""
+    attempts_max: PositiveCount = 10
+    """Attempts to deliver a webhook, as long as its job is kept."""
+    backoff_s: PositiveSeconds = 5.0
+    """Approximate wait before the second attempt; doubled each time, up to an hour."""
+    timeout_s: PositiveSeconds = 10.0
+    """Time for one attempt, from the look-up of the name to the status."""
+    waiting_max: PositiveCount = 1000
+    """Maximum number of webhooks that wait; half of it for one tenant. One more is given up."""
+
+
+@dataclass(frozen=True)
 class ServerSettings(SupervisorSettings, HttpServerSettings):
     """The HTTP side, the bounds of the queue and of kept jobs, and the log: `[server]` of `killable.toml`.
 

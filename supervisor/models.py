@@ -62,6 +62,8 @@ class Submission(NamedTuple):
     """Labels of the nodes that may run it, in Ray's syntax; empty: all. See `jobs.node_labels`."""
     files: tuple[str, ...] = ()
     """The ids of the uploaded files that the input has."""
+    callback_url: str = ""
+    """Where its end is sent, as a webhook; empty: nowhere."""
     shared: SharedParts | None = None
     """Memory files that the input refers to, and other inputs as well. Only of an Executor's tasks."""
 
@@ -181,12 +183,16 @@ class Outcome(NamedTuple):
     code: str | None = None
     message: str = ""
     facts: Mapping[str, Any] = {}
+    is_transient: bool = False
+    """The job's author wants another attempt after it: `retry_on`, or a `Retry`."""
+    after_s: float | None = None
+    """The seconds until then that a `Retry` asks for."""
 
     def error_json(self) -> dict[str, Any] | None:
         """Return the error in the form of records, events and problem documents; None: it completed."""
         if self.code is None:
             return None
-        retryable = CODES[self.code].retryable
+        retryable = self.is_transient or CODES[self.code].retryable
         return {"code": self.code, "message": self.message, "retryable": retryable, **self.facts}
 
 
@@ -211,6 +217,10 @@ class JobType(NamedTuple):
     """Whether it yields tokens."""
     on_loss: str = "fail"
     """What becomes of its jobs that ran when the server died, with a journal: fail · rerun"""
+    retry_on: tuple[str, ...] = ()
+    """After which exceptions and codes of endings its jobs are run again, if `attempts_max` allows it."""
+    retry_codes: tuple[str, ...] = ()
+    """The codes among them."""
     available: bool = True
     """False: the machine lacks one of its requirements."""
     unavailable_reason: str = ""

@@ -46,7 +46,7 @@ class JobRecord(NamedTuple):
     pid: int | None
     """For people and logs; never used to send a signal."""
     tokens: int
-    """Tokens streamed so far."""
+    """Tokens streamed so far by the latest attempt."""
     result: bytes | None
     """In the pool's codec: JSON text where the codec is `json`."""
     partial: bytes | None
@@ -59,6 +59,8 @@ class JobRecord(NamedTuple):
     """The run of the server to which it belonged."""
     events: int
     """Number of events so far; the id of the last one is one less."""
+    first_id: int = 0
+    """Id of the first event of the latest attempt: what was streamed before it is void."""
     markers: bool = False
     progress: dict[str, Any] | None = None
     """The last progress that the job reported."""
@@ -77,6 +79,8 @@ class JobRecord(NamedTuple):
     """Labels of the nodes that may run it; empty: all."""
     files: Sequence[Mapping[str, Any]] = ()
     """The files that its latest attempt has saved: name, size in bytes and content type of each."""
+    callback: Mapping[str, Any] | None = None
+    """Its webhook: `state` (pending · delivered · failed), `attempts`, `detail`; null: it has none."""
 
     @property
     def ended(self) -> bool:

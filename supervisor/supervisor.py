@@ -16,6 +16,7 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.dispatch.drain import Drain
+from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import DurableEnds, undurable_end, visible
 from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
@@ -266,15 +267,15 @@ class Supervisor:
 
     def run(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
-        log: EventLog, attempts: int, since: float, waits_since: float,
+        log: EventLog, attempts: int, since: float, waits_since: float, checkpoint: bytes | None = None,
     ) -> Job:  # fmt: skip
         """Queue or start a job that another supervisor has accepted at `since`, and that waits since `waits_since`.
 
-        Its events go into `log`; so many `attempts` have ended.
+        Its events go into `log`; so many `attempts` have ended, and left this `checkpoint`.
         """
         self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
-        job.queued, job.attempts = waits_since, attempts
+        job.queued, job.attempts, job.partial = waits_since, attempts, checkpoint
         self.jobs.enqueue(job)
         return job
 
@@ -349,6 +350,20 @@ class Supervisor:
             record = await self._told(job)
             raise Refused(f"the job had ended: {record.state}", code="already_ended", record=record)
         return self._record(job)  # whoever wanted it dead hears at once that it is; the record says if it is on disk
+
+    def send_ends_by(self, callbacks: Callbacks) -> None:
+        """Have the ends of jobs that have an address sent. To be called before `start`: those of the journal, too."""
+        self.jobs.callbacks = callbacks
+
+    def note_callback(self, job_id: str, state: str, attempts: int, detail: str) -> None:
+        """Keep what became of a job's webhook in its record, and in the journal; nothing if the job is not kept."""
+        try:
+            job = self._registry.get(job_id)
+        except Refused:
+            return
+        job.callback = {"state": state, "attempts": attempts, "detail": detail}
+        if self._job_notes is not None and job.is_over and self._registry.keeps(job):
+            self._job_notes.amended(job)
 
     async def cancel_matching(
         self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,

@@ -16,8 +16,8 @@ from typing import Any, Self, Unpack
 import httpx
 
 from killable.api.client.async_transport import AsyncTransport
-from killable.api.client.errors import job_error
-from killable.api.client.events import Ending, Event, Record, token_of
+from killable.api.client.attempt_tokens import AttemptTokens
+from killable.api.client.events import Ending, Event, Record
 from killable.api.client.file_calls import Download, FileCalls, place_of
 from killable.api.client.file_source import FileLike, FileSource
 from killable.api.client.job_calls import JobCalls
@@ -287,14 +287,14 @@ class AsyncJobHandle:
     async def __aiter__(self) -> AsyncIterator[Any]:
         """Yield the job's tokens from the first one: str, bytes or a JSON value, as the job emitted them.
 
-        If the job did not complete, raise its JobError after the last token. Errors are otherwise those of `events`.
+        If the job did not complete, raise its JobError after the last token. Raise Restarted if tokens were yielded and
+        the job begins anew: drop them and iterate again. Errors are otherwise those of `events`.
         """
-        async with aclosing(self.events()) as events:
+        tokens = AttemptTokens(self._calls)
+        async with aclosing(self.events(tokens.after)) as events:
             async for event in events:
-                if event.name == "token":
-                    yield token_of(event.data)
-                elif event.is_terminal and event.name != "completed":
-                    raise job_error(event.data)
+                for token in tokens.take(event):
+                    yield token
 
     async def events(self, after: int | None = None) -> AsyncGenerator[Event, None]:
         """Yield each event after the id `after`, up to the terminal one, once; None: from the first event.
@@ -327,7 +327,9 @@ class AsyncJobHandle:
         return await self._transport.do(self._calls.record())
 
     async def output(self) -> bytes:
-        """Return the tokens so far, joined; also after a kill. Text is UTF-8; a JSON value is one line."""
+        """Return the tokens of the latest attempt so far, joined; also after a kill. Text is UTF-8; a JSON value is one
+        line.
+        """
         return await self._transport.do(self._calls.output())
 
     async def files(self) -> list[Record]:

@@ -14,7 +14,8 @@ from typing import Any, Self, Unpack
 
 import httpx
 
-from killable.api.client.errors import NotEnded, Unreachable, job_error
+from killable.api.client.attempt_tokens import AttemptTokens
+from killable.api.client.errors import NotEnded, Unreachable
 from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.file_calls import Download, FileCalls, place_of
 from killable.api.client.file_source import FileLike, FileSource
@@ -318,13 +319,12 @@ class JobHandle:
     def __iter__(self) -> Iterator[Any]:
         """Yield the job's tokens from the first one: str, bytes or a JSON value, as the job emitted them.
 
-        If the job did not complete, raise its JobError after the last token. Errors are otherwise those of `events`.
+        If the job did not complete, raise its JobError after the last token. Raise Restarted if tokens were yielded and
+        the job begins anew: drop them and iterate again. Errors are otherwise those of `events`.
         """
-        for event in self.events():
-            if event.name == "token":
-                yield token_of(event.data)
-            elif event.is_terminal and event.name != "completed":
-                raise job_error(event.data)
+        tokens = AttemptTokens(self._calls)
+        for event in self.events(tokens.after):
+            yield from tokens.take(event)
 
     def events(self, after: int | None = None) -> Generator[Event, None, None]:
         """Yield each event after the id `after`, up to the terminal one, once; None: from the first event.
@@ -358,7 +358,9 @@ class JobHandle:
         return self._transport.do(self._calls.record())
 
     def output(self) -> bytes:
-        """Return the tokens so far, joined; also after a kill. Text is UTF-8; a JSON value is one line."""
+        """Return the tokens of the latest attempt so far, joined; also after a kill. Text is UTF-8; a JSON value is one
+        line.
+        """
         return self._transport.do(self._calls.output())
 
     def files(self) -> list[Record]:

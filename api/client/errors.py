@@ -26,6 +26,22 @@ class NotEnded(KillableError, TimeoutError):
         return True
 
 
+class Restarted(KillableError):
+    """An iteration over a job's tokens was at an attempt that has ended, and another one follows: the output begins
+    again. The next iteration over the same handle begins with that attempt.
+
+    Only the author of a job type has such jobs run again (`retry_on`, `Retry`, `on_loss`). Facts: `job_id`, `attempt`,
+    `first_id`, the id of the next attempt's first event.
+    """
+
+    code = "restarted"
+    exit_code = 75
+
+    @property
+    def retryable(self) -> bool:
+        return True
+
+
 class Unreachable(KillableError):
     """No killable server answered: the connection was refused, timed out or broke, or something else answered.
 

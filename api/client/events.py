@@ -13,6 +13,8 @@ from typing import Any
 Record = dict[str, Any]
 """A JSON object from the server. Its documentation lists the members; newer servers may add some."""
 
+BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
+"""Another attempt follows: what was streamed before is void."""
 TERMINAL = frozenset({"completed", "failed", "cancelled", "timed_out"})
 
 

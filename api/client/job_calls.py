@@ -30,6 +30,8 @@ class JobCalls:
     is_replay: bool = field(default=False, init=False)
     correlation_id: str | None = field(default=None, init=False)
     is_over: bool = field(default=False, init=False)
+    first_id: int | None = field(default=None, init=False)
+    """Id of the first event of the latest attempt that an iteration has heard of."""
 
     def result(self, wait_s: float | None) -> Flow[Any]:
         """Return what the job returned. Raise NotEnded after `wait_s`, or the error of a job that did not complete."""

@@ -43,6 +43,8 @@ class JobOptions(TypedDict, total=False):
     """Labels of the machines of a cluster that may run it, with Ray's conditions: `{"zone": "a"}`, `{"node": "!n1"}`,
     `{"disk": "in(ssd,nvme)"}`. Default: any machine.
     """
+    callback_url: str | None
+    """Where the server sends how the job ended, as a signed webhook. Default: what the server has for the API key."""
     priority: int
     """Default 0; higher ones start first."""
     stop_when_client_leaves: bool
@@ -113,7 +115,8 @@ class PendingSubmission:
         cls, type: str, input: Mapping[str, Any] | None = None, *, limits: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None, priority: int = 0, stop_when_client_leaves: bool = False,
         idempotency_key: str | None = None, correlation_id: str | None = None, wait_for_room_s: float = 0.0,
-        within_s: float | None = None, nodes: Mapping[str, str] | None = None, **unknown: object,
+        within_s: float | None = None, nodes: Mapping[str, str] | None = None, callback_url: str | None = None,
+        **unknown: object,
     ) -> PendingSubmission:  # fmt: skip
         """Create a submission. Raise Refused for values that JSON cannot express and text that is no time or size, and
         TypeError for an unknown option.
@@ -133,6 +136,8 @@ class PendingSubmission:
         }
         if nodes:  # older servers do not know it
             members["nodes"] = dict(nodes)
+        if callback_url is not None:
+            members["callback_url"] = callback_url
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id

@@ -43,6 +43,7 @@ from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 
@@ -63,11 +64,13 @@ def create_app(
     audit_log: AuditLog | None = None,
     files: FileStore | None = None,
     tools: Tools | None = None,
+    webhooks: Webhooks | None = None,
 ) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    `files` keeps the files of jobs; None: there are none. The caller closes the audit log, if there is one, and closes
-    the engine before the server: this ends the jobs, and their streams end with terminal events.
+    `files` keeps the files of jobs; None: there are none. `webhooks`: None if it sends none. The caller closes the
+    audit log, if there is one, and closes the engine before the server: this ends the jobs, and their streams end with
+    terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -85,7 +88,7 @@ def create_app(
         most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
     )
     app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks
     )
     app.state.troubles = []
     install_problems(app)

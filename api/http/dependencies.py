@@ -20,6 +20,7 @@ from killable.api.http.open_streams import OpenStreams
 from killable.api.http.own_jobs import OwnJobs
 from killable.api.http.request_turns import RequestTurns
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 
@@ -39,6 +40,8 @@ class Dependencies:
     turns: RequestTurns
     files: FileStore | None
     """What keeps uploaded files, and those that jobs save; None: the server keeps none."""
+    webhooks: Webhooks | None
+    """None: this server sends none."""
 
 
 def parts_of(request: Request) -> Dependencies:

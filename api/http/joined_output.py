@@ -126,7 +126,8 @@ _ESCAPE_BYTES = len(r"\ud83d")
 
 
 async def _tokens(engine: Engine, record: JobRecord) -> AsyncGenerator[list[bytes], None]:
-    async for batch in engine.events(record.job_id, follow=False):
+    """Yield the tokens of the latest attempt: what an earlier one has streamed is void."""
+    async for batch in engine.events(record.job_id, record.first_id - 1, follow=False):
         tokens = [event.data for event in batch if event.name == "token" and event.id < record.events]
         if tokens:
             yield tokens

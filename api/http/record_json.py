@@ -30,6 +30,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "files": record.files,
         "correlation_id": record.correlation_id,
         "events": record.events,
+        "first_id": record.first_id,
         "attempts": record.attempts,
         "lost_attempts": record.lost_attempts,
         "result": result,
@@ -37,6 +38,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "usage": usage_of(result, partial, record.tokens),
         "certificate": record.certificate,
         "instance_id": record.instance_id,
+        "callback": record.callback,
     }
 
 

@@ -21,6 +21,7 @@ from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
 from killable.api.http.record_json import record_json, short_record_json
 from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.webhooks import callback_url_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.models import JobType, Submission
@@ -65,6 +66,7 @@ async def submit_job(
     tenant, large = tenant_of(request), large_body_of(request)
     prefix = () if markers else ("input",)
     payload = await parts.input_check.encode(job_type, large.input if large else body.input, prefix, tenant)
+    given_url = None if isinstance(body, schemas.OperationRequest) else body.callback_url
     submission = Submission(
         type=job_type.name,
         input=payload,
@@ -81,6 +83,7 @@ async def submit_job(
         idempotency_key=headers.idempotency_key or "",
         body_digest=await _digest(request, large) if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
+        callback_url=callback_url_of(parts.webhooks, given_url, tenant),
     )
     record = await engine.submit(submission, counted=True)
     answered = preference.headers | {"X-Correlation-Id": record.correlation_id}

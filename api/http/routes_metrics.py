@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -20,6 +21,12 @@ OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
 TEXT = "text/plain"
 TEXT_TYPE = f"{TEXT}; version=0.0.4; charset=utf-8"
 
+WEBHOOK_COUNTS = {
+    "delivered": "Webhooks that were taken",
+    "failed": "Attempts to deliver a webhook that failed",
+    "given_up": "Webhooks that were given up",
+    "refused": "Webhooks that were given up at once, as too many waited",
+}
 router = APIRouter(tags=["metrics"], default_response_class=Json)
 
 
@@ -76,6 +83,9 @@ class Counts(BaseModel):
     files_bytes: int = Field(0, description="Their size; absent likewise")
     files_received_bytes: int = Field(0, description="Bytes of uploads, also of those that failed; absent likewise")
     files_sent_bytes: int = Field(0, description="Bytes of files that were downloaded; absent likewise")
+    webhooks: dict[str, int] = Field(
+        description="Webhooks that wait, and: delivered, failed attempts, given up, refused as too many waited"
+    )
     nodes: dict[str, int] = Field({}, description="Nodes by state; absent if the server is one machine")
     nodes_lost: int = Field(0, description="Nodes whose lease was over, or that have ended; absent likewise")
     cpus_requested: int = Field(0, description="Processors that Ray's autoscaler was asked for last; absent likewise")
@@ -103,8 +113,15 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
         if media_type in ("application/json", "application/*", "*/*"):
             break
     turns = parts_of(request).turns
-    of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed}
+    of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed, "webhooks": _webhooks(request)}
     return Json({**await engine.counts(), "audit_records_lost": _lost(request), **of_http})
+
+
+def _webhooks(request: Request) -> dict[str, int]:
+    webhooks = parts_of(request).webhooks
+    counts = Counter[str]() if webhooks is None else webhooks.counts
+    waiting = 0 if webhooks is None else webhooks.waiting
+    return {"waiting": waiting, **{name: counts[name] for name in WEBHOOK_COUNTS}}
 
 
 def _lost(request: Request) -> int:
@@ -124,6 +141,12 @@ async def _text(request: Request, openmetrics: bool) -> Response:
     if parts_of(request).audit_log is not None:
         told = "Records that the audit log could not take"
         lines += _counter("killable_audit_records_lost", total, told, _lost(request))
+    waiting = "Webhooks that are neither taken nor given up"
+    webhooks = _webhooks(request)
+    lines += [f"# HELP killable_webhooks_waiting {waiting}", "# TYPE killable_webhooks_waiting gauge"]
+    lines.append(f"killable_webhooks_waiting {webhooks['waiting']}.0")
+    for name, told in WEBHOOK_COUNTS.items():
+        lines += _counter(f"killable_webhooks_{name}", total, told, webhooks[name])
     # They come first: in OpenMetrics, the text of the engine has an end.
     body = "\n".join([*lines, ""]).encode() + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})

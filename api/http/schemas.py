@@ -34,6 +34,7 @@ from killable.api.http.request_patterns import (
     TAG_KEY,
 )
 from killable.api.http.unknown_fields import FEW, few
+from killable.api.http.webhooks import URL_CHARS_MAX
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
@@ -97,6 +98,9 @@ Nodes = Annotated[
     ),
     FEW,
 ]
+
+
+CallbackUrl = Annotated[str, Field(min_length=1, max_length=URL_CHARS_MAX)]
 
 
 class Request(BaseModel):
@@ -163,6 +167,9 @@ class JobRequest(_Job):
     type: str = Field(max_length=64)
     input: dict[str, Any] = {}
     nodes: Nodes = {}
+    callback_url: CallbackUrl | None = Field(
+        None, description="Where the job's end is sent, signed; null: where the caller's jobs go, if anywhere"
+    )
 
 
 class OperationRequest(_Job):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from killable.api.client.async_client import AsyncClient
     from killable.api.client.client import Client
-    from killable.api.client.errors import NotEnded, Unreachable
+    from killable.api.client.errors import NotEnded, Restarted, Unreachable
     from killable.api.client.events import Ending, Event
     from killable.supervisor.executor.await_stopped import stopped
     from killable.supervisor.executor.executor import Executor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from killable.workers.authoring.limits_and_caps import Limits
     from killable.workers.authoring.operations import OperationTimedOut
     from killable.workers.authoring.registered_types import InputRefused
+    from killable.workers.authoring.retry import Retry
     from killable.workers.error_classes import WorkerCrashed, WorkerExited, WorkerKilled
     from killable.workers.errors import (
         JobCancelled,
@@ -55,6 +56,8 @@ __all__ = [
     "OperationTimedOut",
     "OutOfMemory",
     "Refused",
+    "Restarted",
+    "Retry",
     "Stopping",
     "Stream",
     "Unreachable",
@@ -88,6 +91,8 @@ _MODULES = {
     "OperationTimedOut": "killable.workers.authoring.operations",
     "OutOfMemory": "killable.workers.errors",
     "Refused": "killable.workers.errors",
+    "Restarted": "killable.api.client.errors",
+    "Retry": "killable.workers.authoring.retry",
     "Stopping": "killable.workers.authoring.context",
     "Stream": "killable.supervisor.executor.streams",
     "Unreachable": "killable.api.client.errors",

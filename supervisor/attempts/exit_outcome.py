@@ -102,7 +102,7 @@ def classify(
     if evidence.protocol_error:
         return _failed("protocol", evidence.protocol_error, _mechanism(status))
     if last is not None:
-        return _from_raised(last, evidence)
+        return _from_raised(last, evidence)._replace(is_transient=last.is_transient, after_s=last.after_s)
     return _from_status(status, evidence)
 
 

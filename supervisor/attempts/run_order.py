@@ -19,7 +19,7 @@ _plain_limits = itemgetter(*_PLAIN_LIMITS)
 
 
 def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tuple[int, ...]]:
-    """Return the order to run a job's next attempt, and the descriptors to pass with it.
+    """Return the order to run a job's next attempt, behind its last checkpoint, and the descriptors to pass with it.
 
     `result_buffer` is a file for a large result; -1: the worker has one already, or its codec needs none.
     """
@@ -43,7 +43,10 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
         result_buffer=result_buffer >= 0,
         files=job.file_paths,
     )
-    return encode(Kind.RUN, fence, 0, run.encode()), passed
+    order = encode(Kind.RUN, fence, 0, run.encode())
+    if job.partial is not None and job.attempts > 1:
+        order = encode(Kind.CHECKPOINT_BEFORE, fence, 0, job.partial) + order
+    return order, passed
 
 
 def within(limits: Limits, left_s: float) -> Limits:

@@ -73,6 +73,8 @@ class _Run(_Message):
     at_event: Count
     output_bytes: Count
     tokens: Count
+    checkpoint_bytes: Count = 0
+    """So many at the end of the input are the last checkpoint of an earlier attempt."""
 
 
 class _Verdict(_Message):
@@ -144,6 +146,8 @@ class _JobType(_Message):
     caps: _Limits
     streams: bool
     on_loss: Words
+    retry_on: list[str] = []
+    retry_codes: list[str] = []
     available: bool
     unavailable_reason: str
     operations: list[str]

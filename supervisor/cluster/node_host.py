@@ -319,6 +319,8 @@ class NodeHost:
         began = self._clock.now()
         parts = self._parts.pop(n, {})
         content = b"".join((*(parts[place] for place in range(header["parts"])), blob))
+        input_bytes = len(content) - header.get("checkpoint_bytes", 0)
+        content, checkpoint = content[:input_bytes], content[input_bytes:] or None
         submission = Submission(
             header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]
         )
@@ -339,7 +341,7 @@ class NodeHost:
         job = self._supervisor.run(
             header["job_id"], job_type, submission, limits, held,
             log=log, attempts=header["attempt"] - 1, since=began - header["age_s"],
-            waits_since=began - header["waited_s"],
+            waits_since=began - header["waited_s"], checkpoint=checkpoint,
         )  # fmt: skip
         held.use(job)
         self._slots[job] = n

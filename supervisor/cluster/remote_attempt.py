@@ -83,7 +83,8 @@ class RemoteAttempt:
         """Send the order, with the input; a large one comes before it in pieces."""
         job, submission, now = self.job, self.job.submission, self._clock.now()
         job.node = self._orders.name
-        *parts, last = pieces(content_of(submission.input))
+        before = b"" if job.partial is None or job.attempts == 1 else job.partial
+        *parts, last = pieces(content_of(submission.input) + before)
         for place, part in enumerate(parts):
             self._orders.order({"order": "part", "n": self.n, "place": place}, [part])
         run = {
@@ -91,7 +92,7 @@ class RemoteAttempt:
             "submitted_as": submission.type, "attempt": job.attempts, "limits": dict(job.limits),
             "tags": dict(submission.tags), "correlation_id": submission.correlation_id,
             "age_s": now - job.created, "waited_s": now - job.queued, "at_event": len(job.log),
-            "output_bytes": job.log.output_bytes, "tokens": job.log.tokens,
+            "output_bytes": job.log.output_bytes, "tokens": job.log.tokens, "checkpoint_bytes": len(before),
         }  # fmt: skip
         self._orders.order(run, [last])
 

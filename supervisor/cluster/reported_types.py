@@ -40,7 +40,10 @@ class ReportedTypes:
 
 
 def _type_of(members: dict[str, Any]) -> JobType:
-    return JobType(**members | {"operations": tuple(members["operations"])})
+    texts: dict[str, Any] = {
+        name: tuple(members[name]) for name in ("operations", "retry_on", "retry_codes") if name in members
+    }
+    return JobType(**members | texts)
 
 
 def _difference(known: bytes, reported: bytes) -> str:

@@ -25,7 +25,7 @@ from killable.supervisor.configuration.value_checks import (
     configured_caps,
     value_faults,
 )
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux import memory_size
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
@@ -43,6 +43,7 @@ class Config:
     server: ServerSettings
     settings: Settings
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     file: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """The source of each dotted key, or what lowered it. A key that is absent has its default."""
@@ -90,7 +91,10 @@ def examine(
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
-    return Config(server, settings, cluster, file, sources, builtin), [_with_source(fault, sources) for fault in faults]
+    webhooks = _webhooks(WebhookSettings(**dict(tables.webhooks)), leaves, file)
+    return Config(server, settings, cluster, webhooks, file, sources, builtin), [
+        _with_source(fault, sources) for fault in faults
+    ]
 
 
 def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
@@ -111,16 +115,25 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
     for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal", "files_folder"):
-        written = leaves.get(("server", name))
-        value = getattr(server, name)
-        if value and written is not None:
-            base = file.parent if file is not None and written.layer is Layer.FILE else Path()
-            changes[name] = os.path.abspath(base / Path(value).expanduser())
+        changes |= _made_absolute(server, "server", name, leaves, file)
     lowered: dict[str, str] = {}
     if ("server", "body_bytes_max") not in leaves and server.body_bytes_max > server.queue_bytes_max:
         changes["body_bytes_max"] = server.queue_bytes_max
         lowered["server.body_bytes_max"] = "default, lowered to server.queue_bytes_max"
     return replace(server, **changes), lowered
+
+
+def _made_absolute(table: Any, section: str, name: str, leaves: Leaves, file: Path | None) -> dict[str, Any]:
+    """Return the path of a setting as it is meant: from the folder of the file that has it."""
+    written, value = leaves.get((section, name)), getattr(table, name)
+    if not value or written is None:
+        return {}
+    base = file.parent if file is not None and written.layer is Layer.FILE else Path()
+    return {name: os.path.abspath(base / Path(value).expanduser())}
+
+
+def _webhooks(webhooks: WebhookSettings, leaves: Leaves, file: Path | None) -> WebhookSettings:
+    return replace(webhooks, **_made_absolute(webhooks, "webhooks", "secrets_file", leaves, file))
 
 
 def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:

@@ -12,7 +12,7 @@ from typing import Any
 from killable.supervisor.configuration.command_tables import ENVIRONMENT, POOL
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.configuration.values_in_force import spelled
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, cap_of
 
@@ -59,6 +59,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
     return (
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
         (("cluster",), {name: spelled(name, value) for name, value in asdict(ClusterSettings()).items()}),
+        (("webhooks",), {name: spelled(name, value) for name, value in asdict(WebhookSettings()).items()}),
         (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
         (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
         (("pools", "text"), pool),
@@ -74,7 +75,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
 def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
     """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
-    names |= {"tenants": "TenantTable", "cluster": "ClusterSettings"}
+    names |= {"tenants": "TenantTable", "cluster": "ClusterSettings", "webhooks": "WebhookSettings"}
     if section[0] == "commands":
         table = schema["$defs"]["ParameterTable" if "parameters" in section else "CommandTable"]
         return table["properties"], table["description"]

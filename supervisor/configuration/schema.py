@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from killable.supervisor import settings
 from killable.supervisor.configuration.command_tables import CommandTable
 from killable.supervisor.configuration.documentation import documentation_of
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
 from killable.supervisor.jobs import node_labels
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
@@ -242,6 +242,7 @@ def _table_of(made_from: type[Any]) -> type[_Table]:
 
 ServerTable = _table_of(ServerSettings)
 ClusterTable = _table_of(ClusterSettings)
+WebhooksTable = _table_of(WebhookSettings)
 
 
 def _paths(value: Any) -> Any:
@@ -345,6 +346,8 @@ class FileTable(_Table):
     """HTTP, the bounds of the queue and of kept jobs, and the log."""
     cluster: ClusterTable = ClusterTable()  # type: ignore[valid-type]  # made from ClusterSettings
     """Other machines that run jobs, too."""
+    webhooks: WebhooksTable = WebhooksTable()  # type: ignore[valid-type]  # made from WebhookSettings
+    """Telling others how jobs ended."""
     limits: LimitsTable = LimitsTable()
     """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()

@@ -22,6 +22,7 @@ from killable.supervisor.configuration.schema import (
     SandboxTable,
     ServerTable,
     TenantTable,
+    WebhooksTable,
 )
 from killable.supervisor.configuration.secret_settings import may_be_secret
 from killable.workers.authoring.identifiers import did_you_mean
@@ -54,6 +55,8 @@ def keys_of(*section: str) -> list[str]:
             return list(ServerTable.model_fields)
         case ["cluster"]:
             return list(ClusterTable.model_fields)
+        case ["webhooks"]:
+            return list(WebhooksTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
         case ["pools", _, "sandbox"]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.schema import NO_LIMIT, CapsTable, FileTable, PoolTable
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux.user_accounts import AccountError, account
 from killable.supervisor.settings import usable_processors
@@ -44,7 +44,8 @@ def value_faults(
         yield from _over_caps(f"jobs.{name}.limits", job.limits.given(), lower)
     if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
         yield from _queue_below_body(server)
-    yield from _proxies(server)
+    yield from _networks("server.trusted_proxies", server.trusted_proxies)
+    yield from _networks("webhooks.allow", WebhookSettings(**dict(tables.webhooks)).allow)
     if not {"cluster.lease_s", "cluster.poll_s"} & set(doubted):
         yield from _lease_below_polls(ClusterSettings(**dict(tables.cluster)))
 
@@ -157,10 +158,10 @@ def _lease_below_polls(cluster: ClusterSettings) -> Iterator[ConfigFault]:
         yield ConfigFault("cluster.poll_s", expected, f"{cluster.poll_s:g}")
 
 
-def _proxies(server: ServerSettings) -> Iterator[ConfigFault]:
-    for address in server.trusted_proxies:
+def _networks(key: str, addresses: Iterable[str]) -> Iterator[ConfigFault]:
+    for address in addresses:
         try:
             ip_network(address)
         except ValueError as error:
             expected = 'expected IP addresses or networks, like "127.0.0.1" or "10.0.0.0/8"'
-            yield ConfigFault("server.trusted_proxies", expected, f"{shown(address)}: {error}")
+            yield ConfigFault(key, expected, f"{shown(address)}: {error}")

@@ -54,6 +54,8 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
         if name != "nodes":
             yield _setting(config, "cluster", name, value)
     yield from _selector(config, "cluster", config.cluster.nodes)
+    for name, value in asdict(config.webhooks).items():
+        yield _setting(config, "webhooks", name, value)
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:

@@ -21,6 +21,7 @@ from killable.supervisor.dispatch import queue_deadlines, retries
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.dispatch.new_types import renewed
 from killable.supervisor.jobs import job_events, lifecycle
+from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue, Selected, Waiting
@@ -33,6 +34,7 @@ from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.settings import Settings, usable_cores
 from killable.supervisor.telemetry.observer import Observer
+from killable.workers.protocol.message_bounds import RETRY_AFTER_S_MAX
 
 if TYPE_CHECKING:
     from killable.supervisor.files.file_store import FileStore
@@ -83,6 +85,8 @@ class Dispatcher:
         self._let_go: list[JobPool] = []
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
+        self.callbacks: Callbacks | None = None
+        """Is told of ends for which there is an address, once they are on disk."""
         self._job_notes: JobNotes | None = None
         self._reserved: dict[str, JobWorker] = {}
         """By job id: the worker that is kept for a job while its start is written."""
@@ -157,8 +161,18 @@ class Dispatcher:
         return self._remote_pools.why_waits(self.fleet.pool_of(job.type).spec.name, job.submission.nodes)
 
     def resume(self, jobs: Iterable[Job]) -> None:
-        """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order."""
-        for job in [job for job in jobs if self._push(job)]:
+        """Queue the jobs that waited when a server died: all of them before one gets a worker, to keep their order.
+
+        One that waited for its next attempt goes on with that.
+        """
+        queued = []
+        for job in jobs:
+            left_s = 0.0 if job.again_at is None else self._clock.left_s(job.again_at)
+            if left_s > 0:
+                self._requeue_at(job, self._clock.now() + min(left_s, RETRY_AFTER_S_MAX))
+            elif self._push(job):
+                queued.append(job)
+        for job in queued:
             self._assign_or_wait(job)
 
     def settle(self, job: Job, outcome: Outcome) -> None:
@@ -449,8 +463,12 @@ class Dispatcher:
         if not job.may_retry or limits["attempts_max"] == 1:
             return None
         left_s = math.inf if limits["total_s"] is None else job.created + limits["total_s"] - self._clock.now()
-        streamed, share = bool(job.log.tokens or job.log.overflowed), retries.jitter_of(job.number)
-        return retries.wait_s(outcome, limits, job.attempts, streamed=streamed, left_s=left_s, share=share)
+        return retries.wait_s(
+            outcome, job.type, limits, job.attempts,
+            may_repeat=not job.log.tokens and not job.log.overflowed,
+            may_void=not job.is_executor_task,  # the items of its stream have been taken by a loop of the program
+            left_s=left_s, share=retries.jitter_of(job.number),
+        )  # fmt: skip
 
     def _schedule_retry(self, job: Job, outcome: Outcome, wait_s: float, attempt: RunningAttempt) -> None:
         """Schedule another attempt; until then the job waits outside of the queue."""
@@ -461,16 +479,20 @@ class Dispatcher:
         if self._files is not None and job.files:
             self._files.remove_saved(job.files_folder)
         job.reset_for_retry(now)
+        job.again_at = job.at(now + wait_s)
         if self._job_notes is not None:
             self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
         else:
             self._note_recorded(attempt)
-        job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
+        self._requeue_at(job, now + wait_s)
         job.wake()
         self._start_let_go()
 
+    def _requeue_at(self, job: Job, due: float) -> None:
+        job.queue_timer = self._clock.call_at(due, lambda: self._requeue(job))
+
     def _requeue(self, job: Job) -> None:
-        job.queued, job.queue_timer = self._clock.now(), None
+        job.queued, job.queue_timer, job.again_at = self._clock.now(), None, None
         self.enqueue(job)
 
     def _note_recorded(self, attempt: RunningAttempt | None) -> None:
@@ -484,6 +506,7 @@ class Dispatcher:
         def on_written(why: str) -> None:
             on_end_written(job, why)
             self._note_recorded(attempt)
+            self.call_back(job)
 
         self.conclude(job, outcome)
         self._observer.on_ended(job)
@@ -492,10 +515,17 @@ class Dispatcher:
             self._job_notes.ended(job, on_written)
         else:
             self._note_recorded(attempt)
+            self.call_back(job)
         self._registry.note_end(job, job.ended or self._clock.now())
         job.wake()
         self._start_let_go()
         self.finish_shutdown_if_idle()
+
+    def call_back(self, job: Job) -> None:
+        """Have the end of a job sent to its address, if it has one and that was not done."""
+        is_settled = job.callback is not None and job.callback["state"] != "pending"
+        if self.callbacks is not None and job.submission.callback_url and not is_settled:
+            self.callbacks.on_ended(job.id, job.submission.tenant, job.submission.callback_url)
 
     def _start_let_go(self) -> None:
         """Assign jobs of tenants that may run more again; workers may be idle because these were held back."""

@@ -11,7 +11,7 @@ Runs in: supervisor, at its start: after the orphan cleanup, and when the job ty
     … and has never got it  queued again
     … and is lost           `failed`, `node_lost`, when its lease is over
     it waited               queued again, in the same order; `queue_s` counts anew, `total_s` has gone on
-    … for a retry           the same, and at once; its earlier attempts count
+    … for a retry           the same, when that is due; its earlier attempts count
     … and its type is gone  `failed`, `spawn`
 
 How many events a lost job had is unknown. Its terminal event gets an id above all that it can have had (each takes at
@@ -83,6 +83,7 @@ async def restore(
     logger.info("restored", extra=taken | {"path": job_notes.journal.path})
     for job in sorted(restoring.ended, key=lambda job: job.ended or 0.0):
         registry.retention.note_end(job, now)
+        jobs.call_back(job)
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
     for job, held, stop in restoring.running:
@@ -145,6 +146,8 @@ class _Restoring:
         )
         answer = job.record(accepted["instance_id"])
         answer = answer._replace(state=State.QUEUED.value, events=accepted["first_event"])
+        job.partial = row.pieces.get("checkpoint")
+        job.callback = (row.ended or {}).get("callback")
         job.lost_attempts = (row.ended or row.started or {}).get("lost_attempts", 0)
         if row.ended is not None and row.ended.get("reduced"):
             self.reduced.add(job)
@@ -197,7 +200,7 @@ class _Restoring:
     def _wait(self, job: Job, started: dict[str, Any] | None, pieces: dict[str, bytes], missing: str) -> None:
         """Queue the job again, or fail it when its type is gone; `missing` is the reason, else empty."""
         if started is not None:
-            job.attempts = started["attempt"]
+            job.attempts, job.again_at = started["attempt"], started.get("again_at")
             job.log = self._log_of(job, started, pieces)
             job_events.note_restored(job)
         if missing:
@@ -217,7 +220,9 @@ class _Restoring:
 
     def _end(self, job: Job, ended: dict[str, Any], pieces: dict[str, bytes]) -> None:
         job.instance_id, job.durable = ended["instance_id"], True
-        job.outcome = Outcome(ended["state"], ended["code"], ended["message"], ended["facts"])
+        job.outcome = Outcome(
+            ended["state"], ended["code"], ended["message"], ended["facts"], ended.get("is_transient", False)
+        )
         job.started_at, job.ended_at = ended["started_at"], ended["ended_at"]
         job.ended = self._clock.now() - self._clock.age_s(ended["ended_at"])
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]

@@ -23,6 +23,8 @@ Batch = list[tuple[str, bytes]]
 
 OUTPUT_EVENTS = frozenset({"token", "log", "progress", "checkpoint", "file"})
 """Events that a job writes itself, and that count against `output_bytes`."""
+BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
+"""Events after which another attempt begins: what was streamed before is void."""
 
 
 RECENT_MAX = 2048
@@ -49,6 +51,7 @@ class EventLog:
         "_open",
         "_packed",
         "_starts",
+        "attempt_first",
         "bytes",
         "first",
         "output_bytes",
@@ -71,6 +74,9 @@ class EventLog:
         self.output_bytes = 0
         self.bytes = 0
         self.tokens = 0
+        """Of the latest attempt."""
+        self.attempt_first = first
+        """Id of the first event of the latest attempt, which may still come."""
         self.overflowed = 0
         """Bytes of output over the bound, which were only counted."""
 
@@ -91,8 +97,19 @@ class EventLog:
             log._starts.append(start)
             log._open = (start + len(block.ends), [])
             log.bytes += len(block.data)
-            log.tokens += len(block.ends) if block.names == ("token",) else block.names.count("token")
+            log._count(block, start)
         return log
+
+    def _count(self, block: _Block, start: int) -> None:
+        """Count the tokens of the latest attempt in the next block, which begins with this id."""
+        if block.names == ("token",):  # as mostly
+            self.tokens += len(block.ends)
+            return
+        names = block.names if len(block.names) > 1 else (*block.names,) * len(block.ends)
+        between = [place for place, name in enumerate(names) if name in BETWEEN_ATTEMPTS]
+        if between:
+            self.attempt_first, self.tokens = start + between[-1] + 1, 0
+        self.tokens += names[between[-1] + 1 if between else 0 :].count("token")
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the events of a sealed log as bytes, in parts to be joined in order. May run in any thread."""
@@ -124,6 +141,8 @@ class EventLog:
                 self.tokens += 1
         self.bytes += size
         self._open[1].append((name, data))
+        if name in BETWEEN_ATTEMPTS:
+            self.attempt_first, self.tokens = len(self), 0
         self._pack_older()
         return True
 

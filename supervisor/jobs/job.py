@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
 
 
+PENDING = {"state": "pending", "attempts": 0, "detail": ""}
+"""Of a webhook that has not been tried."""
 EVENT_BYTES = 5
 """Bytes of memory that a packed event costs besides its data."""
 
@@ -114,6 +116,10 @@ class Job:
     pid: int | None = None
     node: str | None = None
     """The node of the latest attempt; None: there is only this machine."""
+    callback: dict[str, Any] | None = None
+    """What has become of its webhook since its end (`Supervisor.note_callback`)."""
+    again_at: str | None = None
+    """When its next attempt is due, if it waits for one."""
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)
@@ -273,6 +279,7 @@ class Job:
             certificate=self._certificate(),
             instance_id=self.instance_id or instance_id,
             events=len(self.log),
+            first_id=self.log.attempt_first,
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,
@@ -281,6 +288,7 @@ class Job:
             node=self.node,
             nodes=dict(self.submission.nodes),
             files=list(self.files.values()),
+            callback=(self.callback or PENDING) if self.submission.callback_url else None,
         )
 
     def _certificate(self) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ def note_retry(job: Job, outcome: Outcome, wait_s: float) -> None:
 def note_restored(job: Job, lost: Outcome | None = None) -> None:
     """Write that the earlier events were lost with the server that held them; `lost`: so was the attempt that ran."""
     error = None if lost is None else lost.error_json()
-    job.log.append("restored", dump_json({"job_id": job.id, "attempt": job.attempts, "error": error}))
+    told = {"job_id": job.id, "attempt": job.attempts, "error": error, "first_id": len(job.log) + 1}
+    job.log.append("restored", dump_json(told))
 
 
 def note_end(job: Job) -> None:
@@ -62,6 +63,7 @@ def retry_data(job: Job, outcome: Outcome, wait_s: float) -> bytes:
             "attempt": job.attempts,
             "attempts_max": job.limits["attempts_max"],
             "wait_s": round(wait_s, 3),
+            "first_id": len(job.log) + 1,
             "error": outcome.error_json(),
             "certificate": job.certificate,
         }

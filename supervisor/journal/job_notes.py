@@ -18,6 +18,7 @@ from killable.supervisor.journal.failing_and_hanging_writes import not_written
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     AmendedNote,
+    CheckpointNote,
     DroppedNote,
     EndedNote,
     JournalRow,
@@ -116,7 +117,7 @@ class JobNotes:
         The events before it are on disk by then, too: those of the attempt come after them.
         """
         self.begin_output(job)
-        if isinstance(job.listener, _OutputWriter):
+        if isinstance(job.listener, _RunWriter):
             job.listener.write_all(job)
         self.journal.start(self._started(job, start), lambda why, _: answer(why))
 
@@ -146,20 +147,25 @@ class JobNotes:
             "attempt": job.attempts,
             "first_event": job.log.first,
             "lost_attempts": job.lost_attempts,
+            "again_at": job.again_at,
             # Of a job that has not begun nobody has seen an event: there is nothing that could be missing.
             "has_output": self._has_output and (job.shown is not None or len(job.log) == job.log.first),
         }
+        if job.partial is not None and not (isinstance(job.listener, _RunWriter) and job.listener.has_checkpoint(job)):
+            self.journal.note(CheckpointNote(job.number, job.partial))
         note = StartedNote(job.number, dump_json(members))
         self.journal.note(note, None if answer is None else partial(_first_of, answer))
 
     def begin_output(self, job: Job) -> None:
-        """From here on write what the job emits, if that is wanted. Its streams show what is on disk."""
+        """From here on write what the job emits, if that is wanted: its streams show what is on disk. And its
+        checkpoints, if it is run again when this server dies.
+        """
         if not self._has_output:
             job.shown = None  # an earlier server had it written
-        elif job.listener is None:
-            if job.shown is None:
+        if job.listener is None and (self._has_output or job.type.on_loss == "rerun"):
+            if self._has_output and job.shown is None:
                 job.shown = job.log.first
-            job.listener = _OutputWriter(self.journal)
+            job.listener = _RunWriter(self.journal)
 
     def stopping(self, job: Job, verdict: Verdict) -> None:
         """Record that a job was asked to end: it is not run again, whatever its type says, and not gone on with."""
@@ -205,6 +211,7 @@ class JobNotes:
             "code": outcome.code,
             "message": outcome.message,
             "facts": outcome.facts,
+            "is_transient": outcome.is_transient,
             "started_at": job.started_at,
             "ended_at": job.ended_at,
             "attempts": job.attempts,
@@ -216,11 +223,14 @@ class JobNotes:
             "certificate": job.certificate,
             "files": list(job.files.values()),
             "first_event": job.log.first,
+            "callback": job.callback,
         }
 
 
-class _OutputWriter:
-    """Writes the events of one job: one group at a time, of all that has come while the one before was written."""
+class _RunWriter:
+    """Writes what one job reports while it runs: its events, one group at a time of all that has come while the one
+    before was written; and its last checkpoint, one at a time.
+    """
 
     def __init__(self, journal: JournalPort) -> None:
         self._journal = journal
@@ -228,10 +238,32 @@ class _OutputWriter:
         """The id of the first event that was not handed to the journal."""
         self._under_way = 0
         """Groups that are not on disk yet."""
+        self._checkpoint: bytes | None = None
+        """The one that was handed to the journal last."""
+        self._writes_checkpoint = False
 
     def on_changed(self, job: Job) -> None:
-        if not (self._under_way or job.is_over):  # the end brings all events
+        if job.is_over:
+            return  # the end brings everything
+        if not self._under_way:
             self._write(job)
+        self._write_checkpoint(job)
+
+    def has_checkpoint(self, job: Job) -> bool:
+        """Return whether the journal was handed the job's last checkpoint."""
+        return self._checkpoint is job.partial
+
+    def _write_checkpoint(self, job: Job) -> None:
+        if job.type.on_loss != "rerun" or job.partial is None or self._writes_checkpoint or self.has_checkpoint(job):
+            return
+        self._checkpoint, self._writes_checkpoint = job.partial, True
+
+        def on_written(why: str, _: bool) -> None:
+            self._writes_checkpoint = False
+            if not (why or job.is_over):
+                self._write_checkpoint(job)
+
+        self._journal.note(CheckpointNote(job.number, job.partial), on_written)
 
     def write_all(self, job: Job) -> None:
         """Hand all events to the journal: what is noted next comes after them."""

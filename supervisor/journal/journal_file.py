@@ -31,6 +31,9 @@ WAL_BYTES_MAX = 64 << 20
 PIECE_BYTES = 64 << 20
 """SQLite takes at most 10^9 bytes for one value (sqlite.org/limits.html); a job's events may be more."""
 
+_OF_ATTEMPTS = frozenset({b"output", b"checkpoint"})
+"""Kinds of pieces that come while the job runs; the others are counted in its row."""
+
 logger = logging.getLogger("killable.journal")
 
 
@@ -51,6 +54,14 @@ class StartedNote:
 
     number: int
     members: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointNote:
+    """The last checkpoint of a job that may be run again."""
+
+    number: int
+    value: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,7 @@ class NodeDrainNote:
 Note = (
     AcceptedNote
     | StartedNote
+    | CheckpointNote
     | StoppedNote
     | OutputNote
     | EndedNote
@@ -152,7 +164,7 @@ class JournalRow:
     stopped: dict[str, Any] | None
     ended: dict[str, Any] | None
     pieces: dict[str, bytes]
-    """By kind: input · output (events so far) · result · partial · events; a result of None has no piece."""
+    """By kind: input · output (events so far) · checkpoint · result · partial · events; a result of None has none."""
 
 
 class BadRow(NamedTuple):
@@ -311,7 +323,7 @@ class JournalFile:
         rows = self._connection.execute(
             "SELECT kind, place, data, sum FROM pieces WHERE number = ? ORDER BY kind, place", (number,)
         ).fetchall()
-        count = sum(row[0] != b"output" for row in rows)
+        count = sum(row[0] not in _OF_ATTEMPTS for row in rows)
         if count != written:
             raise ValueError(f"it has {count} pieces of its {written}")
         for kind_text, place, data, sum_found in rows:
@@ -361,8 +373,9 @@ class JournalFile:
         pieces = row.pieces if row.ended is not None else {"input": row.pieces.get("input", b"")}
         written = sum(self._put_pieces(row.number, kind, [value]) for kind, value in pieces.items())
         counts = (0, written) if row.ended is not None else (written, None)
-        if row.ended is None and "output" in row.pieces:
-            self._put_pieces(row.number, "output", [row.pieces["output"]])
+        for kind in ("output", "checkpoint") if row.ended is None else ():
+            if kind in row.pieces:
+                self._put_pieces(row.number, kind, [row.pieces[kind]])
         values: list[Any] = [row.number, row.job_id, *counts]
         for part, place in zip(schema.PARTS, (counts[0], 0, 0, counts[1]), strict=True):
             members = getattr(row, part)
@@ -388,6 +401,9 @@ class JournalFile:
                 )
             case StartedNote():
                 self._put_part(number, "started", note.members)
+            case CheckpointNote():
+                execute("DELETE FROM pieces WHERE number = ? AND kind = 'checkpoint'", (number,))
+                self._put_pieces(number, "checkpoint", [note.value])
             case StoppedNote():
                 self._put_part(number, "stopped", note.members)
             case OutputNote():

@@ -3,7 +3,7 @@
 Runs in: supervisor; the journal's thread. The command.
 
     jobs          one row per job: its acceptance, its last start, a request to end it, its end; each as JSON
-    pieces        bytes of a job: its input until it has ended; then result, partial, events
+    pieces        bytes of a job: its input, output and checkpoint until it has ended; then result, partial, events
     state         one row: an id of the file, and the number of the last transaction
     drains        nodes of a cluster that are to get no jobs, by name, as JSON
     set_aside, set_aside_pieces   rows that are not what was written, as they were found

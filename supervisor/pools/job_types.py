@@ -103,6 +103,8 @@ class JobTypes:
             caps=effective_limits.caps_of_type(self._settings, name, reported["limits"]),
             streams=reported["streams"],
             on_loss=reported.get("on_loss", "fail"),
+            retry_on=tuple(reported.get("retry_on", ())),
+            retry_codes=tuple(reported.get("retry_codes", ())),
             available=reported["available"],
             unavailable_reason=reported["unavailable_reason"] or "",
             operations=tuple(reported["operations"]),

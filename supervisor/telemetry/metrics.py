@@ -144,9 +144,12 @@ class Metrics:
         self.start.note(after_s)
         self._start_s.labels(type).observe(after_s)
 
-    def on_retrying(self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
-        """Note that an attempt has ended and its job gets another one."""
+    def on_retrying(
+        self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any], *, tokens: int
+    ) -> None:
+        """Note that an attempt, which has emitted `tokens`, has ended and its job gets another one."""
         self.retries[outcome.code or ""] += 1
+        self.tokens += tokens
         self._note_attempt(verdict, certificate)
 
     def on_first_token(self, type: str, after_s: float) -> None:

@@ -63,7 +63,7 @@ class Observer:
 
     def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None:
         """Note that an attempt has ended and another one of its job follows."""
-        self.metrics.on_retrying(outcome, job.verdict, job.certificate or {})
+        self.metrics.on_retrying(outcome, job.verdict, job.certificate or {}, tokens=job.log.tokens)
         job_log.retrying(job, outcome, wait_s)
 
     def on_entered(self, job: Job) -> None:

@@ -11,6 +11,8 @@ from killable.api.http.app_settings import HttpSettings
 RECORD = {
     *(
         "job_id",
+        "first_id",
+        "callback",
         "type",
         "state",
         "created_at",

@@ -24,6 +24,7 @@ async def test_a_stream_tells_of_an_attempt_that_is_followed_by_another(server: 
     told = seen.events[2].json()
     assert told | {"error": 0, "certificate": 0} == {
         "job_id": job_id, "attempt": 1, "attempts_max": 2, "wait_s": 0.0, "error": 0, "certificate": 0,
+        "first_id": 3,
     }  # fmt: skip
     assert (told["error"]["code"], told["error"]["retryable"]) == ("killed_externally", True)
     assert "tree_empty" in told["certificate"]

@@ -63,7 +63,9 @@ def test_a_control_message_of_another_version_is_refused(wire: dict[str, Any]) -
     [
         Run("job-1", "work", 2, b"\x00input\xff", b'{"run_s":null}', {"a": "b"}, "c", False, True, 3, True),
         Stop("cancelled", "user", 2.5, "because"),
-        Raised("exception", "KeyError", "'x'", "Traceback", 3, "", [{"pointer": "/a", "message": "is required"}]),
+        Raised(
+            "exception", "KeyError", "'x'", "Traceback", 3, "", [{"pointer": "/a", "message": "is required"}], True, 2.5
+        ),
         Idle(False, "it left a thread"),
         Entered(12.5),
         OperationEntered(3, "load/download", 2.5, True, 2),
@@ -82,7 +84,7 @@ def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
         "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
         "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RESULT_SHM": 12, "RAN": 13, "LOG_RECORD": 14, "WARNING": 15,
         "TOKENS": 16, "FILE": 17,
-        "RUN": 32, "STOP": 33, "EXPIRE": 34,
+        "RUN": 32, "STOP": 33, "EXPIRE": 34, "CHECKPOINT_BEFORE": 35,
     }  # fmt: skip
 
 

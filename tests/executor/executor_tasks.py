@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from support.job_helpers import fork_one, libc
 from support.waiting import until
 
-from killable import Context, Stopping
+from killable import Context, Retry, Stopping
 
 READY: dict[str, int] = {}
 """What was made ready here: "preload" and "initializer", each with the pid in which it ran."""
@@ -63,6 +63,22 @@ def die_once(folder: str, text: bytes = b"", then: str = "") -> tuple[int, int]:
     if then:
         loop(then)
     return calls, len(text)
+
+
+def ask_again(times: int, folder: str, ctx: Context) -> tuple[int, object]:
+    """Ask for another attempt so many times, and lay down which one it was; return what the last one found."""
+    if ctx.attempt <= times:
+        ctx.checkpoint({ctx.attempt})
+        raise Retry("not yet", after_s=0.01)
+    return ctx.attempt, ctx.previous_checkpoint
+
+
+def yield_and_ask_again(items: int, ctx: Context) -> Iterator[int]:
+    """Yield so many, and ask for another attempt if it is the first one."""
+    yield from range(items)
+    if ctx.attempt == 1:
+        raise Retry("not yet")
+    yield ctx.attempt
 
 
 def loop(path: str) -> None:

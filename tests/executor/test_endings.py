@@ -25,6 +25,7 @@ from killable import (
     JobFailed,
     JobTimedOut,
     OutOfMemory,
+    Retry,
     WorkerCrashed,
     WorkerExited,
     WorkerKilled,
@@ -353,6 +354,24 @@ def test_a_call_whose_worker_was_killed_can_be_run_again(executor: Executor, tmp
         (tmp_path / name).unlink()
     with pytest.raises(WorkerKilled):
         executor.submit(executor_tasks.die_once, str(tmp_path)).result()
+
+
+@pytest.mark.row("D25")
+def test_a_call_may_ask_for_another_attempt(executor: Executor, tmp_path: Path) -> None:
+    again = executor.with_limits(attempts_max=3)
+    assert again.submit(executor_tasks.ask_again, 2, str(tmp_path)).result() == (3, {2})
+    with pytest.raises(Retry, match="not yet"):
+        again.submit(executor_tasks.ask_again, 9, str(tmp_path)).result()
+    with pytest.raises(Retry, match="not yet"):
+        executor.submit(executor_tasks.ask_again, 1, str(tmp_path)).result()
+    assert list(again.stream(executor_tasks.yield_and_ask_again, 0)) == [2]
+    seen = []
+    with pytest.raises(Retry, match="not yet"):
+        for item in again.stream(executor_tasks.yield_and_ask_again, 2):
+            seen.append(item)
+    assert seen == [0, 1], "a loop of the program has had them: none comes twice"
+    with pytest.raises(TypeError, match="retry_on"):
+        executor.with_limits(retry_on=ConnectionError)
 
 
 def test_a_call_that_waits_to_be_run_again_is_running_and_can_be_cancelled(executor: Executor, tmp_path: Path) -> None:

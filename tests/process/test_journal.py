@@ -23,7 +23,7 @@ from support.engines import ENGINE, LOST, until_warm
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async, until_empty
 
-from killable.supervisor.dispatch import recovery
+from killable.supervisor.dispatch import dispatcher, recovery
 from killable.supervisor.journal import failing_and_hanging_writes
 from killable.supervisor.journal import journal_thread as module
 from killable.supervisor.journal.journal_file import AcceptedNote, JournalFile, Note
@@ -118,7 +118,7 @@ async def test_what_waited_has_its_order_also_where_a_worker_is_warm_before_all_
 
 @pytest.mark.row("B16", "D23")
 async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_the_next_death(
-    supervisor: StartSupervisor, tmp_path: Path
+    supervisor: StartSupervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It waits behind one of a higher priority all the life of the second supervisor."""
     pool = hostile_pool(workers=1, spares=0)
@@ -131,6 +131,7 @@ async def test_no_id_is_given_out_twice_where_a_job_has_not_begun_again_before_t
     copy_journal(tmp_path / "first", tmp_path / "second")
     await first.close(grace_s=0)
 
+    monkeypatch.setattr(dispatcher, "RETRY_AFTER_S_MAX", 0.0)  # as if its next attempt were due
     second = await supervisor(pool, journal=str(tmp_path / "second"))
     seen += await events_until(second, job_id, "restored", after=seen[-1].id)
     await wait_for_tokens(second, before_it.job_id)

@@ -56,6 +56,9 @@ class VirtualWall:
     def age_s(self, at: str) -> float:
         return max(0.0, self.now() - datetime.fromisoformat(at).timestamp())
 
+    def left_s(self, at: str) -> float:
+        return max(0.0, datetime.fromisoformat(at).timestamp() - self.now())
+
 
 @dataclass(eq=False)
 class Trap:

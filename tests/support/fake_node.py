@@ -131,7 +131,7 @@ class FakeNodeSupervisor:
 
     def run(
         self, job_id: str, job_type: JobType, submission: Submission, in_force: Limits, listener: JobListener, *,
-        log: EventLog, attempts: int, since: float, waits_since: float,
+        log: EventLog, attempts: int, since: float, waits_since: float, checkpoint: bytes | None = None,
     ) -> Job:  # fmt: skip
         job = Job(
             job_id, self.runs.starts, job_type, submission, in_force, log, created_at="", created=since,

@@ -12,6 +12,7 @@ from support.blocking_client import MakeClient, OneClient
 from support.scripted_server import ID, PATH, Answer, Script, event, events, failed, problem, streaming, terminal
 
 from killable.api.client.client import Unreachable
+from killable.api.client.errors import Restarted
 from killable.workers.error_classes import WorkerCrashed
 from killable.workers.errors import JobCancelled, JobError, JobFailed, JobTimedOut, Refused
 
@@ -225,7 +226,21 @@ def test_a_job_that_goes_on_at_the_next_server_goes_on_in_its_stream(script: Scr
     one = b"retry: 0\n" + event(0, "token", {"text": "a"})
     rest = event(70, "restored", {}), event(71, "token", {"text": "b"}), terminal(72, "completed")
     script.on("GET", f"{PATH}/stream", events(one, cut=True), events(*rest))
-    assert list(client.job(ID)) == ["a", "b"]
+    assert [seen.id for seen in client.job(ID).events()] == [0, 70, 71, 72]
+
+
+@pytest.mark.row("B16", "D25")
+def test_who_reads_only_tokens_is_told_that_they_begin_again(script: Script, client: OneClient) -> None:
+    one = b"retry: 0\n" + event(0, "token", {"text": "a"})
+    rest = event(70, "restored", {}), event(71, "token", {"text": "b"}), terminal(72, "completed")
+    script.on("GET", f"{PATH}/stream", events(one, cut=True), events(*rest))
+    job, seen = client.job(ID), []
+    with pytest.raises(Restarted) as caught:
+        for token in job:
+            seen.append(token)
+    assert (seen, caught.value.first_id) == (["a"], 71)
+    assert list(job) == ["b"]
+    assert script.asked[-1].headers["last-event-id"] == "70"
 
 
 @pytest.mark.row("B16")

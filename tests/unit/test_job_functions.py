@@ -133,6 +133,8 @@ def test_everything_that_is_declared_is_in_the_catalogue() -> None:
         "on_loss": "fail",
         "openai": "",
         "openai_model": "",
+        "retry_on": [],
+        "retry_codes": [],
         "available": True,
         "unavailable_reason": "",
     }

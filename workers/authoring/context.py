@@ -95,6 +95,7 @@ class Context:
         "_channel",
         "_entered",
         "_operations",
+        "_previous_checkpoint",
         "_saved",
         "_staging",
         "_stop_signal",
@@ -130,12 +131,14 @@ class Context:
         stop_signal: StopState | None = None,
         entered: float | None = None,
         staging: str = "",
+        previous_checkpoint: Callable[[], Any] | None = None,
     ) -> None:
         """Make the context of one attempt.
 
         The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
         not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now). `staging` is the
-        folder in which saved files wait for the supervisor; empty: no file can be saved.
+        folder in which saved files wait for the supervisor; empty: no file can be saved. `previous_checkpoint` returns
+        the checkpoint of an earlier attempt (default: there is none).
         """
         self._channel = channel
         # The channel's own method, without a wrapper: one call less for each of millions of tokens.
@@ -149,6 +152,7 @@ class Context:
         self.job_id = job_id
         self.attempt = attempt
         """The number of this run of the job, from 1."""
+        self._previous_checkpoint = previous_checkpoint
         self.tags: Mapping[str, str] = {} if tags is None else tags
         self.limits: Mapping[str, Any] = {} if limits is None else limits
         """The limits in force for this job, in seconds and bytes; None: no such limit."""
@@ -196,6 +200,15 @@ class Context:
     def checkpoint(self, value: Any) -> None:
         """Save an intermediate result: the job's record keeps the last one as `partial`, however the job ends."""
         self._channel.checkpoint(value)
+
+    @property
+    def previous_checkpoint(self) -> Any:
+        """The last checkpoint of the attempts before this one, as a new value each time; None: there is none.
+
+        With a journal it survives the server's death, too: at a retry, and for a type with `on_loss="rerun"`. What was
+        checkpointed in the last moments before a death may be missing.
+        """
+        return None if self._previous_checkpoint is None else self._previous_checkpoint()
 
     def save_file(self, source: str | os.PathLike[str] | bytes, name: str = "", *, content_type: str = "") -> None:
         """Save a result file, which clients can download from then on: `ctx.save_file(ctx.tmp / "out.webm")`.

@@ -31,6 +31,8 @@ from killable.workers.authoring.openai_kinds import why_not
 from killable.workers.authoring.preloads import preload, run_preloads
 from killable.workers.authoring.registered_types import DeclarationError, InputError, catalogue, registered
 from killable.workers.authoring.requirements import missing
+from killable.workers.authoring.retry import NOT_ASKED, RetryOn
+from killable.workers.authoring.retry_on import ATTEMPTS_MAX, names_of, parse_retry_on
 from killable.workers.protocol.codec import CODECS
 
 __all__ = [
@@ -77,6 +79,13 @@ class JobFunction:
     """The kind of OpenAI request that it answers, one of KINDS; empty: none."""
     openai_model: str = ""
     """The model's name in these requests."""
+    retry_on: RetryOn = NOT_ASKED
+    """For which ends its author wants another attempt."""
+
+    @property
+    def retried(self) -> tuple[type[Exception], ...]:
+        """The exceptions after which its author wants another attempt."""
+        return self.retry_on.exceptions
 
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Return the keyword arguments of a call, converted to the types of the function's annotations.
@@ -108,6 +117,8 @@ class JobFunction:
             "on_loss": self.on_loss,
             "openai": self.openai,
             "openai_model": self.openai_model,
+            "retry_on": names_of(self.retry_on),
+            "retry_codes": list(self.retry_on.codes),
             "available": not unavailable_reason,
             "unavailable_reason": unavailable_reason,
         }
@@ -135,6 +146,7 @@ def job(
     on_loss: str = "fail",
     openai: str = "",
     openai_model: str = "",
+    retry_on: type[Exception] | str | Sequence[type[Exception] | str] = (),
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Callable[[F], F]: ...
 
@@ -149,6 +161,7 @@ def job(
     on_loss: str = "fail",
     openai: str = "",
     openai_model: str = "",
+    retry_on: type[Exception] | str | Sequence[type[Exception] | str] = (),
     **limits: float | str | Mapping[str, float | str | None] | None,
 ) -> Any:
     """Register a function as a job type, and return it unchanged.
@@ -158,9 +171,11 @@ def job(
     them to the ** parameter. `operations` are aliases of the type. `requires` maps import names to install lines: if
     one is not installed, the type is listed as unavailable. `on_loss="rerun"` says that the job may run more than once
     (it is idempotent): with a journal, a job that ran when the server or its machine died is run again, three times at
-    most, instead of failing. `openai` has the type answer OpenAI's requests of one kind (chat, completions, embeddings,
-    tokenize, detokenize); `openai_model` is the model's name there, by default that of the type. `limits` are the
-    type's defaults (LIMITS has the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
+    most, instead of failing. `retry_on` names exceptions and codes of endings ("crash", "timeout.run") after which it
+    is run again, in all `attempts_max` times (then 3 by default): what it has streamed is void, and readers are told.
+    `openai` has the type answer OpenAI's requests of one kind (chat, completions, embeddings, tokenize, detokenize);
+    `openai_model` is the model's name there, by default that of the type. `limits` are the type's defaults (LIMITS has
+    the names): seconds also as "5m", bytes also as "1GiB", None for no such limit.
 
     Raise DeclarationError, with function and cause, for a function that cannot be a job.
     """
@@ -173,6 +188,7 @@ def job(
         on_loss=on_loss,
         openai=openai,
         openai_model=openai_model,
+        retry_on=retry_on,
         limits=limits,
     )
     if name is None or isinstance(name, str):
@@ -198,6 +214,7 @@ def _declare(
     on_loss: str,
     openai: str,
     openai_model: str,
+    retry_on: object,
     limits: Mapping[str, object],
 ) -> F:
     check_function("job", function)
@@ -209,6 +226,10 @@ def _declare(
         raise _refusal(function, f"extra_input is {' or '.join(EXTRA_INPUT)}, not {extra_input!r}")
     if on_loss not in ON_LOSS:
         raise _refusal(function, f"on_loss is {' or '.join(ON_LOSS)}, not {on_loss!r}")
+    wanted = _parse_retry_on(function, retry_on)
+    parsed = {limit: _parse_limit(function, limit, value) for limit, value in limits.items()}
+    if wanted != NOT_ASKED:
+        parsed.setdefault("attempts_max", ATTEMPTS_MAX)
     members, context, rest = read_parameters(function, typed=codec == "json")
     _check_rest(function, rest, extra_input)
     declared = JobFunction(
@@ -216,7 +237,7 @@ def _declare(
         function=function,
         description=(inspect.getdoc(inner) or "").partition("\n")[0],
         input=input_type_of(members, extra=extra_input, rest=None if rest is None else rest[1]),
-        limits={limit: _parse_limit(function, limit, value) for limit, value in limits.items()},
+        limits=parsed,
         operations=_check_operations(function, name, operations),
         codec=codec,
         requires=check_requires("job", function, requires),
@@ -225,6 +246,7 @@ def _declare(
         on_loss=on_loss,
         openai=openai,
         openai_model=openai_model or (name if openai else ""),
+        retry_on=wanted,
     )
     _check_openai(declared)
     _register(declared)
@@ -286,6 +308,13 @@ def _parse_limit(function: Function, name: str, value: object) -> Any:
     try:
         return parse_limit(name, value)
     except (LookupError, ValueError) as error:
+        raise _refusal(function, str(error)) from None
+
+
+def _parse_retry_on(function: Function, value: object) -> RetryOn:
+    try:
+        return parse_retry_on(value)
+    except ValueError as error:
         raise _refusal(function, str(error)) from None
 
 

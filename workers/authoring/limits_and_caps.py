@@ -205,7 +205,8 @@ class Limits(TypedDict, total=False):
         int,
         # A hundred at most: each attempt adds an event to the job's log.
         Limit(
-            Unit.COUNT, 1, "attempts; the next one follows a retryable end before the first token",
+            Unit.COUNT, 1,
+            "attempts; the next one follows a retryable end before the first token, or an end that `retry_on` names",
             may_be_none=False, most=100, like="Celery's max_retries",
         ),
     ]  # fmt: skip

@@ -66,6 +66,11 @@ class RegisteredJob(Protocol):
     @property
     def function(self) -> Callable[..., Any]: ...
 
+    @property
+    def retried(self) -> tuple[type[Exception], ...]:
+        """The exceptions after which its author wants another attempt."""
+        ...
+
     def bind(self, input: Mapping[str, Any], context: Any) -> dict[str, Any]:
         """Return the keyword arguments of a call. Raise InputError."""
         ...

@@ -6,6 +6,7 @@ Runs in: worker (both directions); any (JSON).
 from __future__ import annotations
 
 import binascii
+import contextlib
 import itertools
 import json
 import os
@@ -72,6 +73,10 @@ class Codec(Protocol):
         """Encode a result or a checkpoint. Raise Unserializable."""
         ...
 
+    def decode_value(self, payload: bytes) -> Any:
+        """Return what `encode_value` has encoded."""
+        ...
+
     def encode_token(self, value: Any) -> bytes:
         """Encode a value that a job yielded or emitted. Raise Unserializable."""
         ...
@@ -108,6 +113,15 @@ class JsonCodec:
                 raise too_deep
         return payload
 
+    def decode_value(self, payload: bytes) -> Any:
+        if payload.startswith(b'{"base64":"'):
+            members = json.loads(payload)
+            if len(members) == 1 and isinstance(text := members["base64"], str):
+                with contextlib.suppress(ValueError):  # the job itself may have checkpointed such an object
+                    return binascii.a2b_base64(text, strict_mode=True)
+            return members
+        return json.loads(payload)
+
     def encode_result(self, value: Any, result_buffer: int) -> bytes:
         return self.encode_value(value)
 
@@ -142,6 +156,9 @@ class PickleCodec:
 
     def encode_value(self, value: Any) -> bytes:
         return self._pickled(value).to_bytes()
+
+    def decode_value(self, payload: bytes) -> Any:
+        return self._pickles.loads(payload)
 
     def encode_token(self, value: Any) -> bytes:
         """Encode a token as one pickle in one piece: values that come often are small."""

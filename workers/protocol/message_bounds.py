@@ -21,5 +21,7 @@ TRACEBACK_CHARS_MAX = 64 << 10
 """More than a hundred frames. The job's record and its last event contain the traceback."""
 FAULT_CHARS_MAX = 1000
 """Of a fault of an input: the most characters of its pointer or its message; either may quote the input."""
+RETRY_AFTER_S_MAX = 86_400.0
+"""The longest wait in seconds that a job may ask for before its next attempt: a day. It stays in memory for so long."""
 FAULTS_MAX = 100
 """Faults of one input: more than a person reads; a list of a million items may have a million faults."""

@@ -3,13 +3,13 @@
 Runs in: any.
 
     supervisor ── orders socket ──────► worker   RUN (with descriptors: sealed input, shared parts, result buffer),
-                                                 STOP, EXPIRE
+                                                 CHECKPOINT_BEFORE, STOP, EXPIRE
     supervisor ── line (a socket) ────► worker   calls of an Executor, one per message (`call_message`)
     supervisor ◄─ frames pipe ───────── worker   READY … one closing frame per attempt, then IDLE
     supervisor ◄─ notifications pipe ── worker   one byte each: a signal number at its delivery, or a NOTIFY_ constant
 
-Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, CHECKPOINT, RESULT), which are in the
-pool's codec.
+Payloads are one line of JSON, except the job's own values (RUN's input, TOKEN, both checkpoints, RESULT), which are in
+the pool's codec.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.message_bounds import WHY_CHARS_MAX
+from killable.workers.protocol.message_bounds import RETRY_AFTER_S_MAX, WHY_CHARS_MAX
 
 
 class Kind(IntEnum):
@@ -70,6 +70,8 @@ class Kind(IntEnum):
     STOP = 33
     EXPIRE = 34
     """An operation with `on_timeout="raise"` timed out (`Expire`)."""
+    CHECKPOINT_BEFORE = 35
+    """Before RUN: the last checkpoint of an earlier attempt of the job; the payload is the value."""
 
 
 NOTIFY_ACKNOWLEDGED = 0xA6
@@ -328,6 +330,10 @@ class Raised(NamedTuple):
     """The exception itself, in base64, if the codec is `pickle` and it can be pickled."""
     faults: Sequence[dict[str, str]] = ()
     """For `payload`: the faults of the input, as JSON pointers and messages."""
+    is_transient: bool = False
+    """The author of the job wants another attempt: the exception is one of `retry_on`, or a `Retry`."""
+    after_s: float | None = None
+    """Of a `Retry`: the seconds until then."""
 
     def encode(self) -> bytes:
         return dump_json(self._asdict())
@@ -342,6 +348,10 @@ class Raised(NamedTuple):
         if not all(isinstance(text, str) for text in texts) or type(raised.exit_code) not in (int, type(None)):
             raise TypeError("a member of another type")
         binascii.a2b_base64(raised.pickled)
+        if type(raised.is_transient) is not bool or type(raised.after_s) not in (int, float, type(None)):
+            raise TypeError("a member of another type")
+        if raised.after_s is not None and not 0 <= raised.after_s <= RETRY_AFTER_S_MAX:
+            raise ValueError(f"not seconds until another attempt: {raised.after_s!r}")
         return raised
 
 

@@ -50,6 +50,7 @@ _OWN_MODULES = (
     "killable.workers.commands.command_files",
     "killable.workers.commands.command_output",
 )
+_RETRY_MODULE = "killable.workers.authoring.retry"
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
 
 
@@ -74,6 +75,7 @@ class Execution:
         shared: Sequence[MemoryFile] = (),
         result_buffer: int = -1,
         staging: str = "",
+        checkpoint: bytes | None = None,
     ) -> None:
         """`data_bytes` is the worker's private memory before the job; `memory_bytes` limits the growth over it. None:
         it is measured if the job has that limit.
@@ -81,7 +83,7 @@ class Execution:
         `staging` is the folder for files that the job saves; empty: it can save none.
 
         `sealed` is an input outside the order, `shared` are parts of it; they are closed here. `result_buffer` is a
-        descriptor for a large result.
+        descriptor for a large result, `checkpoint` the last one of an earlier attempt.
         """
         self._run = run
         self._limits = limits
@@ -95,6 +97,8 @@ class Execution:
         self._shared = shared
         self._result_buffer = result_buffer
         self._staging = staging
+        self._checkpoint = checkpoint
+        self._retried: tuple[type[Exception], ...] = ()
         self._context: Context | None = None
         self.exit_code: int = ExitCode.RETIRED
 
@@ -182,6 +186,7 @@ class Execution:
         job = self._registered.get(order.type)
         if job is None:
             raise _NoSuchJob(f"this pool has no job type {order.type!r}")
+        self._retried = job.retried
         _set_correlation_id(order.correlation_id)
         context.given_files = order.files
         arguments = job.bind(self._input(), self._make_context(stop_signal))
@@ -204,8 +209,13 @@ class Execution:
             tmp=self._tmp,
             stop_signal=stop_signal,
             staging=self._staging,
+            previous_checkpoint=None if self._checkpoint is None else self._decode_checkpoint,
         )
         return self._context
+
+    def _decode_checkpoint(self) -> Any:
+        assert self._checkpoint is not None
+        return self._codec.decode_value(self._checkpoint)
 
     def _drive(self, generator: GeneratorType[Any, Any, Any], stop_signal: StopSignal) -> Any:
         """Send each yield and return the generator's value. An exception between two yields goes in by throw().
@@ -254,12 +264,15 @@ class Execution:
             cause = "memory"  # without a memory limit it is an ordinary exception
         elif isinstance(error, OSError) and error.errno == errno.EMFILE:
             cause = "files"
+        is_transient, after_s = _asks_again(error, self._retried)
         return Raised(
             cause,
             _qualified_name(type(error)),
             _message(error),
             self._traceback(error),
             pickled=binascii.b2a_base64(self._codec.encode_exception(error), newline=False).decode(),
+            is_transient=is_transient,
+            after_s=after_s,
         )
 
     def _traceback(self, error: BaseException) -> str:
@@ -272,6 +285,14 @@ class Execution:
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
         return text[-TRACEBACK_CHARS_MAX:]
+
+
+def _asks_again(error: BaseException, retried: tuple[type[Exception], ...]) -> tuple[bool, float | None]:
+    """Return whether the author wants another attempt after an exception, and after how many seconds."""
+    retry = sys.modules.get(_RETRY_MODULE)  # whoever raises a Retry has imported it
+    if retry is not None and isinstance(error, retry.Retry):
+        return True, error.after_s
+    return isinstance(error, retried), None
 
 
 def _lacks_memory(error: BaseException) -> bool:

@@ -58,6 +58,9 @@ def stream_function(make_context: MakeContext, function: Any, args: Any, kwargs:
 class CallType:
     """A job type of an Executor: a registered job without a declaration, whose input the Executor itself has made."""
 
+    retried = ()
+    """A task asks for another attempt by a `Retry`."""
+
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name, self.function = name, function
 
@@ -73,6 +76,8 @@ class CallType:
             "operations": [],
             "streams": False,
             "on_loss": "fail",
+            "retry_on": [],
+            "retry_codes": [],
             "available": True,
             "unavailable_reason": "",
         }

@@ -132,6 +132,8 @@ class Harness:
         self._result_buffer = -1
         self._outputs: tuple[int, ...] = ()
         """The output pipes, from the first call on, also when a call has put other files in their place."""
+        self._checkpoint: Frame | None = None
+        """What came before the next order: the last checkpoint of an earlier attempt of its job."""
         self._since = time.time()
         self._served = 0
         self._heard = 0
@@ -146,7 +148,11 @@ class Harness:
                 code = self._run_call(message)
             elif not self._orders.wait():
                 return ExitCode.RETIRED
-            elif (order := self._orders.next()) is not None and order.kind == Kind.RUN:
+            elif (order := self._orders.next()) is None:
+                continue
+            elif order.kind == Kind.CHECKPOINT_BEFORE:
+                self._checkpoint = order
+            elif order.kind == Kind.RUN:
                 code = self._run_order(order)  # any other order is a stop for an attempt that is over
         return code
 
@@ -166,7 +172,9 @@ class Harness:
             limits = parsed_limits(run.limits)
         except (ValueError, TypeError):
             return ExitCode.BAD_ASSIGNMENT
-        attempt = self._attempt(Execution, run, run, limits, self._orders)
+        before, self._checkpoint = self._checkpoint, None
+        checkpoint = before.payload if before is not None and before.fence == order.fence else None
+        attempt = self._attempt(Execution, run, run, limits, self._orders, checkpoint)
         return self._run(attempt, order.fence, limits, is_call=False)
 
     def _run_call(self, message: bytes) -> int | None:
@@ -198,6 +206,7 @@ class Harness:
         order: Run | None,
         limits: Mapping[str, Any],
         source: OrderReader | CallReader,
+        checkpoint: bytes | None = None,
     ) -> Execution:
         """Make an attempt. `order` says which descriptors came with it from `source`; None: no descriptor."""
         return kind(
@@ -213,6 +222,7 @@ class Harness:
             self._take_shared(source, order.shared) if order is not None and order.shared else (),
             self._hold_result_buffer(source) if order is not None and order.result_buffer else self._result_buffer,
             self._staging,
+            checkpoint,
         )
 
     def _run(self, attempt: Execution, fence: int, limits: Mapping[str, Any], *, is_call: bool) -> int | None:

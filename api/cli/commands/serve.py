@@ -153,6 +153,7 @@ async def _serve(
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
+    from killable.api.webhooks.server_webhooks import deliveries_of
     from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
@@ -160,6 +161,7 @@ async def _serve(
     stop = _Stop()
     supervisor = supervisor_of(config, os.environ)
     supervisor.check_types = functools.partial(_check, config)
+    callbacks = deliveries_of(supervisor, config)
     adopts = adopted_zombies.is_reaper_of_strangers()
     reaper = adopted_zombies.StrangerReaper(asyncio.get_running_loop()) if adopts else None
     with manager, stop.watching_signals():
@@ -167,9 +169,11 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files)
+            web = HttpServer(
+                supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks
+            )
             await web.start()
-            hang_up = HangUp(in_force, web, manager, supervisor, audit_log)
+            hang_up = HangUp(in_force, web, manager, supervisor, audit_log, callbacks)
             hang_up.start()
             watch = CodeWatch(supervisor, config.file) if reloads else None
             notes = None if reloads else ChangeNotes(supervisor)
@@ -185,6 +189,8 @@ async def _serve(
                 notes.close()
             await _end_jobs(supervisor, manager, stop)
             hang_up.close()
+            if callbacks is not None:
+                await callbacks.close(LAST_WORDS_S)
             await web.close(LAST_WORDS_S)
             if supervisor.is_deposed:
                 _raise_deposed()

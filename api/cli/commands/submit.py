@@ -33,6 +33,7 @@ def submit(
     tags: tuple[str, ...],
     priority: int,
     nodes: tuple[str, ...],
+    callback_url: str | None,
     as_json: bool,
     url: str,
     **limits: Any,
@@ -44,7 +45,9 @@ def submit(
 
         def start() -> JobHandle:
             in_force = limits_of(limits)
-            return client.submit(type, given, limits=in_force, tags=labels, priority=priority, nodes=selector)
+            return client.submit(
+                type, given, limits=in_force, tags=labels, priority=priority, nodes=selector, callback_url=callback_url
+            )
 
         if not detach:
             raise click.exceptions.Exit(_follow_or_cancel(start, as_json))

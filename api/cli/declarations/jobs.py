@@ -51,6 +51,11 @@ SUBMIT = VerbCommand(
         metavar="LABEL=VALUE",
         help="A label of the machines of a cluster that may run it: zone=a, zone=!a, zone=in(a,b). May be repeated.",
     ),
+    Option(
+        ["--callback-url"],
+        metavar="URL",
+        help="Where the server sends how the job ended, as a signed webhook.",
+    ),
     JSON,
     URL,
     *limit_options(),

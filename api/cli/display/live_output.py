@@ -26,7 +26,7 @@ from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import lasted_s, state_text
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
 from killable.api.client.errors import job_error
-from killable.api.client.events import Event, token_of
+from killable.api.client.events import BETWEEN_ATTEMPTS, Event, token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ class Follower:
             self._write(token_of(event.data))
             if self._at_line_start or not sys.stdout.isatty():
                 self._status.resume()
-        elif event.name in ("retrying", "restored"):
+        elif event.name in BETWEEN_ATTEMPTS:
             self._status.pause()
+            self._end_line()
             self._print_retry(event)
             self._status.resume()
         elif event.name == "file":
@@ -109,17 +110,17 @@ class Follower:
 
     def _print_retry(self, event: Event) -> None:
         """Report another attempt: without this line the job would only look slow."""
+        void = "; the output above is void, it begins again" if self._tokens else ""
+        self._tokens = 0
         if event.name == "restored":
             stderr_console().print(
-                Text("the server was restarted and runs the job again; its earlier output is lost", "yellow")
+                Text(f"the server was restarted and runs the job again; its earlier output is lost{void}", "yellow")
             )
             return
         error, wait_s = event.data.get("error") or {}, float(event.data.get("wait_s") or 0)
         which = f"attempt {event.data.get('attempt')} of {event.data.get('attempts_max')}"
-        line = (
-            f"{which} failed, {error.get('code')}: {error.get('message')}; next attempt in {spelling.duration(wait_s)}"
-        )
-        stderr_console().print(Text(line, "yellow"))
+        line = f"{which} failed, {error.get('code')}: {error.get('message')}"
+        stderr_console().print(Text(f"{line}; next attempt in {spelling.duration(wait_s)}{void}", "yellow"))
 
     def _print_event(self, event: Event) -> None:
         if self._as_json:

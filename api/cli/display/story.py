@@ -112,7 +112,9 @@ def _before(events: Sequence[Members]) -> Iterator[Paragraph]:
     lines = [_between_attempts(event) for event in events if event["event"] in BETWEEN_ATTEMPTS]
     if lines:
         yield Paragraph(
-            "Before", "Earlier attempts, each followed by another because its error was retryable:", tuple(lines)
+            "Before",
+            "Earlier attempts, each followed by another because its error was retryable or its type asks for it:",
+            tuple(lines),
         )
 
 

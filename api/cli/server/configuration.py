@@ -15,6 +15,7 @@ from typing import Any
 from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey
 from killable.api.http.host_and_origin import is_loopback
 from killable.api.http.key_file import KeysInvalid, read_keys
+from killable.api.webhooks.server_webhooks import faults_of
 from killable.supervisor.configuration import config as settings
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 
@@ -57,7 +58,7 @@ def examine(
     doubted = {fault.key for fault in (*faults, *wrong)} & {KEYS_FILE, API_KEY, "server.host"}
     if not keys and not doubted:
         wrong += _open_to_everyone(config)
-    return InForce(config, keys, of_environment), faults + wrong
+    return InForce(config, keys, of_environment), faults + wrong + list(faults_of(config))
 
 
 def source_of(key: ApiKey, in_force: InForce) -> str:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.key_file import KeysInvalid
+from killable.api.webhooks.secrets_file import SecretsInvalid
+from killable.api.webhooks.server_webhooks import senders_of
 from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import Refused
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
+    from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.supervisor import Supervisor
 
 logger = logging.getLogger("killable.server")
@@ -54,13 +57,14 @@ class HangUp:
 
     def __init__(
         self, in_force: InForce, web: HttpServer, manager: ServiceManager, supervisor: Supervisor,
-        audit_log: AuditLog | None = None,
+        audit_log: AuditLog | None = None, callbacks: Deliveries | None = None,
     ) -> None:  # fmt: skip
         self._in_force = in_force
         self._web = web
         self._manager = manager
         self._supervisor = supervisor
         self._audit_log = audit_log
+        self._callbacks = callbacks
         self._asked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -85,6 +89,7 @@ class HangUp:
                 if self._audit_log is not None:
                     self._audit_log.reopen()
                 await self._reload_keys()
+                await self._reload_webhook_secrets()
                 await self._reload_pools()
 
     async def _reload_pools(self) -> None:
@@ -116,6 +121,17 @@ class HangUp:
         came, gone = self._web.replace_keys(keys)
         self._say("keys_reloaded", logging.INFO, keys=len(keys), came=" ".join(came), gone=" ".join(gone))
         self._warn(keys)
+
+    async def _reload_webhook_secrets(self) -> None:
+        if self._callbacks is None:
+            return
+        try:
+            senders = await asyncio.to_thread(senders_of, self._in_force.config)
+        except SecretsInvalid as error:
+            self._say("webhook_secrets_not_reloaded", logging.ERROR, error=f"they stay as they are: {error.message}")
+            return
+        self._callbacks.replace(senders)
+        self._say("webhook_secrets_reloaded", logging.INFO, tenants=len(senders))
 
     def _warn(self, keys: Collection[ApiKey]) -> None:
         warn_of_clear_text(key for key in keys if key is not self._in_force.own)

@@ -88,7 +88,7 @@ code is `error.code` in Python and `code` in an [HTTP problem](http.md), in a re
 ENDINGS_INTRO = """
 Every job that does not complete ends with one of these. "HTTP" is the status where the code answers a request. "Exit
 code" is the one of the [command](exit-codes.md). "Retry helps" means that the same job may well complete when it is
-run again; only these are repeated by `attempts_max`.
+run again; these are repeated by `attempts_max`, the others only if `retry_on` of the type names them.
 """
 REFUSALS_INTRO = "A refused request starts nothing and changes nothing. In Python it raises `Refused`."
 CLASSES_INTRO = prose(

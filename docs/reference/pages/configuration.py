@@ -16,6 +16,7 @@ from killable.supervisor.configuration.schema import (
     PoolTable,
     SandboxTable,
     ServerSettings,
+    WebhookSettings,
     json_schema,
 )
 from killable.supervisor.configuration.values_in_force import spelled
@@ -34,6 +35,9 @@ def page() -> str:
         "## `[cluster]`",
         CLUSTER,
         table(KEYS, _rows(asdict(ClusterSettings()), tables["ClusterSettings"])),
+        "## `[webhooks]`",
+        tables["WebhookSettings"]["description"],
+        table(KEYS, _rows(asdict(WebhookSettings()), tables["WebhookSettings"])),
         "## `[limits]` and `[jobs.NAME.limits]`",
         LIMITS,
         table(

@@ -115,6 +115,9 @@ class _Log:
     tokens = 1
     last = b""
 
+    def __len__(self) -> int:
+        return 7
+
     def append(self, name: str, data: bytes) -> None:
         self.last = data
 
@@ -149,8 +152,9 @@ ORDER = """
 1. `started` is the first event of a job that got a worker. A job that ended in the queue has only its last event.
 2. `token`, `log`, `progress`, `checkpoint` and `file` follow in the order in which the job wrote them. Printed
    lines and yielded values take different pipes, so the order between `log` and the others is only approximate.
-3. After `retrying` comes `started` again, with the next `attempt`. An attempt that has written a token is never
-   followed by another one.
+3. After `retrying` comes `started` again, with the next `attempt`; its id is `first_id`. An attempt that has written
+   a token is followed by another one only if the type says so (`retry_on`, `Retry`, `on_loss`). Its tokens are void
+   then: the output of a job is that of its latest attempt.
 4. Exactly one of `completed`, `failed`, `cancelled`, `timed_out` is the last event. It is written when no process of
    the job exists any more, except with the code `unkillable`.
 

@@ -49,6 +49,7 @@ SECTIONS = (
             "Stopping",
             "OperationTimedOut",
             "InputRefused",
+            "Retry",
         ),
     ),
     Section(
@@ -93,13 +94,14 @@ SECTIONS = (
             "WorkerKilled",
             "Unreachable",
             "NotEnded",
+            "Restarted",
         ),
     ),
 )
 
 SPECIAL = frozenset(("__enter__", "__exit__", "__aenter__", "__aexit__", "__iter__", "__aiter__", "__await__"))
 """Methods that are used by syntax; shown where they have a docstring."""
-MADE_BY_USERS = {"Executor", "Client", "AsyncClient", "UnitContext", "JobServer"}
+MADE_BY_USERS = {"Executor", "Client", "AsyncClient", "UnitContext", "JobServer", "Retry"}
 """Only these have a constructor that is called outside of this library."""
 
 

@@ -248,7 +248,7 @@ import sys
 sys.path.insert(0, "dags")
 import keys
 
-print("STATE", keys.keys().test(run_conf={"rounds": int(sys.argv[1])}).state)
+print("STATE", keys.keys().test().state)
 """
 OPERATOR = """
 import signal, sys
@@ -268,6 +268,7 @@ except Exception as error:
 def airflow(folder: Path) -> dict[str, str]:
     environment = os.environ | {
         "PYTHONPATH": str(folder), "AIRFLOW_HOME": str(folder / "home"), "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_FOLDER": str(folder / "dags"),
     }  # fmt: skip
     subprocess.run([str(AIRFLOW), "-m", "airflow", "db", "migrate"], env=environment, check=True, capture_output=True)
     return environment
@@ -280,10 +281,15 @@ def test_airflows_execution_timeout_ends_the_native_call(
     folder: Path, native: NativeCall, airflow: dict[str, str], rounds: int, state: str
 ) -> None:
     dag = folder / "dags" / "keys.py"
-    dag.write_text(dag.read_text().replace("minutes=10", "seconds=5").replace(", retries=2", ""))
+    dag.write_text(
+        dag.read_text()
+        .replace("minutes=10", "seconds=5")
+        .replace(", retries=2", "")
+        .replace("derive(1000)", f"derive({rounds})")
+    )
     (folder / "program.py").write_text(DAG_RUN)
     process = subprocess.Popen(
-        [str(AIRFLOW), "program.py", str(rounds)], cwd=folder, env=airflow, text=True, stdout=subprocess.PIPE,
+        [str(AIRFLOW), "program.py"], cwd=folder, env=airflow, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )  # fmt: skip
     out, _ = process.communicate(timeout=400)

@@ -21,6 +21,8 @@ from killable.api.http.api_keys import KeyRing
 from killable.api.http.app import Tools, close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
+from killable.api.http.openai_paths import is_openais
+from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -216,3 +218,15 @@ def problem_of(answer: httpx.Response, status: int, code: str) -> dict[str, Any]
     ours = {name: value for name, value in problem.items() if name != "job"}  # a job's own traceback is in its record
     assert "Traceback" not in str(ours)
     return problem
+
+
+def refusal_of(answer: httpx.Response, path: str, status: int, code: str) -> dict[str, Any]:
+    """Check the same where an address of OpenAI's answers in its own way. Return the problem, or the error."""
+    if not is_openais(path):
+        return problem_of(answer, status, code)
+    assert answer.status_code == status and answer.headers["content-type"] == "application/json", answer.text
+    assert answer.headers["x-should-retry"] in ("true", "false") and list(answer.json()) == ["error"]
+    error: dict[str, Any] = answer.json()["error"]
+    assert error["message"] and error["type"] and error["code"] == {"unauthorized": "invalid_api_key"}.get(code, code)
+    assert "Traceback" not in answer.text
+    return error | {"detail": error["message"]}

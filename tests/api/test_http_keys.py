@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_server import Server, StartServer, problem_of
+from api_server import Server, StartServer, problem_of, refusal_of
 from httpx_sse import aconnect_sse
 from routes import routes
 from support.looped_cases import cases
@@ -48,7 +48,7 @@ async def test_every_route_but_the_probes_needs_a_key(locked: Server) -> None:
         if route.path in OPEN:
             assert answer.status_code == 200, route
         else:
-            problem_of(answer, 401, "unauthorized")
+            refusal_of(answer, route.path, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer", route
     for method, path in (("GET", "/openapi.json"), ("GET", "/nothing"), ("PUT", "/v1/jobs"), ("OPTIONS", "/v1/jobs")):
         problem_of(await locked.client.request(method, path), 401, "unauthorized")

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_server import OwnServer, StartServer, problem_of
+from api_server import OwnServer, StartServer, problem_of, refusal_of
 from routes import routes
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
@@ -15,6 +15,8 @@ from support.waiting import Pending, until_async
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.route_roles import ACCESS, includes
+from killable.api.http.route_roles import ACCESS, access_to, includes
+from killable.api.http.settings import HttpSettings
 
 READ, SUBMIT, OPERATE = (ApiKey(role, role, f"{role}-0123456789") for role in ("read", "submit", "operate"))
 MINE = ApiKey("mine", "submit", "mine-01234567890", visibility="own")
@@ -51,15 +53,15 @@ async def ended(server: OwnServer, key: ApiKey) -> str:
 @pytest.mark.row("A25")
 async def test_every_route_with_every_role_and_visibility(server: OwnServer) -> None:
     for route in sorted(routes(), key=lambda route: route.path == "/v1/shutdown"):  # which ends all others
-        access = ACCESS[route.method, route.path]
+        access = access_to(route.method, route.address)
         for key in sorted(KEYS, key=lambda key: (includes(key.role, "operate"), key.visibility != "own")):
             answer = await server.client.request(route.method, route.address, headers=as_(key))
             case = f"{route} {key}"
             if access.role is not None and not includes(key.role, access.role):
-                problem_of(answer, 403, "forbidden")
+                refusal_of(answer, route.path, 403, "forbidden")
                 assert f"the role {access.role}; the role of this key is {key.role}" in answer.text, case
             elif access.whole_server and key.visibility == "own":
-                assert "sees its own only" in problem_of(answer, 403, "forbidden")["detail"], case
+                assert "sees its own only" in refusal_of(answer, route.path, 403, "forbidden")["detail"], case
             else:
                 assert answer.status_code not in (401, 403), case
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, cast
@@ -15,7 +16,7 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType
 from pages.markdown import code, document, slug, table
 
-TAGS = {"jobs": "Jobs", "operator": "Operator", "server": "Server", "metrics": "Metrics"}
+TAGS = {"jobs": "Jobs", "operator": "Operator", "server": "Server", "metrics": "Metrics", "openai": "OpenAI"}
 """Tags of the description, and their headings in the order of the page."""
 RECORDS: Mapping[str, type] = {
     "ShortJob": records.JobRecord,
@@ -38,7 +39,11 @@ METHODS = ("get", "post", "delete")
 def page() -> str:
     app = create_app(cast(Engine, None))
     described = app.openapi()
-    roles = {(method.lower(), path): access.role or "open" for (method, path), access in ACCESS.items()}
+    # The description has no converters: `{model:path}` is `{model}` there.
+    roles = {
+        (method.lower(), re.sub(r":\w+}", "}", path)): access.role or "open"
+        for (method, path), access in ACCESS.items()
+    }
     operations = [
         (tag, method, path, operation)
         for path, item in described["paths"].items()

@@ -19,7 +19,7 @@ from killable.api.testing.finished_job import FinishedJob
 
 TIMEOUT_S = 20.0
 """How long an assertion waits for what it is about, unless it is told."""
-_ANY = object()
+_ANY: Any = ...
 
 
 class _Assertions:

@@ -22,7 +22,6 @@ from killable.api.http.app import Tools, close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.openai_paths import is_openais
-from killable.api.http.settings import HttpSettings
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor

@@ -14,9 +14,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app_settings import HttpSettings
-from killable.api.http.route_roles import ACCESS, includes
 from killable.api.http.route_roles import ACCESS, access_to, includes
-from killable.api.http.settings import HttpSettings
 
 READ, SUBMIT, OPERATE = (ApiKey(role, role, f"{role}-0123456789") for role in ("read", "submit", "operate"))
 MINE = ApiKey("mine", "submit", "mine-01234567890", visibility="own")

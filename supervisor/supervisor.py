@@ -56,8 +56,9 @@ if TYPE_CHECKING:
     from killable.supervisor.files.file_store import FileStore
     from killable.supervisor.journal.job_notes import JobNotes, JournalFactory
     from killable.supervisor.journal.journal_file import JournalRow
+    from killable.supervisor.pools.fleet import Fleet
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.gauges import FileGauges, Gauges
+    from killable.supervisor.telemetry.gauges import Gauges
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -468,9 +469,7 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        from killable.supervisor.telemetry import (
-            metrics_exposition,  # imports prometheus_client, which an Executor never needs
-        )
+        from killable.supervisor.telemetry import metrics_exposition  # it needs prometheus_client, an Executor does not
 
         gauges = await self._gauges()
         return metrics_exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
@@ -485,33 +484,22 @@ class Supervisor:
 
     async def _gauges(self) -> Gauges:
         # Nothing that an Executor needs either.
-        from killable.supervisor.telemetry.gauges import ClusterGauges, read_gauges
+        from killable.supervisor.telemetry.gauges import gauges_of_cluster, gauges_of_files, read_gauges
 
-        remote, clients = self._remote_pools, self._observer.sse_clients
-        cluster = None
-        if remote is not None:
-            cluster = ClusterGauges(remote.node_records(), remote.nodes_lost, remote.cpus_requested)
         return await read_gauges(
-            self._fleet,
-            self.jobs.job_queue,
-            self._registry,
-            self._clock,
-            sse_clients=clients,
-            cluster=cluster,
-            files=self._file_gauges(),
-        )
+            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=self._observer.sse_clients,
+            cluster=gauges_of_cluster(self._remote_pools), files=gauges_of_files(self.files),
+        )  # fmt: skip
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
-        from killable.supervisor.dispatch.reload import Reload, failure_of
-        from killable.supervisor.pools.fleet import Fleet
+        from killable.supervisor.dispatch.reload import Reload, failure_of, not_on_nodes
 
         if self._closing or self._drain.shutting_down:
             raise Refused("the server is shutting down", code="draining")
-        if not isinstance(self._fleet, Fleet):
-            why = "jobs run on the nodes of a cluster, which load the code when they start: drain and restart them"
-            raise Refused(f"the code was not loaded anew: {why}", code="reload_failed", error=why)
+        if (fleet := self._fleet_here()) is None:
+            raise not_on_nodes()
         if self._reload is None:
-            self._reload = Reload(self._fleet, self._registry, self._clock, self.check_types)
+            self._reload = Reload(fleet, self._registry, self._clock, self.check_types)
         self._reload.begin()
         record = await self._reload.until_over(wait_s)
         if record.state == "failed":
@@ -523,23 +511,18 @@ class Supervisor:
         return record._replace(changed_since=tuple(await self.changed_files()))
 
     async def changed_files(self) -> Sequence[str]:
-        from killable.supervisor.pools.fleet import Fleet
-
-        return await self._fleet.changed_files() if isinstance(self._fleet, Fleet) else ()
+        fleet = self._fleet_here()
+        return await fleet.changed_files() if fleet is not None else ()
 
     def source_files(self) -> Sequence[SourceFile]:
         """Return the files of the jobs' code, as they were when they were loaded, or when that failed."""
+        fleet = self._fleet_here()
+        return fleet.files() if fleet is not None else ()
+
+    def _fleet_here(self) -> Fleet | None:
         from killable.supervisor.pools.fleet import Fleet
 
-        return self._fleet.files() if isinstance(self._fleet, Fleet) else ()
-
-    def _file_gauges(self) -> FileGauges | None:
-        from killable.supervisor.telemetry.gauges import FileGauges
-
-        store = self.files
-        if store is None:
-            return None
-        return FileGauges(store.count, store.bytes, store.received_bytes, store.sent_bytes)
+        return self._fleet if isinstance(self._fleet, Fleet) else None
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own

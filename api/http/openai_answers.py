@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
-from killable.api.http.openai_choices import Restarted
+from killable.api.http.openai_choices import BegunAnew
 from killable.api.http.openai_errors import error_of_job
 from killable.api.http.problems import problem, refused
 from killable.api.http.sse import WRITE_BYTES, OpenSse
@@ -190,7 +190,7 @@ class Answer(Response):
         pieces: list[bytes] = []
         try:
             pieces += self._form.stream(number, batch)
-        except Restarted:
+        except BegunAnew:
             return pieces, AGAIN
         except ValueError:
             return pieces, BROKEN
@@ -235,7 +235,7 @@ def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:
 
 
 def _why(error: ValueError) -> dict[str, Any]:
-    return AGAIN if isinstance(error, Restarted) else BROKEN
+    return AGAIN if isinstance(error, BegunAnew) else BROKEN
 
 
 async def unless_gone(receive: Receive, wanted: Awaitable[T]) -> T:

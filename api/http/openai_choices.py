@@ -23,7 +23,7 @@ DONE = b"data: [DONE]\n\n"
 _COUNTS = ("prompt_tokens", "completion_tokens")
 
 
-class Restarted(ValueError):
+class BegunAnew(ValueError):
     """The attempt whose answer was streamed has failed, and another one begins."""
 
 
@@ -125,7 +125,7 @@ class Chunks:
 
     def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
         """Yield what one choice adds to the stream. Raise ValueError for a token that is no piece of an answer, and
-        Restarted.
+        BegunAnew.
         """
         choice = self.choices[number]
         text, end = self._text[number], self._text_ends
@@ -142,7 +142,7 @@ class Chunks:
                         yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}}, None)
                 yield piece
             elif name == "retrying" and self._is_begun[number]:
-                raise Restarted
+                raise BegunAnew
             elif name in TERMINAL_STATES:
                 choice.take_end(data)
                 if choice.error is None:

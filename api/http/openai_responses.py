@@ -15,8 +15,8 @@ from typing import Any
 from killable.api.http.openai_choices import (
     TEXT_BEGINS,
     TEXT_ENDS,
+    BegunAnew,
     Choice,
-    Restarted,
     joined_tool_calls,
     usage_of,
     value_of,
@@ -184,7 +184,7 @@ class OpenAIResponse:
         return b"event: error\ndata: %b\n\n" % dump_json(members | {"sequence_number": self._sequence})
 
     def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
-        """Yield the events that its reader does not have. Raise ValueError, Restarted."""
+        """Yield the events that its reader does not have. Raise ValueError, BegunAnew."""
         for _, name, data in batch:
             if name == "token":
                 text, members = self._take_token(data)
@@ -192,7 +192,7 @@ class OpenAIResponse:
                 if text:
                     yield from self._delta(text, members)
             elif name == "retrying" and self._is_begun:
-                raise Restarted
+                raise BegunAnew
             elif name in TERMINAL_STATES:
                 yield from self._end(name, data)
 

@@ -406,10 +406,8 @@ class Dispatcher:
         if verdict.by:
             facts.update(by=verdict.by, reason=verdict.reason)
         job.certificate = {"requested": 0.0, "cause": verdict.code, "by": verdict.by, "reason": verdict.reason}
-        self._end(
-            job,
-            Outcome(lifecycle.terminal_state_of(verdict.code), verdict.code, exit_outcome.message_of(verdict), facts),
-        )
+        state = lifecycle.terminal_state_of(verdict.code)
+        self._end(job, Outcome(state, verdict.code, exit_outcome.message_of(verdict), facts))
         self.unreserve(job)
 
     def _on_queue_deadline_soon(self, job: Job, limit: str) -> None:

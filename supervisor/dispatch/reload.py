@@ -107,6 +107,12 @@ class Reload:
         logger.error("reload_failed", extra={"detail": f"{error}; the code from before goes on"})
 
 
+def not_on_nodes() -> Refused:
+    """Return the refusal of a head, whose nodes have the code."""
+    why = "jobs run on the nodes of a cluster, which load the code when they start: drain and restart them"
+    return Refused(f"the code was not loaded anew: {why}", code="reload_failed", error=why)
+
+
 def failure_of(record: ReloadRecord) -> Refused:
     """Return the refusal of a reload that has failed."""
     return Refused(

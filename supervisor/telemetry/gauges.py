@@ -21,7 +21,8 @@ from killable.supervisor.telemetry import loop_turns
 from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
-    from killable.supervisor.pools.pool_protocols import JobPools
+    from killable.supervisor.files.file_store import FileStore
+    from killable.supervisor.pools.pool_protocols import JobPools, RemotePools
 
 TENANTS_MAX = 100
 """Tenants with series of their own in one scrape: names of keys, which come and go, must not make endless series."""
@@ -48,6 +49,16 @@ class FileGauges(NamedTuple):
     """Their bytes."""
     received_bytes: int
     sent_bytes: int
+
+
+def gauges_of_cluster(remote: RemotePools | None) -> ClusterGauges | None:
+    """Return those of a head's nodes; None: the workers are of this machine."""
+    return None if remote is None else ClusterGauges(remote.node_records(), remote.nodes_lost, remote.cpus_requested)
+
+
+def gauges_of_files(store: FileStore | None) -> FileGauges | None:
+    """Return those of what keeps the files; None: nothing does."""
+    return None if store is None else FileGauges(store.count, store.bytes, store.received_bytes, store.sent_bytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from killable.api.http.openai_choices import DONE, Chunks, Restarted, usage_of
+from killable.api.http.openai_choices import DONE, BegunAnew, Chunks, usage_of
 from killable.supervisor.models import JobEvent
 from killable.workers.protocol.messages import dump_json
 
@@ -40,7 +40,7 @@ def test_another_attempt_after_the_first_piece_is_no_second_answer() -> None:
     again = JobEvent(1, "retrying", b"{}")
     assert list(form.stream(0, [again])) == []
     assert len(list(form.stream(0, [token(2, {"text": "a"})]))) == 2
-    with pytest.raises(Restarted):
+    with pytest.raises(BegunAnew):
         list(form.stream(0, [again]))
     whole = chunks()
     whole.take(0, [token(0, {"text": "lost"}), again, token(2, {"text": "kept"})])

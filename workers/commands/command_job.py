@@ -34,6 +34,7 @@ class CommandJob:
         self.spec = spec
         self.name = spec.name
         self.function = partial(command_execution.run, spec)
+        self.retried: tuple[type[Exception], ...] = ()
         self._input = input_of(spec)
         self._template = Template(spec.argv)
 

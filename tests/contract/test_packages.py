@@ -25,7 +25,7 @@ BELOW = {
     "supervisor/pools": ("supervisor", "supervisor/jobs", "supervisor/linux"),
     "supervisor/files": ("supervisor", "supervisor/linux"),
     "supervisor/attempts": ("supervisor", "supervisor/jobs", "supervisor/pools"),
-    "supervisor/telemetry": ("supervisor", "supervisor/jobs", "supervisor/pools"),
+    "supervisor/telemetry": ("supervisor", "supervisor/jobs", "supervisor/pools", "supervisor/files"),
     "supervisor/journal": ("supervisor", "supervisor/jobs"),
     "supervisor/dispatch": (
         "supervisor", "supervisor/jobs", "supervisor/pools", "supervisor/attempts", "supervisor/telemetry",

@@ -6,8 +6,11 @@ Runs in: any machine.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +19,7 @@ from killable.workers.authoring import context as authoring
 from killable.workers.authoring.context import Stopping
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, parse_limit
 from killable.workers.authoring.operations import Operations, OperationTimedOut
+from killable.workers.authoring.saved_files import save
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.messages import Kind, OperationEntered, OperationLeft
 
@@ -34,9 +38,11 @@ class UnitContext(authoring.Context):
     def __init__(
         self, *, limits: Mapping[str, Any] | None = None, job_id: str = "job-unit-test", attempt: int = 1,
         tags: Mapping[str, str] | None = None, correlation_id: str = "", tmp: Path | str | None = None,
+        previous_checkpoint: Any = None,
     ) -> None:  # fmt: skip
         """`limits`: as in `@job` (`{"run_s": "1m"}`); the others have their defaults. `tmp`: where `ctx.tmp` is made,
-        such as pytest's `tmp_path`. Raise ValueError for a limit that is none.
+        such as pytest's `tmp_path`. `previous_checkpoint`: what an earlier attempt laid down, for an `attempt` above 1.
+        Raise ValueError for a limit that is none.
         """
         unknown = (limits or {}).keys() - DEFAULT_LIMITS.keys()
         if unknown:
@@ -47,6 +53,7 @@ class UnitContext(authoring.Context):
         super().__init__(
             self._record, job_id=job_id, attempt=attempt, tags=tags, limits={**DEFAULT_LIMITS, **own},
             correlation_id=correlation_id, tmp=tmp, stop_signal=self._stops,
+            previous_checkpoint=lambda: copy.deepcopy(previous_checkpoint),
         )  # fmt: skip
         self.tokens: list[Any] = []
         """What it has yielded and emitted."""
@@ -54,6 +61,8 @@ class UnitContext(authoring.Context):
         """Its calls of `progress`: `{done, total, unit}` each."""
         self.checkpoints: list[Any] = []
         """Its calls of `checkpoint`."""
+        self.files: dict[str, bytes] = {}
+        """What it has saved with `save_file`: the content of each, by its name."""
         self.logs: list[str] = []
         """Lines that it has printed while `run` ran it."""
         self.slept_s = 0.0
@@ -123,6 +132,12 @@ class UnitContext(authoring.Context):
         self.slept_s += s
         self.pass_time(s)
         self._stops.raise_deferred()
+
+    def save_file(self, source: str | os.PathLike[str] | bytes, name: str = "", *, content_type: str = "") -> None:
+        """Keep the content in `files`. Raise ValueError and OSError as a worker does."""
+        with tempfile.TemporaryDirectory() as staging:
+            saved = save(source, name, content_type, 1, staging=staging, tmp=self._tmp)
+            self.files[saved.name] = Path(staging, "1").read_bytes()
 
     def _took(self) -> None:
         """The job has streamed a token: it may be asked to stop now."""

@@ -119,3 +119,32 @@ def test_its_attributes_are_those_that_were_given(tmp_path: Path) -> None:
     assert ctx.tmp.parent == tmp_path
     with pytest.raises(ValueError, match="no limit 'run'"):
         Context(limits={"run": 1})
+
+
+def resumes(ctx: killable.Context) -> int:
+    begun = ctx.previous_checkpoint or {"done": 0}
+    begun["done"] += 1
+    return begun["done"]
+
+
+def saves(ctx: killable.Context) -> None:
+    (ctx.tmp / "out.txt").write_text("moved")
+    ctx.save_file(ctx.tmp / "out.txt")
+    ctx.save_file(b"bytes", "raw.bin")
+    ctx.save_file(b"again", "raw.bin")
+
+
+def test_a_later_attempt_has_the_checkpoint_of_the_one_before_anew_each_time() -> None:
+    assert Context().run(resumes) == 1
+    ctx = Context(attempt=2, previous_checkpoint={"done": 4})
+    assert (ctx.run(resumes), ctx.run(resumes), ctx.attempt) == (5, 5, 2)
+
+
+def test_saved_files_are_collected_and_bad_names_refused(tmp_path: Path) -> None:
+    ctx = Context(tmp=tmp_path)
+    ctx.run(saves)
+    assert ctx.files == {"out.txt": b"moved", "raw.bin": b"again"}
+    with pytest.raises(ValueError, match="name"):
+        ctx.save_file(b"", "a/b")
+    with pytest.raises(FileNotFoundError):
+        ctx.save_file(tmp_path / "absent")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from killable.api.cli.parameters.run_arguments import RunArguments
-    from killable.supervisor.commands.command_run import CommandEnd
+    from killable.supervisor.commands.command_ending import CommandEnd
 
 NOT_FOUND, NOT_EXECUTABLE, AT_TIME_LIMIT, AT_LIMIT, NO_PROCESS = 127, 126, 124, 128 + signals.SIGKILL, 71
 """The exit codes of timeout(1) and of shells; of a machine that can make no process."""
@@ -28,7 +28,7 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
 
     End this process by the signal that has ended the command. Raise ReportNotWritable before anything runs.
     """
-    from killable.supervisor.commands.run_command import CommandNotStarted, CommandRunner
+    from killable.supervisor.commands.command_in_terminal import CommandNotStarted, CommandRunner
     from killable.supervisor.linux.own_signals import die_of
 
     runner = CommandRunner(asked.argv, asked.limits, number)

@@ -10,6 +10,9 @@ import signal
 import termios
 from typing import Any
 
+STOPS_OF_TERMINALS = frozenset({signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+"""The signals by which a terminal stops what runs in it. `killable run` stops with its command then."""
+
 
 class Foreground:
     """The terminal of this process, if it has one in whose foreground it is."""

@@ -235,7 +235,7 @@ def test_help_and_completion_import_no_verb(asked: dict[str, str]) -> None:
 def test_a_command_is_run_without_what_takes_longer_than_the_command() -> None:
     command = [str(Path(sys.executable).parent / "killable"), "run", "--run-s", "60", "--", "true"]
     loaded = imported(*command, PYTHONPROFILEIMPORTTIME="1")
-    assert "killable.supervisor.commands.command_run" in loaded
+    assert "killable.supervisor.commands.command_ending" in loaded
     never = ("click", "inspect", "dataclasses", "rich", "asyncio", "pydantic", "subprocess", "tempfile", "shutil")
     assert {name for name in loaded if name.partition(".")[0] in never} == set()
 

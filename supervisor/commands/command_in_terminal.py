@@ -11,18 +11,16 @@ from typing import TYPE_CHECKING
 from killable.supervisor.linux import standard_streams
 from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.command_process import CommandProcess
-from killable.supervisor.linux.foreground import Foreground
+from killable.supervisor.linux.foreground import STOPS_OF_TERMINALS, Foreground
 from killable.supervisor.linux.own_signals import stop_own_group
 from killable.supervisor.linux.poll_loop import PollLoop
 from killable.supervisor.ports import Gone
 
 if TYPE_CHECKING:
-    from killable.supervisor.commands.command_run import CommandEnd, CommandRun
+    from killable.supervisor.commands.command_ending import CommandEnd, CommandRun
     from killable.workers.authoring.limits_and_caps import Limits
 
-SIGCONT, SIGTSTP, SIGTTIN, SIGTTOU = 18, 20, 21, 22
-OF_TERMINAL = frozenset({SIGTSTP, SIGTTIN, SIGTTOU})
-"""The signals by which a terminal stops what runs in it."""
+SIGCONT = 18
 INTERRUPTS = frozenset({2, 3})
 """SIGINT and SIGQUIT, which a terminal sends for Ctrl-C and Ctrl-\\."""
 
@@ -81,7 +79,7 @@ class CommandRunner:
     def _make_run(self) -> CommandRun:
         """Import what decides about the command while its keeper starts it."""
         from killable.supervisor.clock import Clock
-        from killable.supervisor.commands.command_run import CommandRun
+        from killable.supervisor.commands.command_ending import CommandRun
 
         return CommandRun(self._process, self._limits, Clock(self._loop), self._process.cores, self._signal)
 
@@ -107,7 +105,7 @@ class CommandRunner:
 
     def on_paused(self, number: int) -> None:
         """Stop with the command if the terminal has stopped it, so that the shell has the terminal again."""
-        if self._foreground.terminal < 0 or number not in OF_TERMINAL:
+        if self._foreground.terminal < 0 or number not in STOPS_OF_TERMINALS:
             return
         self._foreground.take_from(self._pid)
         stop_own_group()

@@ -41,6 +41,8 @@ AT_ONCE_OF_TENANT_MAX = 4
 WAIT_S_MAX = 3600.0
 """The longest wait before an attempt, also if the receiver asks for more."""
 RETRY_AFTER_S_MAX = WAIT_S_MAX
+WANTS_NO_MORE = frozenset({410})
+"""Statuses of a receiver that is not tried again: Gone (RFC 9110, 15.5.11)."""
 
 logger = logging.getLogger("killable.webhooks")
 
@@ -205,7 +207,7 @@ class Deliveries:
             self._engine.note_callback(delivery.job_id, "delivered", delivery.attempts, posted.detail)
             return
         self.counts["failed"] += 1
-        if posted.is_final or delivery.attempts >= self._settings.attempts_max:
+        if posted.status in WANTS_NO_MORE or delivery.attempts >= self._settings.attempts_max:
             self._drop(delivery, posted.detail)
             return
         wait_s = self._wait_s(delivery.attempts, posted.again_s)

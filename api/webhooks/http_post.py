@@ -30,8 +30,8 @@ class Posted(NamedTuple):
     is_taken: bool
     detail: str
     """The status, or why there is none."""
-    is_final: bool = False
-    """The receiver wants no more (410)."""
+    status: int = 0
+    """That of the answer; 0: there was none."""
     again_s: float | None = None
     """The seconds that the receiver asks to wait (Retry-After)."""
 
@@ -99,7 +99,7 @@ def _posted_of(response: httpx.Response) -> Posted:
         return Posted(True, status)
     if response.is_redirect:
         return Posted(False, f"{status}: redirects are not followed")
-    return Posted(False, status, response.status_code == httpx.codes.GONE, _retry_after_s(response))
+    return Posted(False, status, response.status_code, _retry_after_s(response))
 
 
 def _retry_after_s(response: httpx.Response) -> float | None:

@@ -13,12 +13,11 @@ from pydantic_core import PydanticCustomError
 
 from killable.workers.authoring.identifiers import TYPE_NAME
 from killable.workers.commands.argument_template import NAME
+from killable.workers.commands.command_environment import ENVIRONMENT
 from killable.workers.commands.command_spec import SIGNALS
 
 POOL = "commands"
 """The pool of commands that name none."""
-ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ")
-"""What a program needs of its surroundings, and no more."""
 
 Text = Annotated[str, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0)]

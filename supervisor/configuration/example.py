@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from killable.supervisor.configuration.command_tables import ENVIRONMENT, POOL
+from killable.supervisor.configuration.command_tables import POOL
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.configuration.values_in_force import spelled
 from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, cap_of
+from killable.workers.commands.command_environment import ENVIRONMENT
 
 
 def example() -> Iterator[str]:

@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 
 from killable.workers.commands.command_spec import CommandSpec
 
+ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ")
+"""What a program needs of its surroundings, and no more: what a declaration gives it by default."""
 KEPT = ("KILLABLE_INSTANCE", "KILLABLE_CORRELATION_ID")
 """By the first one what it leaves is found if every process of the server is killed."""
 

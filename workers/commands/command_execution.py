@@ -21,6 +21,8 @@ from killable.workers.commands.command_output import ErrorOutput, Sink, sink_of
 from killable.workers.commands.command_spec import CommandSpec
 from killable.workers.named_tuples import NamedTuple
 
+WORDS_CHARS_MAX = 500
+"""The most characters of what stderr said last in the message of a failure."""
 READ_BYTES = 64 << 10
 """As much as a pipe holds."""
 
@@ -69,11 +71,16 @@ def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str
     if code < 0:
         _die_of(-code)
     if code not in spec.ok_exit_codes:
-        raise CommandFailed(code, f"exit code {code}{errors.last_words()}")
+        raise CommandFailed(code, f"exit code {code}{_last_words(errors.last_lines())}")
     result: dict[str, Any] = {"exit_code": code, **sink.result()}
     if spec.outputs:
         result["files"] = save_outputs(context, spec.outputs)
     return result
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """Return `: ` and the last one, or nothing."""
+    return f": {lines[-1].strip()[:WORDS_CHARS_MAX]}" if lines else ""
 
 
 class _Command:

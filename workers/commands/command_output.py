@@ -18,7 +18,6 @@ LINE_CHARS_MAX = 64 << 10
 """A longer line is sent in pieces: a command may print no end of line at all."""
 WORDS_BYTES = 4 << 10
 """How much of the end of stderr is kept for the message of a failure."""
-WORDS_CHARS_MAX = 500
 
 
 class Sink(Protocol):
@@ -128,7 +127,6 @@ class ErrorOutput:
     def result(self) -> dict[str, Any]:
         return {}
 
-    def last_words(self) -> str:
-        """Return `: its last line`, or nothing."""
-        lines = self._end.decode(errors="backslashreplace").strip().splitlines()
-        return f": {lines[-1].strip()[:WORDS_CHARS_MAX]}" if lines else ""
+    def last_lines(self) -> list[str]:
+        """Return the last lines, as many as were kept; the first one may be cut."""
+        return self._end.decode(errors="backslashreplace").strip().splitlines()

@@ -129,10 +129,10 @@ class Supervisor:
         self.started_at, self._started = self._clock.wall(), self._clock.now()
         rows: Sequence[JournalRow] = ()
         try:
-            if self.files is not None:
-                await self.files.open(self._clock)
             if self.settings.journal:
                 rows = await self._open_journal(self.settings.journal)
+            if self.files is not None:
+                await self.files.open(self._clock)
             self._ends = DurableEnds(self._clock, None if self._job_notes is None else self._job_notes.journal)
             self.jobs.start(self._clock, self._job_notes)
             self._admission.start(self._clock, self._job_notes)

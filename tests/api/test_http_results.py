@@ -41,6 +41,8 @@ RECORD = {
         "partial",
         "error",
         "certificate",
+        "files",
+        "usage",
         "events",
         "instance_id",
     ),

@@ -216,6 +216,7 @@ def test_the_table_groups_them(command: Command) -> None:
     assert groups == [
         "[server]",
         "[cluster]",
+        "[webhooks]",
         "[limits]",
         "[caps]",
         "[pools.good]",

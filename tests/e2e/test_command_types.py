@@ -296,7 +296,7 @@ def test_a_command_has_few_variables_and_its_own_folder(client: Client) -> None:
     assert environment == {"PATH", "ALLOWED_ONE", "OWN", "TMPDIR", "KILLABLE_CORRELATION_ID"}
     assert told["env"]["OWN"] == "yes"
     assert told["cwd"] == told["env"]["TMPDIR"]
-    assert not Path(told["cwd"]).exists()
+    until(lambda: not Path(told["cwd"]).exists(), "its folder is gone")
     assert told["stdin"] == ""
     assert told["fds"] == ["0", "1", "2", "3"]  # the last one is the list's
     masks = dict(line.split(":\t") for line in told["mask"].splitlines() if line.startswith("Sig"))

@@ -67,6 +67,15 @@ class Asking:
 
         return await until_async(found, f"{type} is {states}")
 
+    async def first_token(self, type: str) -> None:
+        """Wait until the latest job of a type has streamed something."""
+
+        async def said() -> bool | Pending:
+            record = await self.one(type, "running")
+            return bool(record["tokens"]) or Pending(record)
+
+        await until_async(said, f"{type} has streamed")
+
 
 @asynccontextmanager
 async def asking(url: str, key: str = "") -> AsyncIterator[Asking]:
@@ -192,7 +201,7 @@ async def test_a_shutdown_ends_calls_with_an_answer_and_waits_for_no_listener(
 
         async with anyio.create_task_group() as group:
             group.start_soon(run)
-            await asked.one("steps", "running")
+            await asked.first_token("steps")
             os.kill(server.process.pid, signal.SIGTERM)
         await listening.aread()
     (answer,) = answers

@@ -56,6 +56,7 @@ class Worker:
             "pool": "p", "modules": list(modules or ["support.cooperative_jobs"]), "folder": str(FOLDER),
             "start_method": "spawn", "codec": "json", "jobs_per_worker_max": jobs_max, "nice": 0, "tmp": str(tmp),
             "affinity": [], "core_dumps": False, "uid": None, "gid": None, "groups": [], "account_env": {}, "setup": "",
+            "commands": [],
         }  # fmt: skip
         packages = {"killable": public, "killable.workers": workers}
         arguments = {"packages": packages, "configure": configure, "tmp": str(tmp), "cgroup_errno": 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 from support.registered_jobs import add, registry
@@ -12,6 +13,16 @@ from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.telemetry.gauges import TENANTS_MAX, Gauges, read_gauges
+
+
+class NoPools(list[Any]):
+    """A supervisor without a pool."""
+
+    def with_workers(self) -> NoPools:
+        return self
+
+
+NO_POOLS: Any = NoPools()
 
 
 class Watch(Clock):
@@ -29,7 +40,7 @@ class Watch(Clock):
 
 
 async def read(clock: Clock) -> Gauges:
-    return await read_gauges([], JobQueue(1, 1), registry(), clock, sse_clients=2)
+    return await read_gauges(NO_POOLS, JobQueue(1, 1), registry(), clock, sse_clients=2)
 
 
 @pytest.mark.row("F3")
@@ -53,7 +64,7 @@ async def test_active_jobs_are_counted_by_public_state_and_their_tokens_with_the
     for state in (State.QUEUED, State.STARTING, State.RUNNING, State.KILLING, State.COMPLETED):
         entry = add(jobs, state=state)
         entry.log.append_output([("token", b"x")] * 2, 2)
-    gauges = await read_gauges([], JobQueue(1, 1), jobs, Watch(), sse_clients=2)
+    gauges = await read_gauges(NO_POOLS, JobQueue(1, 1), jobs, Watch(), sse_clients=2)
     assert gauges.jobs == {"queued": 1, "running": 2, "stopping": 1}
     assert gauges.live_tokens == 8 and gauges.sse_clients == 2 and gauges.spares == 0
 
@@ -63,6 +74,6 @@ async def test_the_number_of_tenants_in_a_scrape_is_bounded_and_the_busiest_are_
     for number in range(3 * TENANTS_MAX):
         add(jobs, tenant=f"t{number:03}")
     add(jobs, tenant="t299")
-    gauges = await read_gauges([], JobQueue(1, 1), jobs, Watch(), sse_clients=0)
+    gauges = await read_gauges(NO_POOLS, JobQueue(1, 1), jobs, Watch(), sse_clients=0)
     assert len(gauges.tenants) == TENANTS_MAX
     assert {tenant.tenant: tenant.queued for tenant in gauges.tenants}["t299"] == 2

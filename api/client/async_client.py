@@ -6,7 +6,6 @@ Runs in: any machine (no supervisor, no Linux).
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -18,7 +17,7 @@ import httpx
 from killable.api.client.async_transport import AsyncTransport
 from killable.api.client.attempt_tokens import AttemptTokens
 from killable.api.client.events import Ending, Event, Record
-from killable.api.client.file_calls import Download, FileCalls, place_of
+from killable.api.client.file_calls import Download, FileCalls, written_whole
 from killable.api.client.file_source import FileLike, FileSource
 from killable.api.client.job_calls import JobCalls
 from killable.api.client.job_pages import page_of_jobs
@@ -344,14 +343,8 @@ class AsyncJobHandle:
         A broken connection is resumed. Nothing is at that place before the file is whole. Raise Refused `unknown_file`,
         and OSError if it cannot be written.
         """
-        place = Path(place_of(to, name))
-        part = place.with_name(f".{place.name[:200]}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            with open(part, "wb") as file:
-                await self._transport.download(Download(self._calls.requester, self.id, name, file))
-            os.replace(part, place)
-        finally:
-            part.unlink(missing_ok=True)
+        with written_whole(to, name) as (file, place):
+            await self._transport.download(Download(self._calls.requester, self.id, name, file))
         return place
 
     async def __aenter__(self) -> Self:

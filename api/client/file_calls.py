@@ -6,9 +6,11 @@ Runs in: any machine (no supervisor, no Linux).
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 from urllib.parse import quote
 
@@ -119,7 +121,16 @@ class Download:
         self.pause_s = pause_s(self._failures, error)
 
 
-def place_of(to: str | os.PathLike[str], name: str) -> str:
-    """Return where a file is to be saved: `to`, or below it if it is a folder."""
-    place = os.fspath(to)
-    return os.path.join(place, name) if os.path.isdir(place) else place
+@contextmanager
+def written_whole(to: str | os.PathLike[str], name: str) -> Iterator[tuple[IO[bytes], Path]]:
+    """Give a file to write into, and the place where it is in the end: `to`, or below it if that is a folder. Until it
+    is whole nothing is there, and after an error nothing at all. Raise OSError.
+    """
+    place = Path(to, name) if os.path.isdir(to) else Path(to)
+    part = place.with_name(f".{place.name[:200]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with open(part, "wb") as file:
+            yield file, place
+        os.replace(part, place)
+    finally:
+        part.unlink(missing_ok=True)

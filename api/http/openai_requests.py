@@ -156,27 +156,26 @@ SAMPLING: dict[str, Check] = {
     "frequency_penalty": _number(-2, 2),
     "logit_bias": _bias,
 }
+_OF_ANSWERS: dict[str, Check] = {
+    "logprobs": _flag,
+    "top_logprobs": _whole(0, 20),
+    "response_format": _object,
+    "tools": _tools,
+    "tool_choice": _tool_choice,
+    "parallel_tool_calls": _flag,
+}
+"""Of those that an assistant answers: chats and responses."""
 FIELDS: dict[str, dict[str, Check]] = {
     "chat": {
         **SAMPLING,
+        **_OF_ANSWERS,
         "max_completion_tokens": _TOKENS,
-        "logprobs": _flag,
-        "top_logprobs": _whole(0, 20),
-        "response_format": _object,
-        "tools": _tools,
-        "tool_choice": _tool_choice,
-        "parallel_tool_calls": _flag,
         "reasoning_effort": _text,
     },
     "responses": {
         **{name: SAMPLING[name] for name in ("temperature", "top_p")},
+        **_OF_ANSWERS,
         "max_output_tokens": _TOKENS,
-        "logprobs": _flag,
-        "top_logprobs": _whole(0, 20),
-        "response_format": _object,
-        "tools": _tools,
-        "tool_choice": _tool_choice,
-        "parallel_tool_calls": _flag,
     },
     "completions": {**SAMPLING, "logprobs": _whole(0, 5), "echo": _flag, "suffix": _text},
     "embeddings": {"encoding_format": _one_of("float", "base64"), "dimensions": _whole(1, 1 << 20)},

@@ -106,8 +106,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         # those whose timeout is their own. All of them stay together, and so share what they share.
         items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
-        if ENGINE == "cluster" and (why := DIFFERS.get(item.name) or DIFFERS.get(item.name.partition("[")[0])):
-            item.add_marker(pytest.mark.skip(reason=why))
+        if ENGINE == "cluster":
+            names = (item.path.name, item.name.partition("[")[0], item.name)
+            for why in (DIFFERS[name] for name in names if name in DIFFERS):
+                item.add_marker(pytest.mark.skip(reason=why))
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.function):
             # Right behind the guard above: set up before, and so ended after, everything that the test asks for.
             guard = "no_task_left_in_module" if "shared_supervisor" in item.fixturenames else "no_task_left"

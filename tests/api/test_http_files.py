@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
 from api_server import OwnServer, StartServer, problem_of
@@ -354,14 +353,3 @@ async def test_many_uploads_at_once_are_each_whole(files: OwnServer) -> None:
     contents = [os.urandom(700_000) for _ in range(8)]
     records = await asyncio.gather(*(upload(files, content) for content in contents))
     assert [each["sha256"] for each in records] == [hashlib.sha256(content).hexdigest() for content in contents]
-
-
-async def test_a_server_without_files_says_so(start_server: StartServer) -> None:
-    async with start_server(more=(JOBS,)) as server:
-        for method, path in (("POST", "/v1/files"), ("GET", "/v1/files"), ("DELETE", "/v1/files/x")):
-            answer: httpx.Response = await server.client.request(method, path)
-            problem_of(answer, 404, "files_off")
-        answer = await server.client.post("/v1/jobs", json={"type": "digest", "input": {"file": "file-" + "0" * 32}})
-        problem_of(answer, 404, "files_off")
-        done = await run(server, "save", name="a")
-        assert done["error"]["code"] == "exception" and "of a server that keeps files" in done["error"]["message"]

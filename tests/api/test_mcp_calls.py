@@ -50,11 +50,11 @@ def connect(request: pytest.FixtureRequest, server: OwnServer) -> Connect:
 
 
 async def the_job(server: OwnServer, state: str = "", type: str = "") -> JobRecord:
-    """Return the only job of a type, once it is in this state."""
+    """Return the only job of a type, once it is in this state; one that runs once its process is known."""
 
     async def found() -> JobRecord | Pending:
         records, _ = await server.supervisor.list(type=type or None)
-        fits = len(records) == 1 and state in ("", records[0].state)
+        fits = len(records) == 1 and state in ("", records[0].state) and (state != "running" or records[0].pid)
         return records[0] if fits else Pending([(record.type, record.state) for record in records])
 
     return await until_async(found, f"one job {type} {state}")
@@ -154,10 +154,8 @@ async def test_a_cancelled_call_is_a_killed_process(connect: Connect, server: Ow
         ended = await the_job(server, "cancelled")
         assert ended.certificate is not None
         assert ended.certificate["last_signal"] == "SIGKILL" and ended.certificate["tree_empty"] is not None
-        assert ended.certificate["by"] in (
-            "user",
-            "client_gone",
-        )  # in the protocol without a handshake a close is a cancel
+        # In the protocol without a handshake a close is a cancel.
+        assert ended.certificate["by"] in ("user", "client_gone")
         assert process is not None and read_process(process.pid) != process
 
 

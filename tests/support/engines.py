@@ -50,9 +50,11 @@ DIFFERS = {
     "test_a_worker_that_dies_while_it_is_kept_for_a_job_costs_only_the_wait": (
         "a head keeps a slot for the job; its node has another worker for it when it comes"
     ),
+    "test_http_files.py": "a head keeps no files",
+    "test_http_files_of_keys.py": "a head keeps no files",
 }
-"""Tests, with or without their parameters, that say nothing about a head in the test's own process, and why. They are
-skipped there.
+"""Files, and tests with or without their parameters, that say nothing about a head in the test's own process, and why.
+They are skipped there.
 """
 OF_ONE_MACHINE = frozenset(
     {

@@ -99,13 +99,15 @@ def save_in_each_attempt(ctx: Context) -> None:
 @job
 def hostile(ctx: Context, what: str) -> None:
     """Report a file that is none, or has the name of another one."""
+    assert ctx._staging, "the server keeps no files: what follows would happen in whatever folder this is"
     staging = Path(ctx._staging)
     staging.mkdir(exist_ok=True)
     staged = staging / "1"
     name = "innocent.txt"
     match what:
         case "symlink":
-            staged.symlink_to("/etc/passwd")
+            (ctx.tmp / "other").write_text("x")
+            staged.symlink_to(ctx.tmp / "other")
         case "pipe":
             os.mkfifo(staged)
         case "socket":

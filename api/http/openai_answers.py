@@ -55,20 +55,8 @@ class Jobs(NamedTuple):
 class Form(Protocol):
     """How events become an answer."""
 
-    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
-        """Yield what a job's events add to the stream. Raise ValueError for what no answer has."""
-        ...
-
     def failure(self, number: int) -> dict[str, Any] | None:
         """Return the error of a job that has ended without an answer; None: it has not."""
-        ...
-
-    def end(self) -> bytes:
-        """Return the end of the stream; all jobs have completed."""
-        ...
-
-    def error(self, content: dict[str, Any]) -> bytes:
-        """Return an error in the middle of the stream, after which nothing follows."""
         ...
 
     def take(self, number: int, batch: Sequence[JobEvent]) -> None:
@@ -84,6 +72,22 @@ class Form(Protocol):
         ...
 
 
+class StreamedForm(Form, Protocol):
+    """How events become a stream, too."""
+
+    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
+        """Yield what a job's events add to the stream. Raise ValueError for what no answer has."""
+        ...
+
+    def end(self) -> bytes:
+        """Return the end of the stream; all jobs have completed."""
+        ...
+
+    def error(self, content: dict[str, Any]) -> bytes:
+        """Return an error in the middle of the stream, after which nothing follows."""
+        ...
+
+
 class _Gone(Exception):
     """The client has left."""
 
@@ -92,13 +96,15 @@ class Answer(Response):
     """The answer to one request."""
 
     def __init__(
-        self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, stream: bool, headers: dict[str, str]
-    ) -> None:
+        self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
+        headers: dict[str, str],
+    ) -> None:  # fmt: skip
+        """`streamed`: the form, if it is to be streamed; None: the answer comes whole."""
         self._engine = engine
         self._streams = streams
         self._jobs = jobs
         self._form = form
-        self._stream = stream
+        self._streamed_form = streamed
         self._has_failed = False
         self._told = headers
         self.background = None
@@ -109,7 +115,7 @@ class Answer(Response):
             for job_id in jobs.ids:
                 await self._engine.reader_came(job_id, jobs.tenant, operator=jobs.operator, watches=jobs.watches)
                 came.append(job_id)
-            await (self._streamed if self._stream else self._whole)(scope, receive, send)
+            await (self._whole if self._streamed_form is None else self._streamed)(scope, receive, send)
         except Refused as error:
             await (await refused(Request(scope), error))(scope, receive, send)
         except _Gone:
@@ -185,11 +191,16 @@ class Answer(Response):
                 return b"".join([*pieces, *self._told_of(number, failure)]), None
         raise Refused("the record of this job is no longer there", code="unknown_job")
 
+    @property
+    def _in_pieces(self) -> StreamedForm:
+        assert self._streamed_form is not None
+        return self._streamed_form
+
     def _pieces_of(self, number: int, batch: Sequence[JobEvent]) -> tuple[list[bytes], dict[str, Any] | None]:
         """Return what a job's events add to the stream, and how its answer has failed."""
         pieces: list[bytes] = []
         try:
-            pieces += self._form.stream(number, batch)
+            pieces += self._in_pieces.stream(number, batch)
         except BegunAnew:
             return pieces, AGAIN
         except ValueError:
@@ -201,7 +212,7 @@ class Answer(Response):
         if failure is None:
             return []
         self._has_failed = True
-        return [self._form.error(error_of_job(self._jobs.ids[number], failure)[1])]
+        return [self._in_pieces.error(error_of_job(self._jobs.ids[number], failure)[1])]
 
     async def _pieces(self, first: bytes, source: AsyncIterator[Batch]) -> AsyncGenerator[bytes | memoryview, None]:
         yield first
@@ -217,7 +228,7 @@ class Answer(Response):
         except Refused:
             log.info("the record of %s was dropped while its answer was read", self._jobs.ids)
         else:
-            yield self._form.end()
+            yield self._in_pieces.end()
 
 
 def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ Runs in: api. Pure. Vectors are spliced as the JSON that the worker has written.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from killable.api.http.openai_choices import TEXT_BEGINS
@@ -40,15 +40,6 @@ class _OfOneJob:
         if not isinstance(found, dict):
             raise ValueError("the job has returned no object")
         return found
-
-    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
-        raise NotImplementedError
-
-    def end(self) -> bytes:
-        raise NotImplementedError
-
-    def error(self, content: dict[str, Any]) -> bytes:
-        raise NotImplementedError
 
 
 class Embeddings(_OfOneJob):

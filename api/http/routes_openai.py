@@ -16,7 +16,7 @@ from killable.api.http import openai_responses, schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
-from killable.api.http.openai_answers import Answer, Form, Jobs
+from killable.api.http.openai_answers import Answer, Form, Jobs, StreamedForm
 from killable.api.http.openai_choices import Chunks
 from killable.api.http.openai_documentation import body_of, described
 from killable.api.http.openai_models import accepting, models_json
@@ -92,7 +92,7 @@ async def _completions(request: Request, headers: schemas.SubmissionHeaders, kin
         n=asked.n,
         usage=asked.include_usage,
     )
-    return _answer(request, submitted, form, stream=asked.stream)
+    return _answer(request, submitted, form, streamed=form if asked.stream else None)
 
 
 @router.post("/v1/embeddings", **body_of("embeddings"))
@@ -123,7 +123,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return Response(form.whole(), headers=submitted.headers, media_type="application/json")
-    return _answer(request, submitted, form, stream=asked.stream, watches=asked.background)
+    return _answer(request, submitted, form, streamed=form if asked.stream else None, watches=asked.background)
 
 
 @router.get(
@@ -141,7 +141,7 @@ async def get_response(
         form = openai_responses.OpenAIResponse(record, model, {}, query.starting_after)
         jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
         parts.streams.check(operator=jobs.operator)
-        return Answer(parts.engine, parts.streams, jobs, form, stream=True, headers={})
+        return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={})
     return await _as_it_stands(parts, record, model)
 
 
@@ -245,9 +245,9 @@ async def _withdraw(engine: Engine, record: JobRecord) -> None:
 
 
 def _answer(
-    request: Request, submitted: Submitted, form: Form, *, stream: bool = False, watches: bool = False
+    request: Request, submitted: Submitted, form: Form, *, streamed: StreamedForm | None = None, watches: bool = False
 ) -> Response:
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]
     jobs = Jobs(ids, tenant_of(request), is_operator(request.scope), watches)
-    return Answer(parts.engine, parts.streams, jobs, form, stream=stream, headers=submitted.headers)
+    return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers)

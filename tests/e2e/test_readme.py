@@ -144,7 +144,11 @@ def test_the_defaults_in_the_advice_are_those_in_force() -> None:
 
 def test_every_link_leads_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
+        path, _, heading = target.partition("#")
+        assert (ROOT / path).exists(), target
+        if heading:
+            titles = [line.lstrip("# ") for line in (ROOT / path).read_text().splitlines() if line.startswith("#")]
+            assert heading in [title.lower().replace(" ", "-") for title in titles], target
 
 
 def test_the_command_is_installed_by_its_name() -> None:

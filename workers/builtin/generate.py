@@ -51,7 +51,10 @@ def engine() -> Any:
     params.verbosity = 1  # errors only; the default writes thirty lines about each run
     # The port would serve every program on this machine, browsers included. It is not needed: a random key locks it.
     params.api_keys = [_key]
-    return xllamacpp.Server(params)
+    loaded = xllamacpp.Server(params)
+    # One of its threads may start a moment later: a worker would count it as left behind by its first job, and end.
+    _ask(loaded, "/health")
+    return loaded
 
 
 _key = secrets.token_urlsafe()
@@ -59,10 +62,14 @@ _key = secrets.token_urlsafe()
 
 def ask_engine(path: str, content: dict[str, Any] | None = None) -> Any:
     """Return what the engine's own server answers, for what its library has no call for. Raise OSError, ValueError."""
+    return _ask(engine(), path, content)
+
+
+def _ask(loaded: Any, path: str, content: dict[str, Any] | None = None) -> Any:
     from http.client import HTTPConnection
     from urllib.parse import urlsplit
 
-    address = urlsplit(engine().listening_address)
+    address = urlsplit(loaded.listening_address)
     connection = HTTPConnection(address.hostname or "", address.port, timeout=10)
     try:
         headers = {"Authorization": f"Bearer {_key}", "Content-Type": "application/json"}

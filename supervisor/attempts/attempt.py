@@ -12,12 +12,12 @@ from typing import Protocol
 
 from killable.supervisor.attempts import exit_outcome
 from killable.supervisor.attempts.certificate import PhaseTimes
-from killable.supervisor.attempts.deadlines import LEAVE_S, NEVER, Deadlines, OperationExpiry
+from killable.supervisor.attempts.deadlines import NEVER, Deadlines, OperationExpiry
 from killable.supervisor.attempts.escalation import RESEND_S, Rules
 from killable.supervisor.attempts.exit_outcome import Evidence
 from killable.supervisor.attempts.resource_monitor import ResourceMonitor
 from killable.supervisor.attempts.run_order import is_announced, run_order
-from killable.supervisor.attempts.termination import SIGTERM, Termination
+from killable.supervisor.attempts.termination import LEAVE_S, SIGTERM, Termination
 from killable.supervisor.attempts.tmp_monitor import TmpMonitor
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs import payload_checks

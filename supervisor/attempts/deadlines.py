@@ -18,8 +18,6 @@ from killable.workers.protocol.message_bounds import OPERATIONS_MAX
 from killable.workers.protocol.messages import OperationEntered
 
 NEVER = float("inf")
-LEAVE_S = 1.0
-"""Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
 
 _CODES = {
     "start_s": "timeout.start",

@@ -26,6 +26,8 @@ from killable.workers.protocol.messages import (
 
 SIGTERM = 15
 """signal(7); within the supervisor only `linux` imports `signal`."""
+LEAVE_S = 1.0
+"""Time to exit after the closing frame for a worker that takes no other job; it needs 1 ms. Then it is killed."""
 
 
 class Termination:

@@ -7,21 +7,19 @@ Runs in: supervisor, before it starts; `killable config` and `check`. Reads file
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from killable.supervisor.configuration import layers
+from killable.supervisor.configuration.absolute_paths import absolute_path, absolute_python, absolute_setting
 from killable.supervisor.configuration.command_checks import command_faults, pool_commands
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
-from killable.supervisor.configuration.layers import Layer, Leaves
+from killable.supervisor.configuration.layers import Leaves
 from killable.supervisor.configuration.schema import FileTable, PoolTable, SandboxTable
 from killable.supervisor.configuration.schema_faults import check
 from killable.supervisor.configuration.value_checks import (
-    absolute_path,
-    absolute_python,
     configured_caps,
     value_faults,
 )
@@ -115,7 +113,7 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
     changes: dict[str, Any] = {}
     for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal", "files_folder"):
-        changes |= _made_absolute(server, "server", name, leaves, file)
+        changes |= absolute_setting(server, "server", name, leaves, file)
     lowered: dict[str, str] = {}
     if ("server", "body_bytes_max") not in leaves and server.body_bytes_max > server.queue_bytes_max:
         changes["body_bytes_max"] = server.queue_bytes_max
@@ -123,17 +121,8 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
     return replace(server, **changes), lowered
 
 
-def _made_absolute(table: Any, section: str, name: str, leaves: Leaves, file: Path | None) -> dict[str, Any]:
-    """Return the path of a setting as it is meant: from the folder of the file that has it."""
-    written, value = leaves.get((section, name)), getattr(table, name)
-    if not value or written is None:
-        return {}
-    base = file.parent if file is not None and written.layer is Layer.FILE else Path()
-    return {name: os.path.abspath(base / Path(value).expanduser())}
-
-
 def _webhooks(webhooks: WebhookSettings, leaves: Leaves, file: Path | None) -> WebhookSettings:
-    return replace(webhooks, **_made_absolute(webhooks, "webhooks", "secrets_file", leaves, file))
+    return replace(webhooks, **absolute_setting(webhooks, "webhooks", "secrets_file", leaves, file))
 
 
 def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:
@@ -157,8 +146,8 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
         members["workers"] = workers
     return PoolSpec(
         name=name,
-        modules=tuple(os.path.normpath(folder / m) if layers.is_path(m) else m for m in table.module),
-        python=os.path.normpath(absolute_python(table.python, folder)) if table.python else "",
+        modules=tuple(absolute_path(m, folder) if layers.is_path(m) else m for m in table.module),
+        python=absolute_python(table.python, folder) if table.python else "",
         folder=str(folder),
         sandbox=_sandbox(table.sandbox, folder),
         by_cores=not workers,
@@ -168,7 +157,7 @@ def _pool(name: str, table: PoolTable, folder: Path) -> PoolSpec:
 
 def _sandbox(table: SandboxTable, folder: Path) -> SandboxSpec:
     def absolute(paths: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if paths is None else tuple(os.path.normpath(absolute_path(path, folder)) for path in paths)
+        return None if paths is None else tuple(absolute_path(path, folder) for path in paths)
 
     return SandboxSpec(table.network, table.shared_memory, absolute(table.write), absolute(table.read))
 

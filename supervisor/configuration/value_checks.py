@@ -12,6 +12,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from killable.supervisor.configuration.absolute_paths import absolute_path, absolute_python
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.schema import NO_LIMIT, CapsTable, FileTable, PoolTable
@@ -122,19 +123,6 @@ def _exposed(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -
             if inside is not None:
                 expected = f"expected paths that jobs may {key}, without {inside} in them"
                 yield ConfigFault(f"pools.{name}.sandbox.{key}", expected, shown(path))
-
-
-def absolute_path(path: str, folder: Path) -> str:
-    """Return a path of the file as an absolute one: `~` is the user's home, another one is from the file's folder."""
-    return str(folder / Path(path).expanduser())
-
-
-def absolute_python(python: str, folder: Path) -> str:
-    """Make a path absolute; return a name, which is looked up on PATH later, as it is.
-
-    Links are not resolved: the python of a virtual environment is a symbolic link and must be called by its own name.
-    """
-    return str(folder / Path(python).expanduser()) if "/" in python else python
 
 
 def _over_caps(where: str, limits: Mapping[str, Any], caps: Mapping[str, tuple[float, str]]) -> Iterator[ConfigFault]:

@@ -140,7 +140,7 @@ def test_the_modules_that_touch_the_system_say_so() -> None:
 
 
 USING_FILES = {
-    "supervisor/configuration/config.py",
+    "supervisor/configuration/absolute_paths.py",
     "supervisor/configuration/layers.py",
     "supervisor/settings.py",
     "supervisor/journal/file_permissions.py",

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.attempts.deadlines import LEAVE_S
+from killable.supervisor.attempts.termination import LEAVE_S
 from sim.scenario_helpers import job_began, near, simulate
 from sim.simulation import Simulation, pool
 

@@ -16,13 +16,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from killable.workers.authoring.context import Context, Stopping
+from killable.workers.commands.command_failure import CommandFailed, ProgramNotExecuted, failed_with
 from killable.workers.commands.command_files import link_inputs, save_outputs
 from killable.workers.commands.command_output import ErrorOutput, Sink, sink_of
 from killable.workers.commands.command_spec import CommandSpec
 from killable.workers.named_tuples import NamedTuple
 
-WORDS_CHARS_MAX = 500
-"""The most characters of what stderr said last in the message of a failure."""
 READ_BYTES = 64 << 10
 """As much as a pipe holds."""
 
@@ -36,18 +35,6 @@ class Invocation(NamedTuple):
     """Paths of files of its input, by the name that they have in its folder."""
     stdin: bytes | str
     """What it reads, or the path of the file that it reads."""
-
-
-class ProgramNotExecuted(OSError):
-    """The program could not be executed."""
-
-
-class CommandFailed(SystemExit):
-    """The command ended with an exit code that is none of its `ok_exit_codes`."""
-
-    def __init__(self, exit_code: int, message: str) -> None:
-        super().__init__(exit_code)
-        self.message = message
 
 
 def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str, Any]:
@@ -71,16 +58,11 @@ def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str
     if code < 0:
         _die_of(-code)
     if code not in spec.ok_exit_codes:
-        raise CommandFailed(code, f"exit code {code}{_last_words(errors.last_lines())}")
+        raise failed_with(code, errors.last_lines())
     result: dict[str, Any] = {"exit_code": code, **sink.result()}
     if spec.outputs:
         result["files"] = save_outputs(context, spec.outputs)
     return result
-
-
-def _last_words(lines: Sequence[str]) -> str:
-    """Return `: ` and the last one, or nothing."""
-    return f": {lines[-1].strip()[:WORDS_CHARS_MAX]}" if lines else ""
 
 
 class _Command:

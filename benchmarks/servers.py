@@ -19,9 +19,9 @@ import psutil
 import uvicorn
 from http_client import Connection
 
+from killable.api.app import create_app
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
-from killable.api.http.app import create_app
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord

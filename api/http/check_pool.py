@@ -9,7 +9,7 @@ import asyncio
 import base64
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -24,7 +24,7 @@ from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
 JOBS = "killable.api.http.check_pool_jobs"
-SPLIT, CHECK, READ_OPENAI = "split", "check", "read_openai"
+SPLIT, CHECK = "split", "check"
 """The functions of that module."""
 WORKERS = 2
 """Checks at the same time: one of each of two clients."""
@@ -39,8 +39,10 @@ MEMORY_BYTES = 512 << 20
 class CheckPool:
     """Starts its processes at the first check. Each tenant has one check at a time, and some that wait."""
 
-    def __init__(self, settings: HttpSettings) -> None:
+    def __init__(self, settings: HttpSettings, modules: Sequence[str] = ()) -> None:
+        """`modules`: of more functions that `run` is to find."""
         self._run_s = settings.input_check_s
+        self._modules = modules
         self._starting: asyncio.Task[Supervisor] | None = None
         self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()
 
@@ -48,26 +50,16 @@ class CheckPool:
         """Return what `check_pool_jobs.split` does. Raise Refused: input.invalid, busy."""
         named = dump_json(None if members is None else list(members))
         content = b'{"members":%s,"body":{"base64":"%s"}}' % (named, base64.b64encode(body))
-        result = await self._run(SPLIT, content, tenant)
+        result = await self.run(SPLIT, content, tenant)
         head, _, input = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).partition(b"\n")
         return json.loads(head), input
-
-    async def read_openai(
-        self, kind: str, body: bytes, accepting: Mapping[str, Sequence[Any]], tenant: str
-    ) -> tuple[dict[str, Any], list[bytes]]:
-        """Return what `check_pool_jobs.read_openai` does. Raise Refused: input.invalid, busy."""
-        members = dump_json({"kind": kind, "accepting": dict(accepting)})[:-1]
-        content = b'%b,"body":{"base64":"%s"}}' % (members, base64.b64encode(body))
-        result = await self._run(READ_OPENAI, content, tenant)
-        head, *inputs = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")
-        return json.loads(head), inputs
 
     async def check(
         self, schema: dict[str, Any], payload: bytes, prefix: tuple[str, ...], tenant: str
     ) -> list[dict[str, str]]:
         """Return the faults of an input, which is JSON. Raise Refused: input.invalid, busy."""
         content = b'{"schema":%s,"prefix":%s,"value":%s}' % (dump_json(schema), dump_json(list(prefix)), payload)
-        faults: list[dict[str, str]] = json.loads(await self._run(CHECK, content, tenant))
+        faults: list[dict[str, str]] = json.loads(await self.run(CHECK, content, tenant))
         return faults
 
     async def close(self) -> None:
@@ -76,7 +68,10 @@ class CheckPool:
             with contextlib.suppress(OSError):  # it did not start
                 await (await self._starting).close(0.0)
 
-    async def _run(self, type: str, content: bytes, tenant: str) -> bytes:
+    async def run(self, type: str, content: bytes, tenant: str) -> bytes:
+        """Return what one of the functions returns, as JSON. `content`: its arguments, as JSON. Raise Refused:
+        input.invalid, busy.
+        """
         supervisor = await self._supervisor()
         turns = self._turns.setdefault(tenant, _Turns())
         async with turns:
@@ -94,7 +89,7 @@ class CheckPool:
     async def _supervisor(self) -> Supervisor:
         """Return the pool's supervisor; start it if there is none. Raise Refused: busy, if it cannot be started now."""
         if self._starting is None:
-            self._starting = asyncio.ensure_future(_started())
+            self._starting = asyncio.ensure_future(_started(self._modules))
         starting = self._starting
         try:
             return await asyncio.shield(starting)
@@ -143,10 +138,10 @@ class _Turns:
         self._one.release()
 
 
-async def _started() -> Supervisor:
+async def _started(modules: Sequence[str]) -> Supervisor:
     pool = PoolSpec(
         name="checks",
-        modules=(JOBS,),
+        modules=(JOBS, *modules),
         workers=WORKERS,
         spares=1,
         jobs_per_worker_max=0,

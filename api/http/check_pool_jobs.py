@@ -11,12 +11,9 @@ from collections.abc import Set
 from typing import Any
 
 from killable.api.http.input_faults import find_faults, validator_of
-from killable.api.http.openai_parsing import parsed, read_parsed
-from killable.api.http.openai_requests import Accepting, BadRequest
-from killable.api.http.request_faults import FAULTS_MAX, fault
+from killable.api.http.request_faults import fault
 from killable.api.http.unknown_fields import few
 from killable.workers.authoring.job_functions import job
-from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
 ENVELOPE_BYTES_MAX = 64 << 10
@@ -74,25 +71,6 @@ def _without_arguments(message: Any) -> tuple[Any, Any]:
         case {"params": {"arguments": dict() as arguments, **params}, **members}:
             return {**members, "params": {**params, "arguments": {}}}, arguments
     return message, {}
-
-
-@job
-def read_openai(kind: str, body: bytes, accepting: dict[str, list[Any]]) -> bytes:
-    """Return a JSON object, and on a line each the inputs of the request's jobs. The object has what was `asked`
-    without them; or why the body is `malformed`, or its `faults`.
-    """
-    try:
-        asked = read_parsed(kind, parsed(body), {model: Accepting(*each) for model, each in accepting.items()})
-        inputs = [dump_json(each) for each in asked.inputs]
-    except BadRequest as error:
-        return dump_json({"faults": error.faults[: FAULTS_MAX + 1]})
-    except Refused as error:
-        return dump_json({"malformed": error.message})
-    except (ValueError, RecursionError):
-        return dump_json({"malformed": "The body is nested too deeply, or has a number that is not finite"})
-    rest = asked._asdict()
-    del rest["inputs"]
-    return b"\n".join([dump_json({"asked": rest}), *inputs])
 
 
 @job

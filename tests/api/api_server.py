@@ -16,9 +16,9 @@ import uvicorn
 from httpx_sse import ServerSentEvent, aconnect_sse
 from support.engines import new_supervisor
 
+from killable.api.app import Tools, close_app, create_app, end_listening
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
-from killable.api.http.app import Tools, close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.api.http.openai_paths import is_openais

@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any, NamedTuple, cast
 
-from killable.api.http.app import create_app
+from killable.api.app import create_app
 
 
 class Route(NamedTuple):

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,7 @@ async def test_a_pool_that_did_not_start_is_started_by_the_next_check(
 ) -> None:
     start = check_pool._started
 
-    async def without_descriptors() -> Supervisor:
+    async def without_descriptors(_: Sequence[str]) -> Supervisor:
         monkeypatch.setattr(check_pool, "_started", start)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 

@@ -145,7 +145,7 @@ def test_what_loopback_means() -> None:
 
 @pytest.mark.own_server
 async def test_a_fault_of_the_server_is_told_without_its_traceback(server: OwnServer) -> None:
-    from killable.api.http.app import create_app
+    from killable.api.app import create_app
 
     app = create_app(server.supervisor)
 

@@ -24,8 +24,8 @@ from sse_starlette.sse import AppStatus
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
 
+from killable.api.app import create_app
 from killable.api.client.async_client import AsyncClient
-from killable.api.http.app import create_app
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.sse import WRITE_BYTES
 from killable.supervisor.jobs import durable_ends

@@ -11,6 +11,8 @@ from contract.source import LAYERS, ROOT, Source, check, sources
 SUPERVISOR_VOCABULARY = "supervisor"
 """models, records, ports, clock, settings, engine, event_loops: the files directly in supervisor/ but supervisor.py."""
 WORKERS_VOCABULARY = "workers"
+COMPOSING = ("supervisor/supervisor.py", "api/app.py")
+"""Files that put the packages of their layer together: above these, though they lie beside them."""
 BELOW = {
     "workers": (),
     "workers/protocol": ("workers",),
@@ -49,12 +51,14 @@ BELOW = {
     "api/http": (),
     "api/webhooks": ("api/http",),
     "api/client": (),
+    "api/openai": ("api/http",),
+    "api/app.py": ("api/http", "api/openai"),
     "api/mcp": ("api/http", "api/cli/display"),
     "api/cli": ("api/cli/declarations", "api/cli/parameters"),
     "api/cli/declarations": ("api/client", "api/cli/parameters"),
     "api/cli/display": ("api/client",),
     "api/cli/parameters": ("api/client", "api/cli/display"),
-    "api/cli/server": ("api/client", "api/http", "api/mcp", "api/webhooks", "api/cli/display"),
+    "api/cli/server": ("api/app.py", "api/client", "api/http", "api/mcp", "api/webhooks", "api/cli/display"),
     "api/cli/starter": (),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/commands": (
@@ -90,7 +94,7 @@ def _target(module: str) -> str | None:
 
 
 def package_of(name: str) -> str:
-    return name if name == "supervisor/supervisor.py" else PurePosixPath(name).parent.as_posix()
+    return name if name in COMPOSING else PurePosixPath(name).parent.as_posix()
 
 
 def _layer(package: str) -> int:

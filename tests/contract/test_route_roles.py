@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from starlette.routing import Route
 
-from killable.api.http.app import create_app
+from killable.api.app import create_app
 from killable.api.http.route_roles import ACCESS, NOTHING_THERE, ROLES, access_to, includes
 
 

@@ -35,7 +35,7 @@ MODULE = "killable.api.cli"
 Constants = Mapping[str, Mapping[str, Any]]
 _ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__path__, f"{MODULE}.")]
 _LATE = [
-    *["killable.api.http.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.values_in_force"],
+    *["killable.api.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.values_in_force"],
     *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
     *["killable.supervisor.telemetry.loop_turns", "killable.supervisor.linux.adopted_zombies"],
     *["killable.supervisor.attempts.attempt", "killable.workers.runtime.sandbox"],

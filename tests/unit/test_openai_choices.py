@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from killable.api.http.openai_choices import DONE, BegunAnew, Chunks, usage_of
+from killable.api.openai.chat_choices import DONE, BegunAnew, Chunks, usage_of
 from killable.supervisor.models import JobEvent
 from killable.workers.protocol.messages import dump_json
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from killable.api.http.openai_responses import OpenAIResponse, job_id_of, response_id
+from killable.api.openai.responses_api import OpenAIResponse, job_id_of, response_id
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json

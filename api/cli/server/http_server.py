@@ -11,6 +11,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from killable.api.app import close_app, create_app, end_listening
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import Listener, cannot_listen
@@ -18,14 +19,13 @@ from killable.api.cli.server.operator_socket import OperatorServer
 from killable.api.cli.server.trusted_proxies import with_true_clients
 from killable.api.cli.server.uvicorn_server import AcceptingServer
 from killable.api.http.api_keys import ApiKey, KeyRing
-from killable.api.http.app import close_app, create_app, end_listening
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
-    from killable.api.http.app import Tools
+    from killable.api.app import Tools
     from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.engine import Engine
     from killable.supervisor.files.file_store import FileStore

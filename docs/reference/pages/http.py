@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, cast
 
+from killable.api.app import create_app
 from killable.api.http import schemas
-from killable.api.http.app import create_app
 from killable.api.http.responses import COMMON_CODES
 from killable.api.http.route_roles import ACCESS
 from killable.supervisor import records

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.http.openai_requests import (
+from killable.api.openai.request_inputs import (
     MISSING,
     UNSUPPORTED,
     WRONG_TYPE,

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.http.openai_requests import Accepting, Asked, read
-from killable.api.http.openai_response_request import read_response
+from killable.api.openai.request_inputs import Accepting, Asked, read
+from killable.api.openai.responses_api_request import read_response
 from killable.workers.errors import Refused
 
 

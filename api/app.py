@@ -16,7 +16,6 @@ from killable.api.http import (
     routes_files,
     routes_jobs,
     routes_metrics,
-    routes_openai,
     routes_operator,
     routes_outputs,
     routes_server,
@@ -36,7 +35,6 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams, most_streams
-from killable.api.http.openai_errors import OpenAIErrors
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_turns import InTurn, RequestTurns
@@ -44,6 +42,9 @@ from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
 from killable.api.http.webhooks import Webhooks
+from killable.api.openai import reading as openai_reading
+from killable.api.openai import routes as routes_openai
+from killable.api.openai.error_answers import OpenAIErrors
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 
@@ -83,7 +84,7 @@ def create_app(
     )
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
-    checks, turns = CheckPool(settings), RequestTurns(settings.waiting_max)
+    checks, turns = CheckPool(settings, [openai_reading.JOBS]), RequestTurns(settings.waiting_max)
     streams = OpenStreams(
         most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
     )

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from killable.api.http import schemas
-from killable.api.http.openai_requests import ALIASES, FIELDS
 from killable.api.http.statuses import STATUSES
+from killable.api.openai.request_inputs import ALIASES, FIELDS
 from killable.workers.error_codes import CODES
 
 _ERROR = {"model": schemas.OpenAIErrorAnswer}

@@ -12,7 +12,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from killable.api.http.openai_choices import (
+from killable.api.http.record_json import usage_of as usage_of_record
+from killable.api.openai.chat_choices import (
     TEXT_BEGINS,
     TEXT_ENDS,
     BegunAnew,
@@ -21,8 +22,7 @@ from killable.api.http.openai_choices import (
     usage_of,
     value_of,
 )
-from killable.api.http.openai_requests import IDENTIFYING
-from killable.api.http.record_json import usage_of as usage_of_record
+from killable.api.openai.request_inputs import IDENTIFYING
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from killable.api.http.openai_choices import TEXT_BEGINS
+from killable.api.openai.chat_choices import TEXT_BEGINS
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json

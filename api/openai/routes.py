@@ -12,19 +12,20 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.http import openai_responses, schemas
+from killable.api.http import schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
-from killable.api.http.openai_answers import Answer, Form, Jobs, StreamedForm
-from killable.api.http.openai_choices import Chunks
-from killable.api.http.openai_documentation import body_of, described
-from killable.api.http.openai_models import accepting, models_json
-from killable.api.http.openai_reading import options_of, read_request
-from killable.api.http.openai_requests import Asked
-from killable.api.http.openai_values import Embeddings, TextOfTokens, TokensOfText
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of
+from killable.api.openai import responses_api
+from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
+from killable.api.openai.chat_choices import Chunks
+from killable.api.openai.documentation import body_of, described
+from killable.api.openai.model_list import accepting, models_json
+from killable.api.openai.reading import options_of, read_request
+from killable.api.openai.request_inputs import Asked
+from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
@@ -44,7 +45,7 @@ class Submitted:
 
     @property
     def created(self) -> int:
-        return openai_responses.seconds(self.records[0].created_at)
+        return responses_api.seconds(self.records[0].created_at)
 
     def id(self, prefix: str) -> str:
         """Return the id of the answer, which has that of its first job."""
@@ -119,7 +120,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     """Answer a conversation as a response. With `background` it goes on when its client leaves."""
     submitted = await _submit(request, headers, "responses")
     asked, record = submitted.asked, submitted.records[0]
-    form = openai_responses.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
+    form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return Response(form.whole(), headers=submitted.headers, media_type="application/json")
@@ -138,7 +139,7 @@ async def get_response(
     if query.include_obfuscation:
         raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
-        form = openai_responses.OpenAIResponse(record, model, {}, query.starting_after)
+        form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
         jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
         parts.streams.check(operator=jobs.operator)
         return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={})
@@ -165,7 +166,7 @@ async def cancel_response(request: Request, response_id: str) -> Response:
 
 async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecord, str]:
     """Return the record of a response's job, and its model. Raise Refused: unknown_job."""
-    record = await parts.engine.get(openai_responses.job_id_of(response_id))
+    record = await parts.engine.get(responses_api.job_id_of(response_id))
     for job_type in await _types(parts.engine):
         if job_type.name == record.type and job_type.openai == "chat":
             return record, job_type.openai_model
@@ -173,7 +174,7 @@ async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecor
 
 
 async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> Response:
-    form = openai_responses.OpenAIResponse(record, model, {})
+    form = responses_api.OpenAIResponse(record, model, {})
     async for batch in parts.engine.events(record.job_id, follow=False):
         form.take(0, batch)
     form.take_record(0, record)

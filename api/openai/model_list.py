@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from killable.api.http.openai_requests import Accepting
+from killable.api.openai.request_inputs import Accepting
 from killable.supervisor.models import JobType
 
 KIND_OF = {"responses": "chat"}

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from killable.api.http.openai_messages import MessageReader
 from killable.api.http.request_faults import cut, fault
+from killable.api.openai.chat_messages import MessageReader
 from killable.workers.named_tuples import NamedTuple
 
 ANSWERS_MAX = 16

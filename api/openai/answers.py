@@ -22,10 +22,10 @@ from starlette.types import Receive, Scope, Send
 
 from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
-from killable.api.http.openai_choices import BegunAnew
-from killable.api.http.openai_errors import error_of_job
 from killable.api.http.problems import problem, refused
 from killable.api.http.sse import WRITE_BYTES, OpenSse
+from killable.api.openai.chat_choices import BegunAnew
+from killable.api.openai.error_answers import error_of_job
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord

@@ -5,6 +5,8 @@ Runs in: api.
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,10 +16,14 @@ from pydantic import ValidationError
 from killable.api.http import schemas
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.check_pool import CheckPool
-from killable.api.http.openai_parsing import parsed, read_parsed
-from killable.api.http.openai_requests import NO_MODEL, Accepting, Asked, BadRequest
 from killable.api.http.request_faults import FAULTS_MAX, invalid
+from killable.api.openai.parsing import parsed, read_parsed
+from killable.api.openai.request_inputs import NO_MODEL, Accepting, Asked, BadRequest
 from killable.workers.errors import Refused
+from killable.workers.protocol.messages import dump_json
+
+JOBS, READ = "killable.api.openai.reading_job", "read_openai"
+"""What reads a large body, in a process of the check pool."""
 
 
 async def read_request(
@@ -27,7 +33,7 @@ async def read_request(
     Refused.
     """
     if len(body) > SMALL_BYTES_MAX:
-        head, inputs = await pool.read_openai(kind, body, accepting, tenant)
+        head, inputs = await _read_elsewhere(kind, body, accepting, pool, tenant)
         if "malformed" in head:
             raise Refused(head["malformed"], code="malformed")
         if "faults" in head:
@@ -38,6 +44,16 @@ async def read_request(
     except BadRequest as error:
         raise _refusal(error.faults) from error
     return asked, asked.inputs
+
+
+async def _read_elsewhere(
+    kind: str, body: bytes, accepting: Mapping[str, Accepting], pool: CheckPool, tenant: str
+) -> tuple[dict[str, Any], Sequence[bytes]]:
+    """Return what `reading_job.read_openai` does. Raise Refused: input.invalid, busy."""
+    members = dump_json({"kind": kind, "accepting": dict(accepting)})[:-1]
+    result = await pool.run(READ, b'%b,"body":{"base64":"%s"}}' % (members, base64.b64encode(body)), tenant)
+    head, *inputs = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")
+    return json.loads(head), inputs
 
 
 def _refusal(faults: list[dict[str, str]]) -> Refused:

@@ -166,3 +166,25 @@ def raises_in_its_grace(how: str, ctx: Context) -> Iterator[str]:
         ctypes.CDLL(None).pause() if how == "native" else time.sleep(60)
     except Stopping:
         raise ConnectionError("while it was cleaned up") from None
+
+
+@job(retry_on=EVERY_CODE, attempts_max=2, backoff_s=0)
+def holds(ctx: Context) -> int:
+    """Begin, and wait in the first attempt for an end from outside."""
+    ctx.progress(ctx.attempt, 2)
+    if ctx.attempt == 1:
+        time.sleep(600)
+    return ctx.attempt
+
+
+@job(retry_on="timeout.idle", attempts_max=2, backoff_s=0)
+def goes_quiet(ctx: Context) -> Iterator[str]:
+    """Say a word, and in the first attempt nothing more."""
+    yield "word "
+    if ctx.attempt == 1:
+        time.sleep(600)
+
+
+@job(retry_on="timeout.start", backoff_s=0)
+def begins(ctx: Context) -> int:
+    return ctx.attempt

@@ -28,6 +28,7 @@ from killable.supervisor.executor.task_results import (
     unpickle_error,
     unpickled,
 )
+from killable.supervisor.linux.program_signals import mask_of_program
 from killable.supervisor.models import Outcome
 from killable.workers.error_codes import CODES
 from killable.workers.errors import JobCancelled, JobError, JobFailed
@@ -404,7 +405,8 @@ class JobFuture(Future[T]):
         """Call the callbacks as the library does. No exception of a callback ends the supervisor's thread."""
         for callback in self._done_callbacks:
             try:
-                callback(self)
+                with mask_of_program():
+                    callback(self)
             except BaseException as error:
                 if not isinstance(error, Exception) and self._owner.can_wait():
                     raise

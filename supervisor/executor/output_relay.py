@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import partial
 
 from killable.supervisor.clock import monotonic
+from killable.supervisor.linux.program_signals import leave_to_program, mask_of_program
 
 logger = logging.getLogger("killable.executor")
 
@@ -130,12 +131,17 @@ class Relay:
     def _start(self) -> None:
         """Start the thread if it does not run. Without one, what is put in waits for the next try."""
         if self._thread is None and self._works_off is None:
-            thread = threading.Thread(target=self._run, name=f"{self._name}-relay", daemon=True)
+            thread = threading.Thread(target=self._serve, name=f"{self._name}-relay", daemon=True)
             try:
-                thread.start()
+                with mask_of_program():
+                    thread.start()
             except RuntimeError:  # no thread can be started
                 return
             self._thread = thread
+
+    def _serve(self) -> None:
+        leave_to_program()
+        self._run()
 
     def _run(self, *, waits: bool = True) -> None:
         while (act := self._next(waits=waits)) is not None:
@@ -172,7 +178,8 @@ class Relay:
 
 def _run(act: Act) -> None:
     try:
-        act()
+        with mask_of_program():
+            act()
     except BaseException:  # SystemExit of a callback, too: the thread serves others
         logger.exception("relay_failed")
 

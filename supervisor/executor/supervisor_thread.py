@@ -1,7 +1,7 @@
 """Runs a supervisor in a thread of the user's program: starts it, runs calls from any thread in it, closes it.
 
-Runs in: supervisor. The program is left alone: no signal handler, no subreaper, no wait for children of the program,
-no change of its environment, directory or umask.
+Runs in: supervisor. The program is left alone: no signal handler, no signal taken from its threads, no subreaper, no
+wait for children of the program, no change of its environment, directory or umask.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killable.supervisor.executor import ending_imports
+from killable.supervisor.linux import program_signals
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.program_forks import leave_loop_to_parent
 from killable.supervisor.pools.lane import LaneHolder
@@ -140,6 +141,7 @@ class SupervisorThread:
 
     def _run(self) -> None:
         try:
+            program_signals.leave_to_program()
             ending_imports.reserve()
             # Not asyncio.run: the program may have set an event loop policy.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

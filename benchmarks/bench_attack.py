@@ -18,10 +18,11 @@ from pathlib import Path
 
 import runner
 from attackers import CONNECTIONS
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import HERE, Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.connection import Connection
 
 QUIET = "quiet"
 BODIES = "beside three posters of large bodies"

@@ -13,10 +13,11 @@ import socket
 import time
 
 import runner
-from http_client import READ_BYTES, Connection
 from measurement import Figure, Samples
 from servers import Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.connection import READ_BYTES, Connection
 
 # ── requests ──
 

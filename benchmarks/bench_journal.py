@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import runner
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import SETTLE_S, Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.connection import Connection
 
 TMPFS = Path("/dev/shm")
 PLACES = {"tmpfs": TMPFS, "disk": runner.RESULTS}

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import runner
-from http_client import Connection
 from llama_server import KEY, engine
 from measurement import Figure, Samples
-from pidfd_watcher import PidfdWatcher
 from servers import START_S
 from trial_plan import Plan
+
+from killable.api.cli.bench.connection import Connection
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 
 CLOSED_MS = "closing a stream → its process is dead, ms"
 FIRST_MS = "first token over HTTP, ms"

@@ -17,8 +17,8 @@ from typing import Any, cast
 
 import psutil
 import uvicorn
-from http_client import Connection
 
+from killable.api.cli.bench.connection import Connection
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app import create_app

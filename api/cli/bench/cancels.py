@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from killable.api.cli.bench.bare_process import BareProcess
-from killable.api.cli.bench.connection import Connection
 from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 from killable.api.cli.bench.plan import Plan
+from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.bench.results import Results, Row
 from killable.api.cli.bench.server_calls import BenchServer
 from killable.api.cli.display.certificate import PHASES
@@ -66,7 +66,7 @@ async def measure(part: str, server: BenchServer, plan: Plan, results: Results, 
     with PidfdWatcher() as watcher:
         async with server.connected() as caller:
             for case in _trials(CASES[part], plan, chance):
-                row = results.row(part, case.what, "ms")
+                row = results.row_of(part, case.what, "ms")
                 await _cancel(server, caller, watcher, case, row, chance)
                 if case.is_at_once:
                     await _kill(watcher, case, row, chance)
@@ -83,7 +83,7 @@ def _trials(cases: tuple[Case, ...], plan: Plan, chance: random.Random) -> Itera
 
 
 async def _cancel(
-    server: BenchServer, caller: Connection, watcher: PidfdWatcher, case: Case, row: Row, chance: random.Random
+    server: BenchServer, caller: RawConnection, watcher: PidfdWatcher, case: Case, row: Row, chance: random.Random
 ) -> None:
     await server.wait_until_warm(caller)
     job = await server.start(caller, case.job_type)

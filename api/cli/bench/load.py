@@ -13,12 +13,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 import psutil
 
-from killable.api.cli.bench.connection import READ_BYTES, Connection
 from killable.api.cli.bench.plan import EVENTS_PER_S, Plan
+from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
 from killable.api.cli.bench.results import Results, Row
 from killable.api.cli.bench.server_calls import BenchServer
 
@@ -32,7 +33,7 @@ _TOKEN = re.compile(rb'id: (\d+)\nevent: token\ndata: \{"text": ?"(\d+) *"')
 _ENDS = (b"\nevent: completed\n", b"\nevent: failed\n", b"\nevent: cancelled\n", b"\nevent: timed_out\n")
 
 
-class Reader:
+class EventReader:
     """What one reader of a stream received: the numbers of events, and how late each was."""
 
     def __init__(self, job_id: str) -> None:
@@ -63,11 +64,12 @@ class Reader:
                 self.ended = end.decode().split()[1]
 
     def lost(self, sent: int) -> int:
-        """Return how many of the sent tokens it did not get once, and in their order."""
-        in_order = sum(later == earlier + 1 for earlier, later in zip(self.ids, self.ids[1:], strict=False))
-        return max(0, sent - (in_order + 1 if self.ids else 0)) + max(0, len(self.ids) - sent)
+        """Return how many of the sent tokens it did not get, got again, or got too late for their order."""
+        distinct = len(set(self.ids))
+        late = sum(later < earlier for earlier, later in pairwise(self.ids))
+        return abs(sent - distinct) + len(self.ids) - distinct + late
 
-    async def read(self, connection: Connection) -> None:
+    async def read(self, connection: RawConnection) -> None:
         """Read to the terminal event. Raise EOFError if the connection ends before."""
         while not self.ended:
             chunk = await connection.reader.read(READ_BYTES)
@@ -79,7 +81,7 @@ class Reader:
 async def measure_rate(server: BenchServer, plan: Plan, results: Results) -> None:
     """One job, one reader, so many events a second."""
     sent = int(EVENTS_PER_S * plan.load_s)
-    row = results.row("load-rate", f"{EVENTS_PER_S:,} events/s in one stream".replace(",", " "), "ms")
+    row = results.row_of("load-rate", f"{EVENTS_PER_S:,} events/s in one stream".replace(",", " "), "ms")
     async with _watched(server, row):
         (reader,) = await _stream(server, [(sent, 1 / EVENTS_PER_S)])
     _note(row, [reader], sent, results)
@@ -88,7 +90,7 @@ async def measure_rate(server: BenchServer, plan: Plan, results: Results) -> Non
 
 async def measure_burst(server: BenchServer, plan: Plan, results: Results) -> None:
     """Events as fast as a job can give them."""
-    row = results.row("load-burst", f"a burst of {plan.burst:,} events".replace(",", " "), "ms")
+    row = results.row_of("load-burst", f"a burst of {plan.burst:,} events".replace(",", " "), "ms")
     for _ in range(plan.bursts):
         async with _watched(server, row):
             (reader,) = await _stream(server, [(plan.burst, 0.0)])
@@ -100,7 +102,7 @@ async def measure_streams(server: BenchServer, plan: Plan, results: Results) -> 
     """Many jobs at once, each with a reader, together as many events a second."""
     interval_s = plan.streams / EVENTS_PER_S
     each = max(1, int(plan.load_s / interval_s))
-    row = results.row("load-streams", f"{plan.streams} streams at once", "ms")
+    row = results.row_of("load-streams", f"{plan.streams} streams at once", "ms")
     async with server.connected() as caller:
         await server.wait_until_warm(caller, plan.streams)  # streams are measured, and not the forks before them
     async with _watched(server, row):
@@ -112,9 +114,9 @@ async def measure_slow_reader(server: BenchServer, plan: Plan, results: Results)
     """Two jobs with a reader each; then the same with one reader more, who is slow."""
     sent = int(EVENTS_PER_S * plan.load_s / 2)
     jobs = [(sent, 2 / EVENTS_PER_S)] * 2
-    alone = results.row("load-slow-reader", "two streams, nobody slow", "ms")
-    beside = results.row("load-slow-reader", "two streams, and a slow reader", "ms")
-    slow_row = results.row("load-slow-reader", "the slow reader itself", "ms")
+    alone = results.row_of("load-slow-reader", "two streams, nobody slow", "ms")
+    beside = results.row_of("load-slow-reader", "two streams, and a slow reader", "ms")
+    slow_row = results.row_of("load-slow-reader", "the slow reader itself", "ms")
     async with _watched(server, alone):
         readers = await _stream(server, jobs, chars=SLOW_CHARS)
     _note(alone, readers, sent, results)
@@ -126,7 +128,7 @@ async def measure_slow_reader(server: BenchServer, plan: Plan, results: Results)
 
 async def _stream(
     server: BenchServer, jobs: list[tuple[int, float]], *, chars: int = 0, with_slow: bool = False
-) -> list[Reader]:
+) -> list[EventReader]:
     """Run jobs of so many tokens at such intervals, each with a reader; `with_slow`: the first has a slow one more.
 
     No job begins before every reader has seen that its job is started.
@@ -139,8 +141,8 @@ async def _stream(
                 job_id = await caller.submit(
                     "yield_times", tokens=tokens, interval_s=interval_s, gate=gate.path, after_s=after_s, chars=chars
                 )
-                readers.append(Reader(job_id))
-            slow = [Reader(readers[0].job_id)] if with_slow else []
+                readers.append(EventReader(job_id))
+            slow = [EventReader(readers[0].job_id)] if with_slow else []
             try:
                 async with asyncio.TaskGroup() as group:
                     for reader in readers:
@@ -180,13 +182,13 @@ def _gate() -> Iterator[_Gate]:
         yield gate
 
 
-async def _read(server: BenchServer, reader: Reader) -> None:
+async def _read(server: BenchServer, reader: EventReader) -> None:
     async with server.connected() as connection:
         connection.open_stream(reader.job_id)
         await reader.read(connection)
 
 
-async def _read_slowly(server: BenchServer, slow: Reader, other: Reader) -> None:
+async def _read_slowly(server: BenchServer, slow: EventReader, other: EventReader) -> None:
     """Take little, and late, until the other one has all; then the rest."""
     url = urlsplit(server.url)
     loop = asyncio.get_running_loop()
@@ -205,14 +207,16 @@ async def _read_slowly(server: BenchServer, slow: Reader, other: Reader) -> None
                 await asyncio.sleep(SLOW_EVERY_S)
 
 
-def _note(row: Row, readers: list[Reader], sent: int, results: Results) -> None:
+def _note(row: Row, readers: list[EventReader], sent: int, results: Results) -> None:
     """Add what readers received to a row, and what is missing to the failures."""
     lost = sum(reader.lost(sent) for reader in readers)
     row.values.extend(delay for reader in readers for delay in reader.delays_ms)
     row.count("events", sum(len(reader.ids) for reader in readers))
     row.count("lost", lost)
     if lost:
-        results.failures.append(f"{row.part}: {lost} of {sent * len(readers)} events were lost ({row.what})")
+        results.failures.append(
+            f"{row.part}: {lost} of {sent * len(readers)} events were lost or out of order ({row.what})"
+        )
     for reader in readers:
         if reader.ended != "completed":
             results.failures.append(f"{row.part}: {reader.job_id} ended as {reader.ended}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,23 +43,28 @@ text { font-family: Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu
 
 
 def why_not(path: Path) -> str:
-    """Return why no picture can be written to this path, by its name; empty: it can."""
+    """Return why no picture can be written to this path; empty: it can."""
     if path.suffix not in (".svg", ".png"):
         return f"{path} ends neither with .svg nor with .png"
     if path.suffix == ".png" and importlib.util.find_spec("resvg_py") is None:
         return "a PNG needs resvg-py: pip install 'killable[picture]', or take FILE.svg"
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        return f"{path} cannot be written"
     return ""
 
 
 def draw(results: Results, document: Mapping[str, Any], path: Path) -> None:
     """Write the picture. Raise OSError."""
     svg = picture(results, document)
-    if path.suffix == ".svg":
-        path.write_text(svg, "utf-8")
-        return
-    import resvg_py
+    drawn = svg.encode()
+    if path.suffix == ".png":
+        import resvg_py
 
-    path.write_bytes(resvg_py.svg_to_bytes(svg_string=svg, zoom=PNG_ZOOM, sans_serif_family="DejaVu Sans"))
+        drawn = resvg_py.svg_to_bytes(svg_string=svg, zoom=PNG_ZOOM)
+    try:
+        path.write_bytes(drawn)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # that of a full disk names no file
 
 
 def picture(results: Results, document: Mapping[str, Any]) -> str:

@@ -34,7 +34,7 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     kills=6, asked=2, jobs=400, fresh_jobs=60, calls=2000, tokens=100_000, rounds=1, recoveries=4, requests=40,
-    load_s=2.0, bursts=1,
+    load_s=1.0, bursts=1,
 )  # fmt: skip
 """Fifteen seconds on an idle machine, at most."""
 

@@ -30,8 +30,8 @@ async def _measure(what: str, spares: int, server: BenchServer, plan: Plan, resu
             killed_at = time.monotonic()
             await caller.request("DELETE", f"/v1/jobs/{job.job_id}?grace_s=0")
             record = await run_job(caller, "first_line")
-            results.row("recovery", what, "ms").values.append(record["result"] / 1e6 - killed_at * 1000)
+            results.row_of("recovery", what, "ms").values.append(record["result"] / 1e6 - killed_at * 1000)
             if spares:
-                again = results.row("recovery", "a spare is warm again", "ms")
+                again = results.row_of("recovery", "a spare is warm again", "ms")
                 await server.wait_until_warm(caller, spares)
                 again.values.append((time.monotonic() - killed_at) * 1000)

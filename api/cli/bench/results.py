@@ -88,7 +88,7 @@ class Results:
     """Processes that a server left behind."""
     is_interrupted: bool = False
 
-    def row(self, part: str, what: str, unit: str) -> Row:
+    def row_of(self, part: str, what: str, unit: str) -> Row:
         """Return the row of that name, which is made on first use."""
         for row in self.rows:
             if (row.part, row.what, row.unit) == (part, what, unit):

@@ -42,7 +42,7 @@ def measure(client: Client, plan: Plan, results: Results) -> None:
         return
     for member, what in MEASURED.items():
         if (metrics.get(member) or {}).get("p50") is not None:
-            results.row("server", what, "ms").told_by_server = dict(metrics[member])
+            results.row_of("server", what, "ms").told_by_server = dict(metrics[member])
 
 
 def _measure_requests(what: str, ask: Callable[[], Any], plan: Plan, results: Results) -> None:
@@ -51,6 +51,6 @@ def _measure_requests(what: str, ask: Callable[[], Any], plan: Plan, results: Re
         for _ in range(plan.requests):
             began = time.monotonic()
             ask()
-            results.row("server", what, "ms").values.append((time.monotonic() - began) * 1000)
+            results.row_of("server", what, "ms").values.append((time.monotonic() - began) * 1000)
     except Refused as refused:
         results.remarks.append(f"{what}: {refused.message}")

@@ -21,7 +21,7 @@ from killable.api.cli.bench import cancels, jobs, load, memory, recovery, speed
 from killable.api.cli.bench.plan import Plan
 from killable.api.cli.bench.results import Results
 from killable.api.cli.bench.server_calls import BenchServer, pool_settings
-from killable.api.cli.server.own_server import OwnServer
+from killable.api.cli.server.own_server import OwnServer, described
 from killable.workers.errors import KillableError
 
 PART_S = 300.0
@@ -32,7 +32,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Part:
+class ServerPart:
     """What is measured together. `settings`: those of its server; neighbours with the same share one."""
 
     name: str
@@ -52,42 +52,42 @@ KILLED = pool_settings(workers=2)
 REUSED = pool_settings(workers=2, jobs_per_worker_max=0)
 
 
-def measurements(chance: random.Random) -> list[Part | CallPart]:
+def measurements(chance: random.Random) -> list[ServerPart | CallPart]:
     """Return the parts of `killable bench`."""
 
     def cancel(part: str) -> Measure:
         return lambda server, plan, results: cancels.measure(part, server, plan, results, chance)
 
     return [
-        *(Part(name, cancel(name), KILLED) for name in cancels.CASES),
-        Part("memory", memory.measure, KILLED),
-        Part("jobs-http", speed.measure_fresh, KILLED),
-        Part("recovery", recovery.measure_with_spare, KILLED),
-        Part("recovery", recovery.measure_without_spare, pool_settings(workers=2, spares=0)),
-        Part("jobs-http", speed.measure_reused, REUSED),
-        Part("tokens", speed.measure_tokens, REUSED),
+        *(ServerPart(name, cancel(name), KILLED) for name in cancels.CASES),
+        ServerPart("memory", memory.measure, KILLED),
+        ServerPart("jobs-http", speed.measure_fresh, KILLED),
+        ServerPart("recovery", recovery.measure_with_spare, KILLED),
+        ServerPart("recovery", recovery.measure_without_spare, pool_settings(workers=2, spares=0)),
+        ServerPart("jobs-http", speed.measure_reused, REUSED),
+        ServerPart("tokens", speed.measure_tokens, REUSED),
         CallPart("jobs-executor", speed.measure_calls),
     ]
 
 
-def load_test(streams: int) -> list[Part | CallPart]:
+def load_test(streams: int) -> list[ServerPart | CallPart]:
     """Return the parts of `killable bench load`."""
     settings = pool_settings(workers=2, jobs_per_worker_max=0)
     many = pool_settings(workers=streams, spares=streams, jobs_per_worker_max=0)
     return [
-        Part("load-rate", load.measure_rate, settings),
-        Part("load-burst", load.measure_burst, settings),
-        Part("load-slow-reader", load.measure_slow_reader, settings),
-        Part("load-streams", load.measure_streams, many),
+        ServerPart("load-rate", load.measure_rate, settings),
+        ServerPart("load-burst", load.measure_burst, settings),
+        ServerPart("load-slow-reader", load.measure_slow_reader, settings),
+        ServerPart("load-streams", load.measure_streams, many),
     ]
 
 
-def chosen(parts: Sequence[Part | CallPart], only: Sequence[str]) -> list[Part | CallPart]:
+def chosen(parts: Sequence[ServerPart | CallPart], only: Sequence[str]) -> list[ServerPart | CallPart]:
     """Return the parts whose names contain one of these texts; all without any."""
     return [part for part in parts if not only or any(text in part.name for text in only)]
 
 
-def run(parts: Sequence[Part | CallPart], plan: Plan, passes: int, results: Results, progress: Progress) -> None:
+def run(parts: Sequence[ServerPart | CallPart], plan: Plan, passes: int, results: Results, progress: Progress) -> None:
     """Measure every part in every pass. An interrupt (KeyboardInterrupt) ends the run; what was measured stays.
 
     What hinders one part is told, and the next one begins.
@@ -108,7 +108,7 @@ def _told(progress: Progress, number: int, passes: int, what: str) -> None:
 
 def _run_group(
     settings: Mapping[str, object] | None,
-    group: Sequence[Part | CallPart],
+    group: Sequence[ServerPart | CallPart],
     plan: Plan,
     results: Results,
     progress: Progress,
@@ -116,18 +116,21 @@ def _run_group(
     names = ", ".join(dict.fromkeys(part.name for part in group))
     with _told_as_failure(names, results):
         if settings is None:
+            before = set(psutil.Process().children(recursive=True))
             for part in group:
                 if isinstance(part, CallPart):
                     progress(part.name)
-                    part.measure(plan, results)
-            results.left += [str(each) for each in psutil.Process().children(recursive=True)]
+                    with _told_as_failure(part.name, results):
+                        part.measure(plan, results)
+            after = psutil.Process().children(recursive=True)
+            results.left += [described(each) for each in after if each not in before]
             return
         progress(f"{names}: starting a server")
         with OwnServer(Path(jobs.__file__), settings) as own:
             try:
                 server = BenchServer(own.url, own.pid)
                 for part in group:
-                    if isinstance(part, Part):
+                    if isinstance(part, ServerPart):
                         progress(part.name)
                         with _told_as_failure(part.name, results):
                             asyncio.run(_bounded(part, server, plan, results))
@@ -136,7 +139,7 @@ def _run_group(
                     results.left += own.stop(at_once=True)
 
 
-async def _bounded(part: Part, server: BenchServer, plan: Plan, results: Results) -> None:
+async def _bounded(part: ServerPart, server: BenchServer, plan: Plan, results: Results) -> None:
     try:
         async with asyncio.timeout(PART_S):
             await part.measure(server, plan, results)
@@ -151,8 +154,17 @@ def _told_as_failure(name: str, results: Results) -> Iterator[None]:
         yield
     except* (KillableError, OSError, EOFError, RuntimeError, LookupError, ValueError, psutil.Error) as errors:
         for error in _leaves(errors):
-            what = error.message if isinstance(error, KillableError) else f"{type(error).__name__}: {error}"
-            results.failures.append(f"{name}: {what}")
+            results.failures.append(f"{name}: {_words(error)}")
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KillableError):
+        return error.message
+    if isinstance(error, BlockingIOError):  # of fork(2)
+        return "no process can be started: too many are there for `ulimit -u`, or for pids.max of the control group"
+    if isinstance(error, (LookupError, ValueError)):
+        return f"an answer is not as it should be: {type(error).__name__}: {error}"
+    return str(error) or type(error).__name__
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

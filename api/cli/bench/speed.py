@@ -9,8 +9,8 @@ import asyncio
 import time
 
 from killable import Executor
-from killable.api.cli.bench.connection import READ_BYTES, Connection
 from killable.api.cli.bench.plan import Plan
+from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
 from killable.api.cli.bench.results import Results
 from killable.api.cli.bench.server_calls import BenchServer, run_job
 
@@ -38,16 +38,16 @@ async def _measure_jobs(what: str, jobs: int, server: BenchServer, plan: Plan, r
         for _ in range(plan.rounds):
             began = time.monotonic()
             await _run(callers, jobs)
-            results.row("jobs-http", what, "/s").values.append(jobs / (time.monotonic() - began))
+            results.row_of("jobs-http", what, "/s").values.append(jobs / (time.monotonic() - began))
     finally:
         for caller in callers:
             await caller.close()
 
 
-async def _run(callers: list[Connection], jobs: int) -> None:
+async def _run(callers: list[RawConnection], jobs: int) -> None:
     left = iter(range(jobs))
 
-    async def one_after_the_other(caller: Connection) -> None:
+    async def one_after_the_other(caller: RawConnection) -> None:
         for _ in left:
             await run_job(caller, "first_line")
 
@@ -66,12 +66,12 @@ def measure_calls(plan: Plan, results: Results) -> None:
             for future in [executor.submit(abs, -1) for _ in range(plan.calls)]:
                 future.result()
             rate = plan.calls / (time.monotonic() - began)
-            results.row("jobs-executor", "no-op calls, an Executor", "/s").values.append(rate)
+            results.row_of("jobs-executor", "no-op calls, an Executor", "/s").values.append(rate)
 
 
 async def measure_tokens(server: BenchServer, plan: Plan, results: Results) -> None:
     """Read one job's stream, from its first token to its last."""
-    row = results.row("tokens", "tokens, one stream over HTTP", "/s")
+    row = results.row_of("tokens", "tokens, one stream over HTTP", "/s")
     for _ in range(plan.rounds):
         async with server.connected() as caller:
             await server.wait_until_warm(caller)
@@ -83,7 +83,7 @@ async def measure_tokens(server: BenchServer, plan: Plan, results: Results) -> N
         results.failures.append(f"tokens: {row.facts['lost']:.0f} were lost")
 
 
-async def _count_tokens(connection: Connection) -> tuple[int, float]:
+async def _count_tokens(connection: RawConnection) -> tuple[int, float]:
     """Return the number of token events up to the terminal one, and the seconds from the first to the last."""
     tokens, rest, first_at, last_at = 0, b"", 0.0, 0.0
     while chunk := await connection.reader.read(READ_BYTES):

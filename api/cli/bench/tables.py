@@ -59,7 +59,7 @@ def head(document: Mapping[str, Any]) -> Iterator[Text]:
 
 def sections(results: Results) -> Iterator[RenderableType]:
     """Yield the tables of all that was measured, and the histograms."""
-    rows = {name: [row for row in results.rows if section_of(row) == name] for name in
+    rows = {name: [row for row in results.rows if section_of(row) == name and row.p50 is not None] for name in
             (CANCELS, RATES, MEMORY, RECOVERY, SERVER, LOAD)}  # fmt: skip
     if rows[CANCELS]:
         yield _cancels(rows[CANCELS])

@@ -22,7 +22,7 @@ from killable.api.cli.display.exit_codes import CommandExit
 if TYPE_CHECKING:
     from killable.api.cli.bench.plan import Plan
     from killable.api.cli.bench.results import Results
-    from killable.api.cli.bench.session import CallPart, Part
+    from killable.api.cli.bench.session import CallPart, ServerPart
     from killable.api.cli.declarations.machine import BenchAction
 
 SEED_MAX = 10**6
@@ -62,14 +62,12 @@ def bench(
 
 
 def _check_picture(path: Path) -> None:
-    """Raise BadParameter or OSError before anything is measured, and not after a minute."""
+    """Raise BadParameter before anything is measured, and not after a minute."""
     from killable.api.cli.bench.picture import why_not
 
     wrong = why_not(path)
     if wrong:
         raise click.BadParameter(wrong, param_hint="--picture")
-    with path.open("ab"):
-        pass
 
 
 class _Run:
@@ -96,7 +94,7 @@ class _Run:
             return CommandExit.INTERRUPTED
         return CommandExit.FAILED if self.results.failures else CommandExit.OK
 
-    def parts(self, action: BenchAction | None, only: tuple[str, ...]) -> list[Part | CallPart]:
+    def parts(self, action: BenchAction | None, only: tuple[str, ...]) -> list[ServerPart | CallPart]:
         """Return the parts to run. Raise BadParameter for a name that none has."""
         from killable.api.cli.bench import session
 
@@ -108,7 +106,7 @@ class _Run:
                 raise click.BadParameter(f"no part has {text!r} in its name; there are {listed}", param_hint="--only")
         return session.chosen(every, only)
 
-    def measure(self, parts: list[Part | CallPart]) -> None:
+    def measure(self, parts: list[ServerPart | CallPart]) -> None:
         from killable.api.cli.bench import machine, session
 
         try:

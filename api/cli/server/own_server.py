@@ -110,16 +110,19 @@ class OwnServer:
         if self._stderr_file is not None:
             self._stderr_file.close()
             self._stderr_file = None
-        return [_described(child) for child in psutil.Process().children(recursive=True)]
+        return [described(child) for child in psutil.Process().children(recursive=True)]
 
     def _read_announcement(self) -> dict[str, Any]:
         assert self._process is not None and self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             line = self._process.stdout.readline() if selector.select(START_S) else b""
-        if not line:
-            raise NotStarted(f"the server did not start:\n{self._captured_stderr()}")
-        announcement: dict[str, Any] = json.loads(line)
+        try:
+            announcement: dict[str, Any] = json.loads(line)
+        except ValueError:
+            self._process.terminate()  # one that has said nothing yet would go on
+            said = (line + self._process.stdout.read()).decode("utf-8", "replace")
+            raise NotStarted(f"the server did not start: {_told(said) or self._captured_stderr()}") from None
         return announcement
 
     def _captured_stderr(self) -> str:
@@ -128,7 +131,15 @@ class OwnServer:
         return self._stderr_file.read().decode("utf-8", "replace").strip() or "(it printed nothing)"
 
 
-def _described(process: psutil.Process) -> str:
+def _told(said: str) -> str:
+    """Return the message of an error that `serve --json` has printed, or what it printed instead."""
+    try:
+        return str(json.loads(said)["error"]["message"])
+    except (ValueError, LookupError, TypeError):
+        return said.strip()
+
+
+def described(process: psutil.Process) -> str:
     try:
         return f"pid {process.pid} {process.status()} {' '.join(process.cmdline())[:80] or process.name()}"
     except psutil.Error:

@@ -12,7 +12,7 @@ from typing import Any, Self
 READ_BYTES = 1 << 20
 
 
-class Connection:
+class RawConnection:
     """One keep-alive connection with the minimum of HTTP/1.1, so that no client library is measured."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str = "") -> None:
@@ -29,9 +29,12 @@ class Connection:
         return cls(*await asyncio.open_unix_connection(path, limit=READ_BYTES))
 
     async def request(self, method: str, path: str, body: Any = None, *, prefer: str = "") -> dict[str, Any]:
-        """Return the JSON of a 2xx response. Raise RuntimeError for any other."""
+        """Return the JSON of a 2xx response. Raise RuntimeError for any other, EOFError for none."""
         self.send(method, path, body, prefer=prefer)
-        head = await self.reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await self.reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            raise EOFError(f"{method} {path}: the server closed the connection instead of an answer") from None
         length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
         content = await self.reader.readexactly(length)
         if head[9:10] != b"2":

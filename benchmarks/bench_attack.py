@@ -18,10 +18,11 @@ from pathlib import Path
 
 import runner
 from attackers import CONNECTIONS
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import HERE, Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.raw_connection import RawConnection
 
 QUIET = "quiet"
 BODIES = "beside three posters of large bodies"
@@ -82,7 +83,7 @@ async def measure_bodies(plan: Plan, results: Samples) -> None:
             await victim.close()
 
 
-async def _kill_and_expire(victim: Connection, server: Server, plan: Plan, results: Samples, when: str) -> None:
+async def _kill_and_expire(victim: RawConnection, server: Server, plan: Plan, results: Samples, when: str) -> None:
     for _ in range(plan.deletes):
         job_id = await victim.submit("wait_for_signal")
         stream = await server.connect(VICTIM)
@@ -116,7 +117,7 @@ async def measure_share(plan: Plan, results: Samples) -> None:
             await operator.close()
 
 
-async def _others_before(victim: Connection, operator: Connection) -> int:
+async def _others_before(victim: RawConnection, operator: RawConnection) -> int:
     """Return how many jobs of others started after this one was submitted and before it started."""
     job_id = await victim.submit("one_token")
     others = 0
@@ -134,19 +135,19 @@ async def measure_crowd(plan: Plan, results: Samples) -> None:
     with key_file() as keys:
         socket = str(Path(keys).with_name("operator.sock"))
         async with serve_process(workers=2, api_keys_file=keys, operator_socket=socket) as server:
-            operator = await Connection.open_unix(socket)
+            operator = await RawConnection.open_unix(socket)
             await _cancel(operator, plan, results, QUIET)
             before_mb = server.uss_mb
             async with attacked("connections", server):
                 await asyncio.sleep(2 * SETTLE_S)
-                fresh = await Connection.open_unix(socket)  # it gets in although no place is left
+                fresh = await RawConnection.open_unix(socket)  # it gets in although no place is left
                 await _cancel(fresh, plan, results, CROWD)
                 results.add(ADDED_MB, server.uss_mb - before_mb)
                 await fresh.close()
             await operator.close()
 
 
-async def _cancel(operator: Connection, plan: Plan, results: Samples, when: str) -> None:
+async def _cancel(operator: RawConnection, plan: Plan, results: Samples, when: str) -> None:
     for _ in range(plan.deletes):
         job_id = await operator.submit("wait_for_signal")
         while (await operator.request("GET", f"/v1/jobs/{job_id}"))["state"] != "running":

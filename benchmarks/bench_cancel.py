@@ -19,9 +19,9 @@ import runner
 import tokenizer_jobs
 from cooperative_cancel import CancelOutcome
 from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Figure, Samples, phase_name
-from pidfd_watcher import PidfdWatcher
 from trial_plan import FULL, QUICK, Plan
 
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS
 
 COOPERATIVE = "cooperative cancels"

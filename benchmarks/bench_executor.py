@@ -34,6 +34,8 @@ from packaging.requirements import Requirement
 from rich.table import Table
 from trial_plan import FULL, QUICK, Plan
 
+from killable.api.cli.bench import machine
+
 HERE = Path(__file__).parent
 TRIAL_S = 120.0
 """Longer than any trial; one that takes longer hangs."""
@@ -372,7 +374,7 @@ def published(rows: list[Row], results: Samples, quick: bool, took_s: float) -> 
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "took_s": round(took_s),
         "quick": quick,
-        "machine": runner.describe_machine(),
+        "machine": machine.describe(),
         "other_load": round(sum(loads) / len(loads), 2),
         "peers": {name: _described(peer) for name, peer in PEERS.items() if name in measured},
         "figures": figures,

@@ -13,10 +13,11 @@ import socket
 import time
 
 import runner
-from http_client import READ_BYTES, Connection
 from measurement import Figure, Samples
 from servers import Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
 
 # ── requests ──
 
@@ -113,7 +114,7 @@ async def _first_token(server: Server, job_id: str) -> None:
     await connection.close()
 
 
-async def _delete_ms(server: Server, caller: Connection) -> float:
+async def _delete_ms(server: Server, caller: RawConnection) -> float:
     """Start a job that computes and kill it; return the milliseconds until the response that it is dead."""
     job_id = await caller.submit("python_loop")
     await _first_token(server, job_id)
@@ -148,7 +149,7 @@ async def measure_loaded_deletes(plan: Plan, results: Samples) -> None:
         await caller.close()
 
 
-async def _drain(connection: Connection) -> None:
+async def _drain(connection: RawConnection) -> None:
     while await connection.reader.read(READ_BYTES):
         pass
 
@@ -164,7 +165,7 @@ async def measure_kept(plan: Plan, results: Samples) -> None:
         await caller.close()
 
 
-async def _run_jobs(caller: Connection, number: int) -> None:
+async def _run_jobs(caller: RawConnection, number: int) -> None:
     for _ in range(number // 10):
         ids = [await caller.submit("yield_tokens", tokens=KEPT_TOKENS) for _ in range(10)]
         for job_id in ids:
@@ -202,7 +203,7 @@ async def measure_tokens(plan: Plan, results: Samples) -> None:
             await caller.close()
 
 
-async def _count_tokens(connection: Connection) -> tuple[int, float]:
+async def _count_tokens(connection: RawConnection) -> tuple[int, float]:
     """Return the number of token events up to the terminal one, and the seconds from the first to the last."""
     tokens, rest, first_at, last_at = 0, b"", 0.0, 0.0
     while chunk := await connection.reader.read(READ_BYTES):

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 import runner
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import SETTLE_S, Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.raw_connection import RawConnection
 
 TMPFS = Path("/dev/shm")
 PLACES = {"tmpfs": TMPFS, "disk": runner.RESULTS}
@@ -32,16 +33,16 @@ WITHOUT = "no journal"
 SYNC_BYTES = 16 << 10
 """About what a commit appends to the write-ahead log."""
 
-Measure = Callable[[Server, Connection], Awaitable[float]]
+Measure = Callable[[Server, RawConnection], Awaitable[float]]
 
 
-async def post_s(_: Server, caller: Connection) -> float:
+async def post_s(_: Server, caller: RawConnection) -> float:
     began = time.monotonic()
     await caller.submit("one_token")
     return time.monotonic() - began
 
 
-async def first_token_s(server: Server, caller: Connection) -> float:
+async def first_token_s(server: Server, caller: RawConnection) -> float:
     reader = await server.connect()
     began = time.monotonic()
     reader.open_stream(await caller.submit("one_token"))
@@ -51,7 +52,7 @@ async def first_token_s(server: Server, caller: Connection) -> float:
     return took_s
 
 
-async def delete_s(server: Server, caller: Connection) -> float:
+async def delete_s(server: Server, caller: RawConnection) -> float:
     job_id = await caller.submit("python_loop")
     reader = await server.connect()
     reader.open_stream(job_id)
@@ -65,7 +66,7 @@ async def delete_s(server: Server, caller: Connection) -> float:
     return took_s
 
 
-async def burst_s(server: Server, _: Connection) -> float:
+async def burst_s(server: Server, _: RawConnection) -> float:
     callers = [await server.connect() for _ in range(BURST_JOBS)]
     began = time.monotonic()
     await asyncio.gather(*(caller.submit("one_token") for caller in callers))

@@ -20,10 +20,10 @@ import psutil
 import runner
 import servers
 from measurement import Figure, Samples
-from pidfd_watcher import PidfdWatcher
 from raw_kill import ForkServer
 from trial_plan import Plan
 
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 from killable.supervisor.clock import process_cpu_s
 from killable.supervisor.supervisor import Supervisor
 

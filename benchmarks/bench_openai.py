@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import runner
-from http_client import Connection
 from llama_server import KEY, engine
 from measurement import Figure, Samples
-from pidfd_watcher import PidfdWatcher
 from servers import START_S
 from trial_plan import Plan
+
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
+from killable.api.cli.bench.raw_connection import RawConnection
 
 CLOSED_MS = "closing a stream → its process is dead, ms"
 FIRST_MS = "first token over HTTP, ms"
@@ -63,9 +64,9 @@ class ChatClient:
     def __init__(self, port: int, key: str = "") -> None:
         self._port, self._key = port, key
 
-    async def first_token(self, text: str, tokens: int = TOKENS) -> tuple[Connection, bytes, float]:
+    async def first_token(self, text: str, tokens: int = TOKENS) -> tuple[RawConnection, bytes, float]:
         """Ask on a new connection. Return it with the first chunk that has text, and the seconds until that."""
-        connection = await Connection.open(self._port, self._key)
+        connection = await RawConnection.open(self._port, self._key)
         began = time.monotonic()
         connection.send("POST", "/v1/chat/completions", asked(text, tokens))
         line = await connection.line_with(_TOKEN)
@@ -140,7 +141,7 @@ async def measure_closed(plan: Plan, results: Samples) -> None:
     """Close streams in the middle of an answer; a child watches the pidfds of the workers."""
     async with killable_server(workers=1, spares=1) as client:
         with PidfdWatcher() as watcher:
-            caller = await Connection.open(client._port)
+            caller = await RawConnection.open(client._port)
             for _ in range(plan.kills):
                 stream, line, _ = await client.first_token(TEXTS[0])
                 job_id = "job-" + json.loads(line.removeprefix(b"data: "))["id"].removeprefix("chatcmpl-")

@@ -20,9 +20,9 @@ import servers
 import tokenizer_jobs
 from http_client import ClientProcess, client_process
 from measurement import CERTIFICATE, DEAD, GRACE_0, GRACE_DEFAULT, RAW, RAW_LATE, SSE, Samples, phase_name
-from pidfd_watcher import PidfdWatcher
 from trial_plan import Plan
 
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import usable_cores
 from killable.supervisor.supervisor import Supervisor

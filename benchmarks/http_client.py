@@ -1,6 +1,6 @@
-"""HTTP clients: a raw-socket connection, and killable's own client in a process of its own that records times.
+"""killable's own client in a process of its own that records times.
 
-Runs in: the benchmark (Connection, ClientProcess) | the client process (`python http_client.py URL`).
+Runs in: the benchmark (ClientProcess) | the client process (`python http_client.py URL`).
 """
 
 from __future__ import annotations
@@ -12,66 +12,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any
 
 import killable
 from killable.workers.runtime import process_setup
 
-READ_BYTES = 1 << 20
 ANSWER_S = 60.0
-
-
-class Connection:
-    """One keep-alive connection with the minimum of HTTP/1.1, so that no client library is measured."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str = "") -> None:
-        self.reader = reader
-        self.writer = writer
-        self._authorization = f"Authorization: Bearer {key}\r\n" if key else ""
-
-    @classmethod
-    async def open(cls, port: int, key: str = "") -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=READ_BYTES), key)
-
-    @classmethod
-    async def open_unix(cls, path: str) -> Self:
-        return cls(*await asyncio.open_unix_connection(path, limit=READ_BYTES))
-
-    async def request(self, method: str, path: str, body: Any = None, *, prefer: str = "") -> dict[str, Any]:
-        """Return the JSON of a 2xx response. Raise RuntimeError for any other."""
-        self.send(method, path, body, prefer=prefer)
-        head = await self.reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
-        content = await self.reader.readexactly(length)
-        if head[9:10] != b"2":
-            raise RuntimeError(f"{method} {path}: {head!r} {content!r}")
-        members: dict[str, Any] = json.loads(content)
-        return members
-
-    def send(self, method: str, path: str, body: Any = None, *, prefer: str = "") -> None:
-        content = b"" if body is None else json.dumps(body).encode()
-        others = ("Content-Type: application/json\r\n" if content else "") + (f"Prefer: {prefer}\r\n" if prefer else "")
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{self._authorization}{others}".encode()
-        self.writer.write(head + b"Content-Length: %d\r\n\r\n" % len(content) + content)
-
-    async def submit(self, type: str, **input: Any) -> str:
-        """Submit a job and return its id."""
-        accepted = await self.request("POST", "/v1/jobs", {"type": type, "input": input})
-        return str(accepted["job_id"])
-
-    def open_stream(self, job_id: str) -> None:
-        """Request a job's events. From then on only `line_with` and `reader` can be used."""
-        self.send("GET", f"/v1/jobs/{job_id}/stream")
-
-    async def line_with(self, part: bytes) -> bytes:
-        """Read up to a line that contains `part`, and return it. Raise EOFError."""
-        while line := await self.reader.readline():
-            if part in line:
-                return line
-        raise EOFError(f"the stream ended before {part!r}")
-
-    async def close(self) -> None:
-        self.writer.transport.abort()
 
 
 class ClientProcess:

@@ -25,6 +25,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from killable import Context, OperationTimedOut, Stopping, job
+from killable.api.cli.bench.jobs import (  # noqa: F401 - job types of this file, too
+    first_line,
+    ignores_sigterm,
+    native_loop,
+    python_loop,
+    spin,
+    sum_in_c,
+    wait_for_signal,
+    yield_times,
+    yield_tokens,
+)
 
 HELPER_THREADS = 2
 LONG_S = 60.0
@@ -39,39 +50,6 @@ _MIB = 1 << 20
 
 
 # ── loops, to be killed ──
-
-
-def spin() -> None:
-    """Compute for ever in Python."""
-    while True:
-        pass
-
-
-def sum_in_c() -> None:
-    """Compute for ever in one C call that holds the GIL and handles no signal."""
-    sum(range(10**18))
-
-
-@job(run_s=None)
-def python_loop() -> Iterator[float]:
-    """Loop in Python."""
-    yield time.monotonic()
-    spin()
-
-
-@job
-def native_loop() -> Iterator[float]:
-    """Loop in one native call that holds the GIL."""
-    yield time.monotonic()
-    sum_in_c()
-
-
-@job
-def ignores_sigterm() -> Iterator[float]:
-    """Ignore SIGTERM and loop."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    yield time.monotonic()
-    spin()
 
 
 @job
@@ -151,12 +129,6 @@ ORDINARY = (ordinary_json.__name__, ordinary_sorting.__name__, ordinary_imports.
 
 
 @job
-def first_line() -> int:
-    """Return CLOCK_MONOTONIC at the job's first line, in nanoseconds."""
-    return time.monotonic_ns()
-
-
-@job
 def one_token() -> Iterator[str]:
     """Yield one token and end: the smallest job that streams."""
     yield "first"
@@ -182,36 +154,12 @@ def emit_tokens(tokens: int, ctx: Context) -> None:
         emit(" token")
 
 
-@job(run_s=None, output_bytes="1GiB")
-def yield_tokens(tokens: int) -> Iterator[str]:
-    """Yield tokens as fast as possible."""
-    for _ in range(tokens):
-        yield " token"
-
-
 @job
 def yield_for_ever(chars: int) -> Iterator[str]:
     """Yield texts of so many characters without end."""
     text = "x" * chars
     while True:
         yield text
-
-
-@job(run_s=None)
-def yield_times(tokens: int, interval_s: float, begin_ns: int = 0) -> Iterator[str]:
-    """Yield CLOCK_MONOTONIC in nanoseconds at each yield, one per interval from `begin_ns` on."""
-    due = max(begin_ns, time.monotonic_ns()) / 1e9
-    for _ in range(tokens):
-        time.sleep(max(0.0, due - time.monotonic()))
-        yield str(time.monotonic_ns())
-        due += interval_s
-
-
-@job(run_s=None)
-def wait_for_signal() -> Iterator[float]:
-    """Wait without computing until cancelled."""
-    yield time.monotonic()
-    signal.pause()
 
 
 # ── deadlines: a checkpoint has the clock at the start of the measured span and when the stop was raised ──

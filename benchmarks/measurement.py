@@ -5,12 +5,12 @@ Runs in: the benchmark | a trial. Pure. Standard library only: workers are forke
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
+
+from killable.api.cli.bench import percentiles
 
 GRACE_0 = "grace 0"
 GRACE_DEFAULT = "default grace"
@@ -60,14 +60,11 @@ class Samples:
         return bool(self.values.get(name))
 
     def median(self, name: str) -> float | None:
-        return statistics.median(self.values[name]) if name in self else None
+        return percentiles.median(self.values[name]) if name in self else None
 
     def percentile(self, name: str, percent: float) -> float | None:
         """Return the smallest value that is not below `percent` of all (nearest rank)."""
-        if name not in self:
-            return None
-        ordered = sorted(self.values[name])
-        return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+        return percentiles.percentile(self.values[name], percent) if name in self else None
 
     def total(self, name: str) -> float | None:
         return sum(self.values[name]) if name in self else None

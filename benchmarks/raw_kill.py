@@ -19,8 +19,7 @@ import time
 from types import FrameType, TracebackType
 from typing import Self
 
-from pidfd_watcher import PidfdWatcher
-
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.settings import PoolSpec
 from killable.workers.authoring import job_functions

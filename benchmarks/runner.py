@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
-import os
-import platform
 import sys
 import time
 import traceback
@@ -27,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from trial_plan import FULL, QUICK, Plan
 
-from killable.supervisor.settings import usable_cores
+from killable.api.cli.bench import machine
 
 RESULTS = Path(__file__).parent / "results"
 TABLE_COLUMNS = 180
@@ -221,7 +219,7 @@ class Report:
         return {
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "took_s": round(time.monotonic() - self.began, 1),
-            "machine": describe_machine(),
+            "machine": machine.describe(),
             "plan": asdict(self.plan),
             "figures": [figure.as_json() for figure in self.figures],
             "other_load": self.results.other_load,
@@ -244,11 +242,8 @@ class Report:
             listed = ", ".join(f"{name} {share:.0%}" for name, share in load.items())
             console.print(f"disturbed by other processes, which used this share of the processors: {listed}")
         missed = sum(figure.verdict == "MISS" for figure in self.figures)
-        machine = describe_machine()
-        console.print(
-            f"{len(self.figures)} figures, {missed} missed; {machine['cores']} cores of {machine['cpu']}, "
-            f"Linux {machine['kernel']}, Python {machine['python']}"
-        )
+        here = machine.words(machine.describe())
+        console.print(f"{len(self.figures)} figures, {missed} missed; {here}")
 
 
 def figure_table(figures: Iterable[Figure]) -> Table:
@@ -268,19 +263,3 @@ def verdict_cell(figure: Figure) -> str:
     """Return the verdict in rich markup."""
     style = {"ok": "green", "MISS": "bold red", "not measured": "yellow"}[figure.verdict]
     return f"[{style}]{figure.verdict}[/]"
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what a reader of the figures has to know about the machine, ready for JSON."""
-    cpu = ""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
-    return {
-        "cpu": cpu,
-        "cores": usable_cores(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "nice": os.nice(0),
-    }

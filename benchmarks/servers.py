@@ -17,9 +17,9 @@ from typing import Any, cast
 
 import psutil
 import uvicorn
-from http_client import Connection
 
 from killable.api.app import create_app
+from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.app_settings import HttpSettings
@@ -129,8 +129,8 @@ class Server:
     port: int
     pid: int
 
-    async def connect(self, key: str = "") -> Connection:
-        return await Connection.open(self.port, key)
+    async def connect(self, key: str = "") -> RawConnection:
+        return await RawConnection.open(self.port, key)
 
     @property
     def uss_mb(self) -> float:

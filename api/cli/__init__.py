@@ -1,6 +1,6 @@
 """The command `killable`.
 
-Runs in: any machine; `serve` and `demo` on Linux.
+Runs in: any machine; `serve`, `demo` and `bench` on Linux.
 """
 
 from __future__ import annotations

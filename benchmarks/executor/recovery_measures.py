@@ -8,12 +8,11 @@ from __future__ import annotations
 import time
 from concurrent.futures.process import BrokenProcessPool
 
-from pidfd_watcher import PidfdWatcher
-
 from executor import tasks
 from executor.peers import Killable, Peer, stop
 from executor.tasks import PidListener
 from executor.watched_pool import Trial
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
 
 SPARE = "worker dead → next job's first line, preload of 1 s and 200 MB, ms"
 SPARE_FROM_KILL = "kill → next job's first line, preload of 1 s and 200 MB, ms"

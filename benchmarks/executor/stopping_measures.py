@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from measurement import RAW, peer_name
-from pidfd_watcher import PidfdWatcher, WatchedProcess
 
 from executor import tasks
 from executor.peers import Killable, Peer, PeerFuture
 from executor.tasks import JOB, OWNER, PidListener, Report
 from executor.watched_pool import CANNOT, IDLE_S, NEVER, NEVER_S, Trial, died_at
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher, WatchedProcess
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from measurement import Samples, peer_name
-from pidfd_watcher import PidfdWatcher, WatchedProcess
 from trial_plan import Plan
 
 from executor import tasks
 from executor.peers import WORKERS, Peer, PeerFuture
 from executor.tasks import PidListener
+from killable.api.cli.bench.pidfd_watcher import PidfdWatcher, WatchedProcess
 
 CANNOT = "no way"
 """Its interface has nothing to do this with."""

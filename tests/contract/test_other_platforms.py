@@ -103,7 +103,7 @@ def test_the_command_works_and_serve_says_that_it_needs_linux(platform: str) -> 
     program = """
     import killable.api.cli
 
-    for arguments in (["ps", "--json"], ["submit", "split", "-i", "text=x", "--detach"], ["serve"]):
+    for arguments in (["ps", "--json"], ["submit", "split", "-i", "text=x", "--detach"], ["bench"], ["serve"]):
         sys.argv = ["killable", *arguments]
         try:
             killable.api.cli.main()
@@ -118,7 +118,7 @@ def test_the_command_works_and_serve_says_that_it_needs_linux(platform: str) -> 
         types = [{"name": "split", "input_schema": schema, "available": True}]
         script.on("GET", "/v1/job-types", as_json({"job_types": types}))
         done = run(platform, program, script.url)
-    codes = [line for line in done.stdout.splitlines() if line.startswith(("ps ", "submit ", "serve "))]
-    assert (done.returncode, codes) == (0, ["ps 0", "submit 0", "serve 71"]), done.stderr
+    codes = [line for line in done.stdout.splitlines() if line.startswith(("ps ", "submit ", "bench ", "serve "))]
+    assert (done.returncode, codes) == (0, ["ps 0", "submit 0", "bench 71", "serve 71"]), done.stderr
     assert ID in done.stdout
     assert done.stderr.splitlines()[-1].startswith("killable: serve needs Linux")

@@ -18,7 +18,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
-OF_EXTRAS = {"supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload"}
+OF_EXTRAS = {
+    "supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload",
+    "api/cli/bench/picture.py": "picture",
+}  # fmt: skip
 """Files that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"
 """Only pytest imports it."""

@@ -25,6 +25,7 @@ PAGES = [path for path in pages() if any(not block.mark for block in blocks_of(p
 NOT_RUN: dict[str, list[str]] = {
     "docs/explanation/escalation.md": ["a drawing"],
     "docs/explanation/peers.md": ["it installs the peers, and takes minutes"],
+    "docs/how-to/bench.md": ["it takes a minute, and figures differ"] * 2,
     "docs/how-to/container.md": ["it needs Docker"] * 2 + ["it needs Kubernetes"],
     "docs/how-to/keys.md": [
         "the key of this shell would become one of the server's",

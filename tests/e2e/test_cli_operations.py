@@ -478,6 +478,7 @@ def test_every_verb_that_asks_has_json(command: Command) -> None:
         ("wait", "ffff"),
         ("drain",),
         ("shutdown",),
+        ("bench",),
     ):
         done = command.run(*args, "--json", "--url", "http://127.0.0.1:1")
         assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (69, "unreachable"), args

@@ -26,7 +26,7 @@ from killable.api.client.events import token_of
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
-    from killable.api.cli.server.demo_server import OwnServer
+    from killable.api.cli.server.own_server import OwnServer
     from killable.api.client.client import Client, JobHandle
 
 PROMPT = "Explain in a few sentences why the sea is salty."
@@ -48,7 +48,7 @@ def demo(as_json: bool) -> None:
     with errors.reporting(as_json):
         if sys.platform != "linux":
             raise DemoFailed(f"the demo starts a server, which needs Linux; this is {sys.platform}")
-        from killable.api.cli.server.demo_server import OwnServer
+        from killable.api.cli.server.own_server import OwnServer
         from killable.api.client.client import Client
 
         _require_models()

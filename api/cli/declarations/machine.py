@@ -5,10 +5,14 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from click import Argument, Option
+from typing import Literal, get_args
 
-from killable.api.cli.declarations.shared_options import JSON
+from click import Argument, Choice, IntRange, Option
+
+from killable.api.cli.declarations.shared_options import FILE, JSON
 from killable.api.cli.declarations.verb_command import VerbCommand
+
+BenchAction = Literal["load"]
 
 DOCTOR = VerbCommand(
     "doctor",
@@ -55,4 +59,36 @@ DEMO = VerbCommand(
     examples=("killable demo",),
 )
 
-MACHINE = (DOCTOR, NEW, DEMO)
+BENCH = VerbCommand(
+    "bench",
+    """Measure on this machine: cancels beside a bare SIGKILL, jobs and tokens a second, memory, recovery.
+
+    Starts servers of its own on loopback, in temporary folders, and leaves
+    nothing behind. It says how much the machine itself disturbs the figures.
+
+    `bench load` is a load test: 1000 events a second, a burst of 10000, 100
+    streams at once, a slow reader; what is lost, and how late the rest is.
+
+    With --server a server that others use is asked, which starts and stops
+    nothing there. Exit code 1 if something was lost, left behind or not
+    measured, 130 after Ctrl-C, with what was measured until then.
+    """,
+    Argument(["action"], required=False, type=Choice(get_args(BenchAction)), metavar="[load]", help="The load test."),
+    Option(["--only"], multiple=True, metavar="NAME", help="Parts with this in their names. May be given again."),
+    Option(["--list", "names"], is_flag=True, help="Print the names of the parts, and measure nothing."),
+    Option(["--quick"], is_flag=True, help="Few trials: fifteen seconds."),
+    Option(["--repeat"], type=IntRange(1), default=1, metavar="NUMBER", help="Passes over all parts."),
+    Option(["--seed"], type=int, metavar="NUMBER", help="Of the moments and the order of cancels. Default: by chance."),
+    Option(["--picture"], type=FILE, metavar="FILE", help="Draw it, too: FILE.svg, or FILE.png."),
+    Option(["--server", "--url", "server"], metavar="URL", help="Ask this server only: what harms nobody there."),
+    JSON,
+    runs="bench.bench",
+    examples=(
+        "killable bench --quick",
+        "killable bench --only cancel --picture cancels.svg",
+        "killable bench load --json",
+        "killable bench --server http://127.0.0.1:7833",
+    ),
+)
+
+MACHINE = (DOCTOR, BENCH, NEW, DEMO)

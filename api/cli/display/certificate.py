@@ -16,7 +16,7 @@ from killable.api.cli.display.record_table import cell
 from killable.api.cli.display.spelling import counted, milliseconds
 
 PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
-_PHASE_WORDS = {
+PHASE_WORDS = {
     "term_sent": "SIGTERM sent",
     "delivered": "signal delivered",
     "acknowledged": "acknowledged",
@@ -60,7 +60,7 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
         happened = phase in certificate
         if happened or (asked and phase in ("delivered", "acknowledged", "kill_sent") and "term_sent" in certificate):
             when = milliseconds(certificate[phase]) if happened else "-"
-            table.add_row(_PHASE_WORDS[phase], Text(when, "" if happened else "dim"))
+            table.add_row(PHASE_WORDS[phase], Text(when, "" if happened else "dim"))
     rest = {name: value for name, value in certificate.items() if name not in (*PHASES, "requested", "stack")}
     for name, value in rest.items():
         table.add_row(name, cell(name, value))

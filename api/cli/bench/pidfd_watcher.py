@@ -1,6 +1,6 @@
 """Record the time at which a process dies, in a process of its own: no event loop and no GIL delays it.
 
-Runs in: the benchmark (PidfdWatcher) | its watching child (`python -S pidfd_watcher.py DESCRIPTOR`).
+Runs in: a benchmark (PidfdWatcher) | its watching child (`python -S pidfd_watcher.py DESCRIPTOR`).
 
     benchmark ──pidfd, key──► child: poll(pidfds) ──key, CLOCK_MONOTONIC──► benchmark
 """
@@ -42,7 +42,9 @@ class PidfdWatcher:
         self._socket.settimeout(answer_s)
         with child_socket:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", __file__, str(child_socket.fileno())], pass_fds=[child_socket.fileno()]
+                [sys.executable, "-S", __file__, str(child_socket.fileno())],
+                pass_fds=[child_socket.fileno()],
+                start_new_session=True,  # Ctrl-C is for the benchmark
             )
         self._keys = 0
         self._dead: dict[int, float] = {}

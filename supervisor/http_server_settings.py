@@ -120,5 +120,7 @@ class ServerSettings(SupervisorSettings, HttpServerSettings):
     """Lowest level logged to stderr; info has a line for each step of a job's life."""
     log_format: Literal["text", "json"] = "text"
     """Format of the log: text, or json with one object per line."""
+    log_burst: Count = 1000
+    """Records of one noisy event in ten seconds; further ones are counted in one line (left_out). 0: all are logged."""
     redact: bool = False
     """Keep text from jobs and clients (errors, reasons, tags) out of the server's own log; tokens are never in it."""

@@ -42,7 +42,7 @@ AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 # Its debug records have whole pieces in them: what a job says is not logged.
 logging.getLogger("sse_starlette").setLevel(logging.INFO)
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("killable.server")
 
 WRITE_BYTES = 64 << 10
 """Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
@@ -207,7 +207,7 @@ class OpenSse(EventSourceResponse):
             pass  # a body of the GET that did not come in time
         except* TimeoutError:
             # Returning without the closing message makes the server close the connection.
-            log.warning("disconnected a reader of %s that read nothing for %s s", job_ids, self.send_timeout)
+            logger.warning("reader_disconnected", extra={"job_id": job_ids, "after_s": self.send_timeout})
         finally:
             self._streams.open -= 1
 
@@ -259,4 +259,4 @@ class EventStream(OpenSse):
                         yield marker(name, json.loads(data).get("error"))
         except Refused:
             # The reader sees an end without a terminal event.
-            log.info("the record of %s was dropped while its stream was read", self._reader.job_id)
+            logger.info("record_dropped", extra={"job_id": self._reader.job_id})

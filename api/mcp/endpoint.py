@@ -51,7 +51,7 @@ from killable.api.mcp.tools import tools_of
 from killable.supervisor.engine import Engine
 from killable.workers.errors import Refused
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("killable.server")
 
 INSTRUCTIONS = (
     "Each tool runs as a job in a process of its own. Cancel a call, or close its connection, and the process is ended "
@@ -220,7 +220,7 @@ async def _without_details(ctx: ServerRequestContext[Any, Any], call_next: CallN
     except (MCPError, ValidationError):
         raise
     except Exception as error:
-        log.exception("a request of MCP failed: %s", ctx.method)
+        logger.exception("mcp_failed", extra={"method": ctx.method})
         raise MCPError(INTERNAL_ERROR, "The server's log has the details") from error
 
 

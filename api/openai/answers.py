@@ -32,7 +32,7 @@ from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("killable.server")
 
 T = TypeVar("T")
 Batch = tuple[int, Sequence[JobEvent]]
@@ -226,7 +226,7 @@ class Answer(Response):
                 if failure is not None:
                     return
         except Refused:
-            log.info("the record of %s was dropped while its answer was read", self._jobs.ids)
+            logger.info("record_dropped", extra={"job_id": " ".join(self._jobs.ids)})
         else:
             yield self._in_pieces.end()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pages import certificate, codes, command, configuration, events, exit_codes, http, index, limits, python_api
+from pages import certificate, codes, command, configuration, events, exit_codes, http, index, limits, log, python_api
 
 HERE = Path(__file__).parent
 PAGES = {
@@ -23,6 +23,7 @@ PAGES = {
     "configuration.md": configuration,
     "events.md": events,
     "certificate.md": certificate,
+    "log.md": log,
 }
 
 

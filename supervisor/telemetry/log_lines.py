@@ -6,7 +6,8 @@ Runs in: supervisor.
     {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
 
 One record is always one line: all text from jobs and clients is escaped. Tokens and printed lines are never logged.
-Other text from jobs and clients is cut, or replaced (`redaction`).
+Other text from jobs and clients is cut, or replaced (`redaction`). Noisy records are counted (`log_sampling`). Where
+stderr is journald's, records go there with their fields (`journald`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import re
 import sys
 import threading
 from collections import deque
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from killable.supervisor import clock
+from killable.supervisor.telemetry import journald
+from killable.supervisor.telemetry.log_sampling import PERIOD_S, Sampling
 from killable.supervisor.telemetry.redaction import OWN, RedactingFormatter
+from killable.workers.named_tuples import NamedTuple
 
 Format = Literal["text", "json"]
 
@@ -33,6 +38,15 @@ GATHER_S = 0.02
 """Time for which lines are collected before a write; a person does not notice it."""
 
 _PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
+
+
+class JournaldConnection(Protocol):
+    """The way to journald."""
+
+    def send(self, data: bytes) -> None:
+        """Send a record. May block. Raise OSError: it is not there."""
+
+    def close(self) -> None: ...
 
 
 class Log:
@@ -55,20 +69,90 @@ class Log:
 
 
 def configure(
-    log_format: Format = "text", log_level: str = "info", redact: bool = False, stream: TextIO | None = None
-) -> Log:
+    log_format: Format = "text", log_level: str = "info", redact: bool = False, stream: TextIO | None = None,
+    *, burst: int = 0, to_journal: JournaldConnection | None = None,
+) -> Log:  # fmt: skip
     """Write the records of this process to `stream` (stderr). The caller must `close` the returned Log at the end.
 
-    `log_level` applies to killable's loggers; other libraries log warnings and worse. Raise ValueError for an unknown
-    level.
+    `log_level` applies to killable's loggers; other libraries log warnings and worse. `burst`: records of one noisy
+    name in ten seconds; 0: all. `to_journal`: send them there instead; it is closed with the log. Raise ValueError for
+    an unknown level.
     """
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
         raise ValueError(f"there is no log level {log_level!r}: debug, info, warning or error")
-    formatter = _JsonLines(redact) if log_format == "json" else _TextLines(redact)
-    writer = _Writer(stream or sys.stderr)
-    writer.setFormatter(formatter)
+    lines: RedactingFormatter = _JsonLines(redact)
+    if log_format != "json":
+        lines = _TextLines(redact, _TEXT if to_journal is None else _TEXT_IN_JOURNAL)
+    target: _Target = _Stream(stream or sys.stderr)
+    if to_journal is not None:
+        target = _Journal(to_journal, target)
+    writer = _Writer(target, Sampling(burst))
+    writer.setFormatter(lines)
     return Log(writer, level)
+
+
+class _Prepared(NamedTuple):
+    """A record as it is written: to a stream, and to journald."""
+
+    line: str
+    datagram: bytes = b""
+
+
+class _Target(Protocol):
+    """Where records go."""
+
+    def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
+        """Return what is written of a record; `line` is what a formatter has made of it."""
+
+    def write(self, prepared: list[_Prepared]) -> None:
+        """Write it, or drop it where it cannot be written. Blocks."""
+
+    def close(self) -> None: ...
+
+
+class _Stream:
+    """A line for each record."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
+        return _Prepared(line)
+
+    def write(self, prepared: list[_Prepared]) -> None:
+        try:
+            self._stream.write("".join(f"{each.line}\n" for each in prepared))
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass  # the reader is gone or the stream is closed
+
+    def close(self) -> None:
+        pass
+
+
+class _Journal:
+    """A datagram for each record. While journald takes none they go to the stream, with their priorities
+    (sd-daemon(3)): systemd keeps what is in that until journald is back.
+    """
+
+    def __init__(self, journal: JournaldConnection, instead: _Target) -> None:
+        self._journal, self._instead = journal, instead
+
+    def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
+        mark = f"<{journald.priority(record.levelno)}>"
+        return _Prepared(mark + line.replace("\n", f"\n{mark}"), journald.datagram(record, line))
+
+    def write(self, prepared: list[_Prepared]) -> None:
+        for number, each in enumerate(prepared):
+            try:
+                self._journal.send(each.datagram)
+            except OSError:
+                self._instead.write(prepared[number:])
+                return
+
+    def close(self) -> None:
+        self._journal.close()
 
 
 class _Writer(logging.Handler):
@@ -78,10 +162,10 @@ class _Writer(logging.Handler):
     interpreter lock, 0.1 ms a line.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, target: _Target, sampling: Sampling) -> None:
         super().__init__()
-        self._stream = stream
-        self._lines: deque[str] = deque()
+        self._target, self._sampling = target, sampling
+        self._lines: deque[_Prepared] = deque()
         self._dropped = 0
         self._lines_waiting = threading.Event()
         self._closing = threading.Event()
@@ -90,13 +174,17 @@ class _Writer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
+            if not self._sampling.admits(record, clock.monotonic()):
+                if self._sampling.is_new:
+                    self._lines_waiting.set()  # from now on the thread waits for the end of the period
+                return
             if len(self._lines) >= RECORDS_WAITING_MAX:
                 self._dropped += 1
                 return
             if self._dropped:
-                self._lines.append(self.format(_lost(self._dropped)))
+                self._put(_made("records_dropped", dropped=self._dropped))
                 self._dropped = 0
-            self._lines.append(self.format(record))
+            self._put(record)
             if not self._lines_waiting.is_set():
                 self._lines_waiting.set()
         except Exception:
@@ -107,35 +195,54 @@ class _Writer(logging.Handler):
             self._closing.set()
             self._lines_waiting.set()
             self._thread.join(LAST_WORDS_S)  # if the stream blocks, the thread ends with the process
+            if not self._thread.is_alive():
+                self._target.close()
         super().close()
+
+    def _put(self, record: logging.LogRecord) -> None:
+        assert isinstance(self.formatter, RedactingFormatter)
+        cleaned = self.formatter.cleaned(record)
+        self._lines.append(self._target.prepared(cleaned, self.formatter.format_cleaned(cleaned)))
 
     def _write(self) -> None:
         while True:
-            self._lines_waiting.wait()
+            due = self._sampling.due()
+            self._lines_waiting.wait(None if due is None else max(0.0, due - clock.monotonic()))
             self._lines_waiting.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
             is_last = self._closing.wait(GATHER_S)
+            self._tell_left_out(is_last)
             lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            try:
-                self._stream.write("".join(f"{line}\n" for line in lines))
-                self._stream.flush()
-            except (OSError, ValueError):
-                pass  # the reader is gone or the stream is closed
+            if lines:
+                self._target.write(lines)
             if is_last:
                 return
 
+    def _tell_left_out(self, is_last: bool) -> None:
+        self.acquire()
+        try:
+            for name, number, level in self._sampling.over(clock.monotonic(), at_end=is_last):
+                self._put(_made("left_out", level, name_left_out=name, number=number, period_s=PERIOD_S))
+        finally:
+            self.release()
 
-def _lost(number: int) -> logging.LogRecord:
-    text = "records were dropped: stderr was blocked"
-    record = logging.LogRecord(f"{OWN}.log", logging.WARNING, "", 0, text, None, None)
-    record.dropped = number
+
+def _made(event: str, level: int = logging.WARNING, **fields: Any) -> logging.LogRecord:
+    """Return a record of the log's own."""
+    record = logging.LogRecord(f"{OWN}.log", level, "", 0, event, None, None)
+    record.__dict__.update(fields)
     return record
+
+
+_TEXT = "%(asctime)s %(levelname)s %(name)s %(message)s"
+_TEXT_IN_JOURNAL = "%(name)s %(message)s"
+"""journald has the time and the level by itself."""
 
 
 class _TextLines(RedactingFormatter):
     """Formats a record as time, level, logger, event and fields (name=value). An indented traceback follows."""
 
-    def __init__(self, redact: bool) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+    def __init__(self, redact: bool, form: str) -> None:
+        super().__init__(form)
         self.redact = redact
 
     def formatMessage(self, record: logging.LogRecord) -> str:

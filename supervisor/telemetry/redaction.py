@@ -26,7 +26,11 @@ class RedactingFormatter(logging.Formatter):
     redact: bool
 
     def format(self, record: logging.LogRecord) -> str:
-        record = _copied(record)  # other handlers get the same record
+        return self.format_cleaned(self.cleaned(record))
+
+    def cleaned(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Return a copy that has nothing in it which must not be written; other handlers get the same record."""
+        record = _copied(record)
         if record.name.partition(".")[0] != OWN and self.redact:
             record.msg, record.args = f"{REDACTED} {record.module}:{record.lineno}", None
         for name in FOREIGN_TEXT_FIELDS & record.__dict__.keys():
@@ -34,6 +38,9 @@ class RedactingFormatter(logging.Formatter):
             record.__dict__[name] = REDACTED if self.redact and value else _cut(value)
         record.exc_text = None  # drop the text that another formatter has cached
         record.levelname = record.levelname.lower()
+        return record
+
+    def format_cleaned(self, record: logging.LogRecord) -> str:
         return super().format(record)
 
     def formatException(self, ei: Any) -> str:

@@ -498,7 +498,7 @@ async def test_a_reader_that_takes_nothing_more_is_cut_off_wherever_it_stops(
     app = create_app(server.supervisor, HttpSettings(send_timeout_s=0.1, ping_s=600))
     async with asyncio.timeout(30):
         await taken(app, job_id, send)
-    assert len(sent) == taken_before and "disconnected a reader" in caplog.text
+    assert len(sent) == taken_before and "reader_disconnected" in caplog.text
     assert app.state.parts.streams.open == 0
 
 

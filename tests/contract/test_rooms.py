@@ -213,6 +213,7 @@ IN_OTHER_THREADS = {
     for name in (
         "journal/journal_thread",
         "pools/lane",
+        "telemetry/log_lines",
         "telemetry/loop_turns",
         *(
             f"executor/{name}"

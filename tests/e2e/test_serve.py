@@ -26,6 +26,7 @@ from support.killable_command import COMMAND, Command, Server, open_gate
 from support.waiting import Pending, until
 
 from killable.api.client.client import Client
+from killable.supervisor.telemetry.log_vocabulary import EVENTS
 
 JOBS = '''
 import os
@@ -329,8 +330,18 @@ def test_the_announcement_for_people(tmp_path: Path) -> None:
         assert KEY not in said
 
 
+NOISY = """
+import os, warnings
+print("printed while it is imported")
+os.write(2, b"half a line")
+os.write(2, b" and the rest\\n")
+warnings.warn("an old name")
+"""
+"""A module that does what models do while they are loaded."""
+
+
 def test_every_line_of_a_log_in_json_is_json(tmp_path: Path) -> None:
-    (tmp_path / "my_jobs.py").write_text(JOBS)
+    (tmp_path / "my_jobs.py").write_text(NOISY + JOBS)
     command = Command(tmp_path)
     with command.start("serve", "my_jobs.py", "--port", "0", "--log-format", "json") as process:
         assert process.stderr is not None
@@ -343,6 +354,22 @@ def test_every_line_of_a_log_in_json_is_json(tmp_path: Path) -> None:
     (serving,) = [record for record in records if record["event"] == "serving"]
     assert serving["pid"] == process.pid and serving["url"].startswith("http://127.0.0.1:")
     assert [pool["state"] for pool in serving["pools"]] == ["ready"]
+    stray = [record["detail"] for record in records if record["event"] == "stderr"]
+    assert {"printed while it is imported", "half a line and the rest"} <= set(stray)
+    assert any("UserWarning: an old name" in line for line in stray)
+    assert all(record["event"] in EVENTS for record in records)
+
+
+@pytest.mark.parametrize("where", ["flag", "variable", "file", "file that is no TOML"])
+def test_an_error_before_a_start_is_json_in_a_log_in_json(where: str, tmp_path: Path) -> None:
+    fault = "[server]\nport = 'here'\n" + ("= no TOML\n" if where == "file that is no TOML" else "")
+    (tmp_path / "killable.toml").write_text(fault + ("log_format = 'json'\n" if "file" in where else ""))
+    flags = ["--log-format", "json"] if where == "flag" else []
+    variables = {"KILLABLE_SERVER__LOG_FORMAT": "json"} if where == "variable" else {}
+    told = Command(tmp_path).run("serve", *flags, env=variables)
+    (record,) = map(json.loads, told.stderr.splitlines())
+    assert (told.returncode, record["event"], record["level"]) == (78, "not_started", "error")
+    assert record["code"] == "configuration" and "killable.toml" in record["error"]
 
 
 # ── what it is told ──
@@ -487,7 +514,6 @@ def test_jobs_do_not_get_the_secrets_of_the_server(tmp_path: Path) -> None:
 
 ADOPTS = """
 import ctypes, os, sys
-ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER, as PID 1 of a container; it outlives the exec
 if os.fork() == 0:
     if os.fork() == 0:
         os._exit(0)  # a stranger, whose parent does not wait for it

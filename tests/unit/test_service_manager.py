@@ -124,4 +124,5 @@ def test_a_manager_that_is_gone_is_no_failure(tmp_path: Path, caplog: pytest.Log
             told.ready("listening")
 
     asyncio.run(main())
-    assert "cannot be told: No such file or directory" in caplog.text
+    (record,) = caplog.records
+    assert (record.message, record.__dict__["detail"]) == ("manager_not_told", "No such file or directory")

@@ -20,12 +20,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import spelling
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
+    from killable.api.cli.server.server_log import Sayings
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
     from killable.supervisor.configuration.config import Config
@@ -65,19 +65,21 @@ def serve(
     reloads: bool,
     as_json: bool,
 ) -> None:
-    with errors.reporting(as_json):
+    from killable.api.cli.server import server_log
+
+    flags = {
+        "server.host": host, "server.port": port, "server.uds": uds,
+        "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
+        "server.mcp": mcp or None, "cluster.ray": ray,
+    }  # fmt: skip
+    with server_log.reporting(as_json, flags, config):
         require_linux("serve")
-        flags = {
-            "server.host": host, "server.port": port, "server.uds": uds,
-            "server.journal": journal, "server.log_level": log_level, "server.log_format": log_format,
-            "server.mcp": mcp or None, "cluster.ray": ray,
-        }  # fmt: skip
         _run(flags, config, target, reloads, as_json)
 
 
 def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads: bool, as_json: bool) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
-    from killable.api.cli.server import interpreter_settings, owner_socket
+    from killable.api.cli.server import interpreter_settings, owner_socket, server_log
     from killable.api.cli.server.service_manager import ServiceManager
 
     interpreter_settings.pause_collector()
@@ -88,7 +90,7 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads
     from killable.api.cli.server.open_files import raise_file_limit
     from killable.api.cli.server.sighup import no_end_by_hang_up
     from killable.supervisor.linux import server_protection
-    from killable.supervisor.telemetry import log_lines, loop_turns
+    from killable.supervisor.telemetry import loop_turns
 
     server_protection.protect()
     in_force = load(config, os.environ, flags, target)
@@ -105,11 +107,11 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads
         check_reload(fitted.cluster.ray)
     with (
         no_end_by_hang_up(),
+        server_log.opened(server) as manager.crash_output,
         listen(server, in_force.config.sources.get("server.host", "")) as listener,
         owner_socket.claim(listener.url) or contextlib.nullcontext(),
         listen_for_operators(server) or contextlib.nullcontext() as operators,
     ):
-        log = log_lines.configure(server.log_format, server.log_level, server.redact)
         if lowered:
             logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
         try:
@@ -120,8 +122,6 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads
                 runner.run(_serve(in_force, listener, manager, audit_log, operators, reloads, as_json))
         except OSError as error:
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
-        finally:
-            log.close()
 
 
 def _fitted(config: Config, files: int) -> tuple[Config, dict[str, int]]:
@@ -152,13 +152,14 @@ async def _serve(
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.http_server import HttpServer
+    from killable.api.cli.server.server_log import Sayings
     from killable.api.cli.server.sighup import HangUp
     from killable.api.webhooks.server_webhooks import deliveries_of
     from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
-    stop = _Stop()
+    stop, sayings = _Stop(), Sayings(config.server)
     supervisor = supervisor_of(config, os.environ)
     supervisor.check_types = functools.partial(_check, config)
     callbacks = deliveries_of(supervisor, config)
@@ -181,13 +182,13 @@ async def _serve(
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
             ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))
-            await _until_asked_to_stop(supervisor, web, manager, stop, config.server.drain_s)
+            await _until_asked_to_stop(supervisor, web, manager, stop, sayings, config.server.drain_s)
             ready.cancel()
             if watch is not None:
                 await watch.close()
             if notes is not None:
                 notes.close()
-            await _end_jobs(supervisor, manager, stop)
+            await _end_jobs(supervisor, manager, stop, sayings)
             hang_up.close()
             if callbacks is not None:
                 await callbacks.close(LAST_WORDS_S)
@@ -279,7 +280,7 @@ def _check(config: Config, pools: Sequence[PoolRecord], types: Sequence[JobType]
 
 
 async def _until_asked_to_stop(
-    supervisor: Supervisor, web: HttpServer, manager: ServiceManager, stop: _Stop, drain_s: float
+    supervisor: Supervisor, web: HttpServer, manager: ServiceManager, stop: _Stop, sayings: Sayings, drain_s: float
 ) -> None:
     """Wait until the server is to stop: over HTTP, or by a signal and `drain_s` after it."""
     due = asyncio.create_task(supervisor.until_shutdown())
@@ -287,15 +288,16 @@ async def _until_asked_to_stop(
     if stop.asked.is_set():
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
-            jobs = spelling.counted(left.running + left.queued, "job")
-            manager.status(f"{jobs} may finish within {spelling.setting(drain_s)}")
-            _say(f"{jobs} may finish within {spelling.setting(drain_s)}; Ctrl-C again kills at once")
+            number = left.running + left.queued
+            said = f"{spelling.counted(number, 'job')} may finish within {spelling.setting(drain_s)}"
+            manager.status(said)
+            sayings.say(f"{said}; Ctrl-C again kills at once", "draining_for", jobs=number, drain_s=drain_s)
         await _first_of(_done(due), stop.asked_again.wait())
     stop.asked.set()  # a signal from here on counts as the second one
     due.cancel()
 
 
-async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop) -> None:
+async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop, sayings: Sayings) -> None:
     """End every job with its own grace; after a second signal, with none."""
     left = await supervisor.drained()
     number = 0 if supervisor.leaves_jobs else left.running + left.queued
@@ -306,22 +308,13 @@ async def _end_jobs(supervisor: Supervisor, manager: ServiceManager, stop: _Stop
         verb, whom = (
             ("is cancelled with its grace", "it") if number == 1 else ("are cancelled with their grace", "them")
         )
-        _say(f"{spelling.counted(number, 'job')} {verb}; Ctrl-C again kills {whom}")
+        said = f"{spelling.counted(number, 'job')} {verb}"
+        sayings.say(f"{said}; Ctrl-C again kills {whom}", "ending_jobs", jobs=number, detail=verb)
     await _first_of(_done(closing), stop.asked_again.wait())
     if not closing.done():
-        _say("killing the jobs that are left")
+        sayings.say("killing the jobs that are left", "ending_jobs", detail="they are killed: a second signal came")
         await supervisor.close(grace_s=0)
     await closing
-
-
-def _say(text: str) -> None:
-    """Print to stderr in a thread: a terminal that is gone or blocked must not delay the end of the jobs."""
-
-    def write() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            console.stderr_console().print(text)
-
-    threading.Thread(target=write, name="killable-say", daemon=True).start()
 
 
 async def _done(task: asyncio.Task[Any]) -> None:

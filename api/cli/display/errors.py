@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.workers.error_codes import CODES
 from killable.workers.errors import KillableError
 
+Show = Callable[[dict[str, Any], Sequence[Text], bool], None]
+"""Shows an error: its members, its lines for people, and whether JSON was asked for."""
+
 
 @contextmanager
-def reporting(as_json: bool) -> Iterator[None]:
-    """Report an error of the body and exit with its code; an interrupt exits with 130."""
+def reporting(as_json: bool, showing: Show | None = None) -> Iterator[None]:
+    """Report an error of the body, by `show` or `showing`, and exit with its code; an interrupt exits with 130."""
     try:
         yield
     except KillableError as error:
-        report(error, as_json)
+        report(error, as_json, showing)
         raise click.exceptions.Exit(exit_code(error)) from None
     except KeyboardInterrupt:
         raise click.exceptions.Exit(CommandExit.INTERRUPTED) from None
@@ -39,18 +42,18 @@ def reporting(as_json: bool) -> Iterator[None]:
         raise  # the reader of stdout has gone: click exits silently
     except OSError as error:
         members = {"code": "os", "message": str(error), "retryable": False}
-        _print(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)
+        (showing or show)(members, [Text.assemble(("killable: ", "bold"), str(error))], as_json)
         raise click.exceptions.Exit(CommandExit.OS) from None
 
 
-def report(error: KillableError, as_json: bool) -> None:
+def report(error: KillableError, as_json: bool, showing: Show | None = None) -> None:
     """Print an error: one JSON document on stdout, or a message on stderr."""
     lines = [Text.assemble(("killable: ", "bold"), _headline(error))]
     lines += [Text(line, "dim") for line in _details(error)]
     hint = hint_for(error)
     if hint:
         lines.append(Text.assemble(("hint: ", "bold cyan"), hint))
-    _print(error_members(error), lines, as_json)
+    (showing or show)(error_members(error), lines, as_json)
 
 
 def odd_answer(address: str, error: Exception) -> KillableError:
@@ -66,7 +69,7 @@ def odd_answer(address: str, error: Exception) -> KillableError:
     )
 
 
-def _print(members: dict[str, Any], lines: Sequence[Text], as_json: bool) -> None:
+def show(members: dict[str, Any], lines: Sequence[Text], as_json: bool) -> None:
     """Print an error where it belongs, or on the other stream if that one cannot be written to: its disk is full."""
     if as_json:
         try:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from killable.supervisor.engine import Engine
     from killable.supervisor.files.file_store import FileStore
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("killable.server")
 
 CUT_OFF_S = 1.0
 """Seconds for uvicorn to end after it was asked to drop its connections."""
@@ -107,9 +107,7 @@ class HttpServer:
         end_listening(self._app)
         await asyncio.wait({self._serving}, timeout=readers_s)
         if not self._serving.done():
-            log.warning(
-                "connections of readers that did not read were dropped: %d", len(self._server.server_state.connections)
-            )
+            logger.warning("readers_dropped", extra={"number": len(self._server.server_state.connections)})
             # The dropped answers are cancelled, and uvicorn would log a traceback for each.
             logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self._server.force_exit = True

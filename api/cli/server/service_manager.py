@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, MutableMapping
 from typing import Self
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger("killable.server")
 
 SOCKET, PERIOD, PERIOD_OF = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 RETRY_S = 0.1
@@ -40,6 +40,8 @@ class ServiceManager:
         self._retry: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
         self._is_ready = False
+        self.crash_output = 2
+        """The descriptor for the stacks of threads when the manager ends a process that stands still."""
 
     @classmethod
     def of(cls, environ: MutableMapping[str, str]) -> ServiceManager:
@@ -47,7 +49,7 @@ class ServiceManager:
         address, period, pid = (environ.pop(name, "") for name in (SOCKET, PERIOD, PERIOD_OF))
         if not address.startswith(("/", "@")):
             if address:
-                log.warning("%s=%s is no Unix socket; the service manager is told nothing", SOCKET, address)
+                logger.warning("manager_unknown", extra={"detail": f"{SOCKET}={address}: it is told nothing"})
             return cls()
         is_ours = not pid or pid == str(os.getpid())
         watched = is_ours and period.isascii() and period.isdigit() and int(period) > 0
@@ -62,7 +64,7 @@ class ServiceManager:
         if self._address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         if self._watchdog_s is not None:
-            faulthandler.enable()
+            faulthandler.enable(self.crash_output)
             self._alive(self._watchdog_s / 2)
         return self
 
@@ -120,7 +122,7 @@ class ServiceManager:
                     self._retry = asyncio.get_running_loop().call_later(RETRY_S, self._send_again)
                 return
             except OSError as error:
-                log.warning("the service manager at %s cannot be told: %s", self._address, error.strerror)
+                logger.warning("manager_not_told", extra={"path": self._address, "detail": error.strerror})
                 self._unsent.clear()
                 return
             self._unsent.popleft()

@@ -14,6 +14,7 @@ PAGES = {
     "configuration.md": ("killable.toml", "every key with its default"),
     "events.md": ("Events", "the events of a job and their order"),
     "certificate.md": ("Certificate", "every field of the record of an ending"),
+    "log.md": ("Log", "every record of the server's log, with its fields"),
 }
 
 

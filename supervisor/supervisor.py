@@ -127,6 +127,7 @@ class Supervisor:
         """
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
+        self._observer.on_start(self._clock)
         rows: Sequence[JournalRow] = ()
         try:
             if self.settings.journal:

@@ -24,7 +24,7 @@ from killable.api.http.openai_reading import options_of, read_request
 from killable.api.http.openai_requests import Asked
 from killable.api.http.openai_values import Embeddings, TextOfTokens, TokensOfText
 from killable.api.http.request_faults import fault, invalid
-from killable.api.http.responses import NO_BODY, Json, correlation_id_of
+from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
@@ -203,6 +203,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     options = options_of(asked)
     job_type = next(each for each in job_types if each.name == asked.job_type)
     operator, correlation_id = is_operator(request.scope), correlation_id_of(request)
+    trace = trace_of(request)
     if asked.stream:
         parts.streams.check(operator=operator)
     encoded = [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
@@ -224,6 +225,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
                 idempotency_key=f"{key}#{number}" if key and number else key or "",
                 body_digest=digest,
                 correlation_id=correlation_id,
+                **trace,
             )
             records.append(await parts.engine.submit(submission, counted=not number))
     except Refused:

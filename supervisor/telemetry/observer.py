@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.models import Outcome, Submission, Verdict
@@ -29,6 +30,9 @@ class Observer:
 
         self.metrics = Metrics()
         self.sse_clients = 0
+
+    def on_start(self, clock: Clock) -> None:
+        """Take the clock of the supervisor, which begins to work."""
 
     def on_types(self, types: Iterable[str]) -> None:
         """Take the names of all current job types."""

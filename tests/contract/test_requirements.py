@@ -18,7 +18,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
-OF_EXTRAS = {"supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload"}
+OF_EXTRAS = {
+    "supervisor/cluster/ray_launcher.py": "ray",
+    "api/cli/server/code_watch.py": "reload",
+    **{f"supervisor/telemetry/{name}.py": "otel" for name in ("span_building", "telemetry")},
+}
 """Files that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"
 """Only pytest imports it."""

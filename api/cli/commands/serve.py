@@ -153,13 +153,16 @@ async def _serve(
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
+    from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
+    from killable.supervisor import event_loops
     from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop = _Stop()
-    supervisor = supervisor_of(config, os.environ)
+    telemetry = telemetry_of(config, os.environ)
+    supervisor = supervisor_of(config, os.environ, None if telemetry is None else telemetry.observer())
     supervisor.check_types = functools.partial(_check, config)
     callbacks = deliveries_of(supervisor, config)
     adopts = adopted_zombies.is_reaper_of_strangers()
@@ -170,8 +173,9 @@ async def _serve(
             if not await _started(supervisor, config, stop):
                 return
             web = HttpServer(
-                supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks
-            )
+                supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks,
+                telemetry,
+            )  # fmt: skip
             await web.start()
             hang_up = HangUp(in_force, web, manager, supervisor, audit_log, callbacks)
             hang_up.start()
@@ -196,6 +200,8 @@ async def _serve(
                 _raise_deposed()
         finally:
             await supervisor.close(grace_s=0)
+            if telemetry is not None:
+                await event_loops.in_thread(asyncio.get_running_loop(), telemetry.close)
             if reaper is not None:
                 reaper.close()
 

@@ -26,6 +26,7 @@ from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
     from killable.api.http.app import Tools
+    from killable.api.http.telemetry_sent import TelemetrySent
     from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.engine import Engine
     from killable.supervisor.files.file_store import FileStore
@@ -55,12 +56,12 @@ class HttpServer:
     def __init__(
         self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
         audit_log: AuditLog | None = None, operators: Listener | None = None, files: FileStore | None = None,
-        callbacks: Deliveries | None = None,
+        callbacks: Deliveries | None = None, telemetry: TelemetrySent | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
-        self._app = create_app(engine, settings, audit_log, files, _tools(engine, settings), callbacks)
+        self._app = create_app(engine, settings, audit_log, files, _tools(engine, settings), callbacks, telemetry)
         self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
         served = with_true_clients(self._app, server.trusted_proxies)

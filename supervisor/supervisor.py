@@ -51,6 +51,8 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from killable.supervisor.dispatch.reload import CheckTypes, Reload
     from killable.supervisor.dispatch.stream_readers import StreamReaders
     from killable.supervisor.files.file_store import FileStore
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.fleet import Fleet
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.gauges import Gauges
+    from killable.supervisor.telemetry.scraping import Scraping
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -470,26 +472,24 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        from killable.supervisor.telemetry import metrics_exposition  # it needs prometheus_client, an Executor does not
-
-        gauges = await self._gauges()
-        return metrics_exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
+        return await self._scraping.counts(self._clock.now() - self._started)
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
-        from killable.supervisor.telemetry import gauges as reading
-        from killable.supervisor.telemetry import metrics_exposition
+        from killable.supervisor.telemetry.metrics_exposition import as_text  # prometheus_client, which is for servers
 
-        rss_bytes = await reading.read_rss_bytes(self._fleet)
-        gauges = await self._gauges()
-        return metrics_exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
+        return as_text(await self._scraping.families(), openmetrics=openmetrics)
 
-    async def _gauges(self) -> Gauges:
-        # Nothing that an Executor needs either.
-        from killable.supervisor.telemetry.gauges import gauges_of_cluster, gauges_of_files, read_gauges
+    async def families(self) -> Sequence[Metric]:
+        """Return all metrics, measured now."""
+        return await self._scraping.families()
 
-        return await read_gauges(
-            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=self._observer.sse_clients,
-            cluster=gauges_of_cluster(self._remote_pools), files=gauges_of_files(self.files),
+    @functools.cached_property
+    def _scraping(self) -> Scraping:
+        from killable.supervisor.telemetry.scraping import Scraping
+
+        return Scraping(
+            self._observer, self._fleet, self.jobs.job_queue, self._registry, self._clock, self._remote_pools,
+            self.files, None if self._job_notes is None else self._job_notes.journal,
         )  # fmt: skip
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:

@@ -14,12 +14,17 @@ from prometheus_client.core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from killable.api.http.responses import TRACE
+from killable.api.http.route_roles import OPEN_PATHS
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """Buckets, as the convention for `http.server.request.duration` has them."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE"})
 OTHER = "_OTHER"
 """Any other method, as OpenTelemetry has it."""
+
+
+OF_MACHINES = OPEN_PATHS | {"/metrics", "/v1/metrics"}
+"""Paths that machines ask every few seconds: neither measured nor traced."""
 
 
 class RequestMetrics:
@@ -49,7 +54,7 @@ class MeasuredRequests:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] in OF_MACHINES:
             await self._app(scope, receive, send)
             return
         began, status, method = monotonic(), 0, method_of(scope)

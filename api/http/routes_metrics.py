@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
-from prometheus_client.core import Metric
-from prometheus_client.exposition import choose_encoder
 from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +17,7 @@ from starlette.responses import Response
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.responses import Json, Responses, documented
 from killable.api.http.telemetry_sent import TelemetrySent
+from killable.supervisor.telemetry.metrics_exposition import as_text
 
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -31,7 +30,6 @@ WEBHOOK_COUNTS = {
     "given_up": "Webhooks that were given up",
     "refused": "Webhooks that were given up at once, as too many waited",
 }
-PATHS = frozenset({"/metrics", "/v1/metrics"})
 router = APIRouter(tags=["metrics"], default_response_class=Json)
 
 
@@ -154,7 +152,7 @@ async def _text(request: Request, openmetrics: bool) -> Response:
         lines += _counter(f"killable_webhooks_{name}", total, told, webhooks[name])
     if (telemetry := parts_of(request).telemetry) is not None:
         lines += _sent(telemetry, total)
-    requests = b"".join(_family(each, openmetrics=openmetrics) for each in parts_of(request).request_metrics.collect())
+    requests = as_text(parts_of(request).request_metrics.collect(), openmetrics=openmetrics).removesuffix(b"# EOF\n")
     # They come first: in OpenMetrics, the text of the engine has an end.
     body = "\n".join([*lines, ""]).encode() + requests + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
@@ -176,24 +174,6 @@ def _sent(telemetry: TelemetrySent, suffix: str) -> Iterator[str]:
     yield f"# HELP {name}_waiting Ended jobs and requests whose spans wait to be sent"
     yield f"# TYPE {name}_waiting gauge"
     yield f"{name}_waiting {telemetry.waiting}.0"
-
-
-def _family(family: Metric, *, openmetrics: bool) -> bytes:
-    """Return the text of one family, without an end."""
-    encode, _ = choose_encoder(OPENMETRICS if openmetrics else TEXT)
-    if not openmetrics:  # in this format the time of its creation would be a metric of its own
-        family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-    return encode(_One(family)).removesuffix(b"# EOF\n")
-
-
-class _One:
-    """A collector of one family."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._family
 
 
 def _accepted(accept: str) -> list[str]:

@@ -12,27 +12,22 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.request_metrics import method_of, route_of
+from killable.api.http.request_metrics import OF_MACHINES, method_of, route_of
 from killable.api.http.responses import TRACE
-from killable.api.http.route_roles import OPEN_PATHS
-from killable.api.http.routes_metrics import PATHS as METRICS_PATHS
 from killable.api.http.telemetry_sent import TelemetrySent
 from killable.supervisor.telemetry.request_trace import RequestFacts
 from killable.workers.protocol.trace_context import TraceContext, parsed
 
-UNTRACED = OPEN_PATHS | METRICS_PATHS
-"""What machines ask every few seconds."""
-
 
 class TracedRequests:
-    """Has a span of each request but those of UNTRACED."""
+    """Has a span of each request but those of OF_MACHINES."""
 
     def __init__(self, app: ASGIApp, telemetry: TelemetrySent) -> None:
         self._app = app
         self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNTRACED:
+        if scope["type"] != "http" or scope["path"] in OF_MACHINES:
             await self._app(scope, receive, send)
             return
         parent = _parent_of(scope["headers"])

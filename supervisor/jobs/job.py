@@ -170,6 +170,12 @@ class Job:
         return trace_id_of(self.submission.traceparent) if self.trace is None else self.trace.context.trace_id
 
     @property
+    def exemplar(self) -> dict[str, str] | None:
+        """What leads from a value that was measured to the job's trace; None: it is in none that is told."""
+        trace = self.trace
+        return None if trace is None or not trace.context.is_sampled else {"trace_id": trace.context.trace_id}
+
+    @property
     def kept_bytes(self) -> int:
         events = len(self.log) - self.log.first
         return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")

@@ -63,7 +63,7 @@ class Observer:
 
     def on_left_queue(self, job: Job, now: float) -> None:
         """Note that a worker has the job, or that its time in the queue is over."""
-        self.metrics.on_left_queue(job.type.name, now - job.queued)
+        self.metrics.on_left_queue(job.type.name, now - job.queued, job.exemplar)
 
     def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None:
         """Note that an attempt has ended and another one of its job follows."""
@@ -72,12 +72,13 @@ class Observer:
 
     def on_entered(self, job: Job) -> None:
         assert job.started is not None and job.assigned is not None
-        self.metrics.on_entered(job.type.name, job.started - job.assigned)
+        self.metrics.on_entered(job.type.name, job.started - job.assigned, job.exemplar)
         job_log.started(job)
 
     def on_first_token(self, job: Job, now: float) -> None:
         if job.started is not None:
-            self.metrics.on_first_token(job.type.name, now - job.started)
+            self.metrics.on_first_token(job.type.name, now - job.started, job.exemplar)
+        self.metrics.genai.on_first_token(job, now)
 
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         job_log.cancel_requested(job, verdict, grace_s)
@@ -101,7 +102,9 @@ class Observer:
             ran_s=ran_s,
             tokens=job.log.tokens,
             tokens_left=_tokens_left(job),
+            exemplar=job.exemplar,
         )
+        self.metrics.genai.on_ended(job)
         job_log.ended(job, ran_s)
 
     def on_slot_ready(self, job: Job, after_ms: float) -> None:

@@ -24,6 +24,8 @@ GATHER_S = 1.0
 """Time for which ends are gathered before they are sent together."""
 BATCH_MAX = 256
 """Jobs and requests whose spans are sent together."""
+SPANS_MAX = 4096
+"""With so many spans no more jobs are added to what is sent together."""
 BYTES_MAX = 32 << 20
 """Approximate memory of what waits."""
 
@@ -100,7 +102,7 @@ class OtlpSender:
 
     def _send_some(self) -> None:
         spans: list[Any] = []
-        while self._waiting and self._under_way < BATCH_MAX:
+        while self._waiting and self._under_way < BATCH_MAX and len(spans) < SPANS_MAX:
             try:
                 facts = self._waiting.popleft()
             except IndexError:  # `close` has given up

@@ -5,18 +5,22 @@ Runs in: supervisor. Imported only where telemetry is sent: OpenTelemetry's pack
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.util.re import parse_env_headers
 
+from killable.supervisor.clock import monotonic
 from killable.supervisor.http_server_settings import TelemetrySettings
 from killable.supervisor.telemetry.job_trace import JobFacts
 from killable.supervisor.telemetry.otel_settings import Targets
+from killable.supervisor.telemetry.otlp_metrics import MetricsSender, Read
 from killable.supervisor.telemetry.otlp_sender import OtlpSender
 from killable.supervisor.telemetry.request_trace import RequestFacts
 from killable.supervisor.telemetry.sampling import sampler_of
@@ -51,6 +55,17 @@ class Telemetry:
             self._spans = OtlpSender(
                 exporter, lambda facts: list(building.spans_of(facts)), settings.waiting_max, address=targets.traces
             )
+        self._metrics: MetricsSender | None = None
+        if targets.metrics:
+            sends = OTLPMetricExporter(targets.metrics, headers=self._headers, timeout=settings.timeout_s)
+            self._metrics = MetricsSender(
+                sends, self._resource, version("killable"), settings.metrics_every_s, address=targets.metrics
+            )
+
+    def start(self, loop: asyncio.AbstractEventLoop, read_metrics: Read) -> None:
+        """Begin to send metrics, if any are to be sent."""
+        if self._metrics is not None:
+            self._metrics.start(loop, read_metrics)
 
     @property
     def sends_traces(self) -> bool:
@@ -59,7 +74,8 @@ class Telemetry:
     @property
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """How many were sent, dropped and not sent, by what they are: traces, metrics."""
-        return {"traces": self._spans.counts} if self._spans is not None else {}
+        senders = (("traces", self._spans), ("metrics", self._metrics))
+        return {name: sender.counts for name, sender in senders if sender is not None}
 
     @property
     def waiting(self) -> int:
@@ -76,9 +92,11 @@ class Telemetry:
         return TracedJobs(self.sampler, self) if self.sends_traces else None
 
     def close(self) -> None:
-        """Send what waits, for `flush_s` at most. Blocks."""
-        if self._spans is not None:
-            self._spans.close(self._flush_s)
+        """Send what waits, for `flush_s` at most. Blocks, while the loop runs on."""
+        until = monotonic() + self._flush_s
+        for sender in (self._spans, self._metrics):
+            if sender is not None:
+                sender.close(max(0.0, until - monotonic()))
 
 
 def _headers(settings: TelemetrySettings, environ: Mapping[str, str]) -> Mapping[str, str] | None:

@@ -21,7 +21,7 @@ LOADED_BY_OTHERS = {"httptools"}
 OF_EXTRAS = {
     "supervisor/cluster/ray_launcher.py": "ray",
     "api/cli/server/code_watch.py": "reload",
-    **{f"supervisor/telemetry/{name}.py": "otel" for name in ("span_building", "telemetry")},
+    **{f"supervisor/telemetry/{name}.py": "otel" for name in ("otlp_metrics", "span_building", "telemetry")},
 }
 """Files that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"

@@ -97,6 +97,8 @@ workers = 2
 """
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+AT_ONCE = {"killable.supervisor.telemetry.otlp_sender": {"GATHER_S": 0.02}}
+"""What ends is sent soon."""
 ERROR, OK, UNSET = 2, 1, 0
 Start = Callable[..., Server]
 
@@ -110,6 +112,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture
 def start(serve: Serve, tmp_path: Path, collector: Collector) -> Start:
     def begin(telemetry: str = "", port: int = 0, **options: Any) -> Server:
+        options.setdefault("constants", AT_ONCE)
         (tmp_path / "my_jobs.py").write_text(JOBS)
         text = CONFIGURATION.format(port=port or collector.port, telemetry=telemetry)
         (tmp_path / "killable.toml").write_text(text)
@@ -270,17 +273,19 @@ def test_a_collector_that_fails_costs_no_job_anything(start: Start, collector: C
         with pytest.raises(JobCancelled):
             job.result(wait_s=30)
         assert job.record()["certificate"]["tree_empty"] < 1000
-        until(lambda: dropped(client.exposition()) or Pending(client.exposition()), "some were dropped")
+        if fault != "garbage":  # its status is 200
+            result = "dropped" if fault == "silent" else "failed"
+            until(lambda: lost(client.exposition(), result) or Pending(""), f"some were {result}")
     began = time.monotonic()
     code, _, said = server.stop()
     assert code == 0 and time.monotonic() - began < 10
     is_told = "traces_cannot_be_sent" in said or "traces_lost" in said
-    assert is_told == (fault != "garbage")  # its status was 200
+    assert is_told == (fault != "garbage")
 
 
-def dropped(exposition: str) -> float:
+def lost(exposition: str, result: str) -> float:
     lines = [line for line in exposition.splitlines() if line.startswith('killable_telemetry_total{kind="traces"')]
-    return sum(float(line.split()[-1]) for line in lines if 'result="dropped"' in line)
+    return sum(float(line.split()[-1]) for line in lines if f'result="{result}"' in line)
 
 
 def test_what_waits_is_sent_at_the_end(start: Start, collector: Collector) -> None:

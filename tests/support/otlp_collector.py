@@ -120,7 +120,7 @@ def collecting(port: int = 0) -> Iterator[Collector]:
             if collector.status == 200:
                 collector.headers.append({name.lower(): value for name, value in self.headers.items()})
                 if self.path.endswith("/v1/traces"):
-                    collector.spans += _spans(body)
+                    collector.spans += list(_spans(body))
                 else:
                     collector.metrics.append(ExportMetricsServiceRequest.FromString(body))
             self.send_response(collector.status)

@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,15 +30,19 @@ from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
+    from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.models import JobType
     from killable.supervisor.records import PoolRecord
     from killable.supervisor.supervisor import Supervisor
+    from killable.supervisor.telemetry.telemetry import Telemetry
 
 LAST_WORDS_S = 5.0
 """Seconds after the last job's end for readers to receive their terminal events before they are disconnected."""
@@ -151,7 +155,6 @@ async def _serve(
     from killable.api.cli.server import announcement, interpreter_settings
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
-    from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.sighup import HangUp
     from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
@@ -172,11 +175,7 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(
-                supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks,
-                telemetry,
-            )  # fmt: skip
-            await web.start()
+            web = await _web(in_force, supervisor, listener, audit_log, operators, callbacks, telemetry)
             hang_up = HangUp(in_force, web, manager, supervisor, audit_log, callbacks)
             hang_up.start()
             watch = CodeWatch(supervisor, config.file) if reloads else None
@@ -204,6 +203,32 @@ async def _serve(
                 await event_loops.in_thread(asyncio.get_running_loop(), telemetry.close)
             if reaper is not None:
                 reaper.close()
+
+
+async def _web(
+    in_force: InForce, supervisor: Supervisor, listener: Listener, audit_log: AuditLog | None,
+    operators: Listener | None, callbacks: Deliveries | None, telemetry: Telemetry | None,
+) -> HttpServer:  # fmt: skip
+    """Start the HTTP side, and what sends its metrics."""
+    from killable.api.cli.server.http_server import HttpServer
+
+    web = HttpServer(
+        supervisor, in_force.config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks,
+        telemetry,
+    )  # fmt: skip
+    await web.start()
+    if telemetry is not None:
+        telemetry.start(asyncio.get_running_loop(), _metrics_of(supervisor, web))
+    return web
+
+
+def _metrics_of(supervisor: Supervisor, web: HttpServer) -> Callable[[], Awaitable[Sequence[Metric]]]:
+    """Return what reads all metrics of the server."""
+
+    async def read() -> Sequence[Metric]:
+        return [*await supervisor.families(), *web.metrics()]
+
+    return read
 
 
 def _raise_deposed() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.cli.server import interpreter_settings
@@ -25,6 +25,8 @@ from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from killable.api.http.app import Tools
     from killable.api.http.telemetry_sent import TelemetrySent
     from killable.api.webhooks.deliveries import Deliveries
@@ -85,6 +87,11 @@ class HttpServer:
             raise cannot_listen(self._listener.url, error) from error
         if self._operators is not None:
             await self._operators.start()
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return what is measured of requests."""
+        found: Iterable[Metric] = self._app.state.parts.request_metrics.collect()
+        return found
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
         """Let these be the keys from now on, of a server that was started with some. Return the names that came, and

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from opentelemetry.sdk.metrics.export import (
@@ -84,7 +85,7 @@ class MetricsSender:
         self._address = address
         self._begin_ns = round(realtime() * 1e9)
         self._closing = threading.Event()
-        self._fails = False
+        self._fails = self._is_over = False
         self._thread: threading.Thread | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, read: Read) -> None:
@@ -92,11 +93,16 @@ class MetricsSender:
         self._thread = threading.Thread(target=self._run, args=(loop, read), name="killable-metrics", daemon=True)
         self._thread.start()
 
+    def end_soon(self) -> None:
+        """Send them once more, and end."""
+        self._closing.set()
+
     def close(self, within_s: float) -> None:
-        """Send them once more, for so long at most. Blocks; the loop has to run meanwhile."""
+        """Wait for the end, for so long at most. Blocks; the loop has to run meanwhile."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(within_s)
+        self._is_over = True
         self._exporter.shutdown()
 
     def _run(self, loop: asyncio.AbstractEventLoop, read: Read) -> None:
@@ -104,11 +110,13 @@ class MetricsSender:
         while not is_last:
             is_last = self._closing.wait(self._every_s)
             try:
-                families = asyncio.run_coroutine_threadsafe(_read(read), loop).result(READ_S)
+                families = _read_in(loop, read).result(READ_S)
                 is_sent = self._exporter.export(self._data(families)).name == "SUCCESS"
             except Exception:  # an answer that is none; or the loop is over
                 logger.debug("metrics_not_sent", exc_info=True)
                 is_sent = False
+            if self._is_over:
+                return  # the log is, too
             self.counts[SENT if is_sent else FAILED] += 1
             if self._fails == is_sent:
                 self._fails = not is_sent
@@ -119,6 +127,16 @@ class MetricsSender:
         now_ns = round(realtime() * 1e9)
         metrics = [each for family in families if (each := as_metric(family, self._begin_ns, now_ns)) is not None]
         return MetricsData([ResourceMetrics(self._resource, [ScopeMetrics(self._scope, metrics, "")], "")])
+
+
+def _read_in(loop: asyncio.AbstractEventLoop, read: Read) -> Future[Sequence[Family]]:
+    """Read the metrics in the loop. Raise RuntimeError if that is closed."""
+    reading = _read(read)
+    try:
+        return asyncio.run_coroutine_threadsafe(reading, loop)
+    except RuntimeError:
+        reading.close()
+        raise
 
 
 async def _read(read: Read) -> Sequence[Family]:

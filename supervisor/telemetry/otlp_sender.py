@@ -58,7 +58,7 @@ class OtlpSender:
         self._bytes = 0
         self._has_some = threading.Event()
         self._closing = threading.Event()
-        self._fails = False
+        self._fails = self._is_over = False
         self._under_way = 0
         """Jobs and requests whose spans are being sent."""
         self._thread = threading.Thread(target=self._run, name="killable-traces", daemon=True)
@@ -78,11 +78,17 @@ class OtlpSender:
         if not self._has_some.is_set():
             self._has_some.set()
 
+    def end_soon(self) -> None:
+        """Send what waits, and end; what comes from now on is dropped."""
+        self._closing.set()
+        self._has_some.set()
+
     def close(self, within_s: float) -> None:
-        """Send what waits, for so long at most; what is left is dropped and counted. Blocks."""
+        """Wait for the end, for so long at most; what is left is dropped and counted. Blocks."""
         self._closing.set()
         self._has_some.set()
         self._thread.join(within_s)
+        self._is_over = True
         left = len(self._waiting) + self._under_way
         self._waiting.clear()
         self._exporter.shutdown()  # it may be waiting before it tries again
@@ -118,6 +124,8 @@ class OtlpSender:
         except Exception:  # an answer that is none
             logger.debug("traces_not_sent", exc_info=True)
             is_sent = False
+        if self._is_over:
+            return  # `close` has counted them, and the log is over
         number, self._under_way = self._under_way, 0
         self.counts[SENT if is_sent else FAILED] += number
         if self._fails == is_sent:  # told once, not for each batch

@@ -93,10 +93,12 @@ class Telemetry:
 
     def close(self) -> None:
         """Send what waits, for `flush_s` at most. Blocks, while the loop runs on."""
+        senders = [sender for sender in (self._spans, self._metrics) if sender is not None]
         until = monotonic() + self._flush_s
-        for sender in (self._spans, self._metrics):
-            if sender is not None:
-                sender.close(max(0.0, until - monotonic()))
+        for sender in senders:
+            sender.end_soon()
+        for sender in senders:
+            sender.close(max(0.0, until - monotonic()))
 
 
 def _headers(settings: TelemetrySettings, environ: Mapping[str, str]) -> Mapping[str, str] | None:

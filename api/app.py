@@ -38,10 +38,13 @@ from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams, most_streams
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
+from killable.api.http.request_metrics import MeasuredRequests, RequestMetrics
 from killable.api.http.request_turns import InTurn, RequestTurns
 from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.telemetry_sent import TelemetrySent
+from killable.api.http.traced_requests import TracedRequests
 from killable.api.http.webhooks import Webhooks
 from killable.api.openai import reading as openai_reading
 from killable.api.openai import routes as routes_openai
@@ -67,12 +70,13 @@ def create_app(
     files: FileStore | None = None,
     tools: Tools | None = None,
     webhooks: Webhooks | None = None,
+    telemetry: TelemetrySent | None = None,
 ) -> FastAPI:
     """Return the ASGI application over a started engine. One process may have several applications.
 
-    `files` keeps the files of jobs; None: there are none. `webhooks`: None if it sends none. The caller closes the
-    audit log, if there is one, and closes the engine before the server: this ends the jobs, and their streams end with
-    terminal events.
+    `files` keeps the files of jobs; None: there are none. `webhooks`: None if it sends none; `telemetry` likewise. The
+    caller closes the audit log, if there is one, and closes the engine before the server: this ends the jobs, and their
+    streams end with terminal events.
     """
     settings = settings or HttpSettings()
     app = _App(
@@ -89,9 +93,10 @@ def create_app(
     streams = OpenStreams(
         most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
     )
-    app.state.parts = Dependencies(
-        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks
-    )
+    parts = app.state.parts = Dependencies(
+        engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks,
+        RequestMetrics(), telemetry,
+    )  # fmt: skip
     app.state.troubles = []
     install_problems(app)
     # These two first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
@@ -103,23 +108,33 @@ def create_app(
     app.state.tools = tools
     methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
     app.router.routes.append(Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False))
+    _add_middleware(app, parts)
+    return app
+
+
+def _add_middleware(app: FastAPI, parts: Dependencies) -> None:
+    """Add what requests go through before a route has them."""
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
-    app.add_middleware(LargeBodies, pool=checks)
-    app.add_middleware(BodyCheck, settings=settings, keys=keys)
-    app.add_middleware(SubmissionRateCheck, engine=engine)
-    app.add_middleware(ConnectionsPerKey, keys=keys, settings=settings)
-    if tickets is not None and keys is not None:
-        app.add_middleware(KeyCheck, keys=keys, tickets=tickets, failed=FailedKeys(settings.failed_key_delay_s))
-    if settings.cors_origins:
-        app.add_middleware(Cors, origins=settings.origins)
-    app.add_middleware(HostAndOriginCheck, settings=settings)
-    if audit_log is not None:
-        app.add_middleware(Audit, log=audit_log, engine=engine)
-    app.add_middleware(InTurn, turns=turns, keys=keys)
+    app.add_middleware(LargeBodies, pool=parts.checks)
+    app.add_middleware(BodyCheck, settings=parts.settings, keys=parts.keys)
+    app.add_middleware(SubmissionRateCheck, engine=parts.engine)
+    app.add_middleware(ConnectionsPerKey, keys=parts.keys, settings=parts.settings)
+    if parts.tickets is not None and parts.keys is not None:
+        app.add_middleware(
+            KeyCheck, keys=parts.keys, tickets=parts.tickets, failed=FailedKeys(parts.settings.failed_key_delay_s)
+        )
+    if parts.settings.cors_origins:
+        app.add_middleware(Cors, origins=parts.settings.origins)
+    app.add_middleware(HostAndOriginCheck, settings=parts.settings)
+    if parts.audit_log is not None:
+        app.add_middleware(Audit, log=parts.audit_log, engine=parts.engine)
+    app.add_middleware(InTurn, turns=parts.turns, keys=parts.keys)
     app.add_middleware(OpenAIErrors)
-    return app
+    app.add_middleware(MeasuredRequests, metrics=parts.request_metrics)
+    if parts.telemetry is not None and parts.telemetry.sends_traces:
+        app.add_middleware(TracedRequests, telemetry=parts.telemetry)
 
 
 def end_listening(app: FastAPI) -> None:

@@ -64,6 +64,10 @@ class Clock:
         """Return in how many seconds `at` will be, a time of day from `wall`; 0 if it is in the past."""
         return max(0.0, _seconds(at) - time.time())
 
+    def since_1970(self, moment: float) -> float:
+        """Return the seconds from 1970 to a recent moment of this clock, exactly: `wall` has milliseconds."""
+        return time.time() - self.now() + moment
+
     @staticmethod
     def wall() -> str:
         """Return the time of day: RFC 3339 in UTC with milliseconds."""

@@ -16,6 +16,7 @@ from killable.supervisor.settings import (
     PositiveCount,
     PositiveSeconds,
     Seconds,
+    Share,
     SupervisorSettings,
 )
 
@@ -105,6 +106,35 @@ class WebhookSettings:
     """Time for one attempt, from the look-up of the name to the status."""
     waiting_max: PositiveCount = 1000
     """Maximum number of webhooks that wait; half of it for one tenant. One more is given up."""
+
+
+@dataclass(frozen=True)
+class TelemetrySettings:
+    """Traces and metrics over OpenTelemetry's protocol: `[telemetry]` of `killable.toml`.
+
+    What is not said here goes by OpenTelemetry's own variables (OTEL_*); without an endpoint nothing is sent.
+    """
+
+    endpoint: str = ""
+    """Address of a collector, like "http://localhost:4318"; empty: OTEL_EXPORTER_OTLP_ENDPOINT; without it, nothing."""
+    service_name: str = ""
+    """What the server is called in traces; empty: OTEL_SERVICE_NAME, without it "killable"."""
+    headers_variable: str = "OTEL_EXPORTER_OTLP_HEADERS"
+    """Environment variable with the headers of what is sent, `name=value,name=value`: they may be secret."""
+    sample_ratio: Share = 1.0
+    """Share of the traces begun here that are sent; a trace that a caller began is sent if its caller's is."""
+    traces: bool = True
+    """Whether traces are sent."""
+    metrics: bool = True
+    """Whether metrics are sent. /metrics has them, too."""
+    metrics_every_s: PositiveSeconds = 60.0
+    """Time between two sendings of the metrics."""
+    timeout_s: PositiveSeconds = 10.0
+    """Time for one sending, with its repetitions; longer, and what was to be sent is dropped and counted."""
+    waiting_max: PositiveCount = 2048
+    """Ended jobs and requests that wait to be sent; of more the spans are dropped and counted."""
+    flush_s: Seconds = 5.0
+    """Time at the server's end for what waits to be sent."""
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,11 @@ class Submission(NamedTuple):
     """Digest of the whole request. The same key with another digest is a conflict."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of; passed on, never interpreted."""
+    traceparent: str = ""
+    """The place in a trace that the job is to have (`workers.protocol.trace_context`), checked; empty: none."""
+    tracestate: str = ""
+    tells_spans: bool = False
+    """On a node: its head wants to hear of the job's own spans."""
     nodes: Mapping[str, str] = {}
     """Labels of the nodes that may run it, in Ray's syntax; empty: all. See `jobs.node_labels`."""
     files: tuple[str, ...] = ()

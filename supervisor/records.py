@@ -66,6 +66,8 @@ class JobRecord(NamedTuple):
     """The last progress that the job reported."""
     correlation_id: str = ""
     """The caller's id for the larger task that this job is part of."""
+    trace_id: str = ""
+    """The trace that it is in (W3C Trace Context); empty: in none."""
     lost_attempts: int = 0
     """Attempts that were lost with a server or its machine, and followed by another one (`on_loss`)."""
     durable: bool | None = None

@@ -138,6 +138,7 @@ PositiveBytes = Annotated[int, "bytes, more than 0"]
 Count = Annotated[int, "count, 0 or more"]
 PositiveCount = Annotated[int, "count, 1 or more"]
 Port = Annotated[int, "port"]
+Share = Annotated[float, "from 0 to 1"]
 """The types of settings. `configuration.schema` maps each to the type that validates the file."""
 
 

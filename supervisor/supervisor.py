@@ -53,6 +53,8 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from killable.supervisor.dispatch.reload import CheckTypes, Reload
     from killable.supervisor.dispatch.stream_readers import StreamReaders
     from killable.supervisor.files.file_store import FileStore
@@ -60,8 +62,8 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.fleet import Fleet
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.reports import Reports
     from killable.supervisor.telemetry.watches import Watches
+    from killable.supervisor.telemetry.scraping import Scraping
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -130,6 +132,7 @@ class Supervisor:
         """
         self._clock = self._given_clock or Clock(asyncio.get_running_loop())
         self.started_at, self._started = self._clock.wall(), self._clock.now()
+        self._observer.on_start(self._clock)
         rows: Sequence[JournalRow] = ()
         try:
             if self.settings.journal:
@@ -493,18 +496,21 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        return await self._reports.counts()
+        return await self._scraping.counts(self._clock.now() - self._started)
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
-        return await self._reports.exposition(openmetrics=openmetrics)
+        return await self._scraping.exposition(openmetrics=openmetrics)
+
+    async def families(self) -> Sequence[Metric]:
+        return await self._scraping.families()
 
     @functools.cached_property
-    def _reports(self) -> Reports:
-        from killable.supervisor.telemetry.reports import Reports  # it needs prometheus_client, an Executor does not
+    def _scraping(self) -> Scraping:
+        from killable.supervisor.telemetry.scraping import Scraping
 
-        return Reports(
-            self._fleet, self.jobs.job_queue, self._registry, self._observer, self._clock, started=self._started,
-            remote_pools=self._remote_pools, files=self.files,
+        return Scraping(
+            self._observer, self._fleet, self.jobs.job_queue, self._registry, self._clock, self._remote_pools,
+            self.files, None if self._job_notes is None else self._job_notes.journal,
         )  # fmt: skip
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:

@@ -18,8 +18,10 @@ from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.own_jobs import OwnJobs
+from killable.api.http.request_metrics import RequestMetrics
 from killable.api.http.request_turns import RequestTurns
 from killable.api.http.stream_tickets import Tickets
+from killable.api.http.telemetry_sent import TelemetrySent
 from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
@@ -41,6 +43,9 @@ class Dependencies:
     files: FileStore | None
     """What keeps uploaded files, and those that jobs save; None: the server keeps none."""
     webhooks: Webhooks | None
+    """None: this server sends none."""
+    request_metrics: RequestMetrics
+    telemetry: TelemetrySent | None
     """None: this server sends none."""
 
 

@@ -24,6 +24,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "nodes": record.nodes,
         "files": record.files,
         "correlation_id": record.correlation_id,
+        "trace_id": record.trace_id,
         "events": record.events,
         "first_id": record.first_id,
         "attempts": record.attempts,

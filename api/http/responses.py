@@ -18,6 +18,7 @@ from killable.api.http.request_faults import fault, invalid
 from killable.api.http.statuses import STATUSES
 from killable.workers.error_codes import CODES
 from killable.workers.protocol.messages import dump_json
+from killable.workers.protocol.trace_context import parsed
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -71,11 +72,27 @@ class Json(JSONResponse):
         return dump_json(content)
 
 
+TRACE = "killable.trace"
+"""Member of a request's scope with the TraceContext of its span; absent if it has none."""
+
+
 def correlation_id_of(request: Request) -> str:
     """Return the request's correlation id, or generate one. `request.state` keeps it for an error answer."""
     found = request.headers.get("X-Correlation-Id") or request.headers.get("X-Request-Id") or str(uuid.uuid4())
     request.state.correlation_id = found
     return found
+
+
+def trace_of(request: Request) -> dict[str, Any]:
+    """Return the place in a trace that a request gives its jobs, as members of a Submission: that of its own span, if
+    it has one, else its caller's.
+    """
+    context = request.scope.get(TRACE)
+    if context is None:
+        header = request.headers.getlist("traceparent")  # several are none
+        states = ",".join(request.headers.getlist("tracestate"))
+        context = parsed(header[0], states) if len(header) == 1 else None
+    return {} if context is None else {"traceparent": context.traceparent, "tracestate": context.state}
 
 
 async def _no_body(request: Request) -> None:

@@ -19,7 +19,16 @@ from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
 from killable.api.http.record_json import record_json
-from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
+from killable.api.http.responses import (
+    BODY_CODES,
+    LINKS_TO_JOB,
+    NO_BODY,
+    Json,
+    answer,
+    correlation_id_of,
+    documented,
+    trace_of,
+)
 from killable.api.http.stream_tickets import Tickets
 from killable.api.http.webhooks import callback_url_of
 from killable.supervisor.engine import Engine
@@ -84,6 +93,7 @@ async def submit_job(
         idempotency_key=headers.idempotency_key or "",
         body_digest=await _digest(request, large) if headers.idempotency_key else "",
         correlation_id=correlation_id_of(request),
+        **trace_of(request),
         callback_url=callback_url_of(parts.webhooks, given_url, tenant),
     )
     record = await engine.submit(submission, counted=True)

@@ -6,6 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -15,6 +16,8 @@ from starlette.responses import Response
 
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.responses import Json, Responses, documented
+from killable.api.http.telemetry_sent import TelemetrySent
+from killable.supervisor.telemetry.metrics_exposition import as_text
 
 OPENMETRICS = "application/openmetrics-text"
 OPENMETRICS_TYPE = f"{OPENMETRICS}; version=1.0.0; charset=utf-8"
@@ -147,14 +150,30 @@ async def _text(request: Request, openmetrics: bool) -> Response:
     lines.append(f"killable_webhooks_waiting {webhooks['waiting']}.0")
     for name, told in WEBHOOK_COUNTS.items():
         lines += _counter(f"killable_webhooks_{name}", total, told, webhooks[name])
+    if (telemetry := parts_of(request).telemetry) is not None:
+        lines += _sent(telemetry, total)
+    requests = as_text(parts_of(request).request_metrics.collect(), openmetrics=openmetrics).removesuffix(b"# EOF\n")
     # They come first: in OpenMetrics, the text of the engine has an end.
-    body = "\n".join([*lines, ""]).encode() + body
+    body = "\n".join([*lines, ""]).encode() + requests + body
     return Response(body, headers={"Content-Type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 
 
 def _counter(name: str, suffix: str, about: str, value: int) -> list[str]:
     """Return the lines of a counter. `suffix`: of its name in the first two lines."""
     return [f"# HELP {name}{suffix} {about}", f"# TYPE {name}{suffix} counter", f"{name}_total {value}.0"]
+
+
+def _sent(telemetry: TelemetrySent, suffix: str) -> Iterator[str]:
+    """Yield the lines about telemetry that was sent elsewhere. `suffix`: of a counter's name in its first two lines."""
+    name = "killable_telemetry"
+    yield f"# HELP {name}{suffix} Telemetry, by what became of it: sent, dropped as too much waited, failed"
+    yield f"# TYPE {name}{suffix} counter"
+    for kind, counts in telemetry.counts.items():
+        for result, number in counts.items():
+            yield f'{name}_total{{kind="{kind}",result="{result}"}} {number}.0'
+    yield f"# HELP {name}_waiting Ended jobs and requests whose spans wait to be sent"
+    yield f"# TYPE {name}_waiting gauge"
+    yield f"{name}_waiting {telemetry.waiting}.0"
 
 
 def _accepted(accept: str) -> list[str]:

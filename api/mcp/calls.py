@@ -26,7 +26,7 @@ from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import large_body_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
-from killable.api.http.responses import correlation_id_of
+from killable.api.http.responses import correlation_id_of, trace_of
 from killable.api.mcp.answers import CallEnding, CallOutput, refused
 from killable.api.mcp.progress import CallProgress
 from killable.api.mcp.tools import is_tool
@@ -168,6 +168,7 @@ class _CalledJob:
             tenant=tenant,
             operator=is_operator(request.scope),
             correlation_id=correlation_id_of(request),
+            **trace_of(request),
         )
         # What a cancel interrupts must not be lost: the job may be in the journal already.
         self._submitting = asyncio.ensure_future(self._parts.engine.submit(submission))

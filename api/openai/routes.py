@@ -26,6 +26,7 @@ from killable.api.openai.model_list import accepting, models_json
 from killable.api.openai.reading import options_of, read_request
 from killable.api.openai.request_inputs import Asked
 from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
+from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
@@ -204,6 +205,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     options = options_of(asked)
     job_type = next(each for each in job_types if each.name == asked.job_type)
     operator, correlation_id = is_operator(request.scope), correlation_id_of(request)
+    trace = trace_of(request)
     if asked.stream:
         parts.streams.check(operator=operator)
     encoded = [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
@@ -225,6 +227,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
                 idempotency_key=f"{key}#{number}" if key and number else key or "",
                 body_digest=digest,
                 correlation_id=correlation_id,
+                **trace,
             )
             records.append(await parts.engine.submit(submission, counted=not number))
     except Refused:

@@ -261,6 +261,11 @@ class Attempt:
                         self._stop_for_output()
                 case Kind.FILE if self._entered and self._closing is None and self.job.files_folder:
                     self._on_file(SavedFile.decode(payload))
+                case Kind.SPAN if self._closing is None:
+                    if self.job.trace is not None:
+                        self.job.trace.note_reported(payload)
+                    elif self.job.listener is not None:  # on a node, which tells its head
+                        self.job.listener.on_logged(self.job, kind, payload)
                 case Kind.LOG_RECORD | Kind.WARNING if self._closing is None and self.job.listener is not None:
                     self.job.listener.on_logged(self.job, kind, payload)
                 case Kind.TOKENS if self._entered and self._closing is None:

@@ -29,6 +29,7 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
     sealed = (content.descriptor,) if isinstance(content, SealedInput) else ()
     shared = submission.shared.descriptors if submission.shared is not None else ()
     passed = (*sealed, *shared) if result_buffer < 0 else (*sealed, *shared, result_buffer)
+    traceparent, tracestate, tells_spans = trace_of(job)
     run = Run(
         job_id=job.id,
         type=submission.type,
@@ -42,11 +43,26 @@ def run_order(job: Job, fence: int, result_buffer: int = -1) -> tuple[bytes, tup
         shared=len(shared),
         result_buffer=result_buffer >= 0,
         files=job.file_paths,
+        traceparent=traceparent,
+        tracestate=tracestate,
+        spans=tells_spans,
     )
     order = encode(Kind.RUN, fence, 0, run.encode())
     if job.partial is not None and job.attempts > 1:
         order = encode(Kind.CHECKPOINT_BEFORE, fence, 0, job.partial) + order
     return order, passed
+
+
+def trace_of(job: Job) -> tuple[str, str, bool]:
+    """Return the place in a trace of a job's next attempt, and whether its own spans are wanted.
+
+    Where no traces are told, that is the place that its caller has given it.
+    """
+    if job.trace is None:
+        submission = job.submission
+        return submission.traceparent, submission.tracestate, submission.tells_spans
+    context = job.trace.attempt_context(job)
+    return context.traceparent, context.state, context.is_sampled
 
 
 def within(limits: Limits, left_s: float) -> Limits:

@@ -17,6 +17,8 @@ from killable.workers.protocol.messages import dump_json
 
 EVENTS_MAX = 4096
 """Events in one item."""
+SPANS_MAX, SPAN_BYTES_MAX = 2000, 256 << 10
+"""What an attempt may tell of its own spans: it goes to the head at once, before anybody's data."""
 WRAPPED = b'{"value":'
 """What the event of a checkpoint begins with that is no object (`Job.note_checkpoint`)."""
 
@@ -41,6 +43,7 @@ class HeldAttempt:
         """None: it never runs, since its stop came before it."""
         self._on_news = on_news
         self._notes: list[dict[str, Any]] = []
+        self._spans = self._span_bytes = 0
         self._noted = 0
         """How many of them are told."""
         self._next = 0
@@ -100,7 +103,16 @@ class HeldAttempt:
         self._on_news(self)
 
     def on_output(self, job: Job, data: bytes, stream: str) -> None: ...
-    def on_logged(self, job: Job, kind: int, payload: bytes) -> None: ...
+
+    def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
+        """Note what it tells of a span of its own; the head keeps it. Too much is only counted there."""
+        if self._spans >= SPANS_MAX:
+            return
+        self._spans += 1
+        self._span_bytes += len(payload)
+        told = '{"left_out":1}' if self._span_bytes > SPAN_BYTES_MAX else payload.decode("utf-8", "replace")
+        self._notes.append({"cause": "span", "span": told})
+        self._on_news(self)
 
     # ── what the head is told ──
 

@@ -68,6 +68,9 @@ class _Run(_Message):
     limits: _Limits
     tags: dict[str, str]
     correlation_id: Words
+    traceparent: Words = ""
+    tracestate: Words = ""
+    tells_spans: bool = False
     age_s: float
     waited_s: float
     at_event: Count
@@ -209,6 +212,8 @@ class _Note(_Message):
     worker_id: Words | None = None
     pid: Count | None = None
     verdict: _Verdict | None = None
+    span: Annotated[str, Field(max_length=1 << 20)] | None = None
+    """What the job tells of a span of its own, and no transition."""
 
 
 class _Notes(_Item):

@@ -322,8 +322,10 @@ class NodeHost:
         input_bytes = len(content) - header.get("checkpoint_bytes", 0)
         content, checkpoint = content[:input_bytes], content[input_bytes:] or None
         submission = Submission(
-            header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"]
-        )
+            header["submitted_as"], content, tags=header["tags"], correlation_id=header["correlation_id"],
+            traceparent=header.get("traceparent", ""), tracestate=header.get("tracestate", ""),
+            tells_spans=header.get("tells_spans", False),
+        )  # fmt: skip
         held = self._held[n] = self._new(n, header)
         try:
             job_type = self._supervisor.type(header["type"])

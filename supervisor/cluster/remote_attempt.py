@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import Any, Protocol
 
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
+from killable.supervisor.attempts.run_order import trace_of
 from killable.supervisor.clock import Clock
 from killable.supervisor.cluster.held_attempt import WRAPPED
 from killable.supervisor.cluster.message_checks import end_of
@@ -87,10 +88,12 @@ class RemoteAttempt:
         *parts, last = pieces(content_of(submission.input) + before)
         for place, part in enumerate(parts):
             self._orders.order({"order": "part", "n": self.n, "place": place}, [part])
+        traceparent, tracestate, tells_spans = trace_of(job)
         run = {
             "order": "run", "n": self.n, "parts": len(parts), "job_id": job.id, "type": job.type.name,
             "submitted_as": submission.type, "attempt": job.attempts, "limits": dict(job.limits),
             "tags": dict(submission.tags), "correlation_id": submission.correlation_id,
+            "traceparent": traceparent, "tracestate": tracestate, "tells_spans": tells_spans,
             "age_s": now - job.created, "waited_s": now - job.queued, "at_event": len(job.log),
             "output_bytes": job.log.output_bytes, "tokens": job.log.tokens, "checkpoint_bytes": len(before),
         }  # fmt: skip
@@ -201,6 +204,10 @@ class RemoteAttempt:
                 raise BrokenStream(f"an item of kind {kind!r}")
 
     def _on_note(self, note: dict[str, Any]) -> None:
+        if note.get("span") is not None:
+            if self.job.trace is not None:
+                self.job.trace.note_reported(note["span"].encode())
+            return
         cause = Cause(note["cause"])
         if cause is Cause.ASSIGNED:
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]

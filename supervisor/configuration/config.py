@@ -23,7 +23,12 @@ from killable.supervisor.configuration.value_checks import (
     configured_caps,
     value_faults,
 )
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
+from killable.supervisor.http_server_settings import (
+    ClusterSettings,
+    ServerSettings,
+    TelemetrySettings,
+    WebhookSettings,
+)
 from killable.supervisor.jobs.effective_limits import is_over
 from killable.supervisor.linux import memory_size
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
@@ -42,6 +47,7 @@ class Config:
     settings: Settings
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     file: Path | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     """The source of each dotted key, or what lowered it. A key that is absent has its default."""
@@ -90,7 +96,8 @@ def examine(
         if f"limits.{name}" not in sources
     }
     webhooks = _webhooks(WebhookSettings(**dict(tables.webhooks)), leaves, file)
-    return Config(server, settings, cluster, webhooks, file, sources, builtin), [
+    telemetry = TelemetrySettings(**dict(tables.telemetry))
+    return Config(server, settings, cluster, webhooks, telemetry, file, sources, builtin), [
         _with_source(fault, sources) for fault in faults
     ]
 

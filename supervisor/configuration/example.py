@@ -12,7 +12,12 @@ from typing import Any
 from killable.supervisor.configuration.command_tables import POOL
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.configuration.values_in_force import spelled
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
+from killable.supervisor.http_server_settings import (
+    ClusterSettings,
+    ServerSettings,
+    TelemetrySettings,
+    WebhookSettings,
+)
 from killable.supervisor.settings import TenantSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, cap_of
 from killable.workers.commands.command_environment import ENVIRONMENT
@@ -61,6 +66,7 @@ def _defaults() -> Iterable[tuple[tuple[str, ...], dict[str, str]]]:
         (("server",), {name: spelled(name, value) for name, value in asdict(server).items()}),
         (("cluster",), {name: spelled(name, value) for name, value in asdict(ClusterSettings()).items()}),
         (("webhooks",), {name: spelled(name, value) for name, value in asdict(WebhookSettings()).items()}),
+        (("telemetry",), {name: spelled(name, value) for name, value in asdict(TelemetrySettings()).items()}),
         (("limits",), {name: spelled(name, value) for name, value in limits.items()}),
         (("caps",), {name: spelled(name, cap_of(name, value)) for name, value in limits.items()}),
         (("pools", "text"), pool),
@@ -77,6 +83,7 @@ def _documented(schema: Mapping[str, Any], section: tuple[str, ...]) -> tuple[Ma
     """Return the keys of a section from the schema, and the description of the section."""
     names = {"server": "ServerSettings", "limits": "LimitsTable", "caps": "CapsTable", "pools": "PoolTable"}
     names |= {"tenants": "TenantTable", "cluster": "ClusterSettings", "webhooks": "WebhookSettings"}
+    names |= {"telemetry": "TelemetrySettings"}
     if section[0] == "commands":
         table = schema["$defs"]["ParameterTable" if "parameters" in section else "CommandTable"]
         return table["properties"], table["description"]

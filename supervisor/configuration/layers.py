@@ -187,7 +187,8 @@ def _leaves(table: Mapping[str, Any], above: Key = ()) -> Iterator[tuple[Key, An
 def _one_underscore(name: str, text: str) -> Iterator[ConfigFault]:
     """Yield a fault for KILLABLE_SERVER_PORT, which sets nothing. (Kubernetes sets it to tcp://..., for a service.)"""
     section, _, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().partition("_")
-    if section in ("server", "cluster", "webhooks", "limits", "caps") and key in keys_of(section) and "://" not in text:
+    tables = ("server", "cluster", "webhooks", "telemetry", "limits", "caps")
+    if section in tables and key in keys_of(section) and "://" not in text:
         meant = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
         yield ConfigFault(name, f"unknown variable (did you mean {meant}, with two underscores?)", "")
 

@@ -26,7 +26,7 @@ from pydantic_core import PydanticCustomError
 from killable.supervisor import settings
 from killable.supervisor.configuration.command_tables import CommandTable
 from killable.supervisor.configuration.documentation import documentation_of
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
+from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, TelemetrySettings, WebhookSettings
 from killable.supervisor.jobs import node_labels
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.workers.authoring.identifiers import KEY_NAME, OPERATION_PATH, TYPE_NAME
@@ -220,6 +220,7 @@ _SETTING_FORMS: dict[Any, Any] = {
     settings.PositiveBytes: SomeBytes,
     settings.Count: Count,
     settings.PositiveCount: AtLeastOne,
+    settings.Share: Annotated[float, Field(ge=0, le=1)],
     settings.Port: Annotated[int, Strict(), Field(ge=0, le=65535)],
 }
 """The form in the file by the type of a setting. A type that is absent is validated as it is."""
@@ -243,6 +244,7 @@ def _table_of(made_from: type[Any]) -> type[_Table]:
 ServerTable = _table_of(ServerSettings)
 ClusterTable = _table_of(ClusterSettings)
 WebhooksTable = _table_of(WebhookSettings)
+TelemetryTable = _table_of(TelemetrySettings)
 
 
 def _paths(value: Any) -> Any:
@@ -348,6 +350,8 @@ class FileTable(_Table):
     """Other machines that run jobs, too."""
     webhooks: WebhooksTable = WebhooksTable()  # type: ignore[valid-type]  # made from WebhookSettings
     """Telling others how jobs ended."""
+    telemetry: TelemetryTable = TelemetryTable()  # type: ignore[valid-type]  # made from TelemetrySettings
+    """Traces and metrics over OpenTelemetry's protocol."""
     limits: LimitsTable = LimitsTable()
     """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()

@@ -21,6 +21,7 @@ from killable.supervisor.configuration.schema import (
     PoolTable,
     SandboxTable,
     ServerTable,
+    TelemetryTable,
     TenantTable,
     WebhooksTable,
 )
@@ -57,6 +58,8 @@ def keys_of(*section: str) -> list[str]:
             return list(ClusterTable.model_fields)
         case ["webhooks"]:
             return list(WebhooksTable.model_fields)
+        case ["telemetry"]:
+            return list(TelemetryTable.model_fields)
         case ["pools", _]:
             return list(PoolTable.model_fields)
         case ["pools", _, "sandbox"]:

@@ -56,6 +56,8 @@ def settings_in_force(config: Config) -> Iterator[Setting]:
     yield from _selector(config, "cluster", config.cluster.nodes)
     for name, value in asdict(config.webhooks).items():
         yield _setting(config, "webhooks", name, value)
+    for name, value in asdict(config.telemetry).items():
+        yield _setting(config, "telemetry", name, value)
     for _, name, value in flat(config.settings.limits):
         yield _setting(config, "limits", name, value)
     for name in LIMITS:

@@ -428,7 +428,7 @@ class Dispatcher:
         self._observer.on_entered(job)
 
     def on_first_token(self, attempt: RunningAttempt) -> None:
-        self._observer.on_first_token(attempt.job, self._clock.now())
+        self._observer.on_first_token(attempt.job, attempt.job.note_first_token(self._clock.now()))
 
     def on_ended(self, attempt: RunningAttempt, outcome: Outcome) -> None:
         """Free the slot, then end or retry the job: the attempt's tree is proven empty, or was given up."""

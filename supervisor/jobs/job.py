@@ -22,6 +22,7 @@ from killable.supervisor.records import JobRecord
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
 from killable.workers.protocol.messages import NO_TAGS, Raised, dump_json
+from killable.workers.protocol.trace_context import TraceContext, trace_id_of
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
@@ -50,6 +51,17 @@ class JobListener(Protocol):
 
     def on_logged(self, job: Job, kind: int, payload: bytes) -> None:
         """Take the payload of a LOG_RECORD or WARNING frame."""
+        ...
+
+
+class Trace(Protocol):
+    """The job's place in a trace, on a server that tells traces (`telemetry.job_trace`)."""
+
+    context: TraceContext
+
+    def attempt_context(self, job: Job) -> TraceContext: ...
+    def note_reported(self, payload: bytes) -> None:
+        """Take the payload of a SPAN frame."""
         ...
 
 
@@ -86,6 +98,8 @@ class Job:
     state: State = State.QUEUED
     started_at: str | None = None
     started: float | None = None
+    first_token: float | None = None
+    """When the first token of the latest attempt came."""
     ended_at: str | None = None
     ended: float | None = None
     attempt: CurrentAttempt | None = None
@@ -116,6 +130,8 @@ class Job:
     pid: int | None = None
     node: str | None = None
     """The node of the latest attempt; None: there is only this machine."""
+    trace: Trace | None = None
+    """None: this server tells no traces, or has not heard of the job yet."""
     callback: dict[str, Any] | None = None
     """What has become of its webhook since its end (`Supervisor.note_callback`)."""
     again_at: str | None = None
@@ -156,9 +172,25 @@ class Job:
         return "cancelled" if self.state is State.CANCELLED else "already_ended"
 
     @property
+    def trace_id(self) -> str:
+        """The trace that it is in; empty: in none."""
+        return trace_id_of(self.submission.traceparent) if self.trace is None else self.trace.context.trace_id
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        """What leads from a value that was measured to the job's trace; None: it is in none that is told."""
+        trace = self.trace
+        return None if trace is None or not trace.context.is_sampled else {"trace_id": trace.context.trace_id}
+
+    @property
     def kept_bytes(self) -> int:
         events = len(self.log) - self.log.first
         return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")
+
+    def note_first_token(self, now: float) -> float:
+        """Keep when the first token of the attempt came; return it."""
+        self.first_token = now
+        return now
 
     def note_progress(self, data: bytes) -> bool:
         """Add the event and keep its content. Return False over the bound. Raise ValueError or RecursionError for data
@@ -204,7 +236,8 @@ class Job:
         """Reset the job for another attempt. Only the last checkpoint of the previous one is kept."""
         self.queued = now
         self.attempt = self.verdict = self.certificate = self.progress = None
-        self.assigned = self.started = self.started_at = self.worker_id = self.pid = self.node = None
+        self.assigned = self.started = self.started_at = self.first_token = None
+        self.worker_id = self.pid = self.node = None
         self.result, self.shared_result, self.exception = None, None, b""
         self.files = {}
 
@@ -290,6 +323,7 @@ class Job:
             markers=self.submission.markers,
             progress=self.progress,
             correlation_id=self.submission.correlation_id,
+            trace_id=self.trace_id,
             lost_attempts=self.lost_attempts,
             durable=self.durable,
             node=self.node,

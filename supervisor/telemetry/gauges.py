@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_queue import JobQueue
+from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import ACTIVE_STATES
 from killable.supervisor.pools.worker import WorkerStage
-from killable.supervisor.records import NodeRecord, TenantRecord
+from killable.supervisor.records import NodeRecord, PoolRecord, TenantRecord
 from killable.supervisor.telemetry import loop_turns
 from killable.workers.named_tuples import NamedTuple
 
@@ -78,6 +79,15 @@ class Gauges:
     loop_lag_s: float
     loop_longest_s: float
     """The longest turn of the event loop in the last minute or two."""
+    queued: Mapping[str, int] = field(default_factory=dict)
+    """Waiting jobs by type, with a number for each type."""
+    queue_age_s: float = 0.0
+    """Seconds for which the job has waited that waits longest."""
+    pools: Sequence[PoolRecord] = ()
+    journal: str | None = None
+    """What is wrong with the journal; None: there is none."""
+    disks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Free bytes and all bytes of the disks that are written to, by what is there."""
     cluster: ClusterGauges | None = None
     """None where the server is one machine."""
     files: FileGauges | None = None
@@ -91,12 +101,16 @@ class Gauges:
 
 async def read_gauges(
     pools: JobPools, job_queue: JobQueue, registry: Registry, clock: Clock, *, sse_clients: int,
-    cluster: ClusterGauges | None = None, files: FileGauges | None = None,
+    cluster: ClusterGauges | None = None, files: FileGauges | None = None, journal: str | None = None,
+    disks: Mapping[str, tuple[int, int]] | None = None,
 ) -> Gauges:  # fmt: skip
     """Measure the loop lag, then read everything else in one turn of the loop."""
     loop_lag_s = await _loop_lag_s(clock)
     active = registry.active()
     jobs = Counter(job.public_state for job in active)
+    waiting = [job for job in active if job.state is State.QUEUED]
+    queued = Counter({job_type.name: 0 for job_type in pools.types()})
+    queued.update(job.type.name for job in waiting)
     workers = Counter(worker.state for pool in pools.with_workers() for worker in pool.workers.values())
     return Gauges(
         queue_depth=len(job_queue),
@@ -109,6 +123,11 @@ async def read_gauges(
         sse_clients=sse_clients,
         loop_lag_s=loop_lag_s,
         loop_longest_s=loop_turns.longest_s(),
+        queued=queued,
+        queue_age_s=max((clock.now() - job.queued for job in waiting), default=0.0),
+        pools=pools.pool_records(),
+        journal=journal,
+        disks=disks or {},
         cluster=cluster,
         files=files,
     )

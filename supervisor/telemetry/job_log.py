@@ -94,6 +94,7 @@ def _log(level: int, event: str, job: Job, **fields: Any) -> None:
             "worker_id": job.worker_id,
             "node": job.node,
             "attempt": job.attempts or None,
+            "trace_id": job.trace_id,
             **_correlation(job.submission),
             **fields,
         }

@@ -11,9 +11,10 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 
 from killable.supervisor.models import TERMINAL_STATES, Outcome, Verdict
+from killable.supervisor.telemetry.genai_metrics import GenAiMetrics
 from killable.workers.error_codes import CODES
 
 WINDOW = 1024
@@ -39,6 +40,8 @@ RUN_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800,
 """Buckets up to the cap of run_s."""
 
 Percentiles = dict[str, float | None]
+Exemplar = dict[str, str] | None
+"""The trace of a measured value; None: it is in none that is told."""
 
 
 class Window:
@@ -73,6 +76,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.jobs: Counter[tuple[str, ...]] = Counter()
         """Ended jobs by type and outcome."""
+        self.endings: Counter[tuple[str, ...]] = Counter()
+        """Ended jobs by type and code; those without one by their state."""
         self.submissions: Counter[str] = Counter({ACCEPTED: 0})
         """Submissions by `accepted`, `replayed` or the code of the refusal."""
         self.stops: Counter[tuple[str, ...]] = Counter()
@@ -89,8 +94,6 @@ class Metrics:
         self.tokens = 0
         """Tokens of ended jobs; those of live jobs are read at each scrape."""
         self.tokens_saved = 0
-        self.endings: Counter[str] = Counter()
-        """Ended jobs by code; those without one by `completed`."""
         self.recovery_of: dict[str, Window] = {}
         """By pool."""
         self.queue_wait, self.start, self.first_token = Window(), Window(), Window()
@@ -122,6 +125,11 @@ class Metrics:
             STOP_S,
             "phase",
         )
+        self._kill_s = self._histogram(
+            "kill", "Time from SIGKILL until the process tree was empty, of every ended attempt", STOP_S
+        )
+        ProcessCollector(registry=self.registry)
+        self.genai = GenAiMetrics(self.registry)
         self._recovery_s = self._histogram(
             "recovery", "Time from the end of an attempt's process tree until its pool had a warm worker again", STOP_S
         )
@@ -145,14 +153,14 @@ class Metrics:
     def on_refused(self, code: str) -> None:
         self.submissions[code if code in CODES else "internal"] += 1
 
-    def on_left_queue(self, type: str, waited_s: float) -> None:
+    def on_left_queue(self, type: str, waited_s: float, exemplar: Exemplar = None) -> None:
         """Note that a worker took a job, or that its `queue_s` was over."""
         self.queue_wait.note(waited_s)
-        self._queue_wait_s.labels(type).observe(waited_s)
+        self._queue_wait_s.labels(type).observe(waited_s, exemplar)
 
-    def on_entered(self, type: str, after_s: float) -> None:
+    def on_entered(self, type: str, after_s: float, exemplar: Exemplar = None) -> None:
         self.start.note(after_s)
-        self._start_s.labels(type).observe(after_s)
+        self._start_s.labels(type).observe(after_s, exemplar)
 
     def on_retrying(
         self, outcome: Outcome, verdict: Verdict | None, certificate: Mapping[str, Any], *, tokens: int
@@ -162,9 +170,16 @@ class Metrics:
         self.tokens += tokens
         self._note_attempt(verdict, certificate)
 
-    def on_first_token(self, type: str, after_s: float) -> None:
+    def on_first_token(self, type: str, after_s: float, exemplar: Exemplar = None) -> None:
         self.first_token.note(after_s)
-        self._first_token_s.labels(type).observe(after_s)
+        self._first_token_s.labels(type).observe(after_s, exemplar)
+
+    def ends_by_code(self) -> dict[str, int]:
+        """Return the ended jobs by code; those without one by their state."""
+        found: Counter[str] = Counter()
+        for (_, code), number in self.endings.items():
+            found[code] += number
+        return dict(found)
 
     def on_ended(
         self,
@@ -176,35 +191,38 @@ class Metrics:
         ran_s: float | None,
         tokens: int,
         tokens_left: int = 0,
+        exemplar: Exemplar = None,
     ) -> None:
         """Note the end of a job. `ran_s` None: it was never entered. `tokens_left`: announced and not emitted."""
         self.jobs[type, outcome.state] += 1
-        self.endings[outcome.code or outcome.state] += 1
+        self.endings[type, outcome.code or outcome.state] += 1
         self.tokens += tokens
         if outcome.code is not None and outcome.code.startswith(TIMEOUT):
             self.timeouts[outcome.code.removeprefix(TIMEOUT)] += 1
         if verdict is not None:
             self.stops[verdict.code, verdict.by if verdict.by in WHO else "other"] += 1
             self.tokens_saved += tokens_left
-        self._note_attempt(verdict, certificate)
+        self._note_attempt(verdict, certificate, exemplar)
         if outcome.state == "cancelled":
-            self._note_cancel(certificate)
+            self._note_cancel(certificate, exemplar)
         elif ran_s is not None:
             self.run.setdefault(type, Window()).note(ran_s)
-            self._run_s.labels(type).observe(ran_s)
+            self._run_s.labels(type).observe(ran_s, exemplar)
 
-    def _note_attempt(self, verdict: Verdict | None, certificate: Mapping[str, Any]) -> None:
+    def _note_attempt(self, verdict: Verdict | None, certificate: Mapping[str, Any], exemplar: Exemplar = None) -> None:
         self.unproven += "unproven" in certificate
         cause = LINGERED if verdict is None else verdict.code
         for phase, signal in (("term_sent", "SIGTERM"), ("kill_sent", "SIGKILL")):
             if phase in certificate:
                 self.kills[cause, signal] += 1
+        if "kill_sent" in certificate and "tree_empty" in certificate:
+            self._kill_s.observe((certificate["tree_empty"] - certificate["kill_sent"]) / 1000, exemplar)
 
-    def _note_cancel(self, certificate: Mapping[str, Any]) -> None:
+    def _note_cancel(self, certificate: Mapping[str, Any], exemplar: Exemplar) -> None:
         """Observe the phases that happened; a job that never had a worker has none."""
         for label, phase in CANCEL_PHASES.items():
             if phase in certificate:
-                self._cancel_s.labels(label).observe(certificate[phase] / 1000)
+                self._cancel_s.labels(label).observe(certificate[phase] / 1000, exemplar)
         if "tree_empty" in certificate:
             self.cancel.note(certificate["tree_empty"] / 1000)
 

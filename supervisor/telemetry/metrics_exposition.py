@@ -5,7 +5,7 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,6 +13,7 @@ from prometheus_client.exposition import choose_encoder
 
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.records import NODE_STATES, NodeRecord
+from killable.supervisor.telemetry import server_families
 from killable.supervisor.telemetry.gauges import ClusterGauges, FileGauges, Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
 
@@ -26,11 +27,15 @@ _OF_A_NODE: tuple[tuple[str, str, Callable[[NodeRecord], float | None]], ...] = 
 )
 
 
-def as_text(metrics: Metrics, gauges: Gauges, rss_bytes: int, *, openmetrics: bool) -> bytes:
-    """Return one scrape. `rss_bytes` is the resident memory of all workers."""
+def as_text(families: Iterable[Metric], *, openmetrics: bool) -> bytes:
+    """Return families as text."""
     encode, _ = choose_encoder("application/openmetrics-text" if openmetrics else "text/plain")
-    scrape = _Scrape(metrics, gauges, rss_bytes)
-    return encode(scrape if openmetrics else _WithoutCreated(scrape))
+    return encode(_Families(families if openmetrics else map(_without_created, families)))
+
+
+def families_of(metrics: Metrics, gauges: Gauges, rss_bytes: int) -> list[Metric]:
+    """Return one scrape. `rss_bytes` is the resident memory of all workers."""
+    return list(_Scrape(metrics, gauges, rss_bytes).collect())
 
 
 def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]:
@@ -96,6 +101,7 @@ class _Scrape:
     def collect(self) -> Iterator[Metric]:
         metrics, gauges = self._metrics, self._gauges
         yield _counter("jobs", "Ended jobs, by type and outcome", metrics.jobs, "type", "outcome")
+        yield _counter("endings", "Ended jobs, by type and the code of their end", metrics.endings, "type", "code")
         yield _counter("submissions", "Submissions, by result: accepted, replayed, or the code of the refusal",
                        _single(metrics.submissions), "result")  # fmt: skip
         yield _counter("stops", "Stopped jobs, by cause and by requester", metrics.stops, "cause", "by")
@@ -132,6 +138,7 @@ class _Scrape:
             yield from _of_files(gauges.files)
         if gauges.cluster is not None:
             yield from _of_cluster(gauges.cluster)
+        yield from server_families.families(gauges)
         yield from metrics.registry.collect()
 
 
@@ -172,16 +179,20 @@ def _of_cluster(cluster: ClusterGauges) -> Iterator[Metric]:
         yield family
 
 
-class _WithoutCreated:
-    """Drops the creation times: in the older text format each would be a metric of its own."""
+class _Families:
+    """A collector of these families."""
 
-    def __init__(self, scrape: _Scrape) -> None:
-        self._scrape = scrape
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        for family in self._scrape.collect():
-            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
-            yield family
+        yield from self._families
+
+
+def _without_created(family: Metric) -> Metric:
+    """Drop the creation times: in the older text format each would be a metric of its own."""
+    family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+    return family
 
 
 def _single(counts: Mapping[str, int]) -> dict[tuple[str, ...], int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.models import Outcome, Submission, Verdict
@@ -32,6 +33,9 @@ class Observer:
 
         self.metrics = Metrics()
         self.sse_clients = 0
+
+    def on_start(self, clock: Clock) -> None:
+        """Take the clock of the supervisor, which begins to work."""
 
     def on_types(self, types: Iterable[str]) -> None:
         """Take the names of all current job types."""
@@ -68,7 +72,7 @@ class Observer:
 
     def on_left_queue(self, job: Job, now: float) -> None:
         """Note that a worker has the job, or that its time in the queue is over."""
-        self.metrics.on_left_queue(job.type.name, now - job.queued)
+        self.metrics.on_left_queue(job.type.name, now - job.queued, job.exemplar)
 
     def on_retrying(self, job: Job, outcome: Outcome, wait_s: float) -> None:
         """Note that an attempt has ended and another one of its job follows."""
@@ -77,12 +81,13 @@ class Observer:
 
     def on_entered(self, job: Job) -> None:
         assert job.started is not None and job.assigned is not None
-        self.metrics.on_entered(job.type.name, job.started - job.assigned)
+        self.metrics.on_entered(job.type.name, job.started - job.assigned, job.exemplar)
         job_log.started(job)
 
     def on_first_token(self, job: Job, now: float) -> None:
         if job.started is not None:
-            self.metrics.on_first_token(job.type.name, now - job.started)
+            self.metrics.on_first_token(job.type.name, now - job.started, job.exemplar)
+        self.metrics.genai.on_first_token(job, now)
 
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         job_log.cancel_requested(job, verdict, grace_s)
@@ -110,7 +115,9 @@ class Observer:
             ran_s=ran_s,
             tokens=job.log.tokens,
             tokens_left=_tokens_left(job),
+            exemplar=job.exemplar,
         )
+        self.metrics.genai.on_ended(job)
         job_log.ended(job, ran_s)
         if self.job_watch is not None:
             self.job_watch.note(job)

@@ -234,6 +234,6 @@ class WorkerWatch:
             "jobs": {
                 **{state: states[state] for state in ("running", "stopping", "queued")},
                 # Of one tenant these are not counted.
-                "ended": dict(self._metrics.endings) if tenant is None else None,
+                "ended": self._metrics.ends_by_code() if tenant is None else None,
             },
         }

@@ -19,9 +19,11 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
 OF_EXTRAS = {
-    "supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload",
+    "supervisor/cluster/ray_launcher.py": "ray",
+    "api/cli/server/code_watch.py": "reload",
     "api/cli/bench/picture.py": "picture",
-}  # fmt: skip
+    **{f"supervisor/telemetry/{name}.py": "otel" for name in ("otlp_metrics", "span_building", "telemetry")},
+}
 """Files that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"
 """Only pytest imports it."""

@@ -146,8 +146,9 @@ USING_FILES = {
     "supervisor/journal/file_permissions.py",
     "supervisor/journal/generation_mark.py",
     "supervisor/journal/log_room.py",
+    "supervisor/telemetry/disk_gauges.py",
 }
-"""May import `os`: for paths, the number of processors, and what the journal's file is."""
+"""May import `os`: for paths, the number of processors, what the journal's file is, and the room on disks."""
 
 
 @check
@@ -215,6 +216,7 @@ IN_OTHER_THREADS = {
         "pools/lane",
         "telemetry/log_lines",
         "telemetry/loop_turns",
+        "telemetry/telemetry",
         *(
             f"executor/{name}"
             for name in ("program_end", "mapping", "pending_tasks", "output_relay", "streams", "task")

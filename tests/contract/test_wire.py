@@ -83,7 +83,7 @@ def test_kinds_are_numbers_of_one_byte_and_only_grow() -> None:
     assert {kind.name: kind.value for kind in Kind} == {
         "READY": 1, "ENTERED": 2, "TOKEN": 3, "PROGRESS": 4, "CHECKPOINT": 5, "RESULT": 8, "RAISED": 9, "IDLE": 10,
         "OPERATION": 6, "OPERATION_LEFT": 7, "BROKEN": 11, "RESULT_SHM": 12, "RAN": 13, "LOG_RECORD": 14, "WARNING": 15,
-        "TOKENS": 16, "FILE": 17,
+        "TOKENS": 16, "FILE": 17, "SPAN": 18,
         "RUN": 32, "STOP": 33, "EXPIRE": 34, "CHECKPOINT_BEFORE": 35,
     }  # fmt: skip
 

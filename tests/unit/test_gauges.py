@@ -21,6 +21,12 @@ class NoPools(list[Any]):
     def with_workers(self) -> NoPools:
         return self
 
+    def types(self) -> list[Any]:
+        return []
+
+    def pool_records(self) -> list[Any]:
+        return []
+
 
 NO_POOLS: Any = NoPools()
 

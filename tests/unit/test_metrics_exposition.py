@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.samples import Sample
 
 from killable.supervisor.models import Outcome, Verdict
-from killable.supervisor.records import NODE_STATES, NodeRecord, TenantRecord
+from killable.supervisor.records import NODE_STATES, NodeRecord, PoolRecord, TenantRecord
 from killable.supervisor.telemetry import metrics_exposition
 from killable.supervisor.telemetry.gauges import WORKER_STATES, ClusterGauges, Gauges
 from killable.supervisor.telemetry.metrics import Metrics
@@ -29,13 +29,25 @@ MORE = {
     "submissions_total": {"result"}, "stops_total": {"cause", "by"}, "tokens_saved_total": set(),
     "retries_total": {"code"}, "unproven_total": set(), "tenant_jobs": {"tenant", "state"},
     "tenant_streams": {"tenant"}, "idempotency_keys_forgotten_total": set(),
+    "endings_total": {"type", "code"}, "kill_seconds": set(), "queued_jobs": {"type"}, "queue_age_seconds": set(),
+    "pool_state": {"pool", "state"}, "pool_workers": {"pool", "state"}, "pool_workers_max": {"pool"},
+    "journal_failing": set(), "disk_free_bytes": {"of"}, "disk_size_bytes": {"of"},
+    "build_info": {"version", "python"},
 }  # fmt: skip
-"""Rows F3, F4 and D23."""
+"""Rows F3, F4 and D23, and what an operator is to be woken by."""
+PROCESS = {"virtual_memory_bytes", "resident_memory_bytes", "start_time_seconds", "cpu_seconds_total", "open_fds",
+           "max_fds"}  # fmt: skip
+GEN_AI = {"server_request_duration_seconds", "server_time_to_first_token_seconds",
+          "server_time_per_output_token_seconds", "client_token_usage"}  # fmt: skip
+CONVENTIONS = {f"process_{name}" for name in PROCESS} | {f"gen_ai_{name}" for name in GEN_AI}
+"""The names of others: of Prometheus' own library, and of OpenTelemetry."""
+POOL = PoolRecord("main", "ready", "fork", 2, 1, 2, 1, 0, None, 1, "descendants")
 GAUGES = Gauges(
     queue_depth=3, queue_bytes=99, jobs={"queued": 3, "running": 1, "stopping": 0},
     workers=dict.fromkeys(WORKER_STATES, 0) | {"idle": 2, "busy": 1},
     tenants=[TenantRecord("ann", 3, 99, 1, 7, 700, 2, 0, {})],
     live_tokens=5, zygote_restarts=1, sse_clients=4, loop_lag_s=0.002, loop_longest_s=0.5,
+    queued={"work": 3}, queue_age_s=1.5, pools=[POOL], journal="", disks={"journal": (1, 2)},
 )  # fmt: skip
 
 
@@ -68,7 +80,8 @@ def used() -> Metrics:
 
 
 def text(*, openmetrics: bool = False) -> str:
-    return metrics_exposition.as_text(used(), GAUGES, 1 << 20, openmetrics=openmetrics).decode()
+    families = metrics_exposition.families_of(used(), GAUGES, 1 << 20)
+    return metrics_exposition.as_text(families, openmetrics=openmetrics).decode()
 
 
 def samples(exposed: str) -> dict[str, list[Sample]]:
@@ -82,9 +95,12 @@ def samples(exposed: str) -> dict[str, list[Sample]]:
 
 @pytest.mark.row("F2")
 def test_the_text_has_exactly_the_names_and_labels_of_the_contract() -> None:
-    assert all(name.startswith("killable_") for name in re.findall(r"^(\w+)", text(), re.MULTILINE))
+    prefixes = ("killable_", "process_")
+    assert all(name.startswith(prefixes) for name in re.findall(r"^(\w+)", text(), re.MULTILINE))
     labels = {
-        name: {label for sample in found for label in sample.labels} - {"le"} for name, found in samples(text()).items()
+        name: {label for sample in found for label in sample.labels} - {"le"}
+        for name, found in samples(text()).items()
+        if name not in CONVENTIONS
     }
     assert labels == contract()
 
@@ -94,7 +110,7 @@ def test_openmetrics_says_the_same_and_ends_as_it_must() -> None:
     exposed = text(openmetrics=True)
     assert exposed.endswith("# EOF\n")
     names = {f.name + ("_total" if f.type == "counter" else "") for f in parse_openmetrics(exposed)}
-    assert {name.removeprefix("killable_") for name in names} == set(contract())
+    assert {name.removeprefix("killable_") for name in names} == set(contract()) | CONVENTIONS
 
 
 def test_the_moment_of_creation_is_no_metric_of_its_own() -> None:
@@ -103,7 +119,7 @@ def test_the_moment_of_creation_is_no_metric_of_its_own() -> None:
 
 @pytest.mark.row("F3")
 def test_gauges_are_those_of_the_moment_and_live_tokens_count() -> None:
-    found = {name: each[0].value for name, each in samples(text()).items() if not each[0].labels}
+    found = {name: each[0].value for name, each in samples(text()).items() if each and not each[0].labels}
     assert found["queue_depth"] == 3 and found["queue_bytes"] == 99 and found["sse_clients"] == 4
     assert found["tokens_total"] == 12 and found["tokens_saved_total"] == 3 and found["zygote_restarts_total"] == 1
     assert found["loop_longest_seconds"] == 0.5
@@ -131,7 +147,8 @@ def test_before_anything_has_happened_counts_are_nought_and_percentiles_null() -
 
 def test_a_cluster_has_metrics_of_its_nodes_and_one_machine_has_none() -> None:
     gauges = replace(GAUGES, cluster=ClusterGauges(NODES, nodes_lost=1, cpus_requested=12))
-    found = samples(metrics_exposition.as_text(used(), gauges, 0, openmetrics=False).decode())
+    families = metrics_exposition.families_of(used(), gauges, 0)
+    found = samples(metrics_exposition.as_text(families, openmetrics=False).decode())
     by_node = {
         name.removeprefix("node_"): {sample.labels["node"]: sample.value for sample in found[name]}
         for name in found

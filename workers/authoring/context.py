@@ -18,6 +18,8 @@ from killable.workers.protocol.messages import Kind
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from killable.workers.authoring.spans import Span, Spans
+
 EXIT_CODE = int(ExitCode.TERMINATED)
 """128 + SIGTERM, as a shell reports a process that SIGTERM ended."""
 
@@ -97,6 +99,7 @@ class Context:
         "_operations",
         "_previous_checkpoint",
         "_saved",
+        "_spans",
         "_staging",
         "_stop_signal",
         "_tmp",
@@ -107,6 +110,8 @@ class Context:
         "job_id",
         "limits",
         "tags",
+        "traceparent",
+        "tracestate",
     )
 
     emit: Callable[[Any], None]
@@ -132,13 +137,17 @@ class Context:
         entered: float | None = None,
         staging: str = "",
         previous_checkpoint: Callable[[], Any] | None = None,
+        traceparent: str = "",
+        tracestate: str = "",
+        tells_spans: bool = False,
     ) -> None:
         """Make the context of one attempt.
 
         The job's private directory is made in `tmp` (default: the system's directory for temporary files), which need
         not exist yet. `entered` is the `time.monotonic()` from which `run_s` counts (default: now). `staging` is the
         folder in which saved files wait for the supervisor; empty: no file can be saved. `previous_checkpoint` returns
-        the checkpoint of an earlier attempt (default: there is none).
+        the checkpoint of an earlier attempt (default: there is none). `tells_spans`: whether the supervisor wants to
+        hear of spans.
         """
         self._channel = channel
         # The channel's own method, without a wrapper: one call less for each of millions of tokens.
@@ -159,6 +168,17 @@ class Context:
         self._operations: Operations | None = None
         self.correlation_id = correlation_id
         """The caller's id for the work that this job belongs to; also KILLABLE_CORRELATION_ID in the environment."""
+        self.traceparent = traceparent
+        """The job's place in a trace, for requests that it makes (W3C Trace Context); also TRACEPARENT in the
+        environment. Empty: it is in none.
+        """
+        self.tracestate = tracestate
+        """What belongs to `traceparent`; also TRACESTATE in the environment."""
+        self._spans: Spans | None = None
+        if tells_spans:
+            from killable.workers.authoring.spans import Spans  # here: few jobs are traced
+
+            self._spans = Spans.of(channel, traceparent, tracestate)
 
     @property
     def stopping(self) -> Stopping | None:
@@ -245,6 +265,17 @@ class Context:
             if self._stop_signal is not None:
                 self._stop_signal.operations = self._operations
         return Operation(self._operations, name, timeout_s, on_timeout)
+
+    def span(self, name: str, **attributes: Any) -> Span:
+        """Make a part of the job a span of its trace: `with ctx.span("load", model="m") as span:`.
+
+        Spans of one thread nest. What `with` returns has `traceparent`, for requests, and `set(name, value)`. The trace
+        has spans, too, in whose middle the job was killed: they end with it, with the status "killed". Without a trace
+        this does nothing. Of one attempt 1,000 are told, each with 64 attributes of 1,000 characters.
+        """
+        from killable.workers.authoring.spans import Span
+
+        return Span(self._spans, name, attributes)
 
     def shield(self) -> Shield:
         """Defer `Stopping` and `OperationTimedOut` during a critical section: `with ctx.shield():`.

@@ -13,8 +13,9 @@ from killable.workers.commands.command_spec import CommandSpec
 
 ENVIRONMENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ")
 """What a program needs of its surroundings, and no more: what a declaration gives it by default."""
-KEPT = ("KILLABLE_INSTANCE", "KILLABLE_CORRELATION_ID")
-"""By the first one what it leaves is found if every process of the server is killed."""
+KEPT = ("KILLABLE_INSTANCE", "KILLABLE_CORRELATION_ID", "TRACEPARENT", "TRACESTATE")
+"""By the first one what it leaves is found if every process of the server is killed. The last two are its place in a
+trace."""
 
 
 def environment_of(spec: CommandSpec, tmp: object) -> Mapping[bytes, bytes]:

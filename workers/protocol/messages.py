@@ -65,6 +65,8 @@ class Kind(IntEnum):
     """Tokens are in the ring, and the supervisor has just ceased to watch it (`token_ring`)."""
     FILE = 17
     """The job has saved a result file (`SavedFile`)."""
+    SPAN = 18
+    """A part of the job has begun or ended that its trace is to have (`authoring/spans`)."""
     # supervisor → worker
     RUN = 32
     STOP = 33
@@ -136,6 +138,11 @@ class Run(NamedTuple):
     """The descriptor of a result buffer follows. The worker keeps it until it has written a large result to it."""
     files: Mapping[str, str] = NO_TAGS
     """The path of each uploaded file that the input has, by its id."""
+    traceparent: str = ""
+    """The place in a trace that its spans and requests have (`trace_context`); empty: it is in none."""
+    tracestate: str = ""
+    spans: bool = False
+    """Whether the supervisor is to be told of the job's own spans."""
 
     def encode(self) -> bytes:
         job_id = encode_basestring_ascii(self.job_id).encode("ascii")
@@ -146,6 +153,12 @@ class Run(NamedTuple):
             context += b'"correlation_id":%s,' % dump_json(self.correlation_id)
         if self.files:
             context += b'"files":%s,' % dump_json(self.files)
+        if self.traceparent:
+            context += b'"traceparent":"%s",' % self.traceparent.encode("ascii")
+            if self.tracestate:
+                context += b'"tracestate":%s,' % dump_json(self.tracestate)
+            if self.spans:
+                context += b'"spans":true,'
         options = _options(self.type, self.attempt, self.announce, self.sealed, self.shared, self.result_buffer)
         head = b'{"job_id":%s,%s%s' % (job_id, context, options)
         return b"".join((_RUN_LENGTHS.pack(len(head), len(self.limits)), head, self.limits, self.input))

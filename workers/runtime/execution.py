@@ -52,6 +52,7 @@ _OWN_MODULES = (
 )
 _RETRY_MODULE = "killable.workers.authoring.retry"
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
+TRACEPARENT, TRACESTATE = "TRACEPARENT", "TRACESTATE"
 
 
 class _NoSuchJob(Exception):
@@ -188,6 +189,7 @@ class Execution:
             raise _NoSuchJob(f"this pool has no job type {order.type!r}")
         self._retried = job.retried
         _set_correlation_id(order.correlation_id)
+        _set_trace(order)
         context.given_files = order.files
         arguments = job.bind(self._input(), self._make_context(stop_signal))
         self._announce()
@@ -206,6 +208,9 @@ class Execution:
             tags=run.tags,
             limits=run.limits_in_force(),  # a copy: the job may change it
             correlation_id=run.correlation_id,
+            traceparent=run.traceparent,
+            tracestate=run.tracestate,
+            tells_spans=run.spans,
             tmp=self._tmp,
             stop_signal=stop_signal,
             staging=self._staging,
@@ -311,6 +316,22 @@ def _set_correlation_id(correlation_id: str) -> None:
     elif _has_correlation_id:
         os.environ.pop(CORRELATION_VARIABLE, None)
     _has_correlation_id = bool(correlation_id)
+
+
+_has_trace = TRACEPARENT in os.environ
+"""Whether an earlier job had one, or the program that started the server."""
+
+
+def _set_trace(order: Run) -> None:
+    """Set the place in a trace in the environment of the job's children, or remove that of an earlier job."""
+    global _has_trace
+    if order.traceparent or _has_trace:
+        for name, value in ((TRACEPARENT, order.traceparent), (TRACESTATE, order.tracestate)):
+            if value:
+                os.environ[name] = value
+            else:
+                os.environ.pop(name, None)
+    _has_trace = bool(order.traceparent)
 
 
 def _forget(stop_signal: StopSignal) -> None:

@@ -21,6 +21,8 @@ import os
 import signal
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +31,20 @@ from killable.api.cli.display.exit_codes import CommandExit
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from killable.api.cli.server.configuration import InForce
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.listener import Listener
     from killable.api.cli.server.server_log import Sayings
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.api.http.audit_log import AuditLog
+    from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.configuration.config import Config
     from killable.supervisor.models import JobType
     from killable.supervisor.records import PoolRecord
     from killable.supervisor.supervisor import Supervisor
+    from killable.supervisor.telemetry.telemetry import Telemetry
 
 LAST_WORDS_S = 5.0
 """Seconds after the last job's end for readers to receive their terminal events before they are disconnected."""
@@ -154,13 +160,16 @@ async def _serve(
     from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.server_log import Sayings
     from killable.api.cli.server.sighup import HangUp
+    from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
+    from killable.supervisor import event_loops
     from killable.supervisor.linux import adopted_zombies
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
     stop, sayings = _Stop(), Sayings(config.server)
-    supervisor = supervisor_of(config, os.environ)
+    telemetry = telemetry_of(config, os.environ)
+    supervisor = supervisor_of(config, os.environ, None if telemetry is None else telemetry.observer())
     supervisor.check_types = functools.partial(_check, config)
     callbacks = deliveries_of(supervisor, config)
     adopts = adopted_zombies.is_reaper_of_strangers()
@@ -170,10 +179,7 @@ async def _serve(
             manager.status("starting pools")
             if not await _started(supervisor, config, stop):
                 return
-            web = HttpServer(
-                supervisor, config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks
-            )
-            await web.start()
+            web = await _web(in_force, supervisor, listener, audit_log, operators, callbacks, telemetry)
             hang_up = HangUp(in_force, web, manager, supervisor, audit_log, callbacks)
             hang_up.start()
             watch = CodeWatch(supervisor, config.file) if reloads else None
@@ -197,8 +203,36 @@ async def _serve(
                 _raise_deposed()
         finally:
             await supervisor.close(grace_s=0)
+            if telemetry is not None:
+                await event_loops.in_thread(asyncio.get_running_loop(), telemetry.close)
             if reaper is not None:
                 reaper.close()
+
+
+async def _web(
+    in_force: InForce, supervisor: Supervisor, listener: Listener, audit_log: AuditLog | None,
+    operators: Listener | None, callbacks: Deliveries | None, telemetry: Telemetry | None,
+) -> HttpServer:  # fmt: skip
+    """Start the HTTP side, and what sends its metrics."""
+    from killable.api.cli.server.http_server import HttpServer
+
+    web = HttpServer(
+        supervisor, in_force.config.server, listener, in_force.keys, audit_log, operators, supervisor.files, callbacks,
+        telemetry,
+    )  # fmt: skip
+    await web.start()
+    if telemetry is not None:
+        telemetry.start(asyncio.get_running_loop(), _metrics_of(supervisor, web))
+    return web
+
+
+def _metrics_of(supervisor: Supervisor, web: HttpServer) -> Callable[[], Awaitable[Sequence[Metric]]]:
+    """Return what reads all metrics of the server."""
+
+    async def read() -> Sequence[Metric]:
+        return [*await supervisor.families(), *web.metrics()]
+
+    return read
 
 
 def _raise_deposed() -> None:

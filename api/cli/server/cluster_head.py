@@ -11,15 +11,16 @@ from importlib.util import find_spec
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
 from killable.supervisor.linux import node_sockets, ray_settings
 from killable.supervisor.supervisor import Supervisor
+from killable.supervisor.telemetry.observer import Observer
 
 RAY_CARRIER = "killable.supervisor.cluster.ray_launcher:RayLauncher"
 
 
-def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervisor:
+def supervisor_of(config: Config, environ: MutableMapping[str, str], observer: Observer | None = None) -> Supervisor:
     """Return the supervisor, not started. Raise ConfigError: no Ray here, or none with authentication."""
     cluster = config.cluster
     if not cluster.ray:
-        return Supervisor(config.settings)
+        return Supervisor(config.settings, observer=observer)
     source = config.sources.get("cluster.ray", "")
     if environ.get("RAY_AUTH_MODE") != "token" and not cluster.insecure:
         expected = "expected a Ray cluster with token authentication (RAY_AUTH_MODE=token), or cluster.insecure = true"
@@ -47,4 +48,4 @@ def supervisor_of(config: Config, environ: MutableMapping[str, str]) -> Supervis
         settings, carrier, times, packs=cluster.packing == "fill", nodes=cluster.nodes,
         scaling=Scaling(cluster.autoscale_cpus_max, cluster.idle_s),
     )  # fmt: skip
-    return Supervisor(settings, remote_pools=pools)
+    return Supervisor(settings, observer=observer, remote_pools=pools)

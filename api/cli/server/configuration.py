@@ -18,6 +18,7 @@ from killable.api.http.key_file import KeysInvalid, read_keys
 from killable.api.webhooks.server_webhooks import faults_of
 from killable.supervisor.configuration import config as settings
 from killable.supervisor.configuration.config import Config, ConfigError, ConfigFault
+from killable.supervisor.telemetry.otel_settings import faults_of as telemetry_faults
 
 API_KEY = "KILLABLE_API_KEY"
 API_KEY_NAME = "default"
@@ -55,6 +56,7 @@ def examine(
     config, faults = settings.examine(path, environ, flags, target)
     keys, of_environment, wrong = _keys(config, own)
     wrong += _without_mcp(config)
+    wrong += [ConfigFault(*fault, config.sources.get(fault[0], "")) for fault in telemetry_faults(config.telemetry)]
     doubted = {fault.key for fault in (*faults, *wrong)} & {KEYS_FILE, API_KEY, "server.host"}
     if not keys and not doubted:
         wrong += _open_to_everyone(config)

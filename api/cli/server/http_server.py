@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.app import close_app, create_app, end_listening
@@ -26,6 +26,10 @@ from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
     from killable.api.app import Tools
+    from prometheus_client.core import Metric
+
+    from killable.api.http.app import Tools
+    from killable.api.http.telemetry_sent import TelemetrySent
     from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.engine import Engine
     from killable.supervisor.files.file_store import FileStore
@@ -55,12 +59,12 @@ class HttpServer:
     def __init__(
         self, engine: Engine, server: ServerSettings, listener: Listener, keys: Sequence[ApiKey] = (),
         audit_log: AuditLog | None = None, operators: Listener | None = None, files: FileStore | None = None,
-        callbacks: Deliveries | None = None,
+        callbacks: Deliveries | None = None, telemetry: TelemetrySent | None = None,
     ) -> None:  # fmt: skip
         settings = HttpSettings.of(server, keys)
         bounds = bounds_of(settings)
         self._listener = listener
-        self._app = create_app(engine, settings, audit_log, files, _tools(engine, settings), callbacks)
+        self._app = create_app(engine, settings, audit_log, files, _tools(engine, settings), callbacks, telemetry)
         self._precedence = precedence = self._app.state.parts.turns.precedence
         protocol = protocol_of(settings, bounds, precedence)
         served = with_true_clients(self._app, server.trusted_proxies)
@@ -84,6 +88,11 @@ class HttpServer:
             raise cannot_listen(self._listener.url, error) from error
         if self._operators is not None:
             await self._operators.start()
+
+    def metrics(self) -> Iterable[Metric]:
+        """Return what is measured of requests."""
+        found: Iterable[Metric] = self._app.state.parts.request_metrics.collect()
+        return found
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:
         """Let these be the keys from now on, of a server that was started with some. Return the names that came, and

@@ -16,6 +16,7 @@ from killable.supervisor.configuration.schema import (
     PoolTable,
     SandboxTable,
     ServerSettings,
+    TelemetrySettings,
     WebhookSettings,
     json_schema,
 )
@@ -38,6 +39,9 @@ def page() -> str:
         "## `[webhooks]`",
         tables["WebhookSettings"]["description"],
         table(KEYS, _rows(asdict(WebhookSettings()), tables["WebhookSettings"])),
+        "## `[telemetry]`",
+        tables["TelemetrySettings"]["description"],
+        table(KEYS, _rows(asdict(TelemetrySettings()), tables["TelemetrySettings"])),
         "## `[limits]` and `[jobs.NAME.limits]`",
         LIMITS,
         table(

@@ -12,8 +12,8 @@ from rich.text import Text
 from killable.api.cli.commands.drain import node_line, state_line
 from killable.api.cli.commands.metrics import flattened
 from killable.api.cli.commands.nodes import detail_of, labels_of
-from killable.api.cli.commands.ps import in_order, listing, summary
 from killable.api.cli.commands.workers import worker_listing
+from killable.api.cli.display.job_listing import in_order, listing, summary
 from killable.api.cli.display.status_line import StatusLine, progress_line
 
 
@@ -140,6 +140,7 @@ def test_in_a_cluster_each_job_and_worker_has_its_node() -> None:
         "type": "work", "tokens": 0, "created_at": "2026-01-01T00:00:00.000Z", "node": "gpu-1", "progress": None,
         "started_at": None, "ended_at": None,
     }  # fmt: skip
+    record["worker_id"] = "gpu-1.w-3"
     worker = {"worker_id": "gpu-1.w-3", "job_id": "j", "node": "gpu-1", "pool": "p", "state": "busy", "pid": 7}
     console = Console(file=io.StringIO(), width=200)
     console.print(listing([record], [worker], full=True))

@@ -30,7 +30,9 @@ class LiveScreen:
         self.raw = b""
         streams: dict[str, Any] = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
         environment = {"TERM": "xterm-256color", "COLUMNS": "", "LINES": "", **env}
-        self.process = command.start(*args, env=environment, start_new_session=True, **streams)
+        self.process = command.start(
+            *args, env=environment, start_new_session=True, preexec_fn=_take_terminal, **streams
+        )  # fmt: skip
         self._theirs = theirs
 
     def __enter__(self) -> Self:
@@ -39,9 +41,9 @@ class LiveScreen:
     def __exit__(self, *exc: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._theirs)
-        if self._ours >= 0:
-            os.close(self._ours)
+        for each in (self._theirs, self._ours):
+            if each >= 0:
+                os.close(each)
 
     @property
     def text(self) -> str:
@@ -54,10 +56,11 @@ class LiveScreen:
     def resize(self, columns: int, lines: int) -> None:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self._screen.resize(lines, columns)
-        os.killpg(self.process.pid, 28)  # SIGWINCH, which the kernel sends to a controlling terminal's foreground
 
     def hang_up(self) -> None:
-        """Close the terminal."""
+        """Close the terminal: the kernel sends SIGHUP."""
+        os.close(self._theirs)
+        self._theirs = -1
         os.close(self._ours)
         self._ours = -1
 
@@ -101,3 +104,8 @@ class LiveScreen:
         self.raw += data
         self._stream.feed(data)
         return bool(data)
+
+
+def _take_terminal() -> None:
+    """Make stdin the controlling terminal: Ctrl-C, a new size and its end are signals then."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

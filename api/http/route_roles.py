@@ -39,6 +39,8 @@ class Access(NamedTuple):
     """What it changes stands in its body: the route has it recorded (`audited_requests.note_now`)."""
 
 
+LIVE_STREAMS = frozenset({"/v1/jobs/stream", "/v1/workers/stream"})
+"""Streams of no one job, which are read with a ticket, too."""
 _JOB = "/v1/jobs/{job_id}"
 MCP_PATH = "/mcp"
 _RESPONSE = "/v1/responses/{response_id}"
@@ -57,6 +59,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/workers/{worker_id}"): Access("read"),
     ("GET", "/v1/nodes"): Access("read"),
     ("GET", "/v1/jobs"): Access("read"),
+    **{("GET", path): Access("read") for path in sorted(LIVE_STREAMS)},
+    ("GET", "/v1/stream-tickets"): Access("read"),
     ("GET", _JOB): Access("read"),
     ("GET", f"{_JOB}/stream"): Access("read"),
     ("GET", f"{_JOB}/output"): Access("read"),

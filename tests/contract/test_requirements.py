@@ -18,8 +18,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 LOADED_BY_OTHERS = {"httptools"}
 """Imported by uvicorn's `httptools_impl`, which ours is made of."""
-OF_EXTRAS = {"supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload"}
-"""Files that may import what an extra has, too."""
+OF_EXTRAS = {
+    "supervisor/cluster/ray_launcher.py": "ray", "api/cli/server/code_watch.py": "reload", "api/mcp": "mcp",
+    "api/cli/top": "top", "api/cli/commands/top.py": "top",
+}  # fmt: skip
+"""Files and packages that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"
 """Only pytest imports it."""
 
@@ -44,12 +47,12 @@ def foreign(source: Source) -> list[tuple[str, int]]:
 
 @check
 def not_required(looked_at: Sequence[Source]) -> list[str]:
-    """The built-in job types may import what the extra `models` has, too, and a package what `mcp` has."""
+    """The built-in job types may import what the extra `models` has, too."""
     found = []
     for each in looked_at:
         builtin = each.name.startswith("workers/builtin/")
-        tools = each.name.startswith("api/mcp/")
-        extra = "models" if builtin else "mcp" if tools else OF_EXTRAS.get(each.name, "")
+        package = each.name.rpartition("/")[0]
+        extra = "models" if builtin else OF_EXTRAS.get(package) or OF_EXTRAS.get(each.name, "")
         required = named([*PROJECT["dependencies"], *EXTRAS.get(extra, ())])
         required |= {"pytest"} if each.name == OF_PYTEST else set()
         found += [f"{each.name}:{line} imports {name}" for name, line in foreign(each) if not homes(name) & required]

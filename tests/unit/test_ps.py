@@ -145,9 +145,11 @@ def test_in_a_cluster_each_job_and_worker_has_its_node() -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(listing([record], [worker], full=True))
     console.print(worker_listing([worker]))
-    console.print(listing([record | {"node": None}], [worker | {"node": None, "worker_id": "w-3"}], full=True))
+    on_one_machine = record | {"node": None, "worker_id": "w-3"}
+    console.print(listing([on_one_machine], [worker | {"node": None, "worker_id": "w-3"}], full=True))
     assert isinstance(console.file, io.StringIO)
     jobs, workers, alone = (
         each.split() for each in console.file.getvalue().splitlines() if each.split()[0] in ("j", "gpu-1")
     )
-    assert jobs[5:8] == ["gpu-1", "w-3", "7"] and workers[:2] == ["gpu-1", "gpu-1.w-3"] and alone[5:7] == ["w-3", "7"]
+    assert jobs[6:10] == ["p", "gpu-1", "w-3", "7"] and workers[:2] == ["gpu-1", "gpu-1.w-3"]
+    assert alone[6:9] == ["p", "w-3", "7"]

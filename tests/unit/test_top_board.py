@@ -134,7 +134,7 @@ def test_the_tables_fit_80_columns(columns: Any) -> None:
     widths = [max(len(column.title), 9) for column in columns]
     shown, cut = fitting(columns, widths, 80)
     assert sum(cut[index] for index in shown) + 2 * (len(shown) - 1) <= 80
-    assert shown[:3] == [0, 1, 2]
+    assert 0 in shown and len(shown) >= 4
 
 
 def test_the_overview_of_a_server_of_any_version_is_there() -> None:

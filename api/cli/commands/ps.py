@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors
+from killable.api.cli.display.job_list_watch import JobListWatch, JobsNow
 from killable.api.cli.display.job_listing import holders_of, in_order, listing, summary
-from killable.api.cli.display.job_watch import JobsNow, JobWatch
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import tag_filter
 
@@ -45,7 +45,7 @@ def ps(
         pools = {} if as_json or console.stdout_columns() < POOLS_FROM_COLUMNS else _pools(client)
         if watch:
             at_most = limit or 0
-            JobWatch(client, now, pools, at_most=at_most, full=full, wanted=wanted or "").run(as_json)
+            JobListWatch(client, now, pools, at_most=at_most, full=full, wanted=wanted or "").run(as_json)
             return
         seen = now()
         at_most = (0 if as_json or not sys.stdout.isatty() else ON_A_SCREEN) if limit is None else limit

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -23,6 +23,7 @@ from killable.api.cli.display.job_listing import ORDER, holders_of, listing, ran
 from killable.api.cli.display.job_state import ended_by, job_state, state_text
 from killable.api.client.errors import Unreachable
 from killable.workers.errors import KillableError, Refused
+from killable.workers.named_tuples import NamedTuple
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
@@ -42,7 +43,7 @@ class JobsNow(NamedTuple):
     workers: Sequence[Members]
 
 
-class JobWatch:
+class JobListWatch:
     """Shows jobs until it is interrupted. A server that goes away is waited for: its jobs may be there again."""
 
     def __init__(

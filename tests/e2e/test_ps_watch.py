@@ -27,6 +27,11 @@ def running(command: Command, *args: str) -> Iterator[Process]:
             process.kill()
 
 
+def state_in(text: str, job: str) -> str:
+    """Return the state in the row of a job; empty: it has none."""
+    return next((line.split()[2] for line in text.splitlines() if line.startswith(job[:12])), "")
+
+
 @pytest.fixture
 def watching(folder: Path, server: Server) -> Command:
     return Command(folder, server.url, program=PROGRAM)
@@ -92,14 +97,14 @@ def test_in_a_pipe_each_change_is_a_line(watching: Command, command: Command) ->
 def test_in_a_terminal_the_list_is_drawn_in_place_and_stays(watching: Command, command: Command) -> None:
     job = start_detached(command, "tick")
     with LiveScreen(watching, "ps", "-w", "-a", lines=30) as screen:
-        screen.until(lambda text: f"{job[:12]}  tick  running" in text and "(Ctrl-C ends)" in text)
+        screen.until(lambda text: state_in(text, job) == "running" and "(Ctrl-C ends)" in text)
         with client_of(command.url) as client:
             client.job(job).cancel()
-        screen.until(f"{job[:12]}  tick  cancelled")
+        screen.until(lambda text: state_in(text, job) == "cancelled")
         assert screen.text.count(job[:12]) == 1
         screen.type("\x03")
         assert screen.ended() == 130
-        assert f"{job[:12]}  tick  cancelled" in screen.text and screen.modes == screen.before
+        assert state_in(screen.text, job) == "cancelled" and screen.modes == screen.before
 
 
 @pytest.mark.own_server

@@ -73,9 +73,13 @@ class Board:
         for name in ended[: max(1, JOBS_MAX // 20)]:
             del self.jobs[name]
 
-    def forget_jobs(self) -> None:
-        """Forget everything about a run of the server that is over."""
-        self.jobs, self.now, self.counts, self.holders = {}, {}, {}, {}
+    def add(self, job: Members) -> None:
+        """Add a job of a list, unless the stream has told of it: what that said is newer."""
+        self.jobs.setdefault(str(job["job_id"]), job)
+
+    def forget_workers(self) -> None:
+        """Forget the workers of a run of the server that is over; its jobs go when the stream has the new list."""
+        self.now, self.holders = {}, {}
 
     def cpu_percent(self, job: Members) -> float | None:
         """Return what a job's processes take of one core now; None: it has none, or it is not measured yet."""

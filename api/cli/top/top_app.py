@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from rich.text import Text
 from textual import events
+from textual.actions import SkipAction
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -63,7 +64,8 @@ class TopApp(App[int]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q,ctrl+c,ctrl+q", "leave", "quit", priority=False),
-        Binding("slash", "filter", "filter"),
+        # With priority: what is typed after it, however fast, is of the filter, and no key of the table.
+        Binding("slash", "filter", "filter", priority=True),
         Binding("s", "sort(1)", "sort"),
         Binding("S", "backwards", show=False),
         Binding("a", "shows", "active/all"),
@@ -274,11 +276,13 @@ class TopApp(App[int]):
         self.push_screen(Help())
 
     def action_filter(self) -> None:
+        field = self.screen_stack[0].query_one("#filter", Input)
+        if len(self.screen_stack) > 1 or field.has_focus:
+            raise SkipAction
         self.action_view("jobs")
-        field = self.query_one("#filter", Input)
         field.value = self._words
         field.display = True
-        field.focus()
+        self.screen.set_focus(field)
 
     def action_no_filter(self) -> None:
         field = self.screen_stack[0].query_one("#filter", Input)

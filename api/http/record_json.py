@@ -20,7 +20,6 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
     return summary_of(record) | {
         "error": record.error,
         "limits": record.limits,
-        "tenant": record.tenant,
         "nodes": record.nodes,
         "files": record.files,
         "correlation_id": record.correlation_id,

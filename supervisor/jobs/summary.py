@@ -11,7 +11,7 @@ from killable.supervisor.records import JobRecord
 
 SHORT_JOB = (
     "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error", "durable", "node",
+    "progress", "queue", "error", "durable", "node", "tenant",
 )  # fmt: skip
 """The members of a job in a list."""
 

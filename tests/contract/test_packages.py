@@ -62,9 +62,10 @@ BELOW = {
     "api/cli/starter": (),
     "api/cli/diagnosis": ("api/cli/display",),
     "api/cli/bench": ("killable", "api/client", "api/cli", "api/cli/display", "api/cli/server"),
+    "api/cli/top": ("api/client", "api/cli", "api/cli/display"),
     "api/cli/commands": (
         "api/client", "api/http", "api/webhooks", "api/cli", "api/cli/declarations", "api/cli/display",
-        "api/cli/parameters", "api/cli/server", "api/cli/diagnosis", "api/cli/bench",
+        "api/cli/parameters", "api/cli/server", "api/cli/diagnosis", "api/cli/bench", "api/cli/top",
     ),
     "api/testing": ("api/client",),
     "api/public": ("workers/authoring", "workers", "supervisor/executor", "api/client", "api/testing"),

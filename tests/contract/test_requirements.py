@@ -21,10 +21,13 @@ LOADED_BY_OTHERS = {"httptools"}
 OF_EXTRAS = {
     "supervisor/cluster/ray_launcher.py": "ray",
     "api/cli/server/code_watch.py": "reload",
+    "api/mcp": "mcp",
+    "api/cli/top": "top",
+    "api/cli/commands/top.py": "top",
     "api/cli/bench/picture.py": "picture",
     **{f"supervisor/telemetry/{name}.py": "otel" for name in ("otlp_metrics", "span_building", "telemetry")},
 }
-"""Files that may import what an extra has, too."""
+"""Files and packages that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"
 """Only pytest imports it."""
 
@@ -49,12 +52,12 @@ def foreign(source: Source) -> list[tuple[str, int]]:
 
 @check
 def not_required(looked_at: Sequence[Source]) -> list[str]:
-    """The built-in job types may import what the extra `models` has, too, and a package what `mcp` has."""
+    """The built-in job types may import what the extra `models` has, too."""
     found = []
     for each in looked_at:
         builtin = each.name.startswith("workers/builtin/")
-        tools = each.name.startswith("api/mcp/")
-        extra = "models" if builtin else "mcp" if tools else OF_EXTRAS.get(each.name, "")
+        package = each.name.rpartition("/")[0]
+        extra = "models" if builtin else OF_EXTRAS.get(package) or OF_EXTRAS.get(each.name, "")
         required = named([*PROJECT["dependencies"], *EXTRAS.get(extra, ())])
         required |= {"pytest"} if each.name == OF_PYTEST else set()
         found += [f"{each.name}:{line} imports {name}" for name, line in foreign(each) if not homes(name) & required]

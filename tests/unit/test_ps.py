@@ -12,8 +12,8 @@ from rich.text import Text
 from killable.api.cli.commands.drain import node_line, state_line
 from killable.api.cli.commands.metrics import flattened
 from killable.api.cli.commands.nodes import detail_of, labels_of
-from killable.api.cli.commands.ps import in_order, listing, summary
 from killable.api.cli.commands.workers import worker_listing
+from killable.api.cli.display.job_listing import in_order, listing, summary
 from killable.api.cli.display.status_line import StatusLine, progress_line
 
 
@@ -140,13 +140,16 @@ def test_in_a_cluster_each_job_and_worker_has_its_node() -> None:
         "type": "work", "tokens": 0, "created_at": "2026-01-01T00:00:00.000Z", "node": "gpu-1", "progress": None,
         "started_at": None, "ended_at": None,
     }  # fmt: skip
+    record["worker_id"] = "gpu-1.w-3"
     worker = {"worker_id": "gpu-1.w-3", "job_id": "j", "node": "gpu-1", "pool": "p", "state": "busy", "pid": 7}
     console = Console(file=io.StringIO(), width=200)
     console.print(listing([record], [worker], full=True))
     console.print(worker_listing([worker]))
-    console.print(listing([record | {"node": None}], [worker | {"node": None, "worker_id": "w-3"}], full=True))
+    on_one_machine = record | {"node": None, "worker_id": "w-3"}
+    console.print(listing([on_one_machine], [worker | {"node": None, "worker_id": "w-3"}], full=True))
     assert isinstance(console.file, io.StringIO)
     jobs, workers, alone = (
         each.split() for each in console.file.getvalue().splitlines() if each.split()[0] in ("j", "gpu-1")
     )
-    assert jobs[5:8] == ["gpu-1", "w-3", "7"] and workers[:2] == ["gpu-1", "gpu-1.w-3"] and alone[5:7] == ["w-3", "7"]
+    assert jobs[6:10] == ["p", "gpu-1", "w-3", "7"] and workers[:2] == ["gpu-1", "gpu-1.w-3"]
+    assert alone[6:9] == ["p", "w-3", "7"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from killable.api.cli.display import console, errors, story
+from killable.api.cli.display.state_colours import colour_of
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import events_so_far, find_job
 
@@ -36,7 +37,7 @@ def explain(name: str, as_json: bool, url: str) -> None:
             console.print_json(_members(record, told))
             return
         width = min(PROSE_CHARS, console.stdout_columns())
-        console.print_lines(_lines(told, width))
+        console.print_lines(_lines(told, width, colour_of(str(record["state"]))))
 
 
 def _between_attempts(job: JobHandle, record: dict[str, Any]) -> Iterator[Event]:
@@ -49,8 +50,8 @@ def _between_attempts(job: JobHandle, record: dict[str, Any]) -> Iterator[Event]
                 yield event
 
 
-def _lines(told: story.Story, width: int) -> Iterator[Text]:
-    yield Text(told.headline, "bold")
+def _lines(told: story.Story, width: int, colour: str) -> Iterator[Text]:
+    yield Text(told.headline, f"bold {colour}".rstrip())
     for paragraph in told.paragraphs:
         title = f"{paragraph.title:<{len(INDENT)}}"
         quoted = paragraph.title in ("Where", "Tokens", "Printed")

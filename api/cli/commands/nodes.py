@@ -10,6 +10,7 @@ from typing import Any
 
 from killable.api.cli.display import console, errors, spelling
 from killable.api.cli.display.fitted_table import Column, Listing
+from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
 
 OWN = ("node", "host")
@@ -38,7 +39,7 @@ def listing(records: Sequence[Mapping[str, Any]]) -> Listing:
     for node in records:
         heard = "-" if node["heard_s"] is None else spelling.duration(node["heard_s"])
         table.add(
-            spelling.plain(node["name"]), str(node["state"]), f"{node['running']}/{node['slots']}", heard,
+            spelling.plain(node["name"]), state_text(str(node["state"])), f"{node['running']}/{node['slots']}", heard,
             spelling.plain(labels_of(node["labels"])) or "-", spelling.plain(detail_of(node)) or "-",
         )  # fmt: skip
     return table

@@ -179,7 +179,10 @@ PS = VerbCommand(
     """List jobs with their worker processes: running ones first, then the queue in its order.
 
     STATE shows the place in the queue (#1 is next) or the progress that the job
-    reported (45%). CPU is a share of one core, averaged over the worker's life.
+    reported (45%), ERROR why it ended, RAN how long its function ran. CPU is a
+    share of one core, averaged over the worker's life. A wide terminal shows
+    more columns. With --watch the list is drawn again each second until Ctrl-C;
+    where no terminal is, each change is a line.
     """,
     Option(["-a", "--all", "all_jobs"], is_flag=True, help="Include ended jobs."),
     Option(
@@ -198,11 +201,13 @@ PS = VerbCommand(
         help=f"List at most N jobs; 0: all. Default: {ON_A_SCREEN} in a terminal, all in a pipe.",
     ),
     Option(["--full"], is_flag=True, help="Print full ids."),
+    Option(["-w", "--watch"], is_flag=True, help="Go on, and show each change."),
     JSON,
     URL,
     runs="ps.ps",
     examples=(
         "killable ps",
+        "killable ps --watch",
         "killable ps -a -n 20 --type tokenize --tag team=search",
     ),
 )

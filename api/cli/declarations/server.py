@@ -159,6 +159,23 @@ WORKERS = VerbCommand(
     ),
 )
 
+TOP = VerbCommand(
+    "top",
+    """Show the server now: queue, workers with their use, jobs, ends by code. Inspect, cancel and kill from there.
+
+    Live until q or Ctrl-C; jobs go on. / filters, s sorts, Enter shows a job's
+    story, certificate, stack and output; c cancels it, K kills it or a worker at
+    once: both ask first. With a key that may only look it shows and ends nothing.
+    ? lists the keys. Needs `pip install 'killable[top]'`, and a terminal.
+    """,
+    URL,
+    runs="top.top",
+    examples=(
+        "killable top",
+        "killable top --url http://10.0.0.5:7833",
+    ),
+)
+
 NODES = VerbCommand(
     "nodes",
     """List the machines of a cluster (`serve --ray`), each with the jobs that it runs and may run.
@@ -327,4 +344,4 @@ JOURNAL = VerbCommand(
     ),
 )
 
-SERVER = (SERVE, CONFIG, KEYS, CHECK, WORKERS, NODES, TENANTS, TYPES, METRICS, DRAIN, RELOAD, SHUTDOWN, JOURNAL)
+SERVER = (SERVE, CONFIG, KEYS, CHECK, TOP, WORKERS, NODES, TENANTS, TYPES, METRICS, DRAIN, RELOAD, SHUTDOWN, JOURNAL)

@@ -93,9 +93,14 @@ def stderr_console(*, soft_wrap: bool = True) -> Console:
     return _BestEffortConsole(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
 
 
+def stdout_console() -> Console:
+    """Return a console on stdout."""
+    return _Console(highlight=False, markup=False, emoji=False)
+
+
 def print_table(table: RenderableType) -> None:
     """Print on stdout. In a pipe, nothing is truncated and no line ends with spaces."""
-    console = _Console(highlight=False, markup=False, emoji=False)
+    console = stdout_console()
     if console.is_terminal:
         console.print(table)
         return

@@ -12,25 +12,12 @@ from typing import Any
 from rich.text import Text
 
 from killable.api.cli.display.spelling import age_s, plain
+from killable.api.cli.display.state_colours import colour_of
 from killable.workers.error_codes import LOST
-
-_STATE_STYLES = {
-    "queued": "cyan",
-    "running": "blue",
-    "stopping": "yellow",
-    "completed": "green",
-    "failed": "red",
-    "cancelled": "yellow",
-    "timed_out": "magenta",
-    "idle": "green",
-    "busy": "blue",
-    "spawning": "cyan",
-    "quarantined": "red",
-}
 
 
 def state_text(name: str) -> Text:
-    return Text(name, _STATE_STYLES.get(name, ""))
+    return Text(name, colour_of(name))
 
 
 def lasted_s(record: Mapping[str, Any]) -> float | None:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display import console, spelling
+from killable.api.cli.display.job_state import state_text
 from killable.api.cli.display.record_table import short_value
 from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.linux.inherited_environment import withheld
@@ -34,7 +35,6 @@ _PROOFS = {
 }
 NODES_MAX = 4
 """Nodes that are named; `killable nodes` has all."""
-_STATE_STYLES = {"ready": "green", "broken": "red"}
 
 
 async def print_to(engine: Engine, in_force: InForce, url: str, as_json: bool) -> None:
@@ -115,7 +115,7 @@ def pools_table(pools: Sequence[PoolRecord], types: Sequence[JobType]) -> Table:
         names = [job_type.name for job_type in types if job_type.pool == pool.name]
         table.add_row(
             pool.name,
-            Text(pool.state, _STATE_STYLES.get(pool.state, "yellow")),
+            state_text(pool.state),
             str(pool.workers_max),
             pool.start_method,
             " ".join(names) or "-",

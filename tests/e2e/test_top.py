@@ -1,0 +1,148 @@
+"""`killable top` in a real terminal, over a real server: what stands on the screen, what keys do, how it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support.killable_command import Command, Serve, Server, client_of, start_detached
+from support.screen import LiveScreen
+
+TOP = [sys.executable, "-m", "killable.api.cli"]
+
+
+@pytest.fixture
+def top(folder: Path, server: Server) -> Command:
+    return Command(folder, server.url, program=TOP)
+
+
+def test_a_job_is_found_inspected_and_cancelled(top: Command, command: Command) -> None:
+    job = start_detached(command, "tick", tags={"team": "search"})[:12]
+    with LiveScreen(top, "top") as screen:
+        text = screen.until(lambda text: job in text and "live" in text)
+        assert max(map(len, text.splitlines())) <= 80
+        assert "running" in text and "workers  " in text
+        screen.type("/nothing\r")
+        screen.until("no active job fits the filter")
+        screen.type("\x1b")
+        screen.until(job)
+        screen.type("\r")
+        text = screen.until("It has not ended yet")
+        assert "Asked" in text and "tag team=search" in text.replace("\n        ", " ")
+        screen.type("c")
+        text = screen.until(f"Cancel {job}?")
+        assert "SIGTERM, then its grace, then SIGKILL." in text
+        screen.type("\r")  # Enter is no
+        screen.until(lambda text: "Cancel" not in text)
+        screen.type("c")
+        screen.until(f"Cancel {job}?")
+        screen.type("y")
+        screen.until(lambda text: "was cancelled by user" in text)
+        screen.type("\x1b[F")  # End
+        text = screen.until("tree_empty")
+        assert "━" in text and "Certificate" in text
+        screen.type("\x1b")
+        screen.until("no active jobs")
+        screen.type("4")
+        text = screen.until("ENDED AS")
+        assert "cancelled" in text
+        screen.type("q")
+        assert screen.ended() == 0
+        assert screen.modes == screen.before
+
+
+def test_a_worker_is_killed_from_its_table(top: Command, command: Command) -> None:
+    job = start_detached(command, "compute")
+    with client_of(command.url) as client:
+        name = client.job(job).record()["worker_id"]
+    with LiveScreen(top, "top", columns=120) as screen:
+        screen.until(job[:12])
+        screen.type("2")
+        screen.until(lambda text: "PID" in text and name in text)
+        screen.type("g")
+        while f"\n{name} " not in screen.text:
+            screen.until(name)
+        rows = [line.split()[0] for line in screen.text.splitlines() if line.startswith("w-")]
+        screen.type("j" * rows.index(name) + "K")
+        text = screen.until(f"Kill worker {name}?")
+        assert f"Its job {job[:12]} is cancelled." in text
+        screen.type("y")
+        screen.until(f"{name} is gone")
+        screen.type("\x03")  # Ctrl-C
+        assert screen.ended() == 0 and screen.modes == screen.before
+
+
+def test_a_tall_screen_has_workers_and_jobs(top: Command, command: Command) -> None:
+    start_detached(command, "tick", tags={"team": "search"})
+    with LiveScreen(top, "top", columns=200, lines=50) as screen:
+        text = screen.until(lambda text: "THREADS" in text and "TOKENS" in text and "team=search" in text)
+        assert text.index("WORKER  POOL") < text.index("JOB           TYPE")
+        screen.type("?")
+        screen.until("jobs, workers, pools, ends by code")
+        screen.type("x")
+        screen.until(lambda text: "ends by code" not in text)
+        screen.resize(80, 24)
+        screen.until(lambda text: "THREADS" not in text and "TOKENS" in text)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_ends_it_and_the_terminal_is_as_it_was(top: Command, number: signal.Signals) -> None:
+    with LiveScreen(top, "top") as screen:
+        screen.until("live")
+        screen.process.send_signal(number)
+        assert screen.ended() == 130
+        assert screen.modes == screen.before
+        assert screen.raw.rindex(b"\x1b[?1049l") > screen.raw.rindex(b"\x1b[?1049h")
+        assert b"Traceback" not in screen.raw
+
+
+def test_a_terminal_that_is_closed_ends_it(top: Command) -> None:
+    with LiveScreen(top, "top") as screen:
+        screen.until("live")
+        screen.hang_up()
+        assert screen.ended() == 130
+
+
+def test_without_colours_there_are_none(top: Command, command: Command) -> None:
+    start_detached(command, "tick")
+    with LiveScreen(top, "top") as coloured, LiveScreen(top, "top", NO_COLOR="1") as plain:
+        coloured.until("running")
+        plain.until("running")
+        assert b"\x1b[34m" in coloured.raw or b";34m" in coloured.raw
+        for code in range(31, 38):
+            assert f"\x1b[{code}m".encode() not in plain.raw and f";{code}m".encode() not in plain.raw
+
+
+@pytest.mark.own_server
+def test_a_server_that_goes_away_is_waited_for(top: Command, server: Server, serve: Serve) -> None:
+    port = server.url.rpartition(":")[2]
+    job = start_detached(Command(top.folder, server.url), "tick")
+    with LiveScreen(top, "top") as screen:
+        screen.until(job[:12])
+        server.stop()
+        screen.until("trying again")
+        serve("my_jobs.py", "--port", port)
+        screen.until("the server was started anew")
+        screen.until(lambda text: job[:12] not in text)
+
+
+def test_without_a_terminal_or_textual_a_line_says_what_to_do(command: Command) -> None:
+    done = command.run("top")
+    assert done.returncode == 2 and "`killable ps --watch`" in done.stderr
+    program = [
+        sys.executable,
+        "-c",
+        "import sys; sys.modules['textual'] = None; from killable.api.cli import main; main()",
+    ]
+    with LiveScreen(Command(command.folder, command.url, program=program), "top") as screen:
+        assert screen.ended() == 2
+        assert "pip install 'killable[top]'" in screen.text.replace("\n", "")
+
+
+def test_no_server_is_said_on_the_screen_and_waited_for(folder: Path) -> None:
+    with LiveScreen(Command(folder, "http://127.0.0.1:1", program=TOP), "top") as screen:
+        screen.until("no answer for")
+        screen.type("q")
+        assert screen.ended() == 0

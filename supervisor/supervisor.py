@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.fleet import Fleet
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.watches import Watches
     from killable.supervisor.telemetry.scraping import Scraping
+    from killable.supervisor.telemetry.watches import Watches
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -485,15 +485,12 @@ class Supervisor:
         except QueueFull as full:
             queue_full = str(full)
         return readiness(
-            self._fleet.pool_records(),
-            queue_full=queue_full,
-            draining=self._drain.draining,
+            self._fleet.pool_records(), queue_full=queue_full, draining=self._drain.draining,
             journal="" if self._job_notes is None else self._job_notes.journal.trouble,
-            longest_turn_s=loop_turns.longest_s(),
-            nodes=await self.nodes(),
+            longest_turn_s=loop_turns.longest_s(), nodes=await self.nodes(),
             cluster="" if self._remote_pools is None else self._remote_pools.trouble,
             not_reloaded="" if self._reload is None else self._reload.record.error,
-        )
+        )  # fmt: skip
 
     async def counts(self) -> Mapping[str, Any]:
         return await self._scraping.counts(self._clock.now() - self._started)

@@ -17,7 +17,7 @@ from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import fault, invalid
-from killable.api.http.responses import NO_BODY, Json, correlation_id_of
+from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.api.openai import responses_api
 from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
 from killable.api.openai.chat_choices import Chunks
@@ -26,7 +26,6 @@ from killable.api.openai.model_list import accepting, models_json
 from killable.api.openai.reading import options_of, read_request
 from killable.api.openai.request_inputs import Asked
 from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
-from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord

@@ -20,8 +20,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
-import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,7 +155,6 @@ async def _serve(
     from killable.api.cli.server import announcement, interpreter_settings
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
-    from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.server_log import Sayings
     from killable.api.cli.server.sighup import HangUp
     from killable.api.cli.server.telemetry_start import telemetry_of

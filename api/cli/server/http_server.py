@@ -25,10 +25,9 @@ from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
 if TYPE_CHECKING:
-    from killable.api.app import Tools
     from prometheus_client.core import Metric
 
-    from killable.api.http.app import Tools
+    from killable.api.app import Tools
     from killable.api.http.telemetry_sent import TelemetrySent
     from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.engine import Engine

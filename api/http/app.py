@@ -20,6 +20,7 @@ from killable.api.http import (
     routes_operator,
     routes_outputs,
     routes_server,
+    routes_story,
 )
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
@@ -44,6 +45,7 @@ from killable.api.http.route_roles import ACCESS, MCP_PATH, OPEN_PATHS
 from killable.api.http.schemas import Problem
 from killable.api.http.stream_tickets import Tickets
 from killable.api.http.webhooks import Webhooks
+from killable.api.page.routes import ROUTES as PAGE_ROUTES
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 
@@ -94,9 +96,11 @@ def create_app(
     install_problems(app)
     # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
     for routes in (
-        routes_operator, routes_jobs, routes_outputs, routes_files, routes_server, routes_metrics, routes_openai,
+        routes_operator, routes_jobs, routes_outputs, routes_story, routes_files, routes_server, routes_metrics,
+        routes_openai,
     ):  # fmt: skip
         app.include_router(routes.router)
+    app.router.routes.extend(PAGE_ROUTES)
     app.state.tools = tools
     methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
     app.router.routes.append(Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False))

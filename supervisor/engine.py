@@ -6,12 +6,14 @@ Runs in: supervisor. `Supervisor` implements it on this machine; callers must no
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
+from killable.supervisor.jobs.job_filter import Wanted
 from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
+    JobCounts,
     JobRecord,
     NodeRecord,
     PoolRecord,
@@ -58,10 +60,27 @@ class Engine(Protocol):
         ...
 
     async def list(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
-    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
+        self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]
+    ) -> tuple[Sequence[JobRecord], str | None]:
         """Return matching jobs, newest first, and the next cursor. `state` may be `active`."""
+        ...
+
+    async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
+        """Return how many jobs match."""
+        ...
+
+    def watch_jobs(
+        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
+    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+        """Yield the list of matching jobs (`jobs`), then what changes: `job`, `gone`, `counts`, and `end` when the
+        server ends. `after` is the id of the last event received; if that is known, only what has changed since comes.
+        """
+        ...
+
+    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
+        """Yield the state of workers, pools, queue and server (`now`), at once and then each second, and `end` when the
+        server ends. With `tenant`, no job of others.
+        """
         ...
 
     def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncGenerator[Sequence[JobEvent], None]:
@@ -89,9 +108,8 @@ class Engine(Protocol):
         ...
 
     async def cancel_matching(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "", node: str | None = None,
+        self, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        dry_run: bool = False, key: str = "", **wanted: Unpack[Wanted],
     ) -> BulkCancel:  # fmt: skip
         """Cancel every matching job and wait at most `wait_s` seconds for all of them. None of them starts meanwhile.
 
@@ -188,14 +206,14 @@ class Engine(Protocol):
         ...
 
     async def reader_came(
-        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
     ) -> None:
-        """Count one more reader of the job's stream, and one more stream of the reader's tenant. `watches`: its leaving
-        does not matter to the job. Raise Refused: unknown_job, too_many_streams.
+        """Count one more reader of the job's stream, and one more stream of the reader's tenant. Without a job, only
+        that. `watches`: its leaving does not matter to the job. Raise Refused: unknown_job, too_many_streams.
         """
         ...
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
         watched. Return whether this one did.
         """

@@ -88,6 +88,8 @@ class Sample(NamedTuple):
     """Memory that they have mapped to share it. What several have mapped counts in each, unless `proven`."""
     threads: int = 1
     """Of all of them, the main threads included."""
+    resident_bytes: int = 0
+    """All pages that they have in memory, with those of files. What several share counts in each."""
 
 
 class ProcessListener(Protocol):

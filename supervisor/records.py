@@ -87,6 +87,15 @@ class JobRecord(NamedTuple):
         return self.state in TERMINAL_STATES
 
 
+class JobCounts(NamedTuple):
+    """How many jobs there are."""
+
+    total: int
+    """Those that match a filter."""
+    counts: dict[str, int]
+    """By state, those that match it but for their state."""
+
+
 class FileRecord(NamedTuple):
     """One uploaded file as clients see it."""
 
@@ -145,6 +154,19 @@ class WorkerRecord(NamedTuple):
     """The node that it runs on; null on a server of one machine."""
     generation: int = 1
     """Which code it has: of which of the pool's loads."""
+
+
+class WorkerUse(NamedTuple):
+    """What a worker and all processes of its job use now. Null: not measured yet, or it is gone."""
+
+    cpu_percent: float | None = None
+    """Of one core, since the measurement before, a second earlier; with hundreds of workers some seconds."""
+    memory_bytes: int | None = None
+    """As `memory_bytes` of a job counts it: private memory of all of them, and what they have mapped to share it."""
+    processes: int | None = None
+    """Living ones, its own included."""
+    threads: int | None = None
+    """Of all of them."""
 
 
 NODE_STATES = ("joining", "live", "suspect", "draining", "released", "lost", "refused")

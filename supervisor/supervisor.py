@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
@@ -20,6 +20,7 @@ from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import DurableEnds, undurable_end, visible
 from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
+from killable.supervisor.jobs.job_filter import JobFilter, Wanted
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
@@ -35,6 +36,7 @@ from killable.supervisor.ports import SpawnerFactory
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
+    JobCounts,
     JobRecord,
     NodeRecord,
     PoolRecord,
@@ -58,7 +60,8 @@ if TYPE_CHECKING:
     from killable.supervisor.journal.journal_file import JournalRow
     from killable.supervisor.pools.fleet import Fleet
     from killable.supervisor.pools.pool_protocols import RemotePools
-    from killable.supervisor.telemetry.gauges import Gauges
+    from killable.supervisor.telemetry.reports import Reports
+    from killable.supervisor.telemetry.watches import Watches
     from killable.workers.protocol.zygote_messages import SourceFile
 
 logger = logging.getLogger("killable.jobs")
@@ -177,6 +180,7 @@ class Supervisor:
             remote.settle()
 
     def _on_dropped(self, job: Job, has_key: bool) -> None:
+        self._observer.on_dropped(job)
         if self.files is not None and (job.submission.files or job.files):
             self.files.job_dropped(job.id, job.files_folder)
         if self._job_notes is None:
@@ -219,6 +223,8 @@ class Supervisor:
     async def _end(self, active: Sequence[Job]) -> None:
         for job in active:
             await self._wait_for_end(job, None)
+        if "_watches" in vars(self):
+            self._watches.close()
         try:
             await self._fleet.close()
         finally:
@@ -300,16 +306,34 @@ class Supervisor:
         return self._record(job) if at_once else await self._told(job)
 
     async def list(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
-    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
+        self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]
+    ) -> tuple[Sequence[JobRecord], str | None]:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("the cursor is not valid", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
-        page, following = self._registry.page(
-            state=state, type=type, tag=tag, limit=limit, before=before, tenant=tenant, node=node
-        )
+        page, following = self._registry.page(JobFilter.of(**wanted), limit, before)
         return [await self._told(job) for job in page], None if following is None else str(following)
+
+    async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
+        return self._registry.count(JobFilter.of(**wanted))
+
+    def watch_jobs(
+        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
+    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+        return self._watches.jobs.read(JobFilter.of(**wanted), limit, after)
+
+    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
+        return self._watches.workers.read(tenant)
+
+    @functools.cached_property
+    def _watches(self) -> Watches:
+        from killable.supervisor.telemetry.watches import Watches  # only when one reads
+
+        return Watches(
+            self._fleet, self.jobs.job_queue, self._registry, self._observer, self._clock, started=self._started,
+            is_draining=lambda: self._drain.draining, remote_pools=self._remote_pools, record_of=self._record,
+            disk=None if self._job_notes is None else self._job_notes.journal,
+        )  # fmt: skip
 
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
@@ -367,12 +391,11 @@ class Supervisor:
             self._job_notes.amended(job)
 
     async def cancel_matching(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "", node: str | None = None,
+        self, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        dry_run: bool = False, key: str = "", **wanted: Unpack[Wanted],
     ) -> BulkCancel:  # fmt: skip
-        state = state or "active"
-        matching = list(self._registry.matching(state=state, type=type, tag=tag, tenant=tenant, node=node))
+        wanted["state"] = wanted.get("state") or "active"
+        matching = list(self._registry.matching(JobFilter.of(**wanted)))
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason, key=key)
@@ -380,7 +403,7 @@ class Supervisor:
         give_up = self._clock.now() + wait_s
         for job in matching:
             await self._wait_for_end(job, max(0.0, give_up - self._clock.now()), is_urgent=True)
-        statuses = tuple((job.id, _cancel_status(job)) for job in matching)
+        statuses = tuple((job.id, job.cancel_status) for job in matching)
         return BulkCancel(statuses, tuple(job.durable for job in matching))
 
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
@@ -393,11 +416,11 @@ class Supervisor:
         return StreamReaders(self._registry, self._tenants, self._observer, self.jobs)
 
     async def reader_came(
-        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
     ) -> None:
         self._readers.came(job_id, tenant, operator=operator, watches=watches)
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         return self._readers.left(job_id, tenant, watches=watches)
 
     # ── Engine: workers, types, pools, the server itself ──
@@ -469,26 +492,18 @@ class Supervisor:
         )
 
     async def counts(self) -> Mapping[str, Any]:
-        from killable.supervisor.telemetry import metrics_exposition  # it needs prometheus_client, an Executor does not
-
-        gauges = await self._gauges()
-        return metrics_exposition.as_json(self._observer.metrics, gauges, self._clock.now() - self._started)
+        return await self._reports.counts()
 
     async def exposition(self, *, openmetrics: bool) -> bytes:
-        from killable.supervisor.telemetry import gauges as reading
-        from killable.supervisor.telemetry import metrics_exposition
+        return await self._reports.exposition(openmetrics=openmetrics)
 
-        rss_bytes = await reading.read_rss_bytes(self._fleet)
-        gauges = await self._gauges()
-        return metrics_exposition.as_text(self._observer.metrics, gauges, rss_bytes, openmetrics=openmetrics)
+    @functools.cached_property
+    def _reports(self) -> Reports:
+        from killable.supervisor.telemetry.reports import Reports  # it needs prometheus_client, an Executor does not
 
-    async def _gauges(self) -> Gauges:
-        # Nothing that an Executor needs either.
-        from killable.supervisor.telemetry.gauges import gauges_of_cluster, gauges_of_files, read_gauges
-
-        return await read_gauges(
-            self._fleet, self.jobs.job_queue, self._registry, self._clock, sse_clients=self._observer.sse_clients,
-            cluster=gauges_of_cluster(self._remote_pools), files=gauges_of_files(self.files),
+        return Reports(
+            self._fleet, self.jobs.job_queue, self._registry, self._observer, self._clock, started=self._started,
+            remote_pools=self._remote_pools, files=self.files,
         )  # fmt: skip
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
@@ -528,7 +543,7 @@ class Supervisor:
         if not self._drain.shutting_down:  # a shutdown has a deadline of its own
             self._drain.begin(self._clock, deadline_s, self._on_drain_deadline)
             logger.warning("draining", extra={"deadline_s": deadline_s, "active": len(self._registry.active())})
-        return self._drained()
+        return await self.drained()
 
     def _on_drain_deadline(self) -> None:
         self.jobs.stop_all("the drain's deadline is over", None)
@@ -536,10 +551,10 @@ class Supervisor:
     async def undrain(self) -> DrainProgress:
         self._drain.end()
         logger.warning("drain_ended")
-        return self._drained()
+        return await self.drained()
 
     async def drained(self) -> DrainProgress:
-        return self._drained()
+        return self._drain.progress(self._registry.active(), self._clock.now())
 
     async def shutdown(
         self, *, grace_s: float | None = None, deadline_s: float = 0.0, reason: str = ""
@@ -555,21 +570,10 @@ class Supervisor:
             self._drain.begin(self._clock, deadline_s, self._drain.set_due)
         else:
             self._drain.set_due()
-        return self._drained()
+        return await self.drained()
 
     async def until_shutdown(self) -> None:
         await self._drain.until_due()
-
-    def _drained(self) -> DrainProgress:
-        active = self._registry.active()
-        queued = sum(job.state is State.QUEUED for job in active)
-        return DrainProgress(
-            draining=self._drain.draining,
-            shutting_down=self._drain.shutting_down,
-            deadline_s=self._drain.left_s(self._clock.now()),
-            running=len(active) - queued,
-            queued=queued,
-        )
 
     # ── inside ──
 
@@ -591,9 +595,3 @@ class Supervisor:
 
     def _record(self, job: Job) -> JobRecord:
         return job.record(self.instance_id, self.jobs.place_of(job))
-
-
-def _cancel_status(job: Job) -> str:
-    if not job.is_over:
-        return "stopping"
-    return "cancelled" if job.state is State.CANCELLED else "already_ended"

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from killable.api.http.route_roles import Role, Visibility
+from killable.api.http.route_roles import SOCKET_USER, Role, Visibility
 
 KEY_CHARS_MIN = 16
 """Guessing 16 hexadecimal characters, at a billion guesses per second, takes centuries."""
@@ -103,6 +103,17 @@ class KeyRing:
     def has(self, name: str) -> bool:
         """Return whether a key has this name, expired or not."""
         return any(key.name == name for key in self._keys.values())
+
+    def named(self, name: str) -> ApiKey | None:
+        """Return the key of this name, which may have expired, or None."""
+        return next((key for key in self._keys.values() if key.name == name), None)
+
+    def admits(self, key: ApiKey, now: float) -> bool:
+        """Return whether a key that was admitted once still is; who has none of these came another way."""
+        if key.name.startswith(SOCKET_USER):
+            return True
+        found = self._keys.get(key.sha256)
+        return found == key and not key.has_expired(now)
 
     def find(self, presented: bytes) -> ApiKey | None:
         """Return the matching key, which may have expired, or None.

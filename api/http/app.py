@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from killable.api.http import (
     routes_files,
     routes_jobs,
+    routes_live,
     routes_metrics,
     routes_openai,
     routes_operator,
@@ -94,10 +95,10 @@ def create_app(
     )
     app.state.troubles = []
     install_problems(app)
-    # The operator's routes first: /v1/jobs/cancel must be matched before /v1/jobs/{job_id}.
+    # These two first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
     for routes in (
-        routes_operator, routes_jobs, routes_outputs, routes_story, routes_files, routes_server, routes_metrics,
-        routes_openai,
+        routes_operator, routes_live, routes_jobs, routes_outputs, routes_story, routes_files, routes_server,
+        routes_metrics, routes_openai,
     ):  # fmt: skip
         app.include_router(routes.router)
     app.router.routes.extend(PAGE_ROUTES)

@@ -20,7 +20,7 @@ from killable.api.http.connection import CONNECTION, Connection
 from killable.api.http.failed_keys import WAITING_MAX, FailedKeys
 from killable.api.http.own_jobs import WHOLE_SERVER
 from killable.api.http.problems import problem
-from killable.api.http.route_roles import CALLER, VIA, Access, access_to, includes
+from killable.api.http.route_roles import CALLER, LIVE_STREAMS, VIA, Access, access_to, includes
 from killable.api.http.stream_tickets import Reader, Tickets
 from killable.supervisor.models import DEFAULT_TENANT
 
@@ -55,6 +55,9 @@ class KeyCheck:
                 await self._app({**scope, CALLER: caller}, receive, send)
         elif access.role is None:
             await self._app(scope, receive, send)
+        elif key := self._live_caller(scope):
+            act_of(scope).caller, act_of(scope).via = key, "ticket"
+            await self._app({**scope, CALLER: key}, receive, send)
         elif reader := self._ticket_of(scope):
             act_of(scope).via = "ticket"
             await self._app({**scope, TICKET: reader}, receive, send)
@@ -63,10 +66,12 @@ class KeyCheck:
 
     def _ticket_of(self, scope: Scope) -> Reader | None:
         match = STREAM_PATH.fullmatch(scope["path"])
-        if match is None or scope["method"] not in ("GET", "HEAD") or not scope["query_string"]:
-            return None
-        tickets = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [])
-        return self._tickets.reader(match[1], tickets[0]) if len(tickets) == 1 else None
+        ticket = None if match is None else _ticket_in(scope)
+        return None if match is None or ticket is None else self._tickets.reader(match[1], ticket)
+
+    def _live_caller(self, scope: Scope) -> ApiKey | None:
+        ticket = _ticket_in(scope) if scope["path"] in LIVE_STREAMS else None
+        return None if ticket is None else self._tickets.live_caller(ticket, self._keys, time.time())
 
     async def _refuse(
         self, given: list[str], expired: ApiKey | None, scope: Scope, receive: Receive, send: Send
@@ -97,6 +102,14 @@ class KeyCheck:
         elif delay_s:
             headers["Connection"] = "close"
         await problem("unauthorized", detail, headers=headers)(scope, receive, send)
+
+
+def _ticket_in(scope: Scope) -> str | None:
+    """Return the ticket in a request that reads; None: it has none, or several."""
+    if scope["method"] not in ("GET", "HEAD") or not scope["query_string"]:
+        return None
+    tickets = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [])
+    return tickets[0] if len(tickets) == 1 else None
 
 
 def presented_key(scope: Scope, keys: KeyRing) -> ApiKey | None:

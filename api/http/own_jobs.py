@@ -7,13 +7,15 @@ whose a job is.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 from killable.supervisor.engine import Engine
+from killable.supervisor.jobs.job_filter import Wanted
 from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
+    JobCounts,
     JobRecord,
     NodeRecord,
     PoolRecord,
@@ -24,6 +26,9 @@ from killable.supervisor.records import (
     WorkerRecord,
 )
 from killable.workers.errors import Refused
+
+NOBODY = ""
+"""The name of no tenant."""
 
 
 class OwnJobs:
@@ -48,12 +53,25 @@ class OwnJobs:
         return await self._engine.get(job_id, tenant=self._tenant, at_once=at_once)
 
     async def list(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        limit: int = 50, cursor: str | None = None, tenant: str | None = None, node: str | None = None,
-    ) -> tuple[Sequence[JobRecord], str | None]:  # fmt: skip
-        return await self._engine.list(
-            state=state, type=type, tag=tag, limit=limit, cursor=cursor, tenant=self._tenant, node=node
-        )
+        self, *, limit: int = 50, cursor: str | None = None, **wanted: Unpack[Wanted]
+    ) -> tuple[Sequence[JobRecord], str | None]:
+        return await self._engine.list(limit=limit, cursor=cursor, **self._own(wanted))
+
+    async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
+        return await self._engine.count(**self._own(wanted))
+
+    def watch_jobs(
+        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
+    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+        return self._engine.watch_jobs(limit=limit, after=after, **self._own(wanted))
+
+    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
+        return self._engine.watch_workers(tenant=self._tenant)
+
+    def _own(self, wanted: Wanted) -> Wanted:
+        """Return the filters with its own jobs only. Of another tenant it sees none."""
+        asked = wanted.get("tenant")
+        return {**wanted, "tenant": self._tenant if asked in (None, self._tenant) else NOBODY}
 
     async def events(
         self, job_id: str, after: int = -1, *, follow: bool = True
@@ -74,24 +92,22 @@ class OwnJobs:
         return await self._engine.cancel(job_id, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, key=key)
 
     async def cancel_matching(
-        self, *, state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None,
-        by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0, dry_run: bool = False,
-        tenant: str | None = None, key: str = "", node: str | None = None,
+        self, *, by: str = "user", reason: str = "", grace_s: float | None = None, wait_s: float = 10.0,
+        dry_run: bool = False, key: str = "", **wanted: Unpack[Wanted],
     ) -> BulkCancel:  # fmt: skip
         return await self._engine.cancel_matching(
-            state=state, type=type, tag=tag, by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run,
-            tenant=self._tenant, key=key, node=node,
-        )  # fmt: skip
+            by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run, key=key, **self._own(wanted)
+        )
 
     async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
         return await self._engine.tenants(self._tenant)
 
     async def reader_came(
-        self, job_id: str, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
     ) -> None:
         await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches)
 
-    async def reader_left(self, job_id: str, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
         return await self._engine.reader_left(job_id, tenant, watches=watches)
 
     # ── workers ──

@@ -1,4 +1,4 @@
-"""A job's record as JSON: the full one, and the short one in lists.
+"""A job's full record as JSON.
 
 Runs in: api.
 """
@@ -8,13 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.records import JobRecord
-
-SHORT_JOB = (
-    "job_id", "type", "state", "created_at", "started_at", "ended_at", "tags", "attempt", "worker_id", "pid", "tokens",
-    "progress", "queue", "error", "durable", "node",
-)  # fmt: skip
-"""The members of a job in a list."""
 
 
 def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
@@ -22,7 +17,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
     address = f"/v1/jobs/{record.job_id}"
     result = _value(record.result, address + "/result", result_inline_bytes_max)
     partial = _value(record.partial, address + "/partial", result_inline_bytes_max)
-    return short_record_json(record) | {
+    return summary_of(record) | {
         "error": record.error,
         "limits": record.limits,
         "tenant": record.tenant,
@@ -40,12 +35,6 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "instance_id": record.instance_id,
         "callback": record.callback,
     }
-
-
-def short_record_json(record: JobRecord) -> dict[str, Any]:
-    """Return the members of the short record. Its error has no traceback."""
-    error = record.error and {name: record.error.get(name) for name in ("code", "message", "retryable")}
-    return {name: getattr(record, name) for name in SHORT_JOB} | {"error": error}
 
 
 def usage_of(result: Any, partial: Any, tokens: int) -> dict[str, int] | None:

@@ -15,6 +15,7 @@ NODE_NAME_MAX = 300
 """A host name has 253 characters at most."""
 TAG_KEY = "^[A-Za-z0-9_./-]{1,64}$"
 TAG = "^[^:]+:"
+CODE = r"^[a-z_]+(\.[a-z_]+)*$"
 CURSOR = "^[0-9]{1,18}$"
 OPERATION = f"^{OPERATION_PATH}$"
 PATTERNS = {
@@ -23,6 +24,7 @@ PATTERNS = {
     TAG_KEY: "must be named with 1 to 64 of A-Z a-z 0-9 _ . / -",
     TAG: "must be key:value",
     f"^{CONDITION.pattern}$": f"must be {EXPECTED}",
+    CODE: "must be a code, as in docs/reference/codes.md, or what several begin with: `timeout`",
     CURSOR: "must be the next_cursor of the previous page",
     OPERATION: "must be named as in ctx.operation: 1 to 64 of A-Z a-z 0-9 _ . -, or a path of such names",
 }

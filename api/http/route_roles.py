@@ -40,6 +40,8 @@ class Access(NamedTuple):
     """What it changes stands in its body: the route has it recorded (`audited_requests.note_now`)."""
 
 
+LIVE_STREAMS = frozenset({"/v1/jobs/stream", "/v1/workers/stream"})
+"""Streams of no one job, which are read with a ticket, too."""
 _JOB = "/v1/jobs/{job_id}"
 MCP_PATH = "/mcp"
 _RESPONSE = "/v1/responses/{response_id}"
@@ -60,6 +62,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/workers/{worker_id}"): Access("read"),
     ("GET", "/v1/nodes"): Access("read"),
     ("GET", "/v1/jobs"): Access("read"),
+    **{("GET", path): Access("read") for path in sorted(LIVE_STREAMS)},
+    ("POST", "/v1/stream-tickets"): Access("read", verb="stream_tickets"),
     ("GET", _JOB): Access("read"),
     ("GET", f"{_JOB}/stream"): Access("read"),
     ("GET", f"{_JOB}/story"): Access("read"),

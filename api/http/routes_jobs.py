@@ -18,12 +18,13 @@ from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_o
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
-from killable.api.http.record_json import record_json, short_record_json
+from killable.api.http.record_json import record_json
 from killable.api.http.responses import BODY_CODES, LINKS_TO_JOB, NO_BODY, Json, answer, correlation_id_of, documented
 from killable.api.http.stream_tickets import Tickets
 from killable.api.http.webhooks import callback_url_of
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
+from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
@@ -156,19 +157,15 @@ async def _find_type(engine: Engine, name: str) -> JobType:
 async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query()]) -> Response:
     """List jobs, newest first. A cursor stays valid while jobs are added and removed."""
     engine = engine_of(request)
-    records, cursor = await engine.list(
-        state=query.state,
-        type=query.type,
-        tag=schemas.split_tag(query.tag),
-        limit=query.limit,
-        cursor=query.cursor,
-        node=query.node,
-    )
+    wanted = schemas.wanted_by(query)
+    records, cursor = await engine.list(limit=query.limit, cursor=query.cursor, **wanted)
+    counts = await engine.count(**wanted)
     headers = {}
     if cursor is not None:
         following = query.model_dump(exclude_none=True) | {"cursor": cursor}
         headers["Link"] = f'</v1/jobs?{urlencode(following)}>; rel="next"'
-    return Json({"jobs": [short_record_json(record) for record in records], "next_cursor": cursor}, headers=headers)
+    jobs = [summary_of(record) for record in records]
+    return Json({"jobs": jobs, "next_cursor": cursor, **counts._asdict()}, headers=headers)
 
 
 @router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))

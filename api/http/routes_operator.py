@@ -43,20 +43,24 @@ async def cancel_jobs(
 ) -> Response:
     """Cancel all jobs that match a filter; none of them starts meanwhile. Waits as long as the cancel of one job."""
     engine = engine_of(request)
-    if body.type is None and body.tag is None and body.state is None and body.node is None:
+    wanted = schemas.wanted_by(body)
+    if not any(wanted.values()):
         raise invalid(
-            [fault("body", [], 'needs type, tag, state or node; {"state": "active"} selects every active job')]
+            [
+                fault(
+                    "body",
+                    [],
+                    f'needs one of {", ".join(schemas.JOB_FILTERS)}; {{"state": "active"}} selects every active job',
+                )
+            ]
         )
     done = await engine.cancel_matching(
-        state=body.state,
-        type=body.type,
-        tag=schemas.split_tag(body.tag),
         reason=body.reason,
         grace_s=body.grace_s,
         wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
         dry_run=body.dry_run,
         key=key_name_of(request),
-        node=body.node,
+        **wanted,
     )
     if not body.dry_run:
         note_jobs(request, [job_id for job_id, _ in done.jobs])

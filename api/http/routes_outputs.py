@@ -10,18 +10,18 @@ import re
 from collections.abc import AsyncIterator, Iterable
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from killable.api.http import schemas
 from killable.api.http.auth import TICKET, caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.event_ids import LastEventId, after_of
 from killable.api.http.joined_output import as_attachment, media_type_of, nothing, pieces_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.prefer_wait import WAIT_S_MAX
 from killable.api.http.record_json import record_json
-from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.route_roles import CALLER
 from killable.api.http.sse import WRITE_BYTES, cut, open_stream
@@ -67,21 +67,13 @@ async def stream_job(
     request: Request,
     job_id: str,
     query: Annotated[schemas.StreamQuery, Query()],
-    last_event_id: Annotated[
-        str,
-        Header(description="Resume after this event; overrides `after`", json_schema_extra={"pattern": "^[0-9]*$"}),
-    ] = "",
+    last_event_id: LastEventId = "",
 ) -> Response:
     """Stream a job's events from any point. Any number of clients may read at the same time."""
     parts = parts_of(request)
     # At once: the stream holds the terminal event back until it is on disk, and what came before need not wait for it.
     record = await parts.engine.get(job_id, at_once=True)
-    after = query.after
-    if last_event_id:
-        if not (last_event_id.isascii() and last_event_id.isdecimal()):
-            raise invalid([fault("header", ["Last-Event-ID"], "must be the id of an event, a whole number")])
-        # No id has more digits; int() of a very long text would block, then raise.
-        after = int(last_event_id[:18])
+    after = after_of(last_event_id, query.after)
     if record.ended and after >= record.events - 1:
         record = await parts.engine.get(job_id)  # the answer tells that it has ended
     return open_stream(

@@ -27,7 +27,7 @@ from killable.workers.errors import Refused
 FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
-    *("tenants", "nodes", "reload", "files", "story"),
+    *("tenants", "nodes", "reload", "files", "live_streams", "story"),
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 

@@ -8,7 +8,7 @@ Unknown members of a request are refused, never ignored: a misspelt limit would 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -23,8 +23,8 @@ from pydantic import (
 )
 
 from killable.api.http.prefer_wait import PREFER
-from killable.api.http.record_json import SHORT_JOB
 from killable.api.http.request_patterns import (
+    CODE,
     CORRELATION_ID,
     CURSOR,
     IDEMPOTENCY_KEY,
@@ -38,11 +38,14 @@ from killable.api.http.unknown_fields import FEW, few
 from killable.api.http.webhooks import URL_CHARS_MAX
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.jobs.job_filter import Wanted
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.supervisor.jobs.node_labels import CONDITION
+from killable.supervisor.jobs.summary import SHORT_JOB
 from killable.supervisor.records import (
     DrainProgress,
     FileRecord,
+    JobCounts,
     JobRecord,
     NodeRecord,
     PoolRecord,
@@ -201,15 +204,29 @@ AnyJobRequest = Annotated[
 ]
 
 
+JOB_FILTERS = ("type", "tag", "state", "node", "tenant", "code", "search")
+_TENANT = Field(None, max_length=128, description="Name of the key that submitted it")
+_CODE = Field(
+    None,
+    pattern=CODE,
+    description="Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too",
+)
+_SEARCH = Field(
+    None,
+    min_length=1,
+    max_length=200,
+    description="Words that all stand in its id, type, tags, correlation id or code, in any case",
+)
+
+
 class BulkCancelRequest(Request):
-    """A filter for jobs to cancel: at least one of type, tag, state and node. A job must match all that are given."""
+    """A filter for jobs to cancel: at least one of type, tag, state, node, tenant, code and search. A job must match
+    all that are given.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [
-                {"required": [name], "properties": {name: {"type": "string"}}}
-                for name in ("type", "tag", "state", "node")
-            ]
+            "anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in JOB_FILTERS]
         }
     )
 
@@ -217,6 +234,9 @@ class BulkCancelRequest(Request):
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     state: ActiveFilter | None = None
     node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node that the job runs on")
+    tenant: str | None = _TENANT
+    code: str | None = _CODE
+    search: str | None = _SEARCH
     reason: str = Field("", max_length=1000)
     grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
     dry_run: bool = Field(False, description="List the matching jobs without cancelling them")
@@ -256,12 +276,24 @@ class SubmissionHeaders(BaseModel):
     )
 
 
-class ListQuery(Query):
+class JobsQuery(Query):
     state: StateFilter | None = None
     type: str | None = None
     tag: str | None = Field(None, pattern=TAG, description="`key:value`")
     node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node of the latest attempt")
+    tenant: str | None = _TENANT
+    code: str | None = _CODE
+    search: str | None = _SEARCH
     limit: int = Field(50, ge=1, le=200)
+
+
+def wanted_by(query: JobsQuery | BulkCancelRequest) -> Wanted:
+    """Return the filters that a request has."""
+    wanted = {name: getattr(query, name) for name in JOB_FILTERS}
+    return cast(Wanted, wanted | {"tag": split_tag(query.tag)})
+
+
+class ListQuery(JobsQuery):
     cursor: str | None = Field(None, pattern=CURSOR, description="`next_cursor` of the previous page")
 
 
@@ -271,6 +303,19 @@ class StreamQuery(Query):
         None, description="End the stream with the line `[DONE]`, `[CANCELLED]` or `[ERROR] message`"
     )
     ticket: str = Field("", description="The ticket in `stream_url`, instead of an API key")
+
+
+TICKET: Any = Field("", description="A ticket of POST /v1/stream-tickets, instead of an API key")
+
+
+class JobWatchQuery(JobsQuery):
+    limit: int = Field(50, ge=1, le=200, description="Jobs in the first event")
+    after: int = Field(-1, ge=-1, description="Id of the last event received; the header Last-Event-ID overrides it")
+    ticket: str = TICKET
+
+
+class WorkerWatchQuery(Query):
+    ticket: str = TICKET
 
 
 class ResponseQuery(Query):
@@ -376,8 +421,12 @@ class Queue(BaseModel):
     detail: str = Field(description="Why no node can have it that its `nodes` select; empty: it waits as others do")
 
 
-def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Sequence[str] = (), **changed: Any) -> Any:
-    """Create the model of an answer from a record: its fields, their types and their documentation.
+def model_of(
+    name: str, record: type, *, base: type[BaseModel] = BaseModel, only: Sequence[str] = (),
+    without: Sequence[str] = (), **changed: Any,
+) -> Any:  # fmt: skip
+    """Create the model of an answer from a record: its fields, their types and their documentation, after those of
+    `base`.
 
     `changed` are the types that differ in JSON. Every member is required: answers are always complete.
     """
@@ -387,7 +436,7 @@ def _model_of(name: str, record: type, *, only: Sequence[str] = (), without: Seq
         for name, hint in hints.items()
         if name not in without and (not only or name in only)
     }
-    return create_model(name, __doc__=record.__doc__, **members)
+    return create_model(name, __base__=base, __doc__=record.__doc__, **members)
 
 
 def _answer(name: str, base: type[BaseModel] = BaseModel, **members: Any) -> Any:
@@ -405,34 +454,32 @@ _HAS_KEY = (
     "everybody is `default`"
 )
 _IN_JSON: dict[str, Any] = {"state": State, "queue": Queue | None, "result": Any, "partial": Any}
-ShortJob = _model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
+ShortJob = model_of("ShortJob", JobRecord, only=SHORT_JOB, **_IN_JSON)
 Usage = Annotated[
     dict[str, int] | None,
     Field(description="Tokens that a model has counted, also of an answer that was stopped; null: it counts none"),
 ]
-Job = _answer("Job", _model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON), usage=Usage)
+Job = _answer("Job", model_of("Job", JobRecord, without=("markers", "replayed", "priority"), **_IN_JSON), usage=Usage)
 """A `result` or `partial` larger than `result_inline_bytes_max` is `{"$ref": address}`."""
-Worker = _model_of("Worker", WorkerRecord)
-Retired = _model_of("Retired", RetiredWorker)
-Drained = _model_of("Drained", DrainProgress)
-Reloaded = _model_of("Reloaded", ReloadRecord)
-JobType = _model_of("JobType", models.JobType, operations=list[str], limits=dict[str, Any])
-Pool = _model_of("Pool", PoolRecord, only=("name", "state", "detail"))
+Worker = model_of("Worker", WorkerRecord)
+Retired = model_of("Retired", RetiredWorker)
+Drained = model_of("Drained", DrainProgress)
+Reloaded = model_of("Reloaded", ReloadRecord)
+JobType = model_of("JobType", models.JobType, operations=list[str], limits=dict[str, Any])
+Pool = model_of("Pool", PoolRecord, only=("name", "state", "detail"))
 AcceptedJob = _answer("AcceptedJob", Job, stream_url=str, sse_url=str)
-JobList = _answer("JobList", jobs=_list_of(ShortJob), next_cursor=str | None)
+JobList = _answer("JobList", model_of("JobCounts", JobCounts), jobs=_list_of(ShortJob), next_cursor=str | None)
 JobTypeList = _answer("JobTypeList", job_types=_list_of(JobType))
-Node = _model_of("Node", NodeRecord)
+Node = model_of("Node", NodeRecord)
 NodeList = _answer("NodeList", nodes=_list_of(Node))
 WorkerList = _answer("WorkerList", workers=_list_of(Worker), retired=_list_of(Retired))
 """`retired`: the latest workers that were not reused, latest first."""
-Tenant = _answer(
-    "Tenant", _model_of("TenantRecord", TenantRecord), has_key=Annotated[bool, Field(description=_HAS_KEY)]
-)
+Tenant = _answer("Tenant", model_of("TenantRecord", TenantRecord), has_key=Annotated[bool, Field(description=_HAS_KEY)])
 TenantList = _answer("TenantList", tenants=_list_of(Tenant))
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 
 
-File = _model_of("File", FileRecord)
+File = model_of("File", FileRecord)
 FileList = _answer("FileList", files=_list_of(File), next_cursor=str | None)
 
 

@@ -40,7 +40,7 @@ from killable.supervisor.models import StartRefused
 from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord
+from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 
@@ -467,6 +467,9 @@ class NodePools(PoolsByName[NodePool]):
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         return [of_node(node, members) for node, answer in await self._workers() for members in answer["workers"]]
+
+    async def measured_workers(self) -> Sequence[tuple[WorkerRecord, WorkerUse]]:
+        return [(record, WorkerUse()) for record in await self.worker_records()]
 
     async def retired_workers(self) -> Sequence[RetiredWorker]:
         retired = [retired_of(node, members) for node, answer in await self._workers() for members in answer["retired"]]

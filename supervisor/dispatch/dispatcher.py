@@ -449,7 +449,7 @@ class Dispatcher:
     def _note_slot_ready(self, attempt: RunningAttempt, certificate: dict[str, Any]) -> None:
         certificate["slot_ready"] = slot_ready_ms = attempt.slot_ready_ms(self._clock.now())
         if attempt.worker.stage is WorkerStage.GONE and "tree_empty" in certificate:
-            self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000)
+            self._observer.on_recovered((slot_ready_ms - certificate["tree_empty"]) / 1000, attempt.job.type.pool)
         job = attempt.job
         self._observer.on_slot_ready(job, slot_ready_ms)
         if self._job_notes is not None and job.certificate is certificate and self._registry.keeps(job):
@@ -503,6 +503,7 @@ class Dispatcher:
 
         def on_written(why: str) -> None:
             on_end_written(job, why)
+            self._observer.on_end_written(job)
             self._note_recorded(attempt)
             self.call_back(job)
 

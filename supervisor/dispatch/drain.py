@@ -6,9 +6,12 @@ Runs in: supervisor. Does no I/O; the owner acts when the deadline is over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from killable.supervisor.clock import Clock, Timer
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.records import DrainProgress
 from killable.workers.errors import Refused
 
 RETRY_AFTER_S = 5
@@ -68,6 +71,17 @@ class Drain:
     def left_s(self, now: float) -> float | None:
         """Return the seconds until the deadline; None: there is none."""
         return None if self._deadline is None else max(0.0, self._deadline - now)
+
+    def progress(self, active: Sequence[Job], now: float) -> DrainProgress:
+        """Return how far it is, with the jobs that have not ended."""
+        queued = sum(job.state is State.QUEUED for job in active)
+        return DrainProgress(
+            draining=self.draining,
+            shutting_down=self.shutting_down,
+            deadline_s=self.left_s(now),
+            running=len(active) - queued,
+            queued=queued,
+        )
 
     def _disarm(self) -> None:
         if self._timer is not None:

@@ -149,6 +149,13 @@ class Job:
         return public(self.state, stop_asked=self.verdict is not None)
 
     @property
+    def cancel_status(self) -> str:
+        """What a cancel has done to it."""
+        if not self.is_over:
+            return "stopping"
+        return "cancelled" if self.state is State.CANCELLED else "already_ended"
+
+    @property
     def kept_bytes(self) -> int:
         events = len(self.log) - self.log.first
         return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")

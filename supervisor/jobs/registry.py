@@ -5,15 +5,22 @@ Runs in: supervisor. Does no I/O.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 
 from killable.supervisor.jobs.idempotency import IdempotencyKeys
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.job_filter import JobFilter
+from killable.supervisor.jobs.lifecycle import PUBLIC, State
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.jobs.tenants import Tenants
-from killable.supervisor.records import JobRecord, TenantRecord
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES
+from killable.supervisor.records import JobCounts, JobRecord, TenantRecord
 from killable.supervisor.settings import SupervisorSettings
+
+STATES = (*ACTIVE_STATES, *TERMINAL_STATES)
+_STATE = attrgetter("state")
 
 
 class Registry:
@@ -86,6 +93,15 @@ class Registry:
             raise self.retention.unknown(job_id, tenant)
         return job
 
+    def tenant_of(self, job_id: str) -> str | None:
+        """Return whose job this is; None: it is not kept."""
+        job = self._jobs.get(job_id)
+        return None if job is None else job.submission.tenant
+
+    def has(self, job: Job) -> bool:
+        """Return whether a job can be read."""
+        return self._jobs.get(job.id) is job
+
     def keeps(self, job: Job) -> bool:
         """Return whether a job has ended and its record can be read."""
         return job.is_over and job.id in self._jobs
@@ -144,36 +160,36 @@ class Registry:
         if self._on_dropped is not None:
             self._on_dropped(job, has_key)
 
-    def matching(
-        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, tenant: str | None = None,
-        node: str | None = None,
-    ) -> Iterator[Job]:  # fmt: skip
-        """Yield matching jobs, newest first. `state` is a public state or `active`; None matches any. `node` is that of
-        the latest attempt.
-        """
-        for job in reversed(self._jobs.values()):
-            if state == "active" and job.is_over:
-                continue
-            if state not in (None, "active", job.public_state) or type not in (None, job.type.name):
-                continue
-            if tenant not in (None, job.submission.tenant) or node not in (None, job.node):
-                continue
-            if tag is None or job.submission.tags.get(tag[0]) == tag[1]:
-                yield job
+    def matching(self, wanted: JobFilter) -> Iterator[Job]:
+        """Yield matching jobs, newest first."""
+        return filter(wanted.fits, reversed(self._jobs.values()))
 
-    def page(
-        self, *, state: str | None, type: str | None, tag: tuple[str, str] | None, limit: int, before: int | None,
-        tenant: str | None = None, node: str | None = None,
-    ) -> tuple[list[Job], int | None]:  # fmt: skip
+    def page(self, wanted: JobFilter, limit: int, before: int | None = None) -> tuple[list[Job], int | None]:
         """Return the newest matching jobs below the number `before`, and the `before` of the next page.
 
         Stable: a job that comes or goes meanwhile does not shift the others.
         """
         found: list[Job] = []
-        for job in self.matching(state=state, type=type, tag=tag, tenant=tenant, node=node):
+        for job in self.matching(wanted):
             if before is not None and job.number >= before:
                 continue
             if len(found) == limit:
                 return found, found[-1].number
             found.append(job)
         return found, None
+
+    def count(self, wanted: JobFilter) -> JobCounts:
+        """Count the jobs that match, and by public state those that match but for their state."""
+        jobs: Iterable[Job] = self._jobs.values()
+        if wanted != JobFilter(wanted.state):
+            jobs = list(filter(wanted.fits_but_for_state, jobs))
+        found = Counter(map(_STATE, jobs))  # in C: ten thousand jobs take half a millisecond
+        by_state = dict.fromkeys(STATES, 0)
+        for state, number in found.items():
+            by_state[PUBLIC[state]] += number
+        if by_state["running"]:
+            stopping = sum(job.verdict is not None and job.public_state == "stopping" for job in jobs)
+            by_state["running"] += by_state["stopping"] - stopping
+            by_state["stopping"] = stopping
+        states = ACTIVE_STATES if wanted.state == "active" else STATES if wanted.state is None else (wanted.state,)
+        return JobCounts(sum(by_state[state] for state in states), by_state)

@@ -38,6 +38,8 @@ class Memory(NamedTuple):
     """What is shared on purpose (RssShmem): shared anonymous memory, POSIX and System V segments, files on tmpfs."""
     is_alive: bool = True
     """False: a zombie."""
+    resident: int = 0
+    """All pages, with those of files."""
 
 
 def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
@@ -83,9 +85,9 @@ def memory(pid: int) -> Memory | None:
         return Memory(0, 0, is_alive=False)
     private = (resident - shared) * _PAGE
     if shared * _PAGE < _SHARED_FROM:
-        return Memory(private, 0)
+        return Memory(private, 0, resident=resident * _PAGE)
     _, _, rest = (_read(f"/proc/{pid}/status") or b"").partition(b"RssShmem:")
-    return Memory(private, int(rest.split(maxsplit=1)[0]) << 10 if rest else 0)
+    return Memory(private, int(rest.split(maxsplit=1)[0]) << 10 if rest else 0, resident=resident * _PAGE)
 
 
 def threads(pid: int) -> int:
@@ -160,6 +162,13 @@ def is_stopped(pid: int) -> bool | None:
 
 def _waited_s(pid: int) -> float:
     return sum(map(int, stat_fields(pid)[13:15])) / _TICKS_PER_S  # cutime, cstime
+
+
+def own_use() -> tuple[float, int]:
+    """Return the processor seconds of this process, and the bytes that it has in memory."""
+    pid = os.getpid()
+    found = memory(pid)
+    return process_cpu_s(pid) or 0.0, 0 if found is None else found.resident
 
 
 def usage(pid: int | None) -> Usage:

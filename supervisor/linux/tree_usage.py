@@ -30,8 +30,9 @@ def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Samp
     processes = len(there) if len(pids) < looked_at else max(len(there), at_most)
     others_bytes, shared_bytes = sum(each.private for each in there[1:]), sum(each.shared for each in there)
     return Sample(
-        own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes, threads=threads
-    )
+        own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes, threads=threads,
+        resident_bytes=sum(each.resident for each in there),
+    )  # fmt: skip
 
 
 def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> Sample:

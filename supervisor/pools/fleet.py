@@ -24,13 +24,14 @@ from killable.supervisor.pools.succession import Candidate, Elder, all_decided
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord
+from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 from killable.workers.protocol.zygote_messages import SourceFile
 
 if TYPE_CHECKING:
     from killable.supervisor.pools.pool_protocols import JobPool
+    from killable.supervisor.pools.worker_uses import WorkerUses
 
 P = TypeVar("P", bound="JobPool")
 
@@ -120,6 +121,7 @@ class Fleet(PoolsByName[Pool]):
         """What the code that did not load was imported from."""
         self._retired: deque[RetiredWorker] = deque(maxlen=RETIRED_MAX)
         """Latest first."""
+        self._uses: WorkerUses | None = None
         self.swept: bool | None = None
         """Whether the orphan cleanup at the start was over in time; None: there was none."""
 
@@ -290,6 +292,14 @@ class Fleet(PoolsByName[Pool]):
     async def worker_records(self) -> Sequence[WorkerRecord]:
         workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]
         return await asyncio.gather(*map(self.worker_record, workers))
+
+    async def measured_workers(self) -> Sequence[tuple[WorkerRecord, WorkerUse]]:
+        if self._uses is None:
+            from killable.supervisor.pools.worker_uses import WorkerUses  # here: an Executor has no reader
+
+            self._uses = WorkerUses()
+        workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]
+        return await self._uses.measured(workers, self._clock.now())
 
     async def retired_workers(self) -> Sequence[RetiredWorker]:
         return tuple(self._retired)

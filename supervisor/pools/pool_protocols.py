@@ -19,7 +19,7 @@ from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import SpawnerFactory, Usage
-from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
+from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
 
@@ -124,6 +124,10 @@ class JobPools(Protocol):
     def worker(self, worker_id: str) -> tuple[JobPool, JobWorker]: ...
     async def worker_record(self, worker: Any) -> WorkerRecord: ...
     async def worker_records(self) -> Sequence[WorkerRecord]: ...
+    async def measured_workers(self) -> Sequence[tuple[WorkerRecord, WorkerUse]]:
+        """Return the workers with what they use now. To be called once a second at most."""
+        ...
+
     async def retired_workers(self) -> Sequence[RetiredWorker]:
         """Return the latest RETIRED_MAX workers that were not reused, latest first."""
         ...

@@ -22,6 +22,8 @@ ACCEPTED, REPLAYED = "accepted", "replayed"
 TIMEOUT = "timeout."
 KINDS = tuple(code.removeprefix(TIMEOUT) for code in CODES if code.startswith(TIMEOUT))
 RETRYABLE = tuple(code for code, row in CODES.items() if row.state is not None and row.retryable)
+RECOVERIES = 100
+"""The same of one pool, which tells how it does now."""
 WHO = ("user", "client_gone", "operator", "shutdown", "supervisor")
 """Known requesters of a stop; any other one is counted as `other`."""
 LINGERED = "lingered"
@@ -44,11 +46,15 @@ class Window:
 
     __slots__ = ("_latest",)
 
-    def __init__(self) -> None:
-        self._latest: deque[float] = deque(maxlen=WINDOW)
+    def __init__(self, length: int = WINDOW) -> None:
+        self._latest: deque[float] = deque(maxlen=length)
 
     def note(self, seconds: float) -> None:
         self._latest.append(seconds)
+
+    def last(self, unit: float) -> float | None:
+        """Return the latest value in units of `unit` seconds; None while there is none."""
+        return round(self._latest[-1] / unit, 3) if self._latest else None
 
     def percentiles(self, unit: float) -> Percentiles:
         """Return p50, p95 and p99 in units of `unit` seconds, each a measured value; None while there is none."""
@@ -83,6 +89,10 @@ class Metrics:
         self.tokens = 0
         """Tokens of ended jobs; those of live jobs are read at each scrape."""
         self.tokens_saved = 0
+        self.endings: Counter[str] = Counter()
+        """Ended jobs by code; those without one by `completed`."""
+        self.recovery_of: dict[str, Window] = {}
+        """By pool."""
         self.queue_wait, self.start, self.first_token = Window(), Window(), Window()
         self.cancel, self.recovery = Window(), Window()
         self.run: dict[str, Window] = {}
@@ -169,6 +179,7 @@ class Metrics:
     ) -> None:
         """Note the end of a job. `ran_s` None: it was never entered. `tokens_left`: announced and not emitted."""
         self.jobs[type, outcome.state] += 1
+        self.endings[outcome.code or outcome.state] += 1
         self.tokens += tokens
         if outcome.code is not None and outcome.code.startswith(TIMEOUT):
             self.timeouts[outcome.code.removeprefix(TIMEOUT)] += 1
@@ -197,7 +208,8 @@ class Metrics:
         if "tree_empty" in certificate:
             self.cancel.note(certificate["tree_empty"] / 1000)
 
-    def on_recovered(self, after_s: float) -> None:
-        """Note the time from the end of an attempt that cost its worker until the pool had a warm one again."""
+    def on_recovered(self, after_s: float, pool: str) -> None:
+        """Note the time from the end of an attempt that cost its worker until its pool had a warm one again."""
         self.recovery.note(after_s)
+        self.recovery_of.setdefault(pool, Window(RECOVERIES)).note(after_s)
         self._recovery_s.observe(after_s)

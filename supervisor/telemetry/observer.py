@@ -16,6 +16,7 @@ from killable.supervisor.telemetry import job_log
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
+    from killable.supervisor.telemetry.job_watch import JobWatch
     from killable.supervisor.telemetry.metrics import Metrics
 
 
@@ -23,6 +24,8 @@ class Observer:
     """Each supervisor has one."""
 
     metrics: Metrics
+    job_watch: JobWatch | None = None
+    """Is told what changes of jobs while somebody reads the stream of jobs; None: nobody does."""
 
     def __init__(self) -> None:
         from killable.supervisor.telemetry.metrics import Metrics  # imports prometheus_client, which takes 20 ms
@@ -37,11 +40,17 @@ class Observer:
     def on_pool_changed(self) -> None:
         """Do nothing: pools are looked at when somebody asks for them."""
 
+    def watch_by(self, job_watch: JobWatch | None) -> None:
+        """Have this told of what changes, or nobody."""
+        self.job_watch = job_watch
+
     # ── submission ──
 
     def on_submitted(self, job: Job) -> None:
         self.metrics.on_submitted()
         job_log.submitted(job)
+        if self.job_watch is not None:
+            self.job_watch.note(job)
 
     def on_replayed(self, record: JobRecord) -> None:
         self.metrics.on_replayed()
@@ -77,10 +86,14 @@ class Observer:
 
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         job_log.cancel_requested(job, verdict, grace_s)
+        if self.job_watch is not None:  # a node tells of the stop later
+            self.job_watch.note(job)
 
     def on_transition(self, job: Job, cause: Cause) -> None:
         """Note a transition; the log has those that go with a signal."""
         job_log.transition(job, cause)
+        if self.job_watch is not None:
+            self.job_watch.note(job)
 
     # ── the end ──
 
@@ -99,13 +112,25 @@ class Observer:
             tokens_left=_tokens_left(job),
         )
         job_log.ended(job, ran_s)
+        if self.job_watch is not None:
+            self.job_watch.note(job)
+
+    def on_end_written(self, job: Job) -> None:
+        """Note that a job's end is on disk, or why not (`durable`)."""
+        if self.job_watch is not None:
+            self.job_watch.note(job)
+
+    def on_dropped(self, job: Job) -> None:
+        """Note that a job is no longer kept."""
+        if self.job_watch is not None:
+            self.job_watch.note_gone(job)
 
     def on_slot_ready(self, job: Job, after_ms: float) -> None:
         """Take note that a job's slot has a worker again, so many ms after the request to end it, or its exit."""
 
-    def on_recovered(self, after_s: float) -> None:
-        """Note that a warm worker has replaced one that ended with its attempt."""
-        self.metrics.on_recovered(after_s)
+    def on_recovered(self, after_s: float, pool: str) -> None:
+        """Note that a warm worker of a pool has replaced one that ended with its attempt."""
+        self.metrics.on_recovered(after_s, pool)
 
 
 class Unobserved(Observer):
@@ -125,7 +150,9 @@ class Unobserved(Observer):
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None: ...
     def on_transition(self, job: Job, cause: Cause) -> None: ...
     def on_ended(self, job: Job) -> None: ...
-    def on_recovered(self, after_s: float) -> None: ...
+    def on_end_written(self, job: Job) -> None: ...
+    def on_dropped(self, job: Job) -> None: ...
+    def on_recovered(self, after_s: float, pool: str) -> None: ...
 
 
 TOKENS_MAX = 1 << 53

@@ -132,7 +132,7 @@ def test_waits_starts_and_first_tokens_are_measured_by_type() -> None:
     metrics.on_left_queue("work", 0.5)
     metrics.on_entered("work", 0.25)
     metrics.on_first_token("work", 0.125)
-    metrics.on_recovered(0.02)
+    metrics.on_recovered(0.02, "default")
     for name, value in (("queue_wait", 0.5), ("start", 0.25), ("first_token", 0.125)):
         assert sample(metrics, f"killable_{name}_seconds_sum", type="work") == value
     assert sample(metrics, "killable_recovery_seconds_sum") == 0.02

@@ -63,7 +63,7 @@ def used() -> Metrics:
     verdict = Verdict("cancelled", by="user", reason="no more")
     metrics.on_ended("work", Outcome("cancelled", "cancelled"), verdict, phases, ran_s=1.0, tokens=7, tokens_left=3)
     metrics.on_ended("work", Outcome("completed"), None, {}, ran_s=1.0, tokens=0)
-    metrics.on_recovered(0.02)
+    metrics.on_recovered(0.02, "default")
     return metrics
 
 

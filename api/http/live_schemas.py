@@ -1,0 +1,126 @@
+"""The events of the streams of jobs and of workers, as they are documented.
+
+Runs in: api. Nothing is validated with these: the supervisor makes the events.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from killable.api.http import schemas
+from killable.supervisor.records import WorkerUse
+
+LiveWorker = schemas.model_of("LiveWorker", WorkerUse, base=schemas.Worker)
+
+
+class PoolRecovery(BaseModel):
+    """Milliseconds from the end of a process tree until the pool had a warm worker again."""
+
+    last: float | None
+    p50: float | None = Field(description="Median of the last 100")
+
+
+class LivePool(BaseModel):
+    """One pool."""
+
+    name: str
+    state: str
+    start_method: str
+    workers: int = Field(description="Maximum number of busy workers")
+    spares: int
+    idle: int
+    busy: int
+    starting: int
+    quarantined: int
+    generation: int
+    restarts: int = Field(description="Of its zygote")
+    recovery_ms: PoolRecovery
+    queued: int
+
+
+class LiveQueue(BaseModel):
+    """The jobs that wait; for a key that sees its own jobs only, those."""
+
+    depth: int
+    bytes: int
+    oldest_s: float | None
+    by_type: dict[str, int]
+
+
+class LiveJobs(BaseModel):
+    """Jobs by state; for a key that sees its own jobs only, those."""
+
+    running: int
+    stopping: int
+    queued: int
+    ended: dict[str, int] | None = Field(
+        description="Since the start, by code, or `completed`; null for a key that sees its own jobs only"
+    )
+
+
+class LiveServer(BaseModel):
+    """The process of the server, without its workers."""
+
+    cpu_percent: float | None = Field(description="Of one core")
+    memory_bytes: int
+    loop_stall_worst_ms: float = Field(description="The longest turn of the event loop in the last minute or two")
+    uptime_s: float
+    version: str
+    draining: bool
+    node: str
+
+
+class Now(BaseModel):
+    """The data of `now`."""
+
+    at: float = Field(description="In seconds since 1970")
+    seq: int
+    workers: list[LiveWorker]  # type: ignore[valid-type]
+    retired: list[schemas.Retired]
+    pools: list[LivePool]
+    queue: LiveQueue
+    jobs: LiveJobs
+    server: LiveServer
+    nodes: list[schemas.Node]
+
+
+class JobsEvent(BaseModel):
+    """The data of `jobs`: the list, newest first."""
+
+    jobs: list[schemas.ShortJob]
+    total: int = Field(description="All that match")
+    counts: dict[str, int] = Field(description="By state, those that match but for their state")
+
+
+class StreamTickets(BaseModel):
+    """Where the streams are read."""
+
+    workers_url: str
+    jobs_url: str
+    expires_at: str | None = Field(description="RFC 3339 in UTC; null: without keys they need no ticket")
+
+
+JobChange = JobsEvent
+
+
+def of_events(data: type[BaseModel]) -> dict[str, Any]:
+    """Return the description of a stream whose events have such data."""
+    return {
+        "schema": {
+            "type": "object",
+            "description": "Each event",
+            "properties": {
+                "id": {"type": "string", "pattern": "^[0-9]+$"},
+                "event": {"type": "string"},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": data.model_json_schema(),
+                },
+                "retry": {"type": "integer"},
+            },
+            "required": ["data"],
+        }
+    }

@@ -1,0 +1,103 @@
+"""Routes for how the server is now: its workers each second, its jobs as they change, and tickets for both.
+
+Runs in: api.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from killable.api.http import live_schemas, schemas
+from killable.api.http.auth import caller_of, is_operator, tenant_of
+from killable.api.http.dependencies import parts_of
+from killable.api.http.event_ids import LastEventId, after_of
+from killable.api.http.live_streams import LiveStream
+from killable.api.http.responses import NO_BODY, Json, answer, documented
+from killable.supervisor.models import JobEvent
+
+router = APIRouter(tags=["live"], default_response_class=Json)
+
+
+@router.get(
+    "/v1/workers/stream",
+    response_class=Response,
+    responses=documented(
+        {
+            200: answer(
+                "Events", None, "Cache-Control", "X-Accel-Buffering",
+                content={"text/event-stream": live_schemas.of_events(live_schemas.Now)},
+            ),
+        },
+        "too_many_streams",
+    ),
+)  # fmt: skip
+async def stream_workers(request: Request, query: Annotated[schemas.WorkerWatchQuery, Query()]) -> Response:
+    """Stream the state of workers, pools, queue and server: `now` at once and each second. Each event is the whole
+    state, and a slow reader gets the latest. `end` comes when the server ends.
+    """
+    return _stream(request, "workers", parts_of(request).engine.watch_workers())
+
+
+@router.get(
+    "/v1/jobs/stream",
+    response_class=Response,
+    responses=documented(
+        {
+            200: answer(
+                "Events", None, "Cache-Control", "X-Accel-Buffering",
+                content={"text/event-stream": live_schemas.of_events(live_schemas.JobChange)},
+            ),
+        },
+        "too_many_streams",
+        "invalid",
+    ),
+)  # fmt: skip
+async def stream_jobs(
+    request: Request, query: Annotated[schemas.JobWatchQuery, Query()], last_event_id: LastEventId = ""
+) -> Response:
+    """Stream the jobs that match, as they change: `jobs` (the newest, and counts), then `job`, `gone` (it is no longer
+    kept, or does not match any more) and `counts`; `end` when the server ends. After an id that is too old `jobs` comes
+    again.
+    """
+    engine = parts_of(request).engine
+    after = after_of(last_event_id, query.after)
+    events = engine.watch_jobs(limit=query.limit, after=after, **schemas.wanted_by(query))
+    return _stream(request, "jobs", events)
+
+
+def _stream(request: Request, of: str, events: AsyncGenerator[Sequence[JobEvent], None]) -> Response:
+    parts, caller = parts_of(request), caller_of(request.scope)
+    operator = is_operator(request.scope)
+    parts.streams.check(operator=operator)
+
+    def may_read() -> bool:
+        return parts.keys is None or caller is None or parts.keys.admits(caller, time.time())
+
+    return LiveStream(
+        parts.engine, parts.streams, events, may_read, of=of, tenant=tenant_of(request), operator=operator
+    )
+
+
+@router.post(
+    "/v1/stream-tickets",
+    responses=documented({200: answer("Where to read", live_schemas.StreamTickets)}),
+    dependencies=[NO_BODY],
+)
+async def issue_tickets(request: Request) -> Response:
+    """Return the addresses of both streams, for clients that cannot send headers (EventSource). If the server has keys
+    they contain a ticket, with which the streams are read as with the key of this request, for an hour.
+    """
+    tickets, caller = parts_of(request).tickets, caller_of(request.scope)
+    ticket, expires_at = "", None
+    if tickets is not None and caller is not None:
+        ticket, expires_at = tickets.issue_live(caller, time.time())
+    query = f"?ticket={ticket}" if ticket else ""
+    return Json(
+        {"workers_url": f"/v1/workers/stream{query}", "jobs_url": f"/v1/jobs/stream{query}", "expires_at": expires_at}
+    )

@@ -1,0 +1,390 @@
+"""What changes of the jobs, for those who read the stream of jobs: one row of changes for all readers.
+
+Runs in: supervisor.
+
+    observer ──note──► the latest change of each job, in order ──ticks──► each reader, from its own place in it
+
+Nothing is kept for a reader but its place: one that is slow finds the latest change of each job, one that is too slow
+the list anew. What a job is like is looked at when the first reader takes it, and once for all. While nobody reads,
+nothing runs; changes are noted for LINGER_S after the last reader, who may have lost its connection and come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, Protocol
+
+from killable.supervisor.clock import Clock, Timer, realtime
+from killable.supervisor.jobs.durable_ends import READ_S
+from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job_filter import JobFilter
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.summary import summary_of
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.models import JobEvent
+from killable.supervisor.records import JobCounts, JobRecord
+from killable.workers.protocol.messages import dump_json
+
+CHANGES_MAX = 4096
+"""Jobs whose latest change is kept. A reader that is further behind gets the list anew."""
+GATHER_S = 0.02
+"""Seconds from a change to the tick that tells it: a job that starts at once is told once."""
+TICK_S = 0.1
+"""The least number of seconds between two ticks: no job is told more often."""
+BEAT_S = 1.0
+"""Seconds between two looks at what running jobs have emitted, and between two counts."""
+COUNT_SHARE = 1 / 500
+"""Of a processor, that counting may take for one filter."""
+LINGER_S = 30.0
+"""Seconds for which changes are noted after the last reader has left."""
+TAKEN_MAX = 128
+"""Changes that a reader gets at once."""
+COUNTED_MAX = 64
+"""Filters whose counts are kept."""
+TURNS = "/v1/jobs/stream"
+"""For `wakeup_turns`, which know readers by job."""
+
+
+class Disk(Protocol):
+    """A journal, as far as its ends are held back."""
+
+    @property
+    def trouble(self) -> str: ...
+
+
+class _Change:
+    """The latest change of a job."""
+
+    __slots__ = ("data", "id", "job", "job_id", "tags", "tenant", "type")
+
+    def __init__(self, id: int, job: Job, *, is_gone: bool) -> None:
+        self.id = id
+        self.job = None if is_gone else job  # one that is gone has nothing in memory any more
+        self.job_id = job.id
+        self.type = job.type.name
+        self.tenant = job.submission.tenant
+        self.tags = job.submission.tags
+        self.data: bytes | None = None
+        """The job as the readers see it, made for the first of them."""
+
+
+class _Counted:
+    """The counts of one filter."""
+
+    __slots__ = ("counts", "due", "version")
+
+    def __init__(self, counts: JobCounts, version: int, due: float) -> None:
+        self.counts = counts
+        self.version = version
+        self.due = due
+
+
+class _Reader:
+    """One reader's place, and what it has to be told when it does not fit any more."""
+
+    def __init__(self, wanted: JobFilter, limit: int) -> None:
+        self.wanted = wanted
+        self.limit = limit
+        self.after = -1
+        self.told: set[str] | None = None if wanted.is_fixed else set()
+        """The jobs that it may show, where a job may cease to fit."""
+        self.round = -1
+        """Of the counts that it has."""
+        self.counts: JobCounts | None = None
+
+
+class JobWatch:
+    """The changes of one supervisor's jobs. `note` and `note_gone` are called by who changes jobs, in the loop."""
+
+    def __init__(
+        self, registry: Registry, clock: Clock, disk: Disk | None, record_of: Callable[[Job], JobRecord],
+        on_watching: Callable[[JobWatch | None], None],
+    ) -> None:  # fmt: skip
+        """`on_watching` is called with this when changes have to be noted, and with None when they need not."""
+        self._registry = registry
+        self._clock = clock
+        self._disk = disk
+        self._record_of = record_of
+        self._on_watching = on_watching
+        self._changes: OrderedDict[str, _Change] = OrderedDict()
+        self._forgotten = self._latest = self._ticked = -1
+        """Ids of changes: up to this one they may be missing; the latest; the latest that readers may see."""
+        self._running: dict[str, tuple[Job, tuple[Any, ...]]] = {}
+        """Jobs that have a worker, and what was seen of them last."""
+        self._held: set[str] = set()
+        """Jobs whose end is not on disk yet."""
+        self._version = self._beaten = 0
+        """How often the states of jobs have changed, and had at the last beat."""
+        self._round = 0
+        """Of counts: readers with those of another one get new ones, if there are any."""
+        self._is_behind = False
+        """Whether some counts are older than this round, as counting them takes long."""
+        self._counted: OrderedDict[JobFilter, _Counted] = OrderedDict()
+        self._readers = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._tick: Timer | None = None
+        self._beat: Timer | None = None
+        self._end: Timer | None = None
+        self._ticked_at = 0.0
+        self._is_watching = self._is_closed = False
+
+    # ── what happens ──
+
+    def note(self, job: Job) -> None:
+        """Note that a job's state may have changed, or that it is new."""
+        self._version += 1
+        if job.attempt is None or job.is_over:
+            self._running.pop(job.id, None)
+        elif job.id not in self._running:
+            self._running[job.id] = job, _seen_of(job)
+        self._add(job)
+
+    def note_gone(self, job: Job) -> None:
+        """Note that a job is no longer kept."""
+        self._version += 1
+        self._running.pop(job.id, None)
+        self._add(job, is_gone=True)
+
+    def _add(self, job: Job, *, is_gone: bool = False) -> None:
+        self._latest += 1
+        self._changes.pop(job.id, None)
+        self._changes[job.id] = _Change(self._latest, job, is_gone=is_gone)
+        if len(self._changes) > CHANGES_MAX:
+            _, oldest = self._changes.popitem(last=False)
+            self._forgotten = oldest.id
+        if self._readers:
+            self._arm_tick()
+            self._arm_beat()
+
+    def close(self) -> None:
+        """End the streams: their readers get what has changed, and are told."""
+        self._is_closed = True
+        self._stop()
+
+    # ── readers ──
+
+    async def read(self, wanted: JobFilter, limit: int, after: int) -> AsyncGenerator[list[JobEvent], None]:
+        """Yield what a reader gets, from the change after `after` on, if that is known; else the list first."""
+        reader = _Reader(wanted, limit)
+        self._come()
+        try:
+            if after >= 0 and self._forgotten <= after <= self._latest:
+                self._resume(reader, after)
+            else:
+                yield [await self._list(reader)]
+            while True:
+                is_closed = self._is_closed
+                if is_closed:
+                    self._ticked = self._latest
+                if reader.after < self._forgotten:
+                    yield [await self._list(reader)]
+                batch = self._take(reader)
+                if (counts := self._counts_for(reader)) is not None:
+                    batch.append(counts)
+                if batch:
+                    yield batch
+                if reader.after < self._ticked or reader.round != self._round:
+                    await wakeup_turns().turn(TURNS)
+                elif is_closed:
+                    yield [JobEvent(max(0, reader.after), "end", b'{"reason":"shutdown"}')]
+                    return
+                elif not self._is_closed:
+                    await self._changed()
+        finally:
+            self._leave()
+
+    def _come(self) -> None:
+        self._readers += 1
+        if self._end is not None:
+            self._end.cancel()
+            self._end = None
+        if not self._is_watching and not self._is_closed:
+            # Microseconds: an id of an earlier watch, also of an earlier run of the server, is below all of this one.
+            self._latest = self._ticked = self._forgotten = max(self._latest + 1, int(realtime() * 1e6))
+            self._is_watching = True
+            self._running = {job.id: (job, _seen_of(job)) for job in self._registry.active() if job.attempt is not None}
+            self._on_watching(self)
+        if self._ticked < self._latest and self._tick is None:  # noted while nobody read
+            self._on_tick()
+        self._arm_beat()
+
+    def _leave(self) -> None:
+        self._readers -= 1
+        if not self._readers:
+            for timer in (self._tick, self._beat):
+                if timer is not None:
+                    timer.cancel()
+            self._tick = self._beat = None
+            if not self._is_closed:
+                self._end = self._clock.call_at(self._clock.now() + LINGER_S, self._stop)
+
+    def _stop(self) -> None:
+        self._on_watching(None)
+        for timer in (self._tick, self._beat, self._end):
+            if timer is not None:
+                timer.cancel()
+        self._tick = self._beat = self._end = None
+        self._is_watching = False
+        if self._is_closed:
+            self._wake()  # they take the rest
+        else:
+            self._changes.clear()
+            self._running.clear()
+            self._counted.clear()
+
+    def _resume(self, reader: _Reader, after: int) -> None:
+        reader.after = after
+        if reader.told is None:
+            return
+        reader.told.update(job.id for job in self._registry.matching(reader.wanted))
+        # What it shows and does not fit any more has changed since.
+        tenant = reader.wanted.tenant
+        reader.told.update(each.job_id for each in self._since(after) if tenant in (None, each.tenant))
+
+    async def _list(self, reader: _Reader) -> JobEvent:
+        reader.after = self._ticked = self._latest
+        reader.round = self._round
+        jobs, _ = self._registry.page(reader.wanted, reader.limit)
+        reader.counts = counts = self._count(reader.wanted)
+        if reader.told is not None:
+            reader.told = {job.id for job in jobs}
+        summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
+        told = {"jobs": summaries, "total": counts.total, "counts": counts.counts}
+        return JobEvent(max(0, reader.after), "jobs", dump_json(told))
+
+    def _since(self, after: int) -> Iterator[_Change]:
+        """Yield the changes after this one, latest first."""
+        for change in reversed(self._changes.values()):
+            if change.id <= after:
+                return
+            yield change
+
+    def _take(self, reader: _Reader) -> list[JobEvent]:
+        """Return the next changes that concern a reader, and move its place behind them."""
+        changes = [change for change in self._since(reader.after) if change.id <= self._ticked]
+        changes.reverse()
+        batch = [event for change in changes[:TAKEN_MAX] if (event := self._event(reader, change)) is not None]
+        reader.after = changes[TAKEN_MAX - 1].id if len(changes) > TAKEN_MAX else max(reader.after, self._ticked)
+        return batch
+
+    def _event(self, reader: _Reader, change: _Change) -> JobEvent | None:
+        wanted, told, job = reader.wanted, reader.told, change.job
+        if job is not None and self._registry.has(job):
+            if wanted.fits(job):
+                if change.data is None:
+                    if self._is_held(job):
+                        return None  # it is noted again
+                    change.data = dump_json(summary_of(self._record_of(job)))
+                if told is not None:
+                    told.add(job.id)
+                return JobEvent(change.id, "job", change.data)
+            is_told = told is not None and job.id in told
+        elif told is None:
+            is_told = wanted.fits_always(change.type, change.tenant, change.tags)
+        else:
+            is_told = change.job_id in told
+        if told is not None:
+            told.discard(change.job_id)
+        return JobEvent(change.id, "gone", dump_json({"job_id": change.job_id})) if is_told else None
+
+    def _is_held(self, job: Job) -> bool:
+        """Return whether a job's end is not told yet, as it is not on disk. It is noted again when it may be told."""
+        if job.durable is not False or self._disk is None or self._disk.trouble or job.ended is None:
+            return False
+        due = job.ended + READ_S
+        if self._clock.now() >= due:
+            return False
+        if job.id not in self._held:
+            self._held.add(job.id)
+
+            def tell() -> None:
+                self._held.discard(job.id)
+                if self._is_watching:
+                    self._add(job)
+
+            self._clock.call_at(due, tell)
+        return True
+
+    # ── time ──
+
+    def _arm_tick(self) -> None:
+        if self._tick is None:
+            due = max(self._clock.now() + GATHER_S, self._ticked_at + TICK_S)
+            self._tick = self._clock.call_at(due, self._on_tick)
+
+    def _on_tick(self) -> None:
+        self._tick = None
+        self._ticked_at = self._clock.now()
+        self._ticked = self._latest
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        turns = wakeup_turns()
+        for waiter in waiters:
+            turns.add(TURNS, waiter, of_end=False)
+        turns.serve()
+
+    async def _changed(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    def _arm_beat(self) -> None:
+        has_work = self._running or self._beaten != self._version or self._is_behind
+        if self._beat is None and has_work and not self._is_closed:
+            self._beat = self._clock.call_at(self._clock.now() + BEAT_S, self._on_beat)
+
+    def _on_beat(self) -> None:
+        self._beat = None
+        for job_id, (job, seen) in self._running.items():
+            if (now := _seen_of(job)) != seen:
+                self._running[job_id] = job, now
+                self._add(job)
+        if self._is_behind or self._beaten != self._version:
+            self._is_behind, self._beaten = False, self._version
+            self._round += 1
+            self._arm_tick()
+        self._arm_beat()
+
+    # ── counts ──
+
+    def _counts_for(self, reader: _Reader) -> JobEvent | None:
+        """Return the counts if they are others than a reader has."""
+        if reader.round == self._round:
+            return None
+        reader.round = self._round
+        counts = self._count(reader.wanted, may_be_old=True)
+        if counts == reader.counts:
+            return None
+        reader.counts = counts
+        return JobEvent(max(0, reader.after), "counts", dump_json({**counts.counts, "total": counts.total}))
+
+    def _count(self, wanted: JobFilter, *, may_be_old: bool = False) -> JobCounts:
+        """Count the jobs of a filter, once for all its readers."""
+        known = self._counted.get(wanted)
+        if known is not None:
+            self._counted.move_to_end(wanted)
+            if known.version == self._version:
+                return known.counts
+            if may_be_old and self._clock.now() < known.due:
+                self._is_behind = True
+                self._arm_beat()
+                return known.counts
+        began = self._clock.now()
+        counts = self._registry.count(wanted)
+        now = self._clock.now()
+        self._counted[wanted] = _Counted(counts, self._version, now + (now - began) / COUNT_SHARE)
+        if len(self._counted) > COUNTED_MAX:
+            self._counted.popitem(last=False)
+        return counts
+
+
+def _seen_of(job: Job) -> tuple[Any, ...]:
+    return job.log.tokens, job.progress, job.pid

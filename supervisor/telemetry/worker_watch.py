@@ -1,0 +1,225 @@
+"""The server as it is now, for those who read the stream of workers: measured once a second for all of them.
+
+Runs in: supervisor. While nobody reads, nothing is measured and no timer runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from killable.supervisor.clock import Clock, realtime
+from killable.supervisor.jobs.job_queue import JobQueue
+from killable.supervisor.jobs.registry import Registry
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.linux import procfs
+from killable.supervisor.linux.instance_id import host_name
+from killable.supervisor.models import JobEvent
+from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.telemetry import loop_turns
+from killable.supervisor.telemetry.metrics import Metrics
+from killable.workers.named_tuples import NamedTuple
+from killable.workers.protocol.messages import dump_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from killable.supervisor.pools.pool_protocols import JobPools
+    from killable.supervisor.records import NodeRecord
+
+PERIOD_S = 1.0
+TURNS = "/v1/workers/stream"
+"""For `wakeup_turns`, which know readers by job."""
+MS = 0.001
+
+
+class _Measurement(NamedTuple):
+    """What one event is made of, for any reader."""
+
+    number: int
+    workers: Sequence[tuple[WorkerRecord, WorkerUse]]
+    retired: Sequence[RetiredWorker]
+    tenants: Mapping[str, str]
+    """Of each job that a worker has, or that has cost one its reuse."""
+    common: Mapping[str, Any]
+    """What all readers see."""
+
+
+class WorkerWatch:
+    """Of one supervisor."""
+
+    def __init__(
+        self, pools: JobPools, job_queue: JobQueue, registry: Registry, metrics: Metrics, clock: Clock,
+        *, started: float, is_draining: Callable[[], bool], nodes: Callable[[], Sequence[NodeRecord]],
+    ) -> None:  # fmt: skip
+        """`started` is when the supervisor was, in monotonic seconds."""
+        self._pools = pools
+        self._job_queue = job_queue
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
+        self._started = started
+        self._is_draining = is_draining
+        self._nodes = nodes
+        self._readers = 0
+        self._waiters: list[asyncio.Future[None]] = []
+        self._measuring: asyncio.Task[None] | None = None
+        self._latest: _Measurement | None = None
+        self._events: dict[str | None, JobEvent] = {}
+        """The latest event for each tenant that reads it; None: who sees all jobs."""
+        self._measured_at = -PERIOD_S
+        self._cpu: tuple[float, float] | None = None
+        """The processor seconds of this process, and when."""
+        self._number = 0
+        self._is_closed = False
+
+    async def read(self, tenant: str | None = None) -> AsyncGenerator[list[JobEvent], None]:
+        """Yield the latest state, then the next one each second. A slow reader gets the latest; with `tenant`, no job
+        of others.
+        """
+        self._readers += 1
+        if self._measuring is None and not self._is_closed:
+            self._measuring = asyncio.ensure_future(self._measure_each_second())
+        seen = -1
+        try:
+            while not self._is_closed:
+                if self._latest is not None and self._latest.number != seen:
+                    event = self._event(self._latest, tenant)
+                    seen = event.id
+                    yield [event]
+                else:
+                    await self._changed()
+            yield [JobEvent(self._number, "end", b'{"reason":"shutdown"}')]
+        finally:
+            self._readers -= 1
+            if not self._readers and self._measuring is not None:
+                self._measuring.cancel()
+                self._measuring = None
+
+    def close(self) -> None:
+        """End the streams."""
+        self._is_closed = True
+        if self._measuring is not None:
+            self._measuring.cancel()
+            self._measuring = None
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        turns = wakeup_turns()
+        for waiter in waiters:
+            turns.add(TURNS, waiter, of_end=False)
+        turns.serve()
+
+    async def _changed(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    # ── measuring ──
+
+    async def _measure_each_second(self) -> None:
+        while True:
+            # Also of readers that come and go: no measurement is younger than the one before by less.
+            await asyncio.sleep(max(0.0, self._measured_at + PERIOD_S - self._clock.now()))
+            self._measured_at = self._clock.now()
+            self._latest = await self._measure()
+            self._events.clear()
+            self._wake()
+
+    async def _measure(self) -> _Measurement:
+        workers = await self._pools.measured_workers()
+        retired = await self._pools.retired_workers()
+        named = [record.job_id for record, _ in workers if record.job_id] + [each.job_id for each in retired]
+        tenants = {job_id: tenant for job_id in named if (tenant := self._registry.tenant_of(job_id)) is not None}
+        self._number += 1
+        starting = Counter(record.pool for record, _ in workers if record.state == "spawning")
+        common = {
+            "pools": [self._pool(record._asdict(), starting) for record in self._pools.pool_records()],
+            "server": self._server(),
+            "nodes": [each._asdict() for each in self._nodes()],
+        }
+        return _Measurement(self._number, workers, retired, tenants, common)
+
+    def _pool(self, record: Mapping[str, Any], starting: Mapping[str, int]) -> dict[str, Any]:
+        name = record["name"]
+        recovery = self._metrics.recovery_of.get(name)
+        p50 = None if recovery is None else recovery.percentiles(MS)["p50"]
+        members = ("name", "state", "start_method", "spares", "idle", "busy", "quarantined", "generation")
+        return {member: record[member] for member in members} | {
+            "workers": record["workers_max"],
+            "starting": starting[name],
+            "restarts": record["zygote_restarts"],
+            "recovery_ms": {"last": None if recovery is None else recovery.last(MS), "p50": p50},
+            "queued": self._job_queue.depth(name),
+        }
+
+    def _server(self) -> dict[str, Any]:
+        from killable.supervisor.cluster.messages import installed_version
+
+        now, (cpu_s, resident) = self._clock.now(), procfs.own_use()
+        percent = None
+        if self._cpu is not None and now - self._cpu[1] < 15 * PERIOD_S:
+            percent = round((cpu_s - self._cpu[0]) / max(MS, now - self._cpu[1]) * 100, 1)
+        self._cpu = cpu_s, now
+        return {
+            "cpu_percent": percent,
+            "memory_bytes": resident,
+            "loop_stall_worst_ms": round(loop_turns.longest_s() * 1000, 3),
+            "uptime_s": round(now - self._started, 3),
+            "version": installed_version(),
+            "draining": self._is_draining(),
+            "node": host_name(),
+        }
+
+    # ── what a reader sees ──
+
+    def _event(self, latest: _Measurement, tenant: str | None) -> JobEvent:
+        event = self._events.get(tenant)
+        if event is None:
+            event = self._events[tenant] = JobEvent(latest.number, "now", dump_json(self._shown(latest, tenant)))
+        return event
+
+    def _shown(self, latest: _Measurement, tenant: str | None) -> dict[str, Any]:
+        def is_seen(job_id: str | None) -> bool:
+            return tenant is None or job_id is None or latest.tenants.get(job_id) == tenant
+
+        workers = [
+            (record if is_seen(record.job_id) else record._replace(job_id=None, type=None, attempt=None))._asdict()
+            | use._asdict()
+            for record, use in latest.workers
+        ]
+        return {
+            "at": round(realtime(), 3),
+            "seq": latest.number,
+            "workers": workers,
+            "retired": [each._asdict() for each in latest.retired if is_seen(each.job_id)],
+            **latest.common,
+            **self._jobs(tenant),
+        }
+
+    def _jobs(self, tenant: str | None) -> dict[str, Any]:
+        """Return the queue and the jobs, of one tenant or of all."""
+        active = [job for job in self._registry.active() if tenant in (None, job.submission.tenant)]
+        states = Counter(job.public_state for job in active)
+        waiting = [job for job in active if job.public_state == "queued"]
+        oldest = min((job.queued for job in waiting), default=None)
+        return {
+            "queue": {
+                "depth": len(waiting),
+                "bytes": sum(len(job.submission.input) for job in waiting),
+                "oldest_s": None if oldest is None else round(max(0.0, self._clock.now() - oldest), 3),
+                "by_type": dict(Counter(job.type.name for job in waiting)),
+            },
+            "jobs": {
+                **{state: states[state] for state in ("running", "stopping", "queued")},
+                # Of one tenant these are not counted.
+                "ended": dict(self._metrics.endings) if tenant is None else None,
+            },
+        }

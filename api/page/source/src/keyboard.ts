@@ -12,8 +12,11 @@ export function onKey(event: KeyboardEvent): void {
   if (event.ctrlKey || event.metaKey || event.altKey) return
   if (event.key === 'Escape') {
     if (document.querySelector('dialog[open]')) return
-    if (types) target.blur()
-    else if (route.value.view === 'job') go(lastJobs.value)
+    if (types) {
+      // The browser would empty a search field.
+      event.preventDefault()
+      target.blur()
+    } else if (route.value.view === 'job') go(lastJobs.value)
     return
   }
   if (types || document.querySelector('dialog[open]')) return

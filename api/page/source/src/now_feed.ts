@@ -1,8 +1,8 @@
 // The server as it is now, once a second, and the last quarter of an hour of it for the charts.
 import { signal } from '@preact/signals'
 import { noteServerTime } from './clock'
-import { openStream, type StreamState } from './event_stream'
-import { json } from './http'
+import { type StreamEvent, type StreamState, openStream } from './event_stream'
+import { json, signOut } from './http'
 import { info } from './session'
 import type { Info, Now } from './types'
 
@@ -50,6 +50,7 @@ export function open(): void {
     onEvents: (events) => {
       const last = events.findLast((event) => event.name === 'now')
       if (last) take(JSON.parse(last.data) as Now)
+      endOf(events)
     },
     onState: (state, why, againInMs) => {
       const before = connection.peek().state
@@ -57,6 +58,12 @@ export function open(): void {
       if (state === 'live' && before !== 'live') void lookAtServer()
     },
   })
+}
+
+/** The server says why it ends a stream: a key that is no longer valid is not tried again. */
+export function endOf(events: StreamEvent[]): void {
+  const end = events.find((event) => event.name === 'end')
+  if (end && (JSON.parse(end.data) as { reason: string }).reason === 'unauthorized') signOut('The key is no longer valid.')
 }
 
 export function close(): void {

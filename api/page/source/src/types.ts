@@ -121,7 +121,7 @@ export interface Now {
   retired: Retired[]
   pools: PoolNow[]
   queue: { depth: number; bytes: number; oldest_s: number | null; by_type: Record<string, number> }
-  jobs: { running: number; stopping: number; queued: number; ended: Record<string, number> }
+  jobs: { running: number; stopping: number; queued: number; ended: Record<string, number> | null }
   server: {
     cpu_percent: number | null
     memory_bytes: number | null

@@ -58,6 +58,7 @@ export function Chart({ title, times, series, spell, atLeast, stepped, spanS }: 
         onPointerLeave={() => point(null)}
       >
         <path class="grid" d={`M0 ${HEIGHT / 2}H${WIDTH}M0 ${HEIGHT - 0.5}H${WIDTH}`} />
+        {series[0] && <path class="area c0" d={area(series[0].values, x, y, stepped ?? false)} />}
         {series.map((each, index) => (
           <path key={each.name} class={`line c${index % 6}`} d={path(each.values, x, y, stepped ?? false)} />
         ))}
@@ -74,6 +75,13 @@ export function Chart({ title, times, series, spell, atLeast, stepped, spanS }: 
       </div>
     </figure>
   )
+}
+
+/** Below the first line, as far as it has no gap. */
+function area(values: (number | null)[], x: (i: number) => number, y: (v: number) => number, stepped: boolean): string {
+  const first = values.findIndex((each) => each !== null)
+  if (first < 0 || values.slice(first).includes(null)) return ''
+  return `${path(values, x, y, stepped)}V${HEIGHT}H${x(first).toFixed(1)}Z`
 }
 
 function path(values: (number | null)[], x: (i: number) => number, y: (v: number) => number, stepped: boolean): string {

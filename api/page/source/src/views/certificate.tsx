@@ -50,22 +50,21 @@ export function CertificatePicture({ certificate, isWhole }: { certificate: Cert
       </div>
       <table class="axis">
         <caption class="unseen">{wasAsked ? 'Steps of the end, with their time since the request' : 'Steps of the end, with their time since the exit'}</caption>
-        <thead class="unseen">
-          <tr>
-            <th scope="col">Step</th>
-            <th scope="col">On the axis</th>
-            <th scope="col">Time</th>
-          </tr>
-        </thead>
+        <colgroup>
+          <col class="axis-step" />
+          <col />
+          <col class="axis-time" />
+        </colgroup>
         <tbody>
           {steps.map((each) => (
             <tr key={each.name} class={`step-${each.name}`}>
               <th scope="row">{each.words}</th>
               <td class="axis-track">
                 {each.name === 'term_sent' && <span class="axis-grace" style={{ left: share(each.ms, most), width: `calc(${share((kill ?? at('exited') ?? most) - each.ms, most)})` }} />}
+                {each.name !== 'requested' && wasAsked && <span class="axis-way" style={{ width: share(each.ms, most) }} />}
                 <span class="axis-dot" style={{ left: share(each.ms, most) }} />
               </td>
-              <td class="n">{duration(each.ms)}</td>
+              <td class="n">{precise(each.ms)}</td>
             </tr>
           ))}
         </tbody>
@@ -80,6 +79,11 @@ export function CertificatePicture({ certificate, isWhole }: { certificate: Cert
       </dl>
     </section>
   )
+}
+
+/** Precise enough to tell consecutive steps apart. */
+function precise(ms: number): string {
+  return ms < 9999.5 ? `${ms.toFixed(1)} ms` : `${(ms / 1000).toFixed(3)} s`
 }
 
 function share(ms: number, most: number): string {

@@ -143,7 +143,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
         </div>
         <div>
           {job.certificate && <CertificatePicture certificate={job.certificate} isWhole={!isActive} />}
-          <StoryPanel story={watched.story.value} />
+          <StoryPanel story={watched.story.value} isActive={isActive} />
           <Facts job={job} />
         </div>
       </div>

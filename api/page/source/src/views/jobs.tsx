@@ -238,7 +238,7 @@ function Nothing({ isFiltered }: { isFiltered: boolean }): JSX.Element {
 function Older({ feed }: { feed: JobsFeed }): JSX.Element | null {
   const [isBusy, setBusy] = useState(false)
   if (!feed.hasOlder.value) {
-    return feed.rows.value.length >= ROWS_MAX ? <p class="hint end">The list ends here; a filter finds older ones.</p> : null
+    return feed.rows.value.length >= ROWS_MAX ? <p class="hint list-end">The list ends here; a filter finds older ones.</p> : null
   }
   async function load(): Promise<void> {
     setBusy(true)
@@ -250,7 +250,7 @@ function Older({ feed }: { feed: JobsFeed }): JSX.Element | null {
     setBusy(false)
   }
   return (
-    <p class="end">
+    <p class="list-end">
       <button type="button" disabled={isBusy} onClick={() => void load()}>
         {isBusy ? 'Loading…' : 'Show older'}
       </button>

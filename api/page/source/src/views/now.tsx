@@ -26,7 +26,7 @@ export function NowView(): JSX.Element {
           <Waiting now={found} />
         </div>
         <div>
-          <Endings ended={found.jobs.ended} />
+          {found.jobs.ended && <Endings ended={found.jobs.ended} />}
           <LatestFailures />
         </div>
       </div>
@@ -36,8 +36,10 @@ export function NowView(): JSX.Element {
 
 function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Element {
   const busy = workers.filter((each) => each.state === 'busy').length
-  const ended = Object.values(jobs.ended).reduce((sum, each) => sum + each, 0)
-  const failed = ended - (jobs.ended['completed'] ?? 0) - (jobs.ended['cancelled'] ?? 0)
+  const codes = Object.entries(jobs.ended ?? {})
+  const sum = (fits: (code: string) => boolean): number => codes.reduce((all, [code, count]) => all + (fits(code) ? count : 0), 0)
+  const timedOut = sum((code) => code.startsWith('timeout.'))
+  const failed = sum((code) => code !== 'completed' && code !== 'cancelled' && !code.startsWith('timeout.'))
   return (
     <section aria-label="In numbers">
       <ul class="tiles">
@@ -50,8 +52,8 @@ function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Ele
         <Tile words="Stopping" value={number(jobs.stopping)} state="stopping" link="#/jobs?state=stopping">
           {jobs.stopping ? 'being ended' : 'none'}
         </Tile>
-        <Tile words="Failed" value={number(failed)} state="failed" link="#/jobs?state=failed">
-          {`of ${number(ended)} ended since the start`}
+        <Tile words="Failed" value={jobs.ended === null ? '–' : number(failed)} state="failed" link="#/jobs?state=failed">
+          {jobs.ended === null ? 'known to keys that see all jobs' : `${timedOut ? `and ${number(timedOut)} timed out, ` : ''}of ${number(sum(() => true))} ended`}
         </Tile>
         <Tile words="Server" value={percent(server.cpu_percent)} link="#/workers">
           {`${bytes(server.memory_bytes)}, up ${coarse(server.uptime_s * 1000)}`}
@@ -178,7 +180,7 @@ function Waiting({ now: { queue } }: { now: Now }): JSX.Element {
       {types.length === 0 ? (
         <p class="empty">Nothing waits.</p>
       ) : (
-        <Bars of={types} link={(type) => `#/jobs?state=queued&type=${encodeURIComponent(type)}`} kind="queued" />
+        <Bars of={types} link={(type) => `#/jobs?state=queued&type=${encodeURIComponent(type)}`} kind={() => 'queued'} />
       )}
     </section>
   )
@@ -197,7 +199,7 @@ function Endings({ ended }: { ended: Record<string, number> }): JSX.Element {
       {codes.length === 0 ? (
         <p class="empty">Every job that has ended has completed.</p>
       ) : (
-        <Bars of={codes} link={(code) => `#/jobs?code=${encodeURIComponent(code)}`} kind="failed" quiet="cancelled" />
+        <Bars of={codes} link={(code) => `#/jobs?code=${encodeURIComponent(code)}`} kind={(code) => (code === 'cancelled' ? code : code.startsWith('timeout.') ? 'timed_out' : 'failed')} />
       )}
     </section>
   )
@@ -206,11 +208,10 @@ function Endings({ ended }: { ended: Record<string, number> }): JSX.Element {
 interface BarsShown {
   of: [string, number][]
   link: (name: string) => string
-  kind: string
-  quiet?: string
+  kind: (name: string) => string
 }
 
-function Bars({ of, link, kind, quiet }: BarsShown): JSX.Element {
+function Bars({ of, link, kind }: BarsShown): JSX.Element {
   const most = Math.max(...of.map(([, count]) => count), 1)
   return (
     <ul class="bars-list">
@@ -219,7 +220,7 @@ function Bars({ of, link, kind, quiet }: BarsShown): JSX.Element {
           <a href={link(name)}>
             <span class="bar-name">{plain(name)}</span>
             <span class="bar-track" aria-hidden="true">
-              <span class={`bar-fill s-${name === quiet ? 'cancelled' : kind}`} style={{ width: `${Math.max(1, (100 * count) / most)}%` }} />
+              <span class={`bar-fill s-${kind(name)}`} style={{ width: `${Math.max(1, (100 * count) / most)}%` }} />
             </span>
             <span class="bar-count">{number(count)}</span>
           </a>

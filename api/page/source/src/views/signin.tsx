@@ -57,7 +57,7 @@ export function SignIn({ why, onDone }: { why: string; onDone: () => void }): JS
         </button>
         <p class="hint">
           The role of the key decides what you can do here: read, submit or operate. It is kept until this tab is closed. A key is made
-          with <code>killable keys add</code>.
+          with <code>killable keys make</code>.
         </p>
       </form>
     </main>

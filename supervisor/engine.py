@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
-from killable.supervisor.jobs.job_filter import Wanted
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,

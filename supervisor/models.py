@@ -7,7 +7,7 @@ named tuples: a dataclass takes 1 ms to define, at each start of a program with 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NewType
+from typing import TYPE_CHECKING, Any, NewType, TypedDict
 
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.error_codes import CODES
@@ -243,3 +243,20 @@ class JobEvent(NamedTuple):
     name: str
     data: bytes
     """One line of JSON."""
+
+
+class Wanted(TypedDict, total=False):
+    """Filters of jobs. A job has to fit all that are given; None: any."""
+
+    state: str | None
+    """A public state, or `active`."""
+    type: str | None
+    tag: tuple[str, str] | None
+    """Key and value."""
+    tenant: str | None
+    node: str | None
+    """That of the latest attempt."""
+    code: str | None
+    """Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too."""
+    search: str | None
+    """Words that all stand in its id, type, tags, correlation id or code, in any case."""

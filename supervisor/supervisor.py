@@ -20,15 +20,15 @@ from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import DurableEnds, undurable_end, visible
 from killable.supervisor.jobs.event_log import BYTES_PER_BATCH, EVENTS_PER_BATCH, EventLog
 from killable.supervisor.jobs.job import Job, JobListener
-from killable.supervisor.jobs.job_filter import JobFilter, Wanted
+from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.job_queue import QueueFull
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.linux.instance_id import boot_id, random_id
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, StartRefused, Submission, Verdict
+from killable.supervisor.linux.instance_id import boot_id, host_name, random_id
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, StartRefused, Submission, Verdict, Wanted
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
@@ -327,12 +327,13 @@ class Supervisor:
 
     @functools.cached_property
     def _watches(self) -> Watches:
-        from killable.supervisor.telemetry.watches import Watches  # only when one reads
+        from killable.supervisor.linux.procfs import own_use  # all of this only when one reads
+        from killable.supervisor.telemetry.watches import Watches
 
         return Watches(
             self._fleet, self.jobs.job_queue, self._registry, self._observer, self._clock, started=self._started,
             is_draining=lambda: self._drain.draining, remote_pools=self._remote_pools, record_of=self._record,
-            disk=None if self._job_notes is None else self._job_notes.journal,
+            disk=None if self._job_notes is None else self._job_notes.journal, own_use=own_use, node=host_name(),
         )  # fmt: skip
 
     async def events(

@@ -10,8 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NoReturn, Unpack
 
 from killable.supervisor.engine import Engine
-from killable.supervisor.jobs.job_filter import Wanted
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission
+from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,

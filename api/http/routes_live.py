@@ -18,7 +18,7 @@ from killable.api.http.auth import caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import parts_of
 from killable.api.http.event_ids import LastEventId, after_of
 from killable.api.http.live_streams import LiveStream
-from killable.api.http.responses import NO_BODY, Json, answer, documented
+from killable.api.http.responses import Json, answer, documented
 from killable.supervisor.models import JobEvent
 
 router = APIRouter(tags=["live"], default_response_class=Json)
@@ -84,10 +84,9 @@ def _stream(request: Request, of: str, events: AsyncGenerator[Sequence[JobEvent]
     )
 
 
-@router.post(
+@router.get(
     "/v1/stream-tickets",
-    responses=documented({200: answer("Where to read", live_schemas.StreamTickets)}),
-    dependencies=[NO_BODY],
+    responses=documented({200: answer("Where to read", live_schemas.StreamTickets, "Cache-Control")}),
 )
 async def issue_tickets(request: Request) -> Response:
     """Return the addresses of both streams, for clients that cannot send headers (EventSource). If the server has keys
@@ -98,6 +97,5 @@ async def issue_tickets(request: Request) -> Response:
     if tickets is not None and caller is not None:
         ticket, expires_at = tickets.issue_live(caller, time.time())
     query = f"?ticket={ticket}" if ticket else ""
-    return Json(
-        {"workers_url": f"/v1/workers/stream{query}", "jobs_url": f"/v1/jobs/stream{query}", "expires_at": expires_at}
-    )
+    urls = {"workers_url": f"/v1/workers/stream{query}", "jobs_url": f"/v1/jobs/stream{query}"}
+    return Json(urls | {"expires_at": expires_at}, headers={"Cache-Control": "no-store"})

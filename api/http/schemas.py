@@ -38,7 +38,6 @@ from killable.api.http.unknown_fields import FEW, few
 from killable.api.http.webhooks import URL_CHARS_MAX
 from killable.supervisor import models
 from killable.supervisor.configuration.documentation import documentation_of
-from killable.supervisor.jobs.job_filter import Wanted
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
 from killable.supervisor.jobs.node_labels import CONDITION
 from killable.supervisor.jobs.summary import SHORT_JOB
@@ -287,10 +286,10 @@ class JobsQuery(Query):
     limit: int = Field(50, ge=1, le=200)
 
 
-def wanted_by(query: JobsQuery | BulkCancelRequest) -> Wanted:
+def wanted_by(query: JobsQuery | BulkCancelRequest) -> models.Wanted:
     """Return the filters that a request has."""
     wanted = {name: getattr(query, name) for name in JOB_FILTERS}
-    return cast(Wanted, wanted | {"tag": split_tag(query.tag)})
+    return cast(models.Wanted, wanted | {"tag": split_tag(query.tag)})
 
 
 class ListQuery(JobsQuery):
@@ -305,7 +304,7 @@ class StreamQuery(Query):
     ticket: str = Field("", description="The ticket in `stream_url`, instead of an API key")
 
 
-TICKET: Any = Field("", description="A ticket of POST /v1/stream-tickets, instead of an API key")
+TICKET: Any = Field("", description="A ticket of /v1/stream-tickets, instead of an API key")
 
 
 class JobWatchQuery(JobsQuery):

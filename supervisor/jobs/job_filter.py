@@ -6,27 +6,11 @@ Runs in: supervisor. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.models import Wanted
 from killable.workers.named_tuples import NamedTuple
-
-
-class Wanted(TypedDict, total=False):
-    """Filters of jobs. A job has to fit all that are given; None: any."""
-
-    state: str | None
-    """A public state, or `active`."""
-    type: str | None
-    tag: tuple[str, str] | None
-    """Key and value."""
-    tenant: str | None
-    node: str | None
-    """That of the latest attempt."""
-    code: str | None
-    """Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too."""
-    search: str | None
-    """Words that all stand in its id, type, tags, correlation id or code, in any case."""
 
 
 class JobFilter(NamedTuple):

@@ -6,10 +6,12 @@ the caller checks the pidfd afterwards. What of it counts for a limit is decided
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
-from killable.supervisor.ports import Sample
+from killable.supervisor.ports import MeasuredProcess, Sample
 
 
 def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
@@ -33,6 +35,18 @@ def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Samp
         own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes, threads=threads,
         resident_bytes=sum(each.resident for each in there),
     )  # fmt: skip
+
+
+def measure_all(processes: Sequence[MeasuredProcess], at_most: int) -> tuple[list[tuple[Sample, float] | None], float]:
+    """Return what each of these and its tree use, at most so many processes of each, and when; None: it is gone. And
+    the processor seconds that this took. Any thread.
+    """
+    began_s = clock.thread_cpu_s()
+    found: list[tuple[Sample, float] | None] = []
+    for process in processes:
+        sample = process.sample(cpu=True, at_most=at_most)
+        found.append(None if sample is None else (sample, clock.monotonic()))
+    return found, clock.thread_cpu_s() - began_s
 
 
 def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> Sample:

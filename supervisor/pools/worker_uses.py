@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
-from killable.supervisor import clock, event_loops
+from killable.supervisor import event_loops
+from killable.supervisor.linux.tree_usage import measure_all
 from killable.supervisor.pools.worker import Worker
-from killable.supervisor.ports import MeasuredProcess, Sample, Usage
+from killable.supervisor.ports import Sample, Usage
 from killable.supervisor.records import WorkerRecord, WorkerUse
 from killable.workers.named_tuples import NamedTuple
 
@@ -47,7 +49,7 @@ class WorkerUses:
         try:
             loop = asyncio.get_running_loop()
             samples, cost_s = await event_loops.in_bounded_threads(
-                loop, lambda: _sampled([each.process for each in due])
+                loop, partial(measure_all, [each.process for each in due], PROCESSES_MAX)
             )
         except RuntimeError:  # no thread can be started
             samples, cost_s = [None] * len(due), 0.0
@@ -79,13 +81,3 @@ class WorkerUses:
         memory = sample.own_bytes + sample.others_bytes + sample.shared_bytes
         use = WorkerUse(measured.percent, memory, sample.processes, sample.threads)
         return record._replace(cpu=share), use
-
-
-def _sampled(processes: Sequence[MeasuredProcess]) -> tuple[list[tuple[Sample, float] | None], float]:
-    """Return what each uses, with the time of that, and the processor seconds that it took. Any thread."""
-    began_s = clock.thread_cpu_s()
-    found: list[tuple[Sample, float] | None] = []
-    for process in processes:
-        sample = process.sample(cpu=True, at_most=PROCESSES_MAX)
-        found.append(None if sample is None else (sample, clock.monotonic()))
-    return found, clock.thread_cpu_s() - began_s

@@ -14,10 +14,10 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from killable.supervisor.clock import Clock, Timer, realtime
-from killable.supervisor.jobs.durable_ends import READ_S
+from killable.supervisor.jobs.durable_ends import READ_S, Disk
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.registry import Registry
@@ -45,13 +45,6 @@ COUNTED_MAX = 64
 """Filters whose counts are kept."""
 TURNS = "/v1/jobs/stream"
 """For `wakeup_turns`, which know readers by job."""
-
-
-class Disk(Protocol):
-    """A journal, as far as its ends are held back."""
-
-    @property
-    def trouble(self) -> str: ...
 
 
 class _Change:

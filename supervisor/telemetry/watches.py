@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from killable.supervisor.clock import Clock
+from killable.supervisor.jobs.durable_ends import Disk
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.records import JobRecord
-from killable.supervisor.telemetry.job_watch import Disk, JobWatch
+from killable.supervisor.telemetry.job_watch import JobWatch
 from killable.supervisor.telemetry.observer import Observer
 from killable.supervisor.telemetry.worker_watch import WorkerWatch
 
@@ -27,13 +28,13 @@ class Watches:
     def __init__(
         self, pools: JobPools, job_queue: JobQueue, registry: Registry, observer: Observer, clock: Clock,
         *, started: float, is_draining: Callable[[], bool], disk: Disk | None, remote_pools: RemotePools | None,
-        record_of: Callable[[Job], JobRecord],
+        record_of: Callable[[Job], JobRecord], own_use: Callable[[], tuple[float, int]], node: str,
     ) -> None:  # fmt: skip
-        """`started` is when the supervisor was, in monotonic seconds. `disk`: its journal, if it has one."""
+        """`disk`: the journal, if there is one. `worker_watch` has the others."""
         self.jobs = JobWatch(registry, clock, disk, record_of, observer.watch_by)
         self.workers = WorkerWatch(
             pools, job_queue, registry, observer.metrics, clock, started=started, is_draining=is_draining,
-            nodes=lambda: () if remote_pools is None else remote_pools.node_records(),
+            nodes=lambda: () if remote_pools is None else remote_pools.node_records(), own_use=own_use, node=node,
         )  # fmt: skip
 
     def close(self) -> None:

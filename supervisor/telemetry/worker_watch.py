@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.clock import Clock, realtime
+from killable.supervisor.clock import Clock, Timer, realtime
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.linux import procfs
-from killable.supervisor.linux.instance_id import host_name
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.telemetry import loop_turns
@@ -24,8 +23,6 @@ from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from killable.supervisor.pools.pool_protocols import JobPools
     from killable.supervisor.records import NodeRecord
 
@@ -53,8 +50,11 @@ class WorkerWatch:
     def __init__(
         self, pools: JobPools, job_queue: JobQueue, registry: Registry, metrics: Metrics, clock: Clock,
         *, started: float, is_draining: Callable[[], bool], nodes: Callable[[], Sequence[NodeRecord]],
+        own_use: Callable[[], tuple[float, int]], node: str,
     ) -> None:  # fmt: skip
-        """`started` is when the supervisor was, in monotonic seconds."""
+        """`started` is when the supervisor was, in monotonic seconds; `own_use` what its process uses: processor
+        seconds, and bytes in memory; `node` is its machine.
+        """
         self._pools = pools
         self._job_queue = job_queue
         self._registry = registry
@@ -63,8 +63,12 @@ class WorkerWatch:
         self._started = started
         self._is_draining = is_draining
         self._nodes = nodes
+        self._own_use = own_use
+        self._node = node
+        self._version = version("killable")
         self._readers = 0
         self._waiters: list[asyncio.Future[None]] = []
+        self._timer: Timer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._latest: _Measurement | None = None
         self._events: dict[str | None, JobEvent] = {}
@@ -80,9 +84,9 @@ class WorkerWatch:
         of others.
         """
         self._readers += 1
-        if self._measuring is None and not self._is_closed:
-            self._measuring = asyncio.ensure_future(self._measure_each_second())
-        seen = -1
+        self._arm()
+        is_old = self._clock.now() > self._measured_at + PERIOD_S
+        seen = self._number if is_old else -1  # nobody has read for a while: the next one comes at once
         try:
             while not self._is_closed:
                 if self._latest is not None and self._latest.number != seen:
@@ -94,16 +98,13 @@ class WorkerWatch:
             yield [JobEvent(self._number, "end", b'{"reason":"shutdown"}')]
         finally:
             self._readers -= 1
-            if not self._readers and self._measuring is not None:
-                self._measuring.cancel()
-                self._measuring = None
+            if not self._readers:
+                self._stop()
 
     def close(self) -> None:
         """End the streams."""
         self._is_closed = True
-        if self._measuring is not None:
-            self._measuring.cancel()
-            self._measuring = None
+        self._stop()
         self._wake()
 
     def _wake(self) -> None:
@@ -124,14 +125,29 @@ class WorkerWatch:
 
     # ── measuring ──
 
-    async def _measure_each_second(self) -> None:
-        while True:
-            # Also of readers that come and go: no measurement is younger than the one before by less.
-            await asyncio.sleep(max(0.0, self._measured_at + PERIOD_S - self._clock.now()))
-            self._measured_at = self._clock.now()
+    def _arm(self) -> None:
+        """Have the next measurement made when it is due: readers that come and go get no more of them."""
+        if self._timer is None and self._measuring is None and self._readers and not self._is_closed:
+            self._timer = self._clock.call_at(max(self._clock.now(), self._measured_at + PERIOD_S), self._on_due)
+
+    def _on_due(self) -> None:
+        self._timer = None
+        self._measured_at = self._clock.now()
+        self._measuring = asyncio.ensure_future(self._measure_and_tell())
+
+    async def _measure_and_tell(self) -> None:
+        try:
             self._latest = await self._measure()
             self._events.clear()
             self._wake()
+        finally:
+            self._measuring = None
+            self._arm()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _measure(self) -> _Measurement:
         workers = await self._pools.measured_workers()
@@ -161,9 +177,7 @@ class WorkerWatch:
         }
 
     def _server(self) -> dict[str, Any]:
-        from killable.supervisor.cluster.messages import installed_version
-
-        now, (cpu_s, resident) = self._clock.now(), procfs.own_use()
+        now, (cpu_s, resident) = self._clock.now(), self._own_use()
         percent = None
         if self._cpu is not None and now - self._cpu[1] < 15 * PERIOD_S:
             percent = round((cpu_s - self._cpu[0]) / max(MS, now - self._cpu[1]) * 100, 1)
@@ -173,9 +187,9 @@ class WorkerWatch:
             "memory_bytes": resident,
             "loop_stall_worst_ms": round(loop_turns.longest_s() * 1000, 3),
             "uptime_s": round(now - self._started, 3),
-            "version": installed_version(),
+            "version": self._version,
             "draining": self._is_draining(),
-            "node": host_name(),
+            "node": self._node,
         }
 
     # ── what a reader sees ──

@@ -101,10 +101,8 @@ def create_app(
         routes_metrics, routes_openai,
     ):  # fmt: skip
         app.include_router(routes.router)
-    app.router.routes.extend(PAGE_ROUTES)
     app.state.tools = tools
-    methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
-    app.router.routes.append(Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False))
+    app.router.routes += [*PAGE_ROUTES, _tools_route(tools)]
     # The last middleware added is the outermost. A foreign page is refused before it gets any CORS header; a page that
     # may call can read why a request was refused.
     app.add_middleware(HeadAsGet)
@@ -135,6 +133,11 @@ async def close_app(app: FastAPI) -> None:
     if app.state.tools is not None:
         await app.state.tools.close()
     await app.state.parts.checks.close()
+
+
+def _tools_route(tools: Tools | None) -> Route:
+    methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
+    return Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False)
 
 
 class _NoTools:

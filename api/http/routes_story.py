@@ -19,14 +19,14 @@ from killable.api.cli.display import story
 from killable.api.http.dependencies import parts_of
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import Json, answer, documented
-from killable.api.http.story_answer import Story
+from killable.api.http.story_answer import ToldStory
 from killable.supervisor.engine import Engine
 from killable.supervisor.records import JobRecord
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_class=Json)
 
 
-@router.get("/story", responses=documented({200: answer("The story", Story)}, "unknown_job"))
+@router.get("/story", responses=documented({200: answer("The story", ToldStory)}, "unknown_job"))
 async def tell_job(request: Request, job_id: str) -> Response:
     """Tell in sentences how a job ended, by which rule, and which setting would have changed it."""
     parts = parts_of(request)

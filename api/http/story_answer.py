@@ -26,7 +26,7 @@ class StoryChange(BaseModel):
     words: str
 
 
-class Story(BaseModel):
+class ToldStory(BaseModel):
     """What `killable explain --json` prints."""
 
     job_id: str

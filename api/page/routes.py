@@ -10,11 +10,12 @@ import gzip
 import hashlib
 import re
 from importlib.resources import files
-from typing import NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from killable.workers.named_tuples import NamedTuple
 
 PAGE_PATH = "/"
 SCRIPT_PATH = "/page/app.js"

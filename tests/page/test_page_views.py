@@ -131,7 +131,7 @@ def test_a_server_is_drained_and_takes_jobs_again(shown: Shown, client: Client) 
 
 def test_everything_is_reached_by_keys(shown: Shown, client: Client) -> None:
     jobs = [client.submit("fails", tags={"batch": "keys"}) for _ in range(3)]
-    for job in jobs:
+    for job in (*jobs, client.submit("fails")):
         end_of(job)
     tab = shown.open()
     expect(tab.get_by_role("heading", name="Now")).to_be_attached()
@@ -143,6 +143,8 @@ def test_everything_is_reached_by_keys(shown: Shown, client: Client) -> None:
     expect(tab.get_by_label("Search")).to_be_focused()
     tab.keyboard.type("batch keys")
     rows = tab.locator("tbody").get_by_role("row")
+    tab.keyboard.press("Enter")
+    expect(tab).to_have_url(re.compile(r"search=batch\+keys$"))
     expect(rows).to_have_count(3)
     tab.keyboard.press("Escape")
     tab.keyboard.press("j")

@@ -1,8 +1,10 @@
 // Keys for those who do not want to reach for the mouse. None of them is taken while something is typed.
 import { isHelpShown } from './views/help'
-import { go, lastJobs, route } from './router'
+import { go, lastJobs, route, wantsSearch } from './router'
 
 let prefix = 0
+/** Where it goes on when the list was drawn anew, or from a job back to the list. */
+let lastRow = ''
 const PREFIX_MS = 1200
 /** How long g waits for the letter of a view. */
 
@@ -41,8 +43,8 @@ export function onKey(event: KeyboardEvent): void {
       event.preventDefault()
       if (route.value.view === 'jobs') focusSearch()
       else {
+        wantsSearch.value = true
         go(lastJobs.value)
-        requestAnimationFrame(() => requestAnimationFrame(focusSearch))
       }
       return
     case 'j':
@@ -62,12 +64,15 @@ function focusSearch(): void {
   document.getElementById('search')?.focus()
 }
 
-/** Focus the next row that can be opened; from anywhere else the first one. */
+/** Focus the next row that can be opened, from the one that was focused last; without one the first. */
 function move(by: number): boolean {
   const rows = [...document.querySelectorAll<HTMLElement>('tr[data-open]')]
   if (!rows.length) return false
-  const at = rows.indexOf(document.activeElement?.closest('tr[data-open]') as HTMLElement)
+  const focused = document.activeElement?.closest<HTMLElement>('tr[data-open]')
+  const from = focused?.dataset['open'] ?? lastRow
+  const at = rows.findIndex((row) => row.dataset['open'] === from)
   const next = rows[at < 0 ? 0 : Math.min(rows.length - 1, Math.max(0, at + by))]
+  lastRow = next?.dataset['open'] ?? ''
   next?.focus()
   next?.scrollIntoView({ block: 'nearest' })
   return true

@@ -42,3 +42,6 @@ export const lastJobs = signal('#/jobs')
 route.subscribe((at) => {
   if (at.view === 'jobs') lastJobs.value = location.hash || '#/jobs'
 })
+
+/** Set by the key that asks for the search from another view; the search takes it when it is there. */
+export const wantsSearch = signal(false)

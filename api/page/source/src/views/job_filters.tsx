@@ -5,6 +5,7 @@ import { json } from '../http'
 import { type Filters, queryOf } from '../jobs_feed'
 import { now } from '../now_feed'
 import { StateIcon, stateWord } from '../parts/state'
+import { wantsSearch } from '../router'
 import { number } from '../spelling'
 import { ACTIVE, STATES } from '../types'
 
@@ -23,6 +24,10 @@ let knownTypes: string[] = []
 export function FilterBar({ filters, counts, onChange }: Shown): JSX.Element {
   const [isOpen, setOpen] = useState(FIELDS.some((name) => filters[name]))
   const [types, setTypes] = useState(knownTypes)
+  useEffect(() => {
+    if (wantsSearch.peek()) document.getElementById('search')?.focus()
+    wantsSearch.value = false
+  }, [])
   useEffect(() => {
     json<{ job_types: { name: string }[] }>('/v1/job-types').then(
       (found) => setTypes((knownTypes = found.job_types.map((each) => each.name))),
@@ -99,7 +104,18 @@ interface TypedShown {
 function Typed({ id, label, kind = 'text', value, hint, options, onChange }: TypedShown): JSX.Element {
   const [text, setText] = useState(value)
   const timer = useRef(0)
-  useEffect(() => setText(value), [value])
+  const sent = useRef(value)
+  // What comes back of what was typed here must not undo what was typed since.
+  useEffect(() => {
+    if (value !== sent.current) setText(value)
+    sent.current = value
+  }, [value])
+  const send = (typed: string): void => {
+    clearTimeout(timer.current)
+    if (typed === sent.current) return
+    sent.current = typed
+    onChange(typed)
+  }
   useEffect(() => () => clearTimeout(timer.current), [])
   return (
     <div class={kind === 'search' ? 'field search' : 'field'}>
@@ -118,8 +134,9 @@ function Typed({ id, label, kind = 'text', value, hint, options, onChange }: Typ
           const typed = event.currentTarget.value
           setText(typed)
           clearTimeout(timer.current)
-          timer.current = setTimeout(() => onChange(typed.trim()), TYPING_MS) as unknown as number
+          timer.current = setTimeout(() => send(typed.trim()), TYPING_MS) as unknown as number
         }}
+        onChange={(event) => send(event.currentTarget.value.trim())}
       />
       {options && options.length > 0 && (
         <datalist id={`${id}-options`}>

@@ -1,7 +1,6 @@
 // The jobs that fit the filters: live, and as stable as paper. What is new is announced, and shown when asked for.
 import type { JSX } from 'preact'
-import { memo } from 'preact/compat'
-import { useEffect, useState } from 'preact/hooks'
+import { useEffect, useMemo, useState } from 'preact/hooks'
 import { messageOf } from '../http'
 import { type Filters, FILTERS, JobsFeed, ROWS_MAX, type Row, type Sorting, queryOf } from '../jobs_feed'
 import { now } from '../now_feed'
@@ -63,6 +62,8 @@ function List({ feed, isFiltered }: { feed: JobsFeed; isFiltered: boolean }): JS
     return () => clearTimeout(timer)
   }, [fresh])
   const hasNodes = (now.value?.nodes.length ?? 0) > 0
+  // A row draws itself when its job changes; what else changes here draws none of them.
+  const drawn = useMemo(() => rows.map((row) => <JobRow key={row.id} row={row} hasNodes={hasNodes} />), [rows, hasNodes])
   const sort = (by: Sorting): void => feed.sort(by)
   const by = feed.sorting.value
   const total = feed.total.value
@@ -117,11 +118,7 @@ function List({ feed, isFiltered }: { feed: JobsFeed; isFiltered: boolean }): JS
               <th scope="col" class="c-worker">{hasNodes ? 'Node' : 'Worker'}</th>
             </tr>
           </thead>
-          <tbody>
-            {rows.map((row) => (
-              <JobRow key={row.id} row={row} hasNodes={hasNodes} />
-            ))}
-          </tbody>
+          <tbody>{drawn}</tbody>
         </table>
       )}
       <Older feed={feed} />
@@ -129,7 +126,7 @@ function List({ feed, isFiltered }: { feed: JobsFeed; isFiltered: boolean }): JS
   )
 }
 
-const JobRow = memo(function JobRow({ row, hasNodes }: { row: Row; hasNodes: boolean }): JSX.Element {
+function JobRow({ row, hasNodes }: { row: Row; hasNodes: boolean }): JSX.Element {
   const job = row.job.value
   const address = `#/jobs/${job.job_id}`
   return (
@@ -168,7 +165,7 @@ const JobRow = memo(function JobRow({ row, hasNodes }: { row: Row; hasNodes: boo
       <td class="c-worker">{hasNodes ? plain(job.node ?? '') : (job.worker_id ?? '')}</td>
     </tr>
   )
-})
+}
 
 /** The most telling of what a job has: how it failed, how far it is, where it waits, what it is called. */
 function What({ job, isGone }: { job: JobSummary; isGone: boolean }): JSX.Element {

@@ -2,7 +2,7 @@
 import { isHelpShown } from './views/help'
 import { go, lastJobs, route, wantsSearch } from './router'
 
-let prefix = 0
+let prefix = -Infinity
 /** Where it goes on when the list was drawn anew, or from a job back to the list. */
 let lastRow = ''
 const PREFIX_MS = 1200
@@ -23,7 +23,7 @@ export function onKey(event: KeyboardEvent): void {
   }
   if (types || document.querySelector('dialog[open]')) return
   if (performance.now() - prefix < PREFIX_MS) {
-    prefix = 0
+    prefix = -Infinity
     const to = { n: '#/', j: '#/jobs', w: '#/workers' }[event.key]
     if (to) {
       event.preventDefault()

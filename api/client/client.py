@@ -19,7 +19,8 @@ from killable.api.client.events import Ending, Event, Record, token_of
 from killable.api.client.file_calls import Download, FileCalls, written_whole
 from killable.api.client.file_source import FileLike, FileSource
 from killable.api.client.job_calls import JobCalls
-from killable.api.client.job_pages import page_of_jobs
+from killable.api.client.job_pages import JobFilters, page_of_jobs
+from killable.api.client.live_reading import watch_jobs, watch_workers
 from killable.api.client.retries import RETRIES, Requester
 from killable.api.client.server_answers import Server
 from killable.api.client.server_calls import ServerCalls
@@ -123,38 +124,62 @@ class Client:
         """
         return JobHandle(self._transport, JobCalls(self._requester, id))
 
-    def jobs(
-        self, *, state: str | None = None, type: str | None = None, tag: str | None = None, node: str | None = None
-    ) -> Iterator[Record]:
+    def jobs(self, **wanted: Unpack[JobFilters]) -> Iterator[Record]:
         """Yield the short records of jobs, newest first.
 
             queued = list(client.jobs(state="queued", tag="user:ada"))
 
-        All filters must match. `state` may be `active` (queued, running or stopping); `tag` is `key:value`;
-        `node` is the name of the machine of the latest attempt, in a cluster.
+        Filters: state, type, tag, node, tenant, code, search. `killable.api.client.job_pages.JobFilters` documents
+        them; all that are given must match.
         """
-        query, cursor = {"state": state, "type": type, "tag": tag, "node": node}, None
+        cursor = None
         while True:
-            page, cursor = self._transport.do(page_of_jobs(self._calls.requester, query, cursor))
+            page, cursor = self._transport.do(page_of_jobs(self._calls.requester, wanted, cursor))
             yield from page
             if cursor is None:
                 return
 
+    def watch_jobs(self, *, limit: int = 50, **wanted: Unpack[JobFilters]) -> Generator[Event, None, None]:
+        """Yield the matching jobs as they change, until the server ends; filters are those of `jobs`.
+
+            for event in client.watch_jobs(state="active"):
+                print(event.name, event.data)
+
+        First `jobs`: `{jobs, total, counts}` with the newest `limit` (200 at most), and again when too much was missed.
+        Then `job`: one short record, new or changed; `gone`: `{job_id}`, which does not match any more or is no longer
+        kept; `counts`: a number for each state, and `total`.
+
+        A broken stream is resumed (`retries` of `Client`). Raise Unreachable if that fails.
+        """
+        yield from self._transport.events(watch_jobs(self._requester, limit, wanted))
+
+    def watch_workers(self) -> Generator[Record, None, None]:
+        """Yield the server as it is now, at once and then each second, until it ends.
+
+            for now in client.watch_workers():
+                print(now["jobs"]["running"], now["server"]["cpu_percent"])
+
+        Each is `{at, seq, workers, retired, pools, queue, jobs, server, nodes}`; workers have `cpu_percent`,
+        `memory_bytes`, `processes` and `threads`. Nothing is measured while nobody reads. Errors are those of
+        `watch_jobs`.
+        """
+        for event in self._transport.events(watch_workers(self._requester)):
+            yield event.data
+
     def cancel_matching(
-        self, *, type: str | None = None, tag: str | None = None, state: str | None = None, reason: str = "",
-        grace_s: float | None = None, dry_run: bool = False, node: str | None = None,
-    ) -> Record:  # fmt: skip
+        self, *, reason: str = "", grace_s: float | None = None, dry_run: bool = False, **wanted: Unpack[JobFilters]
+    ) -> Record:
         """Cancel every job that matches all given filters, and wait for their ends, at most 25 s.
 
             client.cancel_matching(tag="user:ada", reason="account closed")
 
-        At least one of `type`, `tag` (`key:value`), `state` (`active` means every job) and `node` is needed. `grace_s`
-        can only shorten each job's own grace period. `dry_run` only returns which jobs match.
+        At least one filter is needed; they are those of `jobs`, and `state="active"` is every job. `grace_s` can only
+        shorten each job's own grace period. `dry_run` only returns which jobs match.
 
         Return `{matched, cancelled, stopping, already_ended, dry_run, jobs: [{job_id, status}]}`; the jobs that are
         `stopping` were not dead after the wait.
         """
-        return self._transport.do(self._calls.cancel_matching(type, tag, state, node, reason, grace_s, dry_run))
+        return self._transport.do(self._calls.cancel_matching(wanted, reason, grace_s, dry_run))
 
     def upload(
         self, source: FileLike | FileSource, *, name: str = "", content_type: str = "",

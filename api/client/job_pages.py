@@ -1,4 +1,4 @@
-"""The list of jobs, page by page.
+"""Which jobs are meant, and their list page by page.
 
 Runs in: any machine (no supervisor, no Linux).
 """
@@ -7,11 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from killable.api.client.events import Record
 from killable.api.client.http_call import HttpCall
 from killable.api.client.retries import Flow, Requester
+
+
+class JobFilters(TypedDict, total=False):
+    """Filters of jobs, which are keyword arguments of `jobs`, `watch_jobs` and `cancel_matching`. A job has to match
+    all that are given; None: any.
+    """
+
+    state: str | None
+    """A state, or `active`: queued, running or stopping."""
+    type: str | None
+    tag: str | None
+    """`key:value`."""
+    node: str | None
+    """Name of the machine of the latest attempt, in a cluster."""
+    tenant: str | None
+    """Name of the key that submitted it."""
+    code: str | None
+    """Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too."""
+    search: str | None
+    """Words that all stand in its id, type, tags, correlation id or code, in any case."""
+
 
 PAGE_JOBS = 200
 """The largest page that the server returns."""

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from killable.api.client.events import Record
 from killable.api.client.http_call import HttpCall, json_of
+from killable.api.client.job_pages import JobFilters
 from killable.api.client.retries import Flow, Requester
 from killable.api.client.timeouts import HELD_S_MAX
 from killable.workers.errors import Refused
@@ -39,12 +40,9 @@ class ServerCalls:
             _held(HttpCall("DELETE", _worker_path(id), query={"reason": reason}, again="unsent"))
         )
 
-    def cancel_matching(
-        self, type: str | None, tag: str | None, state: str | None, node: str | None, reason: str,
-        grace_s: float | None, dry_run: bool,
-    ) -> Flow[Record]:  # fmt: skip
-        members = {"type": type, "tag": tag, "state": state, "node": node, "reason": reason, "grace_s": grace_s}
-        body = json_of({n: value for n, value in (members | {"dry_run": dry_run}).items() if value not in (None, "")})
+    def cancel_matching(self, wanted: JobFilters, reason: str, grace_s: float | None, dry_run: bool) -> Flow[Record]:
+        members = {**wanted, "reason": reason, "grace_s": grace_s, "dry_run": dry_run}
+        body = json_of({name: value for name, value in members.items() if value not in (None, "")})
         # Not repeated: jobs that match by then may not be those that the caller meant.
         return self.requester.members(_held(HttpCall("POST", "/v1/jobs/cancel", body=body, again="unsent")))
 

@@ -63,6 +63,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/nodes"): Access("read"),
     ("GET", "/v1/jobs"): Access("read"),
     **{("GET", path): Access("read") for path in sorted(LIVE_STREAMS)},
+    **{("DELETE", path): Access("operate") for path in sorted(LIVE_STREAMS)},
     ("GET", "/v1/stream-tickets"): Access("read"),
     ("GET", _JOB): Access("read"),
     ("GET", f"{_JOB}/stream"): Access("read"),

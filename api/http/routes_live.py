@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -82,6 +83,13 @@ def _stream(request: Request, of: str, events: AsyncGenerator[Sequence[JobEvent]
     return LiveStream(
         parts.engine, parts.streams, events, may_read, of=of, tenant=tenant_of(request), operator=operator
     )
+
+
+@router.delete("/v1/workers/stream", include_in_schema=False)
+@router.delete("/v1/jobs/stream", include_in_schema=False)
+async def reject_stream_as_id() -> Response:
+    """Answer 405, so that these paths are not taken for a worker or a job with the id `stream`."""
+    raise HTTPException(405)
 
 
 @router.get(

@@ -147,6 +147,14 @@ def client_of(url: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=60, verify=False)
 
 
+async def ask(client: httpx.AsyncClient, method: str, address: str, **request: Any) -> httpx.Response:
+    """Send a request and return the answer; of an open stream, which may have no end, only the head."""
+    async with client.stream(method, address, **request) as answer:
+        if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+            await answer.aread()
+    return answer
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which leaves the signals alone: two at once would put each other's handlers back."""
 

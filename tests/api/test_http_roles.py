@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
-from api_server import OwnServer, StartServer, problem_of, refusal_of
+from api_server import OwnServer, StartServer, ask, problem_of, refusal_of
 from routes import routes
 from support.looped_cases import cases
 from support.waiting import Pending, until_async
@@ -53,7 +53,7 @@ async def test_every_route_with_every_role_and_visibility(server: OwnServer) -> 
     for route in sorted(routes(), key=lambda route: route.path == "/v1/shutdown"):  # which ends all others
         access = access_to(route.method, route.address)
         for key in sorted(KEYS, key=lambda key: (includes(key.role, "operate"), key.visibility != "own")):
-            answer = await server.client.request(route.method, route.address, headers=as_(key))
+            answer = await ask(server.client, route.method, route.address, headers=as_(key))
             case = f"{route} {key}"
             if access.role is not None and not includes(key.role, access.role):
                 refusal_of(answer, route.path, 403, "forbidden")

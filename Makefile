@@ -6,6 +6,7 @@
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
 # make demo-picture   records the demo and draws docs/_static/demo.svg
+# make page   builds what a server shows at / from api/page/source into api/page/bundle, which is committed; needs Node
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
@@ -38,6 +39,9 @@ SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type
 # The names too: a file that was removed changes no timestamp.
 NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut -d ' ' -f 1)
 
+# What only make page reads.
+PAGE_SOURCES := api/page/source
+
 PEERS := $(VENV)/peers
 PEERS_PIP := $(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet
 
@@ -53,7 +57,7 @@ TEMPORAL := $(VENV)/temporal
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: page test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -89,6 +93,12 @@ reference: install
 
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py
+
+# In a folder of its own, so that no package of npm lies among the sources. The packages are those of the lock.
+page:
+	@mkdir -p build/page && rm -rf build/page/src && cp -r $(PAGE_SOURCES)/. build/page
+	@cd build/page && npm ci --no-audit --no-fund --silent && npx --no-install tsc
+	@cd build/page && node build.mjs ../../api/page/bundle ../../$(PAGE_SOURCES)
 
 test-cluster: $(CLUSTER)/installed $(CLUSTER)/redis
 	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster

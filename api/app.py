@@ -20,6 +20,7 @@ from killable.api.http import (
     routes_operator,
     routes_outputs,
     routes_server,
+    routes_story,
 )
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
@@ -49,6 +50,7 @@ from killable.api.http.webhooks import Webhooks
 from killable.api.openai import reading as openai_reading
 from killable.api.openai import routes as routes_openai
 from killable.api.openai.error_answers import OpenAIErrors
+from killable.api.page.routes import ROUTES as PAGE_ROUTES
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 
@@ -101,13 +103,12 @@ def create_app(
     install_problems(app)
     # These two first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
     for routes in (
-        routes_operator, routes_live, routes_jobs, routes_outputs, routes_files, routes_server, routes_metrics,
-        routes_openai,
+        routes_operator, routes_live, routes_jobs, routes_outputs, routes_story, routes_files, routes_server,
+        routes_metrics, routes_openai,
     ):  # fmt: skip
         app.include_router(routes.router)
     app.state.tools = tools
-    methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
-    app.router.routes.append(Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False))
+    app.router.routes += [*PAGE_ROUTES, _tools_route(tools)]
     _add_middleware(app, parts)
     return app
 
@@ -148,6 +149,11 @@ async def close_app(app: FastAPI) -> None:
     if app.state.tools is not None:
         await app.state.tools.close()
     await app.state.parts.checks.close()
+
+
+def _tools_route(tools: Tools | None) -> Route:
+    methods = sorted(method for method, path in ACCESS if path == MCP_PATH)
+    return Route(MCP_PATH, tools or _NoTools(), methods=methods, include_in_schema=False)
 
 
 class _NoTools:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from starlette.routing import compile_path
 
 from killable.api.http.openai_paths import SUBMISSIONS
+from killable.api.page.routes import PAGE_PATHS
 from killable.workers.named_tuples import NamedTuple
 
 Role = Literal["read", "submit", "operate"]
@@ -51,6 +52,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/livez"): Access(None),
     ("GET", "/health"): Access(None),
     ("GET", "/readyz"): Access(None),
+    # A browser has none before somebody has signed in; the page has no data in it.
+    **{("GET", path): Access(None) for path in PAGE_PATHS},
     ("GET", "/openapi.json"): Access("read"),
     ("GET", "/v1/info"): Access("read"),
     ("GET", "/v1/job-types"): Access("read"),
@@ -64,6 +67,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/stream-tickets"): Access("read"),
     ("GET", _JOB): Access("read"),
     ("GET", f"{_JOB}/stream"): Access("read"),
+    ("GET", f"{_JOB}/story"): Access("read"),
     ("GET", f"{_JOB}/output"): Access("read"),
     ("GET", f"{_JOB}/result"): Access("read"),
     ("GET", f"{_JOB}/partial"): Access("read"),

@@ -27,7 +27,7 @@ from killable.workers.errors import Refused
 FEATURES = (
     *("events", "markers", "resume", "stop_when_client_leaves", "output", "prefer_wait", "idempotency_key"),
     *("correlation_id", "bulk_cancel", "drain", "shutdown", "metrics", "api_keys", "stream_tickets"),
-    *("tenants", "nodes", "reload", "files", "live_streams"),
+    *("tenants", "nodes", "reload", "files", "live_streams", "story"),
 )
 """Features that a client may rely on beyond the plain routes. None is ever removed."""
 
@@ -163,7 +163,9 @@ async def ready(request: Request) -> Response:
 
 @router.get("/v1/info", responses=documented({200: answer("Facts about the server", schemas.Info)}))
 async def info(request: Request) -> Response:
-    """Return the server's version, process id, features, instance id and start time."""
+    """Return the server's version, process id, features, instance id and start time, and who asks."""
     engine = engine_of(request)
     about: dict[str, Any] = {"version": request.app.version, "pid": os.getpid(), "features": FEATURES}
-    return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at})
+    key = caller_of(request.scope)
+    caller = key and {"name": key.name, "role": key.role, "visibility": key.visibility}
+    return Json(about | {"instance_id": engine.instance_id, "started_at": engine.started_at, "caller": caller})

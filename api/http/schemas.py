@@ -33,6 +33,7 @@ from killable.api.http.request_patterns import (
     TAG,
     TAG_KEY,
 )
+from killable.api.http.route_roles import Role, Visibility
 from killable.api.http.unknown_fields import FEW, few
 from killable.api.http.webhooks import URL_CHARS_MAX
 from killable.supervisor import models
@@ -522,9 +523,18 @@ class Health(BaseModel):
     status: Literal["healthy"]
 
 
+class Caller(BaseModel):
+    """The key of the request."""
+
+    name: str
+    role: Role
+    visibility: Visibility
+
+
 class Info(BaseModel):
     version: str
     pid: int
     instance_id: str
     started_at: str
     features: list[str]
+    caller: Caller | None = Field(description="Who asks; null: the server has no keys, and everyone may do everything")

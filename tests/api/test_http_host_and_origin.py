@@ -126,7 +126,7 @@ async def test_other_methods(server: Server, method: str, path: str, allow: str)
         problem_of(answer, 405, "method_not_allowed")
 
 
-@cases("path", ["/", "/v1", "/v1/jobs/", "/v1/jobs/x/y", "/docs", "/../etc/passwd"])
+@cases("path", ["/pages", "/v1", "/v1/jobs/", "/v1/jobs/x/y", "/docs", "/../etc/passwd"])
 async def test_other_addresses(server: Server, path: str) -> None:
     problem_of(await server.client.get(path), 404, "not_found")
 

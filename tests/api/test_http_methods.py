@@ -50,7 +50,7 @@ async def test_every_other_method_is_refused_with_those_that_there_are(server: S
 @cases(
     "path",
     [
-        *("/", "/v1", "/v1/", "/v1/jobs/", "/v1/jobs/x/y", "/v1/jobs/x/stream/", "/v2/jobs", "/docs", "/redoc"),
+        *("/pages", "/v1", "/v1/", "/v1/jobs/", "/v1/jobs/x/y", "/v1/jobs/x/stream/", "/v2/jobs", "/docs", "/redoc"),
         *("/../etc/passwd", "/v1/jobs/x/stream/s3cret", "/%00", "/v1/jobs/a%2Fb/c/d", "//v1/jobs", "/V1/JOBS"),
     ],
 )

@@ -19,8 +19,6 @@ from killable.api.cli.parameters.job_lookup import events_so_far, find_job
 if TYPE_CHECKING:
     from killable.api.client.client import Event, JobHandle
 
-LAST_EVENTS = 50
-"""Last events to fetch, for the end of the output."""
 PROSE_CHARS = 96
 """The longest line that is still easy to read."""
 INDENT = " " * 8
@@ -30,11 +28,11 @@ def explain(name: str, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         job = find_job(client, name)
         record = job.record()
-        events = [*_between_attempts(job, record), *events_so_far(job, record, last=LAST_EVENTS)]
+        events = [*_between_attempts(job, record), *events_so_far(job, record, last=story.LAST_EVENTS)]
         distinct = {event.id: {"event": event.name, "data": event.data} for event in events}
         told = story.tell(record, [*distinct.values()])
         if as_json:
-            console.print_json(_members(record, told))
+            console.print_json(story.members(record, told))
             return
         width = min(PROSE_CHARS, console.stdout_columns())
         console.print_lines(_lines(told, width, colour_of(str(record["state"]))))
@@ -62,18 +60,3 @@ def _lines(told: story.Story, width: int, colour: str) -> Iterator[Text]:
         yield Text.assemble((first[: len(INDENT)], "bold cyan"), first[len(INDENT) :])
         yield from (Text(line) for line in more)
         yield from (Text(f"{INDENT}  {line}".rstrip(), "dim" if quoted else "") for line in paragraph.lines)
-
-
-def _members(record: dict[str, Any], told: story.Story) -> dict[str, Any]:
-    certificate = record.get("certificate") or {}
-    asked = "requested" in certificate
-    return {
-        "job_id": record["job_id"],
-        "state": record["state"],
-        "headline": told.headline,
-        "paragraphs": [
-            {"title": each.title.lower(), "text": each.text, "lines": list(each.lines)} for each in told.paragraphs
-        ],
-        "steps": [{"ms": ms, "step": words} for ms, words in story.steps(certificate)] if asked else [],
-        "change": {"setting": told.remedy.setting, "words": told.remedy.words},
-    }

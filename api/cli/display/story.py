@@ -23,6 +23,8 @@ Members = Mapping[str, Any]
 LAST_TOKENS_CHARS = 300
 LAST_LINES = 5
 """Enough to see how far its output came; `killable stream` and `logs` print all of it."""
+LAST_EVENTS = 50
+"""Last events to ask for, for the end of the output."""
 BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
 """Events of a job that is attempted more than once."""
 ACTIVE = ("queued", "running", "stopping")
@@ -60,6 +62,22 @@ def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | Non
     paragraphs.append(Paragraph("Rule", rule_of(record)))
     paragraphs += [_end(record), *_place(record), *_kept(record), *_last_output(record, events), _change(remedy)]
     return Story(_headline(record), tuple(paragraphs), remedy)
+
+
+def members(record: Members, told: Story) -> dict[str, Any]:
+    """Return a story as JSON: what `explain --json` prints and `GET /v1/jobs/ID/story` answers."""
+    certificate = record.get("certificate") or {}
+    asked = "requested" in certificate
+    return {
+        "job_id": record["job_id"],
+        "state": record["state"],
+        "headline": told.headline,
+        "paragraphs": [
+            {"title": each.title.lower(), "text": each.text, "lines": list(each.lines)} for each in told.paragraphs
+        ],
+        "steps": [{"ms": ms, "step": words} for ms, words in steps(certificate)] if asked else [],
+        "change": {"setting": told.remedy.setting, "words": told.remedy.words},
+    }
 
 
 def _headline(record: Members) -> str:

@@ -1,0 +1,139 @@
+// The server as it is now, once a second, and the last quarter of an hour of it for the charts.
+import { signal } from '@preact/signals'
+import { noteServerTime } from './clock'
+import { type StreamEvent, type StreamState, openStream } from './event_stream'
+import { json, signOut } from './http'
+import { info } from './session'
+import type { Info, Now } from './types'
+
+export interface PoolPoint {
+  cpu: number
+  memory: number
+  busy: number
+  workers: number
+  restarts: number
+  recovery: number | null
+}
+
+export interface Point {
+  at: number
+  serverCpu: number
+  serverMemory: number
+  queued: number
+  running: number
+  pools: Record<string, PoolPoint>
+}
+
+export const KEPT_POINTS = 900
+/** A quarter of an hour, a point a second: as much as the charts have room for, and no more is kept. */
+
+export const now = signal<Now | null>(null)
+export const history = signal<Point[]>([])
+export interface Connection {
+  state: StreamState
+  why: string
+  againAt: number
+}
+export const connection = signal<Connection>({ state: 'connecting', why: '', againAt: 0 })
+/** Told once, when the server that answers is another run of it. */
+export const restarted = signal('')
+/** The version of the server when this page was loaded; another one has another page. */
+let firstVersion = ''
+export const isOutdated = signal(false)
+
+let stream: ReturnType<typeof openStream> | null = null
+
+export function open(): void {
+  close()
+  stream = openStream({
+    path: () => '/v1/workers/stream',
+    onEvents: (events) => {
+      const last = events.findLast((event) => event.name === 'now')
+      if (last) take(JSON.parse(last.data) as Now)
+      endOf(events)
+    },
+    onState: (state, why, againInMs) => {
+      const before = connection.peek().state
+      connection.value = { state, why, againAt: Date.now() + againInMs }
+      if (state === 'live' && before !== 'live') void lookAtServer()
+    },
+  })
+}
+
+/** The server says why it ends a stream: a key that is no longer valid is not tried again. */
+export function endOf(events: StreamEvent[]): void {
+  const end = events.find((event) => event.name === 'end')
+  if (end && (JSON.parse(end.data) as { reason: string }).reason === 'unauthorized') signOut('The key is no longer valid.')
+}
+
+export function close(): void {
+  stream?.close()
+  stream = null
+}
+
+export function tryAgain(): void {
+  stream?.again()
+}
+
+async function lookAtServer(): Promise<void> {
+  try {
+    const found = await json<Info>('/v1/info')
+    const known = info.peek()
+    if (known && known.instance_id !== found.instance_id) {
+      restarted.value = found.started_at
+      history.value = []
+    }
+    firstVersion ||= found.version
+    isOutdated.value = found.version !== firstVersion
+    info.value = found
+  } catch {
+    // The stream says what is wrong, if it goes on.
+  }
+}
+
+function take(found: Now): void {
+  noteServerTime(found.at)
+  now.value = found
+  const points = history.peek()
+  const point = pointOf(found)
+  history.value = points.length >= KEPT_POINTS ? [...points.slice(1 - KEPT_POINTS), point] : [...points, point]
+}
+
+function pointOf(found: Now): Point {
+  const pools: Record<string, PoolPoint> = {}
+  for (const pool of found.pools) {
+    pools[pool.name] = {
+      cpu: 0, memory: 0, busy: pool.busy, workers: pool.workers, restarts: pool.restarts, recovery: lastRecovery(pool.recovery_ms),
+    }
+  }
+  for (const worker of found.workers) {
+    const pool = pools[worker.pool]
+    if (!pool) continue
+    pool.cpu += worker.cpu_percent ?? 0
+    pool.memory += worker.memory_bytes ?? 0
+  }
+  return {
+    at: found.at,
+    serverCpu: found.server.cpu_percent ?? 0,
+    serverMemory: found.server.memory_bytes ?? 0,
+    queued: found.jobs.queued,
+    running: found.jobs.running,
+    pools,
+  }
+}
+
+/** The latest recovery, in ms: servers tell it with its median. */
+export function lastRecovery(told: unknown): number | null {
+  return member(told, 'last')
+}
+
+export function medianRecovery(told: unknown): number | null {
+  return member(told, 'p50')
+}
+
+function member(told: unknown, name: string): number | null {
+  if (typeof told === 'number') return told
+  if (told === null || typeof told !== 'object') return null
+  const value = (told as Record<string, unknown>)[name]
+  return typeof value === 'number' ? value : null
+}

@@ -1,0 +1,125 @@
+// The end of a text that grows as fast as it likes: joined once a frame, and bounded in what is kept.
+// Plain DOM: a frame costs one text node, however much has come.
+import { plain } from '../spelling'
+
+const BLOCK_CHARS = 8 << 10
+/** Text is laid out again by blocks of about this size, which end at a line. */
+const KEPT_CHARS = 192 << 10
+/** Some 2,000 lines: more than anybody scrolls back through in a browser; all of it can be downloaded. */
+const NEAR_PX = 24
+
+export class Tail {
+  private waiting: string[] = []
+  private waitingChars = 0
+  private kept = 0
+  private block: HTMLElement | null = null
+  private blockChars = 0
+  private frame = 0
+  private isAtEnd = true
+  private onCut: () => void
+  private onAway: (isAway: boolean) => void
+
+  constructor(
+    readonly box: HTMLElement,
+    told: { onCut: () => void; onAway: (isAway: boolean) => void },
+  ) {
+    this.onCut = told.onCut
+    this.onAway = told.onAway
+    box.addEventListener('scroll', this.onScroll, { passive: true })
+  }
+
+  private onScroll = (): void => {
+    const isAtEnd = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < NEAR_PX
+    if (isAtEnd !== this.isAtEnd) {
+      this.isAtEnd = isAtEnd
+      this.onAway(!isAtEnd)
+    }
+  }
+
+  push(text: string): void {
+    this.waiting.push(text)
+    this.waitingChars += text.length
+    // What would be cut at once is not kept until a frame, which a hidden tab does not draw.
+    if (this.waitingChars > 2 * KEPT_CHARS) {
+      const joined = this.waiting.join('').slice(-KEPT_CHARS)
+      this.waiting = [joined]
+      this.waitingChars = joined.length
+      this.onCut()
+    }
+    if (!this.frame) this.frame = requestAnimationFrame(() => this.draw())
+  }
+
+  private draw(): void {
+    this.frame = 0
+    const text = plain(this.waiting.join(''))
+    this.waiting = []
+    this.waitingChars = 0
+    let from = 0
+    while (from < text.length) {
+      if (this.block === null || this.blockChars >= BLOCK_CHARS) from = this.endBlock(text, from)
+      if (from >= text.length) break
+      const part = text.slice(from, from + BLOCK_CHARS)
+      this.append(part)
+      from += part.length
+    }
+    this.cut()
+    if (this.isAtEnd) this.box.scrollTop = this.box.scrollHeight
+  }
+
+  /** Finish the open block at the next end of a line, and begin another. Returns where the text goes on. */
+  private endBlock(text: string, from: number): number {
+    let next = from
+    if (this.block !== null) {
+      const line = text.indexOf('\n', from)
+      if (line < 0 || line - from > 4 * BLOCK_CHARS) {
+        if (this.blockChars < 4 * BLOCK_CHARS) {
+          // A line without an end: the block grows, within bounds.
+          this.append(text.slice(from, from + BLOCK_CHARS))
+          return Math.min(text.length, from + BLOCK_CHARS)
+        }
+      } else {
+        this.append(text.slice(from, line))
+        next = line + 1
+      }
+    }
+    this.block = document.createElement('div')
+    this.blockChars = 0
+    this.box.append(this.block)
+    return next
+  }
+
+  private append(text: string): void {
+    this.block?.append(text)
+    this.blockChars += text.length
+    this.kept += text.length
+  }
+
+  private cut(): void {
+    while (this.kept > KEPT_CHARS && this.box.childElementCount > 1) {
+      const first = this.box.firstElementChild as HTMLElement
+      this.kept -= (first.textContent ?? '').length
+      first.remove()
+      this.onCut()
+    }
+  }
+
+  toEnd(): void {
+    this.isAtEnd = true
+    this.box.scrollTop = this.box.scrollHeight
+    this.onAway(false)
+  }
+
+  clear(): void {
+    this.box.textContent = ''
+    this.waiting = []
+    this.waitingChars = 0
+    this.kept = 0
+    this.block = null
+    this.blockChars = 0
+  }
+
+  close(): void {
+    cancelAnimationFrame(this.frame)
+    this.box.removeEventListener('scroll', this.onScroll)
+  }
+}

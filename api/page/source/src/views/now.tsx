@@ -1,0 +1,271 @@
+// The server at a glance: what waits, what runs, what fails, and how it came to be so.
+import type { JSX } from 'preact'
+import { useEffect, useState } from 'preact/hooks'
+import { JobsFeed } from '../jobs_feed'
+import { history, lastRecovery, medianRecovery, now } from '../now_feed'
+import { Chart, type Series } from '../parts/chart'
+import { Age } from '../parts/age'
+import { StateIcon } from '../parts/state'
+import { bytes, coarse, counted, duration, number, percent, plain, shortId } from '../spelling'
+import type { Now, PoolNow } from '../types'
+
+const SPANS = [60, 300, 900]
+const LATEST = 8
+
+export function NowView(): JSX.Element {
+  const found = now.value
+  if (found === null) return <p class="loading">Waiting for the first measurement…</p>
+  return (
+    <div class="view">
+      <h1 class="unseen">Now</h1>
+      <Tiles now={found} />
+      <Charts />
+      <div class="columns">
+        <div>
+          <Pools pools={found.pools} />
+          <Waiting now={found} />
+        </div>
+        <div>
+          {found.jobs.ended && <Endings ended={found.jobs.ended} />}
+          <LatestFailures />
+        </div>
+      </div>
+    </div>
+  )
+}
+
+function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Element {
+  const busy = workers.filter((each) => each.state === 'busy').length
+  const codes = Object.entries(jobs.ended ?? {})
+  const sum = (fits: (code: string) => boolean): number => codes.reduce((all, [code, count]) => all + (fits(code) ? count : 0), 0)
+  const timedOut = sum((code) => code.startsWith('timeout.'))
+  const failed = sum((code) => code !== 'completed' && code !== 'cancelled' && !code.startsWith('timeout.'))
+  return (
+    <section aria-label="In numbers">
+      <ul class="tiles">
+        <Tile words="Queued" value={number(jobs.queued)} state="queued" link="#/jobs?state=queued">
+          {queue.oldest_s === null || jobs.queued === 0 ? 'nothing waits' : `the oldest for ${coarse(queue.oldest_s * 1000)}`}
+        </Tile>
+        <Tile words="Running" value={number(jobs.running)} state="running" link="#/jobs?state=running">
+          {`${busy} of ${counted(workers.length, 'worker')} busy`}
+        </Tile>
+        <Tile words="Stopping" value={number(jobs.stopping)} state="stopping" link="#/jobs?state=stopping">
+          {jobs.stopping ? 'being ended' : 'none'}
+        </Tile>
+        <Tile words="Failed" value={jobs.ended === null ? '–' : number(failed)} state="failed" link="#/jobs?state=failed">
+          {jobs.ended === null ? 'known to keys that see all jobs' : `${timedOut ? `and ${number(timedOut)} timed out, ` : ''}of ${number(sum(() => true))} ended`}
+        </Tile>
+        <Tile words="Server" value={percent(server.cpu_percent)} link="#/workers">
+          {`${bytes(server.memory_bytes)}, up ${coarse(server.uptime_s * 1000)}`}
+        </Tile>
+      </ul>
+    </section>
+  )
+}
+
+interface TileShown {
+  words: string
+  value: string
+  state?: string
+  link: string
+  children: string
+}
+
+function Tile({ words, value, state, link, children }: TileShown): JSX.Element {
+  return (
+    <li>
+      <a class="tile" href={link}>
+        <span class="tile-words">
+          {state && <StateIcon state={state} />} {words}
+        </span>
+        <span class={`tile-value ${value === '0' ? 'none' : ''}`}>{value}</span>
+        <span class="tile-more">{children}</span>
+      </a>
+    </li>
+  )
+}
+
+function Charts(): JSX.Element {
+  const [spanS, setSpan] = useState(300)
+  const all = history.value
+  const end = all[all.length - 1]?.at ?? 0
+  const points = all.filter((each) => each.at > end - spanS)
+  const times = points.map((each) => each.at)
+  const names = [...new Set(points.flatMap((each) => Object.keys(each.pools)))].sort()
+  const ofPools = (value: (pool: NonNullable<(typeof points)[0]['pools'][string]>) => number | null): Series[] =>
+    names.map((name) => ({
+      name: plain(name),
+      values: points.map((each) => {
+        const pool = each.pools[name]
+        return pool ? value(pool) : null
+      }),
+    }))
+  const shared = { times, spanS }
+  return (
+    <section aria-label="Over time" class="panel">
+      <div class="panel-head">
+        <h2>Over time</h2>
+        <div class="choices" role="group" aria-label="Span">
+          {SPANS.map((each) => (
+            <button key={each} type="button" aria-pressed={spanS === each} onClick={() => setSpan(each)}>
+              {each / 60} min
+            </button>
+          ))}
+        </div>
+      </div>
+      <div class="charts">
+        <Chart {...shared} title="Jobs" spell={(v) => number(Math.round(v))} atLeast={4} stepped
+          series={[{ name: 'running', values: points.map((p) => p.running) }, { name: 'queued', values: points.map((p) => p.queued) }]} />
+        <Chart {...shared} title="CPU" spell={percent} atLeast={100}
+          series={[...ofPools((p) => p.cpu), { name: 'server', values: points.map((p) => p.serverCpu) }]} />
+        <Chart {...shared} title="Memory" spell={bytes} atLeast={64 * 2 ** 20}
+          series={[...ofPools((p) => p.memory), { name: 'server', values: points.map((p) => p.serverMemory) }]} />
+        <Chart {...shared} title="Busy workers" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.busy)} />
+        <Chart {...shared} title="Recovery" spell={duration} atLeast={20} stepped series={ofPools((p) => p.recovery)} />
+        <Chart {...shared} title="Restarts" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.restarts)} />
+      </div>
+    </section>
+  )
+}
+
+function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
+  return (
+    <section class="panel" aria-labelledby="pools-title">
+      <h2 id="pools-title">Pools</h2>
+      <div class="scrolls" tabIndex={0} role="group" aria-label="Table of pools">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">Pool</th>
+              <th scope="col" class="n">Busy</th>
+              <th scope="col" class="n">Idle</th>
+              <th scope="col" class="n lo">Starting</th>
+              <th scope="col" class="n">Queued</th>
+              <th scope="col" class="n">Restarts</th>
+              <th scope="col" class="n lo">Recovery</th>
+            </tr>
+          </thead>
+          <tbody>
+            {pools.map((pool) => (
+              <tr key={pool.name}>
+                <th scope="row">
+                  {plain(pool.name)}
+                  {pool.state && pool.state !== 'ready' && <span class="tag bad">{pool.state}</span>}
+                </th>
+                <td class="n">{pool.busy}</td>
+                <td class="n">{pool.idle}</td>
+                <td class="n lo">{pool.starting}</td>
+                <td class="n">{pool.queued}</td>
+                <td class="n">{pool.restarts}</td>
+                <td class="n lo" title={`median ${duration(medianRecovery(pool.recovery_ms))}`}>
+                  {duration(lastRecovery(pool.recovery_ms))}
+                </td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+    </section>
+  )
+}
+
+function Waiting({ now: { queue } }: { now: Now }): JSX.Element {
+  const types = Object.entries(queue.by_type).sort(([, a], [, b]) => b - a)
+  return (
+    <section class="panel" aria-labelledby="queue-title">
+      <div class="panel-head">
+        <h2 id="queue-title">Queue by type</h2>
+        <span class="hint">{queue.depth ? `${counted(queue.depth, 'job')}, ${bytes(queue.bytes)} of input` : ''}</span>
+      </div>
+      {types.length === 0 ? (
+        <p class="empty">Nothing waits.</p>
+      ) : (
+        <Bars of={types} link={(type) => `#/jobs?state=queued&type=${encodeURIComponent(type)}`} kind={() => 'queued'} />
+      )}
+    </section>
+  )
+}
+
+function Endings({ ended }: { ended: Record<string, number> }): JSX.Element {
+  const codes = Object.entries(ended)
+    .filter(([code]) => code !== 'completed')
+    .sort(([, a], [, b]) => b - a)
+  return (
+    <section class="panel" aria-labelledby="codes-title">
+      <div class="panel-head">
+        <h2 id="codes-title">Endings by code</h2>
+        <span class="hint">{`${number(ended['completed'] ?? 0)} completed since the start`}</span>
+      </div>
+      {codes.length === 0 ? (
+        <p class="empty">Every job that has ended has completed.</p>
+      ) : (
+        <Bars of={codes} link={(code) => `#/jobs?code=${encodeURIComponent(code)}`} kind={(code) => (code === 'cancelled' ? code : code.startsWith('timeout.') ? 'timed_out' : 'failed')} />
+      )}
+    </section>
+  )
+}
+
+interface BarsShown {
+  of: [string, number][]
+  link: (name: string) => string
+  kind: (name: string) => string
+}
+
+function Bars({ of, link, kind }: BarsShown): JSX.Element {
+  const most = Math.max(...of.map(([, count]) => count), 1)
+  return (
+    <ul class="bars-list">
+      {of.map(([name, count]) => (
+        <li key={name}>
+          <a href={link(name)}>
+            <span class="bar-name">{plain(name)}</span>
+            <span class="bar-track" aria-hidden="true">
+              <span class={`bar-fill s-${kind(name)}`} style={{ width: `${Math.max(1, (100 * count) / most)}%` }} />
+            </span>
+            <span class="bar-count">{number(count)}</span>
+          </a>
+        </li>
+      ))}
+    </ul>
+  )
+}
+
+function LatestFailures(): JSX.Element {
+  const [feed, setFeed] = useState<JobsFeed | null>(null)
+  useEffect(() => {
+    const own = new JobsFeed({ state: 'failed' }, LATEST)
+    own.follows.value = true
+    setFeed(own)
+    return () => own.close()
+  }, [])
+  const rows = feed?.rows.value.slice(0, LATEST) ?? []
+  return (
+    <section class="panel" aria-labelledby="failures-title">
+      <div class="panel-head">
+        <h2 id="failures-title">Latest failures</h2>
+        <a class="more" href="#/jobs?state=failed">
+          All
+        </a>
+      </div>
+      {rows.length === 0 ? (
+        <p class="empty">{feed?.isLoading.value === false ? 'No job has failed.' : 'Loading…'}</p>
+      ) : (
+        <ul class="failures">
+          {rows.map(({ id, job }) => (
+            <li key={id}>
+              <a href={`#/jobs/${id}`}>
+                <StateIcon state={job.value.state} />
+                <span class="failure-type">{plain(job.value.type)}</span>
+                <code class="id">{shortId(id)}</code>
+                <span class="failure-why">
+                  <b>{job.value.error?.code}</b> {plain(job.value.error?.message ?? '')}
+                </span>
+                <span class="failure-age">{job.value.ended_at && <Age of={job.value.ended_at} />}</span>
+              </a>
+            </li>
+          ))}
+        </ul>
+      )}
+    </section>
+  )
+}

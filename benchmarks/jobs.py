@@ -162,6 +162,14 @@ def yield_for_ever(chars: int) -> Iterator[str]:
         yield text
 
 
+@job(run_s=None, memory_bytes=None, processes_max=None, threads_max=None, tmp_bytes=None)
+def ticks() -> Iterator[str]:
+    """Yield a token a second, for ever, and have no limit for which somebody would have to look at what it uses."""
+    while True:
+        time.sleep(1.0)
+        yield "."
+
+
 # ── deadlines: a checkpoint has the clock at the start of the measured span and when the stop was raised ──
 
 

@@ -6,27 +6,32 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from api_server import LONG_CHECKS, OwnServer, StartServer, problem_of
-from mcp.client.client import Client
-from mcp.shared.exceptions import MCPError
-from mcp_types import EmbeddedResource, ImageContent, ResourceLink
+from support.late_import import LateImport
 from support.mcp_client import HANDSHAKE, answered, call, connected, message, post, session_of, text_of
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
 from killable.api.http.app_settings import HttpSettings
-from killable.api.mcp.endpoint import McpEndpoint
 from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 
+if TYPE_CHECKING:
+    from mcp.client.client import Client
+
+    from killable.api.mcp.endpoint import McpEndpoint
+
 pytestmark = pytest.mark.own_server
+mcp_exceptions, mcp_types = LateImport("mcp.shared.exceptions"), LateImport("mcp_types")
 
 
 def tools(supervisor: Supervisor) -> McpEndpoint:
+    from killable.api.mcp.endpoint import McpEndpoint
+
     return McpEndpoint(supervisor, LONG_CHECKS.body_bytes_max)
 
 
@@ -40,7 +45,7 @@ def url_of(server: OwnServer) -> str:
     return str(server.client.base_url).rstrip("/")
 
 
-Connect = Callable[[], AbstractAsyncContextManager[Client]]
+Connect = Callable[[], AbstractAsyncContextManager["Client"]]
 
 
 @pytest.fixture(params=["legacy", "auto"])
@@ -107,7 +112,7 @@ async def test_without_a_token_no_progress_is_sent(server: OwnServer) -> None:
 async def test_bytes_are_a_resource_and_images_are_shown(connect: Connect) -> None:
     async with connect() as client:
         (block,) = (await client.call_tool("raw", {"size": 5})).content
-        assert isinstance(block, EmbeddedResource) and block.resource.mime_type == "application/octet-stream"
+        assert isinstance(block, mcp_types.EmbeddedResource) and block.resource.mime_type == "application/octet-stream"
 
 
 async def test_a_failure_says_why_and_what_would_help(connect: Connect, server: OwnServer) -> None:
@@ -136,7 +141,7 @@ async def test_a_wrong_argument_is_named(connect: Connect, server: OwnServer) ->
 async def test_an_unknown_tool_is_an_error_of_the_protocol(connect: Connect) -> None:
     async with connect() as client:
         for name in ("nothing", "unavailable", "x" * 5000):
-            with pytest.raises(MCPError, match="Unknown tool") as caught:
+            with pytest.raises(mcp_exceptions.MCPError, match="Unknown tool") as caught:
                 await client.call_tool(name, {})
             assert caught.value.code == -32602 and "echo" in caught.value.data["known"]
             assert len(str(caught.value)) < 2000
@@ -249,11 +254,11 @@ async def test_what_is_large_is_a_link(connect: Connect, server: OwnServer) -> N
     async with connect() as client:
         result = await client.call_tool("big", {"chars": 100_000})
         link = result.content[-1]
-        assert isinstance(link, ResourceLink) and result.structured_content == {"$ref": link.uri}
+        assert isinstance(link, mcp_types.ResourceLink) and result.structured_content == {"$ref": link.uri}
         assert len((await server.client.get(link.uri)).json()) == 100_000
         result = await client.call_tool("flood", {"n": 100, "chars": 1000})
         link = result.content[-1]
-        assert isinstance(link, ResourceLink) and len(text_of(result)) < 70_000
+        assert isinstance(link, mcp_types.ResourceLink) and len(text_of(result)) < 70_000
         assert len((await server.client.get(link.uri)).text) == 100_000
 
 
@@ -288,4 +293,4 @@ async def test_an_image_is_content_that_clients_show(start_server: StartServer, 
     pool = PoolSpec(name="drawing", modules=(str(jobs),), workers=1)
     async with start_server(tools=tools, more=(pool,)) as server, connected(url_of(server)) as client:
         (block,) = (await client.call_tool("draw", {})).content
-        assert isinstance(block, ImageContent) and block.mime_type == "image/png"
+        assert isinstance(block, mcp_types.ImageContent) and block.mime_type == "image/png"

@@ -8,17 +8,19 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import httpx
 import psutil
 import pytest
-from mcp_types import CallToolResult
 from support.killable_command import Command, Serve
 from support.mcp_client import ACCEPT, answered, call, connected, message, post, session_of, text_of
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
+
+if TYPE_CHECKING:
+    from mcp_types import CallToolResult
 
 JOBS = """
 from collections.abc import Iterator

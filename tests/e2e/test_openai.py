@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from support import openai_jobs
 from support.killable_command import open_gate
+from support.late_import import LateImport
 from support.waiting import until
 
 from killable.supervisor.settings import usable_cores
 
+openai = LateImport("openai")
 JOBS = Path(openai_jobs.__file__).read_text()
 
 

@@ -10,14 +10,15 @@ from threading import Event, Thread
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from support import openai_jobs
 from support.killable_command import Serve
+from support.late_import import LateImport
 from support.waiting import until
 
 from killable.supervisor.settings import usable_cores
 
+openai = LateImport("openai")
 JOBS = Path(openai_jobs.__file__).read_text()
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
     *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
-import openai
 import pytest
 from support.killable_command import Command, SharedServer
+from support.late_import import LateImport
 from support.long_wait_server import NO_STALLS
 from support.waiting import until
 
+openai = LateImport("openai")
 SMOL, MINI = "smollm2-135m-instruct", "all-minilm-l6-v2"
 SETTINGS = """
 [server]

@@ -202,7 +202,8 @@ def test_one_ends_a_program_whose_other_thread_waits(tmp_path: Path) -> None:
 
 def test_a_program_without_a_terminal_says_nothing(tmp_path: Path) -> None:
     """Nobody would read it; and it ends by the same signals."""
-    program = textwrap.dedent(PRELUDE) + "Executor(max_workers=1).submit(executor_tasks.ignore_sigterm, sys.argv[1])"
+    # Twice as long as what would be said waits. The call computes as long as that.
+    program = f"{textwrap.dedent(PRELUDE)}Executor(1, grace_s=2).submit(executor_tasks.ignore_sigterm, sys.argv[1])"
     with subprocess.Popen(
         [sys.executable, "-c", program, str(tmp_path / "in")],
         cwd=HERE, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import httpx2
-from mcp.client.client import Client
-from mcp.client.streamable_http import streamable_http_client
-from mcp_types import CallToolResult, TextContent
+from support.late_import import LateImport
 
+if TYPE_CHECKING:
+    from mcp.client.client import Client
+    from mcp_types import CallToolResult
+
+httpx2, mcp_types = LateImport("httpx2"), LateImport("mcp_types")
+sdk_client, sdk_http = LateImport("mcp.client.client"), LateImport("mcp.client.streamable_http")
 ACCEPT = {"accept": "application/json, text/event-stream"}
 HANDSHAKE = ACCEPT | {"mcp-protocol-version": "2025-11-25"}
 
@@ -23,14 +26,16 @@ async def connected(url: str, mode: str = "auto", key: str = "", **options: Any)
     headers = {"authorization": f"Bearer {key}"} if key else {}
     async with (
         httpx2.AsyncClient(headers=headers, verify=False, timeout=60) as http,
-        Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode, **options) as client,
+        sdk_client.Client(
+            sdk_http.streamable_http_client(f"{url}/mcp", http_client=http), mode=mode, **options
+        ) as client,
     ):
         yield client
 
 
 def text_of(result: CallToolResult) -> str:
     """Return all text of an answer."""
-    return "".join(block.text for block in result.content if isinstance(block, TextContent))
+    return "".join(block.text for block in result.content if isinstance(block, mcp_types.TextContent))
 
 
 def message(method: str, id: int | str | None = None, **params: Any) -> dict[str, Any]:

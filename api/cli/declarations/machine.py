@@ -5,10 +5,11 @@ Runs in: any machine.
 
 from __future__ import annotations
 
-from click import Argument, Option
+from click import Argument, Choice, Option
 
 from killable.api.cli.declarations.shared_options import JSON
 from killable.api.cli.declarations.verb_command import VerbCommand
+from killable.api.cli.parameters.completion_scripts import SHELLS
 
 DOCTOR = VerbCommand(
     "doctor",
@@ -42,6 +43,21 @@ NEW = VerbCommand(
     examples=("killable new my-project",),
 )
 
+COMPLETION = VerbCommand(
+    "completion",
+    """Print the script with which a shell completes verbs, options, job types and the ids of jobs and workers.
+
+    Without SHELL, for the shell that runs this. `killable --install-completion`
+    writes it where that shell reads it.
+    """,
+    Argument(["shell"], required=False, type=Choice(SHELLS), metavar="[bash|zsh|fish]", help="The shell."),
+    runs="completion.completion",
+    examples=(
+        'eval "$(killable completion bash)"',
+        "killable completion fish > ~/.config/fish/completions/killable.fish",
+    ),
+)
+
 DEMO = VerbCommand(
     "demo",
     """Stream a language model, cancel it mid-sentence, kill a job stuck in native code, and leave no process behind.
@@ -55,4 +71,4 @@ DEMO = VerbCommand(
     examples=("killable demo",),
 )
 
-MACHINE = (DOCTOR, NEW, DEMO)
+MACHINE = (DOCTOR, NEW, COMPLETION, DEMO)

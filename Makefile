@@ -5,6 +5,7 @@
 # make lint   ruff and mypy --strict
 # make docs   the site, into build/docs; every warning is an error
 # make reference      writes docs/reference/*.md from the code
+# make man            writes docs/man from the code, as make reference does too; the wheel brings the man pages
 # make demo-picture   records the demo and draws docs/_static/demo.svg
 # make page   builds what a server shows at / from api/page/source into api/page/bundle, which is committed; needs Node
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
@@ -57,7 +58,7 @@ TEMPORAL := $(VENV)/temporal
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: page test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: page man test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -90,6 +91,10 @@ format: install
 
 reference: install
 	@$(BIN)/python docs/reference/generate.py
+	@$(BIN)/python docs/reference/man_pages.py
+
+man: install
+	@$(BIN)/python docs/reference/man_pages.py
 
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py

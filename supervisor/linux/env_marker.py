@@ -88,7 +88,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> bool:
     pidfds = []
     try:
         for pid in _marked_pids(is_meant):
-            if not _is_guard(pid):
+            if not is_guard(pid):
                 continue
             try:
                 pidfd = os.pidfd_open(pid)
@@ -96,7 +96,7 @@ def let_guards_finish(is_meant: Callable[[str], bool]) -> bool:
                 continue
             pidfds.append(pidfd)
             try:
-                if _is_guard(pid):
+                if is_guard(pid):
                     signal.pidfd_send_signal(pidfd, signal.SIGCONT)
             except OSError:
                 pass
@@ -204,7 +204,7 @@ def _wait_for(pidfds: list[int], give_up_at: float) -> bool:
     return not left
 
 
-def _is_guard(pid: int) -> bool:
+def is_guard(pid: int) -> bool:
     """Return whether it is a guard. A fork of a guard has the same command line, but never went through an exec."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
@@ -212,5 +212,8 @@ def _is_guard(pid: int) -> bool:
         flags = int(stat_fields(pid)[6])
     except (OSError, IndexError):
         return False
+    if words[0].startswith(b"killable: guard"):
+        return not flags & _PF_FORKNOEXEC
+    # One that has just begun, or is of an older version.
     is_role = len(words) > 4 and words[3].endswith(b"boot.py") and words[4] == b"guard"
     return is_role and not flags & _PF_FORKNOEXEC

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.killable_command import Command, Serve, Server, client_of, start_detached
 from support.screen import LiveScreen
+
+from killable.api.cli.top.grid import Grid
+from killable.api.cli.top.top_app import TopApp
+from killable.api.client.async_client import AsyncClient
 
 TOP = [sys.executable, "-m", "killable.api.cli"]
 
@@ -126,6 +132,47 @@ def test_a_server_that_goes_away_is_waited_for(top: Command, server: Server, ser
         serve("my_jobs.py", "--port", port)
         screen.until("the server was started anew")
         screen.until(lambda text: job[:12] not in text)
+
+
+async def test_jobs_that_come_and_end_change_the_rows_and_the_cursor_stays(command: Command) -> None:
+    """Textual's pilot: the same application without a terminal."""
+    first = start_detached(command, "tick")
+    async with AsyncClient(command.url) as client:
+        app = TopApp(client, command.url)
+        async with app.run_test(size=(80, 24)) as pilot:
+            grid = app.query_one("#jobs", Grid)
+
+            async def until_rows(fits: Callable[[list[str]], bool]) -> None:
+                async with asyncio.timeout(30):
+                    while not fits([str(row["job_id"]) for row in grid._rows]):
+                        await pilot.pause(0.05)
+
+            await until_rows(lambda rows: rows == [first])
+            await pilot.press("j")
+            second = start_detached(command, "tick")
+            await until_rows(lambda rows: set(rows) == {first, second})
+            assert grid.chosen is not None and grid.chosen["job_id"] == first
+            await client.job(second).cancel()
+            await until_rows(lambda rows: rows == [first])
+            await pilot.press("s", "s", "S", "a", "p", "2", "tab", "tab", "1")
+            assert app._order == "memory" and app._shows == "all" and app._is_paused
+            await pilot.press("q")
+
+
+async def test_a_key_that_may_only_look_ends_nothing(command: Command) -> None:
+    job = start_detached(command, "tick")
+    async with AsyncClient(command.url) as client:
+        app = TopApp(client, command.url)
+        async with app.run_test(size=(80, 24)) as pilot:
+            async with asyncio.timeout(30):
+                while not app.query_one("#jobs", Grid).chosen or not app.board.info:
+                    await pilot.pause(0.05)
+            app.board.info = {**app.board.info, "caller": {"name": "eve", "role": "read"}}
+            await pilot.press("c")
+            await pilot.pause()
+            assert len(app.screen_stack) == 1
+            assert "may only look" in str(app.query_one("#note").render())
+        assert (await client.job(job).record())["state"] == "running"
 
 
 def test_without_a_terminal_or_textual_a_line_says_what_to_do(command: Command) -> None:

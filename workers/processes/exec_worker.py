@@ -58,6 +58,7 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
         os.set_inheritable(descriptor, False)
     # The fresh interpreter has installed its handler, which would raise KeyboardInterrupt in the job; a fork has none.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process_setup.title.find()
     site.main()
     settings = Configure(**configure)
     try:

@@ -27,6 +27,9 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
     process_setup.reset_signals()
     process_setup.ignore_stop_signals()
     process_setup.adopt_orphans()
+    process_setup.title.find()
+    process_setup.title.set(f"killable: guard of {owner}")
+    process_setup.set_name("killable-guard")
     try:
         owner_pidfd = os.pidfd_open(owner)
     except ProcessLookupError:

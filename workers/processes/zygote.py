@@ -51,6 +51,8 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     configure = _receive_configure(sock)
     if configure is None:
         return ExitCode.RETIRED
+    process_setup.title.set(f"killable: zygote {configure.pool}")
+    process_setup.set_name("killable-zygote")
     copy_on_write.freeze_own_modules()
     zygote = Zygote(sock, configure, packages)
     if not zygote.preload():

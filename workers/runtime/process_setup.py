@@ -17,6 +17,7 @@ from collections.abc import Iterable
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_SET_CHILD_SUBREAPER = 36
 PR_GET_CHILD_SUBREAPER = 37
 PR_SET_NO_NEW_PRIVS = 38
@@ -32,6 +33,39 @@ def prctl(option: int, argument: int) -> None:
     if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
         errno = ctypes.get_errno()
         raise OSError(errno, f"prctl({option}, {argument}): {os.strerror(errno)}")
+
+
+class _Title:
+    """The memory that /proc/PID/cmdline shows: the arguments of the exec, at the same place in each fork."""
+
+    def __init__(self) -> None:
+        self._memory: memoryview | None = None
+        """None before `find`, or where /proc does not tell: then no title is set."""
+
+    def find(self) -> None:
+        """Find it, after an exec. Forks inherit it."""
+        try:
+            with open("/proc/self/stat", "rb", buffering=0) as file:
+                fields = file.read().rpartition(b") ")[2].split()
+            start, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: fields 48 and 49 (proc(5))
+        except (OSError, IndexError, ValueError):
+            return
+        if 0 < start < end:
+            self._memory = memoryview((ctypes.c_char * (end - start)).from_address(start)).cast("B")
+
+    def set(self, *words: str) -> None:
+        """Show these words as the command line. The last byte stays zero: else the environment would be shown, too."""
+        if self._memory is not None:
+            room = len(self._memory)
+            self._memory[:] = "\0".join(words).encode(errors="replace")[: room - 1].ljust(room, b"\0")
+
+
+title = _Title()
+
+
+def set_name(name: str) -> None:
+    """Name this thread as `top` and `ps -o comm` show it, with 15 characters at most (PR_SET_NAME, prctl(2))."""
+    _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
 def reset_signals() -> None:

@@ -29,7 +29,7 @@ from killable.workers.protocol.messages import RAN_SECONDS, Broken, Idle, Kind, 
 from killable.workers.protocol.shared_memory import SealedInput, SharedPart
 from killable.workers.protocol.token_ring import TokenRingWriter
 from killable.workers.protocol.zygote_messages import Configure
-from killable.workers.runtime import named_memory_hooks, program_logging
+from killable.workers.runtime import named_memory_hooks, process_setup, program_logging
 from killable.workers.runtime.call_reader import CallReader
 from killable.workers.runtime.crash_stack import CrashStack
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
@@ -44,6 +44,8 @@ from killable.workers.runtime.sigterm_handler import StopSignal
 from killable.workers.runtime.warmup import call_message, warm_up
 
 pack_seconds = struct.Struct(RAN_SECONDS).pack
+SHORT_ID_CHARS = len("job-3f2a91c0")
+"""Of a job's id in the title of its process: enough to find it, and too few to read it by."""
 _NO_BYTES = struct.pack("i", 0)
 """What ioctl(FIONREAD) returns for an empty pipe (ioctl_tty(2))."""
 
@@ -87,6 +89,9 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
         from killable.workers.runtime.worker_identity import take_name
 
         take_name(os.path.basename(tmp))
+    name = os.path.basename(tmp).removesuffix(configure.tmp_suffix)
+    process_setup.title.set(f"killable: worker {name} {configure.pool}")
+    process_setup.set_name(f"killable-{name}")
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
@@ -94,7 +99,7 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
 
         report_broken(pipes.frames, traceback_of(error))
         return ExitCode.NOT_IMPORTABLE
-    worker = Harness(pipes, configure, tmp)
+    worker = Harness(pipes, configure, tmp, name)
     warm_up(tmp, CODECS[configure.codec])
     if (
         configure.codec == "pickle" and not named_memory_hooks.names.left()
@@ -107,10 +112,12 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
 class Harness:
     """Waits for orders, runs attempts, and reports after each whether this worker can take another."""
 
-    def __init__(self, pipes: WorkerEnds, configure: Configure, tmp: str) -> None:
+    def __init__(self, pipes: WorkerEnds, configure: Configure, tmp: str, name: str) -> None:
         self._pipes = pipes
         self._jobs_max = configure.jobs_per_worker_max
         self._tmp = tmp
+        self._title = f"killable: worker {name}"
+        self._idle_title = f"{self._title} {configure.pool}"
         self._staging = configure.staging(tmp)
         self._codec = CODECS[configure.codec]
         self._line = CallReader(pipes.line)
@@ -175,7 +182,11 @@ class Harness:
         before, self._checkpoint = self._checkpoint, None
         checkpoint = before.payload if before is not None and before.fence == order.fence else None
         attempt = self._attempt(Execution, run, run, limits, self._orders, checkpoint)
-        return self._run(attempt, order.fence, limits, is_call=False)
+        process_setup.title.set(f"{self._title} {run.type} {run.job_id[:SHORT_ID_CHARS]}")
+        try:
+            return self._run(attempt, order.fence, limits, is_call=False)
+        finally:
+            process_setup.title.set(self._idle_title)
 
     def _run_call(self, message: bytes) -> int | None:
         """Run a call of an Executor, unless it is given again; return the exit code if it is the last one."""

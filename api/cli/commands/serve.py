@@ -84,6 +84,7 @@ def serve(
 def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads: bool, as_json: bool) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
     from killable.api.cli.server import interpreter_settings, owner_socket, server_log
+    from killable.api.cli.server import interpreter_settings, owner_socket, server_title
     from killable.api.cli.server.service_manager import ServiceManager
 
     interpreter_settings.pause_collector()
@@ -96,6 +97,7 @@ def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads
     from killable.supervisor.linux import server_protection
     from killable.supervisor.telemetry import loop_turns
 
+    server_title.take_title()
     server_protection.protect()
     in_force = load(config, os.environ, flags, target)
     fitted, lowered = _fitted(in_force.config, raise_file_limit())

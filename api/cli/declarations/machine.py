@@ -6,11 +6,13 @@ Runs in: any machine.
 from __future__ import annotations
 
 from typing import Literal, get_args
+from click import Argument, Choice, Option
 
 from click import Argument, Choice, IntRange, Option
 
 from killable.api.cli.declarations.shared_options import FILE, JSON
 from killable.api.cli.declarations.verb_command import VerbCommand
+from killable.api.cli.parameters.completion_scripts import SHELLS
 
 BenchAction = Literal["load"]
 
@@ -44,6 +46,21 @@ NEW = VerbCommand(
     JSON,
     runs="new.new",
     examples=("killable new my-project",),
+)
+
+COMPLETION = VerbCommand(
+    "completion",
+    """Print the script with which a shell completes verbs, options, job types and the ids of jobs and workers.
+
+    Without SHELL, for the shell that runs this. `killable --install-completion`
+    writes it where that shell reads it.
+    """,
+    Argument(["shell"], required=False, type=Choice(SHELLS), metavar="[bash|zsh|fish]", help="The shell."),
+    runs="completion.completion",
+    examples=(
+        'eval "$(killable completion bash)"',
+        "killable completion fish > ~/.config/fish/completions/killable.fish",
+    ),
 )
 
 DEMO = VerbCommand(
@@ -91,4 +108,4 @@ BENCH = VerbCommand(
     ),
 )
 
-MACHINE = (DOCTOR, BENCH, NEW, DEMO)
+MACHINE = (DOCTOR, BENCH, NEW, COMPLETION, DEMO)

@@ -70,11 +70,16 @@ def _offered(ctx: click.Context, incomplete: str, find: Callable[[Ask], Offers])
     from killable.api.cli.display import spelling
 
     try:
+        from killable.api.cli.parameters.local_asks import local_asker
         from killable.api.client.addresses import DEFAULT_URL
 
         address = str(ctx.params.get("url") or os.environ.get("KILLABLE_URL") or DEFAULT_URL)
-        with short_timeout_client(address, ANSWER_S) as http:
-            found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
+        ask = local_asker(address, ANSWER_S)
+        if ask is not None:
+            found = find(ask)
+        else:
+            with short_timeout_client(address, ANSWER_S) as http:
+                found = find(lambda path, query: http.get(path, params=dict(query)).raise_for_status().json())
     except Exception:
         return []
     return [CompletionItem(name, help=spelling.plain(words)) for name, words in found if name.startswith(incomplete)]

@@ -33,19 +33,20 @@ def completion_options(function: F) -> F:
 
 def _show(ctx: click.Context, parameter: click.Parameter, shell: str | None) -> None:
     if shell is not None and not ctx.resilient_parsing:
-        click.echo(_script(ctx, _named(shell)))
+        click.echo(script_of(ctx.command, named(shell)))
         ctx.exit()
 
 
 def _install(ctx: click.Context, parameter: click.Parameter, shell: str | None) -> None:
     if shell is not None and not ctx.resilient_parsing:
-        name = _named(shell)
-        path = install(name, _script(ctx, name), Path.home())
+        name = named(shell)
+        path = install(name, script_of(ctx.command, name), Path.home())
         click.echo(f"{name} completion installed in {path}\nCompletion will take effect once you restart the terminal")
         ctx.exit()
 
 
-def _named(shell: str) -> str:
+def named(shell: str) -> str:
+    """Return the shell that is meant. Raise click.UsageError if the own one is not known."""
     if shell != OWN_SHELL:
         return shell
     import shellingham  # type: ignore[import-untyped]
@@ -59,12 +60,13 @@ def _named(shell: str) -> str:
     return found
 
 
-def _script(ctx: click.Context, shell: str) -> str:
+def script_of(command: click.Command, shell: str) -> str:
+    """Return the script with which a shell completes the words of the command."""
     from click.shell_completion import get_completion_class
 
     made = get_completion_class(shell)
     assert made is not None, shell
-    return made(ctx.command, {}, "killable", VARIABLE).source().strip() + "\n"
+    return made(command, {}, "killable", VARIABLE).source().strip() + "\n"
 
 
 def install(shell: str, script: str, home: Path) -> Path:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.server import owner_socket
+from killable.api.cli.server.server_title import TITLE
 from killable.api.client.addresses import is_loopback, unix_path
 from killable.workers.errors import KillableError
 
@@ -118,9 +119,9 @@ def is_on_this_machine(address: str) -> bool:
 
 
 def _is_serve(words: list[str]) -> bool:
-    """Return whether a command line is `killable serve`, or `python -m killable.api.cli serve`."""
+    """Return whether it is `killable serve`, `python -m killable.api.cli serve`, or the title of a server."""
     names = {Path(word).name for word in words} | set(words)
-    return "serve" in words and bool(names & {"killable", "killable.api.cli"})
+    return "serve" in words and bool(names & {"killable", "killable.api.cli", TITLE})
 
 
 def _listens(process: psutil.Process, address: str) -> bool:

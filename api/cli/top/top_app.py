@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Mapping
+from time import monotonic
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -33,7 +34,9 @@ from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import KillableError
 
 TICK_S = 1.0
-"""Ages and times on the screen go on by the second."""
+"""Ages and times on the screen go on by the second, also when the server says nothing."""
+DRAW_S = 0.25
+"""The least number of seconds between two drawings: jobs may change thousands of times a second."""
 BOTH_FROM_LINES = 36
 """From this height workers and jobs are shown at once."""
 WORKERS_LINES_MAX = 12
@@ -93,6 +96,9 @@ class TopApp(App[int]):
         self._is_paused = False
         self._is_stale = False
         """The board has changed since the screen was drawn."""
+        self._drawn_at = 0.0
+        self._said: dict[str, Text] = {}
+        """What the lines say that are not part of a table."""
         self._note_since = 0.0
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -126,7 +132,7 @@ class TopApp(App[int]):
             loop.add_signal_handler(number, self.exit, CommandExit.INTERRUPTED)
         self.action_view("jobs")
         self.run_worker(self._feed.run(), exclusive=False)
-        self.set_interval(TICK_S, self._draw)
+        self.set_interval(TICK_S / 2, self._tick)
 
     def on_resize(self, event: events.Resize) -> None:
         self._arrange()
@@ -135,9 +141,13 @@ class TopApp(App[int]):
     # ── what is shown ──
 
     def _on_change(self) -> None:
-        if not self._is_stale:
+        if not self._is_stale and self.is_running:
             self._is_stale = True
-            self.call_later(self._draw)
+            self.set_timer(max(0.001, self._drawn_at + DRAW_S - monotonic()), self._draw)
+
+    def _tick(self) -> None:
+        if monotonic() - self._drawn_at > TICK_S * 0.9:
+            self._draw()
 
     def _grid(self, name: str) -> Grid:
         return self.screen_stack[0].query_one(f"#{name}", Grid)
@@ -160,19 +170,25 @@ class TopApp(App[int]):
 
     def _draw(self) -> None:
         self._is_stale = False
+        self._drawn_at = monotonic()
         if not self.screen_stack or not self.is_running:
             return
-        width = self.size.width
         head = Text("\n", no_wrap=True).join(overview.lines(self.board, self._address, self._feed.standing))
         head.no_wrap, head.overflow = True, "ellipsis"
-        self._static("head").update(head)
+        self._say("head", head)
         if not self._is_paused:
             self._fill()
-        self._static("tabs").update(self._tabs(width))
-        self._static("keys").update(self._keys())
+        self._say("tabs", self._tabs())
+        self._say("keys", self._keys())
         if self._note_since and asyncio.get_running_loop().time() - self._note_since > NOTE_S:
             self._note_since = 0.0
             self._static("note").display = False
+
+    def _say(self, name: str, text: Text) -> None:
+        """Put a text into its lines, whose number stays: a new layout would take longer than all else."""
+        if self._said.get(name) != text:
+            self._said[name] = text
+            self._static(name).update(text, layout=False)
 
     def _fill(self) -> None:
         board = self.board
@@ -203,7 +219,7 @@ class TopApp(App[int]):
         elif self._view == "nodes":
             self._grid("nodes").rows_are(list(board.now.get("nodes") or ()))
 
-    def _tabs(self, width: int) -> Text:
+    def _tabs(self) -> Text:
         line = Text(no_wrap=True, overflow="ellipsis")
         for number, name in enumerate(VIEWS, 1):
             if name == "nodes" and not self.board.now.get("nodes"):

@@ -1,4 +1,4 @@
-"""What a server needs of a machine: memory of itself, of a worker, a kept job, an open stream; bytes of a journal's job.
+"""What a server needs of a machine: memory of itself, a worker, a kept job, an open stream; bytes of a job on disk.
 
     .venv/bin/python benchmarks/bench_sizing.py [--json]
 
@@ -146,9 +146,7 @@ def main() -> None:
         return
     for name, value in measured.items():
         thing, _, unit = name.rpartition("_")
-        print(
-            f"{thing.replace('_', ' '):<28} {value:8.1f} {unit.replace('ib', 'iB').replace('m', 'M').replace('k', 'K')}"
-        )
+        print(f"{thing.replace('_', ' '):<28} {value:8.1f} {unit[0].upper()}iB")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ class CgroupRoot(NamedTuple):
     """The supervisor's own directory: `killable-<boot id>-<pid namespace>-<pid>-<start time>-<instance>`."""
 
     path: Path
+    own: Path
+    """The group that this process is in."""
 
     def create(self, worker_id: str) -> Cgroup:
         """Make the group of a worker. Raise OSError."""
@@ -49,7 +51,7 @@ class CgroupRoot(NamedTuple):
 
     def open_own_procs(self) -> int:
         """Return the descriptor of the cgroup.procs of this process's own cgroup; the caller closes it."""
-        return os.open(self.path.parent / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+        return os.open(self.own / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
 
     def remove(self) -> None:
         """Remove the directory if it is empty. The next start sweeps the group of a quarantined worker."""
@@ -163,17 +165,21 @@ def _remove(path: Path) -> None:
 
 
 def find_root(instance: str) -> CgroupRoot | None:
-    """Make the supervisor's directory below its own cgroup; return None where that is not possible."""
+    """Make the supervisor's directory below `home_of` its own cgroup; return None where that is not possible."""
     own = own_directory()
     if own is None or not os.access(own / "cgroup.procs", os.W_OK):
         return None
     owner = InstanceId.of(os.getpid())
     assert owner is not None
-    path = own / f"{owner.name}-{instance}"
+    home = home_of(own)
+    for controller in controllers_of(home) if home != own else ():
+        with contextlib.suppress(OSError):  # in use elsewhere
+            (home / "cgroup.subtree_control").write_text(f"+{controller}")
+    path = home / f"{owner.name}-{instance}"
     try:
         path.mkdir()
         os.stat(path / "cgroup.kill")  # since Linux 5.14
-        controllers = CONTROLLERS.intersection((path / "cgroup.controllers").read_text().split())
+        controllers = controllers_of(path)
     except OSError:
         _remove(path)
         return None
@@ -182,7 +188,27 @@ def find_root(instance: str) -> CgroupRoot | None:
             (path / "cgroup.subtree_control").write_text(f"+{controller}")
         except OSError:
             pass  # in use elsewhere
-    return CgroupRoot(path)
+    return CgroupRoot(path, own)
+
+
+def home_of(own: Path) -> Path:
+    """Return where the directories of supervisors are: in the group above, if a service manager has given us that one
+    and put our process into one below it (systemd's DelegateSubgroup), else in our own.
+
+    A group that hands controllers on may have no processes of its own (cgroups(7)): only in the first case workers'
+    groups have the memory and pids controllers.
+    """
+    above = own.parent
+    try:
+        is_given = os.getxattr(above, "user.delegate") == b"1"
+    except OSError:
+        return own
+    return above if is_given and os.access(above / "cgroup.procs", os.W_OK) else own
+
+
+def controllers_of(group: Path) -> frozenset[str]:
+    """Return those of CONTROLLERS that a group may hand on. Raise OSError."""
+    return CONTROLLERS.intersection((group / "cgroup.controllers").read_text().split())
 
 
 def own_directory() -> Path | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from killable.supervisor import clock
 from killable.supervisor.linux import env_marker
-from killable.supervisor.linux.cgroup import own_directory
+from killable.supervisor.linux.cgroup import home_of, own_directory
 from killable.supervisor.linux.instance_id import InstanceId, owner_of_folder, sees_own_pids
 from killable.workers.runtime import leftover_memory
 from killable.workers.runtime.tmp_removal import remove_tree
@@ -168,7 +168,7 @@ def _groups_of(is_meant: Callable[[InstanceId], bool]) -> list[Path]:
     if own is None:
         return []
     found = []
-    for directory in own.glob("killable-*"):
+    for directory in home_of(own).glob("killable-*"):
         owner = InstanceId.named(directory.name.rpartition("-")[0])  # the last part is the instance
         if owner is not None and directory.is_dir() and is_meant(owner):
             found.append(directory)

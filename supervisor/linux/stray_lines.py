@@ -25,7 +25,10 @@ LAST_LINES_S = 1.0
 
 
 class StrayLines:
-    """Takes descriptor 2 over, as a context manager. `descriptor`, `stream`: what it was. Close it after the log."""
+    """Takes descriptor 2 over, as a context manager. `descriptor` and `stream` are what it was.
+
+    Close it after the log.
+    """
 
     def __init__(self) -> None:
         sys.stderr.flush()

@@ -1,9 +1,7 @@
-"""What recipes promise: of FastAPI's, that a client that leaves stops the job; of systemd's, that systemd takes it."""
+"""What recipes promise: of FastAPI's, that a client that leaves stops the job."""
 
 from __future__ import annotations
 
-import configparser
-import shutil
 import signal
 import socket
 import subprocess
@@ -75,28 +73,6 @@ def application(folder: Path) -> Iterator[tuple[str, int]]:
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=120)[0]
     assert "Application shutdown complete" in said, said
-
-
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
-    """`/etc/systemd/system/killable.service` is said to have no fault, and has what the page says of it."""
-    (unit,) = (block.text for block in blocks_of(ROOT / "docs" / "how-to" / "systemd.md") if block.language == "ini")
-    program = tmp_path / "srv" / ".venv" / "bin" / "killable"
-    program.parent.mkdir(parents=True)
-    program.symlink_to(sys.executable)
-    file = tmp_path / "killable.service"
-    file.write_text(unit.replace("/srv/killable", str(tmp_path / "srv")))
-    read = configparser.ConfigParser(interpolation=None)
-    read.optionxform = str  # type: ignore[assignment,method-assign]
-    read.read(file)
-    service = dict(read["Service"])
-    assert (service["Type"], service["KillMode"], service["Restart"]) == ("notify", "mixed", "on-failure")
-    assert int(service["WatchdogSec"]) > 1
-    if analyze := shutil.which("systemd-analyze"):
-        done = subprocess.run(
-            [analyze, "--man=no", "verify", str(file)], capture_output=True, text=True, timeout=60, check=False
-        )
-        said = [line for line in done.stderr.splitlines() if "killable.service" in line]
-        assert (done.returncode, said) == (0, []), done.stderr
 
 
 def test_the_pods_of_a_cluster_have_an_init_a_token_no_memory_monitor_and_a_store_that_outlives_rays_head() -> None:

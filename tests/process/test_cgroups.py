@@ -24,6 +24,7 @@ from support.supervisor_fixture import StartSupervisor
 from killable.supervisor.linux import cgroup
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
+from killable.supervisor.linux.orphan_cleanup import _groups_of
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.headroom_over_limits import TASKS_SPARE, hard_limit_bytes
 
@@ -95,6 +96,26 @@ def test_a_group_is_bounded_by_the_controllers_that_are_handed_on(
         assert bounds(path) == OPEN
     finally:
         group.remove()
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_groups_are_beside_the_server_s_where_a_manager_has_given_the_group_above(
+    is_given: bool, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with systemd's DelegateSubgroup: there the controllers can be handed on, since no process is in that group."""
+    for name in ("cgroup.procs", "cgroup.subtree_control"):
+        (own.parent / name).write_text("")
+    (own.parent / "cgroup.controllers").write_text("cpu memory pids")
+    if is_given:
+        os.setxattr(own.parent, "user.delegate", b"1")
+    root = find_root("instance")
+    assert root is not None
+    assert (root.path.parent, root.own) == (own.parent if is_given else own, own)
+    handed_on = (own.parent / "cgroup.subtree_control").read_text()
+    assert (handed_on in ("+memory", "+pids")) is is_given  # a file keeps what was written last
+    monkeypatch.setattr("killable.supervisor.linux.orphan_cleanup.own_directory", lambda: own)
+    assert _groups_of(lambda owner: True) == [root.path], "the next start looks there"
+    os.close(root.open_own_procs())
 
 
 def kernel_strikes(group: Path, pid: int, **added: int) -> None:

@@ -12,6 +12,8 @@ from support.virtual_loop import VirtualLoop, run
 
 from killable.api.cli.server.service_manager import UNSENT_MAX, ServiceManager
 
+EXTENDED = "EXTEND_TIMEOUT_USEC=20000000"
+
 
 class Manager:
     """A service manager's end of the socket."""
@@ -51,7 +53,7 @@ def test_messages_are_those_of_systemd(address: str) -> None:
         received = manager.received()
         assert received[:3] == ["WATCHDOG=1", "STATUS=starting pools", "READY=1\nSTATUS=listening"]
         assert received[3].startswith("RELOADING=1\nMONOTONIC_USEC=") and received[3].rpartition("=")[2].isdigit()
-        assert received[4:] == ["STATUS=busy", "READY=1", "STOPPING=1\nSTATUS=ending 2 jobs"]
+        assert received[4:] == ["STATUS=busy", "READY=1", "STOPPING=1\nSTATUS=ending 2 jobs", EXTENDED]
         manager.socket.close()
 
     asyncio.run(main())
@@ -65,6 +67,22 @@ def test_a_sign_of_life_comes_at_each_half_of_the_period_and_none_after_the_end(
         with ServiceManager.of({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "10000000"}):
             await asyncio.sleep(14)
             assert manager.received() == ["WATCHDOG=1"] * 3
+        await asyncio.sleep(20)
+        assert manager.received() == []
+        manager.socket.close()
+
+    run(main())
+
+
+def test_a_stop_that_takes_long_is_extended_until_it_is_over(tmp_path: Path) -> None:
+    async def main() -> None:
+        manager = Manager(str(tmp_path / "notify"))
+        with ServiceManager(str(tmp_path / "notify")) as told:
+            told.extend()
+            await asyncio.sleep(11)
+            told.stopping("ending 1 job")
+            await asyncio.sleep(11)
+            assert manager.received() == [*[EXTENDED] * 3, "STOPPING=1\nSTATUS=ending 1 job", *[EXTENDED] * 3]
         await asyncio.sleep(20)
         assert manager.received() == []
         manager.socket.close()

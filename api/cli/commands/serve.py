@@ -82,13 +82,29 @@ def serve(
 
 
 def _run(flags: dict[str, Any], config: Path | None, target: str | None, reloads: bool, as_json: bool) -> None:
-    """Load the configuration, listen, and run the server until it is stopped."""
-    from killable.api.cli.server import interpreter_settings, owner_socket, server_log
-    from killable.api.cli.server import interpreter_settings, owner_socket, server_title
+    """Run a server, and tell the service manager why there is none."""
     from killable.api.cli.server.service_manager import ServiceManager
 
-    interpreter_settings.pause_collector()
     manager = ServiceManager.of(os.environ)  # before any process of a pool could inherit its variables
+    try:
+        _run_told(manager, flags, config, target, reloads, as_json)
+    except KillableError as error:
+        manager.failed(error.message)
+        raise
+
+
+def _run_told(
+    manager: ServiceManager,
+    flags: dict[str, Any],
+    config: Path | None,
+    target: str | None,
+    reloads: bool,
+    as_json: bool,
+) -> None:
+    """Load the configuration, listen, and run the server until it is stopped."""
+    from killable.api.cli.server import interpreter_settings, owner_socket, server_log, server_title
+
+    interpreter_settings.pause_collector()
     from killable.api.cli.server.audit_log_lifetime import audit_log_of
     from killable.api.cli.server.configuration import load
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators
@@ -158,6 +174,7 @@ async def _serve(
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.server_log import Sayings
+    from killable.api.cli.server.service_status import tell_how_it_is
     from killable.api.cli.server.sighup import HangUp
     from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
@@ -186,7 +203,7 @@ async def _serve(
             interpreter_settings.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
-            ready = asyncio.create_task(_tell_when_warm(supervisor, manager, listener.url))
+            ready = asyncio.create_task(tell_how_it_is(supervisor, manager, listener.url))
             await _until_asked_to_stop(supervisor, web, manager, stop, sayings, config.server.drain_s)
             ready.cancel()
             if watch is not None:
@@ -284,14 +301,6 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
     return True
 
 
-async def _tell_when_warm(supervisor: Supervisor, manager: ServiceManager, url: str) -> None:
-    """Tell the service manager that the server is ready once each pool has a worker, or is broken."""
-    manager.status(f"listening on {url}, starting workers")
-    await supervisor.until_warm()
-    broken = ", ".join(pool.name for pool in await supervisor.pools() if pool.state == "broken")
-    manager.ready(f"listening on {url}{f'; broken: {broken}' if broken else ''}")
-
-
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
     """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
     _check(config, await supervisor.pools(), await supervisor.job_types())
@@ -319,6 +328,7 @@ async def _until_asked_to_stop(
     due = asyncio.create_task(supervisor.until_shutdown())
     await _first_of(_done(due), stop.asked.wait(), web.until_stopped())
     if stop.asked.is_set():
+        manager.extend()
         left = await supervisor.shutdown(deadline_s=drain_s, reason=stop.signal)
         if not due.done() and left.deadline_s is not None:
             number = left.running + left.queued

@@ -63,11 +63,14 @@ def _memory_limit() -> Check:
 
 def _delegated_controllers() -> set[str]:
     """Return the controllers that the cgroups of workers would have."""
-    from killable.supervisor.linux.cgroup import own_directory
+    from killable.supervisor.linux.cgroup import controllers_of, home_of, own_directory
 
     own = own_directory()
     try:
-        return set() if own is None else set((own / "cgroup.subtree_control").read_text().split())
+        if own is None:
+            return set()
+        home = home_of(own)
+        return set(controllers_of(home) if home != own else (own / "cgroup.subtree_control").read_text().split())
     except OSError:
         return set()
 

@@ -130,7 +130,7 @@ def _tried(name: str, probe: Callable[[], str], otherwise: Status, advice: str) 
 
 def _cgroup() -> list[Check]:
     """Find cgroup2, move a child into a group of its own, and kill that group."""
-    from killable.supervisor.linux.cgroup import cgroup2_mount, own_directory
+    from killable.supervisor.linux.cgroup import cgroup2_mount, home_of, own_directory
 
     name, without = (
         "cgroup v2",
@@ -141,14 +141,15 @@ def _cgroup() -> list[Check]:
         return [Check(name, "warn", "not mounted", f"boot with systemd.unified_cgroup_hierarchy=1{without}")]
     if own is None:
         return [Check(name, "warn", f"{mount}, but without this process's group", f"mount the host's cgroup2{without}")]
-    group = own / f"killable-doctor-{os.getpid()}"
+    home = home_of(own)
+    group = home / f"killable-doctor-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
         advice = f"start with `systemd-run --user --scope -p Delegate=yes`, or make it writable for this user{without}"
-        return [Check(name, "warn", f"{own}: {(error.strerror or str(error)).lower()}", advice)]
+        return [Check(name, "warn", f"{home}: {(error.strerror or str(error)).lower()}", advice)]
     try:
-        return [Check(name, "ok", str(own)), *_move_and_kill(group)]
+        return [Check(name, "ok", str(home)), *_move_and_kill(group)]
     finally:
         group.rmdir()
 

@@ -24,6 +24,8 @@ logger = logging.getLogger("killable.server")
 SOCKET, PERIOD, PERIOD_OF = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 RETRY_S = 0.1
 """Pause before a message is sent again for which the manager's queue had no room."""
+EXTENSION_S, EXTEND_EVERY_S = 20.0, 5.0
+"""By how much the manager's time for a stop is extended, and how often, while the event loop turns."""
 UNSENT_MAX = 100
 """Messages that wait at most; then the oldest is dropped."""
 
@@ -38,6 +40,7 @@ class ServiceManager:
         self._unsent: deque[str] = deque(maxlen=UNSENT_MAX)
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
+        self._extension: asyncio.TimerHandle | None = None
         self._socket: socket.socket | None = None
         self._is_ready = False
         self.crash_output = 2
@@ -68,6 +71,17 @@ class ServiceManager:
             self._alive(self._watchdog_s / 2)
         return self
 
+    @property
+    def is_there(self) -> bool:
+        return bool(self._address)
+
+    def failed(self, text: str) -> None:
+        """Set the line to why there is no server; also before the manager is told anything else, or after the end."""
+        if self._address:
+            with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as once:
+                once.setblocking(False)
+                once.sendto(f"STATUS={' '.join(text.split())}".encode(), self._address)
+
     def status(self, text: str) -> None:
         """Set the line that `systemctl status` shows."""
         self._tell(f"STATUS={' '.join(text.split())}")
@@ -89,16 +103,25 @@ class ServiceManager:
             if is_told:
                 self._tell("READY=1")
 
+    def extend(self) -> None:
+        """Ask for more time for a stop, again and again, to the end: `drain_s` and the graces of jobs bound it."""
+        if self._extension is not None:
+            self._extension.cancel()
+        self._tell(f"EXTEND_TIMEOUT_USEC={int(EXTENSION_S * 1e6)}")
+        if self._socket is not None:
+            self._extension = asyncio.get_running_loop().call_later(EXTEND_EVERY_S, self.extend)
+
     def stopping(self, text: str) -> None:
-        """Say that the end has begun: the manager's time for a stop runs from here."""
+        """Say that the end has begun: the manager's time for a stop runs from here, and is extended."""
         self._tell(f"STOPPING=1\nSTATUS={' '.join(text.split())}")
+        self.extend()
 
     def __exit__(self, *exc: object) -> None:
         if self._socket is not None:
             self._send_waiting()
             self._socket.close()
             self._socket = None
-        for timer in (self._timer, self._retry):
+        for timer in (self._timer, self._retry, self._extension):
             if timer is not None:
                 timer.cancel()
 

@@ -1,0 +1,216 @@
+"""contrib/systemd: the unit is one that systemd takes, shuts jobs in, and under which a server does what the page says.
+
+Those marked `systemd` boot the machine's own systemd in namespaces of its own (`machine.sh`).
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support.waiting import until
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "contrib" / "systemd" / "killable.service"
+MACHINE = Path(__file__).with_name("machine.sh")
+EXPOSURE_MAX = 2.0
+"""`systemd-analyze security` calls 0 safe and 10 unsafe; most units of Debian are above 9."""
+USER = 987
+TOML = """
+[server]
+journal = "jobs.journal"
+drain_s = 5
+[caps]
+grace_s = "60s"
+[pools.main]
+module = "./my_jobs.py"
+"""
+JOBS = """
+import time
+from killable import job
+
+@job(grace_s=60, ack_s=60)
+def nap(clean_up_s: float):
+    try:
+        yield "begun"
+        time.sleep(1000)
+    finally:
+        time.sleep(clean_up_s)
+"""
+PREPARE = """
+set -e
+/usr/bin/python3 -m venv /srv/killable/.venv
+/srv/killable/.venv/bin/pip --disable-pip-version-check install --quiet /srv/killable/source
+chown -R killable:killable /srv/killable
+"""
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("this machine has no systemd-analyze")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_unit_of_the_page_is_the_one_that_is_delivered() -> None:
+    assert f"```ini\n{UNIT.read_text()}```" in (ROOT / "docs/how-to/systemd.md").read_text()
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    program = tmp_path / "srv" / ".venv" / "bin" / "killable"
+    program.parent.mkdir(parents=True)
+    program.symlink_to(sys.executable)
+    file = tmp_path / "killable.service"
+    file.write_text(UNIT.read_text().replace("/srv/killable", str(tmp_path / "srv")))
+    read = configparser.ConfigParser(interpolation=None)
+    read.optionxform = str  # type: ignore[assignment,method-assign]
+    read.read(file)
+    service = dict(read["Service"])
+    assert (service["Type"], service["KillMode"], service["Restart"]) == ("notify-reload", "mixed", "on-failure")
+    assert (service["Delegate"], service["DelegateSubgroup"]) == ("yes", "server") and int(service["WatchdogSec"]) > 1
+    done = analyze("--man=no", "verify", str(file))
+    said = [line for line in done.stderr.splitlines() if "killable.service" in line]
+    assert (done.returncode, said) == (0, []), done.stderr
+
+
+def test_systemd_calls_the_unit_safe() -> None:
+    done = analyze("security", "--offline=yes", f"--threshold={EXPOSURE_MAX * 10:.0f}", "--no-pager", str(UNIT))
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# ── under a real systemd ──
+
+
+class Machine:
+    """A systemd as process 1, and commands in it."""
+
+    def __init__(self, srv: Path, init: int) -> None:
+        self.srv, self.init = srv, init
+
+    def __call__(self, *words: str, code: int | None = 0) -> str:
+        inside = ["nsenter", "-t", str(self.init), "-m", "-p", "-i", "-u", "-n", "-C", "-r", "-w"]
+        done = subprocess.run([*inside, *words], capture_output=True, text=True, timeout=120, check=False)
+        assert code is None or done.returncode == code, (words, done.stdout, done.stderr)
+        return done.stdout
+
+    def killable(self, *words: str) -> str:
+        return self("/srv/killable/.venv/bin/killable", *words)
+
+    def show(self, name: str) -> str:
+        return self("systemctl", "show", "--property", name, "--value", "killable").strip()
+
+    def log(self, *matches: str) -> str:
+        return self("journalctl", "--no-pager", "--output=cat", *matches)
+
+
+@contextmanager
+def booted(srv: Path) -> Iterator[Machine]:
+    with subprocess.Popen(["bash", MACHINE, "boot", srv], stdin=subprocess.DEVNULL) as boot:
+        try:
+
+            def init() -> list[psutil.Process]:
+                below = psutil.Process(boot.pid).children()
+                return [each for each in below if each.name() == "systemd"]
+
+            until(init, "systemd runs")
+            machine = Machine(srv, init()[0].pid)
+            until(lambda: "running" in machine("systemctl", "is-system-running", code=None), "the machine is up")
+            yield machine
+        finally:
+            boot.kill()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    if os.geteuid() != 0 or not Path("/lib/systemd/systemd").exists():
+        pytest.skip("it takes root, and a machine with systemd")
+    srv = tmp_path_factory.mktemp("srv")
+    source = srv / "source"
+    for name in ("api", "supervisor", "workers"):
+        shutil.copytree(ROOT / name, source / name)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    (srv / "prepare.sh").write_text(PREPARE)
+    (srv / "killable.toml").write_text(TOML)
+    (srv / "my_jobs.py").write_text(JOBS)
+    shutil.copy(UNIT, srv)
+    os.chown(srv, USER, USER)
+    srv.chmod(0o755)
+    subprocess.run(["bash", MACHINE, "prepare", srv], check=True, timeout=600)
+    with booted(srv) as one:
+        yield one
+
+
+@pytest.fixture
+def service(machine: Machine) -> Iterator[Machine]:
+    machine("systemctl", "start", "killable")
+    yield machine
+    machine("systemctl", "stop", "killable", code=None)
+    machine("systemctl", "reset-failed", "killable", code=None)
+
+
+def begun(machine: Machine, clean_up_s: int) -> str:
+    job_id = machine.killable("submit", "nap", "-i", f"clean_up_s={clean_up_s}", "--detach").split()[0]
+    until(lambda: "started" in machine.log(f"JOB_ID={job_id}"), "the job runs, and the journal says so by its id")
+    return job_id
+
+
+@pytest.mark.systemd
+def test_workers_have_groups_beside_the_server_s_and_records_their_fields(service: Machine) -> None:
+    job_id = begun(service, 0)
+    tree = service("systemd-cgls", "--no-pager", "--unit", "killable.service")
+    assert "server" in tree and "killable-" in tree and "w-1" in tree
+    assert service.show("StatusText").startswith("listening on http://127.0.0.1:7833")
+    until(lambda: "1 job: 1 running" in service.show("StatusText"), "the status counts")
+    service.killable("kill", job_id)
+    assert "cancelled" in service.log(f"JOB_ID={job_id}", "KILLABLE_CODE=cancelled")
+    service("systemctl", "reload", "killable")
+    assert "pools_reloaded" in service.log("KILLABLE_EVENT=pools_reloaded")
+
+
+@pytest.mark.systemd
+def test_a_server_that_is_killed_is_back_and_knows_what_it_had(service: Machine) -> None:
+    job_id = begun(service, 0)
+    service("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "killable")
+    until(lambda: "supervisor_lost" in service.log(f"JOB_ID={job_id}"), "the next server tells what became of it")
+    assert service.show("NRestarts") == "1"
+
+
+@pytest.mark.systemd
+def test_a_loop_that_stands_still_is_ended_by_the_watchdog(service: Machine) -> None:
+    job_id = begun(service, 0)
+    main = int(service.show("MainPID"))
+    service("kill", f"-{signal.SIGSTOP:d}", str(main))
+    until(lambda: service.show("MainPID") not in ("0", str(main)) and service.show("ActiveState") == "active",
+        "another one runs", timeout_s=120)  # fmt: skip
+    assert "Fatal Python error: Aborted" in service.log("--unit=killable")
+    assert "supervisor_lost" in service.log(f"JOB_ID={job_id}")
+
+
+@pytest.mark.systemd
+def test_a_stop_waits_for_a_clean_up_longer_than_the_unit_says(service: Machine) -> None:
+    job_id = begun(service, 32)  # TimeoutStopSec is 30
+    service("systemctl", "stop", "killable")
+    assert service.show("Result") == "success"
+    assert "kill_sent" not in service.log(f"JOB_ID={job_id}") and "cancelled" in service.log(f"JOB_ID={job_id}")
+
+
+@pytest.mark.systemd
+def test_a_fault_in_the_configuration_is_told_in_status_and_log_and_not_tried_again(machine: Machine) -> None:
+    file = machine.srv / "killable.toml"
+    file.write_text(TOML.replace("drain_s = 5", 'drain_s = "soon"'))
+    machine("systemctl", "start", "killable", code=1)
+    file.write_text(TOML)
+    assert (machine.show("ExecMainStatus"), machine.show("ActiveState")) == ("78", "failed")
+    assert "server.drain_s" in machine.show("StatusText")
+    assert "server.drain_s" in machine.log("--unit=killable", "--priority=err")
+    machine("systemctl", "reset-failed", "killable")

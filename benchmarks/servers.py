@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +139,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serve_process(*, workers: int = 2, jobs_per_worker_max: int = 0, **settings: Any) -> AsyncIterator[Server]:
+async def serve_process(
+    *, workers: int = 2, jobs_per_worker_max: int = 0, environment: Mapping[str, str] | None = None, **settings: Any
+) -> AsyncIterator[Server]:
     """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server]. Ends its jobs with it."""
     module = HERE / "jobs.py"
     pool_name = module.stem.upper()
@@ -147,6 +149,7 @@ async def serve_process(*, workers: int = 2, jobs_per_worker_max: int = 0, **set
         f"KILLABLE_POOLS__{pool_name}__WORKERS": str(workers),
         f"KILLABLE_POOLS__{pool_name}__JOBS_PER_WORKER_MAX": str(jobs_per_worker_max),
         **{f"KILLABLE_SERVER__{name.upper()}": str(value) for name, value in settings.items()},
+        **(environment or {}),
     }
     command = (sys.executable, "-m", "killable.api.cli", "serve", str(module), "--port", "0", "--json")
     process = await asyncio.create_subprocess_exec(

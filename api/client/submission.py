@@ -28,6 +28,7 @@ from killable.api.client.timeouts import LEAVE_ANSWER_S, LEAVE_S
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.authoring.limits_and_caps import LIMITS, parse_limit
 from killable.workers.errors import JobTimedOut, KillableError, Refused
+from killable.workers.protocol.trace_context import current_headers
 
 
 class JobOptions(TypedDict, total=False):
@@ -138,7 +139,7 @@ class PendingSubmission:
             members["nodes"] = dict(nodes)
         if callback_url is not None:
             members["callback_url"] = callback_url
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        headers = current_headers() | {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         if correlation_id is not None:
             headers["X-Correlation-Id"] = correlation_id
         ends = None if within_s is None else time.monotonic() + within_s

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from opentelemetry import trace
 from support.killable_command import Command, Serve, Server, client_of
 from support.otlp_collector import Collector, GotSpan, collecting
 from support.waiting import Pending, until
@@ -244,6 +245,18 @@ def test_the_place_in_the_trace_is_in_the_job_its_children_its_record_and_the_lo
     assert ended(server.url, free)["trace_id"] == collector.trace_of(free)[0].trace_id != PARENT[3:35]
     assert not [span for span in collector.spans if span.trace_id == UNSAMPLED[3:35]]
     assert f'"trace_id": "{PARENT[3:35]}"' in server.stop()[2]
+
+
+def test_the_client_gives_its_span_to_the_job(start: Start, collector: Collector) -> None:
+    context = trace.SpanContext(0xA1, 0xB2, is_remote=False, trace_flags=trace.TraceFlags(1))
+    with client_of(start().url) as client:
+        with trace.use_span(trace.NonRecordingSpan(context)):
+            inside = client.submit("tokens", {"n": 1})
+        outside = client.submit("tokens", {"n": 1})
+        assert inside.result(wait_s=30) is outside.result(wait_s=30) is None
+        assert inside.record()["trace_id"] == f"{0xA1:032x}" != outside.record()["trace_id"]
+    spans = collector.trace_of(inside.id)
+    assert named(spans, "POST /v1/jobs").parent_id == f"{0xB2:016x}"
 
 
 def test_without_telemetry_the_place_of_the_caller_is_passed_on(serve: Serve, tmp_path: Path) -> None:

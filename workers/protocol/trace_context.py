@@ -1,11 +1,12 @@
 """The place of a job in a trace, as W3C Trace Context has it: the headers `traceparent` and `tracestate`.
 
-Runs in: any. Pure.
+Runs in: any.
 """
 
 from __future__ import annotations
 
 import re
+import sys
 
 from killable.workers.named_tuples import NamedTuple
 
@@ -47,6 +48,17 @@ def parsed(traceparent: str, tracestate: str = "") -> TraceContext | None:
         return None
     is_state = len(tracestate) <= STATE_CHARS_MAX and re.fullmatch(_TRACESTATE, tracestate) is not None
     return TraceContext(trace_id, span_id, bool(int(flags, 16) & SAMPLED), tracestate.strip() if is_state else "")
+
+
+def current_headers() -> dict[str, str]:
+    """Return the headers of the span that is current here by OpenTelemetry, if the program uses that; else none."""
+    trace = sys.modules.get("opentelemetry.trace")
+    context = None if trace is None else trace.get_current_span().get_span_context()
+    if context is None or not context.is_valid:
+        return {}
+    found = TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", bool(context.trace_flags & SAMPLED))
+    state = {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
+    return {"traceparent": found.traceparent} | state
 
 
 def trace_id_of(traceparent: str) -> str:

@@ -6,7 +6,6 @@ Runs in: any machine.
 from __future__ import annotations
 
 from typing import Literal, get_args
-from click import Argument, Choice, Option
 
 from click import Argument, Choice, IntRange, Option
 

@@ -33,7 +33,12 @@ NOT_RUN: dict[str, list[str]] = {
     ],
     "docs/how-to/logging.md": ["addresses, times and keys differ"],
     "docs/how-to/mcp.md": ["it needs Claude Code", "it is of VS Code"],
-    "docs/how-to/prometheus.md": ["it needs Prometheus"] * 2,
+    "docs/how-to/prometheus.md": ["it needs Prometheus"],
+    "docs/how-to/tracing.md": [
+        "it serves until it is stopped",
+        "it is a terminal of its own",
+        "times and order are those of a real run",
+    ],
     "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],
     "docs/how-to/cluster.md": ["needs Ray and several machines"] * 6 + ["it needs Kubernetes"],

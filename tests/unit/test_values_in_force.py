@@ -13,7 +13,12 @@ from killable.supervisor.configuration.config import Config, load
 from killable.supervisor.configuration.schema import PoolTable
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN
 from killable.supervisor.configuration.values_in_force import Setting, limits_in_force, settings_in_force, spelled
-from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, WebhookSettings
+from killable.supervisor.http_server_settings import (
+    ClusterSettings,
+    ServerSettings,
+    TelemetrySettings,
+    WebhookSettings,
+)
 from killable.supervisor.jobs import effective_limits
 from killable.supervisor.models import JobType
 from killable.workers.authoring.limits_and_caps import LIMITS
@@ -63,6 +68,7 @@ def test_nothing_that_is_in_force_is_left_out(config: Config) -> None:
     expected = {f"server.{field.name}" for field in fields(ServerSettings)}
     expected |= {f"cluster.{field.name}" for field in fields(ClusterSettings)}
     expected |= {f"webhooks.{field.name}" for field in fields(WebhookSettings)}
+    expected |= {f"telemetry.{field.name}" for field in fields(TelemetrySettings)}
     expected |= {f"{table}.{name}" for table in ("limits", "caps") for name in LIMITS}
     expected |= {f"pools.a.{name}" for name in PoolTable.model_fields if name not in ("env", "sandbox")}
     expected |= {"pools.a.sandbox.write"}

@@ -21,7 +21,6 @@ from typing import Any
 import runner
 from llama_server import KEY, engine
 from measurement import Figure, Samples
-from servers import START_S
 from trial_plan import Plan
 
 from killable.api.cli.bench.pidfd_watcher import PidfdWatcher
@@ -32,6 +31,8 @@ FIRST_MS = "first token over HTTP, ms"
 ENGINE_MS = "first token of the engine in process, ms"
 OURS = "tokens/s, {} at once"
 LLAMAS = "tokens/s of llama.cpp's server, {} at once"
+
+START_S = 60.0
 
 MODEL = "smollm2-135m-instruct"
 TOKENS = 128

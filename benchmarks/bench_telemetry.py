@@ -82,10 +82,10 @@ def added_name(what: str) -> str:
 async def measure(plan: Plan, results: Samples) -> None:
     """Ask both servers in turns, each first in every other pair."""
     async with collector() as url:
-        sends = {"KILLABLE_TELEMETRY__ENDPOINT": url, "KILLABLE_TELEMETRY__METRICS_EVERY_S": "1"}
+        sends = {"TELEMETRY__ENDPOINT": url, "TELEMETRY__METRICS_EVERY_S": "1"}
         async with (
             serve_process(workers=2, queue_jobs_max=100_000) as bare,
-            serve_process(workers=2, queue_jobs_max=100_000, environment=sends) as traced,
+            serve_process(workers=2, queue_jobs_max=100_000, more=sends) as traced,
         ):
             servers = {WITHOUT: bare, WITH: traced}
             callers = {name: await server.connect() for name, server in servers.items()}

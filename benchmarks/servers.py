@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +20,8 @@ from killable.api.app import create_app
 from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
+from killable.api.cli.server.own_server import OwnServer
+from killable.api.http.app import create_app
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
@@ -34,7 +34,6 @@ WAIT_S = 30.0
 """Limit for anything that takes milliseconds; the benchmark fails after it."""
 SETTLE_S = 0.005
 """After the fork of a spare worker: its copied pages, its warm-up."""
-START_S = 60.0
 
 
 # ── in this process, as `killable serve` runs them ──
@@ -140,33 +139,19 @@ class Server:
 
 @asynccontextmanager
 async def serve_process(
-    *, workers: int = 2, jobs_per_worker_max: int = 0, environment: Mapping[str, str] | None = None, **settings: Any
+    *, workers: int = 2, jobs_per_worker_max: int = 0, more: Mapping[str, object] | None = None, **settings: Any
 ) -> AsyncIterator[Server]:
-    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server]. Ends its jobs with it."""
+    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server], `more`: by their variable."""
     module = HERE / "jobs.py"
-    pool_name = module.stem.upper()
-    environ = os.environ | {
-        f"KILLABLE_POOLS__{pool_name}__WORKERS": str(workers),
-        f"KILLABLE_POOLS__{pool_name}__JOBS_PER_WORKER_MAX": str(jobs_per_worker_max),
-        **{f"KILLABLE_SERVER__{name.upper()}": str(value) for name, value in settings.items()},
-        **(environment or {}),
-    }
-    command = (sys.executable, "-m", "killable.api.cli", "serve", str(module), "--port", "0", "--json")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL, env=environ
+    pool = {"WORKERS": workers, "JOBS_PER_WORKER_MAX": jobs_per_worker_max}
+    own = OwnServer(
+        module,
+        {f"POOLS__{module.stem.upper()}__{name}": value for name, value in pool.items()}
+        | {f"SERVER__{name.upper()}": value for name, value in settings.items()}
+        | dict(more or {}),
     )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(START_S):
-            line = await process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the server ended with {await process.wait()}: {' '.join(command)}")
-        yield Server(int(json.loads(line)["url"].rpartition(":")[2]), process.pid)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                await asyncio.wait_for(process.wait(), 10)
-            except TimeoutError:
-                process.kill()
-        await process.wait()
+    with own:
+        try:
+            yield Server(int(own.url.rpartition(":")[2]), own.pid)
+        finally:
+            await asyncio.to_thread(own.stop, at_once=True)  # the loop still closes the connections to it

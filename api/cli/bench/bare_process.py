@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -24,8 +25,8 @@ class BareProcess:
     def __init__(self, function: str) -> None:
         """Return when the function has begun its loop. Raise RuntimeError if it has not."""
         self._process = subprocess.Popen(
-            [sys.executable, "-P", jobs.__file__, function], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            start_new_session=True,
+            [sys.executable, "-P", jobs.__file__, function, str(os.getpid())], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip
         assert self._process.stdout is not None
         try:
@@ -69,5 +70,6 @@ class BareProcess:
         for process in children:  # orphans: this process is their subreaper, and has to reap them
             with contextlib.suppress(psutil.Error):
                 process.wait()
-        assert self._process.stdout is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
         self._process.stdout.close()

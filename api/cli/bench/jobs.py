@@ -1,6 +1,6 @@
 """The job types of `killable bench`: loops that are to be killed, jobs that do nothing, streams.
 
-Runs in: worker | a bare process (`python jobs.py NAME`), which is killed beside it.
+Runs in: worker | a bare process (`python jobs.py NAME PARENT`), which is killed beside it.
 
 A job that runs until it is ended yields once when it has started: CLOCK_MONOTONIC in seconds, a tree its pids.
 """
@@ -10,13 +10,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 from killable import job
+from killable.workers.runtime import process_setup
 
 CHILDREN = 3
 """Of the tree: one in the job's session, one in its own, one forked twice, which is nobody's child."""
+
+
+bare = threading.Event()
+"""Whether this is a bare process and no worker: its standard input is the benchmark's."""
 
 
 def spin() -> None:
@@ -66,8 +72,7 @@ def tree() -> Iterator[list[int]]:
             if is_twice and os.fork() != 0:
                 os._exit(0)
             os.write(writable, b"%d " % os.getpid())
-            while True:
-                signal.pause()
+            _stay()
         if is_twice:
             os.waitpid(child, 0)
     pids = b""
@@ -75,6 +80,15 @@ def tree() -> Iterator[list[int]]:
         pids += os.read(readable, 100)
     yield [int(pid) for pid in pids.split()]
     spin()
+
+
+def _stay() -> None:
+    """Never return. A bare process ends with the benchmark, at whose end there is nobody else to end it."""
+    if bare.is_set():
+        os.read(0, 1)
+        os._exit(0)
+    while True:
+        signal.pause()
 
 
 @job
@@ -120,11 +134,13 @@ def yield_times(
 LOOPS = {each.__name__: each for each in (python_loop, native_loop, ignores_sigterm, tree)}
 
 
-def main(name: str) -> None:
-    """Run a loop as a job would: print what it yields when it has started."""
+def main(name: str, parent: int) -> None:
+    """Run a loop as a job would: print what it yields when it has started. End with the parent."""
+    process_setup.die_with(parent)
+    bare.set()
     for said in LOOPS[name]():
         print(said, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -5,6 +5,7 @@ Runs in: a benchmark. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,14 +88,19 @@ class Results:
     left: list[str] = field(default_factory=list)
     """Processes that a server left behind."""
     is_interrupted: bool = False
+    on_row: Callable[[Row], None] = lambda _row: None
+    """Called with a row before the next value of it is measured."""
 
     def row_of(self, part: str, what: str, unit: str) -> Row:
         """Return the row of that name, which is made on first use."""
         for row in self.rows:
             if (row.part, row.what, row.unit) == (part, what, unit):
-                return row
-        self.rows.append(Row(part, what, unit))
-        return self.rows[-1]
+                break
+        else:
+            row = Row(part, what, unit)
+            self.rows.append(row)
+        self.on_row(row)
+        return row
 
 
 def _summary(values: list[float]) -> dict[str, Any]:

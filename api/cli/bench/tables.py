@@ -22,6 +22,8 @@ CANCELS, RATES, MEMORY, RECOVERY, SERVER, LOAD = "cancel", "rate", "memory", "re
 BLOCKS = " ▁▂▃▄▅▆▇█"
 HISTOGRAM_COLUMNS = 48
 NAME_COLUMNS = 32
+LEFT_OUT = ("term_sent", "slot_ready", "reaped", "exited")
+"""Of the phases: where there is no room, in this order."""
 BUSY_LOAD = 0.5
 """Load per core at the start, above which the machine is busy."""
 
@@ -93,11 +95,12 @@ def _cancels(rows: Iterable[Row]) -> Listing:
 
 def _phases(rows: Sequence[Row]) -> Listing:
     names = [name for name in PHASE_WORDS if any(name in row.phases for row in rows)]
-    titles = [PHASE_WORDS[name].upper().replace("SIGNAL ", "") for name in names]
-    listing = Listing(
-        (Column("CERTIFICATE, ms", cut=True), *(Column(title, drop=drop, numeric=True) for title, drop in
-         zip(titles, range(1, len(titles) + 1), strict=True)))
-    )  # fmt: skip
+    titles = [PHASE_WORDS[name].upper().replace("SIGNAL ", "").replace(" SENT", "") for name in names]
+    columns = [
+        Column(title, drop=LEFT_OUT.index(name) + 1 if name in LEFT_OUT else 0, numeric=True)
+        for name, title in zip(names, titles, strict=True)
+    ]
+    listing = Listing((Column("CERTIFICATE, ms"), *columns))
     for row in rows:
         listing.add(row.what, *(number(median(row.phases.get(name, []))) for name in names))
     return listing

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from killable.api.cli.display.exit_codes import CommandExit
 
 if TYPE_CHECKING:
     from killable.api.cli.bench.plan import Plan
-    from killable.api.cli.bench.results import Results
+    from killable.api.cli.bench.results import Results, Row
     from killable.api.cli.bench.session import CallPart, ServerPart
     from killable.api.cli.declarations.machine import BenchAction
 
@@ -46,6 +47,7 @@ def bench(
 
         if picture is not None:
             _check_picture(picture)
+        interrupts.treat_terminations_as_interrupts()
         run = _Run(quick, repeat, random.randrange(SEED_MAX) if seed is None else seed)
         if server is not None:
             run.ask(server)
@@ -55,7 +57,6 @@ def bench(
             if names:
                 click.echo("\n".join(dict.fromkeys(part.name for part in parts)))
                 return
-            interrupts.treat_terminations_as_interrupts()
             run.measure(parts)
         run.report(picture, as_json)
         raise click.exceptions.Exit(run.exit_code)
@@ -111,6 +112,7 @@ class _Run:
 
         try:
             self._look_at_machine()
+            self.results.on_row = self._show_row
             session.run(parts, self.plan, self._repeat, self.results, self._show)
             if not self.results.is_interrupted:
                 self._noise.append(machine.noise())
@@ -123,12 +125,16 @@ class _Run:
         from killable.api.cli.bench import running_server
         from killable.api.cli.parameters.command_client import open_client
 
-        self._look_at_machine()
-        with open_client(url) as client:
-            self._server = client.address
-            self._show(f"asking {client.address}")
-            running_server.measure(client, self.plan, self.results)
-        self._line.clear()
+        try:
+            self._look_at_machine()
+            with open_client(url) as client:
+                self._server = client.address
+                self._show(f"asking {client.address}")
+                running_server.measure(client, self.plan, self.results)
+        except KeyboardInterrupt:
+            self.results.is_interrupted = True
+        finally:
+            self._line.clear()
 
     def _look_at_machine(self) -> None:
         from killable.api.cli.bench import machine
@@ -143,6 +149,10 @@ class _Run:
             self._line.show(Text(f"{time.monotonic() - self._began:3.0f} s  {what}", "dim"))
         else:
             self._stderr.print(what)
+
+    def _show_row(self, row: Row) -> None:
+        if self._line.is_live:
+            self._show(f"{row.part}: {row.what}, {len(row.values)} measured")
 
     def report(self, picture: Path | None, as_json: bool) -> None:
         """Print what was measured, and draw it."""
@@ -187,6 +197,7 @@ class _Run:
             "took_s": round(time.monotonic() - self._began, 1),
             "arguments": sys.argv[1:],
             "seed": self._seed,
+            "plan": {**asdict(self.plan), "passes": self._repeat},
             "server": self._server,
             "machine": self._machine,
             "noise": [round(share, 3) for share in self._noise],

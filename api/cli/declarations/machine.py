@@ -57,7 +57,7 @@ COMPLETION = VerbCommand(
     Argument(["shell"], required=False, type=Choice(SHELLS), metavar="[bash|zsh|fish]", help="The shell."),
     runs="completion.completion",
     examples=(
-        'eval "$(killable completion bash)"',
+        "killable completion bash > ~/.local/share/bash-completion/completions/killable",
         "killable completion fish > ~/.config/fish/completions/killable.fish",
     ),
 )

@@ -27,7 +27,7 @@ from playwright.sync_api import CDPSession, Page, sync_playwright
 QUICK = """
 from killable import job
 
-@job
+@job(queue_s=3600)
 def nothing():
     pass
 """
@@ -35,7 +35,7 @@ LONG = """
 import time
 from killable import job
 
-@job(run_s=7200)
+@job(run_s=7200, queue_s=3600)
 def waits():
     time.sleep(7200)
 
@@ -52,7 +52,8 @@ keep_jobs = 12000
 queue_jobs_max = 20000
 [pools.quick]
 module = "./quick.py"
-workers = 4
+workers = 2
+jobs_per_worker_max = 1000
 [pools.long]
 module = "./long.py"
 workers = {running}
@@ -99,7 +100,7 @@ def fill(url: str, ended: int, running: int) -> None:
         client.post("/v1/jobs", json={"type": "writes", "input": {"per_s": 10_000}})
         while True:
             counts = client.get("/v1/jobs?limit=1").json()["counts"]
-            if not counts.get("queued") and counts.get("completed", 0) >= ended:
+            if not counts.get("queued") and sum(counts.values()) >= ended + running:
                 print(f"kept: {json.dumps(counts)}", flush=True)
                 return
             time.sleep(0.5)

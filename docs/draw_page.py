@@ -1,4 +1,4 @@
-"""Draw docs/_static/page-now.png and page-job.png: the page of a server that has something to do. Run by `make page-pictures`."""
+"""Draw docs/_static/page-now.png and page-job.png: the page of a busy server. Run by `make page-pictures`."""
 
 from __future__ import annotations
 

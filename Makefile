@@ -8,6 +8,7 @@
 # make man            writes docs/man from the code, as make reference does too; the wheel brings the man pages
 # make demo-picture   records the demo and draws docs/_static/demo.svg
 # make page   builds what a server shows at / from api/page/source into api/page/bundle, which is committed; needs Node
+# make page-pictures  draws docs/_static/page-*.png from a server with jobs; needs chromium
 # make peers  installs the peers of the Executor, measures them, writes the figures of README and docs/explanation/peers.md;
 #             ARGS=--quick, ARGS=--help, SYSTEMS=yes for Celery, RQ, Dask and Ray, too
 # make test-cluster   installs Ray into an environment of its own, and runs tests/cluster over a Ray cluster of this machine
@@ -58,7 +59,7 @@ TEMPORAL := $(VENV)/temporal
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: page man test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
+.PHONY: page page-pictures man test-engines test-recipes test-cluster smoke-cluster demo-cluster demo test lint docs format reference demo-picture peers types hooks lock audit sbom install clean
 
 demo: install
 	@$(BIN)/killable demo $(ARGS)
@@ -104,6 +105,9 @@ page:
 	@mkdir -p build/page && rm -rf build/page/src && cp -r $(PAGE_SOURCES)/. build/page
 	@cd build/page && npm ci --no-audit --no-fund --silent && npx --no-install tsc
 	@cd build/page && node build.mjs ../../api/page/bundle ../../$(PAGE_SOURCES)
+
+page-pictures: install
+	@$(BIN)/python docs/draw_page.py
 
 test-cluster: $(CLUSTER)/installed $(CLUSTER)/redis
 	$(CLUSTER)/bin/pytest -m ray $(ARGS) tests/cluster

@@ -21,7 +21,6 @@ from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.own_server import OwnServer
-from killable.api.http.app import create_app
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
@@ -141,7 +140,9 @@ class Server:
 async def serve_process(
     *, workers: int = 2, jobs_per_worker_max: int = 0, more: Mapping[str, object] | None = None, **settings: Any
 ) -> AsyncIterator[Server]:
-    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server], `more`: by their variable."""
+    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server], `more` others, by their
+    variable. Ends its jobs with it.
+    """
     module = HERE / "jobs.py"
     pool = {"WORKERS": workers, "JOBS_PER_WORKER_MAX": jobs_per_worker_max}
     own = OwnServer(

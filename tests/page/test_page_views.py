@@ -25,7 +25,7 @@ def test_the_first_look_says_what_waits_runs_and_fails(shown: Shown, client: Cli
     expect(codes.get_by_role("link", name=re.compile("exception"))).to_be_visible()
     failures = tab.get_by_role("region", name="Latest failures")
     expect(failures.get_by_role("link", name=re.compile("ValueError: no such model")).first).to_be_visible()
-    expect(tab.get_by_role("img", name=re.compile("CPU over the last 5 minutes. Now: main"))).to_be_visible()
+    expect(tab.get_by_role("img", name=re.compile("CPU over the last 1 minute. Now: main"))).to_be_visible()
     codes.get_by_role("link", name=re.compile("exception")).click()
     expect(tab.get_by_role("heading", name="Jobs")).to_be_visible()
     expect(tab.get_by_label("Code")).to_have_value("exception")

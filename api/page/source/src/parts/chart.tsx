@@ -1,6 +1,7 @@
 // A small chart of one measure over the last minutes: a line for each series, its scale, what it is now.
 import type { JSX } from 'preact'
 import { useState } from 'preact/hooks'
+import { counted } from '../spelling'
 
 export interface Series {
   name: string
@@ -53,7 +54,7 @@ export function Chart({ title, times, series, spell, atLeast, stepped, spanS }: 
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         preserveAspectRatio="none"
         role="img"
-        aria-label={`${title} over the last ${Math.round(spanS / 60)} minutes. Now: ${words}`}
+        aria-label={`${title} over the last ${counted(Math.round(spanS / 60), 'minute')}. Now: ${words}`}
         onPointerMove={find}
         onPointerLeave={() => point(null)}
       >

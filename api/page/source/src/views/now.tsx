@@ -86,9 +86,11 @@ function Tile({ words, value, state, link, children }: TileShown): JSX.Element {
 }
 
 function Charts(): JSX.Element {
-  const [spanS, setSpan] = useState(300)
+  const [chosenS, setSpan] = useState(300)
   const all = history.value
   const end = all[all.length - 1]?.at ?? 0
+  // A page that was just opened has not much to show yet: that is drawn large.
+  const spanS = Math.max(60, Math.min(chosenS, end - (all[0]?.at ?? end)))
   const points = all.filter((each) => each.at > end - spanS)
   const times = points.map((each) => each.at)
   const names = [...new Set(points.flatMap((each) => Object.keys(each.pools)))].sort()
@@ -107,7 +109,7 @@ function Charts(): JSX.Element {
         <h2>Over time</h2>
         <div class="choices" role="group" aria-label="Span">
           {SPANS.map((each) => (
-            <button key={each} type="button" aria-pressed={spanS === each} onClick={() => setSpan(each)}>
+            <button key={each} type="button" aria-pressed={chosenS === each} onClick={() => setSpan(each)}>
               {each / 60} min
             </button>
           ))}

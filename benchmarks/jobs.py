@@ -197,6 +197,14 @@ def yield_for_ever(chars: int) -> Iterator[str]:
         yield text
 
 
+@job(run_s=None, memory_bytes=None, processes_max=None, threads_max=None, tmp_bytes=None)
+def ticks() -> Iterator[str]:
+    """Yield a token a second, for ever, and have no limit for which somebody would have to look at what it uses."""
+    while True:
+        time.sleep(1.0)
+        yield "."
+
+
 @job(run_s=None)
 def yield_times(tokens: int, interval_s: float, begin_ns: int = 0) -> Iterator[str]:
     """Yield CLOCK_MONOTONIC in nanoseconds at each yield, one per interval from `begin_ns` on."""

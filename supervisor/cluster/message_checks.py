@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.models import Certificate, Outcome
-from killable.supervisor.records import RetiredWorker, WorkerRecord
+from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
 from killable.workers.error_codes import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -95,6 +95,10 @@ class _Stop(_Message):
     grace_s: Seconds | None
 
 
+class _AskWorkers(_AskedOfOne):
+    uses: bool = False
+
+
 class _Do(_AskedOfOne):
     orders: list[Annotated[_Part | _Run | _Stop, Field(discriminator="order")]]
 
@@ -109,7 +113,7 @@ class _KillWorker(_AskedOfOne):
 
 
 _CALLS: dict[str, type[_Asked]] = {
-    "hello": _Hello, "poll": _Poll, "do": _Do, "adopt": _Adopt, "workers": _AskedOfOne, "kill_worker": _KillWorker,
+    "hello": _Hello, "poll": _Poll, "do": _Do, "adopt": _Adopt, "workers": _AskWorkers, "kill_worker": _KillWorker,
     "leave": _AskedOfOne,
 }  # fmt: skip
 
@@ -186,6 +190,7 @@ class _Polled(_Message):
 class _Workers(_Message):
     workers: list[WorkerRecord]
     retired: list[RetiredWorker]
+    uses: list[WorkerUse] = []
 
 
 class _Killed(_Message):

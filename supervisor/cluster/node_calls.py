@@ -53,12 +53,12 @@ class NodeCalls:
             raise CarrierError(_not_understood({}, error)) from error
         return answer, batches
 
-    async def workers(self) -> Header:
+    async def workers(self, within_s: float | None = None, *, uses: bool = False) -> Header:
         """Return the node's own records of its workers, and of those that were not reused. It is empty if the node does
-        not answer in time.
+        not answer in time (None: as long as for any call). `uses`: with what each uses now, and not over its life.
         """
         try:
-            answer, _ = await self.call("workers", {}, self._patience_s)
+            answer, _ = await self.call("workers", {"uses": uses}, self._patience_s if within_s is None else within_s)
         except (TimeoutError, CarrierError):
             return {}
         return {} if "refused" in answer else answer

@@ -36,6 +36,7 @@ from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
+from killable.supervisor.records import WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
@@ -155,9 +156,7 @@ class NodeHost:
             case "adopt":
                 return await self._adopt(set(header["ns"]))
             case "workers":
-                records = [record._asdict() for record in await self._supervisor.workers()]
-                retired = [each._asdict() for each in await self._supervisor.retired()]
-                return messages.pack({"workers": records, "retired": retired})
+                return await self._workers(uses=header.get("uses", False))
             case "kill_worker":
                 return await self._kill_worker(header)
             case "leave":
@@ -165,6 +164,15 @@ class NodeHost:
                 self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
                 return messages.pack({})
         raise ValueError(f"a call of {method!r}")
+
+    async def _workers(self, *, uses: bool) -> bytes:
+        if uses:
+            measured, retired = await self._supervisor.jobs.fleet.measured_workers()
+        else:
+            measured = [(record, WorkerUse()) for record in await self._supervisor.workers()]
+            retired = await self._supervisor.retired()
+        workers, used = [each._asdict() for each, _ in measured], [use._asdict() for _, use in measured]
+        return messages.pack({"workers": workers, "uses": used, "retired": [each._asdict() for each in retired]})
 
     async def _kill_worker(self, header: Header) -> bytes:
         """Kill a worker, mostly an idle one: of a job the head knows itself. The second time it is gone."""

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from killable.supervisor.jobs.job_queue import JobQueue
     from killable.supervisor.pools.pool_protocols import RemotePoolsOwner
 
+MEASURED_S = 2.0
+"""How long a node may take to tell what its workers use now."""
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
 
@@ -73,6 +75,8 @@ class NodePools(PoolsByName[NodePool]):
         self._pools = {spec.name: NodePool(spec, self, packs=packs) for spec in settings.pools}
         self._reported = ReportedTypes(self._types)
         self.links: dict[str, NodeLink] = {}
+        self._measured: dict[str, Header] = {}
+        """What each node has told last of what its workers use, while somebody reads that."""
         self._labels: dict[str, Labels] = {}
         """Of every machine that there is, used or not."""
         self._whys: dict[tuple[str, Selected], str] = {}
@@ -468,15 +472,30 @@ class NodePools(PoolsByName[NodePool]):
     async def worker_records(self) -> Sequence[WorkerRecord]:
         return [of_node(node, members) for node, answer in await self._workers() for members in answer["workers"]]
 
-    async def measured_workers(self) -> Sequence[tuple[WorkerRecord, WorkerUse]]:
-        return [(record, WorkerUse()) for record in await self.worker_records()]
+    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+        links = [link for link in self.links.values() if link.state == "live"]
+        answers = await asyncio.gather(*(link.calls.workers(MEASURED_S, uses=True) for link in links))
+        came = {link.name: answer for link, answer in zip(links, answers, strict=True)}
+        # What a node has told before stands for it while it is slow.
+        self._measured = {node: last for node, answer in came.items() if (last := answer or self._measured.get(node))}
+        told = self._measured.items()
+        measured = [
+            (of_node(node, members), WorkerUse(**use))
+            for node, answer in told
+            for members, use in zip(answer["workers"], answer["uses"], strict=False)
+        ]
+        return measured, _latest([retired_of(node, members) for node, answer in told for members in answer["retired"]])
 
     async def retired_workers(self) -> Sequence[RetiredWorker]:
         retired = [retired_of(node, members) for node, answer in await self._workers() for members in answer["retired"]]
-        return sorted(retired, key=lambda each: each.at, reverse=True)[:RETIRED_MAX]
+        return _latest(retired)
 
     async def _workers(self) -> Sequence[tuple[str, Header]]:
         """Return what each node tells of its workers."""
         links = [link for link in self.links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.calls.workers() for link in links))
         return [(link.name, answer) for link, answer in zip(links, answers, strict=True) if answer]
+
+
+def _latest(retired: list[RetiredWorker]) -> Sequence[RetiredWorker]:
+    return sorted(retired, key=lambda each: each.at, reverse=True)[:RETIRED_MAX]

@@ -293,13 +293,13 @@ class Fleet(PoolsByName[Pool]):
         workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]
         return await asyncio.gather(*map(self.worker_record, workers))
 
-    async def measured_workers(self) -> Sequence[tuple[WorkerRecord, WorkerUse]]:
+    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
         if self._uses is None:
             from killable.supervisor.pools.worker_uses import WorkerUses  # here: an Executor has no reader
 
             self._uses = WorkerUses()
         workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]
-        return await self._uses.measured(workers, self._clock.now())
+        return await self._uses.measured(workers, self._clock.now()), tuple(self._retired)
 
     async def retired_workers(self) -> Sequence[RetiredWorker]:
         return tuple(self._retired)

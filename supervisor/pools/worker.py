@@ -383,6 +383,9 @@ class Worker:
             return "stopping"
         return WorkerStage.IDLE.value if self.stage is WorkerStage.RESERVED else self.stage.value
 
+    def age_s(self, now: float) -> float:
+        return now - self._born
+
     def record(self, now: float, usage: Usage) -> WorkerRecord:
         attempt = self.attempt
         return WorkerRecord(
@@ -393,7 +396,7 @@ class Worker:
             job_id=attempt.job.id if attempt else None,
             type=attempt.job.type.name if attempt else None,
             attempt=attempt.job.attempts if attempt else None,
-            age_s=round(now - self._born, 3),
+            age_s=round(self.age_s(now), 3),
             jobs=self.served,
             start_method=self._start_method,
             proof=self.process.proof,

@@ -32,6 +32,8 @@ class _Measured(NamedTuple):
     at: float
     percent: float | None
     """Of one core, since the measurement before."""
+    share: float | None
+    """The same over the worker's life, 1.0 being a core."""
 
 
 class WorkerUses:
@@ -56,28 +58,29 @@ class WorkerUses:
         if cost_s > 0:
             self._at_once = max(AT_ONCE_MIN, int(COST_S_MAX / cost_s * len(due)))
         for worker, taken in zip(due, samples, strict=True):
-            self._note(worker.id, taken)
+            self._note(worker, taken, now)
         there = {worker.id for worker in workers}
         self._latest = {id: measured for id, measured in self._latest.items() if id in there}
         return [self._shown(worker, now) for worker in workers]
 
-    def _note(self, id: str, taken: tuple[Sample, float] | None) -> None:
-        before = self._latest.pop(id, None)
+    def _note(self, worker: Worker, taken: tuple[Sample, float] | None, now: float) -> None:
+        before = self._latest.pop(worker.id, None)
         if taken is None:
             return
         sample, at = taken
         percent = None
         if before is not None and before.at < at <= before.at + MEMORY_S:
             percent = round(max(0.0, sample.cpu_s - before.sample.cpu_s) / (at - before.at) * 100, 1)
-        self._latest[id] = _Measured(sample, at, percent)
+        age_s = worker.age_s(now)
+        share = round(sample.cpu_s / age_s, 3) if age_s > 0 else None
+        self._latest[worker.id] = _Measured(sample, at, percent, share)
 
     def _shown(self, worker: Worker, now: float) -> tuple[WorkerRecord, WorkerUse]:
         measured = self._latest.get(worker.id)
         if measured is None:
             return worker.record(now, Usage()), WorkerUse()
         sample = measured.sample
-        record = worker.record(now, Usage(rss_bytes=sample.resident_bytes))
-        share = round(sample.cpu_s / record.age_s, 3) if record.age_s > 0 else None
+        record = worker.record(now, Usage(measured.share, sample.resident_bytes))
         memory = sample.own_bytes + sample.others_bytes + sample.shared_bytes
         use = WorkerUse(measured.percent, memory, sample.processes, sample.threads)
-        return record._replace(cpu=share), use
+        return record, use

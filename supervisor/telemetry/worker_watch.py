@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from killable.supervisor.records import NodeRecord
 
 PERIOD_S = 1.0
+ENCODINGS_MIN = 64
+_AGE = WorkerRecord._fields.index("age_s")
 TURNS = "/v1/workers/stream"
 """For `wakeup_turns`, which know readers by job."""
 MS = 0.001
@@ -73,6 +75,8 @@ class WorkerWatch:
         self._latest: _Measurement | None = None
         self._events: dict[str | None, JobEvent] = {}
         """The latest event for each tenant that reads it; None: who sees all jobs."""
+        self._encodings: dict[tuple[str, str | None], tuple[tuple[Any, ...], bytes]] = {}
+        """Each worker as it was told last, without its age."""
         self._measured_at = -PERIOD_S
         self._cpu: tuple[float, float] | None = None
         """The processor seconds of this process, and when."""
@@ -139,6 +143,8 @@ class WorkerWatch:
         try:
             self._latest = await self._measure()
             self._events.clear()
+            if len(self._encodings) > 2 * len(self._latest.workers) + ENCODINGS_MIN:
+                self._encodings.clear()  # of workers and jobs that are gone
             self._wake()
         finally:
             self._measuring = None
@@ -150,8 +156,7 @@ class WorkerWatch:
             self._timer = None
 
     async def _measure(self) -> _Measurement:
-        workers = await self._pools.measured_workers()
-        retired = await self._pools.retired_workers()
+        workers, retired = await self._pools.measured_workers()
         named = [record.job_id for record, _ in workers if record.job_id] + [each.job_id for each in retired]
         tenants = {job_id: tenant for job_id in named if (tenant := self._registry.tenant_of(job_id)) is not None}
         self._number += 1
@@ -197,26 +202,37 @@ class WorkerWatch:
     def _event(self, latest: _Measurement, tenant: str | None) -> JobEvent:
         event = self._events.get(tenant)
         if event is None:
-            event = self._events[tenant] = JobEvent(latest.number, "now", dump_json(self._shown(latest, tenant)))
+            event = self._events[tenant] = JobEvent(latest.number, "now", self._shown(latest, tenant))
         return event
 
-    def _shown(self, latest: _Measurement, tenant: str | None) -> dict[str, Any]:
+    def _shown(self, latest: _Measurement, tenant: str | None) -> bytes:
         def is_seen(job_id: str | None) -> bool:
             return tenant is None or job_id is None or latest.tenants.get(job_id) == tenant
 
-        workers = [
-            (record if is_seen(record.job_id) else record._replace(job_id=None, type=None, attempt=None))._asdict()
-            | use._asdict()
-            for record, use in latest.workers
-        ]
-        return {
+        told = {
             "at": round(realtime(), 3),
             "seq": latest.number,
-            "workers": workers,
             "retired": [each._asdict() for each in latest.retired if is_seen(each.job_id)],
             **latest.common,
             **self._jobs(tenant),
         }
+        seen = [
+            (record if is_seen(record.job_id) else record._replace(job_id=None, type=None, attempt=None), use)
+            for record, use in latest.workers
+        ]
+        workers = b",".join(self._encoded(record, use) for record, use in seen)
+        return b'%b,"workers":[%b]}' % (dump_json(told)[:-1], workers)
+
+    def _encoded(self, record: WorkerRecord, use: WorkerUse) -> bytes:
+        """Return a worker as JSON. Most are what they were but for their age, and encoding takes most of an event."""
+        same = record[:_AGE], record[_AGE + 1 :], use
+        key = record.worker_id, record.job_id
+        known = self._encodings.get(key)
+        if known is None or known[0] != same:
+            members = record._asdict() | use._asdict()
+            del members["age_s"]
+            known = self._encodings[key] = same, dump_json(members)[:-1]
+        return b'%b,"age_s":%.3f}' % (known[1], record.age_s)
 
     def _jobs(self, tenant: str | None) -> dict[str, Any]:
         """Return the queue and the jobs, of one tenant or of all."""

@@ -25,8 +25,10 @@ class Reader:
 
     async def next(self) -> tuple[str, dict[str, Any]]:
         """Return the name and the data of the next event."""
+        event = None
         async with asyncio.timeout(WAIT_S):
-            event = await anext(self._events)
+            while event is None or not event.data:  # httpx-sse takes a ping for an event without data
+                event = await anext(self._events)
         self.last_id = event.id or self.last_id
         self.seen.append((event.event, event.json()))
         return self.seen[-1]

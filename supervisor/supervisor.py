@@ -109,13 +109,11 @@ class Supervisor:
         self._registry = Registry(
             settings, self._tenants, on_dropped=self._on_dropped, on_forgotten=self._on_key_forgotten
         )
-        self._observer = observer or Observer()
-        self.jobs = Dispatcher(
-            settings, self._registry, self._drain, self._observer, lane_holder, remote_pools, self.files
-        )
+        self._observer = seen = observer or Observer()
+        self.jobs = Dispatcher(settings, self._registry, self._drain, seen, lane_holder, remote_pools, self.files)
         self._fleet = self.jobs.fleet
         self._remote_pools = remote_pools
-        self._admission = Admission(self.jobs, self._registry, self._drain, self._observer, self._record, self.files)
+        self._admission = Admission(self.jobs, self._registry, self._drain, seen, self._record, self.files)
         self.check_types: CheckTypes = lambda pools, types: None
         """What new code must pass, as the code at the start had to."""
         self.on_submission: Callable[[], None] = lambda: None

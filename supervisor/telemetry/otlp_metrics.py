@@ -66,7 +66,7 @@ _CUMULATIVE = AggregationTemporality.CUMULATIVE
 Read = Callable[[], Awaitable[Sequence[Family]]]
 
 
-class Exporter(Protocol):
+class MetricExporter(Protocol):
     """`opentelemetry.sdk.metrics.export.MetricExporter`."""
 
     def export(self, metrics_data: MetricsData) -> Any: ...
@@ -76,7 +76,9 @@ class Exporter(Protocol):
 class MetricsSender:
     """One for each server. Its thread asks the loop for the metrics, and waits for nothing else of it."""
 
-    def __init__(self, exporter: Exporter, resource: Resource, version: str, every_s: float, *, address: str) -> None:
+    def __init__(
+        self, exporter: MetricExporter, resource: Resource, version: str, every_s: float, *, address: str
+    ) -> None:
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
         self._exporter = exporter
         self._resource = resource
@@ -120,8 +122,10 @@ class MetricsSender:
             self.counts[SENT if is_sent else FAILED] += 1
             if self._fails == is_sent:
                 self._fails = not is_sent
-                event = "metrics_are_sent_again" if is_sent else "metrics_cannot_be_sent"
-                logger.log(logging.INFO if is_sent else logging.WARNING, event, extra={"endpoint": self._address})
+                if is_sent:
+                    logger.info("metrics_are_sent_again", extra={"endpoint": self._address})
+                else:
+                    logger.warning("metrics_cannot_be_sent", extra={"endpoint": self._address})
 
     def _data(self, families: Iterable[Family]) -> MetricsData:
         now_ns = round(realtime() * 1e9)

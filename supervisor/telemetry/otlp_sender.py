@@ -34,7 +34,7 @@ RESULTS = (SENT, DROPPED, FAILED)
 Facts = JobFacts | RequestFacts
 
 
-class Exporter(Protocol):
+class SpanExporter(Protocol):
     """Sends one batch; `opentelemetry.sdk.trace.export.SpanExporter`."""
 
     def export(self, spans: Sequence[Any]) -> Any: ...
@@ -45,7 +45,7 @@ class OtlpSender:
     """One for each server. `put` may be called in any thread; the counts are of spans' jobs and requests."""
 
     def __init__(
-        self, exporter: Exporter, build: Callable[[Facts], Sequence[Any]], waiting_max: int, *, address: str
+        self, exporter: SpanExporter, build: Callable[[Facts], Sequence[Any]], waiting_max: int, *, address: str
     ) -> None:
         """`build` makes spans, in the sending thread."""
         self.counts: Counter[str] = Counter(dict.fromkeys(RESULTS, 0))
@@ -130,5 +130,7 @@ class OtlpSender:
         self.counts[SENT if is_sent else FAILED] += number
         if self._fails == is_sent:  # told once, not for each batch
             self._fails = not is_sent
-            event = "traces_are_sent_again" if is_sent else "traces_cannot_be_sent"
-            logger.log(logging.INFO if is_sent else logging.WARNING, event, extra={"endpoint": self._address})
+            if is_sent:
+                logger.info("traces_are_sent_again", extra={"endpoint": self._address})
+            else:
+                logger.warning("traces_cannot_be_sent", extra={"endpoint": self._address})

@@ -49,7 +49,7 @@ BELOW = {
     ),
     "api": (),
     "api/page": (),
-    "api/http": ("api/cli/display",),
+    "api/http": ("api/page", "api/cli/display"),
     "api/webhooks": ("api/http",),
     "api/client": (),
     "api/openai": ("api/http",),

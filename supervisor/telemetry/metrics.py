@@ -100,6 +100,11 @@ class Metrics:
         self.cancel, self.recovery = Window(), Window()
         self.run: dict[str, Window] = {}
         """Run times by type."""
+        ProcessCollector(registry=self.registry)
+        self.genai = GenAiMetrics(self.registry)
+        self._make_histograms()
+
+    def _make_histograms(self) -> None:
         self._run_s = self._histogram(
             "job_duration",
             "Time from the entry of the job function until its process tree was empty; without cancelled jobs",
@@ -128,8 +133,6 @@ class Metrics:
         self._kill_s = self._histogram(
             "kill", "Time from SIGKILL until the process tree was empty, of every ended attempt", STOP_S
         )
-        ProcessCollector(registry=self.registry)
-        self.genai = GenAiMetrics(self.registry)
         self._recovery_s = self._histogram(
             "recovery", "Time from the end of an attempt's process tree until its pool had a warm worker again", STOP_S
         )

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from killable.api.cli.display import story
+from killable.api.explanation import story
 from killable.api.http.dependencies import parts_of
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import Json, answer, documented

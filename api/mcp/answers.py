@@ -20,7 +20,7 @@ from mcp_types import (
     TextContent,
 )
 
-from killable.api.cli.display.remedies import remedy_for
+from killable.api.explanation.remedies import remedy_for
 from killable.api.http.joined_output import decoded
 from killable.supervisor.models import JobEvent
 from killable.workers.error_codes import CODES

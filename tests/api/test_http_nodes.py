@@ -19,8 +19,8 @@ from support.in_process_carrier import Faults
 from support.processes import read_process
 from support.waiting import Pending, until_async
 
-from killable.api.cli.display import story
 from killable.api.cli.display.exit_codes import exit_code
+from killable.api.explanation import story
 from killable.supervisor import clock
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import NoMachine

@@ -12,7 +12,7 @@ from support import processes
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until, until_async
 
-from killable.api.cli.display import story as stories
+from killable.api.explanation import story as stories
 from killable.api.http.record_json import record_json
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

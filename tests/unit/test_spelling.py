@@ -14,12 +14,14 @@ from rich.console import Console
 
 from killable.api.cli.commands import ps
 from killable.api.cli.commands.types import signature
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import EXIT_CODES, exit_code
-from killable.api.cli.display.job_state import ended_by, job_state, progress_text
+from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.record_table import facts_table
 from killable.api.client.client import NotEnded, Unreachable
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by, progress_text
 from killable.supervisor.configuration.config import ConfigError
 from killable.workers.error_classes import WorkerCrashed, error_class
 from killable.workers.error_codes import CODES

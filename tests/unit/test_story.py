@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from killable.api.cli.display import story
-from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.remedies import remedy_for
+from killable.api.explanation import story
+from killable.api.explanation.ending_rules import rule_of
+from killable.api.explanation.remedies import remedy_for
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 from killable.workers.error_codes import CODES
 

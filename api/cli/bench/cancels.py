@@ -22,7 +22,7 @@ from killable.api.cli.bench.plan import Plan
 from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.bench.results import Results, Row
 from killable.api.cli.bench.server_calls import BenchServer
-from killable.api.cli.display.certificate import PHASES
+from killable.api.explanation.state_words import PHASES
 
 SETTLE_S = (0.02, 0.04)
 """From the first token to the cancel, at random: deep in the call, at any moment of the scheduler's turn."""

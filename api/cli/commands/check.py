@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.commands.serve import require_linux
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.explanation import spelling
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, flat, value_of
 
 if TYPE_CHECKING:

@@ -18,11 +18,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.certificate import certificate_table, death_line
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.display.job_state import ended_by
 from killable.api.client.events import token_of
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

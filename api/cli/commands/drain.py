@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 
 
 def drain(node: str | None, off: bool, deadline: float | None, as_json: bool, url: str) -> None:

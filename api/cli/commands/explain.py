@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, story
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.state_colours import colour_of
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import events_so_far, find_job
+from killable.api.explanation import story
 
 if TYPE_CHECKING:
     from killable.api.client.client import Event, JobHandle

@@ -12,10 +12,11 @@ from typing import Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
+from killable.api.explanation import spelling
 from killable.workers.errors import Refused
 
 

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.display.job_state import ended_by
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import tag_filter
 from killable.api.cli.parameters.job_lookup import find_job, find_worker
 from killable.api.client.events import Ending
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by
 from killable.workers.authoring.identifiers import did_you_mean
 from killable.workers.errors import Refused
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 
 
 def metrics(text: bool, as_json: bool, url: str) -> None:

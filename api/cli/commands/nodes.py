@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 
 OWN = ("node", "host")
 """Labels that tell nothing more: the name of the node begins with the host's."""

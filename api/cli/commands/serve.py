@@ -24,8 +24,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.exit_codes import CommandExit
+from killable.api.explanation import spelling
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

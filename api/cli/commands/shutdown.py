@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import click
 
 from killable.api.cli.commands.drain import remaining
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.completion import short_timeout_client
 from killable.api.cli.server.running_server import Foreign, RunningServer, is_on_this_machine
+from killable.api.explanation import spelling
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import click
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.live_output import Follower
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_lookup import find_job
+from killable.api.explanation import spelling
 
 
 def stream(name: str, after: int | None, events: bool, as_json: bool, url: str) -> None:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from killable.api.cli import interrupts
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.display.live_output import Follower
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import read_input, read_nodes, read_tags
 from killable.api.cli.parameters.limit_options import limits_of
+from killable.api.explanation import spelling
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

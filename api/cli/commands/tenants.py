@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 
 
 def tenants(as_json: bool, url: str) -> None:

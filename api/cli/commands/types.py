@@ -11,11 +11,12 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.client.input_encoding import is_bytes, is_file_form
+from killable.api.explanation import spelling
 from killable.workers.errors import Refused
 
 _SHOWN_KEYWORDS = frozenset({"type", "enum", "anyOf", "oneOf", "allOf", "default", "title"})

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import click
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 from killable.workers.error_codes import CODES
 from killable.workers.errors import JobError
 from killable.workers.named_tuples import NamedTuple

@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import console, errors, spelling
+from killable.api.cli.display import console, errors
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
+from killable.api.explanation import spelling
 
 
 def workers(node: str | None, as_json: bool, url: str) -> None:

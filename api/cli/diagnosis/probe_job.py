@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.cli.diagnosis.check_result import Check
-from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
+from killable.api.explanation import spelling
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

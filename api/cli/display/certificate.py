@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from killable.api.cli.display.record_table import cell
-from killable.api.cli.display.spelling import counted, milliseconds
+from killable.api.explanation.spelling import counted, milliseconds
+from killable.api.explanation.state_words import PHASES
 
-PHASES = ("term_sent", "delivered", "acknowledged", "kill_sent", "exited", "reaped", "tree_empty", "slot_ready")
 PHASE_WORDS = {
     "term_sent": "SIGTERM sent",
     "delivered": "signal delivered",

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.cli.display import spelling
-from killable.api.cli.display.remedies import limit_of
+from killable.api.explanation import spelling
+from killable.api.explanation.remedies import limit_of
 from killable.workers.errors import JobError, KillableError
 
 _HINTS = {

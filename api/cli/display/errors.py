@@ -16,11 +16,11 @@ from typing import Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.console import discard, print_json, print_lines, stderr_console
 from killable.api.cli.display.error_hints import certificate_of, hint_for
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
+from killable.api.explanation import spelling
 from killable.workers.error_codes import CODES
 from killable.workers.errors import KillableError
 

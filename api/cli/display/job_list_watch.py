@@ -17,11 +17,12 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.console import print_json, print_lines, stderr_console, stdout_console
 from killable.api.cli.display.job_listing import ORDER, holders_of, listing, ran_s, summary
-from killable.api.cli.display.job_state import ended_by, job_state, state_text
+from killable.api.cli.display.job_state import job_state, state_text
 from killable.api.client.errors import Unreachable
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by
 from killable.workers.errors import KillableError, Refused
 from killable.workers.named_tuples import NamedTuple
 

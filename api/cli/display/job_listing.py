@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.state_colours import colour_of
+from killable.api.explanation import spelling
 
 ORDER = ("stopping", "running", "queued")
 """The order of the list; ended jobs follow, newest first."""

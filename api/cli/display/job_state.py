@@ -1,4 +1,4 @@
-"""The state of a job in words: with its place in the queue, its progress, its cause.
+"""The state of a job, coloured: with its place in the queue, or the share that it reported as done.
 
 Runs in: any machine. Returns text; prints nothing.
 """
@@ -6,64 +6,16 @@ Runs in: any machine. Returns text; prints nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display.spelling import age_s, plain
 from killable.api.cli.display.state_colours import colour_of
-from killable.workers.error_codes import LOST
+from killable.api.explanation.state_words import percent
 
 
 def state_text(name: str) -> Text:
     return Text(name, colour_of(name))
-
-
-def lasted_s(record: Mapping[str, Any]) -> float | None:
-    """Return how long a job took, from its acceptance to its end."""
-    if not record.get("ended_at"):
-        return None
-    ended = datetime.fromisoformat(record["ended_at"])
-    return age_s(record["created_at"], ended)
-
-
-def is_lost(record: Mapping[str, Any]) -> bool:
-    """Return whether a job was lost with its server or its machine; then only its record is left."""
-    return (record.get("error") or {}).get("code") in LOST
-
-
-def ended_by(record: Mapping[str, Any]) -> str:
-    """Return a state with its cause: `cancelled by user`, `timed_out timeout.run`, `failed exception`."""
-    name = str(record.get("state") or record.get("status"))
-    certificate, error = record.get("certificate") or {}, record.get("error") or {}
-    by = certificate.get("by") or error.get("by")
-    if name == "cancelled":
-        return f"cancelled by {by}" if by else name
-    return f"{name} ({error['code']})" if error.get("code") else name
-
-
-def progress_text(reported: Mapping[str, Any] | None) -> str:
-    """Return the last progress that a job reported: `45%, 9 of 20 chunks`, `9 chunks`; empty when it reported none."""
-    if not reported or not isinstance(reported.get("done"), (int, float)):
-        return ""
-    done, total, unit = reported["done"], reported.get("total"), plain(reported.get("unit") or "")
-    share_ = percent(reported)
-    words = f"{_count(done)} of {_count(total)}" if isinstance(total, (int, float)) else _count(done)
-    return f"{'' if share_ is None else f'{share_}%, '}{words} {unit}".rstrip()
-
-
-def percent(reported: Mapping[str, Any] | None) -> int | None:
-    """Return 0 to 100, or None if the job reports no total."""
-    total = (reported or {}).get("total")
-    done = (reported or {}).get("done")
-    if not isinstance(total, (int, float)) or not isinstance(done, (int, float)) or total <= 0:
-        return None
-    return max(0, min(100, int(100 * done / total)))
-
-
-def _count(number: float) -> str:
-    return f"{number:,.0f}".replace(",", " ") if float(number).is_integer() else f"{number:.3g}"
 
 
 def job_state(job: Mapping[str, Any]) -> Text:

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.console import print_json, stderr_console, write
 from killable.api.cli.display.errors import report
 from killable.api.cli.display.exit_codes import CommandExit, exit_code
-from killable.api.cli.display.job_state import lasted_s, state_text
+from killable.api.cli.display.job_state import state_text
 from killable.api.cli.display.status_line import QueueWatch, StatusLine, progress_line
 from killable.api.client.errors import job_error
 from killable.api.client.events import BETWEEN_ATTEMPTS, Event, token_of
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import lasted_s
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.display.job_state import progress_text, state_text
-from killable.api.cli.display.spelling import setting, share, size
+from killable.api.cli.display.job_state import state_text
+from killable.api.explanation.spelling import setting, share, size
+from killable.api.explanation.state_words import progress_text
 from killable.workers.authoring.limits_and_caps import flat
 
 

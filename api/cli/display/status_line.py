@@ -15,8 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.display import spelling
-from killable.api.cli.display.job_state import percent, progress_text
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import percent, progress_text
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

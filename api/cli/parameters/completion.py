@@ -49,7 +49,7 @@ def job_types(ctx: click.Context, parameter: click.Parameter, incomplete: str) -
 
 
 def _jobs(ask: Ask, **query: str) -> Offers:
-    from killable.api.cli.display import spelling
+    from killable.api.explanation import spelling
 
     records = ask("/v1/jobs", query | {"limit": str(OFFERED_MAX)})["jobs"]
     return [(spelling.short(record["job_id"]), f"{record['type']} {record['state']}") for record in records]
@@ -67,7 +67,7 @@ def _offered(ctx: click.Context, incomplete: str, find: Callable[[Ask], Offers])
     """Ask the server of the command line so far. Return nothing on any error: it cannot be reported here."""
     from click.shell_completion import CompletionItem
 
-    from killable.api.cli.display import spelling
+    from killable.api.explanation import spelling
 
     try:
         from killable.api.cli.parameters.local_asks import local_asker

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from killable.api.cli.display import console, spelling
+from killable.api.cli.display import console
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.display.record_table import short_value
+from killable.api.explanation import spelling
 from killable.api.http.host_and_origin import is_loopback
 from killable.supervisor.linux.inherited_environment import withheld
 from killable.workers.authoring.limits_and_caps import value_of

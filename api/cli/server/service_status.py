@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from killable.api.cli.display import spelling
+from killable.api.explanation import spelling
 
 if TYPE_CHECKING:
     from killable.api.cli.server.service_manager import ServiceManager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from killable.api.cli.display.job_listing import in_order, ran_s
-from killable.api.cli.display.spelling import age_s
+from killable.api.explanation.spelling import age_s
 
 Members = Mapping[str, Any]
 

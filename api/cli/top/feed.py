@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.top.board import Board
 from killable.api.client.errors import Unreachable
+from killable.api.explanation import spelling
 from killable.workers.errors import KillableError, Refused
 
 if TYPE_CHECKING:

@@ -20,12 +20,13 @@ from textual.containers import VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Static
 
-from killable.api.cli.display import spelling, story
-from killable.api.cli.display.certificate import PHASES, certificate_table
+from killable.api.cli.display.certificate import certificate_table
 from killable.api.cli.display.console import visible
 from killable.api.cli.display.job_state import job_state
 from killable.api.cli.display.state_colours import colour_of
 from killable.api.cli.top.board import ACTIVE
+from killable.api.explanation import spelling, story
+from killable.api.explanation.state_words import PHASES
 from killable.workers.errors import KillableError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.state_colours import colour_of
 from killable.api.cli.top.board import Board, cpu_percent, memory_bytes
 from killable.api.cli.top.views import code_rows, state_of
+from killable.api.explanation import spelling
 
 LINES = 4
 GAP = "   "

@@ -19,10 +19,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input, Static
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
-from killable.api.cli.display.job_state import ended_by
 from killable.api.cli.interrupts import terminations
 from killable.api.cli.top import overview, views
 from killable.api.cli.top.board import ACTIVE, ORDERS, SHOWS, Board
@@ -31,6 +29,8 @@ from killable.api.cli.top.grid import Grid
 from killable.api.cli.top.job_page import JobPage
 from killable.api.cli.top.questions import Help, Question
 from killable.api.client.async_client import AsyncClient
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by
 from killable.workers.errors import KillableError
 
 TICK_S = 1.0

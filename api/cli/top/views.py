@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.text import Text
 
-from killable.api.cli.display import spelling
 from killable.api.cli.display.fitted_table import Column
 from killable.api.cli.display.job_listing import ran_s, tags_of
 from killable.api.cli.display.job_state import job_state, state_text
 from killable.api.cli.display.state_colours import colour_of
 from killable.api.cli.top.board import Board, cpu_percent, memory_bytes
+from killable.api.explanation import spelling
 
 Members = Mapping[str, Any]
 

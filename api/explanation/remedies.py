@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from killable.api.cli.display import spelling
+from killable.api.explanation import spelling
 from killable.workers.authoring.limits_and_caps import LIMITS
 
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))

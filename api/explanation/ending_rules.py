@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.cli.display import spelling
+from killable.api.explanation import spelling
 from killable.workers.error_codes import CODES
 
 _ASKED_BY = {

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from killable.api.cli.display import spelling
-from killable.api.cli.display.certificate import PHASES
-from killable.api.cli.display.ending_rules import rule_of
-from killable.api.cli.display.job_state import ended_by, is_lost, progress_text
-from killable.api.cli.display.remedies import Remedy, remedy_for
+from killable.api.explanation import spelling
+from killable.api.explanation.ending_rules import rule_of
+from killable.api.explanation.remedies import Remedy, remedy_for
+from killable.api.explanation.state_words import PHASES, ended_by, is_lost, progress_text
 from killable.workers.authoring.limits_and_caps import flat
 
 Members = Mapping[str, Any]

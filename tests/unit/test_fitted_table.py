@@ -88,7 +88,7 @@ def test_what_matters_stays_when_there_is_little_room() -> None:
     head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "PID", "CPU", "RSS"]
     head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 1000)
-    assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
+    assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "RAN", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
 
 
 def test_ordinary_jobs_have_all_their_columns_at_80() -> None:

@@ -79,10 +79,10 @@ def listing(
     table = Listing(
         [
             Column("JOB"), Column("TYPE", cut=True), Column("STATE"), *([Column("ERROR", 11)] if has_error else []),
-            Column("AGE", 12, numeric=True), Column("RAN", 6, numeric=True), Column("TOKENS", 10, numeric=True),
+            Column("AGE", 12, numeric=True), Column("RAN", 3, numeric=True), Column("TOKENS", 10, numeric=True),
             *([Column("TENANT", 5, cut=True)] if has_tenant else []),
             *([Column("POOL", 2, cut=True)] if has_pool else []),
-            *([Column("NODE", cut=True)] if on_nodes else []), Column("WORKER", 3),
+            *([Column("NODE", cut=True)] if on_nodes else []), Column("WORKER", 4),
             Column("PID", 9, numeric=True), Column("CPU", 8, numeric=True), Column("RSS", 7, numeric=True),
             *([Column("TAGS", 1, cut=True)] if has_tags else []),
         ]

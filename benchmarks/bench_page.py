@@ -166,8 +166,17 @@ def measure(url: str, pid: int, minutes: float) -> None:
         browser.close()
 
 
+EXAMPLES = """Examples:
+  python benchmarks/bench_page.py --jobs 2000 --running 50 --minutes 1
+"""
+PARTS = ("first paint", "the server's processor time", "memory")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="version", version="\n".join(PARTS), help="print what is measured, and end")
     parser.add_argument("--jobs", type=int, default=10_000, help="ended jobs that are kept")
     parser.add_argument("--running", type=int, default=200)
     parser.add_argument("--minutes", type=float, default=10, help="for which the memory is looked at, each view")

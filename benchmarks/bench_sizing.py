@@ -136,8 +136,17 @@ def of_streams() -> dict[str, float]:
     return {"stream_kib": size}
 
 
+EXAMPLES = """Examples:
+  python benchmarks/bench_sizing.py --json
+"""
+PARTS = ("server and workers", "kept jobs", "streams")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="version", version="\n".join(PARTS), help="print what is measured, and end")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     as_json = parser.parse_args().json
     measured = {**of_server_and_workers(), **of_kept_jobs(), **of_streams()}

@@ -15,10 +15,11 @@ from functools import partial
 from pathlib import Path
 
 import runner
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import Server, serve_process
 from trial_plan import QUICK, Plan
+
+from killable.api.cli.bench.raw_connection import RawConnection
 
 RUNNING = 200
 KEPT = 10_000
@@ -87,7 +88,7 @@ async def reading(server: Server, paths: tuple[str, ...]) -> AsyncIterator[None]
             await connection.close()
 
 
-async def take(connection: Connection, path: str) -> None:
+async def take(connection: RawConnection, path: str) -> None:
     connection.send("GET", path)
     head = await connection.reader.readuntil(b"\r\n\r\n")
     assert b" 200 " in head, head

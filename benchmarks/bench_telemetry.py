@@ -14,10 +14,11 @@ from contextlib import asynccontextmanager
 import psutil
 import runner
 from bench_journal import first_token_s, median_range
-from http_client import Connection
 from measurement import Figure, Samples
 from servers import SETTLE_S, Server, serve_process
 from trial_plan import Plan
+
+from killable.api.cli.bench.raw_connection import RawConnection
 
 COLLECTOR = """
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -58,7 +59,7 @@ async def collector() -> AsyncIterator[str]:
         await process.wait()
 
 
-async def token_cpu_us(server: Server, _: Connection) -> float:
+async def token_cpu_us(server: Server, _: RawConnection) -> float:
     """Return the processor time of the server for each token of a stream that is read, in µs."""
     reader = await server.connect()
     before = sum(psutil.Process(server.pid).cpu_times()[:2])

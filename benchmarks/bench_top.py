@@ -37,8 +37,17 @@ def sleep(seconds: float = 3600.0) -> int:
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+EXAMPLES = """Examples:
+  python benchmarks/bench_top.py --jobs 990 --seconds 30
+"""
+PARTS = ("top", "its server")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--list", action="version", version="\n".join(PARTS), help="print what is measured, and end")
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--columns", type=int, default=80)

@@ -37,6 +37,9 @@ sys.dont_write_bytecode = False
 gc.disable()
 """Until all tests are collected: next to nothing of that is garbage, and each process collects them all."""
 
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # nohup(1): what the tests start would have that, too, and some tests send it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell script that starts this with & has had it ignored (POSIX, Shell 2.12), and everything that a test starts
     # would inherit that: nothing would hear Ctrl-C.

@@ -167,7 +167,7 @@ async def _find_type(engine: Engine, name: str) -> JobType:
 async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query()]) -> Response:
     """List jobs, newest first. A cursor stays valid while jobs are added and removed."""
     engine = engine_of(request)
-    wanted = schemas.wanted_by(query)
+    wanted = schemas.wanted_by(dict(query))
     records, cursor = await engine.list(limit=query.limit, cursor=query.cursor, **wanted)
     counts = await engine.count(**wanted)
     headers = {}

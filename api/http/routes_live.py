@@ -68,7 +68,7 @@ async def stream_jobs(
     """
     engine = parts_of(request).engine
     after = after_of(last_event_id, query.after)
-    events = engine.watch_jobs(limit=query.limit, after=after, **schemas.wanted_by(query))
+    events = engine.watch_jobs(limit=query.limit, after=after, **schemas.wanted_by(dict(query)))
     return _stream(request, "jobs", events)
 
 

@@ -43,7 +43,7 @@ async def cancel_jobs(
 ) -> Response:
     """Cancel all jobs that match a filter; none of them starts meanwhile. Waits as long as the cancel of one job."""
     engine = engine_of(request)
-    wanted = schemas.wanted_by(body)
+    wanted = schemas.wanted_by(dict(body))
     if not any(wanted.values()):
         raise invalid(
             [

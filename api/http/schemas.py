@@ -225,7 +225,9 @@ class BulkCancelRequest(Request):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [{"required": [name], "properties": {name: {"type": "string"}}} for name in JOB_FILTERS]
+            "anyOf": [
+                {"required": [name], "properties": {name: {"type": "string", "minLength": 1}}} for name in JOB_FILTERS
+            ]
         }
     )
 
@@ -286,10 +288,10 @@ class JobsQuery(Query):
     limit: int = Field(50, ge=1, le=200)
 
 
-def wanted_by(query: JobsQuery | BulkCancelRequest) -> models.Wanted:
-    """Return the filters that a request has."""
-    wanted = {name: getattr(query, name) for name in JOB_FILTERS}
-    return cast(models.Wanted, wanted | {"tag": split_tag(query.tag)})
+def wanted_by(filters: Mapping[str, str | None]) -> models.Wanted:
+    """Return the filters that a request has. Its other members are not looked at."""
+    wanted = {name: filters[name] for name in JOB_FILTERS}
+    return cast(models.Wanted, wanted | {"tag": split_tag(filters["tag"])})
 
 
 class ListQuery(JobsQuery):

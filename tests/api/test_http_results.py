@@ -21,6 +21,7 @@ RECORD = {
         "limits",
         "tags",
         "tenant",
+        "trace_id",
         "nodes",
         "queue",
         "attempt",

@@ -21,6 +21,7 @@ from support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "contrib" / "systemd" / "killable.service"
+INSTALLED = "/etc/systemd/system/killable.service"
 MACHINE = Path(__file__).with_name("machine.sh")
 EXPOSURE_MAX = 2.0
 """`systemd-analyze security` calls 0 safe and 10 unsafe; most units of Debian are above 9."""
@@ -62,6 +63,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_unit_of_the_page_is_the_one_that_is_delivered() -> None:
+    assert UNIT.read_text().startswith(f"# {INSTALLED}\n")
     assert f"```ini\n{UNIT.read_text()}```" in (ROOT / "docs/how-to/systemd.md").read_text()
 
 

@@ -41,6 +41,12 @@ NOT_RUN: dict[str, list[str]] = {
         "it is a terminal of its own",
         "times and order are those of a real run",
     ],
+    "docs/how-to/watch.md": [
+        "it goes on until Ctrl-C",
+        "it asks a server with jobs",
+        "it goes on as long as the server",
+        "it is of a browser",
+    ],
     "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],
     "docs/how-to/cluster.md": ["needs Ray and several machines"] * 6 + ["it needs Kubernetes"],

@@ -217,6 +217,7 @@ def test_the_table_groups_them(command: Command) -> None:
         "[server]",
         "[cluster]",
         "[webhooks]",
+        "[telemetry]",
         "[limits]",
         "[caps]",
         "[pools.good]",

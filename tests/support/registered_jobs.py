@@ -9,6 +9,7 @@ from typing import Any
 
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.tenants import Tenants
@@ -54,5 +55,5 @@ def end(jobs: Registry, job: Job, now: float, size: int = 0, state: State = Stat
 
 
 def ids(jobs: Registry) -> list[int]:
-    found, _ = jobs.page(state=None, type=None, tag=None, limit=10_000, before=None)
+    found, _ = jobs.page(JobFilter(), limit=10_000)
     return [job.number for job in found]

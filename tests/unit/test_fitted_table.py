@@ -24,7 +24,7 @@ JOBS: list[dict[str, Any]] = [
     {
         "job_id": "job-3f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "a-type-with-a-rather-long-name-of-its-own",
         "state": "running", "created_at": CREATED, "tokens": 123456, "progress": {"done": 9, "total": 20, "unit": ""},
-        "queue": None,
+        "queue": None, "worker_id": "w-12345", "started_at": ago(7300),
     },
     {
         "job_id": "job-4f2a91c0-aaaa-4aaa-8aaa-aaaaaaaaaaaa", "type": "split", "state": "queued",
@@ -88,11 +88,13 @@ def test_what_matters_stays_when_there_is_little_room() -> None:
     head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "PID", "CPU", "RSS"]
     head, *_ = lines(ps.listing(JOBS, WORKERS, full=False), 1000)
-    assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "RAN", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
+    assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "RAN", "TOKENS", "POOL", "WORKER", "PID", "CPU", "RSS"]
 
 
 def test_ordinary_jobs_have_all_their_columns_at_80() -> None:
-    jobs = [JOBS[0] | {"type": "generate", "progress": None, "tokens": 812, "created_at": ago(7384)}]
+    jobs = [
+        JOBS[0] | {"type": "generate", "worker_id": "w-12", "progress": None, "tokens": 812, "created_at": ago(7384)}
+    ]
     workers = [WORKERS[0] | {"worker_id": "w-12", "pid": 43210, "rss_bytes": 198 << 20}]
     head, _, row = lines(ps.listing(jobs, workers, full=False), 80)
     assert head.split() == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]

@@ -8,6 +8,7 @@ import pytest
 from support.registered_jobs import add, end, registry
 
 from killable.supervisor.jobs.event_log import EventLog
+from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.models import Outcome, Submission, Verdict
 
@@ -15,13 +16,13 @@ from killable.supervisor.models import Outcome, Submission, Verdict
 def test_a_page_is_stable_while_jobs_come_and_go() -> None:
     jobs = registry(keep_jobs=100)
     entries = [add(jobs) for _ in range(10)]
-    page, following = jobs.page(state=None, type=None, tag=None, limit=4, before=None)
+    page, following = jobs.page(JobFilter(), limit=4, before=None)
     assert [entry.number for entry in page] == [10, 9, 8, 7]
     add(jobs)
     end(jobs, entries[9], 1.0)
-    page, following = jobs.page(state=None, type=None, tag=None, limit=4, before=following)
+    page, following = jobs.page(JobFilter(), limit=4, before=following)
     assert [entry.number for entry in page] == [6, 5, 4, 3]
-    page, following = jobs.page(state=None, type=None, tag=None, limit=4, before=following)
+    page, following = jobs.page(JobFilter(), limit=4, before=following)
     assert [entry.number for entry in page] == [2, 1] and following is None
 
 
@@ -34,7 +35,7 @@ def test_a_page_shows_what_was_asked_for() -> None:
     add(jobs, submission=Submission("work", b"", tags={"team": "search"}))
 
     def numbers(state: str | None = None, type: str | None = None, tag: tuple[str, str] | None = None) -> list[int]:
-        return [entry.number for entry in jobs.page(state=state, type=type, tag=tag, limit=50, before=None)[0]]
+        return [entry.number for entry in jobs.page(JobFilter(state, type, tag), limit=50)[0]]
 
     assert numbers("active") == [5, 3, 2, 1]
     assert numbers("queued") == [5, 1] and numbers("running") == [2] and numbers("stopping") == [3]

@@ -112,7 +112,15 @@ def test_the_jobs_table_joins_each_job_with_its_worker(capsys: pytest.CaptureFix
     # Not of seconds: what prints the table is imported now, and a busy machine takes one of them for that.
     created = (datetime.now(UTC) - timedelta(hours=2, minutes=3)).isoformat().replace("+00:00", "Z")
     jobs = [
-        {"job_id": "job-3f2a91c0-aaaa", "type": "split", "state": "running", "created_at": created, "tokens": 7},
+        {
+            "job_id": "job-3f2a91c0-aaaa",
+            "type": "split",
+            "state": "running",
+            "created_at": created,
+            "tokens": 7,
+            "worker_id": "w-2",
+            "started_at": created,
+        },
         {"job_id": "job-4f2a91c0-aaaa", "type": "split", "state": "queued", "created_at": created, "tokens": 0},
     ]
     workers = [
@@ -120,9 +128,9 @@ def test_the_jobs_table_joins_each_job_with_its_worker(capsys: pytest.CaptureFix
         {"job_id": "job-3f2a91c0-aaaa", "worker_id": "w-2", "pid": 11, "cpu": 0.98, "rss_bytes": 12 << 20},
     ]
     header, _, running, queued = printed(capsys, ps.listing(jobs, workers, full=False))
-    assert header == ["JOB", "TYPE", "STATE", "AGE", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
-    assert running == ["job-3f2a91c0", "split", "running", "2h03m", "7", "w-2", "11", "98%", "12", "MiB"]
-    assert queued == ["job-4f2a91c0", "split", "queued", "2h03m", "0", "-", "-", "-", "-"]
+    assert header == ["JOB", "TYPE", "STATE", "AGE", "RAN", "TOKENS", "WORKER", "PID", "CPU", "RSS"]
+    assert running == ["job-3f2a91c0", "split", "running", "2h03m", "2h03m", "7", "w-2", "11", "98%", "12", "MiB"]
+    assert queued == ["job-4f2a91c0", "split", "queued", "2h03m", "-", "0", "-", "-", "-", "-"]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def bench(
         if picture is not None:
             _check_picture(picture)
         interrupts.treat_terminations_as_interrupts()
-        run = _Run(quick, repeat, random.randrange(SEED_MAX) if seed is None else seed)
+        run = _Run(quick, repeat, random.randrange(SEED_MAX) if seed is None else seed, as_json)
         if server is not None:
             run.ask(server)
         else:
@@ -74,7 +74,7 @@ def _check_picture(path: Path) -> None:
 class _Run:
     """One run: what it measures, and how it is told."""
 
-    def __init__(self, quick: bool, repeat: int, seed: int) -> None:
+    def __init__(self, quick: bool, repeat: int, seed: int, is_for_programs: bool) -> None:
         from killable.api.cli.bench.plan import FULL, QUICK
         from killable.api.cli.bench.results import Results
         from killable.api.cli.display.status_line import StatusLine
@@ -88,6 +88,7 @@ class _Run:
         self._server: str | None = None
         self._stderr = console.stderr_console()
         self._line = StatusLine(self._stderr)
+        self._is_for_programs = is_for_programs
 
     @property
     def exit_code(self) -> int:
@@ -144,10 +145,12 @@ class _Run:
         self._noise.append(machine.noise())
 
     def _show(self, what: str) -> None:
-        """Say what is being measured: in a line that goes again, or where stderr is no terminal in one of its own."""
+        """Say what is being measured: in a line that goes again, or where stderr is no terminal in one of its own. A
+        program that asked for JSON has stderr for errors.
+        """
         if self._line.is_live:
             self._line.show(Text(f"{time.monotonic() - self._began:3.0f} s  {what}", "dim"))
-        else:
+        elif not self._is_for_programs:
             self._stderr.print(what)
 
     def _show_row(self, row: Row) -> None:

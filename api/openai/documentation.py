@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from killable.api.http import schemas
+from killable.api.http.problems import PROBLEM_TYPE
 from killable.api.http.statuses import STATUSES
 from killable.api.openai.request_inputs import ALIASES, FIELDS
 from killable.workers.error_codes import CODES
@@ -77,4 +78,6 @@ def _errors(codes: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
     found: dict[int | str, dict[str, Any]] = {
         status: {**_ERROR, "description": " · ".join(dict.fromkeys(lines))} for status, lines in titles.items()
     }
+    if 400 in found:  # what is no HTTP is refused before anybody knows whose address it has
+        found[400]["content"] = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return found | {"default": {**_ERROR, "description": "Any other error"}}

@@ -28,6 +28,8 @@ ENDLESS = ("GET /v1/jobs/stream", "GET /v1/workers/stream")
 """Their answers go on: `test_live_jobs` and `test_live_workers` compare their events with what is described."""
 ENDING = ("POST /v1/drain", "POST /v1/shutdown")
 """After them every submission is refused, so they have a run of their own."""
+ADDRESSING = "GET /v1/stream-tickets"
+"""It answers with addresses of what is excluded, which would be taken for those of a job and a worker `stream`."""
 
 
 KEPT = Path(__file__).parents[2] / ".hypothesis"
@@ -89,7 +91,7 @@ async def run(server: Server, description: Path, *arguments: str, key: ApiKey = 
 @pytest.mark.row("A19")
 @pytest.mark.timeout(300)
 async def test_the_description_holds(locked: Server, tmp_path: Path) -> None:
-    exclude = [argument for path in (*ENDING, *ENDLESS) for argument in ("--exclude-name", path)]
+    exclude = [argument for path in (*ENDING, *ENDLESS, ADDRESSING) for argument in ("--exclude-name", path)]
     await run(locked, await describe(locked, tmp_path), *exclude, "--max-examples", "5")
     jobs = (await locked.client.get("/v1/jobs?state=completed&type=echo")).json()["jobs"]
     assert jobs, "nothing of what was generated was a job"
@@ -110,6 +112,6 @@ async def test_the_description_holds_for_who_may_less(key: ApiKey, locked: Serve
 @pytest.mark.row("A17")
 @pytest.mark.timeout(300)
 async def test_the_description_of_the_end_holds(locked: Server, tmp_path: Path) -> None:
-    include = [argument for path in ENDING for argument in ("--include-name", path)]
+    include = [argument for path in (*ENDING, ADDRESSING) for argument in ("--include-name", path)]
     await run(locked, await describe(locked, tmp_path), *include, "--phases", "coverage,fuzzing", "--max-examples", "4")
     assert (await locked.client.get("/v1/drain")).json()["shutting_down"]

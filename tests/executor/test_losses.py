@@ -223,10 +223,11 @@ def test_an_executor_without_a_descriptor_for_its_loop_says_so(tmp_path: Path) -
     assert "Too many open files" in done.stdout
 
 
-def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limits", [{}, {"run_s": 600}], ids=["in a lane", "a job"])
+def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path, limits: dict[str, Any]) -> None:
     """A defect of ours, say: nothing of them is left."""
     executor = Executor(max_workers=1)
-    running = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
+    running = executor.with_limits(**limits).submit(executor_tasks.loop, str(tmp_path / "in"))
     waiting = executor.submit(executor_tasks.square, 2)
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())

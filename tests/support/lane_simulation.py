@@ -284,7 +284,7 @@ class SimulatedAttempt:
 class SimulatedThread:
     """The supervisor's thread: what it is asked to do waits in its inbox."""
 
-    has_started, fault = True, ""
+    has_started, fault, failure = True, "", None
 
     def __init__(self) -> None:
         self.inbox: deque[Callable[[], None]] = deque()

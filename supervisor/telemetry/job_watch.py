@@ -11,7 +11,6 @@ nothing runs; changes are noted for LINGER_S after the last reader, who may have
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
@@ -25,6 +24,7 @@ from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobCounts, JobRecord
+from killable.supervisor.telemetry.waiting_readers import WaitingReaders
 from killable.workers.protocol.messages import dump_json
 
 CHANGES_MAX = 4096
@@ -116,7 +116,7 @@ class JobWatch:
         """Whether some counts are older than this round, as counting them takes long."""
         self._counted: OrderedDict[JobFilter, _Counted] = OrderedDict()
         self._readers = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiting = WaitingReaders(TURNS)
         self._tick: Timer | None = None
         self._beat: Timer | None = None
         self._end: Timer | None = None
@@ -184,7 +184,7 @@ class JobWatch:
                     yield [JobEvent(max(0, reader.after), "end", b'{"reason":"shutdown"}')]
                     return
                 elif not self._is_closed:
-                    await self._changed()
+                    await self._waiting.changed()
         finally:
             self._leave()
 
@@ -221,7 +221,7 @@ class JobWatch:
         self._tick = self._beat = self._end = None
         self._is_watching = False
         if self._is_closed:
-            self._wake()  # they take the rest
+            self._waiting.wake()  # they take the rest
         else:
             self._changes.clear()
             self._running.clear()
@@ -311,23 +311,7 @@ class JobWatch:
         self._tick = None
         self._ticked_at = self._clock.now()
         self._ticked = self._latest
-        self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        turns = wakeup_turns()
-        for waiter in waiters:
-            turns.add(TURNS, waiter, of_end=False)
-        turns.serve()
-
-    async def _changed(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        self._waiting.wake()
 
     def _arm_beat(self) -> None:
         has_work = self._running or self._beaten != self._version or self._is_behind

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from killable.supervisor.clock import Clock, Timer, realtime
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
-from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.telemetry import loop_turns
 from killable.supervisor.telemetry.metrics import Metrics
+from killable.supervisor.telemetry.waiting_readers import WaitingReaders
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
@@ -69,7 +69,7 @@ class WorkerWatch:
         self._node = node
         self._version = version("killable")
         self._readers = 0
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiting = WaitingReaders(TURNS)
         self._timer: Timer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._latest: _Measurement | None = None
@@ -98,7 +98,7 @@ class WorkerWatch:
                     seen = event.id
                     yield [event]
                 else:
-                    await self._changed()
+                    await self._waiting.changed()
             yield [JobEvent(self._number, "end", b'{"reason":"shutdown"}')]
         finally:
             self._readers -= 1
@@ -109,23 +109,7 @@ class WorkerWatch:
         """End the streams."""
         self._is_closed = True
         self._stop()
-        self._wake()
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        turns = wakeup_turns()
-        for waiter in waiters:
-            turns.add(TURNS, waiter, of_end=False)
-        turns.serve()
-
-    async def _changed(self) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        self._waiting.wake()
 
     # ── measuring ──
 
@@ -145,7 +129,7 @@ class WorkerWatch:
             self._events.clear()
             if len(self._encodings) > 2 * len(self._latest.workers) + ENCODINGS_MIN:
                 self._encodings.clear()  # of workers and jobs that are gone
-            self._wake()
+            self._waiting.wake()
         finally:
             self._measuring = None
             self._arm()

@@ -311,6 +311,26 @@ def test_a_thousand_processes_that_fork_at_once_end_with_the_limit(folder: Path)
     assert end["certificate"]["processes_swept"] > 50 and "tree_empty" in end["certificate"]
 
 
+def test_what_a_killed_command_had_left_is_counted_however_long_its_own_end_takes(folder: Path) -> None:
+    program = (
+        "import os, time\n"
+        "for _ in range(40):\n"
+        "    if os.fork() == 0:\n"
+        "        os.fork() and os._exit(0)\n"  # its child is the keeper's from here on
+        "        time.sleep(60)\n"
+        "    os.wait()\n"
+        "memory = bytearray(os.urandom(1 << 20)) * 768\n"  # freed before it is a zombie: it ends last
+        "print(flush=True)\n"
+        "time.sleep(60)"
+    )
+    with start("--grace-s", "0", "--json", "--", PYTHON, "-c", program) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.terminate()
+        end = json.loads(process.stderr.read())
+    assert end["certificate"]["processes_swept"] == 40
+
+
 # ── signals ──
 
 

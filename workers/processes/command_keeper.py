@@ -90,6 +90,7 @@ class Keeper:
         """Its pid, which is its group's number; 0: there is none, or it has been reaped."""
         self._cgroup = cgroup
         self._has_ended = False
+        self._is_killed = False
         self._swept = 0
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
@@ -180,6 +181,7 @@ class Keeper:
                 pass  # it is removed: it was empty
 
     def _kill_all(self) -> None:
+        self._is_killed = True
         self._kill_cgroup()
         try:
             os.kill(self._command, signal.SIGKILL)
@@ -197,7 +199,8 @@ class Keeper:
             self._has_ended = child_reaper.is_zombie(self._command)
             if not self._has_ended:
                 self._look_for_stop()
-                self._reap_daemons()
+                if not self._is_killed:  # else what ends was killed: it is counted when the command has ended, too
+                    self._reap_daemons()
                 return
             self._tell(keeper_messages.Ended())
             self._kill_cgroup()

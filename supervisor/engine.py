@@ -24,6 +24,18 @@ from killable.supervisor.records import (
 )
 
 
+class Scrapes(Protocol):
+    """The metrics of an engine, read at the moment of each call."""
+
+    async def counts(self) -> Mapping[str, Any]:
+        """Return counts since the start, percentiles of the latest values, and current gauges, as JSON values."""
+        ...
+
+    async def exposition(self, *, openmetrics: bool) -> bytes:
+        """Return the metrics in Prometheus' text format, or as OpenMetrics."""
+        ...
+
+
 class Engine(Protocol):
     """Every method returns at once or documents how long it may wait. All raise `Refused` with a code.
 
@@ -147,12 +159,9 @@ class Engine(Protocol):
         """Return whether any job can start, and a text for everything that is degraded."""
         ...
 
-    async def counts(self) -> Mapping[str, Any]:
-        """Return counts since the start, percentiles of the latest values, and current gauges, as JSON values."""
-        ...
-
-    async def exposition(self, *, openmetrics: bool) -> bytes:
-        """Return the metrics in Prometheus' text format, or as OpenMetrics."""
+    @property
+    def scraping(self) -> Scrapes:
+        """What reads its metrics."""
         ...
 
     async def drain(self, *, deadline_s: float | None = None) -> DrainProgress:

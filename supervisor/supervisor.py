@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.admission import Admission
@@ -53,8 +53,6 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
     from killable.supervisor.dispatch.reload import CheckTypes, Reload
     from killable.supervisor.dispatch.stream_readers import StreamReaders
     from killable.supervisor.files.file_store import FileStore
@@ -490,22 +488,13 @@ class Supervisor:
             not_reloaded="" if self._reload is None else self._reload.record.error,
         )  # fmt: skip
 
-    async def counts(self) -> Mapping[str, Any]:
-        return await self._scraping.counts(self._clock.now() - self._started)
-
-    async def exposition(self, *, openmetrics: bool) -> bytes:
-        return await self._scraping.exposition(openmetrics=openmetrics)
-
-    async def families(self) -> Sequence[Metric]:
-        return await self._scraping.families()
-
     @functools.cached_property
-    def _scraping(self) -> Scraping:
+    def scraping(self) -> Scraping:
         from killable.supervisor.telemetry.scraping import Scraping
 
         return Scraping(
-            self._observer, self._fleet, self.jobs.job_queue, self._registry, self._clock, self._remote_pools,
-            self.files, None if self._job_notes is None else self._job_notes.journal,
+            self._observer, self._fleet, self.jobs.job_queue, self._registry, self._clock, self._started,
+            self._remote_pools, self.files, None if self._job_notes is None else self._job_notes.journal,
         )  # fmt: skip
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:

@@ -6,10 +6,10 @@ whose a job is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any, NoReturn, Unpack
+from collections.abc import AsyncGenerator, Sequence
+from typing import NoReturn, Unpack
 
-from killable.supervisor.engine import Engine
+from killable.supervisor.engine import Engine, Scrapes
 from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
 from killable.supervisor.records import (
     BulkCancel,
@@ -145,10 +145,8 @@ class OwnJobs:
 
     # ── what is about all jobs ──
 
-    async def counts(self) -> Mapping[str, Any]:
-        refuse_whole_server()
-
-    async def exposition(self, *, openmetrics: bool) -> bytes:
+    @property
+    def scraping(self) -> Scrapes:
         refuse_whole_server()
 
     async def kill_worker(

@@ -117,7 +117,7 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
             break
     turns = parts_of(request).turns
     of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed, "webhooks": _webhooks(request)}
-    return Json({**await engine.counts(), "audit_records_lost": _lost(request), **of_http})
+    return Json({**await engine.scraping.counts(), "audit_records_lost": _lost(request), **of_http})
 
 
 def _webhooks(request: Request) -> dict[str, int]:
@@ -133,7 +133,7 @@ def _lost(request: Request) -> int:
 
 
 async def _text(request: Request, openmetrics: bool) -> Response:
-    body = await engine_of(request).exposition(openmetrics=openmetrics)
+    body = await engine_of(request).scraping.exposition(openmetrics=openmetrics)
     turns, total = parts_of(request).turns, "" if openmetrics else "_total"
     lines = [
         "# HELP killable_requests_waiting HTTP requests that wait for their turn",

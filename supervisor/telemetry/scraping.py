@@ -37,25 +37,27 @@ class JournalState(Protocol):
 
 
 class Scraping:
-    """Reads the metrics of one supervisor."""
+    """Reads the metrics of one supervisor. Implements `engine.Scrapes`."""
 
     def __init__(
         self, observer: Observer, pools: JobPools, job_queue: JobQueue, registry: Registry, clock: Clock,
-        remote: RemotePools | None, files: FileStore | None, journal: JournalState | None,
+        started: float, remote: RemotePools | None, files: FileStore | None, journal: JournalState | None,
     ) -> None:  # fmt: skip
         self._observer = observer
         self._pools = pools
         self._job_queue = job_queue
         self._registry = registry
         self._clock = clock
+        self._started = started
         self._remote = remote
         self._files = files
         self._journal = journal
         paths = {} if journal is None else {"journal": journal.path}
         self._disks = DiskGauges(paths if files is None else paths | {"files": files.root})
 
-    async def counts(self, uptime_s: float) -> Mapping[str, Any]:
+    async def counts(self) -> Mapping[str, Any]:
         """Return the document of `GET /v1/metrics`."""
+        uptime_s = self._clock.now() - self._started
         return metrics_exposition.as_json(self._observer.metrics, await self._gauges(), uptime_s)
 
     async def families(self) -> Sequence[Metric]:

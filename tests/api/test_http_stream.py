@@ -88,7 +88,7 @@ async def test_what_came_before_an_end_is_read_while_the_disk_has_not_got_that(
         gate.touch()
 
         async def is_over() -> bool | Pending:
-            counts = await server.supervisor.counts()
+            counts = await server.supervisor.scraping.counts()
             return counts["running"] == 0 or Pending(counts)
 
         try:

@@ -205,7 +205,7 @@ async def cancel(life: SupervisorRun) -> None:
 async def look(life: SupervisorRun) -> None:
     """What an operator asks for."""
     assert await life.supervisor.workers()
-    await life.supervisor.exposition(openmetrics=False)
+    await life.supervisor.scraping.exposition(openmetrics=False)
     for worker in await life.supervisor.workers():
         await life.supervisor.kill_worker(worker.worker_id)
     await life.rest()  # with the next one, which else would come now in this phase and now behind it

@@ -425,7 +425,7 @@ async def test_no_job_begins_and_no_end_is_told_before_the_disk_has_it_and_a_kil
     gate.touch()
 
     async def is_over() -> bool | Pending:
-        counts = await server.counts()
+        counts = await server.scraping.counts()
         return counts["running"] == 0 or Pending(counts)
 
     await until_async(is_over, "its worker is free")
@@ -635,7 +635,7 @@ async def test_no_event_is_shown_before_the_disk_has_it(
     Path(gate).touch()
 
     async def is_over() -> bool | Pending:
-        counts = await server.counts()
+        counts = await server.scraping.counts()
         return counts["running"] == 0 or Pending(counts)
 
     await until_async(is_over, "it is over")

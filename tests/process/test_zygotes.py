@@ -246,7 +246,7 @@ async def test_a_killed_guard_takes_everything_with_it_and_comes_back(proof: str
     assert record.certificate is not None
     if proof == "descendants":  # a process that had cleaned its environment could be left: nobody says that none is
         assert "guard was killed" in record.certificate["unproven"] and not CLAIMS & set(record.certificate)
-        assert (await server.counts())["unproven"] == 1
+        assert (await server.scraping.counts())["unproven"] == 1
     else:
         assert (record.certificate["proof"], "tree_empty" in record.certificate) == ("cgroup", True)
     assert (await run(server, "echoes")).state == "completed"

@@ -307,10 +307,10 @@ async def _scaled() -> None:
             await sim.submit(run_s=8.0)
         await asyncio.sleep(2)
         assert sum(requests[-1].values()) == 30, "no more than the bound"
-        assert (await sim.head.supervisor.counts())["cpus_requested"] == 30
+        assert (await sim.head.supervisor.scraping.counts())["cpus_requested"] == 30
         await sim.ended()
         await asyncio.sleep(5)
-        assert requests[-1] == {} and (await sim.head.supervisor.counts())["cpus_requested"] == 0
+        assert requests[-1] == {} and (await sim.head.supervisor.scraping.counts())["cpus_requested"] == 0
         await asyncio.sleep(40)
         assert await _states(sim) == {"live": 1, "released": 5}
         assert sum(machine.host is not None for machine in sim.network.machines.values()) == 1, (

@@ -214,12 +214,12 @@ class Fuzz:
         self.sim.check_shares()
         await self.sim.supervisor.ready()
         await self.sim.supervisor.pools()
-        counts = await self.sim.supervisor.counts()
+        counts = await self.sim.supervisor.scraping.counts()
         after, _ = await self.sim.supervisor.list(limit=1000)
         counted = counts["queued"] + counts["running"] + counts["stopping"]
         assert sum(not record.ended for record in after) <= counted <= sum(not record.ended for record in before)
         if self.dice.random() < 0.1:
-            await self.sim.supervisor.exposition(openmetrics=False)
+            await self.sim.supervisor.scraping.exposition(openmetrics=False)
 
     async def end_all(self) -> None:
         """Every job ends: by itself, or else once it is cancelled."""

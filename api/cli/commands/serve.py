@@ -246,7 +246,7 @@ def _metrics_of(supervisor: Supervisor, web: HttpServer) -> Callable[[], Awaitab
     """Return what reads all metrics of the server."""
 
     async def read() -> Sequence[Metric]:
-        return [*await supervisor.families(), *web.metrics()]
+        return [*await supervisor.scraping.families(), *web.metrics()]
 
     return read
 

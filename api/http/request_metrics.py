@@ -34,11 +34,12 @@ class RequestMetrics:
         self._registry = CollectorRegistry()
         self.duration = Histogram(
             "http_server_request_duration_seconds", "Time from a request until the end of its answer",
-            ("http_request_method", "http_route", "http_response_status_code"), buckets=SECONDS,
+            ("http_request_method", "http_route", "http_response_status_code", "url_scheme",
+             "network_protocol_version", "error_type"), buckets=SECONDS,
             registry=self._registry,
         )  # fmt: skip
         self.active = Gauge(
-            "http_server_active_requests", "Requests that are being answered", ("http_request_method",),
+            "http_server_active_requests", "Requests that are being answered", ("http_request_method", "url_scheme"),
             registry=self._registry,
         )  # fmt: skip
 
@@ -57,7 +58,7 @@ class MeasuredRequests:
         if scope["type"] != "http" or scope["path"] in OF_MACHINES:
             await self._app(scope, receive, send)
             return
-        began, status, method = monotonic(), 0, method_of(scope)
+        began, status, method, scheme = monotonic(), 0, method_of(scope), scheme_of(scope)
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -65,7 +66,7 @@ class MeasuredRequests:
                 status = message["status"]
             await send(message)
 
-        active = self._metrics.active.labels(method)
+        active = self._metrics.active.labels(method, scheme)
         active.inc()
         try:
             await self._app(scope, receive, sending)
@@ -73,12 +74,26 @@ class MeasuredRequests:
             active.dec()
             context = scope.get(TRACE)
             exemplar = {"trace_id": context.trace_id} if context is not None and context.is_sampled else None
-            labels = method, route_of(scope), str(status) if status else ""
+            version, fault = scope.get("http_version", ""), error_type_of(status)
+            labels = method, route_of(scope), str(status) if status else "", scheme, version, fault
             self._metrics.duration.labels(*labels).observe(monotonic() - began, exemplar)
 
 
 def method_of(scope: Scope) -> str:
     return scope["method"] if scope["method"] in METHODS else OTHER
+
+
+def scheme_of(scope: Scope) -> str:
+    """Return "http" or "https": there are no others, whatever a proxy says."""
+    return "https" if scope.get("scheme") == "https" else "http"
+
+
+def error_type_of(status: int) -> str:
+    """Return what `error.type` says of an answer with this status (0: none was sent); empty: it is no server's error.
+
+    A client that goes before its answer has begun is none, either.
+    """
+    return str(status) if status >= 500 else ""
 
 
 def route_of(scope: Scope) -> str:

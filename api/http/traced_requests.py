@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.request_metrics import OF_MACHINES, method_of, route_of
+from killable.api.http.request_metrics import OF_MACHINES, OTHER, error_type_of, method_of, route_of, scheme_of
 from killable.api.http.responses import TRACE
 from killable.api.http.telemetry_sent import TelemetrySent
 from killable.supervisor.telemetry.request_trace import RequestFacts
@@ -49,7 +49,8 @@ class TracedRequests:
             await self._app(scope, receive, sending)
         finally:
             method, route = method_of(scope), route_of(scope)
-            name = f"{method} {route}" if route else method
+            named = "HTTP" if method == OTHER else method  # as the conventions have it
+            name = f"{named} {route}" if route else named
             attributes = _attributes(scope, method, route, status)
             parent_id = "" if parent is None else parent.span_id
             end_s = begin_s + time.monotonic() - began
@@ -70,11 +71,12 @@ def _attributes(scope: Scope, method: str, route: str, status: int) -> dict[str,
     agent = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
     return {
         "http.request.method": method,
+        "http.request.method_original": scope["method"][:40] if method == OTHER else "",
         "http.route": route,
         "url.path": scope["path"][:1000],
-        "url.scheme": scope.get("scheme", "http"),
+        "url.scheme": scheme_of(scope),
         "client.address": client[0],
         "user_agent.original": agent.decode("latin-1")[:200],
         "network.protocol.version": scope.get("http_version", ""),
-        "error.type": str(status) if status >= 500 else None,
+        "error.type": error_type_of(status),
     }

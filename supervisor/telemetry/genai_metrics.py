@@ -35,7 +35,8 @@ class GenAiMetrics:
             (*_LABELS, "error_type"), buckets=DURATION_S, registry=registry,
         )  # fmt: skip
         self._first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds", "Time from the acceptance until the first token",
+            "gen_ai_server_time_to_first_token_seconds",
+            "Time from the acceptance until the first token, of what completed",
             _LABELS, buckets=FIRST_TOKEN_S, registry=registry,
         )  # fmt: skip
         self._each_token = Histogram(
@@ -47,10 +48,6 @@ class GenAiMetrics:
             (*_LABELS, "gen_ai_token_type"), buckets=TOKENS, registry=registry,
         )  # fmt: skip
 
-    def on_first_token(self, job: Job, now: float) -> None:
-        if job.type.openai in OPERATIONS:
-            self._first_token.labels(*_labels(job)).observe(now - job.created, job.exemplar)
-
     def on_ended(self, job: Job) -> None:
         """Note a job whose outcome is stored."""
         outcome = job.outcome
@@ -60,9 +57,11 @@ class GenAiMetrics:
         self._duration.labels(*labels, outcome.code or "").observe(job.ended - job.created, exemplar)
         if outcome.state != "completed":
             return
-        tokens = job.log.tokens
-        if job.first_token is not None and tokens > 1:
-            self._each_token.labels(*labels).observe((job.ended - job.first_token) / (tokens - 1), exemplar)
+        tokens, first_token = job.log.tokens, job.first_token
+        if first_token is not None:
+            self._first_token.labels(*labels).observe(first_token - job.created, exemplar)
+            if tokens > 1:
+                self._each_token.labels(*labels).observe((job.ended - first_token) / (tokens - 1), exemplar)
         for kind, number in _usage_of(job.result):
             self._usage.labels(*labels, kind).observe(number, exemplar)
 

@@ -87,7 +87,6 @@ class Observer:
     def on_first_token(self, job: Job, now: float) -> None:
         if job.started is not None:
             self.metrics.on_first_token(job.type.name, now - job.started, job.exemplar)
-        self.metrics.genai.on_first_token(job, now)
 
     def on_cancel_asked(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
         job_log.cancel_requested(job, verdict, grace_s)

@@ -50,10 +50,16 @@ ITS_NAME = {
     "process_open_fds": ("process.unix.file_descriptor.count", "{file_descriptor}"),
 }
 """Name and unit by the conventions, by that of the family."""
+UP_AND_DOWN = frozenset({
+    "http_server_active_requests", "process_resident_memory_bytes", "process_virtual_memory_bytes", "process_open_fds",
+})  # fmt: skip
+"""Gauges at /metrics that the conventions have as sums which may fall: they add up over servers."""
 ITS_LABELS = {
     "http_request_method": "http.request.method",
     "http_route": "http.route",
     "http_response_status_code": "http.response.status_code",
+    "url_scheme": "url.scheme",
+    "network_protocol_version": "network.protocol.version",
     "gen_ai_operation_name": "gen_ai.operation.name",
     "gen_ai_provider_name": "gen_ai.provider.name",
     "gen_ai_request_model": "gen_ai.request.model",
@@ -155,15 +161,16 @@ def as_metric(family: Family, begin_ns: int, now_ns: int) -> Metric | None:
         data = Histogram(list(_histograms(family, begin_ns, now_ns)), _CUMULATIVE)
     else:
         is_counter = family.type == "counter"
+        is_sum = is_counter or family.name in UP_AND_DOWN
         suffix = "_total" if is_counter else ""
         if is_counter and family.name not in ITS_NAME:
             name += suffix
         points = [
-            NumberDataPoint(_attributes(sample.labels), begin_ns if is_counter else 0, now_ns, sample.value)
+            NumberDataPoint(_attributes(sample.labels), begin_ns if is_sum else 0, now_ns, sample.value)
             for sample in family.samples
             if sample.name == f"{family.name}{suffix}"
         ]
-        data = Sum(points, _CUMULATIVE, is_monotonic=True) if is_counter else Gauge(points)
+        data = Sum(points, _CUMULATIVE, is_monotonic=is_counter) if is_sum else Gauge(points)
     return Metric(name, family.documentation, unit, data) if data.data_points else None
 
 

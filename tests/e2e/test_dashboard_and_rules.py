@@ -244,4 +244,8 @@ def test_metrics_go_by_otlp_under_the_names_of_the_conventions(scrape: dict[str,
     assert usage == {"input": 3, "output": 3}
     durations = found["http.server.request.duration"]
     assert durations.unit == "s" and durations.histogram.aggregation_temporality == 2
+    members = [{each.key: each.value for each in point.attributes} for point in durations.histogram.data_points]
+    needed = {"http.request.method", "http.response.status_code", "url.scheme", "network.protocol.version"}
+    assert all(needed <= each.keys() and each["url.scheme"].string_value == "http" for each in members)
+    assert found["http.server.active_requests"].WhichOneof("data") == "sum"
     assert {"killable_endings_total", "killable_kill_seconds", "killable_pool_workers"} <= set(found)

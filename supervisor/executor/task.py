@@ -11,6 +11,7 @@ For a task that runs undisturbed the supervisor has only its message. Any other 
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,6 +36,7 @@ from killable.workers.protocol.call_message import (
     encode_call,
 )
 from killable.workers.protocol.shared_memory import SealedInput
+from killable.workers.protocol.trace_context import OTEL_API, current_headers, inherited_headers
 from killable.workers.runtime import executor_setup
 
 if TYPE_CHECKING:
@@ -174,7 +176,12 @@ class Task:
         if result_buffer >= 0:
             flags |= RESULT_BUFFER
             passed = (*passed, result_buffer)
-        return encode_call(fence, heard, flags, shared, self.future.job_id.encode(), limits.as_json, content), passed
+        job_id = self.future.job_id.encode()
+        return encode_call(fence, heard, flags, shared, job_id, limits.as_json, content, self._headers()), passed
+
+    def _headers(self) -> dict[str, str]:
+        """Return those of the span that was the program's current one where the task was submitted."""
+        return self._context.run(current_headers) if OTEL_API in sys.modules else {}
 
     def kill_now(self, verdict: Verdict, grace_s: float | None) -> None:
         """Send SIGKILL from the calling thread if there is no grace: the supervisor's thread may get its turn late.
@@ -238,7 +245,8 @@ class Task:
         input = self._input
         if isinstance(input, DefinedCall):
             input = input.with_definitions()
-        submission = Submission(self._type, input, limits=dict(self._limits), shared=self._shared)
+        headers: dict[str, Any] = self._headers() or inherited_headers()  # as its worker would have them in a lane
+        submission = Submission(self._type, input, limits=dict(self._limits), shared=self._shared, **headers)
         job = supervisor.call(self.future.job_id, job_type, submission, in_force, self, given, since=self._submitted_at)
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called

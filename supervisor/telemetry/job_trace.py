@@ -15,7 +15,7 @@ from typing import Any
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import Job
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.trace_context import TraceContext, parsed
+from killable.workers.protocol.trace_context import TraceContext, accepted
 
 OWN_SPANS_MAX = 1000
 OWN_BYTES_MAX = 4 << 20
@@ -78,12 +78,10 @@ class JobTrace:
     def __init__(self, job: Job, sampler: Sampler, clock: Clock) -> None:
         digest = blake2b(job.id.encode(), digest_size=24).hexdigest()
         submission = job.submission
-        parent = parsed(submission.traceparent, submission.tracestate) if submission.traceparent else None
-        trace_id = digest[:32] if parent is None else parent.trace_id
-        state = "" if parent is None else parent.state
+        parent = accepted(submission.traceparent, submission.tracestate) if submission.traceparent else None
+        trace_id, self.parent_id, state = (digest[:32], "", "") if parent is None else (parent[0], parent[1], parent[3])
         self.context = TraceContext(trace_id, digest[32:], sampler(parent, trace_id), state)
         """That of the span of the whole job."""
-        self.parent_id = "" if parent is None else parent.span_id
         self._wall_s = clock.since_1970(0.0)
         self._attempts: list[AttemptFacts] = []
         self._begin()
@@ -95,7 +93,8 @@ class JobTrace:
 
     def attempt_context(self, job: Job) -> TraceContext:
         """Return the context of the job's latest attempt: what its process is told."""
-        return self.context._replace(span_id=_attempt_id(job, job.attempts))
+        trace_id, _, is_sampled, state = self.context
+        return TraceContext(trace_id, _attempt_id(job, job.attempts), is_sampled, state)
 
     def note_signal(self, now: float) -> None:
         """Note that a signal was just sent to end the attempt."""

@@ -56,7 +56,6 @@ class OtlpSender:
         self._address = address
         self._waiting: deque[Facts] = deque()
         self._bytes = 0
-        self._has_some = threading.Event()
         self._closing = threading.Event()
         self._fails = self._is_over = False
         self._under_way = 0
@@ -74,19 +73,15 @@ class OtlpSender:
             self.counts[DROPPED] += 1
             return
         self._bytes += facts.size
-        self._waiting.append(facts)
-        if not self._has_some.is_set():
-            self._has_some.set()
+        self._waiting.append(facts)  # the thread is not woken: it would take the interpreter from the job that begins
 
     def end_soon(self) -> None:
         """Send what waits, and end; what comes from now on is dropped."""
         self._closing.set()
-        self._has_some.set()
 
     def close(self, within_s: float) -> None:
         """Wait for the end, for so long at most; what is left is dropped and counted. Blocks."""
         self._closing.set()
-        self._has_some.set()
         self._thread.join(within_s)
         self._is_over = True
         left = len(self._waiting) + self._under_way
@@ -97,14 +92,11 @@ class OtlpSender:
             logger.warning("traces_lost", extra={"number": left, "endpoint": self._address})
 
     def _run(self) -> None:
-        while True:
-            self._has_some.wait()
-            self._has_some.clear()
+        is_last = False
+        while not is_last:
             is_last = self._closing.wait(GATHER_S)
             while self._waiting:
                 self._send_some()
-            if is_last:
-                return
 
     def _send_some(self) -> None:
         spans: list[Any] = []

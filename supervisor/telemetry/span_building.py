@@ -18,11 +18,11 @@ Runs in: supervisor, in the thread that sends them (`otlp_sender`). Imported onl
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
@@ -32,6 +32,11 @@ from killable.supervisor.telemetry.request_trace import RequestFacts
 from killable.workers.protocol.trace_context import TraceContext
 
 MESSAGE_CHARS_MAX = 1000
+NAME_CHARS_MAX = 200
+EVENTS_MAX = 16
+"""Of one of the job's own spans."""
+EXCEPTION_TEXTS = frozenset({"exception.message", "exception.stacktrace"})
+"""Attributes of events that are text of jobs."""
 NOT_IN_SPANS = frozenset({"stack", "requested"})
 """Members of a certificate that no attribute has: one is long, the other always 0."""
 LOST_WITH_IT = "killed"
@@ -124,11 +129,23 @@ class SpanBuilding:
             status = Status(StatusCode.ERROR, why)
         elif members.get("error") is not None:
             attributes["error.type"] = members["error"]
-            told = "" if self._redact else f": {members.get('message', '')}"
+            told = "" if self._redact or not members.get("message") else f": {members['message']}"
             status = Status(StatusCode.ERROR, f"{members['error']}{told}")
+        elif members.get("ok"):
+            status = _OK
         end_s = until_s if end_ns is None else min(max(end_ns / 1e9, begin_s), max(until_s, begin_s))
         context = attempt._replace(span_id=members["span"])
-        return self._span(members["name"], context, members["parent"], begin_s, end_s, attributes, status)
+        kind, events = members.get("kind", SpanKind.INTERNAL), self._events(members.get("events", ()), begin_s, end_s)
+        return self._span(
+            members["name"], context, members["parent"], begin_s, end_s, attributes, status, kind, list(events)
+        )
+
+    def _events(self, events: Sequence[Mapping[str, Any]], begin_s: float, end_s: float) -> Iterator[Event]:
+        for each in events:
+            hidden = EXCEPTION_TEXTS if self._redact else frozenset()
+            attributes = {name: value for name, value in each["attributes"].items() if name not in hidden}
+            at_s = min(max(each["at_ns"] / 1e9, begin_s), end_s)
+            yield Event(each["name"], attributes, round(at_s * 1e9))
 
     def _ending(self, attempt: AttemptFacts) -> dict[str, Any]:
         is_error = attempt.state in ("failed", "timed_out")
@@ -151,9 +168,10 @@ class SpanBuilding:
 
     def _span(
         self, name: str, context: TraceContext, parent_id: str, begin_s: float, end_s: float,
-        attributes: Mapping[str, Any], status: Status, kind: SpanKind = SpanKind.INTERNAL,
+        attributes: Mapping[str, Any], status: Status, kind: SpanKind = SpanKind.INTERNAL, events: Sequence[Event] = (),
     ) -> ReadableSpan:  # fmt: skip
         return ReadableSpan(
+            events=events,
             name=name,
             context=_as_otel(context),
             parent=_as_otel(context._replace(span_id=parent_id)) if parent_id else None,
@@ -246,18 +264,25 @@ def _take(members: dict[str, Any], found: dict[str, dict[str, Any]]) -> int:
     """
     if "left_out" in members:
         return 1
-    attributes = {str(name): _plain(value) for name, value in members["attributes"].items()}
-    span_id = _id(members["span"])
+    attributes, span_id = _plain_attributes(members), _id(members["span"])
     if "begin_ns" in members:
         if len(found) >= OWN_SPANS_MAX or span_id in found:
             return 1
-        begun = {"span": span_id, "parent": _id(members["parent"]), "name": str(members["name"])[:200]}
-        found[span_id] = begun | {"begin_ns": int(members["begin_ns"]), "attributes": attributes}
+        begun = {"span": span_id, "parent": _id(members["parent"]), "name": str(members["name"])[:NAME_CHARS_MAX]}
+        kind = SpanKind[members.get("kind", "INTERNAL")]
+        found[span_id] = begun | {"kind": kind, "begin_ns": int(members["begin_ns"]), "attributes": attributes}
         return 0
     ended: dict[str, Any] = {"end_ns": int(members["end_ns"]), "attributes": attributes}
     for name in ("error", "message"):
         if name in members:
             ended[name] = str(members[name])[:MESSAGE_CHARS_MAX]
+    if "name" in members:
+        ended["name"] = str(members["name"])[:NAME_CHARS_MAX]
+    ended["ok"] = members.get("ok") is True
+    ended["events"] = [
+        {"name": str(each["name"])[:NAME_CHARS_MAX], "at_ns": int(each["at_ns"]), "attributes": _plain_attributes(each)}
+        for each in members.get("events", ())[:EVENTS_MAX]
+    ]
     if span_id in found:  # else its begin was left out
         found[span_id] |= ended
     return 0
@@ -267,6 +292,10 @@ def _id(text: str) -> str:
     if len(text) != 16 or not int(text, 16):
         raise ValueError(text)
     return text
+
+
+def _plain_attributes(members: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(name): _plain(value) for name, value in members["attributes"].items()}
 
 
 def _plain(value: Any) -> Any:

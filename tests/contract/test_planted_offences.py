@@ -102,11 +102,16 @@ OFFENCES = [
         (WORKER, "import psutil", "psutil"),
         ("workers/authoring/pydantic_types.py", "import pydantic", "pydantic"),
         (WORKER, "import cloudpickle", "cloudpickle"),
+        (WORKER, "from opentelemetry import trace", "opentelemetry.trace"),
     ),
     *planted(
         test_rooms.needing_cloudpickle,
         (WORKER, "from killable.workers.protocol import pickling", "protocol.pickling"),
         (WORKER, "import killable.workers.runtime.executor_setup", "executor_setup"),
+    ),
+    *planted(
+        test_rooms.needing_opentelemetry,
+        (WORKER, "from killable.workers.authoring import otel_context", "authoring.otel_context"),
     ),
     *planted(
         test_rooms.impure,

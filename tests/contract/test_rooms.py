@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import pytest
 
@@ -30,6 +30,8 @@ EXECUTORS_SIDE = {
     *(f"workers/runtime/{name}.py" for name in ("call_execution", "executor_setup", "executor_jobs")),
 }
 """Needs cloudpickle: nothing that a service's worker imports at once may import it."""
+OTELS_SIDE = {f"workers/authoring/{name}.py" for name in ("otel_context", "otel_processor")}
+"""Needs OpenTelemetry: imported inside functions only, where the job's code has imported that."""
 REAPERS = {
     *(f"workers/processes/{name}.py" for name in ("child_reaper", "command_keeper", "guard")),
     "workers/commands/command_execution.py",
@@ -80,6 +82,8 @@ def _may_import(name: str, found: Import) -> bool:
         return True
     if name in EXECUTORS_SIDE and name.startswith("workers/protocol/") and is_of(found.module, "cloudpickle"):
         return True
+    if name in OTELS_SIDE and is_of(found.module, "opentelemetry"):
+        return True
     builtin_job = name.startswith("workers/builtin/") and top(found.module) == "killable"
     return builtin_job or (name in USERS_SIDE and not found.at_once and top(found.module) != "killable")
 
@@ -88,16 +92,29 @@ def test_workers_import_the_standard_library_and_themselves() -> None:
     assert foreign_imports(sources("workers")) == []
 
 
-@check
-def needing_cloudpickle(looked_at: Sequence[Source]) -> list[str]:
-    modules = [name.removesuffix(".py").replace("/", ".") for name in sorted(EXECUTORS_SIDE)]
+def _imported_at_once(looked_at: Sequence[Source], side: Set[str]) -> list[str]:
+    modules = [name.removesuffix(".py").replace("/", ".") for name in sorted(side)]
     return [
         f"{each.name}:{found.line} imports {found.module}"
         for each in looked_at
         for found in each.imports
-        if each.room == "workers" and each.name not in EXECUTORS_SIDE and found.at_once
+        if each.room == "workers" and each.name not in side and found.at_once
         if any(is_of(found.module, f"killable.{module}") for module in modules)
     ]
+
+
+@check
+def needing_cloudpickle(looked_at: Sequence[Source]) -> list[str]:
+    return _imported_at_once(looked_at, EXECUTORS_SIDE)
+
+
+@check
+def needing_opentelemetry(looked_at: Sequence[Source]) -> list[str]:
+    return _imported_at_once(looked_at, OTELS_SIDE)
+
+
+def test_opentelemetry_is_imported_for_jobs_that_use_it() -> None:
+    assert needing_opentelemetry(sources("workers")) == []
 
 
 def test_only_an_executors_workers_need_cloudpickle() -> None:

@@ -35,6 +35,7 @@ class GotSpan:
     state: str
     attributes: dict[str, Any]
     resource: dict[str, Any]
+    events: list[tuple[str, dict[str, Any]]]
 
     @property
     def ms(self) -> float:
@@ -100,6 +101,7 @@ def _spans(body: bytes) -> Iterator[GotSpan]:
                     span.name, span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(),
                     span.start_time_unix_nano, span.end_time_unix_nano, span.kind, span.status.code,
                     span.status.message, span.trace_state, _attributes(span.attributes), resource,
+                    [(event.name, _attributes(event.attributes)) for event in span.events],
                 )  # fmt: skip
 
 

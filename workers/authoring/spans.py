@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -23,15 +23,12 @@ ATTRIBUTE_CHARS_MAX = 1000
 SPANS_MAX = 1000
 """Spans of one attempt that are told; the supervisor counts those that are left out."""
 
-_around = threading.local()
-"""`span`: the innermost of this thread."""
 
-
-def attributes_told(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes as they are told: ATTRIBUTES_MAX of them, cut to ATTRIBUTE_CHARS_MAX characters. What is no
-    text, number, truth value or sequence of these is told as text.
+def attributes_told(attributes: Mapping[str, Any], number_max: int = ATTRIBUTES_MAX) -> dict[str, Any]:
+    """Return attributes as they are told: so many at most, cut to ATTRIBUTE_CHARS_MAX characters. What is no text,
+    number, truth value or sequence of these is told as text.
     """
-    return {str(name)[:NAME_CHARS_MAX]: _told(value) for name, value in list(attributes.items())[:ATTRIBUTES_MAX]}
+    return {str(name)[:NAME_CHARS_MAX]: _told(value) for name, value in list(attributes.items())[:number_max]}
 
 
 def _told(value: Any) -> Any:
@@ -55,9 +52,9 @@ class Span:
 
     def __init__(self, tracer: Spans | None, name: str, attributes: Mapping[str, Any]) -> None:
         self._tracer = tracer
-        self._name = str(name)[:NAME_CHARS_MAX]
+        self._name = name
         self._attributes = dict(attributes)
-        self._outer: Span | None = None
+        self._before: Any = None
         self.context: TraceContext | None = None
         """What a request that is part of it says; None: there is no trace, or it has not begun."""
 
@@ -72,19 +69,59 @@ class Span:
 
     def __enter__(self) -> Span:
         if self._tracer is not None:
-            self._outer = getattr(_around, "span", None)
-            _around.span = self
-            outer = self._outer
-            parent = outer.context if outer is not None and outer._tracer is self._tracer else None
-            self.context = self._tracer.begin(self._name, self._attributes, parent or self._tracer.root)
+            places = self._tracer.places
+            self.context = self._tracer.begin(self._name, self._attributes, places.current() or self._tracer.root)
+            if self.context is not None:
+                self._before = places.go_to(self.context)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._tracer is not None and self.context is not None:
-            _around.span = self._outer
-            self._tracer.end(self.context.span_id, self._attributes, error)
+            self._tracer.places.go_back(self._before)
+            self._tracer.end(self.context.span_id, self._attributes, **_failure(error))
+
+
+def _failure(error: BaseException | None) -> dict[str, Any]:
+    if error is None:
+        return {}
+    told = {"error": type(error).__name__}
+    with contextlib.suppress(Exception):  # a hostile __str__
+        told["message"] = str(error)
+    return told
+
+
+class Places(Protocol):
+    """Knows which span is the innermost where it is asked."""
+
+    def current(self) -> TraceContext | None:
+        """Return the innermost span; None: there is none within the attempt."""
+        ...
+
+    def go_to(self, context: TraceContext) -> Any:
+        """Make this the innermost one; return what `go_back` needs."""
+        ...
+
+    def go_back(self, before: Any) -> None: ...
+
+
+class _OwnPlaces:
+    """Of one attempt whose code does not use OpenTelemetry."""
+
+    def __init__(self) -> None:
+        self._innermost: ContextVar[TraceContext | None] = ContextVar("killable_span", default=None)
+
+    def current(self) -> TraceContext | None:
+        return self._innermost.get()
+
+    def go_to(self, context: TraceContext) -> Any:
+        before = self._innermost.get()
+        self._innermost.set(context)
+        return before
+
+    def go_back(self, before: Any) -> None:
+        self._innermost.set(before)
 
 
 class Spans:
@@ -94,7 +131,9 @@ class Spans:
         self._channel = channel
         self.root = root
         """The attempt's own."""
+        self.places: Places = _OwnPlaces()
         self._begun = 0
+        self._open: set[str] = set()
 
     @classmethod
     def of(cls, channel: Channel, traceparent: str, tracestate: str) -> Spans | None:
@@ -103,25 +142,29 @@ class Spans:
         return None if root is None else cls(channel, root)
 
     def begin(
-        self, name: str, attributes: Mapping[str, Any], parent: TraceContext, *, span_id: str = "", at_ns: int = 0
-    ) -> TraceContext | None:
+        self, name: str, attributes: Mapping[str, Any], parent: TraceContext, *, span_id: str = "", at_ns: int = 0,
+        kind: str = "",
+    ) -> TraceContext | None:  # fmt: skip
         """Tell of a span that begins, and return its context; None: too many have, and it is only counted."""
         self._begun += 1
         if self._begun > SPANS_MAX:
             self._send({"left_out": 1})
             return None
         context = parent._replace(span_id=span_id or os.urandom(8).hex())
-        begun = {"span": context.span_id, "parent": parent.span_id, "name": name, "begin_ns": at_ns or time.time_ns()}
-        self._send(begun | {"attributes": attributes_told(attributes)})
+        self._open.add(context.span_id)
+        begun: dict[str, Any] = {"span": context.span_id, "parent": parent.span_id, "name": str(name)[:NAME_CHARS_MAX]}
+        if kind:
+            begun["kind"] = kind
+        self._send(begun | {"begin_ns": at_ns or time.time_ns(), "attributes": attributes_told(attributes)})
         return context
 
-    def end(self, span_id: str, attributes: Mapping[str, Any], error: BaseException | None, *, at_ns: int = 0) -> None:
-        """Tell that a span has ended, and with which exception, if with any."""
-        ended: dict[str, Any] = {"span": span_id, "end_ns": at_ns or time.time_ns()}
-        if error is not None:
-            ended["error"] = type(error).__name__
-            with contextlib.suppress(Exception):  # a hostile __str__
-                ended["message"] = str(error)[:ATTRIBUTE_CHARS_MAX]
+    def end(self, span_id: str, attributes: Mapping[str, Any], *, at_ns: int = 0, **more: Any) -> None:
+        """Tell that a span has ended, if its begin was told. `more`: `error` and `message`, `ok`, `name`, `events`."""
+        if span_id not in self._open:
+            return
+        self._open.discard(span_id)
+        cut = {name: value[:ATTRIBUTE_CHARS_MAX] if isinstance(value, str) else value for name, value in more.items()}
+        ended = {"span": span_id, "end_ns": at_ns or time.time_ns(), **cut}
         self._send(ended | {"attributes": attributes_told(attributes)})
 
     def _send(self, members: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 Runs in: supervisor, any thread of the program (writes) | worker (reads).
 
     fence u32 | heard u32 | flags u8 | shared parts u8 | bytes of the job id u8 | bytes of the limits u16
-    | job id | limits | input
+    | job id | limits | traceparent, tracestate, line feed (with TRACED) | input
 
 `heard` is the fence of the last IDLE frame that the supervisor had read from this worker when it wrote the message. A
 worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
@@ -12,17 +12,19 @@ worker that has sent a later one passes the message over: the supervisor gives t
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from killable.workers.named_tuples import NamedTuple
+from killable.workers.protocol.trace_context import TRACEPARENT_CHARS
 
 LINE_BYTES_MAX = 96 << 10
 """The longest message: with it the kernel's default send buffer (net.core.wmem_default, 208 KiB) has room for two."""
 HEAD_BYTES_MAX = 4 << 10
 """At most so much of a message is not the input."""
 
-STREAM, ANNOUNCE, SEALED, RESULT_BUFFER = 1, 2, 4, 8
+STREAM, ANNOUNCE, SEALED, RESULT_BUFFER, TRACED = 1, 2, 4, 8, 16
 """Flags: the call's items are streamed · ENTERED is sent · the input is in a memory file whose descriptor comes along ·
-so does the descriptor of a result buffer.
+so does the descriptor of a result buffer · the call is part of a trace.
 """
 
 _HEAD = struct.Struct("<IIBBBH")
@@ -42,10 +44,18 @@ class CallMessage(NamedTuple):
     limits: bytes
     """The limits as JSON; most calls have the same text."""
     input: bytes
+    traceparent: str = ""
+    tracestate: str = ""
 
 
-def encode_call(fence: int, heard: int, flags: int, shared: int, job_id: bytes, limits: bytes, input: bytes) -> bytes:
-    """Return the message as bytes."""
+def encode_call(
+    fence: int, heard: int, flags: int, shared: int, job_id: bytes, limits: bytes, input: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:  # fmt: skip
+    """Return the message as bytes. `headers` are those of the trace that the call is part of."""
+    if headers:
+        flags |= TRACED
+        input = f"{headers['traceparent']}{headers.get('tracestate', '')}\n".encode("ascii") + input
     return _pack(fence, heard, flags, shared, len(job_id), len(limits)) + job_id + limits + input
 
 
@@ -57,8 +67,13 @@ def decode_call(message: bytes) -> CallMessage:
         raise ValueError(str(error)) from error
     limits_at = _HEAD.size + id_bytes
     input_at = limits_at + limits_bytes
-    job_id = message[_HEAD.size : limits_at].decode("ascii")
-    return CallMessage(fence, heard, flags, shared, job_id, message[limits_at:input_at], message[input_at:])
+    job_id, limits = message[_HEAD.size : limits_at].decode("ascii"), message[limits_at:input_at]
+    if not flags & TRACED:
+        return CallMessage(fence, heard, flags, shared, job_id, limits, message[input_at:])
+    end = message.index(b"\n", input_at)
+    trace = message[input_at:end].decode("ascii")
+    parent, state = trace[:TRACEPARENT_CHARS], trace[TRACEPARENT_CHARS:]
+    return CallMessage(fence, heard, flags & ~TRACED, shared, job_id, limits, message[end + 1 :], parent, state)
 
 
 def fence_of(message: bytes) -> int:

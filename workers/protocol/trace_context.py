@@ -5,18 +5,20 @@ Runs in: any.
 
 from __future__ import annotations
 
-import re
+import os
 import sys
 
 from killable.workers.named_tuples import NamedTuple
 
 STATE_CHARS_MAX = 512
 """A longer tracestate is left out, as the specification allows."""
+STATE_MEMBERS_MAX = 32
 SAMPLED = 0x01
+TRACEPARENT_CHARS = 55
+OTEL_API = "opentelemetry.trace"
+"""The module that every program has imported which uses OpenTelemetry."""
 
-# Not compiled here: each program with an Executor imports this.
-_TRACEPARENT = r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
-_TRACESTATE = r"[\x20-\x2b\x2d-\x7e\t]*(,[\x20-\x2b\x2d-\x7e\t]*){0,31}"
+_HEX = frozenset("0123456789abcdef")
 
 
 class TraceContext(NamedTuple):
@@ -40,25 +42,46 @@ def parsed(traceparent: str, tracestate: str = "") -> TraceContext | None:
 
     A later version may have more members behind those of this one. A tracestate that cannot be one is left out.
     """
-    found = re.fullmatch(_TRACEPARENT, traceparent.strip())
-    if found is None:
+    # Without a regular expression: each forked worker would compile it for its first job, which takes 0.4 ms.
+    text = traceparent.strip()
+    version, trace_id, span_id, flags = text[:2], text[3:35], text[36:52], text[53:TRACEPARENT_CHARS]
+    more = text[TRACEPARENT_CHARS:]
+    if len(text) < TRACEPARENT_CHARS or not text[2] == text[35] == text[52] == "-":
         return None
-    version, trace_id, span_id, flags, more = found.groups()
-    if version == "ff" or (more and version == "00") or not int(trace_id, 16) or not int(span_id, 16):
+    if not _HEX.issuperset(version + trace_id + span_id + flags) or version == "ff":
         return None
-    is_state = len(tracestate) <= STATE_CHARS_MAX and re.fullmatch(_TRACESTATE, tracestate) is not None
-    return TraceContext(trace_id, span_id, bool(int(flags, 16) & SAMPLED), tracestate.strip() if is_state else "")
+    if (more and (version == "00" or more[0] != "-")) or not trace_id.strip("0") or not span_id.strip("0"):
+        return None
+    return TraceContext(trace_id, span_id, bool(int(flags, 16) & SAMPLED), _state(tracestate))
+
+
+def accepted(traceparent: str, tracestate: str) -> TraceContext:
+    """Return what headers say that `parsed` has accepted. It takes a tenth of the time."""
+    is_sampled = bool(int(traceparent[53:TRACEPARENT_CHARS], 16) & SAMPLED)
+    return TraceContext(traceparent[3:35], traceparent[36:52], is_sampled, tracestate)
+
+
+def _state(text: str) -> str:
+    """Return a tracestate; empty for one that cannot be one."""
+    is_state = len(text) <= STATE_CHARS_MAX and text.isascii() and text.replace("\t", " ").isprintable()
+    return text.strip() if is_state and text.count(",") < STATE_MEMBERS_MAX else ""
 
 
 def current_headers() -> dict[str, str]:
     """Return the headers of the span that is current here by OpenTelemetry, if the program uses that; else none."""
-    trace = sys.modules.get("opentelemetry.trace")
+    trace = sys.modules.get(OTEL_API)
     context = None if trace is None else trace.get_current_span().get_span_context()
     if context is None or not context.is_valid:
         return {}
     found = TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", bool(context.trace_flags & SAMPLED))
-    state = {"tracestate": context.trace_state.to_header()} if context.trace_state else {}
-    return {"traceparent": found.traceparent} | state
+    state = _state(context.trace_state.to_header()) if context.trace_state else ""
+    return {"traceparent": found.traceparent} | ({"tracestate": state} if state else {})
+
+
+def inherited_headers() -> dict[str, str]:
+    """Return the headers of the span in which this program was started; none if it was in none."""
+    found = parsed(os.environ.get("TRACEPARENT", ""), os.environ.get("TRACESTATE", ""))
+    return {} if found is None else {"traceparent": found.traceparent, "tracestate": found.state}
 
 
 def trace_id_of(traceparent: str) -> str:

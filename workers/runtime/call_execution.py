@@ -10,7 +10,7 @@ from typing import Any
 
 from killable.workers.protocol.call_message import ANNOUNCE, RESULT_BUFFER, SEALED, STREAM, CallMessage
 from killable.workers.protocol.messages import NO_TAGS, Run
-from killable.workers.runtime import executor_setup
+from killable.workers.runtime import executor_setup, trace_place
 from killable.workers.runtime.execution import Execution
 from killable.workers.runtime.executor_jobs import call_function, stream_function
 from killable.workers.runtime.sigterm_handler import StopSignal
@@ -29,6 +29,7 @@ class CallExecution(Execution):
             self._announce()
         else:
             request = self._codec.decode_input(call.input)
+        trace_place.take((call.traceparent, call.tracestate) if call.traceparent else trace_place.INHERITED, _no_spans)
         start = stream_function if call.flags & STREAM else call_function
         return start(partial(self._make_context, stop_signal), **request)
 
@@ -40,7 +41,14 @@ class CallExecution(Execution):
 
 def order_of(call: CallMessage) -> Run:
     """Return the order that a message stands for."""
-    _, _, flags, shared, job_id, limits, input = call
+    _, _, flags, shared, job_id, limits, input, traceparent, tracestate = call
     kind = executor_setup.STREAM if flags & STREAM else executor_setup.CALL
     announce, sealed, result_buffer = bool(flags & ANNOUNCE), bool(flags & SEALED), bool(flags & RESULT_BUFFER)
-    return Run(job_id, kind, 1, input, limits, NO_TAGS, "", announce, sealed, shared, result_buffer)
+    return Run(
+        job_id, kind, 1, input, limits, NO_TAGS, "", announce, sealed, shared, result_buffer,
+        traceparent=traceparent, tracestate=tracestate,
+    )  # fmt: skip
+
+
+def _no_spans() -> None:
+    """Nothing is told of an Executor's spans: they are its program's to export."""

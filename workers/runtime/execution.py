@@ -32,6 +32,7 @@ from killable.workers.protocol.message_bounds import (
 )
 from killable.workers.protocol.messages import Entered, Kind, Raised, Run
 from killable.workers.protocol.shared_memory import MemoryFile, SealedInput
+from killable.workers.runtime import trace_place
 from killable.workers.runtime.frame_writer import FrameWriter
 from killable.workers.runtime.rlimits import ResourceLimits
 from killable.workers.runtime.tmp_removal import remove_tree
@@ -52,7 +53,6 @@ _OWN_MODULES = (
 )
 _RETRY_MODULE = "killable.workers.authoring.retry"
 CORRELATION_VARIABLE = "KILLABLE_CORRELATION_ID"
-TRACEPARENT, TRACESTATE = "TRACEPARENT", "TRACESTATE"
 
 
 class _NoSuchJob(Exception):
@@ -189,9 +189,10 @@ class Execution:
             raise _NoSuchJob(f"this pool has no job type {order.type!r}")
         self._retried = job.retried
         _set_correlation_id(order.correlation_id)
-        _set_trace(order)
         context.given_files = order.files
-        arguments = job.bind(self._input(), self._make_context(stop_signal))
+        made, value = self._make_context(stop_signal), self._input()
+        trace_place.take((order.traceparent, order.tracestate), made.spans_told)
+        arguments = job.bind(value, made)
         self._announce()
         return job.function(**arguments)
 
@@ -316,22 +317,6 @@ def _set_correlation_id(correlation_id: str) -> None:
     elif _has_correlation_id:
         os.environ.pop(CORRELATION_VARIABLE, None)
     _has_correlation_id = bool(correlation_id)
-
-
-_has_trace = TRACEPARENT in os.environ
-"""Whether an earlier job had one, or the program that started the server."""
-
-
-def _set_trace(order: Run) -> None:
-    """Set the place in a trace in the environment of the job's children, or remove that of an earlier job."""
-    global _has_trace
-    if order.traceparent or _has_trace:
-        for name, value in ((TRACEPARENT, order.traceparent), (TRACESTATE, order.tracestate)):
-            if value:
-                os.environ[name] = value
-            else:
-                os.environ.pop(name, None)
-    _has_trace = bool(order.traceparent)
 
 
 def _forget(stop_signal: StopSignal) -> None:

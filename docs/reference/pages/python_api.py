@@ -220,7 +220,7 @@ HIDDEN = {
         )
     ),
     "Operation": frozenset(("is_being_left", "timed_out")),
-    "Context": frozenset(("tmp_path_if_made",)),
+    "Context": frozenset(("spans_told", "tmp_path_if_made")),
 }
 """What the supervisor's thread or the worker calls."""
 

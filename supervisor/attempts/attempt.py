@@ -50,6 +50,7 @@ ROUSE_S = 1.0
 _TOKEN = int(Kind.TOKEN)
 _NOTHING_YET = Certificate()
 _VALUES = frozenset({Kind.RESULT, Kind.CHECKPOINT, Kind.PROGRESS})
+_CLOSING = frozenset({Kind.RESULT, Kind.RESULT_SHM, Kind.RAISED})
 
 
 class AttemptOwner(Protocol):
@@ -203,6 +204,8 @@ class Attempt:
                 size += len(payload)
                 continue
             self._on_tokens(tokens, size)
+            if tokens and kind in _CLOSING:
+                self.job.wake()  # who reads them need not wait until the end is worked out
             tokens, size = [], 0
             self._on_message(kind, payload)
         self._on_tokens(tokens, size)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import pytest
 from executor import executor_tasks, streaming_tasks
+from support import processes
 from support.executor_lanes import stalled_supervisor_thread
 from support.waiting import Pending, until
 
@@ -146,6 +147,20 @@ def test_a_ring_that_is_not_empty_after_a_job_is_used_by_no_other(executor: Exec
         items, _ = rest_of(executor.stream(streaming_tasks.publish_more_at_the_end, 20_000))
         assert items[:20_000] == list(range(20_000))
         assert list(executor.stream(executor_tasks.count, 50_000)) == list(range(50_000))
+
+
+def test_items_that_come_with_the_end_do_not_wait_for_it(executor: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's end takes longer to work out than its items take to be read."""
+    seen: list[tuple[int, bool]] = []
+    with stalled_supervisor_thread(executor):
+        stream = executor.stream(executor_tasks.count, 3)
+        future = stream.future
+        monkeypatch.setattr(future, "wake", lambda: seen.append((len(future.items), future.done())))
+        assert future.pid is not None
+        until(lambda: processes.unread_bytes(future.pid, os.getpid()) > 0, "the job has said something")
+        until(processes.is_in_state(future.pid, "S"), "the worker has said all")
+    future.result()
+    assert seen[0] == (3, False) and seen[-1] == (3, True)
 
 
 def test_a_fork_of_the_program_reads_nothing_of_a_stream(executor: Executor) -> None:

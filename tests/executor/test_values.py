@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import subprocess
 import sys
 import textwrap
@@ -10,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from array_tasks import arrays, describe, fill_up_to
+from support import processes
 
 from killable import Context, Executor
+from killable.workers.protocol.message_bounds import RESULT_BYTES_IN_PIPE_MAX
 
 if TYPE_CHECKING:
     from somewhere_else import RunContext  # type: ignore[import-not-found]
@@ -65,6 +68,19 @@ def run_script(text: str, folder: Path) -> list[str]:
 
 def test_whoever_keeps_many_large_results_keeps_descriptors(tmp_path: Path) -> None:
     assert run_script(KEEPING, tmp_path) == ["200", "200"]
+
+
+def memory_files_of_results() -> int:
+    return sum("killable-result" in name for name in processes.open_descriptors().values())
+
+
+def test_a_result_over_half_a_mebibyte_comes_in_a_memory_file(executor: Executor) -> None:
+    for size, are_files in ((RESULT_BYTES_IN_PIPE_MAX - 100, False), (RESULT_BYTES_IN_PIPE_MAX, True)):
+        before = memory_files_of_results()
+        kept = [executor.submit(bytes, size) for _ in range(20)]
+        concurrent.futures.wait(kept)
+        assert (memory_files_of_results() - before > 10) == are_files
+        assert all(len(future.result()) == size for future in kept)
 
 
 def test_a_future_tells_all_in_one_look(executor: Executor) -> None:

@@ -18,7 +18,7 @@ from mmap import mmap
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX
+from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX, RESULT_BYTES_IN_PIPE_MAX
 from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class PickleCodec:
             encoded: bytes = self._pickles.in_band(value)
             return encoded
         found = self._pickled(value)
-        if result_buffer < 0 or found.size <= INLINE_BYTES_MAX:
+        if result_buffer < 0 or found.size <= RESULT_BYTES_IN_PIPE_MAX:
             return found.to_bytes()
         try:
             found.lay(result_buffer)

@@ -5,6 +5,10 @@ Runs in: any.
 
 INLINE_BYTES_MAX = 1 << 20
 """A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+RESULT_BYTES_IN_PIPE_MAX = 512 << 10
+"""A larger result of an Executor's call goes into a memory file, which costs a descriptor until the result is read.
+Through the pipe, 64 KiB at a time, 1 MB take twice as long.
+"""
 SHARED_PARTS_MAX = 8
 """The most shared parts of one input; each is a descriptor in the program and, while it is received, in the worker."""
 OPERATIONS_MAX = 100

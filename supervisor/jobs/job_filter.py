@@ -62,11 +62,13 @@ class JobFilter(NamedTuple):
         )
 
     def _has_words(self, job: Job) -> bool:
-        submission = job.submission
-        tags = (f"{key}:{value}" for key, value in submission.tags.items())
-        # A line for each: no word stands in two of them.
-        text = "\n".join((job.id, job.type.name, submission.correlation_id, code_of(job) or "", *tags)).casefold()
-        return all(word in text for word in self.words)
+        if not job.searched:
+            submission = job.submission
+            tags = (f"{key}:{value}" for key, value in submission.tags.items())
+            # A line for each: no word stands in two of them.
+            job.searched = "\n".join((job.id, job.type.name, submission.correlation_id, *tags)).casefold()
+        text, code = job.searched, (code_of(job) or "").casefold()
+        return all(word in text or word in code for word in self.words)
 
 
 def code_of(job: Job) -> str | None:

@@ -18,6 +18,7 @@ from servers import Server, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
+from killable.api.cli.bench.speed import count_tokens
 
 # ── requests ──
 
@@ -187,7 +188,6 @@ SINGLE_INTERVAL_S = 0.02
 READERS = 64
 STAGGER_NS = 157_000
 """Between the first tokens of two jobs: a 64th of the interval."""
-_TOKEN = b"\nevent: token\n"
 
 
 async def measure_tokens(plan: Plan, results: Samples) -> None:
@@ -197,27 +197,10 @@ async def measure_tokens(plan: Plan, results: Samples) -> None:
             caller = await server.connect()
             job_id = await caller.submit("yield_tokens", tokens=plan.stream_tokens)
             caller.open_stream(job_id)
-            tokens, took_s = await _count_tokens(caller)
+            tokens, took_s = await count_tokens(caller)
             _require_tokens(tokens, plan.stream_tokens)
             results.add(TOKENS_PER_S, tokens / took_s)
             await caller.close()
-
-
-async def _count_tokens(connection: RawConnection) -> tuple[int, float]:
-    """Return the number of token events up to the terminal one, and the seconds from the first to the last."""
-    tokens, rest, first_at, last_at = 0, b"", 0.0, 0.0
-    while chunk := await connection.reader.read(READ_BYTES):
-        text = rest + chunk
-        arrived = text.count(_TOKEN)
-        if arrived:
-            last_at = time.monotonic()
-            first_at = first_at or last_at
-            tokens += arrived
-        if b"\nevent: completed\n" in text:
-            return tokens, last_at - first_at
-        # Long enough for a name that is cut in two, and too short for a whole one, which would be counted again.
-        rest = text[-(len(_TOKEN) - 1) :]
-    raise EOFError("the stream ended before its terminal event")
 
 
 def _require_tokens(tokens: int, expected: int) -> None:
@@ -290,7 +273,7 @@ async def measure_readers(plan: Plan, results: Samples) -> None:
         began = time.monotonic()
         for connection in connections:
             connection.open_stream(job_id)
-        counts = await asyncio.gather(*map(_count_tokens, connections))
+        counts = await asyncio.gather(*map(count_tokens, connections))
         took_s = time.monotonic() - began
         for count, _ in counts:
             _require_tokens(count, tokens)

@@ -169,9 +169,10 @@ def histograms(rows: Sequence[Row]) -> Text:
     every = [value for _, values, _ in lines for value in values]
     low = math.floor(math.log10(max(1e-3, min(every))))
     high = max(low + 1, math.ceil(math.log10(max(1e-3, *every))))
-    name_columns = min(NAME_COLUMNS_MAX, max(len(what) for what, _, _ in lines) + 2)
+    title = "how often, ms"
+    name_columns = min(NAME_COLUMNS_MAX, max(len(title), *(len(what) for what, _, _ in lines)) + 2)
     wide = max(4, (COLUMNS - name_columns - 1) // (high - low))
-    drawn = Text("how often, ms".ljust(name_columns), "bold")
+    drawn = Text(title.ljust(name_columns), "bold")
     for decade in range(low, high + 1):
         drawn.append(f"{10.0**decade:g}".ljust(wide), "dim")
     for what, values, style in lines:

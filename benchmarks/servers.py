@@ -167,6 +167,28 @@ async def used_percent(pid: int, window_s: float) -> float:
     return ((process_cpu_s(pid) or 0.0) - before) / (time.monotonic() - began) * 100
 
 
+async def first_token_s(server: Server, caller: RawConnection) -> float:
+    """Return the seconds from a POST to the first token of a trivial job."""
+    reader = await server.connect()
+    began = time.monotonic()
+    reader.open_stream(await caller.submit("one_token"))
+    await reader.line_with(b"event: token")
+    took_s = time.monotonic() - began
+    await reader.close()
+    return took_s
+
+
+async def kill_s(server: Server, caller: RawConnection) -> float:
+    """Start a job that computes and kill it; return the seconds until the response that it is dead."""
+    job = await server.start(caller, "python_loop")
+    began = time.monotonic()
+    answer = await caller.request("DELETE", f"/v1/jobs/{job.job_id}?grace_s=0")
+    took_s = time.monotonic() - began
+    if answer["status"] != "cancelled":
+        raise RuntimeError(f"not dead: {answer}")
+    return took_s
+
+
 @asynccontextmanager
 async def serve_process(
     *, workers: int = 2, jobs_per_worker_max: int = 0, more: Mapping[str, object] | None = None,

@@ -163,6 +163,10 @@ async def test_what_it_has_alone_is_measured_if_that_is_asked_for(stage: Stage) 
     assert sample.resident_bytes > sample.alone_bytes > 0
     without = await worker.process.measured(alone=False)
     assert without is not None and without.alone_bytes is None and without.resident_bytes > 0
+    other = await stage.worker()
+    await stage.start_inside(other, "has a family", 1)
+    family = await other.process.measured(alone=True)
+    assert family is not None and family.processes == 3, "all of its tree"
 
 
 @on_both_sides()

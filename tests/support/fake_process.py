@@ -238,7 +238,9 @@ class FakeProcess:
         if not self._is_there:
             return None
         sample = self._job.sample(cpu=True)
-        return sample._replace(alone_bytes=sample.own_bytes) if alone else sample
+        return (
+            sample._replace(alone_bytes=sample.own_bytes + self._job.exactly(sample).others_bytes) if alone else sample
+        )
 
     def without_cgroup(self) -> None:
         self.proof = "descendants"

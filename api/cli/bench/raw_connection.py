@@ -16,7 +16,7 @@ READ_BYTES = 1 << 20
 
 
 class Body:
-    """The body of one answer, without its head and the sizes of its chunks, which may stand in the middle of an event."""
+    """The body of one answer, without its head and the sizes of its chunks, which may stand within an event."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

@@ -32,10 +32,10 @@ PAINT_MAX_MS, CPU_MAX, MEMORY_MAX_MB = 1000, 1.0, 150
 
 @asynccontextmanager
 async def filled() -> AsyncIterator[Server]:
-    settings = {"keep_jobs": KEPT + RUNNING, "keep_bytes": 1 << 30}
+    settings = {"keep_jobs": KEPT + RUNNING, "keep_bytes": 1 << 30, "queue_jobs_max": 2 * KEPT}
     async with serve_process(workers=RUNNING + 1, jobs_per_worker_max=1_000_000, **settings) as server:
-        await server.end_jobs(KEPT)
         await server.start_jobs("wait_for_signal", RUNNING)
+        await server.fill(KEPT)
         yield server
 
 

@@ -35,10 +35,10 @@ STREAMS = {
 
 
 async def measure(plan: Plan, results: Samples) -> None:
-    settings = {"keep_jobs": KEPT, "keep_bytes": 1 << 30, "connections_max": 400}
+    settings = {"keep_jobs": KEPT, "keep_bytes": 1 << 30, "connections_max": 400, "queue_jobs_max": 2 * KEPT}
     async with serve_process(workers=RUNNING, jobs_per_worker_max=1_000_000, **settings) as server:
-        await server.end_jobs(KEPT)
         await server.start_jobs("ticks", RUNNING)
+        await server.fill(KEPT)
         for name, paths in STREAMS.items():
             runner.progress.print(f"  {name}")
             without = await server.used_percent(plan.window_s)

@@ -151,6 +151,23 @@ class Server(BenchServer):
         for caller in callers:
             await caller.close()
 
+    async def fill(self, number: int) -> None:
+        """Have so many more jobs that have ended. They wait in the queue behind those that have all workers, and are
+        cancelled there: to run them would take ten times as long.
+        """
+        left = iter(range(number))
+
+        async def submit_some() -> None:
+            async with self.connected() as caller:
+                for _ in left:
+                    await caller.submit("first_line")
+
+        await asyncio.gather(*(submit_some() for _ in range(SUBMITTERS)))
+        async with self.connected() as caller:
+            await caller.request("POST", "/v1/jobs/cancel", {"type": "first_line"})
+            while (await caller.request("GET", "/v1/jobs?limit=1"))["counts"]["queued"]:
+                await asyncio.sleep(0.1)
+
     async def start_jobs(self, type: str, number: int) -> None:
         """Submit so many, and return when they run."""
         async with self.connected() as caller:

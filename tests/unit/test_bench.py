@@ -166,6 +166,12 @@ def test_the_histogram_stands_where_the_values_are() -> None:
     assert axis.index("10") < second.index("█") <= axis.index("100")
 
 
+def test_the_histogram_has_room_for_names_and_axis() -> None:
+    named = Row("recovery", "next job starts, a spare was warm", "ms", [0.02, 1000.0])
+    axis, line = tables.histograms([named]).plain.splitlines()
+    assert line.startswith(named.what) and max(len(axis), len(line)) <= tables.COLUMNS
+
+
 def test_a_png_is_drawn_from_it(tmp_path: Path) -> None:
     draw(measured(), DOCUMENT, tmp_path / "run.png")
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")

@@ -171,10 +171,11 @@ def histograms(rows: Sequence[Row]) -> Text:
     high = max(low + 1, math.ceil(math.log10(max(1e-3, *every))))
     title = "how often, ms"
     name_columns = min(NAME_COLUMNS_MAX, max(len(title), *(len(what) for what, _, _ in lines)) + 2)
-    wide = max(4, (COLUMNS - name_columns - 1) // (high - low))
+    last = f"{10.0**high:g}"
+    wide = max(4, (COLUMNS - name_columns - len(last)) // (high - low))
     drawn = Text(title.ljust(name_columns), "bold")
     for decade in range(low, high + 1):
-        drawn.append(f"{10.0**decade:g}".ljust(wide), "dim")
+        drawn.append(f"{10.0**decade:g}".ljust(wide if decade < high else 0), "dim")
     for what, values, style in lines:
         drawn.append(f"\n{_cut(what, name_columns).ljust(name_columns)}", "" if style == "cyan" else style)
         drawn.append(_bars(values, low, high, wide), style)

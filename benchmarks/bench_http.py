@@ -14,10 +14,11 @@ import time
 
 import runner
 from measurement import Figure, Samples
-from servers import Server, serve_process
+from servers import Server, kill_s, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
+from killable.api.cli.bench.speed import count_tokens
 
 # ── requests ──
 
@@ -88,10 +89,9 @@ async def measure_idle_streams(plan: Plan, results: Samples) -> None:
     try:
         async with serve_process(workers=3, connections_max=4 * IDLE_STREAMS) as server:
             caller = await server.connect()
-            job_id = await caller.submit("wait_for_signal")
-            await _first_token(server, job_id)
+            job_id = (await server.start(caller, "wait_for_signal")).job_id
             for _ in range(plan.deletes):  # memory that the server needs for these is not the streams'
-                await _delete_ms(server, caller)
+                await kill_s(server, caller)
             before_mb = server.uss_mb
             connections = [await server.connect() for _ in range(IDLE_STREAMS)]
             for connection in connections:
@@ -100,30 +100,11 @@ async def measure_idle_streams(plan: Plan, results: Samples) -> None:
                 await connection.line_with(b"event: token")
             results.add(IDLE_STREAMS_MB, server.uss_mb - before_mb)
             for _ in range(plan.deletes):
-                results.add(IDLE_DELETE_MS, await _delete_ms(server, caller))
+                results.add(IDLE_DELETE_MS, await kill_s(server, caller) * 1000)
             for connection in (*connections, caller):
                 await connection.close()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-async def _first_token(server: Server, job_id: str) -> None:
-    connection = await server.connect()
-    connection.open_stream(job_id)
-    await connection.line_with(b"event: token")
-    await connection.close()
-
-
-async def _delete_ms(server: Server, caller: RawConnection) -> float:
-    """Start a job that computes and kill it; return the milliseconds until the response that it is dead."""
-    job_id = await caller.submit("python_loop")
-    await _first_token(server, job_id)
-    began = time.monotonic()
-    answer = await caller.request("DELETE", f"/v1/jobs/{job_id}?grace_s=0")
-    took_ms = (time.monotonic() - began) * 1000
-    if answer["status"] != "cancelled":
-        raise RuntimeError(f"not dead: {answer}")
-    return took_ms
 
 
 async def measure_loaded_deletes(plan: Plan, results: Samples) -> None:
@@ -137,7 +118,7 @@ async def measure_loaded_deletes(plan: Plan, results: Samples) -> None:
             reader.open_stream(flood_id)
             floods.append((flood_id, reader, asyncio.create_task(_drain(reader))))
         for _ in range(plan.deletes):
-            results.add(LOADED_DELETE_MS, await _delete_ms(server, caller))
+            results.add(LOADED_DELETE_MS, await kill_s(server, caller) * 1000)
         for flood_id, reader, task in floods:
             try:
                 await caller.request("DELETE", f"/v1/jobs/{flood_id}?grace_s=0")
@@ -187,7 +168,6 @@ SINGLE_INTERVAL_S = 0.02
 READERS = 64
 STAGGER_NS = 157_000
 """Between the first tokens of two jobs: a 64th of the interval."""
-_TOKEN = b"\nevent: token\n"
 
 
 async def measure_tokens(plan: Plan, results: Samples) -> None:
@@ -197,27 +177,10 @@ async def measure_tokens(plan: Plan, results: Samples) -> None:
             caller = await server.connect()
             job_id = await caller.submit("yield_tokens", tokens=plan.stream_tokens)
             caller.open_stream(job_id)
-            tokens, took_s = await _count_tokens(caller)
+            tokens, took_s = await count_tokens(caller)
             _require_tokens(tokens, plan.stream_tokens)
             results.add(TOKENS_PER_S, tokens / took_s)
             await caller.close()
-
-
-async def _count_tokens(connection: RawConnection) -> tuple[int, float]:
-    """Return the number of token events up to the terminal one, and the seconds from the first to the last."""
-    tokens, rest, first_at, last_at = 0, b"", 0.0, 0.0
-    while chunk := await connection.reader.read(READ_BYTES):
-        text = rest + chunk
-        arrived = text.count(_TOKEN)
-        if arrived:
-            last_at = time.monotonic()
-            first_at = first_at or last_at
-            tokens += arrived
-        if b"\nevent: completed\n" in text:
-            return tokens, last_at - first_at
-        # Long enough for a name that is cut in two, and too short for a whole one, which would be counted again.
-        rest = text[-(len(_TOKEN) - 1) :]
-    raise EOFError("the stream ended before its terminal event")
 
 
 def _require_tokens(tokens: int, expected: int) -> None:
@@ -290,7 +253,7 @@ async def measure_readers(plan: Plan, results: Samples) -> None:
         began = time.monotonic()
         for connection in connections:
             connection.open_stream(job_id)
-        counts = await asyncio.gather(*map(_count_tokens, connections))
+        counts = await asyncio.gather(*map(count_tokens, connections))
         took_s = time.monotonic() - began
         for count, _ in counts:
             _require_tokens(count, tokens)

@@ -7,18 +7,17 @@ The table goes to stdout, progress to stderr, samples to benchmarks/results/.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import runner
-from measurement import Figure, Samples
-from servers import SETTLE_S, Server, serve_process
+from measurement import Figure, Samples, median_range
+from servers import SETTLE_S, Server, first_token_s, kill_s, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import RawConnection
@@ -42,30 +41,6 @@ async def post_s(_: Server, caller: RawConnection) -> float:
     return time.monotonic() - began
 
 
-async def first_token_s(server: Server, caller: RawConnection) -> float:
-    reader = await server.connect()
-    began = time.monotonic()
-    reader.open_stream(await caller.submit("one_token"))
-    await reader.line_with(b"event: token")
-    took_s = time.monotonic() - began
-    await reader.close()
-    return took_s
-
-
-async def delete_s(server: Server, caller: RawConnection) -> float:
-    job_id = await caller.submit("python_loop")
-    reader = await server.connect()
-    reader.open_stream(job_id)
-    await reader.line_with(b"event: token")
-    began = time.monotonic()
-    answer = await caller.request("DELETE", f"/v1/jobs/{job_id}?grace_s=0")
-    took_s = time.monotonic() - began
-    if answer["status"] != "cancelled":
-        raise RuntimeError(answer)
-    await reader.close()
-    return took_s
-
-
 async def burst_s(server: Server, _: RawConnection) -> float:
     callers = [await server.connect() for _ in range(BURST_JOBS)]
     began = time.monotonic()
@@ -79,7 +54,7 @@ async def burst_s(server: Server, _: RawConnection) -> float:
 MEASURES: dict[str, tuple[Measure, Callable[[Plan], int], float]] = {
     POST: (post_s, lambda plan: plan.request_pairs // 4, 2.0),
     FIRST_TOKEN: (first_token_s, lambda plan: plan.first_lines, 2.0),
-    DELETE: (delete_s, lambda plan: plan.deletes, 0.0),
+    DELETE: (kill_s, lambda plan: plan.deletes, 0.0),
     BURST: (burst_s, lambda plan: plan.batches * 5, 1.0 * BURST_JOBS),
 }
 """How each is measured, how often, and what a journal may add in milliseconds. Nothing to a DELETE, as far as the
@@ -151,14 +126,6 @@ def figures(results: Samples) -> list[Figure]:
             text = "0, in the range" if what == DELETE else ""
             found.append(Figure(f"{what}: added by a journal, {place}, p50", bound, added, "ms", False, 2, text, note))
     return found
-
-
-def median_range(values: Sequence[float]) -> tuple[float, float]:
-    """Return between which values the median of all such lies, with 95 %: order statistics, normal approximation."""
-    ordered = sorted(values)
-    half = 0.98 * math.sqrt(len(ordered))
-    middle = len(ordered) / 2
-    return ordered[max(0, math.floor(middle - half))], ordered[min(len(ordered) - 1, math.ceil(middle + half))]
 
 
 def notes(results: Samples) -> list[str]:

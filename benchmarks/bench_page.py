@@ -1,205 +1,158 @@
-"""What the page costs: first paint, memory of the tab over time, processor time of the server for one open page.
+"""What the page costs: first paint, processor time of the server for each open page, memory of the tab over time.
 
-    python benchmarks/bench_page.py [--jobs 10000] [--running 200] [--minutes 10]
-
-Needs Debian's chromium and the extra `test`. The jobs do next to nothing, so what is measured is the page's.
+Runs in: the benchmark, beside Debian's chromium, driven by Playwright (extra `test`). The server has 10,000 jobs that
+have ended and 200 that run and do next to nothing, so that what is measured is the page's.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import asyncio
 import shutil
-import signal
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-import httpx
-from playwright.sync_api import CDPSession, Page, sync_playwright
+import psutil
+import runner
+from measurement import Figure, Samples
+from playwright.async_api import Browser, CDPSession, Page, async_playwright
+from servers import WAIT_S, Server, serve_process
+from trial_plan import Plan
 
-QUICK = """
-from killable import job
-
-@job(queue_s=3600)
-def nothing():
-    pass
-"""
-LONG = """
-import time
-from killable import job
-
-@job(run_s=7200, queue_s=3600)
-def waits():
-    time.sleep(7200)
-
-@job(run_s=7200, output_bytes="1GiB")
-def writes(per_s: int):
-    while True:
-        begun = time.monotonic()
-        for number in range(per_s // 50):
-            yield f"word-{number} " if number % 20 else f"word-{number}\\n"
-        time.sleep(max(0, 0.02 - (time.monotonic() - begun)))
-"""
-SETTINGS = """[server]
-keep_jobs = 12000
-queue_jobs_max = 20000
-[pools.quick]
-module = "./quick.py"
-workers = 2
-jobs_per_worker_max = 1000
-[pools.long]
-module = "./long.py"
-workers = {running}
-spares = 0
-"""
+KEPT, RUNNING = 10_000, 200
+VIEWS = {"now": "", "jobs": "jobs", "workers": "workers"}
+OUTPUT = "a job with 10,000 tokens/s"
+TOKENS_PER_S = 10_000
+PAINTS, TURNS = 5, 3
+DRAWN_S = 2.0
+LOOKS = 6
+"""At the memory of a view."""
+PAINT_MAX_MS, CPU_MAX, MEMORY_MAX_MB = 1000, 1.0, 150
 
 
-def cpu_s(pid: int) -> float:
-    """Return the processor time of a process so far, of itself only."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@asynccontextmanager
+async def filled() -> AsyncIterator[Server]:
+    settings = {"keep_jobs": KEPT + RUNNING, "keep_bytes": 1 << 30, "queue_jobs_max": 2 * KEPT}
+    async with serve_process(workers=RUNNING + 1, jobs_per_worker_max=1_000_000, **settings) as server:
+        await server.start_jobs("wait_for_signal", RUNNING)
+        await server.fill(KEPT)
+        yield server
 
 
-def used_by(pid: int, span_s: float) -> float:
-    """Return the share of one core that a process uses, in percent."""
-    before, began = cpu_s(pid), time.monotonic()
-    time.sleep(span_s)
-    return 100 * (cpu_s(pid) - before) / (time.monotonic() - began)
+@asynccontextmanager
+async def chromium(server: Server) -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        await browser.close()
+    for left in psutil.Process().children():  # what it had started is reaped here: this process is a subreaper
+        if left.pid != server.pid:
+            await asyncio.to_thread(left.wait, WAIT_S)
 
 
-def heap_mb(devtools: CDPSession) -> float:
+@asynccontextmanager
+async def opened(browser: Browser, url: str) -> AsyncIterator[Page]:
+    page = await browser.new_page()
+    try:
+        await page.goto(url, wait_until="load")
+        yield page
+    finally:
+        await page.close()
+
+
+async def measure_paint(_: Plan, results: Samples) -> None:
+    async with filled() as server, chromium(server) as browser:
+        for name, view in VIEWS.items():
+            for _number in range(PAINTS):
+                async with opened(browser, f"{server.url}/#/{view}") as page:
+                    began = time.monotonic()
+                    await page.get_by_role("heading", level=1).wait_for(state="attached")
+                    if view == "jobs":
+                        await page.locator("tbody tr").first.wait_for()
+                    results.add(content_name(name), (time.monotonic() - began) * 1000)
+                    results.add(paint_name(name), await first_paint_ms(page))
+
+
+async def first_paint_ms(page: Page) -> float:
+    """Return when the first contentful paint was."""
+    found = await page.evaluate("performance.getEntriesByName('first-contentful-paint').map(each => each.startTime)")
+    return float(found[0])
+
+
+async def measure_server(plan: Plan, results: Samples) -> None:
+    """Compare the server without a page and with one, in turns."""
+    async with filled() as server, chromium(server) as browser:
+        for _ in range(TURNS):
+            for name, view in VIEWS.items():
+                without = await server.used_percent(plan.window_s)
+                async with opened(browser, f"{server.url}/#/{view}"):
+                    await asyncio.sleep(DRAWN_S)
+                    results.add(cpu_name(name), await server.used_percent(plan.window_s) - without)
+                await asyncio.sleep(1)
+
+
+async def measure_memory(plan: Plan, results: Samples) -> None:
+    """Look at the heap of an open page, beside a job whose output does not end."""
+    async with filled() as server, chromium(server) as browser, server.connected() as caller:
+        fast = await caller.submit("yield_words", per_s=TOKENS_PER_S)
+        for name, view in {"jobs": "jobs", OUTPUT: f"jobs/{fast}"}.items():
+            async with opened(browser, f"{server.url}/#/{view}") as page:
+                devtools = await page.context.new_cdp_session(page)
+                await devtools.send("Performance.enable")
+                for _ in range(LOOKS):
+                    await asyncio.sleep(plan.page_s / LOOKS)
+                    results.add(heap_name(name), await heap_mb(devtools))
+            seen = results.values[heap_name(name)][-LOOKS:]
+            results.add(slope_name(name), (seen[-1] - seen[1]) / (plan.page_s * (LOOKS - 2) / LOOKS) * 3600)
+
+
+async def heap_mb(devtools: CDPSession) -> float:
     """Return the heap of the tab after a collection of what is garbage."""
-    devtools.send("HeapProfiler.collectGarbage")
-    metrics = {each["name"]: each["value"] for each in devtools.send("Performance.getMetrics")["metrics"]}
+    await devtools.send("HeapProfiler.collectGarbage")
+    metrics = {each["name"]: each["value"] for each in (await devtools.send("Performance.getMetrics"))["metrics"]}
     return float(metrics["JSHeapUsedSize"]) / 1e6
 
 
-def first_paint_ms(page: Page) -> float:
-    """Return when the first contentful paint was."""
-    found = page.evaluate("performance.getEntriesByName('first-contentful-paint').map(each => each.startTime)")
-    return float(found[0]) if found else float("nan")
+def paint_name(view: str) -> str:
+    return f"{view}: first contentful paint, ms"
 
 
-def fill(url: str, ended: int, running: int) -> None:
-    """Submit all, and wait until the short ones have ended."""
-    with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(8) as threads:
-
-        def submit(body: dict[str, Any]) -> None:
-            while client.post("/v1/jobs", json=body).status_code == 429:
-                time.sleep(0.05)
-
-        list(threads.map(submit, [{"type": "nothing"}] * ended))
-        list(threads.map(submit, [{"type": "waits"}] * (running - 1)))
-        while True:
-            counts = client.get("/v1/jobs?limit=1").json()["counts"]
-            if not counts.get("queued") and sum(counts.values()) >= ended + running - 1:
-                print(f"kept: {json.dumps(counts)}", flush=True)
-                return
-            time.sleep(0.5)
+def content_name(view: str) -> str:
+    return f"{view}: its content, after the load, ms"
 
 
-def measure(url: str, pid: int, minutes: float) -> None:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
-        )
-        for view in ("", "jobs", "workers"):
-            paints, lists = [], []
-            for _ in range(5):
-                page = browser.new_page()
-                page.goto(f"{url}/#/{view}", wait_until="load")
-                began = time.monotonic()
-                page.get_by_role("heading", level=1).wait_for(state="attached")
-                if view == "jobs":
-                    page.locator("tbody tr").first.wait_for()
-                lists.append(1000 * (time.monotonic() - began))
-                paints.append(first_paint_ms(page))
-                page.close()
-            print(
-                f"/{view}: first contentful paint {statistics.median(paints):.0f} ms, "
-                f"content {statistics.median(lists):.0f} ms after load (medians of 5)",
-                flush=True,
-            )
-        for view in ("", "jobs", "workers"):
-            without, beside = [], []
-            for _ in range(3):
-                without.append(used_by(pid, 8))
-                page = browser.new_page()
-                page.goto(f"{url}/#/{view}")
-                page.wait_for_timeout(2000)
-                beside.append(used_by(pid, 8))
-                page.close()
-                time.sleep(1)
-            more = statistics.median(b - a for a, b in zip(without, beside, strict=True))
-            print(
-                f"/{view}: server {statistics.median(without):.2f} % of a core, with one page open "
-                f"{statistics.median(beside):.2f} %: {more:+.2f} %",
-                flush=True,
-            )
-        # Only now: what it costs would hide what a page costs.
-        fast = httpx.post(f"{url}/v1/jobs", json={"type": "writes", "input": {"per_s": 10_000}}).json()["job_id"]
-        for view in ("jobs", f"jobs/{fast}"):
-            page = browser.new_page()
-            devtools = page.context.new_cdp_session(page)
-            devtools.send("Performance.enable")
-            page.goto(f"{url}/#/{view}")
-            seen = []
-            for _ in range(6):
-                page.wait_for_timeout(minutes * 60_000 / 6)
-                seen.append(heap_mb(devtools))
-            slope = (seen[-1] - seen[1]) / (minutes * 4 / 6) * 60
-            print(
-                f"/{view.split('/job-')[0]}: heap after collections, over {minutes:g} min: "
-                f"{', '.join(f'{each:.1f}' for each in seen)} MB; slope {slope:+.1f} MB an hour",
-                flush=True,
-            )
-            if view != "jobs":
-                print(f"  shown: {page.get_by_role('region', name='Output').inner_text().splitlines()[1]}", flush=True)
-            page.close()
-        browser.close()
+def cpu_name(view: str) -> str:
+    return f"{view}: added to the server, % of a core"
 
 
-EXAMPLES = """Examples:
-  python benchmarks/bench_page.py --jobs 2000 --running 50 --minutes 1
-"""
-PARTS = ("first paint", "the server's processor time", "memory")
+def heap_name(view: str) -> str:
+    return f"{view}: heap after a collection, MB"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--list", action="version", version="\n".join(PARTS), help="print what is measured, and end")
-    parser.add_argument("--jobs", type=int, default=10_000, help="ended jobs that are kept")
-    parser.add_argument("--running", type=int, default=200)
-    parser.add_argument("--minutes", type=float, default=10, help="for which the memory is looked at, each view")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "quick.py").write_text(QUICK)
-        Path(folder, "long.py").write_text(LONG)
-        Path(folder, "killable.toml").write_text(SETTINGS.format(running=given.running))
-        command = [sys.executable, "-m", "killable.api.cli", "serve", "--port", "0", "--json"]
-        with Path(folder, "log").open("w") as log:
-            server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert server.stdout is not None
-        try:
-            url = json.loads(server.stdout.readline())["url"].rstrip("/")
-            fill(url, given.jobs, given.running)
-            measure(url, server.pid, given.minutes)
-        except BaseException:
-            print(Path(folder, "log").read_text()[-2000:], file=sys.stderr)
-            raise
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(60)
+def slope_name(view: str) -> str:
+    return f"{view}: heap, MB an hour"
 
+
+def figures(results: Samples) -> list[Figure]:
+    """Return the targets. What the heap would be after an hour is the last look and the slope since the second."""
+    found = []
+    for view in VIEWS:
+        note = f"content {results.spread(content_name(view), 0, (50,))}" if content_name(view) in results else ""
+        paint, cpu = paint_name(view), cpu_name(view)
+        found.append(Figure(f"{view}: first paint", PAINT_MAX_MS, results.median(paint), "ms", digits=0, note=note))
+        spread = results.spread(cpu, 2)
+        found.append(Figure(f"{view}: the server", CPU_MAX, results.median(cpu), "% of a core", digits=2, note=spread))
+    for view in ("jobs", OUTPUT):
+        heap, slope = results.values.get(heap_name(view)), results.median(slope_name(view))
+        hour = None if not heap or slope is None else heap[-1] + max(0.0, slope)
+        note = results.spread(heap_name(view))
+        found.append(Figure(f"{view}: memory after an hour", MEMORY_MAX_MB, hour, "MB", note=note))
+    return found
+
+
+PARTS = {"first paint": measure_paint, "the server's processor time": measure_server, "memory": measure_memory}
 
 if __name__ == "__main__":
-    main()
+    runner.run(runner.command("page", PARTS, figures, lambda _: []), __doc__ or "", examples=["--quick --only paint"])

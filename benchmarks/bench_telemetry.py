@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 
 import psutil
 import runner
-from bench_journal import first_token_s, median_range
-from measurement import Figure, Samples
-from servers import SETTLE_S, Server, serve_process
+from measurement import Figure, Samples, median_range
+from servers import SETTLE_S, Server, first_token_s, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import RawConnection

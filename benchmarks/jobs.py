@@ -162,6 +162,16 @@ def yield_for_ever(chars: int) -> Iterator[str]:
         yield text
 
 
+@job(run_s=None, output_bytes="1GiB")
+def yield_words(per_s: int) -> Iterator[str]:
+    """Yield so many words a second, twenty on a line, for ever."""
+    while True:
+        began = time.monotonic()
+        for number in range(per_s // 50):
+            yield f"word-{number} " if number % 20 else f"word-{number}\n"
+        time.sleep(max(0.0, 0.02 - (time.monotonic() - began)))
+
+
 @job(run_s=None, memory_bytes=None, processes_max=None, threads_max=None, tmp_bytes=None)
 def ticks() -> Iterator[str]:
     """Yield a token a second, for ever, and have no limit for which somebody would have to look at what it uses."""

@@ -5,6 +5,7 @@ Runs in: the benchmark | a trial. Pure. Standard library only: workers are forke
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -141,3 +142,11 @@ class Figure:
             "verdict": self.verdict,
             "note": self.note,
         }
+
+
+def median_range(values: Sequence[float]) -> tuple[float, float]:
+    """Return between which values the median of all such lies, with 95 %: order statistics, normal approximation."""
+    ordered = sorted(values)
+    half = 0.98 * math.sqrt(len(ordered))
+    middle = len(ordered) / 2
+    return ordered[max(0, math.floor(middle - half))], ordered[min(len(ordered) - 1, math.ceil(middle + half))]

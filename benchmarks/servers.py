@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +17,14 @@ import psutil
 import uvicorn
 
 from killable.api.app import create_app
+from killable.api.cli.bench import speed
 from killable.api.cli.bench.raw_connection import RawConnection
+from killable.api.cli.bench.server_calls import BenchServer
 from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.own_server import OwnServer
 from killable.api.http.app_settings import HttpSettings
+from killable.supervisor.clock import process_cpu_s
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
@@ -31,6 +34,8 @@ from killable.workers.protocol.messages import dump_json
 HERE = Path(__file__).parent
 WAIT_S = 30.0
 """Limit for anything that takes milliseconds; the benchmark fails after it."""
+SUBMITTERS = 16
+"""Connections over which jobs are run that are only to be there."""
 SETTLE_S = 0.005
 """After the fork of a spare worker: its copied pages, its warm-up."""
 
@@ -120,12 +125,12 @@ def pid_of(record: JobRecord) -> int:
 # ── in a process of its own ──
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(BenchServer):
     """A server that accepts connections."""
 
-    port: int
-    pid: int
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
 
     async def connect(self, key: str = "") -> RawConnection:
         return await RawConnection.open(self.port, key)
@@ -135,15 +140,80 @@ class Server:
         """Private memory of the server's own process, in MB (10⁶ bytes)."""
         return float(psutil.Process(self.pid).memory_full_info().uss) / 1e6
 
+    async def used_percent(self, window_s: float) -> float:
+        """Return the processor time of the server's own process over so many seconds, in percent of a core."""
+        return await used_percent(self.pid, window_s)
+
+    async def end_jobs(self, number: int) -> None:
+        """Run so many jobs that do nothing to their end."""
+        callers = [await self.connect() for _ in range(SUBMITTERS)]
+        await speed.run_jobs(callers, number)
+        for caller in callers:
+            await caller.close()
+
+    async def fill(self, number: int) -> None:
+        """Have so many more jobs that have ended. They wait in the queue behind those that have all workers, and are
+        cancelled there: to run them would take ten times as long.
+        """
+        left = iter(range(number))
+
+        async def submit_some() -> None:
+            async with self.connected() as caller:
+                for _ in left:
+                    await caller.submit("first_line")
+
+        await asyncio.gather(*(submit_some() for _ in range(SUBMITTERS)))
+        async with self.connected() as caller:
+            await caller.request("POST", "/v1/jobs/cancel", {"type": "first_line"})
+            while (await caller.request("GET", "/v1/jobs?limit=1"))["counts"]["queued"]:
+                await asyncio.sleep(0.1)
+
+    async def start_jobs(self, type: str, number: int) -> None:
+        """Submit so many, and return when they run."""
+        async with self.connected() as caller:
+            for _ in range(number):
+                await caller.submit(type)
+            while (await caller.request("GET", "/v1/jobs?limit=1"))["counts"]["running"] < number:
+                await asyncio.sleep(0.1)
+
+
+async def used_percent(pid: int, window_s: float) -> float:
+    """Return the processor time of a process over so many seconds, in percent of a core."""
+    began, before = time.monotonic(), process_cpu_s(pid) or 0.0
+    await asyncio.sleep(window_s)
+    return ((process_cpu_s(pid) or 0.0) - before) / (time.monotonic() - began) * 100
+
+
+async def first_token_s(server: Server, caller: RawConnection) -> float:
+    """Return the seconds from a POST to the first token of a trivial job."""
+    reader = await server.connect()
+    began = time.monotonic()
+    reader.open_stream(await caller.submit("one_token"))
+    await reader.line_with(b"event: token")
+    took_s = time.monotonic() - began
+    await reader.close()
+    return took_s
+
+
+async def kill_s(server: Server, caller: RawConnection) -> float:
+    """Start a job that computes and kill it; return the seconds until the response that it is dead."""
+    job = await server.start(caller, "python_loop")
+    began = time.monotonic()
+    answer = await caller.request("DELETE", f"/v1/jobs/{job.job_id}?grace_s=0")
+    took_s = time.monotonic() - began
+    if answer["status"] != "cancelled":
+        raise RuntimeError(f"not dead: {answer}")
+    return took_s
+
 
 @asynccontextmanager
 async def serve_process(
-    *, workers: int = 2, jobs_per_worker_max: int = 0, more: Mapping[str, object] | None = None, **settings: Any
-) -> AsyncIterator[Server]:
-    """Run the installed command with a pool of `jobs.py`; `settings` are keys of [server], `more` others, by their
+    *, workers: int = 2, jobs_per_worker_max: int = 0, more: Mapping[str, object] | None = None,
+    module: Path = HERE / "jobs.py", **settings: Any,
+) -> AsyncIterator[Server]:  # fmt: skip
+    """Run the installed command with a pool of a module; `settings` are keys of [server], `more` others, by their
     variable. Ends its jobs with it.
     """
-    module = HERE / "jobs.py"
     pool = {"WORKERS": workers, "JOBS_PER_WORKER_MAX": jobs_per_worker_max}
     own = OwnServer(
         module,
@@ -153,6 +223,6 @@ async def serve_process(
     )
     with own:
         try:
-            yield Server(int(own.url.rpartition(":")[2]), own.pid)
+            yield Server(own.url, own.pid)
         finally:
             await asyncio.to_thread(own.stop, at_once=True)  # the loop still closes the connections to it

@@ -62,15 +62,6 @@ class ProcessorUse(NamedTuple):
     """How often the main thread was scheduled on a processor."""
 
 
-class Usage(NamedTuple):
-    """Resource use of one process; a field is None if it could not be measured."""
-
-    cpu: float | None = None
-    """Average share of one core over the life of the process."""
-    rss_bytes: int | None = None
-    uss_bytes: int | None = None
-
-
 class Sample(NamedTuple):
     """Memory and processor time of a worker's process tree at one moment."""
 
@@ -90,6 +81,8 @@ class Sample(NamedTuple):
     """Of all of them, the main threads included."""
     resident_bytes: int = 0
     """All pages that they have in memory, with those of files. What several share counts in each."""
+    alone_bytes: int | None = None
+    """Pages that one of them has alone: what their end would free. None: not asked for."""
 
 
 class ProcessListener(Protocol):
@@ -287,8 +280,10 @@ class Process(MeasuredProcess, Protocol):
         """Return whether the requested stack has been written completely."""
         ...
 
-    async def usage(self) -> Usage:
-        """Measure the worker process, in a thread: the kernel walks all of its pages."""
+    async def measured(self, *, alone: bool) -> Sample | None:
+        """Return a sample of its tree that is taken in a thread, processor time included. `alone`: with `alone_bytes`,
+        for which the kernel walks all pages. None: it is gone, or no thread can be started.
+        """
         ...
 
     def without_cgroup(self) -> None:

@@ -15,7 +15,6 @@ from killable.supervisor.jobs.node_labels import Labels, fits
 from killable.supervisor.models import WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.worker import WorkerStage
-from killable.supervisor.ports import Usage
 from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 
@@ -119,8 +118,8 @@ class NodeSlot:
         if self._when_ready is not None:
             self._when_ready()
 
-    async def usage(self) -> Usage:
-        return Usage()
+    async def measured(self, *, alone: bool) -> None:
+        """Return nothing: its node knows."""
 
     async def until_gone(self, timeout_s: float) -> None: ...
 

@@ -136,6 +136,9 @@ class Job:
     """What has become of its webhook since its end (`Supervisor.note_callback`)."""
     again_at: str | None = None
     """When its next attempt is due, if it waits for one."""
+    searched: str = ""
+    """What never changes of the text in which words are searched; made by the first search, as each looks at all jobs.
+    """
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[asyncio.Future[None]] = field(default_factory=list)

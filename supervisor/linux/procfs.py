@@ -11,8 +11,7 @@ import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 
-from killable.supervisor.clock import monotonic, process_cpu_s
-from killable.supervisor.ports import Usage
+from killable.supervisor.clock import process_cpu_s
 from killable.workers.named_tuples import NamedTuple
 
 _PAGE = resource.getpagesize()
@@ -104,14 +103,22 @@ def threads(pid: int) -> int:
 def exact_bytes(pid: int) -> tuple[int, int]:
     """Return the private memory that only this process has, and that plus its share of memory shared by forks.
 
-    Both come from smaps_rollup, for which the kernel walks all of its pages.
+    No files count.
     """
+    alone, anonymous, proportional = _summed_up(pid, b"Private_Dirty", b"Anonymous", b"Pss_Anon")
+    return min(alone, anonymous), proportional  # dirty pages may belong to a file
+
+
+def alone_bytes(pid: int) -> int:
+    """Return the pages that only this process has, those of files included: what its end would free."""
+    return sum(_summed_up(pid, b"Private_Clean", b"Private_Dirty", b"Private_Hugetlb"))
+
+
+def _summed_up(pid: int, *names: bytes) -> list[int]:
+    """Return rows of smaps_rollup in bytes, for which the kernel walks all pages of the process; 0 without one."""
     lines = (_read(f"/proc/{pid}/smaps_rollup") or b"").splitlines()
     rows = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
-    alone, anonymous, proportional = (
-        int(rows[name][0]) * 1024 if name in rows else 0 for name in (b"Private_Dirty", b"Anonymous", b"Pss_Anon")
-    )
-    return min(alone, anonymous), proportional  # dirty pages may belong to a file
+    return [int(rows[name][0]) * 1024 if name in rows else 0 for name in names]
 
 
 def exact_shared_bytes(pid: int) -> int:
@@ -169,24 +176,6 @@ def own_use() -> tuple[float, int]:
     pid = os.getpid()
     found = memory(pid)
     return process_cpu_s(pid) or 0.0, 0 if found is None else found.resident
-
-
-def usage(pid: int | None) -> Usage:
-    """Measure one process. Do not call it in the event loop: the kernel walks all pages of the process."""
-    import psutil  # only when the use of workers is requested
-
-    if pid is None:
-        return Usage()
-    try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            memory = process.memory_full_info()
-            times = process.cpu_times()
-            age = monotonic() - (process.create_time() - psutil.boot_time())
-    except (psutil.Error, OSError):  # it is gone, or /proc cannot be read: no descriptor is left
-        return Usage()
-    share = round((times.user + times.system) / age, 3) if age > 0 else None
-    return Usage(share, memory.rss, memory.uss)
 
 
 def _read(path: str) -> bytes | None:

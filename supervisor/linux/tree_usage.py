@@ -13,6 +13,9 @@ from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.ports import MeasuredProcess, Sample
 
+PROCESSES_MAX = 256
+"""Processes of one worker that are looked at for those who ask what it uses; more are counted as so many."""
+
 
 def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
     """Return what is used now, of `at_most` processes; None if the worker is gone."""
@@ -37,14 +40,23 @@ def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Samp
     )  # fmt: skip
 
 
-def measure_all(processes: Sequence[MeasuredProcess], at_most: int) -> tuple[list[tuple[Sample, float] | None], float]:
-    """Return what each of these and its tree use, at most so many processes of each, and when; None: it is gone. And
-    the processor seconds that this took. Any thread.
+def measure_with_alone(pid: int, cgroup: Cgroup | None) -> Sample | None:
+    """Return what is used now, with what the processes have alone; None if the worker is gone. Takes milliseconds."""
+    sample = measure(pid, cgroup, cpu=True, at_most=PROCESSES_MAX)
+    if sample is None:
+        return None
+    pids = procfs.members(pid, () if cgroup is None else cgroup.processes(), PROCESSES_MAX)
+    return sample._replace(alone_bytes=sum(map(procfs.alone_bytes, pids)))
+
+
+def measure_all(processes: Sequence[MeasuredProcess]) -> tuple[list[tuple[Sample, float] | None], float]:
+    """Return what each of these and its tree use, and when; None: it is gone. And the processor seconds that this took.
+    Any thread.
     """
     began_s = clock.thread_cpu_s()
     found: list[tuple[Sample, float] | None] = []
     for process in processes:
-        sample = process.sample(cpu=True, at_most=at_most)
+        sample = process.sample(cpu=True, at_most=PROCESSES_MAX)
         found.append(None if sample is None else (sample, clock.monotonic()))
     return found, clock.thread_cpu_s() - began_s
 

@@ -24,7 +24,7 @@ from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
 from killable.supervisor.linux.worker_cleanup import WorkerCleanup
 from killable.supervisor.models import Verdict
-from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
+from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample
 from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
@@ -330,6 +330,13 @@ class WorkerProcess:
             measuring.set_result(self._measure_exactly(sample))
         measuring.add_done_callback(tell)
 
+    def _without_alone(self) -> Sample | None:
+        return self.sample(cpu=True, at_most=tree_usage.PROCESSES_MAX)
+
+    def _with_alone(self) -> Sample | None:
+        sample = None if self.pid is None else tree_usage.measure_with_alone(self.pid, self._cgroup)
+        return sample if self._alive() else None
+
     def _measure_exactly(self, sample: Sample) -> Sample:
         return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
@@ -358,12 +365,11 @@ class WorkerProcess:
     def has_whole_stack(self) -> bool:
         return self._stack.is_whole()
 
-    async def usage(self) -> Usage:
+    async def measured(self, *, alone: bool) -> Sample | None:
         try:
-            used = await event_loops.in_bounded_threads(self._loop, partial(procfs.usage, self.pid))
+            return await event_loops.in_bounded_threads(self._loop, self._with_alone if alone else self._without_alone)
         except RuntimeError:
-            return Usage()  # no thread can be started
-        return used if self._alive() else Usage()
+            return None  # no thread can be started
 
     def abandon(self) -> None:
         self._close()

@@ -286,8 +286,8 @@ class Fleet(PoolsByName[Pool]):
         raise Refused(f"there is no worker {worker_id}", code="unknown_worker", worker_id=worker_id)
 
     async def worker_record(self, worker: Worker) -> WorkerRecord:
-        usage = await worker.usage()
-        return worker.record(self._clock.now(), usage)
+        sample, now = await worker.measured(alone=True), self._clock.now()
+        return worker.record(now, sample, None if sample is None else worker.share(sample, now))
 
     async def worker_records(self) -> Sequence[WorkerRecord]:
         workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]

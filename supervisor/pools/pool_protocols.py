@@ -18,7 +18,7 @@ from killable.supervisor.models import Certificate, JobType, Outcome, WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
-from killable.supervisor.ports import SpawnerFactory, Usage
+from killable.supervisor.ports import Sample, SpawnerFactory
 from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
@@ -47,7 +47,7 @@ class JobWorker(Protocol):
         """Call `callback` when its slot can take another attempt: at once, or later."""
         ...
 
-    async def usage(self) -> Usage: ...
+    async def measured(self, *, alone: bool) -> Sample | None: ...
     async def until_gone(self, timeout_s: float) -> None: ...
 
 

@@ -17,7 +17,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict, WorkerId
 from killable.supervisor.pools.lane import Lane, LaneHolder
 from killable.supervisor.pools.start_failures import kept_output, why_not_ready
-from killable.supervisor.ports import Gone, Process, Usage
+from killable.supervisor.ports import Gone, Process, Sample
 from killable.supervisor.records import WorkerRecord
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
@@ -261,8 +261,8 @@ class Worker:
     def pid(self) -> int | None:
         return self.process.pid
 
-    async def usage(self) -> Usage:
-        return await self.process.usage()
+    async def measured(self, *, alone: bool) -> Sample | None:
+        return await self.process.measured(alone=alone)
 
     def when_slot_ready(self, callback: Callable[[], None]) -> None:
         """Call `callback` when a worker of its pool is idle: at once, or later."""
@@ -386,7 +386,12 @@ class Worker:
     def age_s(self, now: float) -> float:
         return now - self._born
 
-    def record(self, now: float, usage: Usage) -> WorkerRecord:
+    def share(self, sample: Sample, now: float) -> float | None:
+        """Return what it has used of a core over its life."""
+        age_s = self.age_s(now)
+        return round(sample.cpu_s / age_s, 3) if age_s > 0 else None
+
+    def record(self, now: float, sample: Sample | None, share: float | None) -> WorkerRecord:
         attempt = self.attempt
         return WorkerRecord(
             worker_id=self.id,
@@ -400,9 +405,9 @@ class Worker:
             jobs=self.served,
             start_method=self._start_method,
             proof=self.process.proof,
-            cpu=usage.cpu,
-            rss_bytes=usage.rss_bytes,
-            uss_bytes=usage.uss_bytes,
+            cpu=share,
+            rss_bytes=None if sample is None else sample.resident_bytes,
+            uss_bytes=None if sample is None else sample.alone_bytes,
             generation=self._generation,
         )
 

@@ -13,12 +13,10 @@ from functools import partial
 from killable.supervisor import event_loops
 from killable.supervisor.linux.tree_usage import measure_all
 from killable.supervisor.pools.worker import Worker
-from killable.supervisor.ports import Sample, Usage
+from killable.supervisor.ports import Sample
 from killable.supervisor.records import WorkerRecord, WorkerUse
 from killable.workers.named_tuples import NamedTuple
 
-PROCESSES_MAX = 256
-"""Processes of one worker that are looked at; more are counted as so many."""
 COST_S_MAX = 0.004
 """Processor seconds of one measurement, after which the workers take turns."""
 AT_ONCE_MIN = 16
@@ -51,7 +49,7 @@ class WorkerUses:
         try:
             loop = asyncio.get_running_loop()
             samples, cost_s = await event_loops.in_bounded_threads(
-                loop, partial(measure_all, [each.process for each in due], PROCESSES_MAX)
+                loop, partial(measure_all, [each.process for each in due])
             )
         except RuntimeError:  # no thread can be started
             samples, cost_s = [None] * len(due), 0.0
@@ -71,16 +69,14 @@ class WorkerUses:
         percent = None
         if before is not None and before.at < at <= before.at + MEMORY_S:
             percent = round(max(0.0, sample.cpu_s - before.sample.cpu_s) / (at - before.at) * 100, 1)
-        age_s = worker.age_s(now)
-        share = round(sample.cpu_s / age_s, 3) if age_s > 0 else None
-        self._latest[worker.id] = _Measured(sample, at, percent, share)
+        self._latest[worker.id] = _Measured(sample, at, percent, worker.share(sample, now))
 
     def _shown(self, worker: Worker, now: float) -> tuple[WorkerRecord, WorkerUse]:
         measured = self._latest.get(worker.id)
         if measured is None:
-            return worker.record(now, Usage()), WorkerUse()
+            return worker.record(now, None, None), WorkerUse()
         sample = measured.sample
-        record = worker.record(now, Usage(measured.share, sample.resident_bytes))
+        record = worker.record(now, sample, measured.share)
         memory = sample.own_bytes + sample.others_bytes + sample.shared_bytes
         use = WorkerUse(measured.percent, memory, sample.processes, sample.threads)
         return record, use

@@ -144,8 +144,8 @@ async def read_rss_bytes(pools: JobPools) -> int:
     """Return the resident memory of all workers together, in bytes. Shared memory is counted in each worker."""
     living = (worker for pool in pools.with_workers() for worker in pool.workers.values())
     workers = [worker for worker in living if worker.stage is not WorkerStage.GONE]
-    usages = await asyncio.gather(*(worker.usage() for worker in workers))
-    return sum(usage.rss_bytes or 0 for usage in usages)
+    samples = await asyncio.gather(*(worker.measured(alone=False) for worker in workers))
+    return sum(sample.resident_bytes for sample in samples if sample is not None)
 
 
 async def _loop_lag_s(clock: Clock) -> float:

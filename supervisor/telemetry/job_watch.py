@@ -11,7 +11,7 @@ nothing runs; changes are noted for LINGER_S after the last reader, who may have
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
@@ -37,12 +37,14 @@ BEAT_S = 1.0
 """Seconds between two looks at what running jobs have emitted, and between two counts."""
 COUNT_SHARE = 1 / 500
 """Of a processor, that counting may take for one filter."""
+COUNT_SHARE_OF_ALL = 1 / 50
+"""The same for the filters of all readers: with more than ten each is counted less often."""
 LINGER_S = 30.0
 """Seconds for which changes are noted after the last reader has left."""
 TAKEN_MAX = 128
 """Changes that a reader gets at once."""
 COUNTED_MAX = 64
-"""Filters whose counts are kept."""
+"""Filters without a reader whose counts are kept."""
 TURNS = "/v1/jobs/stream"
 """For `wakeup_turns`, which know readers by job."""
 
@@ -116,6 +118,8 @@ class JobWatch:
         """Whether some counts are older than this round, as counting them takes long."""
         self._counted: OrderedDict[JobFilter, _Counted] = OrderedDict()
         self._readers = 0
+        self._filters: Counter[JobFilter] = Counter()
+        """Those of the readers."""
         self._waiting = WaitingReaders(TURNS)
         self._tick: Timer | None = None
         self._beat: Timer | None = None
@@ -161,7 +165,7 @@ class JobWatch:
     async def read(self, wanted: JobFilter, limit: int, after: int) -> AsyncGenerator[list[JobEvent], None]:
         """Yield what a reader gets, from the change after `after` on, if that is known; else the list first."""
         reader = _Reader(wanted, limit)
-        self._come()
+        self._come(wanted)
         try:
             if after >= 0 and self._forgotten <= after <= self._latest:
                 self._resume(reader, after)
@@ -186,10 +190,11 @@ class JobWatch:
                 elif not self._is_closed:
                     await self._waiting.changed()
         finally:
-            self._leave()
+            self._leave(wanted)
 
-    def _come(self) -> None:
+    def _come(self, wanted: JobFilter) -> None:
         self._readers += 1
+        self._filters[wanted] += 1
         if self._end is not None:
             self._end.cancel()
             self._end = None
@@ -203,8 +208,11 @@ class JobWatch:
             self._on_tick()
         self._arm_beat()
 
-    def _leave(self) -> None:
+    def _leave(self, wanted: JobFilter) -> None:
         self._readers -= 1
+        self._filters[wanted] -= 1
+        if not self._filters[wanted]:
+            del self._filters[wanted]
         if not self._readers:
             for timer in (self._tick, self._beat):
                 if timer is not None:
@@ -357,8 +365,9 @@ class JobWatch:
         began = self._clock.now()
         counts = self._registry.count(wanted)
         now = self._clock.now()
-        self._counted[wanted] = _Counted(counts, self._version, now + (now - began) / COUNT_SHARE)
-        if len(self._counted) > COUNTED_MAX:
+        share = min(COUNT_SHARE, COUNT_SHARE_OF_ALL / max(1, len(self._filters)))
+        self._counted[wanted] = _Counted(counts, self._version, now + (now - began) / share)
+        if len(self._counted) > COUNTED_MAX + len(self._filters):
             self._counted.popitem(last=False)
         return counts
 

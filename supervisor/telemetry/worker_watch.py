@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock, Timer, realtime
+from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobEvent
@@ -42,6 +43,8 @@ class _Measurement(NamedTuple):
     retired: Sequence[RetiredWorker]
     tenants: Mapping[str, str]
     """Of each job that a worker has, or that has cost one its reuse."""
+    active: Sequence[Job]
+    """The jobs that have not ended: found once, as that takes a look at every job that is kept."""
     common: Mapping[str, Any]
     """What all readers see."""
 
@@ -150,7 +153,7 @@ class WorkerWatch:
             "server": self._server(),
             "nodes": [each._asdict() for each in self._nodes()],
         }
-        return _Measurement(self._number, workers, retired, tenants, common)
+        return _Measurement(self._number, workers, retired, tenants, self._registry.active(), common)
 
     def _pool(self, record: Mapping[str, Any], starting: Mapping[str, int]) -> dict[str, Any]:
         name = record["name"]
@@ -198,7 +201,7 @@ class WorkerWatch:
             "seq": latest.number,
             "retired": [each._asdict() for each in latest.retired if is_seen(each.job_id)],
             **latest.common,
-            **self._jobs(tenant),
+            **self._jobs(latest.active, tenant),
         }
         seen = [
             (record if is_seen(record.job_id) else record._replace(job_id=None, type=None, attempt=None), use)
@@ -218,9 +221,9 @@ class WorkerWatch:
             known = self._encodings[key] = same, dump_json(members)[:-1]
         return b'%b,"age_s":%.3f}' % (known[1], record.age_s)
 
-    def _jobs(self, tenant: str | None) -> dict[str, Any]:
+    def _jobs(self, every: Sequence[Job], tenant: str | None) -> dict[str, Any]:
         """Return the queue and the jobs, of one tenant or of all."""
-        active = [job for job in self._registry.active() if tenant in (None, job.submission.tenant)]
+        active = [job for job in every if tenant in (None, job.submission.tenant)]
         states = Counter(job.public_state for job in active)
         waiting = [job for job in active if job.public_state == "queued"]
         oldest = min((job.queued for job in waiting), default=None)

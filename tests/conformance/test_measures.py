@@ -8,11 +8,10 @@ from spawner_stage import Stage, Worker
 
 from killable.supervisor.attempts.escalation import LOCK_RUNS
 from killable.supervisor.models import Verdict
-from killable.supervisor.ports import Process, ProcessorUse, Sample, Usage
+from killable.supervisor.ports import Process, ProcessorUse, Sample
 from killable.workers.protocol.messages import Kind
 
 pytestmark = pytest.mark.row("PEERS-L")
-NOTHING = Usage()
 MIB = 1 << 20
 EVERYBODY = 1 << 16
 
@@ -80,7 +79,7 @@ async def test_one_that_is_not_told_of_is_gone_or_was_abandoned_cannot_be_measur
     assert use_of(worker)
     worker.process.kill()
     await stage.wait_until_gone(worker)
-    assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
+    assert nothing_is_measured(worker.process) and await worker.process.measured(alone=True) is None
     worker.process.bound(MIB, 1)
 
 
@@ -90,7 +89,7 @@ async def test_of_one_that_was_abandoned_nothing_is_left_and_idle_it_leaves_by_i
     worker.process.hold(1)
     worker.process.abandon()
     stage.zygote.workers.remove(worker)
-    assert nothing_is_measured(worker.process) and await worker.process.usage() == NOTHING
+    assert nothing_is_measured(worker.process) and await worker.process.measured(alone=True) is None
     assert not worker.process.kill_now(1, Verdict("cancelled")) and worker.process.killed_for is None
     await stage.until(lambda: not stage.lives(worker), worker, "has left")
     assert sorted(worker.reports.calls) == ["forked", "frames"]
@@ -155,13 +154,19 @@ async def test_a_sample_counts_what_it_has_started_and_a_proof_only_what_that_ho
 
 
 @on_both_sides()
-async def test_its_usage_is_that_of_its_life(stage: Stage) -> None:
+async def test_what_it_has_alone_is_measured_if_that_is_asked_for(stage: Stage) -> None:
     worker = await stage.worker()
     await stage.start_inside(worker, "loops", 1)
     await stage.wait_until_computing(worker)
-    usage = await worker.process.usage()
-    assert usage.cpu is not None and usage.rss_bytes is not None and usage.uss_bytes is not None
-    assert usage.cpu > 0 and usage.rss_bytes > usage.uss_bytes > 0
+    sample = await worker.process.measured(alone=True)
+    assert sample is not None and sample.alone_bytes is not None and sample.cpu_s > 0
+    assert sample.resident_bytes > sample.alone_bytes > 0
+    without = await worker.process.measured(alone=False)
+    assert without is not None and without.alone_bytes is None and without.resident_bytes > 0
+    other = await stage.worker()
+    await stage.start_inside(other, "has a family", 1)
+    family = await other.process.measured(alone=True)
+    assert family is not None and family.processes == 3, "all of its tree"
 
 
 @on_both_sides()

@@ -77,7 +77,7 @@ async def test_a_worker_that_is_reaped_is_signalled_no_more(ready: Ready) -> Non
     process.terminate(1)
     process.dump(1)
     process.kill()
-    assert process.processor_use() is None and process.stack() is None and (await process.usage()).rss_bytes is None
+    assert process.processor_use() is None and process.stack() is None and await process.measured(alone=True) is None
 
 
 async def test_a_worker_can_be_killed_while_its_fork_is_on_its_way(ready: Ready) -> None:

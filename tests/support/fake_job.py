@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from support.fake_world import NEVER, Life, Script, Truth
 
-from killable.supervisor.ports import ProcessorUse, Sample, Usage
+from killable.supervisor.ports import ProcessorUse, Sample
 from killable.workers.protocol.frames import encode
 from killable.workers.protocol.messages import (
     NOTIFY_ACKNOWLEDGED,
@@ -51,7 +51,6 @@ class FakeJob:
         self._used = ProcessorUse(0.0, 0.0, 1)
         """Before this attempt."""
         self._busy_since = 0.0
-        self._born_at = process.world.now()
 
     # ── what is measured of it ──
 
@@ -74,18 +73,12 @@ class FakeJob:
             1 + others,
             self.processor_use().cpu_s if cpu else 0.0,
             threads=1 + others,
+            resident_bytes=SHARED_BYTES + self._own_bytes(),
         )
 
     def exactly(self, sample: Sample) -> Sample:
         own = self._truth.script.child_own_bytes if self._truth is not None else 0
         return sample._replace(others_bytes=min(self._children(), sample.processes - 1) * own, proven=True)
-
-    def usage(self) -> Usage:
-        if self._process.life is not Life.RUNNING:
-            return Usage()
-        age_s = self._process.world.now() - self._born_at
-        share = round(self.processor_use().cpu_s / age_s, 3) if age_s > 0 else None
-        return Usage(share, SHARED_BYTES + self._own_bytes(), self._own_bytes())
 
     def held_bytes(self) -> int:
         """What its attempt has taken, with what its children hold alone."""

@@ -17,7 +17,7 @@ from support.fake_process_checks import check_kill, note_notifications, note_ter
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
 from killable.supervisor.models import Verdict
-from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample, Usage
+from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample
 from killable.workers.protocol.frames import Decoder
 from killable.workers.protocol.messages import Broken, Expire, Kind, Ready, Run, Stop
 from killable.workers.protocol.zygote_messages import ProcessEnding
@@ -233,9 +233,14 @@ class FakeProcess:
     def stack(self) -> str | None:
         return None if self._is_closed else self.stack_text or None
 
-    async def usage(self) -> Usage:
+    async def measured(self, *, alone: bool) -> Sample | None:
         await asyncio.sleep(self.world.random.uniform(0.0001, 0.002))  # in a thread of its own
-        return self._job.usage() if self._is_there else Usage()
+        if not self._is_there:
+            return None
+        sample = self._job.sample(cpu=True)
+        return (
+            sample._replace(alone_bytes=sample.own_bytes + self._job.exactly(sample).others_bytes) if alone else sample
+        )
 
     def without_cgroup(self) -> None:
         self.proof = "descendants"

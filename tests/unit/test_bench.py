@@ -14,6 +14,7 @@ from killable.api.cli.bench import load, session, tables
 from killable.api.cli.bench.percentiles import median, percentile
 from killable.api.cli.bench.picture import draw, picture
 from killable.api.cli.bench.plan import QUICK
+from killable.api.cli.bench.raw_connection import Body
 from killable.api.cli.bench.results import Results, Row
 
 DOCUMENT: dict[str, Any] = {
@@ -46,6 +47,18 @@ def test_events_are_counted_wherever_they_are_cut() -> None:
         reader = read(whole[:cut], whole[cut:])
         assert reader.ids == list(range(2, 9)) and reader.ended == "completed" and reader.has_begun.is_set(), cut
         assert reader.lost(7) == 0
+
+
+def test_the_sizes_of_chunks_are_no_part_of_an_event() -> None:
+    """A server cuts its answer where it likes."""
+    whole = STARTED + b"".join(map(token, range(2, 9))) + COMPLETED
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    for cut in range(1, len(whole)):
+        parts = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (whole[:cut], whole[cut:]))
+        reader, body = load.EventReader("job-1"), Body()
+        for received in (head + parts[:100], parts[100:]):
+            reader.feed(body.feed(received))
+        assert reader.lost(7) == 0 and reader.ended == "completed", cut
 
 
 @pytest.mark.parametrize(
@@ -151,6 +164,12 @@ def test_the_histogram_stands_where_the_values_are() -> None:
     axis, first, second = tables.histograms([low, high]).plain.splitlines()
     assert first.index("█") == axis.index("1")
     assert axis.index("10") < second.index("█") <= axis.index("100")
+
+
+def test_the_histogram_has_room_for_names_and_axis() -> None:
+    named = Row("recovery", "next job starts, a spare was warm", "ms", [0.02, 1000.0])
+    axis, line = tables.histograms([named]).plain.splitlines()
+    assert line.startswith(named.what) and max(len(axis), len(line)) <= tables.COLUMNS
 
 
 def test_a_png_is_drawn_from_it(tmp_path: Path) -> None:

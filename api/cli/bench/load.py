@@ -12,14 +12,14 @@ import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, closing, contextmanager, suppress
 from itertools import pairwise
 from urllib.parse import urlsplit
 
 import psutil
 
 from killable.api.cli.bench.plan import EVENTS_PER_S, Plan
-from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
+from killable.api.cli.bench.raw_connection import READ_BYTES, Body, RawConnection
 from killable.api.cli.bench.results import Results, Row
 from killable.api.cli.bench.server_calls import BenchServer
 
@@ -71,11 +71,12 @@ class EventReader:
 
     async def read(self, connection: RawConnection) -> None:
         """Read to the terminal event. Raise EOFError if the connection ends before."""
-        while not self.ended:
-            chunk = await connection.reader.read(READ_BYTES)
-            if not chunk:
-                raise EOFError(f"the stream of {self.job_id} ended after {len(self.ids)} events, before the job's end")
-            self.feed(chunk)
+        async with aclosing(connection.body()) as body:
+            async for chunk in body:
+                self.feed(chunk)
+                if self.ended:
+                    return
+        raise EOFError(f"the stream of {self.job_id} ended after {len(self.ids)} events, before the job's end")
 
 
 async def measure_rate(server: BenchServer, plan: Plan, results: Results) -> None:
@@ -198,11 +199,12 @@ async def _read_slowly(server: BenchServer, slow: EventReader, other: EventReade
         await loop.sock_connect(narrow, (url.hostname, url.port))
         asked = f"GET /v1/jobs/{slow.job_id}/stream HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         await loop.sock_sendall(narrow, asked.encode())
+        body = Body()
         while not slow.ended:
             chunk = await loop.sock_recv(narrow, READ_BYTES if other.ended else SLOW_BYTES)
             if not chunk:
                 raise EOFError(f"the slow reader of {slow.job_id} was disconnected after {len(slow.ids)} events")
-            slow.feed(chunk)
+            slow.feed(body.feed(chunk))
             if not other.ended:
                 await asyncio.sleep(SLOW_EVERY_S)
 

@@ -7,9 +7,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
 from typing import Any, Self
 
+import httptools
+
 READ_BYTES = 1 << 20
+
+
+class Body:
+    """The body of one answer, without its head and the sizes of its chunks, which may stand within an event."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._parser = httptools.HttpResponseParser(self)
+
+    def on_body(self, part: bytes) -> None:
+        self._parts.append(part)
+
+    def feed(self, received: bytes) -> bytes:
+        """Return what these bytes of the answer bring of its body. Raise ValueError for what is no HTTP."""
+        try:
+            self._parser.feed_data(received)
+        except httptools.HttpParserError as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+        parts, self._parts = self._parts, []
+        return b"".join(parts)
 
 
 class RawConnection:
@@ -56,6 +79,12 @@ class RawConnection:
     def open_stream(self, job_id: str) -> None:
         """Request a job's events. From then on only `line_with` and `reader` can be used."""
         self.send("GET", f"/v1/jobs/{job_id}/stream")
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body of the stream as it comes, until the server closes the connection."""
+        body = Body()
+        while received := await self.reader.read(READ_BYTES):
+            yield body.feed(received)
 
     async def line_with(self, part: bytes) -> bytes:
         """Read up to a line that contains `part`, and return it. Raise EOFError."""

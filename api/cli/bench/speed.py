@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import aclosing
 
 from killable import Executor
 from killable.api.cli.bench.plan import Plan
-from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
+from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.bench.results import Results
 from killable.api.cli.bench.server_calls import BenchServer, run_job
 
@@ -34,17 +35,18 @@ async def _measure_jobs(what: str, jobs: int, server: BenchServer, plan: Plan, r
     callers = [await server.connect() for _ in range(CLIENTS)]
     try:
         await server.wait_until_warm(callers[0])
-        await _run(callers, WARM_UP_JOBS)
+        await run_jobs(callers, WARM_UP_JOBS)
         for _ in range(plan.rounds):
             began = time.monotonic()
-            await _run(callers, jobs)
+            await run_jobs(callers, jobs)
             results.row_of("jobs-http", what, "/s").values.append(jobs / (time.monotonic() - began))
     finally:
         for caller in callers:
             await caller.close()
 
 
-async def _run(callers: list[RawConnection], jobs: int) -> None:
+async def run_jobs(callers: list[RawConnection], jobs: int) -> None:
+    """Run so many jobs that do nothing, one after the other over each connection."""
     left = iter(range(jobs))
 
     async def one_after_the_other(caller: RawConnection) -> None:
@@ -76,25 +78,26 @@ async def measure_tokens(server: BenchServer, plan: Plan, results: Results) -> N
         async with server.connected() as caller:
             await server.wait_until_warm(caller)
             caller.open_stream(await caller.submit("yield_tokens", tokens=plan.tokens))
-            tokens, took_s = await _count_tokens(caller)
+            tokens, took_s = await count_tokens(caller)
         row.count("lost", plan.tokens - tokens)
         row.values.append(tokens / took_s)
     if row.facts["lost"]:
         results.failures.append(f"tokens: {row.facts['lost']:.0f} were lost")
 
 
-async def _count_tokens(connection: RawConnection) -> tuple[int, float]:
+async def count_tokens(connection: RawConnection) -> tuple[int, float]:
     """Return the number of token events up to the terminal one, and the seconds from the first to the last."""
     tokens, rest, first_at, last_at = 0, b"", 0.0, 0.0
-    while chunk := await connection.reader.read(READ_BYTES):
-        text = rest + chunk
-        arrived = text.count(_TOKEN)
-        if arrived:
-            last_at = time.monotonic()
-            first_at = first_at or last_at
-            tokens += arrived
-        if _END in text:
-            return tokens, last_at - first_at
-        # Long enough for a name that is cut in two, and too short for a whole one, which would be counted again.
-        rest = text[-(len(_TOKEN) - 1) :]
+    async with aclosing(connection.body()) as body:
+        async for chunk in body:
+            text = rest + chunk
+            arrived = text.count(_TOKEN)
+            if arrived:
+                last_at = time.monotonic()
+                first_at = first_at or last_at
+                tokens += arrived
+            if _END in text:
+                return tokens, last_at - first_at
+            # Long enough for a name that is cut in two, and too short for a whole one, which would be counted again.
+            rest = text[-(len(_TOKEN) - 1) :]
     raise EOFError("the stream ended before its terminal event")

@@ -20,8 +20,8 @@ from killable.api.cli.display.fitted_table import Column, Listing
 
 CANCELS, RATES, MEMORY, RECOVERY, SERVER, LOAD = "cancel", "rate", "memory", "recovery", "server", "load"
 BLOCKS = " ▁▂▃▄▅▆▇█"
-HISTOGRAM_COLUMNS = 48
-NAME_COLUMNS = 32
+COLUMNS, NAME_COLUMNS_MAX = 80, 40
+"""Of histograms."""
 LEFT_OUT = ("term_sent", "slot_ready", "reaped", "exited")
 """Of the phases: where there is no room, in this order."""
 BUSY_LOAD = 0.5
@@ -66,7 +66,9 @@ def sections(results: Results) -> Iterator[RenderableType]:
     if rows[CANCELS]:
         yield _cancels(rows[CANCELS])
         yield _phases(rows[CANCELS])
-    for name, title in ((RATES, "A SECOND"), (RECOVERY, "AFTER A KILL, ms"), (SERVER, "SERVER, ms")):
+    if rows[RATES]:
+        yield _rates(rows[RATES])
+    for name, title in ((RECOVERY, "AFTER A KILL, ms"), (SERVER, "SERVER, ms")):
         if rows[name]:
             yield _plain(title, rows[name])
     if rows[MEMORY]:
@@ -112,9 +114,17 @@ def _plain(title: str, rows: Iterable[Row]) -> Listing:
          Column("P99", drop=2, numeric=True), Column("WORST", numeric=True))
     )  # fmt: skip
     for row in rows:
-        is_rate = row.unit == "/s"
-        p99 = "-" if is_rate else number(row.p99)
-        listing.add(row.what, str(len(row.values)), Text(number(row.p50), "bold"), p99, number(row.worst))
+        listing.add(row.what, str(len(row.values)), Text(number(row.p50), "bold"), number(row.p99), number(row.worst))
+    return listing
+
+
+def _rates(rows: Iterable[Row]) -> Listing:
+    listing = Listing(
+        (Column("A SECOND", cut=True), Column("N", drop=1, numeric=True), Column("P50", numeric=True),
+         Column("LEAST", drop=2, numeric=True))
+    )  # fmt: skip
+    for row in rows:
+        listing.add(row.what, str(len(row.values)), Text(number(row.p50), "bold"), number(row.worst))
     return listing
 
 
@@ -159,18 +169,21 @@ def histograms(rows: Sequence[Row]) -> Text:
     every = [value for _, values, _ in lines for value in values]
     low = math.floor(math.log10(max(1e-3, min(every))))
     high = max(low + 1, math.ceil(math.log10(max(1e-3, *every))))
-    wide = max(4, HISTOGRAM_COLUMNS // (high - low))
-    drawn = Text("how often, ms".ljust(NAME_COLUMNS), "bold")
+    title = "how often, ms"
+    name_columns = min(NAME_COLUMNS_MAX, max(len(title), *(len(what) for what, _, _ in lines)) + 2)
+    last = f"{10.0**high:g}"
+    wide = max(4, (COLUMNS - name_columns - len(last)) // (high - low))
+    drawn = Text(title.ljust(name_columns), "bold")
     for decade in range(low, high + 1):
-        drawn.append(f"{10.0**decade:g}".ljust(wide), "dim")
+        drawn.append(f"{10.0**decade:g}".ljust(wide if decade < high else 0), "dim")
     for what, values, style in lines:
-        drawn.append(f"\n{_cut(what).ljust(NAME_COLUMNS)}", "" if style == "cyan" else style)
+        drawn.append(f"\n{_cut(what, name_columns).ljust(name_columns)}", "" if style == "cyan" else style)
         drawn.append(_bars(values, low, high, wide), style)
     return drawn
 
 
-def _cut(what: str) -> str:
-    return what if len(what) < NAME_COLUMNS else what[: NAME_COLUMNS - 2] + "…"
+def _cut(what: str, columns: int) -> str:
+    return what if len(what) < columns else what[: columns - 2] + "…"
 
 
 def _bars(values: Sequence[float], low: int, high: int, wide: int) -> str:

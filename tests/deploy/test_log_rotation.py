@@ -1,4 +1,4 @@
-"""docs/how-to/logging.md: with the page's lines the system's logrotate moves the audit log away, and no record is lost."""
+"""docs/how-to/logging.md: by the page's lines logrotate moves the audit log away, and no record is lost."""
 
 from __future__ import annotations
 

@@ -97,9 +97,8 @@ def create_app(
     )
     parts = app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks,
-        RequestMetrics(), telemetry,
+        RequestMetrics(), telemetry, [] if audit_log is None else [lambda: audit_log.trouble],
     )  # fmt: skip
-    app.state.troubles = []
     install_problems(app)
     # These two first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
     for routes in (

@@ -126,6 +126,8 @@ _WITHOUT_SETTING = {
     "protocol": "The job, or a library in it, wrote to the worker's own pipes.",
     "result.unserializable": "A job may yield and return only bytes or JSON: str, int, float, bool, None, list, dict.",
     "spawn": "Check the machine with `killable doctor`, and the job types with `killable types`.",
+    "worker_lost": "A process of the server ended: its log says which (`zygote_gone`), and `dmesg` whether memory was "
+    'short. @job(retry_on="worker_lost") runs such a job again.',
     "unkillable": "The process is in uninterruptible sleep (state D), usually for a hung disk or network file system.",
     "limit.files": "files_max is not set for this job; the server's `ulimit -n` limits its open files.",
 }  # fmt: skip

@@ -5,6 +5,7 @@ Runs in: api. Not FastAPI's dependencies: each costs a request 30 µs, and these
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -47,6 +48,13 @@ class Dependencies:
     request_metrics: RequestMetrics
     telemetry: TelemetrySent | None
     """None: this server sends none."""
+    troubles: list[Callable[[], str]]
+    """What is asked for a fault of the server around its supervisor: each returns it, or ""."""
+
+    async def readiness(self) -> tuple[bool, list[str]]:
+        """Return whether any job can start, and everything that is wrong with the server."""
+        can_start, degraded = await self.engine.ready()
+        return can_start, [*degraded, *(text for trouble in self.troubles if (text := trouble()))]
 
 
 def parts_of(request: Request) -> Dependencies:

@@ -45,12 +45,14 @@ class KeysInvalid(KillableError):
 # ── reading ──
 
 
-def read_keys(path: str | os.PathLike[str], *, may_be_empty: bool = False) -> tuple[ApiKey, ...]:
+def read_keys(
+    path: str | os.PathLike[str], *, may_be_empty: bool = False, of_any_owner: bool = False
+) -> tuple[ApiKey, ...]:
     """Return the keys in a file. Raise KeysInvalid with every fault; no message repeats a key.
 
     `may_be_empty`: of a server that runs with keys, and whose last key was revoked.
     """
-    return _parsed(path, _lines(Path(path)), may_be_empty)
+    return _parsed(path, _lines(Path(path), of_any_owner=of_any_owner), may_be_empty)
 
 
 def _parsed(path: str | os.PathLike[str], lines: Sequence[str], may_be_empty: bool) -> tuple[ApiKey, ...]:
@@ -82,7 +84,8 @@ def _words(line: str) -> list[str]:
     return [] if not words or words[0].startswith("#") else words
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, *, of_any_owner: bool = False) -> list[str]:
+    """`of_any_owner`: root looks after the keys of a service, as whose user it does not run."""
     try:
         # A FIFO without a writer would block here, and with it the server.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -90,7 +93,7 @@ def _lines(path: Path) -> list[str]:
             content = file.read(FILE_BYTES_MAX + 1) if stat.S_ISREG(found.st_mode) else b""
     except OSError as error:
         raise _invalid(path, [f"it cannot be read: {(error.strerror or str(error)).lower()}"]) from error
-    _check_access(path, found)
+    _check_access(path, found, of_any_owner=of_any_owner and os.geteuid() == 0)
     if len(content) > FILE_BYTES_MAX:
         raise _invalid(path, [f"it is longer than {FILE_BYTES_MAX} bytes"])
     try:
@@ -100,14 +103,15 @@ def _lines(path: Path) -> list[str]:
         raise _invalid(path, [f"line {line} has a character that is not ASCII"]) from error
 
 
-def _check_access(path: Path, found: os.stat_result) -> None:
+def _check_access(path: Path, found: os.stat_result, *, of_any_owner: bool) -> None:
     """Raise KeysInvalid if another user may read or change the file."""
     mode = stat.S_IMODE(found.st_mode)
     if not stat.S_ISREG(found.st_mode):
         raise _invalid(path, ["it is not a regular file"])
-    if found.st_uid not in (os.geteuid(), 0):
+    if found.st_uid not in (os.geteuid(), 0) and not of_any_owner:
         why = f"it belongs to user {found.st_uid}, who could change it, and this is user {os.geteuid()}"
-        raise _invalid(path, [f"{why}: chown {os.geteuid()} {path}"])
+        advice = "" if os.geteuid() else "run the server as that user, or "
+        raise _invalid(path, [f"{why}: {advice}chown {os.geteuid()} {path}"])
     if mode & 0o077:
         raise _invalid(path, [f"other users can read or write it (mode {mode:04o}): chmod 600 {path}"])
 
@@ -229,15 +233,15 @@ def _rewrite(path: str | os.PathLike[str], change: Callable[[list[str]], list[st
     try:
         with _locked(real.parent):
             is_new = creates and not os.path.lexists(real)
-            lines = change([] if is_new else _lines(real))
+            lines = change([] if is_new else _lines(real, of_any_owner=True))
             text = "".join(f"{line}\n" for line in lines)
             descriptor, temporary = tempfile.mkstemp(prefix=f".{real.name}.", dir=real.parent)  # mode 0600
             try:
                 with open(descriptor, "w", encoding="ascii") as file:
                     file.write(text)
                     file.flush()
-                    if not is_new:
-                        _give_to_owner_of(real, file.fileno())
+                    if not is_new or os.geteuid() == 0:
+                        _give_to_owner_of(real.parent if is_new else real, file.fileno())
                     os.fsync(file.fileno())
                 os.replace(temporary, real)
             except BaseException:
@@ -249,7 +253,9 @@ def _rewrite(path: str | os.PathLike[str], change: Callable[[list[str]], list[st
 
 
 def _give_to_owner_of(path: Path, descriptor: int) -> None:
-    """Let a rewritten file belong to whom it belonged: root may rewrite the keys of a service that is not root."""
+    """Let root's file belong to the user of the service, as it did before, or as the folder does: else the service
+    could not read it.
+    """
     before = path.stat()
     if before.st_uid != os.geteuid():
         os.fchown(descriptor, before.st_uid, before.st_gid)

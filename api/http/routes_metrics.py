@@ -135,7 +135,11 @@ def _lost(request: Request) -> int:
 async def _text(request: Request, openmetrics: bool) -> Response:
     body = await engine_of(request).scraping.exposition(openmetrics=openmetrics)
     turns, total = parts_of(request).turns, "" if openmetrics else "_total"
+    _, degraded = await parts_of(request).readiness()
     lines = [
+        "# HELP killable_degraded What is wrong with the server, as many as /readyz names",
+        "# TYPE killable_degraded gauge",
+        f"killable_degraded {len(degraded)}.0",
         "# HELP killable_requests_waiting HTTP requests that wait for their turn",
         "# TYPE killable_requests_waiting gauge",
         f"killable_requests_waiting {turns.waiting}.0",

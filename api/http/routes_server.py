@@ -144,21 +144,17 @@ async def live() -> Response:
 )
 async def ready(request: Request) -> Response:
     """Return whether any job can start, and everything that is degraded."""
-    engine = engine_of(request)
-    can_start, degraded = await engine.ready()
-    degraded = [*degraded, *(text for trouble in request.app.state.troubles if (text := trouble()))]
-    audit_log = parts_of(request).audit_log
-    if audit_log is not None and (trouble := audit_log.trouble):
-        degraded = [*degraded, trouble]
+    parts = parts_of(request)
+    can_start, degraded = await parts.readiness()
+    # If the server has keys, a request without one gets no traceback, which may quote confidential values.
+    shows_detail = parts.tickets is None or caller_of(request.scope) is not None
+    pools = [
+        {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
+        for pool in await parts.engine.pools()
+    ]
     if can_start:
-        # If the server has keys, a request without one gets no traceback, which may quote confidential values.
-        shows_detail = parts_of(request).tickets is None or caller_of(request.scope) is not None
-        pools = [
-            {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
-            for pool in await engine.pools()
-        ]
         return Json({"status": "degraded" if degraded else "ok", "degraded": degraded, "pools": pools})
-    return problem("draining", "; ".join(degraded), members={"degraded": degraded})
+    return problem("draining", "; ".join(degraded), members={"degraded": degraded, "pools": pools})
 
 
 @router.get("/v1/info", responses=documented({200: answer("Facts about the server", schemas.Info)}))

@@ -1,7 +1,9 @@
-"""Write the man pages from the declarations of the verbs and of killable.toml: `make man`, or with [--check].
+"""Write the man pages from the declarations of the verbs and of killable.toml, and the scripts with which shells
+complete: `make man`, or with [--check].
 
 Nothing here is typed twice: it is what `--help` and the reference pages are made of. The wheel installs the pages under
-share/man, where man(1) of an environment's `bin` finds them. With --check nothing is written; the exit code is 1 when a
+share/man, where man(1) of an environment's `bin` finds them, and the scripts where bash-completion and fish look.
+With --check nothing is written; the exit code is 1 when a
 page is stale.
 """
 
@@ -16,10 +18,13 @@ import click
 
 from killable.api.cli.app import app
 from killable.api.cli.declarations.verb_command import VerbCommand
+from killable.api.cli.parameters.completion_scripts import script_of
 from killable.api.cli.verbs import PANELS, VERBS
 from killable.supervisor.configuration.example import example
 
 FOLDER = Path(__file__).parent.parent / "man"
+SCRIPTS = {"bash": "killable", "zsh": "_killable", "fish": "killable.fish"}
+"""The name under which each shell looks for the script of a command."""
 ENVIRONMENT = (
     ("KILLABLE_URL", "Address of the server, where --url is not given."),
     ("KILLABLE_API_KEY", "The API key that requests are sent with; of a server, a key that it accepts."),
@@ -36,6 +41,7 @@ def pages() -> dict[Path, str]:
         FOLDER / "killable.1": _overview(),
         **made,
         FOLDER / "killable.toml.5": _configuration(),
+        **{FOLDER / "completion" / name: script_of(app, shell) for shell, name in SCRIPTS.items()},
     }
 
 
@@ -170,13 +176,13 @@ def _lower(sentence: str) -> str:
 
 def main(arguments: list[str]) -> int:
     made = pages()
-    there = set(FOLDER.glob("*")) if FOLDER.exists() else set()
+    there = {path for path in FOLDER.rglob("*") if path.is_file()}
     stale = {path: text for path, text in made.items() if not path.exists() or path.read_text("utf-8") != text}
     if "--check" in arguments:
         for path in sorted({*stale, *(there - made.keys())}):
             print(f"stale: {path.name}; run `make man`")
         return 1 if stale or there - made.keys() else 0
-    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / "completion").mkdir(parents=True, exist_ok=True)
     for path in there - made.keys():
         path.unlink()
     for path, text in stale.items():

@@ -167,6 +167,8 @@ def _exit(exit_code: int | None, message: str = "") -> Outcome:
 
 
 def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
+    if not status.known and evidence.zygote_lost:
+        return _failed("worker_lost", "the pool's guard or zygote died, and this worker with it")
     if not status.known:
         return _failed("worker_lost", "the process ended; its exit status is unknown")
     if status.signal is not None:

@@ -325,7 +325,7 @@ class ZygoteHost:
             sweeping.join()  # it is about to end: a close leaves no thread behind
         self._ended.set()
         self._owner.on_ended(self)  # before the pool is informed and starts another
-        self._lose_zygote("")
+        self._lose_zygote(f"with its guard: {_ending(self._guard.returncode)}")
 
     # ── the zygote ──
 
@@ -520,6 +520,13 @@ class ZygoteHost:
             self._loop.remove_reader(self._guard_socket)
             self._guard_socket.close()
             self._guard_socket = None
+
+
+def _ending(exit_code: int | None) -> str:
+    """Return how the guard ended, by what its Popen has reaped; None: a process that traces it holds it."""
+    if exit_code is None:
+        return "nobody could ask how it ended"
+    return f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}"
 
 
 def _signal(pidfd: int, number: int) -> None:

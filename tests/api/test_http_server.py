@@ -38,6 +38,7 @@ async def test_readiness(server: OwnServer) -> None:
     await server.supervisor.close()
     problem = problem_of(await server.client.get("/readyz"), 503, "draining")
     assert problem["retryable"] and problem["degraded"]
+    assert [pool["name"] for pool in problem["pools"]] == ["tests"], "and which pool is why"
     answer = await server.client.post("/v1/jobs", json={"type": "echo"})
     problem_of(answer, 503, "draining")
     assert int(answer.headers["retry-after"]) >= 1

@@ -169,7 +169,7 @@ async def test_without_its_guard_all_of_it_ends_and_of_descendants_nobody_answer
     await stage.start_inside(busy, "loops", 1)
     stage.kill_guard()
     await lost(stage)
-    assert stage.zygote.lost == [""] and "ending" in stage.zygote.calls
+    assert stage.zygote.lost == ["with its guard: signal 9"] and "ending" in stage.zygote.calls
     await stage.wait_until_gone(
         busy, idle
     )  # one that is dying at that moment has no marker any more by which it could be found

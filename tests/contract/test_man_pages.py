@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tomllib
+from pathlib import Path
 
 import pytest
 
 from contract.source import ROOT
 
+LOADER = Path("/usr/share/bash-completion/bash_completion")
 PAGES = sorted((ROOT / "docs" / "man").glob("*.[15]"))
 
 
@@ -33,6 +34,29 @@ def test_they_are_formatted_without_a_warning() -> None:
     assert max(len(line) for line in done.stdout.splitlines() if "http" not in line) < 200
 
 
-def test_the_wheel_brings_them() -> None:
-    files = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]["data-files"]
-    assert files == {"share/man/man1": ["docs/man/*.1"], "share/man/man5": ["docs/man/*.5"]}
+def test_the_wheel_brings_them_and_the_scripts_of_shells() -> None:
+    """What is installed here has come from a wheel."""
+    share = Path(sys.prefix) / "share"
+    for page in PAGES:
+        assert (share / "man" / f"man{page.suffix[1:]}" / page.name).read_text("utf-8") == page.read_text("utf-8")
+    for place in ("bash-completion/completions/killable", "zsh/site-functions/_killable",
+                  "fish/vendor_completions.d/killable.fish"):  # fmt: skip
+        written = ROOT / "docs" / "man" / "completion" / Path(place).name
+        assert (share / place).read_text("utf-8") == written.read_text("utf-8")
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
+def test_man_finds_them_by_the_path_of_an_environment() -> None:
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    done = subprocess.run(
+        ["man", "-w", "killable", "killable.toml"], env=env, capture_output=True, text=True, check=True
+    )
+    assert [Path(line).name for line in done.stdout.split()] == ["killable.1", "killable.toml.5"]
+
+
+@pytest.mark.skipif(not LOADER.exists(), reason="bash-completion is not installed")
+def test_bash_completes_by_itself_where_the_environment_is_in_the_path() -> None:
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    load = f"source {LOADER}; _comp_load killable; complete -p killable"
+    done = subprocess.run(["bash", "--norc", "-c", load], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["complete", "-o", "nosort", "-F", "_killable_completion", "killable"]

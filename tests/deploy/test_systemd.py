@@ -1,58 +1,25 @@
 """contrib/systemd: the unit is one that systemd takes, shuts jobs in, and under which a server does what the page says.
 
-Those marked `systemd` boot the machine's own systemd in namespaces of its own (`machine.sh`).
+Those marked `systemd` boot the machine's own systemd in namespaces of its own (`machine.sh`). `test_faults.py` breaks
+what runs there.
 """
 
 from __future__ import annotations
 
 import configparser
-import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from support.waiting import until
+from systemd_machine import ROOT, TOML, UNIT, Machine
 
-ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "contrib" / "systemd" / "killable.service"
 INSTALLED = "/etc/systemd/system/killable.service"
-MACHINE = Path(__file__).with_name("machine.sh")
 EXPOSURE_MAX = 2.0
 """`systemd-analyze security` calls 0 safe and 10 unsafe; most units of Debian are above 9."""
-USER = 987
-TOML = """
-[server]
-journal = "jobs.journal"
-drain_s = 5
-[caps]
-grace_s = "60s"
-[pools.main]
-module = "./my_jobs.py"
-"""
-JOBS = """
-import time
-from killable import job
-
-@job(grace_s=60, ack_s=60)
-def nap(clean_up_s: float):
-    try:
-        yield "begun"
-        time.sleep(1000)
-    finally:
-        time.sleep(clean_up_s)
-"""
-PREPARE = """
-set -e
-/usr/bin/python3 -m venv /srv/killable/.venv
-/srv/killable/.venv/bin/pip --disable-pip-version-check install --quiet /srv/killable/source
-chown -R killable:killable /srv/killable
-"""
 
 
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -90,74 +57,6 @@ def test_systemd_calls_the_unit_safe() -> None:
 
 
 # ── under a real systemd ──
-
-
-class Machine:
-    """A systemd as process 1, and commands in it."""
-
-    def __init__(self, srv: Path, init: int) -> None:
-        self.srv, self.init = srv, init
-
-    def __call__(self, *words: str, code: int | None = 0) -> str:
-        inside = ["nsenter", "-t", str(self.init), "-m", "-p", "-i", "-u", "-n", "-C", "-r", "-w"]
-        done = subprocess.run([*inside, *words], capture_output=True, text=True, timeout=120, check=False)
-        assert code is None or done.returncode == code, (words, done.stdout, done.stderr)
-        return done.stdout
-
-    def killable(self, *words: str) -> str:
-        return self("/srv/killable/.venv/bin/killable", *words)
-
-    def show(self, name: str) -> str:
-        return self("systemctl", "show", "--property", name, "--value", "killable").strip()
-
-    def log(self, *matches: str) -> str:
-        return self("journalctl", "--no-pager", "--output=cat", *matches)
-
-
-@contextmanager
-def booted(srv: Path) -> Iterator[Machine]:
-    with subprocess.Popen(["bash", MACHINE, "boot", srv], stdin=subprocess.DEVNULL) as boot:
-        try:
-
-            def init() -> list[psutil.Process]:
-                below = psutil.Process(boot.pid).children()
-                return [each for each in below if each.name() == "systemd"]
-
-            until(init, "systemd runs")
-            machine = Machine(srv, init()[0].pid)
-            until(lambda: "running" in machine("systemctl", "is-system-running", code=None), "the machine is up")
-            yield machine
-        finally:
-            boot.kill()
-
-
-@pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    if os.geteuid() != 0 or not Path("/lib/systemd/systemd").exists():
-        pytest.skip("it takes root, and a machine with systemd")
-    srv = tmp_path_factory.mktemp("srv")
-    source = srv / "source"
-    for name in ("api", "supervisor", "workers"):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
-    (srv / "prepare.sh").write_text(PREPARE)
-    (srv / "killable.toml").write_text(TOML)
-    (srv / "my_jobs.py").write_text(JOBS)
-    shutil.copy(UNIT, srv)
-    os.chown(srv, USER, USER)
-    srv.chmod(0o755)
-    subprocess.run(["bash", MACHINE, "prepare", srv], check=True, timeout=600)
-    with booted(srv) as one:
-        yield one
-
-
-@pytest.fixture
-def service(machine: Machine) -> Iterator[Machine]:
-    machine("systemctl", "start", "killable")
-    yield machine
-    machine("systemctl", "stop", "killable", code=None)
-    machine("systemctl", "reset-failed", "killable", code=None)
 
 
 def begun(machine: Machine, clean_up_s: int) -> str:

@@ -27,6 +27,7 @@ NOT_RUN: dict[str, list[str]] = {
     "docs/explanation/peers.md": ["it installs the peers, and takes minutes"],
     "docs/how-to/bench.md": ["it takes a minute, and figures differ"] * 2,
     "docs/how-to/container.md": ["it needs Docker", "it needs Kubernetes"],
+    "docs/how-to/deploy.md": ["it needs a certificate"],
     "docs/how-to/keys.md": [
         "the key of this shell would become one of the server's",
         "it needs the server of before",
@@ -47,7 +48,8 @@ NOT_RUN: dict[str, list[str]] = {
         "it goes on as long as the server",
         "it is of a browser",
     ],
-    "docs/how-to/systemd.md": ["it needs a running systemd"] * 2,
+    "docs/how-to/systemd.md": ["it needs root"] + ["it needs a running systemd"] * 2,
+    "docs/how-to/trouble.md": ["it needs a server that is in trouble"],
     "docs/how-to/move-to-an-executor.md": ["it needs joblib"],
     "docs/how-to/cluster.md": ["needs Ray and several machines"] * 6 + ["it needs Kubernetes"],
     "docs/tutorial/index.md": ["it installs into an environment of its own"],

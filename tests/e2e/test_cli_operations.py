@@ -292,6 +292,11 @@ def test_ctrl_c_ends_a_wait_and_not_its_jobs(command: Command) -> None:
     assert command.json("inspect", ticking)["state"] == "running"
 
 
+def test_a_worker_that_is_gone_is_no_job(command: Command) -> None:
+    done = command.run("inspect", "w-7777")
+    assert done.returncode == 4 and "there is no worker process w-7777" in done.stderr
+
+
 def test_wait_refuses_an_unknown_job_before_it_waits(command: Command) -> None:
     ticking = start_detached(command, "tick")
     for unknown in ("ffff", "job-00000000-0000-4000-8000-000000000000"):

@@ -112,6 +112,7 @@ def test_the_verb_tells_what_it_did(project: Project) -> None:
         assert code_of(client) == "new"
         readiness = client.ready()
         assert readiness["status"] == "degraded" and "the code from before goes on" in readiness["degraded"][0]
+        assert command.run("ps").stderr.startswith("degraded: the code from before goes on: pool own_jobs: SyntaxError")
 
         checks = json.loads(command.run("doctor", "--json", "--url", project.server.url).stdout)["checks"]
         assert [str(project.file) in each["found"] for each in checks if each["name"] == "jobs' code"] == [True]

@@ -23,6 +23,7 @@ from support.otlp_collector import collecting
 from support.waiting import Pending, until
 
 from killable import JobCancelled
+from killable.api.cli.verbs import VERBS
 from killable.workers.error_codes import CODES
 
 pytestmark = pytest.mark.own_server
@@ -186,6 +187,17 @@ def test_each_code_that_a_rule_names_exists() -> None:
         for code in texts.split("|")
     }
     assert named - CODES.keys() == {"accepted", "replayed", "dropped", "failed"}
+
+
+def test_each_command_that_an_alert_advises_exists() -> None:
+    rules = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    advice = [
+        rule["annotations"].get("description", "") for group in rules for rule in group["rules"] if "alert" in rule
+    ]
+    named = {verb for text in advice for verb in re.findall(r"`killable ([a-z]+)", text)}
+    assert {"ps", "explain", "workers", "doctor"} <= named <= VERBS.keys()
+    outside = [text for text in advice if re.search(r"\bkillable [a-z]+", re.sub(r"`[^`]*`", "", text))]
+    assert outside == [], "a command stands in backticks"
 
 
 def test_the_dashboard_is_what_its_program_writes() -> None:

@@ -231,7 +231,9 @@ async def test_a_zygote_that_is_killed_again_and_again_comes_back(supervisor: St
 CLAIMS = {"tree_empty", "proof"}
 
 
-async def test_a_killed_guard_takes_everything_with_it_and_comes_back(proof: str, supervisor: StartSupervisor) -> None:
+async def test_a_killed_guard_takes_everything_with_it_and_comes_back(
+    proof: str, supervisor: StartSupervisor, caplog: pytest.LogCaptureFixture
+) -> None:
     server = await supervisor(hostile_pool(), proof=proof)
     job_id = await submit(server, "keeps_family", kind="each")
     await wait_for_tokens(server, job_id)
@@ -241,6 +243,9 @@ async def test_a_killed_guard_takes_everything_with_it_and_comes_back(proof: str
 
     record = await server.wait(job_id)
     assert record.error is not None and record.error["code"] == "worker_lost"
+    assert "guard or zygote died" in record.error["message"]
+    (gone,) = [vars(each)["ending"] for each in caplog.records if each.getMessage() == "zygote_gone"]
+    assert gone == "with its guard: signal 9", "an operator sees what was killed"
     # Nobody of ours reaps them now: init does, and a zombie is dead.
     assert [seen for seen in processes.named(process_name_of(job_id)) if seen.state != "Z"] == []
     assert record.certificate is not None

@@ -117,7 +117,7 @@ class FakeSpawner:
         if self.zygote is not None:
             self.guard_is_lost = True
             self.zygote_dies(signal=9)
-            self._how = ""
+            self._how = "with its guard: signal 9"
             for process in self.processes.values():
                 process.drop_descendants_proof()
 

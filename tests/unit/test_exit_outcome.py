@@ -128,6 +128,7 @@ def test_what_nobody_knows_is_called_so() -> None:
     for evidence in (ENTERED, BEFORE, Evidence(zygote_lost=True), Evidence(torn_bytes=9, entered=True)):
         outcome = classify(None, None, ExitStatus(), evidence)
         assert (outcome.code, outcome.facts) == ("worker_lost", {})
+        assert ("guard or zygote" in outcome.message) is evidence.zygote_lost
 
 
 @pytest.mark.parametrize("cause", CLOSING_FRAMES)

@@ -12,6 +12,7 @@ from rich.console import Console
 from killable.api.cli.commands import ps
 from killable.api.cli.commands.types import type_listing
 from killable.api.cli.commands.workers import worker_listing
+from killable.api.cli.display.console import print_table
 from killable.api.cli.display.fitted_table import Column, Listing, fitting
 
 
@@ -137,3 +138,12 @@ def test_fitting(room: int, shown: list[int], widths: list[int]) -> None:
 def test_a_cell_cannot_move_the_cursor() -> None:
     (*_, row, _) = lines(type_listing([TYPES[0] | {"description": "a\x1b[2Jb\nc"}, TYPES[1]]), 1000)
     assert "\x1b" not in row and row.rstrip().endswith("a�[2Jb c")
+
+
+def test_in_a_pipe_the_rule_is_as_wide_as_the_head(capsys: pytest.CaptureFixture[str]) -> None:
+    for width in (90, 200):
+        wide = Listing([Column("A" * width), Column("B")])
+        wide.add("a", "b")
+        print_table(wide)
+        head, rule, _ = capsys.readouterr().out.splitlines()
+        assert len(rule) == len(head) and set(rule) == {"─"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from killable.api.cli.server.configuration import examine, load
+from killable.api.cli.server.configuration import examine, load, reread_keys
 from killable.supervisor.configuration.config import ConfigError
 
 KEY = "0123456789abcdef"
@@ -83,11 +83,21 @@ def test_a_file_that_others_can_read_is_refused() -> None:
     assert key == "server.api_keys_file" and "chmod 600" in text
 
 
-@pytest.mark.parametrize("line", [f"default submit {OTHER}", f"ci submit {KEY}"])
-def test_a_name_or_a_key_may_not_come_from_both(line: str) -> None:
-    write_keys(line)
+def test_a_name_may_not_come_from_both() -> None:
+    write_keys(f"default submit {OTHER}")
     ((key, text),) = faults({"KILLABLE_API_KEY": KEY})
     assert key == "KILLABLE_API_KEY" and KEY not in text
+
+
+def test_a_key_that_the_file_has_is_a_client_s_in_the_environment_and_may_what_its_line_says() -> None:
+    write_keys(f"ci submit {KEY}")
+    in_force = load(None, {"KILLABLE_API_KEY": KEY}, {}, None)
+    assert [(key.name, key.role) for key in in_force.keys] == [("ci", "submit")] and in_force.own is None
+    write_keys(f"later submit {OTHER}")
+    assert [key.name for key in reread_keys(in_force)] == ["later"], "and is gone with its line"
+    both = load(None, {"KILLABLE_API_KEY": KEY}, {}, None)
+    write_keys(f"later submit {KEY}")
+    assert [(key.name, key.role) for key in reread_keys(both)] == [("later", "submit")]
 
 
 def test_all_faults_are_one_error() -> None:

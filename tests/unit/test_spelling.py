@@ -182,7 +182,7 @@ def test_a_certificate_shows_what_did_not_happen(capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "acknowledged -" in lines
-    assert "SIGKILL sent 0.5 s" in lines
+    assert "SIGKILL sent 501 ms" in lines and "exited 512 ms" in lines, "no two are the same 0.5 s"
     assert "grace_s 5 s" in lines
     assert any("line 1 in encode" in line for line in lines)
     assert not any(line != line.rstrip() for line in out.splitlines())

@@ -155,6 +155,10 @@ def test_the_overview_of_a_server_of_any_version_is_there() -> None:
         "workers  1  1 busy   cpu 50%   memory 1.0 MiB   queue 4, oldest 2.0 s",
         "ended    2 crash",
     ]
+    board.degraded = ("journal: database or disk is full", "draining")
+    assert str(overview.lines(board, "http://x", Text("live"))[1]).startswith(
+        "server   degraded: journal: database or disk is full; draining   up 1m05s"
+    )
 
 
 def test_the_phases_of_an_end_are_where_they_are_in_time() -> None:

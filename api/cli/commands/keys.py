@@ -97,7 +97,7 @@ def _path(file: Path | None, config: Path | None) -> Path:
 def _list(path: Path, as_json: bool) -> None:
     from killable.api.http.key_file import read_keys
 
-    found = read_keys(path, may_be_empty=True)
+    found = read_keys(path, may_be_empty=True, of_any_owner=True)
     if as_json:
         console.print_json([_members(key) for key in found])
         return

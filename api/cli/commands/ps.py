@@ -14,6 +14,8 @@ from killable.api.cli.display.job_list_watch import JobListWatch, JobsNow
 from killable.api.cli.display.job_listing import holders_of, in_order, listing, summary
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import tag_filter
+from killable.api.explanation import spelling
+from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
@@ -55,6 +57,8 @@ def ps(
             console.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
             return
         stderr = console.stderr_console()
+        if degraded := _degraded(client):
+            stderr.print(f"degraded: {degraded}", style="yellow")
         if not seen.jobs:
             hint = "" if all_jobs or state else "; `killable ps -a` includes ended ones"
             stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
@@ -63,6 +67,15 @@ def ps(
         console.print_table(listing(shown, seen.workers, full=full, pools=pools))
         if len(shown) < len(seen.jobs):
             stderr.print(f"… and {len(seen.jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
+
+
+def _degraded(client: Client) -> str:
+    """Return what is wrong with the server: why a job waits although a worker is idle."""
+    try:
+        found = client.ready().get("degraded")
+    except Refused as refusal:  # no job can start
+        found = refusal.facts.get("degraded") or [refusal.message]
+    return "; ".join(spelling.plain(each) for each in found or ())
 
 
 def _pools(client: Client) -> dict[str, str]:

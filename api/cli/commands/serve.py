@@ -203,7 +203,7 @@ async def _serve(
             interpreter_settings.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
-            ready = asyncio.create_task(tell_how_it_is(supervisor, manager, listener.url))
+            ready = asyncio.create_task(tell_how_it_is(supervisor, web, manager, listener.url))
             await _until_asked_to_stop(supervisor, web, manager, stop, sayings, config.server.drain_s)
             ready.cancel()
             if watch is not None:

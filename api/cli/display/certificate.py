@@ -59,7 +59,7 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
     for phase in PHASES:
         happened = phase in certificate
         if happened or (asked and phase in ("delivered", "acknowledged", "kill_sent") and "term_sent" in certificate):
-            when = milliseconds(certificate[phase]) if happened else "-"
+            when = _moment(float(certificate[phase])) if happened else "-"
             table.add_row(PHASE_WORDS[phase], Text(when, "" if happened else "dim"))
     rest = {name: value for name, value in certificate.items() if name not in (*PHASES, "requested", "stack")}
     for name, value in rest.items():
@@ -67,3 +67,8 @@ def certificate_table(certificate: Mapping[str, Any]) -> Group:
     stack = str(certificate.get("stack") or "").rstrip()
     # Folded also on a console with soft_wrap, which cuts the long lines of a group.
     return Group(table, Text(stack, overflow="fold", no_wrap=False)) if stack else Group(table)
+
+
+def _moment(ms: float) -> str:
+    """Return when a phase was, so that phases within a second can be told apart."""
+    return f"{ms:.0f} ms" if 100 <= ms < 1000 else milliseconds(ms)

@@ -106,8 +106,11 @@ def print_table(table: RenderableType) -> None:
         return
     text = io.StringIO()
     Console(highlight=False, markup=False, emoji=False, width=WIDE, file=text).print(table)
+    head = 0
     for line in text.getvalue().splitlines():
-        click.echo(line.rstrip() if line.strip("─ ") else line[:RULE])
+        is_rule = not line.strip("─ ")
+        click.echo(line[: max(RULE, head)] if is_rule else line.rstrip())
+        head = head or len(line.rstrip())
 
 
 def print_lines(lines: Iterable[Text]) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PREFIX = "job-"
 _FULL = re.compile(r"job-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_WORKER = re.compile(r"(?:.+\.)?w-[0-9]+")
 _SHOWN_MAX = 5
 
 
@@ -34,7 +35,8 @@ def find_job(client: Client, name: str) -> JobHandle:
     ids = (record["job_id"] for record in client.jobs())
     matches = matching(name, ids)
     if not matches:
-        raise Refused(f"there is no job {name}", code="unknown_job", job_id=name)
+        what = "no worker process" if _WORKER.fullmatch(name) else "no job"
+        raise Refused(f"there is {what} {name}", code="unknown_job", job_id=name)
     return client.job(_only(name, matches))
 
 

@@ -6,7 +6,7 @@ Runs in: supervisor, before it starts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -74,17 +74,17 @@ def reread_keys(in_force: InForce) -> tuple[ApiKey, ...]:
     keys = read_keys(path, may_be_empty=True) if path else ()
     if own is None:
         return keys
-    for key in keys:
-        if clash := _clash(key, own):
-            raise KeysInvalid(f"API keys in {path}: {clash}, as in {API_KEY}", faults=[clash])
-    return (*keys, own)
+    if any(key.name == own.name for key in keys):
+        clash = f"a key named {own.name}"
+        raise KeysInvalid(f"API keys in {path}: {clash}, as in {API_KEY}", faults=[clash])
+    return keys if _has(keys, own) else (*keys, own)
 
 
-def _clash(key: ApiKey, own: ApiKey) -> str:
-    """Return how a key of the file clashes with the one of the environment, or ""."""
-    if key.name == own.name:
-        return f"a key named {own.name}"
-    return "the same key" if key.sha256 == own.sha256 else ""
+def _has(keys: Sequence[ApiKey], own: ApiKey) -> bool:
+    """Return whether the key of the environment is one of the file, as whose line it then counts: it is a client's key
+    in the shell of somebody who looks after the server.
+    """
+    return any(key.sha256 == own.sha256 for key in keys)
 
 
 def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], ApiKey | None, list[ConfigFault]]:
@@ -108,15 +108,11 @@ def _keys(config: Config, own: str | None) -> tuple[tuple[ApiKey, ...], ApiKey |
         found = f"{len(own)} characters" if own else "an empty value"
         return keys, None, [*faults, ConfigFault(API_KEY, expected, found)]
     of_environment = ApiKey(API_KEY_NAME, "operate", own)
-    for key in keys:
-        if clash := _clash(key, of_environment):
-            faults.append(
-                ConfigFault(
-                    API_KEY,
-                    f"expected neither a key named {API_KEY_NAME} nor the same key in {config.server.api_keys_file}",
-                    f"{clash} there",
-                )
-            )
+    if _has(keys, of_environment):
+        return keys, None, faults
+    if any(key.name == API_KEY_NAME for key in keys):
+        expected = f"expected no key named {API_KEY_NAME} in {config.server.api_keys_file} beside this one"
+        faults.append(ConfigFault(API_KEY, expected, "one there"))
     return (*keys, of_environment), of_environment, faults
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.app import close_app, create_app, end_listening
@@ -71,7 +71,9 @@ class HttpServer:
         self._operators = (
             None if operators is None else OperatorServer(self._app, settings, operators, bounds.make_room)
         )
-        self._app.state.troubles.append(self._server.trouble)
+        self.troubles: list[Callable[[], str]] = self._app.state.parts.troubles
+        """What /readyz, the metrics and the service manager are told, each as a sentence, or "" if nothing is wrong."""
+        self.troubles.append(self._server.trouble)
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -91,6 +93,11 @@ class HttpServer:
     def metrics(self) -> Iterable[Metric]:
         """Return what is measured of requests."""
         found: Iterable[Metric] = self._app.state.parts.request_metrics.collect()
+        return found
+
+    async def readiness(self) -> tuple[bool, list[str]]:
+        """Return what /readyz tells: whether any job can start, and everything that is wrong."""
+        found: tuple[bool, list[str]] = await self._app.state.parts.readiness()
         return found
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:

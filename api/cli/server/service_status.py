@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from killable.api.explanation import spelling
 
 if TYPE_CHECKING:
+    from killable.api.cli.server.http_server import HttpServer
     from killable.api.cli.server.service_manager import ServiceManager
     from killable.supervisor.supervisor import Supervisor
 
@@ -18,25 +19,31 @@ STATUS_EVERY_S = 5.0
 """Seconds between two looks; nothing is told unless it has changed."""
 
 
-async def tell_how_it_is(supervisor: Supervisor, manager: ServiceManager, url: str) -> None:
+async def tell_how_it_is(supervisor: Supervisor, web: HttpServer, manager: ServiceManager, url: str) -> None:
     """Tell the manager that the server is ready once each pool has a worker, or is broken; then how it goes on."""
     if not manager.is_there:
         return
     manager.status(f"listening on {url}, starting workers")
     await supervisor.until_warm()
-    told = await status_line(supervisor, url)
+    told = await status_line(supervisor, web, url)
     manager.ready(told)
     while True:
         await asyncio.sleep(STATUS_EVERY_S)
-        line = await status_line(supervisor, url)
+        line = await status_line(supervisor, web, url)
         if line != told:
             manager.status(line)
             told = line
 
 
-async def status_line(supervisor: Supervisor, url: str) -> str:
+async def status_line(supervisor: Supervisor, web: HttpServer, url: str) -> str:
     jobs = await supervisor.drained()
     numbers = [f"{number} {how}" for number, how in ((jobs.running, "running"), (jobs.queued, "waiting")) if number]
-    _, degraded = await supervisor.ready()
+    _, degraded = await web.readiness()
+    reasons = {
+        f"pool {pool.name} is {pool.state}": pool.detail.rstrip().rpartition("\n")[2]
+        for pool in await supervisor.pools()
+        if pool.state != "ready" and pool.detail
+    }
+    said = ", ".join(f"{each}: {reasons[each]}" if each in reasons else each for each in degraded)
     counts = f"; {spelling.counted(jobs.running + jobs.queued, 'job')}: {', '.join(numbers)}" if numbers else ""
-    return f"listening on {url}{counts}{'; degraded: ' if degraded else ''}{', '.join(degraded)}"
+    return f"listening on {url}{counts}{'; degraded: ' if said else ''}{said}"

@@ -66,6 +66,9 @@ class HangUp:
         self._audit_log = audit_log
         self._callbacks = callbacks
         self._asked = asyncio.Event()
+        self._faults = {"keys": "", "secrets": ""}
+        """Why what the files have now is not in force: a key that was revoked there may be valid here."""
+        web.troubles += [lambda: self._faults["keys"], lambda: self._faults["secrets"]]
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -113,11 +116,14 @@ class HangUp:
             # A folder on another machine may not answer: the jobs do not wait for it.
             keys = await asyncio.to_thread(reread_keys, self._in_force)
         except KeysInvalid as error:
-            self._say("keys_not_reloaded", logging.ERROR, error=f"the keys stay as they are: {error.message}")
+            self._faults["keys"] = f"the keys stay as they are: {error.message}"
+            self._say("keys_not_reloaded", logging.ERROR, error=self._faults["keys"])
             return
         except Exception as error:  # whatever it is: the server goes on with the keys that it has
+            self._faults["keys"] = f"the keys stay as they are: {error!r}"
             logger.exception("keys_not_reloaded", extra={"error": repr(error)})
             return
+        self._faults["keys"] = ""
         came, gone = self._web.replace_keys(keys)
         self._say("keys_reloaded", logging.INFO, keys=len(keys), came=" ".join(came), gone=" ".join(gone))
         self._warn(keys)
@@ -128,8 +134,10 @@ class HangUp:
         try:
             senders = await asyncio.to_thread(senders_of, self._in_force.config)
         except SecretsInvalid as error:
+            self._faults["secrets"] = f"the secrets of webhooks stay as they are: {error.message}"
             self._say("webhook_secrets_not_reloaded", logging.ERROR, error=f"they stay as they are: {error.message}")
             return
+        self._faults["secrets"] = ""
         self._callbacks.replace(senders)
         self._say("webhook_secrets_reloaded", logging.INFO, tenants=len(senders))
 

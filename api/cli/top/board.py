@@ -37,6 +37,8 @@ class Board:
         """Jobs by state, of all that the server keeps."""
         self.info: Members = {}
         """What `GET /v1/info` has told of this run of the server."""
+        self.degraded: Sequence[str] = ()
+        """What is wrong with the server as a whole, as `GET /readyz` tells."""
         self.holders: dict[str, Members] = {}
         """The worker of each job that has one."""
 

@@ -25,6 +25,8 @@ AGAIN_S = 1.0
 """Seconds until a connection that broke is tried again."""
 FIRST_JOBS = 200
 """Jobs of the first event of their stream, the newest; the others come page by page."""
+READINESS_EVERY_S = 5.0
+"""Seconds between two questions for what is wrong with the server: no stream tells that."""
 RESTART_TOLD_S = 30.0
 """Seconds for which the head says that the server was started anew."""
 
@@ -60,6 +62,7 @@ class Feed:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._again(self._read_workers))
             both.create_task(self._again(self._read_jobs))
+            both.create_task(self._ask_what_is_wrong())
 
     async def _again(self, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
@@ -85,6 +88,17 @@ class Feed:
 
     def _is_here(self) -> None:
         self._away_since, self._trouble = None, ""
+
+    async def _ask_what_is_wrong(self) -> None:
+        while True:
+            try:
+                self._board.degraded = (await self._client.ready()).get("degraded") or ()
+            except Refused as refusal:  # no job can start
+                self._board.degraded = refusal.facts.get("degraded") or (refusal.message,)
+            except KillableError:
+                self._board.degraded = ()  # the streams tell that it does not answer
+            self._changed()
+            await asyncio.sleep(READINESS_EVERY_S)
 
     async def _read_workers(self) -> None:
         info = await self._client.info()

@@ -6,7 +6,7 @@ Runs in: any machine. Pure.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -32,10 +32,11 @@ def lines(board: Board, address: str, standing: Text) -> list[Text]:
     caller = board.info.get("caller") or {}
     if caller:
         first.append(f"{GAP}{spelling.plain(caller.get('name', ''))} ({board.role})", "dim")
-    return [first, _server(server), _work(board, queue), _ends(board)]
+    return [first, _server(server, board.degraded), _work(board, queue), _ends(board)]
 
 
-def _server(server: Members) -> Text:
+def _server(server: Members, degraded: Sequence[str]) -> Text:
+    """What is wrong comes first: a narrow terminal cuts the rest."""
     parts = []
     if server.get("uptime_s") is not None:
         parts.append(f"up {spelling.duration(server['uptime_s'])}")
@@ -45,7 +46,8 @@ def _server(server: Members) -> Text:
         parts.append(f"memory {spelling.size(server['memory_bytes'])}")
     if server.get("loop_stall_worst_ms") is not None:
         parts.append(f"longest stall {spelling.milliseconds(server['loop_stall_worst_ms'])}")
-    return Text.assemble(("server   ", "dim"), GAP.join(parts) or "-")
+    wrong = f"degraded: {spelling.plain('; '.join(degraded))}{GAP}" if degraded else ""
+    return Text.assemble(("server   ", "dim"), (wrong, "bold yellow"), GAP.join(parts) or "-")
 
 
 def _work(board: Board, queue: Members) -> Text:

@@ -1,0 +1,159 @@
+"""docs/how-to/trouble.md: what is broken is told where the page says, in these words, under a real systemd."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.waiting import until
+from systemd_machine import JOBS, ROOT, TOML, Machine
+
+pytestmark = pytest.mark.systemd
+PAGE = (ROOT / "docs" / "how-to" / "trouble.md").read_text("utf-8")
+SUPERVISOR = "^killable: supervisor"
+OVERRIDE = "/run/systemd/system/killable.service.d/test.conf"
+
+
+def told(words: str, by: str) -> bool:
+    """Return whether what a machine says has these words, which are those of the page."""
+    assert words in PAGE, "the page has the sentence"
+    return words in by
+
+
+def killed(machine: Machine, title: str) -> str:
+    """SIGKILL the process of this title while a job runs; return the job."""
+    job_id = machine.killable("submit", "nap", "-i", "clean_up_s=0", "--detach").split()[0]
+    until(lambda: "started" in machine.log(f"JOB_ID={job_id}"), "the job runs")
+    machine("pkill", "-KILL", "--oldest", "--full", title)
+    until(lambda: "failed" in machine.log(f"JOB_ID={job_id}"), "the job has failed")
+    return job_id
+
+
+@contextmanager
+def overridden(machine: Machine, line: str) -> Iterator[None]:
+    """Have the service with another line in its unit."""
+    write = f"mkdir -p $(dirname {OVERRIDE}); printf '[Service]\n{line}\n' > {OVERRIDE}; systemctl daemon-reload"
+    machine("bash", "-c", write)
+    try:
+        yield
+    finally:
+        machine("bash", "-c", f"rm {OVERRIDE}; systemctl daemon-reload")
+
+
+def test_a_worker_that_was_killed_is_told_by_ps_and_explain(service: Machine) -> None:
+    job_id = killed(service, "^killable: worker .* nap")
+    assert told("killed_externally", service.killable("ps", "-a"))
+    assert told("SIGKILL from outside ended its process: this server did not send it", flat(service, job_id))
+
+
+@pytest.mark.parametrize(
+    ("title", "ending"),
+    [("^killable: zygote", "signal 9"), ("^killable: guard", "with its guard: signal 9")],
+)
+def test_a_zygote_or_guard_that_was_killed_is_told_by_log_and_explain(
+    title: str, ending: str, service: Machine
+) -> None:
+    job_id = killed(service, title)
+    assert told("worker_lost", service.killable("ps", "-a"))
+    assert told("its log says which (`zygote_gone`)", flat(service, job_id))
+    until(lambda: f'ending="{ending}"' in service.log("KILLABLE_EVENT=zygote_gone"), "the log")
+    assert ending in PAGE
+
+
+def flat(machine: Machine, job_id: str) -> str:
+    """Return a job's story without its line breaks."""
+    return re.sub(r"\s+", " ", machine.killable("explain", job_id))
+
+
+def test_a_server_that_was_killed_is_told_by_the_log_of_the_next(service: Machine) -> None:
+    job_id = killed(service, SUPERVISOR)
+    assert told("the server died while the job was running", flat(service, job_id))
+    assert "lost=1" in service.log("KILLABLE_EVENT=restored")
+
+
+def test_a_full_disk_is_told_by_ps_readyz_status_and_metrics(machine: Machine) -> None:
+    machine("bash", "-c", "mkdir -p /srv/killable/disk; mount -t tmpfs -o size=12m,uid=987,gid=987 tmpfs $_")
+    settings = machine.srv / "killable.toml"
+    settings.write_text(TOML.replace("jobs.journal", "disk/jobs.journal"))
+    try:
+        machine("systemctl", "start", "killable")
+        machine("bash", "-c", "dd if=/dev/zero of=/srv/killable/disk/x bs=64k", code=1)
+        assert "journal_failed" in machine("bash", "-c", KILLABLE + "submit nap -i clean_up_s=0 2>&1", code=None)
+        told_by_all(machine, "journal: database or disk is full")
+        assert "killable_journal_failing 1.0" in machine.killable("metrics", "--text")
+        machine("rm", "/srv/killable/disk/x")
+        until(lambda: machine.log("KILLABLE_EVENT=journal_works"), "it works again")
+    finally:
+        machine("systemctl", "stop", "killable")
+        settings.write_text(TOML)
+        machine("umount", "/srv/killable/disk")
+
+
+KILLABLE = "/srv/killable/.venv/bin/killable "
+
+
+def told_by_all(machine: Machine, words: str) -> None:
+    """Assert that ps, /readyz, the metrics and at last `systemctl status` tell these words of the page."""
+    assert told(words, machine("bash", "-c", KILLABLE + "ps 2>&1"))
+    assert told(words, machine("bash", "-c", "curl -s http://127.0.0.1:7833/readyz"))
+    assert "killable_degraded 1.0" in machine.killable("metrics", "--text")
+    until(lambda: told(words, machine.show("StatusText")), "systemctl status")
+
+
+def test_code_that_does_not_import_is_told_at_a_reload(service: Machine) -> None:
+    file = service.srv / "my_jobs.py"
+    file.write_text(JOBS + "import nosuch\n")
+    try:
+        service("systemctl", "reload", "killable")
+        until(lambda: service.log("KILLABLE_EVENT=reload_failed"), "it was loaded")
+        told_by_all(service, "the code from before goes on: pool main: ModuleNotFoundError")
+    finally:
+        file.write_text(JOBS)
+
+
+def test_code_that_does_not_import_is_told_at_a_start(machine: Machine) -> None:
+    file = machine.srv / "my_jobs.py"
+    file.write_text(JOBS + "import nosuch\n")
+    try:
+        machine("systemctl", "start", "killable", code=1)
+        assert told("no pool can start a job", machine.show("StatusText"))
+        assert machine.show("ExecMainStatus") == "78"
+        assert "No module named 'nosuch'" in machine.log("--unit=killable", "--priority=err")
+    finally:
+        file.write_text(JOBS)
+        machine("systemctl", "reset-failed", "killable")
+
+
+def test_keys_that_are_gone_are_told(machine: Machine) -> None:
+    keys = machine.srv / "keys"
+    settings = machine.srv / "killable.toml"
+    settings.write_text(TOML.replace("drain_s = 5", 'drain_s = 5\napi_keys_file = "keys"'))
+    (secret,) = machine.killable("keys", "make", "oncall", "--role", "operate", "--file", "/srv/killable/keys").split()
+    try:
+        machine("systemctl", "start", "killable")
+        keys.rename(machine.srv / "keys.away")
+        machine("systemctl", "reload", "killable")
+        assert told(
+            "the keys stay as they are: API keys in",
+            machine("bash", "-c", f"KILLABLE_API_KEY={secret} {KILLABLE}ps 2>&1"),
+        )
+        until(lambda: told("the keys stay as they are: API keys in", machine.show("StatusText")), "systemctl status")
+        (machine.srv / "keys.away").rename(keys)
+        machine("systemctl", "reload", "killable")
+        until(lambda: "degraded" not in machine.show("StatusText"), "and no more when they are there")
+    finally:
+        machine("systemctl", "stop", "killable")
+        settings.write_text(TOML)
+
+
+def test_too_few_descriptors_are_told(machine: Machine) -> None:
+    with overridden(machine, "LimitNOFILE=24"):
+        machine("systemctl", "start", "killable")
+        until(
+            lambda: told("pool main is broken: a worker cannot be started: [Errno 24]", machine.show("StatusText")),
+            "it",
+        )
+        assert told("connections_max_lowered", machine.log("KILLABLE_EVENT=connections_max_lowered"))
+        machine("systemctl", "stop", "killable")

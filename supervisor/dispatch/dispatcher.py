@@ -179,10 +179,10 @@ class Dispatcher:
         """End a job of an earlier server run that has not run in this one."""
         self._end(job, outcome)
 
-    def stop_all(self, reason: str, grace_s: float | None) -> list[Job]:
-        """Begin to end every job; return those that were active."""
+    def stop_all(self, reason: str, grace_s: float | None, cause: Verdict | None = None) -> list[Job]:
+        """Begin to end every job, as cancelled unless there is another `cause`; return those that were active."""
         active = self._registry.active()
-        self.stop_jobs(active, Verdict("cancelled", by="shutdown", reason=reason), grace_s)
+        self.stop_jobs(active, cause or Verdict("cancelled", by="shutdown", reason=reason), grace_s)
         return active
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:

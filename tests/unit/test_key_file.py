@@ -118,7 +118,7 @@ def test_root_leaves_the_file_to_its_owner(path: Path, monkeypatch: pytest.Monke
         owner = os.geteuid
         # Reads as its owner, writes as root: what `sudo -u` would not show.
         as_the_owner.setattr(os, "geteuid", lambda: 65534 if owner() else 0)
-        as_the_owner.setattr("killable.api.http.key_file._check_access", lambda path, found: None)
+        as_the_owner.setattr("killable.api.http.owner_only_file._check_access", lambda path, found: None)
         as_the_owner.setattr(os, "geteuid", lambda: 0)
         make(path, "other")
     found = path.stat()

@@ -5,8 +5,8 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
     enqueue ─► JobQueue ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
 
 With a journal, `dispatch` only reserves the worker: the attempt begins when the journal has the start. Until then the
-job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened: nothing here
-waits for that, only the word of it does (`supervisor.py`).
+job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened. Nothing here
+waits for that; only clients are told of it later (`supervisor.py`).
 """
 
 from __future__ import annotations

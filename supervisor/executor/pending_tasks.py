@@ -339,6 +339,12 @@ class PendingTasks:
     def on_started(self) -> None:
         self._serve_waiting()
 
+    def on_thread_failed(self) -> None:
+        with self.lock:
+            lanes = list(self._lanes)
+        for lane in lanes:
+            lane.revoke()
+
     def on_thread_ending(self) -> None:
         loss = self.supervisor_thread.loss
         with self.lock:

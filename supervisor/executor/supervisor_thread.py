@@ -40,6 +40,10 @@ class ThreadCallbacks(LaneHolder, Protocol):
         """Note that the supervisor has started, or failed to (`failure`)."""
         ...
 
+    def on_thread_failed(self) -> None:
+        """Make jobs of the calls that workers have: the supervisor is about to end those by `loss`."""
+        ...
+
     def on_thread_ending(self) -> None:
         """Note that the thread is about to end. What is under way ends by its `loss`."""
         ...
@@ -158,7 +162,7 @@ class SupervisorThread:
                         self._closed = True  # before the loop closes: `call` may not use it then
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
-                        runner.run(self._supervisor.close(0.0, self.loss))
+                        runner.run(self._end_lost(self._supervisor))
         except OSError as error:  # no descriptor is left for the start
             self.failure = error
         finally:
@@ -194,6 +198,14 @@ class SupervisorThread:
         with self._lock:
             self._closed = True
         await self._supervisor.close()  # also after an incomplete start
+
+    async def _end_lost(self, supervisor: Supervisor) -> None:
+        supervisor.jobs.close()
+        try:
+            self._callbacks.on_thread_failed()
+        except Exception:  # the same bug, perhaps: what is no job ends when the thread does
+            logger.exception("executor_lost")
+        await supervisor.close(0.0, self.loss)
 
     def _load_endings(self) -> None:
         try:

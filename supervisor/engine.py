@@ -193,9 +193,9 @@ class Engine(Protocol):
         ...
 
     async def reload(self, *, wait_s: float | None = None) -> ReloadRecord:
-        """Roll every pool over to the code as it is now, or none: new workers are warm and their job types checked
-        before they get the jobs that wait; jobs that run go on with the code that they have. Return the record when
-        that is done, has failed, or after `wait_s`. Another call replaces one that still loads.
+        """Roll all pools over to the code as it is now, or none of them. New workers are warm, and their job types
+        checked, before they get the jobs that wait; running jobs keep their code. Return the record when that is done
+        or has failed, or after `wait_s`. Another call replaces one that still loads.
 
         Raise Refused: reload_failed, also where the jobs run on the nodes of a cluster; draining, during a shutdown.
         """

@@ -199,10 +199,11 @@ class Supervisor:
         """Wait until every pool with spares has had a ready worker, or is broken."""
         await self._fleet.until_warm()
 
-    async def close(self, grace_s: float | None = None) -> None:
-        """Cancel all jobs, each with its own grace period or `grace_s`, and return when nothing is left.
+    async def close(self, grace_s: float | None = None, cause: Verdict | None = None) -> None:
+        """End all jobs, each with its own grace period or `grace_s`, and return when nothing is left.
 
-        May be called again, also concurrently: a smaller `grace_s` then shortens the grace of jobs that still run.
+        They are cancelled, or end by another `cause`. May be called again, also concurrently: a smaller `grace_s` then
+        shortens the grace of jobs that still run.
 
         With a journal, a head that another one has replaced ends no jobs, and tells no end: they are the other one's.
         """
@@ -212,9 +213,8 @@ class Supervisor:
         self._drain.shut_down(grace_s)
         self._drain.set_due()
         self.jobs.close()
-        active: Sequence[Job] = ()
-        if not self.leaves_jobs:
-            active = self.jobs.stop_all(self._drain.reason or "the server is shutting down", self._drain.grace_s)
+        why = self._drain.reason or "the server is shutting down"
+        active = () if self.leaves_jobs else self.jobs.stop_all(why, self._drain.grace_s, cause)
         if self._ending is None:
             self._ending = asyncio.ensure_future(self._end(active))
         await asyncio.shield(self._ending)  # one caller may be cancelled while another waits on

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from number_of_processes import pytest_xdist_auto_num_workers as pytest_xdist_auto_num_workers  # a hook
-from support.engines import DIFFERS, ENGINE, new_supervisor
+from support.engine_skips import DIFFERS
+from support.engines import ENGINE, new_supervisor
 from support.forked_command import start_importing
 from support.nothing_left import LEAVE_S, leaves_no_task, leaves_nothing
 from support.processes import started_by_tests

@@ -118,9 +118,9 @@ class AsyncClient:
             async for event in client.watch_jobs(state="active"):
                 print(event.name, event.data)
 
-        First `jobs`: `{jobs, total, counts}` with the newest `limit` (200 at most), and again when too much was missed.
-        Then `job`: one short record, new or changed; `gone`: `{job_id}`, which does not match any more or is no longer
-        kept; `counts`: a number for each state, and `total`.
+        The first event is `jobs`: `{jobs, total, counts}` with the newest `limit` (200 at most). It comes again when
+        too much was missed. Then come `job`: one short record, new or changed; `gone`: `{job_id}`, which does not match
+        any more or is no longer kept; `counts`: a number for each state, and `total`.
 
         A broken stream is resumed (`retries` of `Client`). Raise Unreachable if that fails.
         """
@@ -129,7 +129,7 @@ class AsyncClient:
                 yield event
 
     async def watch_workers(self) -> AsyncGenerator[Record, None]:
-        """Yield the server as it is now, at once and then each second, until it ends.
+        """Yield the state of the server, at once and then each second, until it ends.
 
             async for now in client.watch_workers():
                 print(now["jobs"]["running"], now["server"]["cpu_percent"])
@@ -159,12 +159,12 @@ class AsyncClient:
         self, source: FileLike | FileSource, *, name: str = "", content_type: str = "",
         on_sent: Callable[[int], None] | None = None,
     ) -> Record:  # fmt: skip
-        """Upload a file for jobs; return its record. Its `file_id` is what an input has for a parameter that is a file.
+        """Upload a file for jobs; return its record. Pass its `file_id` in the input, for a parameter that is a file.
 
             video = await client.upload("in.mp4")
             job = await client.submit("convert", {"video": video["file_id"]})
 
-        `source` is a path, an open binary file or bytes. `name` is what jobs find it as; default: that of the source.
+        `source` is a path, an open binary file or bytes. Jobs find it under `name`; default: that of the source.
         `on_sent` is called with the bytes sent so far. `submit` uploads paths and open files of an input by itself.
 
         Raise Refused: `too_large`, `files_full`, `disk_full`. Raise OSError for a path that cannot be read.

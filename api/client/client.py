@@ -86,7 +86,7 @@ class Client:
             job = client.submit("split", {"text": text}, limits={"run_s": "1m"}, tags={"user": "ada"})
 
         The values of the input are those of JSON, bytes, dataclasses, enums and pydantic models. The job's schema
-        decides how bytes are sent; it is asked for with the first ones of a type.
+        decides how bytes are sent; it is fetched with the first bytes for a type.
 
         Options: limits, tags, priority, stop_when_client_leaves, idempotency_key, correlation_id, wait_for_room_s,
         within_s. `killable.api.client.client.JobOptions` documents them.
@@ -145,16 +145,16 @@ class Client:
             for event in client.watch_jobs(state="active"):
                 print(event.name, event.data)
 
-        First `jobs`: `{jobs, total, counts}` with the newest `limit` (200 at most), and again when too much was missed.
-        Then `job`: one short record, new or changed; `gone`: `{job_id}`, which does not match any more or is no longer
-        kept; `counts`: a number for each state, and `total`.
+        The first event is `jobs`: `{jobs, total, counts}` with the newest `limit` (200 at most). It comes again when
+        too much was missed. Then come `job`: one short record, new or changed; `gone`: `{job_id}`, which does not match
+        any more or is no longer kept; `counts`: a number for each state, and `total`.
 
         A broken stream is resumed (`retries` of `Client`). Raise Unreachable if that fails.
         """
         yield from self._transport.events(watch_jobs(self._requester, limit, wanted))
 
     def watch_workers(self) -> Generator[Record, None, None]:
-        """Yield the server as it is now, at once and then each second, until it ends.
+        """Yield the state of the server, at once and then each second, until it ends.
 
             for now in client.watch_workers():
                 print(now["jobs"]["running"], now["server"]["cpu_percent"])
@@ -185,12 +185,12 @@ class Client:
         self, source: FileLike | FileSource, *, name: str = "", content_type: str = "",
         on_sent: Callable[[int], None] | None = None,
     ) -> Record:  # fmt: skip
-        """Upload a file for jobs; return its record. Its `file_id` is what an input has for a parameter that is a file.
+        """Upload a file for jobs; return its record. Pass its `file_id` in the input, for a parameter that is a file.
 
             video = client.upload("in.mp4")
             job = client.submit("convert", {"video": video["file_id"]})
 
-        `source` is a path, an open binary file or bytes. `name` is what jobs find it as; default: that of the source.
+        `source` is a path, an open binary file or bytes. Jobs find it under `name`; default: that of the source.
         `on_sent` is called with the bytes sent so far. `submit` uploads paths and open files of an input by itself.
 
         Raise Refused: `too_large`, `files_full`, `disk_full`. Raise OSError for a path that cannot be read.

@@ -1,4 +1,4 @@
-"""Which jobs are meant, and their list page by page.
+"""The filters of a list of jobs, and its pages.
 
 Runs in: any machine (no supervisor, no Linux).
 """

@@ -1,4 +1,4 @@
-"""The id of the last event that a client has received, as it says it.
+"""The id of the last event that a client has received, from its request.
 
 Runs in: api.
 """

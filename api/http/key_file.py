@@ -15,7 +15,6 @@ import contextlib
 import fcntl
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -23,15 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from killable.api.http.api_keys import KEY, KEY_CHARS_MAX, KEY_CHARS_MIN, ApiKey, new_key
+from killable.api.http.owner_only_file import CONFIGURATION, invalid, lines_of
 from killable.api.http.route_roles import ROLES, VISIBILITIES, Role, Visibility
 from killable.supervisor.models import DEFAULT_TENANT
 from killable.workers.errors import KillableError
 
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-FILE_BYTES_MAX = 1 << 20
-CONFIGURATION = 78
-"""EX_CONFIG of sysexits.h."""
 HEADER = "# Keys of killable: NAME ROLE KEY. `killable keys` adds and removes them."
 
 
@@ -52,7 +49,7 @@ def read_keys(
 
     `may_be_empty`: of a server that runs with keys, and whose last key was revoked.
     """
-    return _parsed(path, _lines(Path(path), of_any_owner=of_any_owner), may_be_empty)
+    return _parsed(path, _lines(path, of_any_owner=of_any_owner), may_be_empty)
 
 
 def _parsed(path: str | os.PathLike[str], lines: Sequence[str], may_be_empty: bool) -> tuple[ApiKey, ...]:
@@ -84,36 +81,11 @@ def _words(line: str) -> list[str]:
     return [] if not words or words[0].startswith("#") else words
 
 
-def _lines(path: Path, *, of_any_owner: bool = False) -> list[str]:
-    """`of_any_owner`: root looks after the keys of a service, as whose user it does not run."""
+def _lines(path: str | os.PathLike[str], *, of_any_owner: bool = False) -> list[str]:
     try:
-        # A FIFO without a writer would block here, and with it the server.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            content = file.read(FILE_BYTES_MAX + 1) if stat.S_ISREG(found.st_mode) else b""
-    except OSError as error:
-        raise _invalid(path, [f"it cannot be read: {(error.strerror or str(error)).lower()}"]) from error
-    _check_access(path, found, of_any_owner=of_any_owner and os.geteuid() == 0)
-    if len(content) > FILE_BYTES_MAX:
-        raise _invalid(path, [f"it is longer than {FILE_BYTES_MAX} bytes"])
-    try:
-        return content.decode("ascii").splitlines()
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise _invalid(path, [f"line {line} has a character that is not ASCII"]) from error
-
-
-def _check_access(path: Path, found: os.stat_result, *, of_any_owner: bool) -> None:
-    """Raise KeysInvalid if another user may read or change the file."""
-    mode = stat.S_IMODE(found.st_mode)
-    if not stat.S_ISREG(found.st_mode):
-        raise _invalid(path, ["it is not a regular file"])
-    if found.st_uid not in (os.geteuid(), 0) and not of_any_owner:
-        why = f"it belongs to user {found.st_uid}, who could change it, and this is user {os.geteuid()}"
-        advice = "" if os.geteuid() else "run the server as that user, or "
-        raise _invalid(path, [f"{why}: {advice}chown {os.geteuid()} {path}"])
-    if mode & 0o077:
-        raise _invalid(path, [f"other users can read or write it (mode {mode:04o}): chmod 600 {path}"])
+        return lines_of(path, of_any_owner=of_any_owner)
+    except ValueError as error:
+        raise _invalid(path, [str(error)]) from error
 
 
 def _key_of(words: Sequence[str]) -> ApiKey:
@@ -168,9 +140,7 @@ def _is_time(text: str) -> bool:
 
 
 def _invalid(path: str | os.PathLike[str], faults: list[str]) -> KeysInvalid:
-    first, *others = faults
-    more = f" (and {len(others)} more: {'; '.join(others)})" if others else ""
-    return KeysInvalid(f"API keys in {os.fspath(path)}: {first}{more}", faults=faults)
+    return invalid(KeysInvalid, "API keys", path, faults)
 
 
 # ── writing ──

@@ -1,4 +1,4 @@
-"""The streams of jobs and of workers as server-sent events: of no one job, and without an end of their own.
+"""The streams of jobs and of workers as server-sent events. They end with the server, not with a job.
 
 Runs in: api.
 """

@@ -1,4 +1,4 @@
-"""The engine as a key has it that sees its own jobs only: another's job is unknown to it, in every call.
+"""The engine for a key that sees its own jobs only: in every call the job of another key is unknown.
 
 Runs in: api. Implements `supervisor/engine.Engine`. Routes get it in place of the engine, so none can forget to ask
 whose a job is.

@@ -1,4 +1,4 @@
-"""How long a request waits for a job: the header `Prefer` (RFC 7240), the default and the longest wait.
+"""How long a request waits for a job: the header `Prefer` (RFC 7240), and the longest wait.
 
 Runs in: api.
 """
@@ -13,8 +13,6 @@ from fastapi import Depends, Header
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held, in seconds: many proxies wait no longer. Clients behind a proxy ask for less."""
-CANCEL_WAIT_S = 10.0
-"""Default wait for the end of a cancelled job: twice the default grace."""
 PREFER = "`wait=N`: wait up to N seconds for the end, at most 60; `respond-async`: do not wait"
 
 

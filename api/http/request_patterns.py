@@ -1,4 +1,4 @@
-"""How ids, keys, tags and names in requests are written, and what is said of one that is not.
+"""The patterns of ids, keys, tags and names in requests, and the message for one that does not match.
 
 Runs in: api.
 """

@@ -1,4 +1,4 @@
-"""Who may call which route where there are API keys: the role that each needs, and whether it is about all jobs.
+"""The role that each route needs on a server with API keys, and whether the route is about all jobs.
 
 Runs in: api. `tests/contract/test_route_roles.py` compares the table with the routes of the application.
 """

@@ -16,8 +16,9 @@ from starlette.responses import Response
 from killable.api.http import schemas
 from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
+from killable.api.http.cancel_wait import cancel_wait_s
 from killable.api.http.dependencies import engine_of, parts_of
-from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preference, Preferred
+from killable.api.http.prefer_wait import Preference, Preferred
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import (
     BODY_CODES,
@@ -211,7 +212,7 @@ async def cancel_job(
         job_id,
         reason=query.reason,
         grace_s=query.grace_s,
-        wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+        wait_s=cancel_wait_s(preference),
         key=key_name_of(request),
     )
     return _cancel_answer(record, preference.headers)

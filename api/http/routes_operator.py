@@ -16,8 +16,9 @@ from starlette.responses import Response
 from killable.api.http import schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import key_name_of
+from killable.api.http.cancel_wait import cancel_wait_s
 from killable.api.http.dependencies import engine_of
-from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preferred
+from killable.api.http.prefer_wait import Preferred
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, NO_BODY, Json, answer, documented
 
@@ -57,7 +58,7 @@ async def cancel_jobs(
     done = await engine.cancel_matching(
         reason=body.reason,
         grace_s=body.grace_s,
-        wait_s=CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s,
+        wait_s=cancel_wait_s(preference),
         dry_run=body.dry_run,
         key=key_name_of(request),
         **wanted,

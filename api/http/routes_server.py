@@ -16,8 +16,9 @@ from killable.api.http import schemas
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
+from killable.api.http.cancel_wait import cancel_wait_s
 from killable.api.http.dependencies import engine_of, parts_of
-from killable.api.http.prefer_wait import CANCEL_WAIT_S, Preferred
+from killable.api.http.prefer_wait import Preferred
 from killable.api.http.problems import problem
 from killable.api.http.responses import NO_BODY, Json, answer, documented
 from killable.api.http.route_roles import SOCKET_USER
@@ -83,7 +84,7 @@ async def kill_worker(
 ) -> Response:
     """Kill one worker process. Its job, if it has one, is cancelled by the operator."""
     engine = engine_of(request)
-    wait_s = CANCEL_WAIT_S if preference.wait_s is None else preference.wait_s
+    wait_s = cancel_wait_s(preference)
     worker = await engine.kill_worker(worker_id, reason=query.reason, wait_s=wait_s, key=key_name_of(request))
     note_jobs(request, [worker.job_id] if worker.job_id else [])
     return Json(worker._asdict(), 200 if worker.state == "gone" else 202, preference.headers)

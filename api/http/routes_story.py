@@ -1,4 +1,4 @@
-"""The route for a job's story: what `killable explain` tells, for whoever shows it elsewhere.
+"""The route for a job's story: the text of `killable explain`, to be shown elsewhere.
 
 Runs in: api.
 """

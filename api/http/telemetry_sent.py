@@ -1,4 +1,4 @@
-"""What a server has sent of its telemetry, as routes see it.
+"""The telemetry that a server sends, as routes see it.
 
 Runs in: api. `supervisor.telemetry.telemetry` sends it.
 """

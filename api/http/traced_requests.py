@@ -1,4 +1,4 @@
-"""A span for each request, as part of its caller's trace: that of a job which the request starts is part of it.
+"""A span for each request, in the trace of its caller. The span of a job that the request starts is its child.
 
 Runs in: api. Plain ASGI, outside all checks: a refused request has a span, too. Only on a server that tells traces.
 """

@@ -24,6 +24,7 @@ from starlette.requests import Request
 from killable.api.http.audited_requests import note_now
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import large_body_of
+from killable.api.http.cancel_wait import CANCEL_WAIT_S
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of, trace_of
@@ -37,8 +38,6 @@ from killable.workers.errors import Refused
 
 REQUEST_CANCELLED = -32800
 """Answers a request that its client has cancelled, as the SDK does, and the Language Server Protocol."""
-CANCEL_WAIT_S = 10.0
-"""Seconds for which the answer to a cancelled request waits for the death of its job."""
 SESSION = "mcp-session-id"
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 

@@ -1,4 +1,4 @@
-"""The Responses API over a job: the response as it stands, and its events, each time the same for the same job.
+"""The Responses API over a job: the response in its present state, and its events, the same at each request.
 
 Runs in: api. Pure. A response is the record of a job and what it has said; nothing else is kept of it.
 

@@ -1,1 +1,1 @@
-"""The page of a server, for who runs it: a bundle that a browser loads from `/`, and what serves it."""
+"""The page of a server for its operators: a bundle that a browser loads from `/`, and the routes that serve it."""

@@ -40,6 +40,12 @@ class _Assertions:
             raise AssertionError(f"the next token is {token!r}, expected {_shown(expected)}\n{self.seen}")
         return token
 
+    def _check_progress(self, event: Event | None, done: float, total: float | None) -> None:
+        __tracebackhide__ = True
+        found = None if event is None or event.is_terminal else (event.data["done"], event.data["total"])
+        if found != (done, total):
+            raise AssertionError(f"the next progress is {found}, expected {(done, total)}\n{self.seen}")
+
     def _check_end(self, state: str, code: str | None, result: object, timeout_s: float) -> FinishedJob:
         __tracebackhide__ = True
         seen = self.seen
@@ -80,10 +86,7 @@ class LiveJob(_Assertions):
     def assert_progress(self, done: float, total: float | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         """Assert that the next progress that it reports is this."""
         __tracebackhide__ = True
-        event = self._next_of("progress", timeout_s)
-        found = None if event is None or event.is_terminal else (event.data["done"], event.data["total"])
-        if found != (done, total):
-            raise AssertionError(f"the next progress is {found}, expected {(done, total)}\n{self.seen}")
+        self._check_progress(self._next_of("progress", timeout_s), done, total)
 
     def assert_ended(
         self, state: str = "completed", *, code: str | None = None, result: Any = _ANY, timeout_s: float = TIMEOUT_S
@@ -159,10 +162,7 @@ class AsyncLiveJob(_Assertions):
 
     async def assert_progress(self, done: float, total: float | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
         __tracebackhide__ = True
-        event = await self._next_of("progress", timeout_s)
-        found = None if event is None or event.is_terminal else (event.data["done"], event.data["total"])
-        if found != (done, total):
-            raise AssertionError(f"the next progress is {found}, expected {(done, total)}\n{self.seen}")
+        self._check_progress(await self._next_of("progress", timeout_s), done, total)
 
     async def assert_ended(
         self, state: str = "completed", *, code: str | None = None, result: Any = _ANY, timeout_s: float = TIMEOUT_S

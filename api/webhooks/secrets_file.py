@@ -11,12 +11,10 @@ A tenant is the name of an API key. Each secret signs, so that receivers can be 
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from killable.api.http.key_file import CONFIGURATION, NAME
+from killable.api.http.key_file import NAME
+from killable.api.http.owner_only_file import CONFIGURATION, invalid, lines_of
 from killable.api.webhooks.callback_address import Network, fault_of
 from killable.api.webhooks.signature import PREFIX, secret_of
 from killable.workers.errors import KillableError
@@ -24,7 +22,6 @@ from killable.workers.named_tuples import NamedTuple
 
 EVERYONE = "*"
 SECRETS_MAX = 4
-FILE_BYTES_MAX = 1 << 20
 
 
 class SecretsInvalid(KillableError):
@@ -82,23 +79,10 @@ def _sender_of(words: Sequence[str], allowed: Sequence[Network]) -> Sender:
 
 def _lines(path: str) -> list[str]:
     try:
-        # A FIFO without a writer would block here, and with it the server.
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise _invalid(path, ["it is not a regular file"])
-            if found.st_mode & 0o077 or found.st_uid not in (os.geteuid(), 0):
-                owner = f"it belongs to user {found.st_uid}, mode {stat.S_IMODE(found.st_mode):04o}"
-                raise _invalid(path, [f"{owner}; only its owner may read it: chmod 600 {path}"])
-            content = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise _invalid(path, [f"it cannot be read: {(error.strerror or str(error)).lower()}"]) from error
-    if len(content) > FILE_BYTES_MAX or not content.isascii():
-        raise _invalid(path, [f"it is longer than {FILE_BYTES_MAX} bytes, or not ASCII"])
-    return content.decode("ascii").splitlines()
+        return lines_of(path)
+    except ValueError as error:
+        raise _invalid(path, [str(error)]) from error
 
 
 def _invalid(path: str, faults: list[str]) -> SecretsInvalid:
-    first, *others = faults
-    more = f" (and {len(others)} more: {'; '.join(others)})" if others else ""
-    return SecretsInvalid(f"webhook secrets in {Path(path)}: {first}{more}", faults=faults)
+    return invalid(SecretsInvalid, "webhook secrets", path, faults)

@@ -1,4 +1,4 @@
-"""From which folder a path of the configuration counts.
+"""The folder to which a path in the configuration is relative.
 
 Runs in: supervisor, before it starts; `killable config` and `check`.
 

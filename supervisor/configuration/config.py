@@ -1,4 +1,4 @@
-"""The configuration in force: checks what the layers say, and makes the settings of supervisor and server of it.
+"""The configuration in force: checks the layers, and makes the settings of supervisor and server from them.
 
 Runs in: supervisor, before it starts; `killable config` and `check`. Reads files and starts nothing.
 

@@ -5,8 +5,8 @@ Runs in: supervisor. Everything here is synchronous: no coroutine ever waits in 
     enqueue ─► JobQueue ─► dispatch ─► Attempt ─► on_entered … on_ended ─► the terminal event
 
 With a journal, `dispatch` only reserves the worker: the attempt begins when the journal has the start. Until then the
-job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened: nothing here
-waits for that, only the word of it does (`supervisor.py`).
+job is still queued, so a cancel or a deadline ends it at once. The end is written when it has happened. Nothing here
+waits for that; only clients are told of it later (`supervisor.py`).
 """
 
 from __future__ import annotations
@@ -179,10 +179,10 @@ class Dispatcher:
         """End a job of an earlier server run that has not run in this one."""
         self._end(job, outcome)
 
-    def stop_all(self, reason: str, grace_s: float | None) -> list[Job]:
-        """Begin to end every job; return those that were active."""
+    def stop_all(self, reason: str, grace_s: float | None, cause: Verdict | None = None) -> list[Job]:
+        """Begin to end every job, as cancelled unless there is another `cause`; return those that were active."""
         active = self._registry.active()
-        self.stop_jobs(active, Verdict("cancelled", by="shutdown", reason=reason), grace_s)
+        self.stop_jobs(active, cause or Verdict("cancelled", by="shutdown", reason=reason), grace_s)
         return active
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:

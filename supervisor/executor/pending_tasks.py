@@ -138,7 +138,7 @@ class PendingTasks:
             return RuntimeError(why)
         from killable.workers.error_classes import WorkerCrashed
 
-        return WorkerCrashed(why, code=self.supervisor_thread.code_of_loss)
+        return WorkerCrashed(why, code=self.supervisor_thread.loss.code)
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
         """Return the limits in force for tasks of a view of the Executor."""
@@ -339,13 +339,19 @@ class PendingTasks:
     def on_started(self) -> None:
         self._serve_waiting()
 
-    def on_thread_ending(self, failure: BaseException | None) -> None:
-        why = f"the executor's thread has ended: {failure!r}"
+    def on_thread_failed(self) -> None:
         with self.lock:
-            self._closed_reason = self._closed_reason or why
+            lanes = list(self._lanes)
+        for lane in lanes:
+            lane.revoke()
+
+    def on_thread_ending(self) -> None:
+        loss = self.supervisor_thread.loss
+        with self.lock:
+            self._closed_reason = self._closed_reason or loss.facts["message"]
             calls = list(self._under_way.values())
         for call in calls:
-            call.fail_lost(why, self.supervisor_thread.code_of_loss)
+            call.fail_lost(loss)
         self._repeated.close()
         self.output.relay.close()
 

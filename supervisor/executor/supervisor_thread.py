@@ -17,6 +17,7 @@ from killable.supervisor.executor import ending_imports
 from killable.supervisor.linux import program_signals
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.program_forks import leave_loop_to_parent
+from killable.supervisor.models import Verdict
 from killable.supervisor.pools.lane import LaneHolder
 from killable.supervisor.settings import Settings
 from killable.supervisor.supervisor import Supervisor
@@ -39,8 +40,12 @@ class ThreadCallbacks(LaneHolder, Protocol):
         """Note that the supervisor has started, or failed to (`failure`)."""
         ...
 
-    def on_thread_ending(self, failure: BaseException | None) -> None:
-        """Note that the thread is about to end. `failure` is the reason if it was not asked to."""
+    def on_thread_failed(self) -> None:
+        """Make jobs of the calls that workers have: the supervisor is about to end those by `loss`."""
+        ...
+
+    def on_thread_ending(self) -> None:
+        """Note that the thread is about to end. What is under way ends by its `loss`."""
         ...
 
 
@@ -79,9 +84,10 @@ class SupervisorThread:
         return "" if self.failure is None else f"its processes cannot be started: {self.failure}"
 
     @property
-    def code_of_loss(self) -> str:
-        """Return the code of tasks that end because this thread does: none had begun before the supervisor started."""
-        return "supervisor_lost" if self.has_started else "spawn"
+    def loss(self) -> Verdict:
+        """Return why tasks end that end because this thread does: none had begun before the supervisor started."""
+        message = f"the executor's thread has ended: {self.failure!r}"
+        return Verdict("supervisor_lost" if self.has_started else "spawn", facts={"message": message})
 
     def start(self) -> None:
         """Start the thread. Raise RuntimeError when it cannot be started."""
@@ -156,7 +162,7 @@ class SupervisorThread:
                         self._closed = True  # before the loop closes: `call` may not use it then
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
-                        runner.run(self._supervisor.close(0.0))
+                        runner.run(self._end_lost(self._supervisor))
         except OSError as error:  # no descriptor is left for the start
             self.failure = error
         finally:
@@ -165,7 +171,7 @@ class SupervisorThread:
             if self._early_guard is not None:
                 self._early_guard.close()  # if it was not taken over: the supervisor did not start
             try:
-                self._callbacks.on_thread_ending(self.failure)
+                self._callbacks.on_thread_ending()
             finally:
                 ending_imports.release()  # what ends behind it is the caller's, who has descriptors or not
                 self._ended.set()
@@ -192,6 +198,14 @@ class SupervisorThread:
         with self._lock:
             self._closed = True
         await self._supervisor.close()  # also after an incomplete start
+
+    async def _end_lost(self, supervisor: Supervisor) -> None:
+        supervisor.jobs.close()
+        try:
+            self._callbacks.on_thread_failed()
+        except Exception:  # the same bug, perhaps: what is no job ends when the thread does
+            logger.exception("executor_lost")
+        await supervisor.close(0.0, self.loss)
 
     def _load_endings(self) -> None:
         try:

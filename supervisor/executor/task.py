@@ -23,7 +23,6 @@ from killable.supervisor.executor.program_output import ProgramOutput, TaskOutpu
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
 from killable.supervisor.executor.task_input import INLINE_TASK_BYTES_MAX, DefinedCall, TaskInput
 from killable.supervisor.jobs.effective_limits import is_watched, limits_of_job
-from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.models import JobType, Outcome, Submission, Verdict
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.errors import Refused
@@ -284,9 +283,9 @@ class Task:
         else:
             self.drop()
 
-    def fail_lost(self, why: str, code: str) -> None:
+    def fail_lost(self, loss: Verdict) -> None:
         """End the task: the supervisor and every process that it started are gone."""
-        self._end(Outcome("failed", code, why))
+        self._end(Outcome("failed", loss.code, loss.facts["message"]))
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""
@@ -315,11 +314,6 @@ class Task:
             self._output_in_program().when_shown(lambda: self._on_over(job))
 
     def _on_over(self, job: Job) -> None:
-        thread = self._owner.supervisor_thread
-        if thread.failure is not None and self._asked is None and job.state is State.CANCELLED:
-            # It has ended with the rest of a supervisor that has failed: nobody has cancelled it.
-            self.fail_lost(f"the executor's thread has ended: {thread.failure!r}", thread.code_of_loss)
-            return
         self.future.on_changed(job)
         self._owner.forget(self)
 

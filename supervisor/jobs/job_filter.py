@@ -1,4 +1,4 @@
-"""Which jobs are meant: the filters of lists, bulk cancels and the stream of jobs.
+"""The filters that select jobs, for lists, bulk cancels and the stream of jobs.
 
 Runs in: supervisor. Pure.
 """

@@ -1,4 +1,4 @@
-"""A job in a list, and in the stream of jobs: a part of its record.
+"""The short record of a job, for lists and the stream of jobs.
 
 Runs in: supervisor. Pure.
 """

@@ -1,10 +1,10 @@
-"""Whatever is written to stderr past the log, as records of the log: so that each line of a log in JSON is JSON.
+"""Makes log records of what is written to stderr past the log, so that each line of a log in JSON is JSON.
 
 Runs in: supervisor, and a thread of its own. Behind `ports`.
 
-Guards, zygotes (a module that prints while it is imported) and native libraries write to descriptor 2. It becomes a
-pipe, read line by line; the log itself writes to what it was. What the interpreter writes when it dies by a signal goes
-to what it was, too: nobody would read the pipe any more.
+Guards, zygotes (a module that prints while it is imported) and native libraries write to descriptor 2. That
+becomes a pipe, which is read line by line; the log writes to the original. So does the interpreter when it dies by a
+signal, as nobody would read the pipe any more.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What workers use now: all of them measured together, in a thread, while somebody reads it.
+"""Measures what workers use: all of them together, in a thread, while somebody reads it.
 
 Runs in: supervisor, the measurement in a thread. A measurement takes some 30 µs a worker: with hundreds of workers each
 is measured every few seconds, so that a reader costs no more.

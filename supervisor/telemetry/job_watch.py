@@ -1,12 +1,12 @@
-"""What changes of the jobs, for those who read the stream of jobs: one row of changes for all readers.
+"""The changes of jobs, for the readers of the stream of jobs: one sequence of changes for all of them.
 
 Runs in: supervisor.
 
     observer ──note──► the latest change of each job, in order ──ticks──► each reader, from its own place in it
 
-Nothing is kept for a reader but its place: one that is slow finds the latest change of each job, one that is too slow
-the list anew. What a job is like is looked at when the first reader takes it, and once for all. While nobody reads,
-nothing runs; changes are noted for LINGER_S after the last reader, who may have lost its connection and come again.
+Of a reader only its place is kept. A slow reader gets the latest change of each job; one that is too slow gets the
+list again. The record of a job is made once for all readers, when the first one takes it. Without a reader nothing
+runs; changes are noted for LINGER_S after the last one, which may have lost its connection and come back.
 """
 
 from __future__ import annotations

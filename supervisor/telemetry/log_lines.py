@@ -6,8 +6,8 @@ Runs in: supervisor.
     {"time": "2026-11-26T20:46:06.123Z", "level": "info", "logger": "killable.jobs", "event": "cancelled", ...}
 
 One record is always one line: all text from jobs and clients is escaped. Tokens and printed lines are never logged.
-Other text from jobs and clients is cut, or replaced (`redaction`). Noisy records are counted (`log_sampling`). Where
-stderr is journald's, records go there with their fields (`journald`).
+Other text from jobs and clients is cut, or replaced (`log_cuts_and_redaction`). Noisy records are counted
+(`log_sampling`). Where stderr is journald's, records go there with their fields (`journald`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from pythonjsonlogger.json import JsonFormatter
 
 from killable.supervisor import clock
 from killable.supervisor.telemetry import journald
+from killable.supervisor.telemetry.log_cuts_and_redaction import OWN, RedactingFormatter
 from killable.supervisor.telemetry.log_sampling import PERIOD_S, Sampling
-from killable.supervisor.telemetry.redaction import OWN, RedactingFormatter
 from killable.workers.named_tuples import NamedTuple
 
 Format = Literal["text", "json"]

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 
+from killable.supervisor.telemetry.log_cuts_and_redaction import OWN
 from killable.supervisor.telemetry.log_vocabulary import EVENTS
-from killable.supervisor.telemetry.redaction import OWN
 from killable.workers.named_tuples import NamedTuple
 
 PERIOD_S = 10.0

@@ -1,4 +1,4 @@
-"""Who is told what happens to jobs: the metrics, and the log. Dispatcher and supervisor tell it; nothing calls back.
+"""Dispatcher and supervisor report to the observer what happens to jobs. It counts and logs; nothing calls back.
 
 Runs in: supervisor. `metrics` has what is counted, `job_log` what is logged.
 """

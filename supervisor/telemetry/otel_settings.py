@@ -1,4 +1,4 @@
-"""What of a server's telemetry is sent where: `[telemetry]` of killable.toml, and behind it OpenTelemetry's variables.
+"""Which telemetry a server sends, and where to: `[telemetry]` of killable.toml, else OpenTelemetry's variables.
 
 Runs in: supervisor, before it starts. Pure, and without OpenTelemetry.
 """

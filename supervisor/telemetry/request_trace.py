@@ -1,4 +1,4 @@
-"""One HTTP request, as its span is made of it.
+"""The facts of one HTTP request, from which its span is made.
 
 Runs in: supervisor. Pure.
 """

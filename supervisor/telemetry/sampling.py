@@ -1,4 +1,4 @@
-"""Which traces are told: those whose caller's is, and of those that begin here a share.
+"""Which traces are exported: those whose caller exports them, and a share of those that begin here.
 
 Runs in: supervisor. Pure.
 """

@@ -1,4 +1,4 @@
-"""The observer of a server that tells traces: notes what its jobs do, and hands over the facts of each at its end.
+"""The observer of a server that exports traces: it notes what each job does, and hands its facts over at its end.
 
 Runs in: supervisor.
 """

@@ -1,4 +1,4 @@
-"""The two streams that tell how the server is: of its jobs and of its workers.
+"""The two live streams of a server: of its jobs and of its workers.
 
 Runs in: supervisor. Made when the first of them is read.
 """

@@ -1,4 +1,4 @@
-"""The server as it is now, for those who read the stream of workers: measured once a second for all of them.
+"""The state of the server, for the readers of the stream of workers: measured once a second for all of them.
 
 Runs in: supervisor. While nobody reads, nothing is measured and no timer runs.
 """

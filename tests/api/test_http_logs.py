@@ -13,7 +13,7 @@ from api_server import OwnServer, Server, StartServer
 from support import processes
 from support.waiting import until_async
 
-from killable.supervisor.telemetry import log_lines, redaction
+from killable.supervisor.telemetry import log_cuts_and_redaction, log_lines
 
 pytestmark = pytest.mark.own_server
 
@@ -167,7 +167,7 @@ async def test_with_redact_nothing_that_was_said_is_in_the_log(written: Written,
         "refused",
     ):
         assert event in text
-    assert text.count(redaction.REDACTED) >= 5
+    assert text.count(log_cuts_and_redaction.REDACTED) >= 5
 
 
 @pytest.mark.row("F6")

@@ -21,7 +21,7 @@ def claimed_codes() -> set[str]:
         str(argument.value)
         for each in sources("tests/process")
         if ".code(" in each.text
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "code"
         for argument in node.args
         if isinstance(argument, ast.Constant)

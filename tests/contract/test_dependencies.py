@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import version
 
 import uvicorn
 from packaging.requirements import Requirement
@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from contract.source import ROOT
+from contract.test_requirements import installed
 from killable.api.cli.server.bounded_protocol import BoundedProtocol
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -54,7 +55,7 @@ def test_an_executor_and_its_workers_import_nothing_of_the_server() -> None:
     assert done.returncode == 0, done.stderr
     for loaded in json.loads(done.stdout):
         foreign = {top(module) for module in loaded} - sys.stdlib_module_names
-        servers = {name for name in foreign if packages_distributions().get(name)} - EXECUTORS
+        servers = {name for name in foreign if installed().get(name)} - EXECUTORS
         assert servers - {"_distutils_hack", "__main__"} == set()
         assert not any(module.startswith("killable.api.") for module in loaded)
         assert "killable" in foreign

@@ -48,7 +48,7 @@ def faulthandlers(looked_at: Sequence[Source]) -> list[str]:
     found = [use for use in used(looked_at, "faulthandler") if use != REGISTERS]
     for each in looked_at:
         found += [f"{each.name} {seen.module}" for seen in each.imports if seen.module.startswith("faulthandler.")]
-        nodes = ast.walk(each.tree) if "faulthandler" in each.text else ()
+        nodes = each.nodes if "faulthandler" in each.text else []
         calls = [node for node in nodes if isinstance(node, ast.Call)]
         written = [ast.unparse(node) for node in calls if "faulthandler" in ast.dump(node.func)]
         wrong = [call for call in written if not call.startswith("faulthandler.register(DUMP_SIGNAL, ")]
@@ -71,7 +71,7 @@ def turned_on_from_outside(looked_at: Sequence[Source]) -> list[str]:
     return [
         f"{each.name}:{node.lineno}"
         for each in looked_at
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, ast.Constant) and node.value in ELSEWHERE
     ]
 

@@ -53,7 +53,7 @@ def stored_states(looked_at: Sequence[Source]) -> list[str]:
         f"{each.name}:{node.lineno}"
         for each in looked_at
         if "job.state" in each.text
-        for node in ast.walk(each.tree)
+        for node in each.nodes
         if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign))
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if ast.unparse(target).endswith("job.state")

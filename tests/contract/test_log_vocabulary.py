@@ -23,13 +23,15 @@ NOT_LITERAL = {
 
 def logged(source: Source) -> Iterator[tuple[int, str, ast.expr, ast.expr | None]]:
     """Yield line, level, name and extra of each record that a file logs."""
-    for node in ast.walk(source.tree):
+    for node in source.nodes:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         owner, method = node.func.value, node.func.attr
+        if method not in LEVELS and method != "log":
+            continue
         extra = next((each.value for each in node.keywords if each.arg == "extra"), None)
         is_logger = (isinstance(owner, ast.Name) and owner.id in ("logger", "log")) or "getLogger" in ast.dump(owner)
-        if is_logger and method in LEVELS and node.args:
+        if is_logger and method != "log" and node.args:
             yield node.lineno, "error" if method == "exception" else method, node.args[0], extra
         elif is_logger and method == "log":
             yield node.lineno, "", node.args[1], extra
@@ -65,7 +67,7 @@ def test_every_row_of_the_table_is_logged() -> None:
         node.value
         for source in sources(*LAYERS)
         if not source.name.endswith("log_vocabulary.py")
-        for node in ast.walk(source.tree)
+        for node in source.nodes
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     states = {event.removeprefix("node_") for event in EVENTS if event.startswith("node_")}

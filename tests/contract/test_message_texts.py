@@ -22,19 +22,19 @@ def deciding_by_a_text(looked_at: Sequence[Source]) -> list[str]:
     return [
         f"{each.name}:{line} {ast.unparse(text)}"
         for each in looked_at
-        for exceptions in (CALLED | _caught(each.tree),)
-        for text, line in _looked_into(each.tree)
+        for exceptions in (CALLED | _caught(each.nodes),)
+        for text, line in _looked_into(each.nodes)
         if _is_message(text, exceptions)
     ]
 
 
-def _caught(tree: ast.Module) -> set[str]:
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) and node.name is not None}
+def _caught(nodes: Sequence[ast.AST]) -> set[str]:
+    return {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name is not None}
 
 
-def _looked_into(tree: ast.Module) -> Iterator[tuple[ast.expr, int]]:
+def _looked_into(nodes: Sequence[ast.AST]) -> Iterator[tuple[ast.expr, int]]:
     """Yield each expression that is compared, searched or matched."""
-    for node in ast.walk(tree):
+    for node in nodes:
         match node:
             case ast.Compare(ops=ops) if any(isinstance(op, (ast.In, ast.NotIn, ast.Eq, ast.NotEq)) for op in ops):
                 yield from ((side, node.lineno) for side in (node.left, *node.comparators))

@@ -8,12 +8,10 @@ from pathlib import PurePosixPath
 
 from contract.source import LAYERS, ROOT, Source, check, sources
 
-SUPERVISOR_VOCABULARY = "supervisor"
-"""models, records, ports, clock, settings, engine, event_loops: the files directly in supervisor/ but supervisor.py."""
-WORKERS_VOCABULARY = "workers"
 COMPOSING = ("supervisor/supervisor.py", "api/app.py")
 """Files that put the packages of their layer together: above these, though they lie beside them."""
 BELOW = {
+    # `supervisor` and `workers` alone: the files directly in these folders, but supervisor.py.
     "workers": (),
     "workers/protocol": ("workers",),
     "workers/authoring": ("workers", "workers/protocol"),

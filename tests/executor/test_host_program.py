@@ -25,6 +25,10 @@ from support.job_helpers import libc
 from support.waiting import Pending, until
 
 from killable import Executor, JobTimedOut, OutOfMemory, WorkerCrashed
+from killable.supervisor import event_loops
+
+SOON_S = 0.2
+"""How long a thread stays that may have more to do, instead of some seconds."""
 
 
 def surroundings() -> dict[str, Any]:
@@ -85,8 +89,9 @@ def test_one_thread_and_no_more(tmp_path: Path) -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_what_has_to_be_done_aside_leaves_no_thread_behind() -> None:
+def test_what_has_to_be_done_aside_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call's own directory is removed, and the memory of its processes measured, in threads that end with that."""
+    monkeypatch.setattr(event_loops, "IN_ORDER_IDLE_S", SOON_S)
     before = set(threading.enumerate())
     with Executor(max_workers=1, max_tasks_per_child=1) as executor:
         assert executor.submit(executor_tasks.leaves_files).result() == 3
@@ -337,8 +342,9 @@ def switches(pids: set[int]) -> dict[str, str]:
 QUIET_S = 6.0
 
 
-def test_an_idle_executor_wakes_nobody(tmp_path: Path) -> None:
+def test_an_idle_executor_wakes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither its thread nor the guard, the zygote or a worker: nothing polls, whatever was done before."""
+    monkeypatch.setattr(event_loops, "IN_ORDER_IDLE_S", SOON_S)
     before, threads = {seen.pid for seen in processes.started_by_tests()}, set(os.listdir("/proc/self/task"))
     with Executor(max_workers=2) as executor:
         assert list(executor.map(executor_tasks.square, range(50))) == [number**2 for number in range(50)]

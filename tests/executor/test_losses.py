@@ -232,10 +232,12 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path, l
     until((tmp_path / "in").exists, "it runs")
     worker = int((tmp_path / "in").read_text())
     executor._tasks.supervisor_thread.call(lambda: sys.exit("of a thread"))
-    with pytest.raises(WorkerCrashed):
-        running.result(60)
-    with pytest.raises(WorkerCrashed, match="of a thread"):
-        waiting.result(60)
+    for call in (running, waiting):
+        with pytest.raises(WorkerCrashed, match="of a thread") as lost:
+            call.result(60)
+        assert lost.value.code == "supervisor_lost"
+    end = running.certificate
+    assert end is not None and end["cause"] == "supervisor_lost" and end["tree_empty"] is not None
     assert not os.path.exists(f"/proc/{worker}")
     with pytest.raises(RuntimeError, match="of a thread"):
         executor.submit(executor_tasks.square, 2)

@@ -90,8 +90,3 @@ def watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
 def apart(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     """Begin what belongs to no process: a message on its way, or what another machine does."""
     return asyncio.get_running_loop().create_task(work, context=Context())
-
-
-def owner_of_running() -> SimulatedProcess | None:
-    """Return the process to which what runs now belongs."""
-    return _OWNER.get()

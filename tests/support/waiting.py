@@ -108,10 +108,5 @@ def until_empty(read: Callable[[], Sized], what: str, timeout_s: float = TIMEOUT
     until(lambda: Pending(left) if len(left := read()) else True, what, timeout_s)
 
 
-async def until_empty_async(read: Callable[[], Sized], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until what `read` returns is empty, while the event loop turns; report what was left."""
-    await until_async(lambda: Pending(left) if len(left := read()) else True, what, timeout_s)
-
-
 def _failure(what: str, timeout_s: float, seen: object) -> str:
     return f"{what}: not within {timeout_s:g} s; last seen: {seen!r}"

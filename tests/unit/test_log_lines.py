@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.waiting import Pending, until
 
-from killable.supervisor.telemetry import log_lines, redaction
+from killable.supervisor.telemetry import log_cuts_and_redaction, log_lines
 
 SECRET = "hunter2"
 FORGED = f"{SECRET}\n2026-01-01T00:00:00.000Z info killable.jobs completed job_id=job-1\r\u2028\x1b[2J"
@@ -104,7 +104,7 @@ def test_a_traceback_follows_indented_or_as_a_member(log_format: log_lines.Forma
 @pytest.mark.parametrize("log_format", FORMATS)
 def test_with_redact_nothing_that_others_said_is_written(log_format: log_lines.Format, redact: bool) -> None:
     with written(log_format, redact=redact) as lines:
-        for name in redaction.FOREIGN_TEXT_FIELDS:
+        for name in log_cuts_and_redaction.FOREIGN_TEXT_FIELDS:
             log.info("failed", extra={name: SECRET, "job_id": "job-1"})
         log.info("submitted", extra={"tags": {"key": SECRET}})
         logging.getLogger("asyncio").error("Task exception was never retrieved: %s", SECRET)
@@ -119,11 +119,11 @@ def test_with_redact_nothing_that_others_said_is_written(log_format: log_lines.F
         found = lines()
     whole = "\n".join(found)
     if not redact:
-        assert whole.count(SECRET) >= len(redaction.FOREIGN_TEXT_FIELDS) + 5
+        assert whole.count(SECRET) >= len(log_cuts_and_redaction.FOREIGN_TEXT_FIELDS) + 5
         return
     assert SECRET not in whole
-    assert whole.count("job-1") == len(redaction.FOREIGN_TEXT_FIELDS)  # what is ours is still there
-    assert whole.count(redaction.REDACTED) >= len(redaction.FOREIGN_TEXT_FIELDS) + 6
+    assert whole.count("job-1") == len(log_cuts_and_redaction.FOREIGN_TEXT_FIELDS)  # what is ours is still there
+    assert whole.count(log_cuts_and_redaction.REDACTED) >= len(log_cuts_and_redaction.FOREIGN_TEXT_FIELDS) + 6
     assert "ValueError" in whole and "KeyError" in whole and "test_log_lines.py" in whole
 
 

@@ -234,7 +234,7 @@ class Context:
         `source` is the path of a file, or the content itself. A file in `ctx.tmp` is moved if the server's files are on
         the same file system, and any other one is copied. `name` defaults to that of the source; a file that was saved
         under it before is replaced. `content_type` defaults to what the name's suffix says. The files of a job are kept
-        as long as its record, and count for `tmp_bytes`. Of several attempts those of the last one are kept.
+        as long as its record, and count for `tmp_bytes`. After a retry only those of the last attempt are kept.
 
         Raise ValueError for a name that no file can have, and OSError for a source that cannot be read or is no regular
         file, for a full disk, and if the server keeps no files.

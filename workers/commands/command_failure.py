@@ -1,4 +1,4 @@
-"""How a command that is a job can fail, and what is said of it: its exit code and the last that its stderr said.
+"""How a command that runs as a job can fail: its exit code, and the end of its stderr as the message.
 
 Runs in: worker.
 """

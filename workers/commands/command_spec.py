@@ -43,10 +43,6 @@ class Parameter(NamedTuple):
     """The name of a file, in the job's folder; empty: it has the name that it was uploaded with."""
 
     @property
-    def is_given_always(self) -> bool:
-        return self.required or self.default is not None
-
-    @property
     def of_items(self) -> Parameter:
         """Return what each item of an array is."""
         return Parameter(**(self.items or {}))._replace(dash=self.dash)

@@ -1,1 +1,1 @@
-"""What `killable bench` measures and how it is told; the project's own benchmarks use its instruments."""
+"""What `killable bench` measures, and its report. The project's own benchmarks use its instruments."""

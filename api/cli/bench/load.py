@@ -1,4 +1,4 @@
-"""The load test: a steady stream, a burst, many streams at once, a reader that is slow. What is lost, and what is late.
+"""The load test: a steady stream, a burst, many streams at once, a slow reader. What is lost or late is counted.
 
 Runs in: a benchmark (Linux). Each token has the time at which the job gave it, each event its number.
 """

@@ -1,4 +1,4 @@
-"""What a reader of figures has to know about the machine, and how much it disturbs what is measured.
+"""Facts about the machine that explain its figures, and how much other programs disturb them.
 
 Runs in: a benchmark (any machine).
 """

@@ -1,4 +1,4 @@
-"""What processes of a server need of the memory: itself, what stands behind its workers, a worker, a warm spare.
+"""How much memory the processes of a server use: the server, zygote and guard, a worker, a warm spare.
 
 Runs in: a benchmark (Linux).
 

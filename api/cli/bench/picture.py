@@ -1,4 +1,4 @@
-"""The picture of a run: an SVG, written here, and of it a PNG by resvg.
+"""Draws the results of a run as an SVG, and makes a PNG of it with resvg.
 
 Runs in: any machine. Light or dark as its reader has it; a PNG is light.
 """

@@ -1,4 +1,4 @@
-"""What is harmless on a server that others use: how soon it answers, and what it has measured of its own jobs.
+"""Measures a server that others use, harmlessly: how soon it answers, and what it has counted of its own jobs.
 
 Runs in: a benchmark (any machine).
 """

@@ -1,4 +1,4 @@
-"""What the parts ask of the benchmark's own server.
+"""The requests of the benchmark's parts to its own server.
 
 Runs in: a benchmark.
 """

@@ -56,6 +56,7 @@ COMPLETION = VerbCommand(
     """,
     Argument(["shell"], required=False, type=Choice(SHELLS), metavar="[bash|zsh|fish]", help="The shell."),
     runs="completion.completion",
+    without_json="it prints a script",
     examples=(
         "killable completion bash > ~/.local/share/bash-completion/completions/killable",
         "killable completion fish > ~/.config/fish/completions/killable.fish",

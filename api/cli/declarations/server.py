@@ -170,6 +170,7 @@ TOP = VerbCommand(
     """,
     URL,
     runs="top.top",
+    without_json="it is a screen",
     examples=(
         "killable top",
         "killable top --url http://10.0.0.5:7833",

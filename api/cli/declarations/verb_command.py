@@ -31,11 +31,15 @@ def panel_of(option: click.Parameter) -> str:
 
 
 class VerbCommand(click.Command):
-    """A verb. `runs`: the function of `killable.api.cli.commands` that it calls, as `module.function`."""
+    """A verb. `runs`: the function of `killable.api.cli.commands` that it calls, as `module.function`.
+
+    `without_json`: why it has no `--json`; empty: it has.
+    """
 
     def __init__(
-        self, name: str, text: str, *params: click.Parameter, runs: str, examples: Sequence[str] = (), **more: Any
-    ) -> None:
+        self, name: str, text: str, *params: click.Parameter, runs: str, examples: Sequence[str] = (),
+        without_json: str = "", **more: Any,
+    ) -> None:  # fmt: skip
         text = inspect.cleandoc(text)
         # \b keeps the lines of a paragraph as they are (Click, "Preventing Rewrapping").
         epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples)
@@ -44,6 +48,7 @@ class VerbCommand(click.Command):
         self.summary = summary
         self.runs = runs
         self.examples = examples
+        self.without_json = without_json
 
     def alias(self, name: str) -> VerbCommand:
         """Return the same verb under a name that help does not list."""

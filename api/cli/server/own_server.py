@@ -1,6 +1,6 @@
 """Start a server for the duration of a `with` block, and verify afterwards that no process of it is left.
 
-`demo` and `bench` have theirs of it.
+`demo` and `bench` use it.
 
 Runs in: any process of a person's (Linux).
 """

@@ -11,23 +11,14 @@ from killable.api.app import create_app
 from killable.api.http import schemas
 from killable.api.http.responses import COMMON_CODES
 from killable.api.http.route_roles import ACCESS
-from killable.supervisor import records
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import JobType
 from pages.markdown import code, document, slug, table
 
-TAGS = {"jobs": "Jobs", "operator": "Operator", "server": "Server", "metrics": "Metrics", "openai": "OpenAI"}
+TAGS = {
+    "jobs": "Jobs", "files": "Files", "live": "Live streams", "operator": "Operator", "server": "Server",
+    "metrics": "Metrics", "openai": "OpenAI",
+}  # fmt: skip
 """Tags of the description, and their headings in the order of the page."""
-RECORDS: Mapping[str, type] = {
-    "ShortJob": records.JobRecord,
-    "Job": records.JobRecord,
-    "Worker": records.WorkerRecord,
-    "Pool": records.PoolRecord,
-    "Retired": records.RetiredWorker,
-    "Drained": records.DrainProgress,
-    "JobType": JobType,
-}
-"""Where the docstrings of a schema's members stand, if not in the schema."""
 COMMON = (*COMMON_CODES, "unauthorized")
 JSON = "application/json"
 PROBLEM = "application/problem+json"
@@ -50,6 +41,7 @@ def page() -> str:
         for method, operation in item.items()
         for tag in operation["tags"]
     ]
+    assert {tag for tag, *_ in operations} == {*TAGS}, "a route without a section"
     operations.sort(key=lambda each: (each[2], METHODS.index(each[1])))
     sections: list[str] = []
     for tag, title in TAGS.items():

@@ -6,6 +6,7 @@ import { type Filters, FILTERS, JobsFeed, ROWS_MAX, type Row, type Sorting, quer
 import { now } from '../now_feed'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
+import { Track } from '../parts/panel'
 import { SortHeader } from '../parts/sort_header'
 import { StateBadge } from '../parts/state'
 import { go, route } from '../router'
@@ -205,8 +206,8 @@ export function Share({ of }: { of: NonNullable<JobSummary['progress']> }): JSX.
   const words = `${number(done)} of ${number(total)} ${unit}`.trim()
   return (
     <span class="share" title={words}>
-      <span class="share-track" role="progressbar" aria-valuenow={share} aria-valuemin={0} aria-valuemax={100} aria-label={words}>
-        <span class="share-fill" style={{ width: `${share}%` }} />
+      <span role="progressbar" aria-valuenow={share} aria-valuemin={0} aria-valuemax={100} aria-label={words}>
+        <Track share={share} kind="" />
       </span>
       <span class="share-words">{share} %</span>
     </span>

@@ -1,5 +1,6 @@
 // What `killable explain` tells of a job.
 import type { JSX } from 'preact'
+import { Panel } from '../parts/panel'
 import { plain } from '../spelling'
 import type { Story } from '../types'
 
@@ -10,8 +11,7 @@ export function StoryPanel({ story, isActive }: { story: Story | null; isActive:
   if (story === null) return null
   const { setting, words } = story.change
   return (
-    <section class="panel story" aria-labelledby="story-title">
-      <h2 id="story-title">Story</h2>
+    <Panel title="Story" class="story">
       <dl>
         {story.paragraphs
           .filter((each) => !LEFT_OUT.has(each.title))
@@ -34,6 +34,6 @@ export function StoryPanel({ story, isActive }: { story: Story | null; isActive:
           </div>
         )}
       </dl>
-    </section>
+    </Panel>
   )
 }

@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
-from killable.supervisor.ports import MeasuredProcess, Sample
+from killable.supervisor.ports import Process, Sample
+
+FRESH_S = 1.0
+"""Age up to which readers of what workers use get what was measured for a limit."""
 
 
 def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
@@ -37,14 +40,20 @@ def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Samp
     )  # fmt: skip
 
 
-def measure_all(processes: Sequence[MeasuredProcess], at_most: int) -> tuple[list[tuple[Sample, float] | None], float]:
+def cpu_s(pid: int, cgroup: Cgroup | None) -> float | None:
+    """Return the processor seconds of a worker's tree without looking at its processes; None: only they have them."""
+    in_group_s = None if cgroup is None else cgroup.cpu_s()
+    return None if in_group_s is None else procfs.cpu_s([pid], in_group_s)
+
+
+def measure_all(processes: Sequence[Process], at_most: int) -> tuple[list[tuple[Sample, float] | None], float]:
     """Return what each of these and its tree use, at most so many processes of each, and when; None: it is gone. And
     the processor seconds that this took. Any thread.
     """
     began_s = clock.thread_cpu_s()
     found: list[tuple[Sample, float] | None] = []
     for process in processes:
-        sample = process.sample(cpu=True, at_most=at_most)
+        sample = process.use(at_most)
         found.append(None if sample is None else (sample, clock.monotonic()))
     return found, clock.thread_cpu_s() - began_s
 

@@ -216,6 +216,9 @@ class FakeProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         return self._job.sample(cpu=cpu, at_most=at_most) if self._is_there else None
 
+    def use(self, at_most: int) -> Sample | None:
+        return self.sample(cpu=True, at_most=at_most)
+
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         def tell() -> None:
             if self._is_there:

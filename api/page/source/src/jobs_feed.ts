@@ -181,6 +181,15 @@ export class JobsFeed {
   }
 }
 
+export function filtersOf(query: URLSearchParams): Filters {
+  const filters: Filters = {}
+  for (const name of FILTERS) {
+    const given = query.get(name)
+    if (given) filters[name] = given
+  }
+  return filters
+}
+
 export function queryOf(filters: Filters): URLSearchParams {
   const query = new URLSearchParams()
   for (const name of FILTERS) if (filters[name]) query.set(name, filters[name])

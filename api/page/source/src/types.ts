@@ -63,6 +63,8 @@ export interface Job extends JobSummary {
   usage: Record<string, number> | null
   certificate: Certificate | null
   instance_id: string
+  /** Null: nothing is kept of it, or this key may not see it. */
+  input: { text: string; bytes: number; is_cut: boolean } | null
   callback: { state: string; attempts: number; detail: string } | null
 }
 

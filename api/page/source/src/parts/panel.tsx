@@ -18,7 +18,7 @@ export function Panel({ title, hint, aside, class: kind, children }: Shown): JSX
       <div class="panel-head">
         <h2 id={named}>{title}</h2>
         {hint && <span class="hint">{hint}</span>}
-        {aside}
+        {aside && <div class="aside">{aside}</div>}
       </div>
       {children}
     </section>

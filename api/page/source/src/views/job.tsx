@@ -104,7 +104,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
           </h1>
           <p class="job-line">
             <StateBadge state={job.state} />
-            {job.error && job.state !== 'completed' && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
+            {job.error && job.error.code !== job.state && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
             <span>
               ran <Ran job={job} />
             </span>
@@ -138,6 +138,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
       <Phases job={job} />
       <div class="columns">
         <div>
+          <Input job={job} />
           <JobOutput job={job} onEnd={() => void watched.look()} />
           <Stack job={job} />
           <Result job={job} />
@@ -167,7 +168,8 @@ function ErrorLine({ job }: { job: Job }): JSX.Element | null {
   const reason = job.error.reason ? `: ${plain(job.error.reason)}` : ''
   return (
     <p class={`job-error s-${job.state}`}>
-      <b>{job.error.code}</b> {plain(job.error.message)}
+      {job.error.code !== job.state && <b>{job.error.code} </b>}
+      {plain(job.error.message)}
       {by}
       {reason}
     </p>
@@ -190,6 +192,23 @@ function Stack({ job }: { job: Job }): JSX.Element | null {
       <Text label={traceback ? 'Traceback' : 'Stack'}>{plain(stack.trimEnd())}</Text>
     </Panel>
   )
+}
+
+function Input({ job: { input } }: { job: Job }): JSX.Element | null {
+  if (input === null) return null
+  return (
+    <Panel title="Input" hint={`${bytes(input.bytes)}${input.is_cut ? ', of which this is the beginning' : ''}`}>
+      <Text label="input">{plain(input.is_cut ? input.text : indented(input.text))}</Text>
+    </Panel>
+  )
+}
+
+function indented(text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2)
+  } catch {
+    return text
+  }
 }
 
 const RESULT_CHARS = 20_000

@@ -2,7 +2,7 @@
 import type { JSX } from 'preact'
 import { useEffect, useMemo, useState } from 'preact/hooks'
 import { messageOf } from '../http'
-import { type Filters, FILTERS, JobsFeed, ROWS_MAX, type Row, type Sorting, queryOf } from '../jobs_feed'
+import { JobsFeed, ROWS_MAX, type Row, type Sorting, filtersOf, queryOf } from '../jobs_feed'
 import { now } from '../now_feed'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
@@ -17,12 +17,7 @@ import { CancelFiltered } from './cancel_filtered'
 import { FilterBar } from './job_filters'
 
 export function JobsView(): JSX.Element {
-  const query = route.value.query
-  const filters: Filters = {}
-  for (const name of FILTERS) {
-    const given = query.get(name)
-    if (given) filters[name] = given
-  }
+  const filters = filtersOf(route.value.query)
   const address = queryOf(filters).toString()
   const [feed, setFeed] = useState<JobsFeed | null>(null)
   useEffect(() => {

@@ -59,7 +59,7 @@ function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Ele
         <Tile words="Failed" value={jobs.ended === null ? '–' : number(ended.failed)} state="failed" link="#/jobs?state=failed">
           {jobs.ended === null ? 'known to keys that see all jobs' : `${ended.timed_out ? `and ${number(ended.timed_out)} timed out, ` : ''}of ${number(all)} ended`}
         </Tile>
-        <Tile words="Server" value={percent(server.cpu_percent)} link="#/workers">
+        <Tile words="Server CPU" value={percent(server.cpu_percent)} link="#/workers">
           {`${bytes(server.memory_bytes)}, up ${coarse(server.uptime_s * 1000)}`}
         </Tile>
       </ul>
@@ -110,6 +110,7 @@ function Charts(): JSX.Element {
   return (
     <Panel
       title="Over time"
+      hint={`the last ${coarse(spanS * 1000)}`}
       aside={
         <div class="choices" role="group" aria-label="Span">
           {SPANS.map((each) => (
@@ -148,12 +149,12 @@ function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
           { words: 'Idle', kind: 'n', cell: (pool) => pool.idle },
           { words: 'Starting', kind: 'n lo', cell: (pool) => pool.starting },
           { words: 'Queued', kind: 'n', cell: (pool) => pool.queued },
-          { words: 'Restarts', kind: 'n', cell: (pool) => pool.restarts },
           {
             words: 'Recovery',
             kind: 'n lo',
             cell: ({ recovery_ms: { last, p50 } }) => <span title={`median ${duration(p50)}`}>{duration(last)}</span>,
           },
+          { words: 'Restarts', kind: 'n', cell: (pool) => pool.restarts },
         ]}
       />
     </Panel>

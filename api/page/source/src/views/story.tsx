@@ -4,8 +4,8 @@ import { Panel } from '../parts/panel'
 import { plain } from '../spelling'
 import type { Story } from '../types'
 
-const LEFT_OUT = new Set(['tokens', 'printed', 'where', 'change'])
-/** Output and stack have panels of their own; what to change is told last, with its setting apart. */
+const LEFT_OUT = new Set(['input', 'tokens', 'printed', 'where', 'change'])
+/** Input, output and stack have panels of their own; what to change is told last, with its setting apart. */
 
 export function StoryPanel({ story, isActive }: { story: Story | null; isActive: boolean }): JSX.Element | null {
   if (story === null) return null

@@ -111,7 +111,7 @@ function Meter({ percents }: { percents: number | null }): JSX.Element {
   return (
     <span class="meter">
       <Track share={percents ?? 0} kind="lo" />
-      {percent(percents)}
+      <span>{percent(percents)}</span>
     </span>
   )
 }

@@ -35,6 +35,8 @@ class HttpServerSettings:
     """File readable only by its owner, with the keys that `killable keys` makes; KILLABLE_API_KEY adds one."""
     visibility: Literal["all", "own"] = "all"
     """Jobs that a key sees and may cancel: all, or those of its own name; a key's line may say otherwise."""
+    inputs_shown_to: Literal["read", "submit", "operate"] = "operate"
+    """Lowest role that is shown what keep_input_bytes keeps, of the jobs that the key sees; with redact nobody is."""
     operator_socket: str = ""
     """Path of a Unix socket for operators (root, and the user of the server), who need no key there; empty: none."""
     audit_log: str = ""

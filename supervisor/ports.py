@@ -191,6 +191,10 @@ class Process(MeasuredProcess, Protocol):
         """
         ...
 
+    def use(self) -> Sample | None:
+        """As `sample` with processor time, but what a limit had measured within the last second is not read again."""
+        ...
+
     def note_before(self) -> None:
         """Record what is needed to tell how an attempt died (stacks, victims of the out-of-memory killer), before its
         order is sent; any thread may.

@@ -83,6 +83,9 @@ class JobRecord(NamedTuple):
     """The files that its latest attempt has saved: name, size in bytes and content type of each."""
     callback: Mapping[str, Any] | None = None
     """Its webhook: `state` (pending · delivered · failed), `attempts`, `detail`; null: it has none."""
+    input: Mapping[str, Any] | None = None
+    """The beginning of its input: `text`, `bytes` (of all of it), `is_cut`; null: none is kept (`keep_input_bytes`), or
+    the key may not see it (`inputs_shown_to`)."""
 
     @property
     def ended(self) -> bool:

@@ -156,6 +156,8 @@ class SupervisorSettings:
     """Maximum memory that ended jobs hold."""
     keep_s: Seconds = 3600.0
     """Time for which an ended job stays readable."""
+    keep_input_bytes: Bytes = 0
+    """Bytes of each job's input that its record shows, from the beginning, to the keys of inputs_shown_to; 0: none."""
     idempotency_s: Seconds = 86400.0
     """Time for which an Idempotency-Key is remembered, from its first use; at least as long as its job is kept."""
     idempotency_keys_max: PositiveCount = 10000

@@ -24,6 +24,9 @@ LAST_LINES = 5
 """Enough to see how far its output came; `killable stream` and `logs` print all of it."""
 LAST_EVENTS = 50
 """Last events to ask for, for the end of the output."""
+INPUT_LINES = 10
+INPUT_CHARS = 80
+"""What of an input the story shows, in characters: JSON of a client has no lines."""
 BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
 """Events of a job that is attempted more than once."""
 ACTIVE = ("queued", "running", "stopping")
@@ -52,7 +55,8 @@ class Story:
 
 def tell(record: Members, events: Sequence[Members] = (), *, now: datetime | None = None) -> Story:
     """Return the story. `events` are the last known ones: mappings with `event` and `data`."""
-    paragraphs = [Paragraph("Asked", _asked(record)), *_before(events), Paragraph("Ran", _ran(record, now))]
+    asked = Paragraph("Asked", _asked(record))
+    paragraphs = [asked, *_input(record), *_before(events), Paragraph("Ran", _ran(record, now))]
     if record["state"] in ACTIVE:
         remedy = Remedy(None, "It has not ended yet.")
         headline = f"{record['job_id']} ({record['type']}) is {record['state']}"
@@ -89,6 +93,17 @@ def _headline(record: Members) -> str:
         return f"{name} was {ended_by(record)}{reason}"
     verb = "timed out" if state == "timed_out" else "failed"
     return f"{name} {verb}, {error.get('code', state)}: {error.get('message') or 'no message'}"
+
+
+def _input(record: Members) -> Iterator[Paragraph]:
+    """Yield the beginning of the input, where the server shows it."""
+    told = record.get("input")
+    if told:
+        text = str(told["text"])
+        shown = text[: INPUT_LINES * INPUT_CHARS]
+        lines = tuple(shown[at : at + INPUT_CHARS] for at in range(0, len(shown), INPUT_CHARS))
+        cut = ", of which this is the beginning" if told["is_cut"] or len(shown) < len(text) else ""
+        yield Paragraph("Input", f"{spelling.size(told['bytes'])}{cut}:", lines)
 
 
 def _asked(record: Members) -> str:

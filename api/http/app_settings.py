@@ -12,7 +12,7 @@ from killable.api.http.api_keys import ApiKey
 from killable.api.http.failed_keys import DELAY_S
 from killable.api.http.request_turns import WAITING_MAX
 from killable.api.http.sse import PING_S, SEND_TIMEOUT_S
-from killable.supervisor.http_server_settings import HttpServerSettings
+from killable.supervisor.http_server_settings import HttpServerSettings, ServerSettings
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class HttpSettings(HttpServerSettings):
 
     keys: tuple[ApiKey, ...] = ()
     """Empty: every client that reaches the server may do everything."""
+    hides_inputs: bool = False
+    """Whether no key sees inputs, whatever is kept of them: the server's log is redacted."""
     failed_key_delay_s: float = DELAY_S
     """Seconds that the answer to a wrong key waits, from an address that has presented many."""
     waiting_max: int = WAITING_MAX
@@ -30,9 +32,10 @@ class HttpSettings(HttpServerSettings):
     send_timeout_s: float = SEND_TIMEOUT_S
 
     @classmethod
-    def of(cls, server: HttpServerSettings, keys: Sequence[ApiKey]) -> HttpSettings:
+    def of(cls, server: ServerSettings, keys: Sequence[ApiKey]) -> HttpSettings:
         """Return the settings of a server with these keys."""
-        return cls(**{each.name: getattr(server, each.name) for each in fields(HttpServerSettings)}, keys=tuple(keys))
+        members = {each.name: getattr(server, each.name) for each in fields(HttpServerSettings)}
+        return cls(**members, keys=tuple(keys), hides_inputs=server.redact)
 
     @property
     def origins(self) -> list[str]:

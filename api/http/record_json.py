@@ -12,8 +12,8 @@ from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.records import JobRecord
 
 
-def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, Any]:
-    """Return the members of the full record. The input is not among them."""
+def record_json(record: JobRecord, result_inline_bytes_max: int, *, shows_input: bool = False) -> dict[str, Any]:
+    """Return the members of the full record. `shows_input`: whether the reader may see what is kept of the input."""
     address = f"/v1/jobs/{record.job_id}"
     result = _value(record.result, address + "/result", result_inline_bytes_max)
     partial = _value(record.partial, address + "/partial", result_inline_bytes_max)
@@ -34,6 +34,7 @@ def record_json(record: JobRecord, result_inline_bytes_max: int) -> dict[str, An
         "certificate": record.certificate,
         "instance_id": record.instance_id,
         "callback": record.callback,
+        "input": record.input if shows_input else None,
     }
 
 

@@ -18,6 +18,7 @@ from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_o
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.cancel_wait import cancel_wait_s
 from killable.api.http.dependencies import engine_of, parts_of
+from killable.api.http.input_display import shown_record
 from killable.api.http.prefer_wait import Preference, Preferred
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import (
@@ -182,8 +183,7 @@ async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query(
 @router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))
 async def get_job(request: Request, job_id: str) -> Response:
     """Return the record of a job."""
-    parts = parts_of(request)
-    return Json(record_json(await parts.engine.get(job_id), parts.settings.result_inline_bytes_max))
+    return Json(shown_record(request, await parts_of(request).engine.get(job_id)))
 
 
 CANCEL_RESPONSES = documented(

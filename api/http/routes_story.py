@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from killable.api.explanation import story
 from killable.api.http.dependencies import parts_of
-from killable.api.http.record_json import record_json
+from killable.api.http.input_display import shown_record
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.story_answer import ToldStory
 from killable.supervisor.engine import Engine
@@ -31,7 +31,7 @@ async def tell_job(request: Request, job_id: str) -> Response:
     """Tell in sentences how a job ended, by which rule, and which setting would have changed it."""
     parts = parts_of(request)
     record = await parts.engine.get(job_id)
-    shown = record_json(record, parts.settings.result_inline_bytes_max)
+    shown = shown_record(request, record)
     events = [event async for event in _worth_telling(parts.engine, record)]
     return Json(story.members(shown, story.tell(shown, events, now=datetime.now(UTC))))
 

@@ -41,6 +41,17 @@ def content_of(input: bytes | SealedInput) -> bytes:
         return bytes(content)
 
 
+def head_of(input: bytes | SealedInput, bytes_max: int) -> bytes:
+    """Return the beginning of an input, of at most so many bytes; empty where memory that has it cannot be mapped."""
+    if isinstance(input, bytes):
+        return input[:bytes_max]
+    try:
+        with input.mapped() as content:
+            return content[:bytes_max]
+    except OSError:
+        return b""
+
+
 def close_input(submission: Submission) -> None:
     """Close the input, if it is in memory files, of a job that is over or was never accepted."""
     if isinstance(submission.input, SealedInput):

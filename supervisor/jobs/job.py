@@ -119,6 +119,8 @@ class Job:
     """A large result of a pickle job, instead of `result`. Its memory is freed with the last reference."""
     partial: bytes | None = None
     progress: dict[str, Any] | None = None
+    input_head: tuple[bytes, int] | None = None
+    """The beginning of its input, which is kept, and the size of all of it (`keep_input_bytes`); None: nothing is."""
     file_paths: Mapping[str, str] = field(default_factory=lambda: NO_TAGS)
     """The path of each uploaded file that its input has, by id."""
     files_folder: str = ""
@@ -188,7 +190,8 @@ class Job:
     @property
     def kept_bytes(self) -> int:
         events = len(self.log) - self.log.first
-        return self.log.bytes + EVENT_BYTES * events + len(self.result or b"") + len(self.partial or b"")
+        texts = len(self.result or b"") + len(self.partial or b"") + len(self.input_head[0] if self.input_head else b"")
+        return self.log.bytes + EVENT_BYTES * events + texts
 
     def note_first_token(self, now: float) -> float:
         """Keep when the first token of the attempt came; return it."""
@@ -333,7 +336,15 @@ class Job:
             nodes=dict(self.submission.nodes),
             files=list(self.files.values()),
             callback=(self.callback or PENDING) if self.submission.callback_url else None,
+            input=self._shown_input(),
         )
+
+    def _shown_input(self) -> dict[str, Any] | None:
+        if self.input_head is None or not self.input_head[1]:
+            return None
+        head, size = self.input_head
+        # The last character may be cut in the middle.
+        return {"text": head.decode(errors="ignore"), "bytes": size, "is_cut": len(head) < size}
 
     def _certificate(self) -> dict[str, Any] | None:
         if self.certificate is None and self.attempt is not None and self.verdict is not None:

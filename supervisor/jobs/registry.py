@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
 from killable.supervisor.jobs.idempotency import IdempotencyKeys
+from killable.supervisor.jobs.inputs import head_of
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.lifecycle import PUBLIC, State
@@ -53,6 +54,7 @@ class Registry:
         self._on_forgotten = on_forgotten
         self._jobs: dict[str, Job] = {}
         self._numbers = 0
+        self._keep_input_bytes = settings.keep_input_bytes
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -63,6 +65,8 @@ class Registry:
 
     def add(self, job: Job) -> None:
         self._jobs[job.id] = job
+        if self._keep_input_bytes:
+            job.input_head = head_of(job.submission.input, self._keep_input_bytes), len(job.submission.input)
         if job.state is State.QUEUED:
             self.tenants.entered(job)
 

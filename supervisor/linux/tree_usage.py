@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
-from killable.supervisor.ports import MeasuredProcess, Sample
+from killable.supervisor.ports import Process, Sample
 
+FRESH_S = 1.0
+"""Age up to which readers of what workers use get what was measured for a limit."""
 PROCESSES_MAX = 256
 """Processes of one worker that are looked at for those who ask what it uses; more are counted as so many."""
 
@@ -49,14 +51,20 @@ def measure_with_alone(pid: int, cgroup: Cgroup | None) -> Sample | None:
     return sample._replace(alone_bytes=sum(map(procfs.alone_bytes, pids)))
 
 
-def measure_all(processes: Sequence[MeasuredProcess]) -> tuple[list[tuple[Sample, float] | None], float]:
+def cpu_s(pid: int, cgroup: Cgroup | None) -> float | None:
+    """Return the processor seconds of a worker's tree without looking at its processes; None: only they have them."""
+    in_group_s = None if cgroup is None else cgroup.cpu_s()
+    return None if in_group_s is None else procfs.cpu_s([pid], in_group_s)
+
+
+def measure_all(processes: Sequence[Process]) -> tuple[list[tuple[Sample, float] | None], float]:
     """Return what each of these and its tree use, and when; None: it is gone. And the processor seconds that this took.
     Any thread.
     """
     began_s = clock.thread_cpu_s()
     found: list[tuple[Sample, float] | None] = []
     for process in processes:
-        sample = process.sample(cpu=True, at_most=PROCESSES_MAX)
+        sample = process.use()
         found.append(None if sample is None else (sample, clock.monotonic()))
     return found, clock.thread_cpu_s() - began_s
 

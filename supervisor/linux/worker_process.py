@@ -65,6 +65,8 @@ class WorkerProcess:
         self._group_before = b""
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
+        self._whole: tuple[Sample | None, float] = None, 0.0
+        """What a limit last had measured of all of its tree, and when."""
         self.base: Sample | None = None
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
@@ -315,6 +317,20 @@ class WorkerProcess:
             self._is_bounded = (memory_bytes, tasks_max) != (None, None)
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
+        sample = self._measured(cpu=cpu, at_most=at_most)
+        if sample is not None and sample.processes < at_most:
+            self._whole = sample, clock.monotonic()
+        return sample
+
+    def use(self) -> Sample | None:
+        known, at = self._whole
+        if self.pid is not None and known is not None and clock.monotonic() - at < tree_usage.FRESH_S:
+            cpu_s = tree_usage.cpu_s(self.pid, self._cgroup)
+            if cpu_s is not None:
+                return known._replace(cpu_s=cpu_s) if self._alive() else None
+        return self._measured(cpu=True, at_most=tree_usage.PROCESSES_MAX)
+
+    def _measured(self, *, cpu: bool, at_most: int) -> Sample | None:
         sample = None if self.pid is None else tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
         return sample if self._alive() else None
 
@@ -329,9 +345,6 @@ class WorkerProcess:
             measuring = self._loop.create_future()
             measuring.set_result(self._measure_exactly(sample))
         measuring.add_done_callback(tell)
-
-    def _without_alone(self) -> Sample | None:
-        return self.sample(cpu=True, at_most=tree_usage.PROCESSES_MAX)
 
     def _with_alone(self) -> Sample | None:
         sample = None if self.pid is None else tree_usage.measure_with_alone(self.pid, self._cgroup)
@@ -367,7 +380,7 @@ class WorkerProcess:
 
     async def measured(self, *, alone: bool) -> Sample | None:
         try:
-            return await event_loops.in_bounded_threads(self._loop, self._with_alone if alone else self._without_alone)
+            return await event_loops.in_bounded_threads(self._loop, self._with_alone if alone else self.use)
         except RuntimeError:
             return None  # no thread can be started
 

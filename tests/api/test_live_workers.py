@@ -15,6 +15,10 @@ from killable.api.client.async_client import AsyncClient
 from killable.api.http.api_keys import ApiKey
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.live_schemas import Now
+from killable.supervisor.linux import tree_usage
+from killable.supervisor.linux.cgroup import Cgroup
+from killable.supervisor.linux.tree_usage import PROCESSES_MAX
+from killable.supervisor.ports import Sample
 
 pytestmark = pytest.mark.own_server
 
@@ -51,6 +55,36 @@ async def test_it_tells_what_a_busy_worker_uses(server: OwnServer) -> None:
         assert now["jobs"]["running"] == 1 and now["pools"][0]["busy"] == 1
         assert now["server"]["cpu_percent"] >= 0 and now["server"]["memory_bytes"] > 1 << 20
         assert not now["server"]["draining"] and now["queue"]["depth"] == 0
+    await server.supervisor.cancel(job_id, grace_s=0)
+
+
+async def test_what_a_limit_has_measured_is_not_measured_again(
+    server: OwnServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[int, int]] = []
+    real = tree_usage.measure
+
+    def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
+        measured.append((pid, at_most))
+        return real(pid, cgroup, cpu=cpu, at_most=at_most)
+
+    monkeypatch.setattr(tree_usage, "measure", measure)
+    job_id = await server.submit("spin")
+    async with reading(server.client, WORKERS) as reader:
+
+        def worker_of(now: dict[str, Any]) -> dict[str, Any]:
+            return next((each for each in now["workers"] if each["job_id"] == job_id), {})
+
+        now = await reader.until("now", lambda now: (worker_of(now).get("cpu_percent") or 0) > 5)
+        pid, proof = worker_of(now)["pid"], worker_of(now)["proof"]
+        await until_async(lambda: any(each[0] == pid and each[1] > PROCESSES_MAX for each in measured), "a limit looks")
+        measured.clear()
+        now = await reader.until("now", lambda later: later["seq"] > now["seq"] + 2)
+        assert worker_of(now)["cpu_percent"] > 5 and worker_of(now)["memory_bytes"] > 1 << 20
+        assert worker_of(now)["processes"] == worker_of(now)["threads"] == 1
+    assert any(each == pid for each, _ in measured), "the limit goes on"
+    # Without a control group only the processes have their processor time.
+    assert ((pid, PROCESSES_MAX) in measured) == ("cgroup" not in proof)
     await server.supervisor.cancel(job_id, grace_s=0)
 
 

@@ -167,7 +167,16 @@ async def test_a_key_that_may_only_look_ends_nothing(command: Command) -> None:
             async with asyncio.timeout(30):
                 while not app.query_one("#jobs", Grid).chosen or not app.board.info:
                     await pilot.pause(0.05)
+            assert "c cancel" in str(app.query_one("#keys").render())
             app.board.info = {**app.board.info, "caller": {"name": "eve", "role": "read"}}
+            await pilot.press("p")  # draws
+            assert "cancel" not in str(app.query_one("#keys").render())
+            for key, where in (("enter", "#page-keys"), ("question_mark", "#help Static")):
+                await pilot.press(key)
+                await pilot.pause()
+                shown = str(app.screen.query_one(where).render())
+                assert "cancel" not in shown and len(shown) > 10, where
+                await pilot.press("escape")
             await pilot.press("c")
             await pilot.pause()
             assert len(app.screen_stack) == 1

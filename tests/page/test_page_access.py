@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
-from browser import Shown
+from browser import Shown, end_of
 from playwright.sync_api import Browser, expect
 from support.killable_command import Command, Server
 
@@ -16,7 +18,8 @@ from killable.api.client.client import Client
 
 KEYS = {"looks": "read-0123456789abcdef", "works": "submit-0123456789abcdef", "oncall": "operate-0123456789abcdef"}
 ROLES = {"looks": "read", "works": "submit", "oncall": "operate"}
-SETTINGS = '[server]\napi_keys_file = "keys"\n[pools.main]\nmodule = "./my_jobs.py"\nworkers = 2\n'
+INPUTS = 'keep_input_bytes = 40\ninputs_shown_to = "submit"\n'
+SETTINGS = '[server]\napi_keys_file = "keys"\n' + INPUTS + '[pools.main]\nmodule = "./my_jobs.py"\nworkers = 2\n'
 
 
 def write_keys(folder: Path, *names: str) -> None:
@@ -117,3 +120,62 @@ def test_a_clock_that_is_off_is_told_and_ages_are_the_servers(shown: Shown, lock
     expect(tab.get_by_text(re.compile("clock of this machine is (5m 0|4m 5)"))).to_be_visible()
     row = tab.get_by_role("row").filter(has_text=job.id[4:12])
     expect(row.locator("time")).to_have_text(re.compile(r"^\d{1,2} s$"))
+
+
+def test_inputs_are_shown_to_keys_of_the_role_that_the_operator_chose(shown: Shown, locked: Server) -> None:
+    with Client(locked.url, api_key=KEYS["works"]) as client:
+        short, long = client.submit("fails", {"what": "\x1b]0;owned\x07"}), client.submit("fails", {"what": "x" * 99})
+        end_of(short)
+        end_of(long)
+    tab = shown.open(f"jobs/{short.id}")
+    sign_in(shown, "looks")
+    expect(tab.get_by_role("region", name="Facts")).to_be_visible()
+    expect(tab.get_by_role("region", name="Input")).to_have_count(0)
+    tab.get_by_role("button", name="Sign out").click()
+    sign_in(shown, "works")
+    expect(tab.get_by_role("region", name="Input")).to_contain_text('{ "what": "\\u001b]0;owned\\u0007" }')
+    shown.go(f"jobs/{long.id}")
+    told = tab.get_by_role("region", name="Input")
+    expect(told).to_contain_text("of which this is the beginning")
+    expect(told.get_by_role("group")).to_have_text(re.compile('^{"what":\\s?"x{28,31}$'))
+
+
+@contextmanager
+def held(url: str, key: str, paths: Sequence[str]) -> Iterator[None]:
+    """Have streams open with a key."""
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}) as client, ExitStack() as streams:
+        for path in paths:
+            assert streams.enter_context(client.stream("GET", path)).status_code == 200
+        yield
+
+
+@pytest.mark.parametrize(
+    ("settings", "others", "words"),
+    [
+        # Two streams of a key: the page has one, somebody else the other.
+        ("[tenants.looks]\nstreams_max = 2\n", ["/v1/jobs/stream"], "Too much was asked at once; try again"),
+        ("[server]\nconnections_per_key_max = 2\n", ["/v1/jobs/stream"], "The server is busy or draining; try again"),
+    ],
+)
+def test_a_refusal_for_now_says_when_to_try_again_and_passes(
+    browser: Browser, folder: Path, settings: str, others: list[str], words: str
+) -> None:
+    """429 and 503, by the bounds of a real server."""
+    own = SETTINGS if settings.startswith("[tenants") else SETTINGS.replace("[server]\n", settings)
+    (folder / "killable.toml").write_text(own + (settings if settings.startswith("[tenants") else ""))
+    write_keys(folder, *KEYS)
+    server = Server(Command(folder), "--port", "0")
+    shown = Shown(browser, server.url)
+    try:
+        tab = shown.open("workers")
+        sign_in(shown, "looks")
+        expect(tab.get_by_text("live", exact=True)).to_be_visible()
+        with held(server.url, KEYS["looks"], others):
+            shown.go("jobs")
+            expect(tab.get_by_role("alert")).to_contain_text(words)
+        expect(tab.get_by_text("There are no jobs yet.")).to_be_visible()
+        expect(tab.get_by_role("alert")).to_have_count(0)
+        shown.close()
+        assert shown.faults == []
+    finally:
+        server.stop()

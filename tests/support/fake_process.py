@@ -16,6 +16,7 @@ from support.fake_pipes import FakePipes
 from support.fake_process_checks import check_kill, note_notifications, note_term
 from support.fake_world import SIGKILL, SIGTERM, Life, Truth, World
 
+from killable.supervisor.linux.tree_usage import PROCESSES_MAX
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample
 from killable.workers.protocol.frames import Decoder
@@ -215,6 +216,9 @@ class FakeProcess:
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         return self._job.sample(cpu=cpu, at_most=at_most) if self._is_there else None
+
+    def use(self) -> Sample | None:
+        return self.sample(cpu=True, at_most=PROCESSES_MAX)
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         def tell() -> None:

@@ -53,7 +53,7 @@ def _lines(told: story.Story, width: int, colour: str) -> Iterator[Text]:
     yield Text(told.headline, f"bold {colour}".rstrip())
     for paragraph in told.paragraphs:
         title = f"{paragraph.title:<{len(INDENT)}}"
-        quoted = paragraph.title in ("Where", "Tokens", "Printed")
+        quoted = paragraph.title in ("Input", "Where", "Tokens", "Printed")
         first, *more = textwrap.wrap(
             title + paragraph.text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False
         )

@@ -51,6 +51,15 @@ class Board:
         """What the key may do; everything where there are no keys, and as long as it is not known."""
         return str((self.info.get("caller") or {}).get("role") or "operate")
 
+    @property
+    def may_end_jobs(self) -> bool:
+        return self.role != "read"
+
+    @property
+    def may_kill_workers(self) -> bool:
+        """Whether the key may do what concerns the jobs of all keys."""
+        return self.role == "operate" and (self.info.get("caller") or {}).get("visibility") != "own"
+
     def take(self, event: str, data: Members) -> None:
         """Take an event of either stream. One of a kind that is not known is passed over: of a newer server."""
         match event:

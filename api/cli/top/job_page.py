@@ -56,8 +56,10 @@ class JobPage(Screen[None]):
         Binding("end,G", "bottom", show=False),
     ]
 
-    def __init__(self, client: AsyncClient, job: Members) -> None:
+    def __init__(self, client: AsyncClient, job: Members, *, may_end: bool) -> None:
+        """`may_end`: whether the key may cancel jobs."""
         super().__init__()
+        self._may_end = may_end
         self.job = job
         """As it is now; short at first, then its whole record."""
         self._client = client
@@ -70,7 +72,6 @@ class JobPage(Screen[None]):
 
     def on_mount(self) -> None:
         self._head("")
-        self.query_one("#page-keys", Static).update(Text("Esc back   ↑↓ scroll   c cancel   K kill", "reverse"))
         self.run_worker(self._follow(), exclusive=True)
 
     async def _follow(self) -> None:
@@ -112,6 +113,8 @@ class JobPage(Screen[None]):
         if trouble:
             line.append(f"   {trouble}", "bold yellow")
         self.query_one("#page-head", Static).update(line)
+        ends = "   c cancel   K kill" if self._may_end and job["state"] in ACTIVE else ""
+        self.query_one("#page-keys", Static).update(Text(f"Esc back   ↑↓ scroll{ends}", "reverse"))
 
     def action_leave(self) -> None:
         self.dismiss(None)
@@ -150,7 +153,7 @@ def page_of(record: Members, events: list[Members], width: int) -> RenderableTyp
         first, *more = [visible(line) for line in lines] or [""]
         parts.append(Text.assemble((first[:8], "bold cyan"), first[8:]))
         parts += [Text(line) for line in more]
-        quoted = "dim" if paragraph.title in ("Where", "Tokens", "Printed") else ""
+        quoted = "dim" if paragraph.title in ("Input", "Where", "Tokens", "Printed") else ""
         parts += [Text(visible(f"{indent}  {line}".rstrip()), quoted) for line in paragraph.lines]
         parts.append(Text())
     certificate = record.get("certificate") or {}

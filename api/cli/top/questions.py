@@ -52,19 +52,23 @@ HELP = (
     ("", "also id: tenant: node: worker:   Esc removes the filter"),
     ("a", "list active jobs, all, ended ones, failed ones"),
     ("s  S", "sort by the next column, backwards"),
-    ("c", "cancel the job: SIGTERM, its grace, then SIGKILL"),
-    ("K", "kill the job or the worker at once"),
     ("p", "pause, go on"),
     ("q  Ctrl-C", "quit; jobs go on"),
 )
+ENDS = (("c", "cancel the job: SIGTERM, its grace, then SIGKILL"), ("K", "kill the job or the worker at once"))
 
 
 class Help(ModalScreen[None]):
     """The keys. Any key closes it."""
 
+    def __init__(self, *, may_end: bool) -> None:
+        """`may_end`: whether the key may cancel jobs."""
+        super().__init__()
+        self._may_end = may_end
+
     def compose(self) -> ComposeResult:
         text = Text("Keys", "bold")
-        for key, words in HELP:
+        for key, words in (*HELP, *(ENDS if self._may_end else ())):
             text.append(f"\n{key:<16}", "bold").append(words, "not bold")
         text.append("\n\nCPU is of one core, now; memory is what a job's memory_bytes counts.", "not bold dim")
         with Vertical(id="help"):

@@ -239,9 +239,9 @@ class TopApp(App[int]):
             "jobs": ["Enter inspect", "/ filter", "s sort", "a active/all"],
             "workers": ["Enter inspect its job"],
         }.get(self._view, [])
-        if self._view == "jobs" and self.board.role != "read":
+        if self._view == "jobs" and self.board.may_end_jobs:
             what += ["c cancel", "K kill"]
-        elif self._view == "workers" and self.board.role == "operate":
+        elif self._view == "workers" and self.board.may_kill_workers:
             what += ["K kill"]
         return Text("  ".join([*what, "p pause", "? help", "q quit"]), "reverse", no_wrap=True, overflow="ellipsis")
 
@@ -289,7 +289,7 @@ class TopApp(App[int]):
         self._draw()
 
     def action_keys(self) -> None:
-        self.push_screen(Help())
+        self.push_screen(Help(may_end=self.board.may_end_jobs))
 
     def action_filter(self) -> None:
         field = self.screen_stack[0].query_one("#filter", Input)
@@ -324,7 +324,7 @@ class TopApp(App[int]):
         job_id = row.get("job_id")
         if job_id:
             job = self.board.jobs.get(str(job_id), row)
-            self.push_screen(JobPage(self._client, {"state": "running", **job}))
+            self.push_screen(JobPage(self._client, {"state": "running", **job}, may_end=self.board.may_end_jobs))
         elif message.grid.id == "ends":
             self._words, self._shows = f"code:{row['code']}", "ended"
             if row["code"] == "completed":
@@ -351,7 +351,7 @@ class TopApp(App[int]):
         if job is None:
             return
         name = spelling.short(str(job["job_id"]))
-        if self.board.role == "read":
+        if not self.board.may_end_jobs:
             self.note(Text("this key may only look (role read)", "yellow"))
             return
         if job["state"] not in ACTIVE:
@@ -375,8 +375,8 @@ class TopApp(App[int]):
         if worker is None:
             return
         name = str(worker["worker_id"])
-        if self.board.role != "operate":
-            self.note(Text(f"only a key of an operator may kill workers (role {self.board.role})", "yellow"))
+        if not self.board.may_kill_workers:
+            self.note(Text("only a key of an operator that sees all jobs may kill workers", "yellow"))
             return
         held = worker.get("job_id")
         lines = [

@@ -30,12 +30,15 @@ export interface Options {
   body?: unknown
   headers?: Record<string, string>
   signal?: AbortSignal
+  /** A key that is tried: a 401 says that it is none, and signs nobody out. */
+  as?: string
 }
 
 /** Ask, and return the answer once it is no refusal. A 401 has the page ask for a key. */
 export async function ask(path: string, options: Options = {}): Promise<Response> {
   const headers: Record<string, string> = { ...options.headers }
-  if (key.value) headers['Authorization'] = `Bearer ${key.value}`
+  const as = options.as ?? key.value
+  if (as) headers['Authorization'] = `Bearer ${as}`
   const sent: RequestInit = { method: options.method ?? 'GET', headers, cache: 'no-store', redirect: 'error', credentials: 'omit' }
   if (options.body !== undefined) {
     headers['Content-Type'] = 'application/json'
@@ -52,7 +55,7 @@ export async function ask(path: string, options: Options = {}): Promise<Response
   noteServerDate(answer.headers.get('Date'))
   if (answer.ok) return answer
   const refusal = await refusalOf(answer)
-  if (refusal.status === 401) signOut(key.value ? refusal.message : 'This server needs a key.')
+  if (refusal.status === 401 && options.as === undefined) signOut(key.value ? refusal.message : 'This server needs a key.')
   throw refusal
 }
 

@@ -2,6 +2,7 @@
 import { type Signal, batch, signal } from '@preact/signals'
 import { openStream, type StreamEvent, type StreamState } from './event_stream'
 import { json } from './http'
+import { ranMs, waitedMs } from './spelling'
 import type { JobSummary } from './types'
 
 export const FILTERS = ['state', 'type', 'tag', 'tenant', 'node', 'code', 'search'] as const
@@ -180,6 +181,15 @@ export class JobsFeed {
   }
 }
 
+export function filtersOf(query: URLSearchParams): Filters {
+  const filters: Filters = {}
+  for (const name of FILTERS) {
+    const given = query.get(name)
+    if (given) filters[name] = given
+  }
+  return filters
+}
+
 export function queryOf(filters: Filters): URLSearchParams {
   const query = new URLSearchParams()
   for (const name of FILTERS) if (filters[name]) query.set(name, filters[name])
@@ -195,7 +205,6 @@ function oldestOf(rows: Row[]): string {
 const ORDER = ['stopping', 'running', 'queued', 'failed', 'timed_out', 'cancelled', 'completed']
 
 function keyOf(job: JobSummary, key: SortKey): number | string {
-  const at = (moment: string | null, other: number): number => (moment === null ? other : Date.parse(moment))
   switch (key) {
     case 'created':
       return job.created_at
@@ -206,9 +215,9 @@ function keyOf(job: JobSummary, key: SortKey): number | string {
     case 'tokens':
       return job.tokens
     case 'waited':
-      return at(job.started_at, at(job.ended_at, Date.now())) - Date.parse(job.created_at)
+      return waitedMs(job)
     case 'ran':
-      return job.started_at === null ? -1 : at(job.ended_at, Date.now()) - Date.parse(job.started_at)
+      return ranMs(job) ?? -1
   }
 }
 

@@ -4,13 +4,12 @@ import { noteServerTime } from './clock'
 import { type StreamEvent, type StreamState, openStream } from './event_stream'
 import { json, signOut } from './http'
 import { info } from './session'
-import type { Info, Now } from './types'
+import type { Info, Now, Worker } from './types'
 
 export interface PoolPoint {
   cpu: number
   memory: number
   busy: number
-  workers: number
   restarts: number
   recovery: number | null
 }
@@ -102,15 +101,8 @@ function take(found: Now): void {
 function pointOf(found: Now): Point {
   const pools: Record<string, PoolPoint> = {}
   for (const pool of found.pools) {
-    pools[pool.name] = {
-      cpu: 0, memory: 0, busy: pool.busy, workers: pool.workers, restarts: pool.restarts, recovery: lastRecovery(pool.recovery_ms),
-    }
-  }
-  for (const worker of found.workers) {
-    const pool = pools[worker.pool]
-    if (!pool) continue
-    pool.cpu += worker.cpu_percent ?? 0
-    pool.memory += worker.memory_bytes ?? 0
+    const used = usedBy(found.workers.filter((each) => each.pool === pool.name))
+    pools[pool.name] = { ...used, busy: pool.busy, restarts: pool.restarts, recovery: pool.recovery_ms.last }
   }
   return {
     at: found.at,
@@ -122,18 +114,12 @@ function pointOf(found: Now): Point {
   }
 }
 
-/** The latest recovery, in ms: servers tell it with its median. */
-export function lastRecovery(told: unknown): number | null {
-  return member(told, 'last')
-}
-
-export function medianRecovery(told: unknown): number | null {
-  return member(told, 'p50')
-}
-
-function member(told: unknown, name: string): number | null {
-  if (typeof told === 'number') return told
-  if (told === null || typeof told !== 'object') return null
-  const value = (told as Record<string, unknown>)[name]
-  return typeof value === 'number' ? value : null
+/** What workers use together: percent of one core, and bytes. */
+export function usedBy(workers: Worker[]): { cpu: number; memory: number } {
+  const used = { cpu: 0, memory: 0 }
+  for (const each of workers) {
+    used.cpu += each.cpu_percent ?? 0
+    used.memory += each.memory_bytes ?? 0
+  }
+  return used
 }

@@ -31,10 +31,10 @@ addEventListener('hashchange', () => {
 })
 
 export function go(address: string, replace = false): void {
-  if (replace) {
-    history.replaceState(null, '', address)
-    route.value = read()
-  } else location.hash = address
+  if (replace) history.replaceState(null, '', address)
+  else location.hash = address
+  // At once: who acts next acts on it, and the browser tells only later.
+  route.value = read()
 }
 
 /** The list as it was left, for the way back from a job. */

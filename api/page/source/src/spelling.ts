@@ -1,5 +1,6 @@
 // Times, sizes, numbers and foreign text as people read them. The same spellings as the command's.
 import { serverNow } from './clock'
+import type { JobSummary } from './types'
 
 const CONTROL = /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g
 
@@ -60,12 +61,18 @@ export function percent(value: number | null | undefined): string {
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} %`
 }
 
-export function sinceMs(moment: string | null): number | null {
-  return moment === null ? null : serverNow() - Date.parse(moment)
+/** Between two of the server's times; null: now, by its clock. */
+export function betweenMs(from: string, to: string | null): number {
+  return (to === null ? serverNow() : Date.parse(to)) - Date.parse(from)
 }
 
-export function betweenMs(from: string | null, to: string | null): number | null {
-  return from === null || to === null ? null : Date.parse(to) - Date.parse(from)
+export function waitedMs(job: JobSummary): number {
+  return betweenMs(job.created_at, job.started_at ?? job.ended_at)
+}
+
+/** Null: it has not started. */
+export function ranMs(job: JobSummary): number | null {
+  return job.started_at === null ? null : betweenMs(job.started_at, job.ended_at)
 }
 
 /** 14:03:22.120, of today; another day has its date. By this machine's time zone. */

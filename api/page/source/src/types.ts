@@ -4,6 +4,12 @@ export type State = 'queued' | 'running' | 'stopping' | 'completed' | 'failed' |
 export const STATES: State[] = ['queued', 'running', 'stopping', 'completed', 'failed', 'cancelled', 'timed_out']
 export const ACTIVE: State[] = ['queued', 'running', 'stopping']
 
+/** The state that a code ends a job in. */
+export function stateOfCode(code: string): State {
+  if (code === 'completed' || code === 'cancelled') return code
+  return code.startsWith('timeout.') ? 'timed_out' : 'failed'
+}
+
 export interface JobError {
   code: string
   message: string
@@ -57,6 +63,8 @@ export interface Job extends JobSummary {
   usage: Record<string, number> | null
   certificate: Certificate | null
   instance_id: string
+  /** Null: nothing is kept of it, or this key may not see it. */
+  input: { text: string; bytes: number; is_cut: boolean } | null
   callback: { state: string; attempts: number; detail: string } | null
 }
 
@@ -98,7 +106,7 @@ export interface PoolNow {
   busy: number
   starting: number
   restarts: number
-  recovery_ms: unknown
+  recovery_ms: { last: number | null; p50: number | null }
   queued: number
 }
 

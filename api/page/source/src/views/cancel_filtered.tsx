@@ -3,7 +3,7 @@ import type { JSX } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
 import { json, messageOf } from '../http'
 import type { Filters } from '../jobs_feed'
-import { Dialog } from '../parts/dialog'
+import { Question, ReasonField } from '../parts/question'
 import { StateIcon, stateWord } from '../parts/state'
 import { counted, number, plain, shortId } from '../spelling'
 import type { BulkAnswer } from '../types'
@@ -21,30 +21,30 @@ export function CancelFiltered({ filters, onClose }: { filters: Filters; onClose
   const [done, setDone] = useState<BulkAnswer | null>(null)
   const [error, setError] = useState('')
   const [reason, setReason] = useState('')
-  const [isBusy, setBusy] = useState(false)
-
+  const send = (more: Record<string, unknown>, headers = {}): Promise<BulkAnswer> =>
+    json<BulkAnswer>('/v1/jobs/cancel', { method: 'POST', body: { ...bodyOf(filters), ...more }, headers })
   useEffect(() => {
-    json<BulkAnswer>('/v1/jobs/cancel', { method: 'POST', body: { ...bodyOf(filters), dry_run: true } }).then(setFound, (refusal) =>
-      setError(messageOf(refusal)),
-    )
+    send({ dry_run: true }).then(setFound, (refusal) => setError(messageOf(refusal)))
   }, [])
 
-  async function cancel(): Promise<void> {
-    setBusy(true)
-    setError('')
-    try {
-      setDone(await json<BulkAnswer>('/v1/jobs/cancel', { method: 'POST', body: { ...bodyOf(filters), reason }, headers: { Prefer: 'wait=20' } }))
-    } catch (refusal) {
-      setError(messageOf(refusal))
-    }
-    setBusy(false)
-  }
-
   const words = Object.entries(filters).map(([name, value]) => `${name} ${plain(value)}`)
+  const canCancel = found !== null && found.matched > 0 && done === null
   return (
-    <Dialog title={done ? 'Cancelled' : 'Cancel jobs'} onClose={onClose}>
+    <Question
+      title={done ? 'Cancelled' : 'Cancel jobs'}
+      act={canCancel ? `Cancel ${counted(found.matched, 'job')}` : null}
+      acting="Cancelling…"
+      leave={canCancel ? 'Keep them' : 'Close'}
+      send={async () => setDone(await send({ reason }, { Prefer: 'wait=20' }))}
+      onClose={onClose}
+    >
       <p>{words.length ? `Active jobs with ${words.join(', ')}.` : 'Every active job of this server.'}</p>
       {!found && !error && <p role="status">Counting…</p>}
+      {error && (
+        <p class="error" role="alert">
+          {error}
+        </p>
+      )}
       {found && !done && <Found found={found} />}
       {done && (
         <p role="status">
@@ -53,28 +53,8 @@ export function CancelFiltered({ filters, onClose }: { filters: Filters; onClose
           {done.already_ended ? `; ${number(done.already_ended)} had ended before` : ''}.
         </p>
       )}
-      {found && found.matched > 0 && !done && (
-        <div class="field">
-          <label for="cancel-reason">Reason, for the record</label>
-          <input id="cancel-reason" type="text" maxLength={1000} value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
-        </div>
-      )}
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
-      <div class="dialog-actions">
-        <button type="button" onClick={onClose}>
-          {done ? 'Close' : 'Keep them'}
-        </button>
-        {found && found.matched > 0 && !done && (
-          <button type="button" class="danger" disabled={isBusy} onClick={() => void cancel()}>
-            {isBusy ? 'Cancelling…' : `Cancel ${counted(found.matched, 'job')}`}
-          </button>
-        )}
-      </div>
-    </Dialog>
+      {canCancel && <ReasonField value={reason} onInput={setReason} />}
+    </Question>
   )
 }
 

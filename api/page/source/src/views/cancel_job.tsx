@@ -1,27 +1,22 @@
-// Cancel one job. The dialog closes when the server has taken it: the certificate arrives on the page behind.
+// Cancel one job. The dialog closes when it is sent: the certificate arrives on the page behind.
 import type { JSX } from 'preact'
 import { useState } from 'preact/hooks'
 import { Refusal, json, messageOf } from '../http'
 import { note } from '../parts/announce'
-import { Dialog } from '../parts/dialog'
+import { Field, Question, ReasonField } from '../parts/question'
 import { duration, plain, shortId } from '../spelling'
 import type { Certificate, Job } from '../types'
 
 export function CancelJob({ job, onClose, onSent }: { job: Job; onClose: () => void; onSent: () => void }): JSX.Element {
   const [reason, setReason] = useState('')
   const [grace, setGrace] = useState('')
-  const [error, setError] = useState('')
   const allowed = job.limits['grace_s']
 
-  async function cancel(event: Event): Promise<void> {
-    event.preventDefault()
+  async function cancel(): Promise<void> {
     const query = new URLSearchParams()
     if (reason) query.set('reason', reason)
     if (grace.trim()) {
-      if (!(Number(grace) >= 0)) {
-        setError('The grace is a number of seconds, 0 or more.')
-        return
-      }
+      if (!(Number(grace) >= 0)) throw new Error('The grace is a number of seconds, 0 or more.')
       query.set('grace_s', String(Number(grace)))
     }
     const path = `/v1/jobs/${job.job_id}${query.size ? `?${query}` : ''}`
@@ -42,34 +37,13 @@ export function CancelJob({ job, onClose, onSent }: { job: Job; onClose: () => v
   }
 
   return (
-    <Dialog title={`Cancel ${plain(job.type)} ${shortId(job.job_id)}?`} onClose={onClose}>
-      <form onSubmit={(event) => void cancel(event)}>
-        <p>
-          It gets SIGTERM and {allowed === undefined || allowed === null ? 'its grace' : `up to ${String(allowed)} s`} to clean up, then SIGKILL.
-          Nothing of it is left when it is called cancelled.
-        </p>
-        <div class="field">
-          <label for="reason">Reason, for the record</label>
-          <input id="reason" type="text" maxLength={1000} value={reason} onInput={(event) => setReason(event.currentTarget.value)} />
-        </div>
-        <div class="field">
-          <label for="grace">Shorter grace, in seconds</label>
-          <input id="grace" type="text" inputMode="decimal" placeholder={String(allowed ?? '')} value={grace} onInput={(event) => setGrace(event.currentTarget.value)} />
-        </div>
-        {error && (
-          <p class="error" role="alert">
-            {error}
-          </p>
-        )}
-        <div class="dialog-actions">
-          <button type="button" onClick={onClose}>
-            Keep it
-          </button>
-          <button type="submit" class="danger">
-            Cancel the job
-          </button>
-        </div>
-      </form>
-    </Dialog>
+    <Question title={`Cancel ${plain(job.type)} ${shortId(job.job_id)}?`} act="Cancel the job" leave="Keep it" send={cancel} onClose={onClose}>
+      <p>
+        It gets SIGTERM and {allowed === undefined || allowed === null ? 'its grace' : `up to ${String(allowed)} s`} to clean up, then SIGKILL.
+        Nothing of it is left when it is called cancelled.
+      </p>
+      <ReasonField value={reason} onInput={setReason} />
+      <Field label="Shorter grace, in seconds" inputMode="decimal" hint={String(allowed ?? '')} value={grace} onInput={setGrace} />
+    </Question>
   )
 }

@@ -1,5 +1,6 @@
 // The certificate as a picture: each step of an end on one axis of time since the request.
 import type { JSX } from 'preact'
+import { Facts, Panel } from '../parts/panel'
 import { duration, plain } from '../spelling'
 import type { Certificate } from '../types'
 
@@ -41,13 +42,15 @@ export function CertificatePicture({ certificate, isWhole }: { certificate: Cert
   tell('proof', 'Proof')
   tell('unproven', 'Unproven')
   return (
-    <section class="panel certificate" aria-labelledby="certificate-title">
-      <div class="panel-head">
-        <h2 id="certificate-title">Certificate</h2>
+    <Panel
+      title="Certificate"
+      class="certificate"
+      aside={
         <span class={`verdict ${isProven ? 'proven' : isWhole ? 'unproven' : 'pending'}`} role="status">
           {verdict}
         </span>
-      </div>
+      }
+    >
       <table class="axis">
         <caption class="unseen">{wasAsked ? 'Steps of the end, with their time since the request' : 'Steps of the end, with their time since the exit'}</caption>
         <colgroup>
@@ -69,15 +72,8 @@ export function CertificatePicture({ certificate, isWhole }: { certificate: Cert
           ))}
         </tbody>
       </table>
-      <dl class="facts tight">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
-    </section>
+      <Facts of={facts} class="tight" />
+    </Panel>
   )
 }
 

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useState } from 'preact/hooks'
 import { Refusal, ask, json, messageOf } from '../http'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
+import { Facts, Panel, Text } from '../parts/panel'
 import { StateBadge, stateWord } from '../parts/state'
 import { lastJobs } from '../router'
 import { may } from '../session'
@@ -103,7 +104,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
           </h1>
           <p class="job-line">
             <StateBadge state={job.state} />
-            {job.error && job.state !== 'completed' && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
+            {job.error && job.error.code !== job.state && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
             <span>
               ran <Ran job={job} />
             </span>
@@ -137,6 +138,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
       <Phases job={job} />
       <div class="columns">
         <div>
+          <Input job={job} />
           <JobOutput job={job} onEnd={() => void watched.look()} />
           <Stack job={job} />
           <Result job={job} />
@@ -144,7 +146,7 @@ export function JobView({ id }: { id: string }): JSX.Element {
         <div>
           {job.certificate && <CertificatePicture certificate={job.certificate} isWhole={!isActive} />}
           <StoryPanel story={watched.story.value} isActive={isActive} />
-          <Facts job={job} />
+          <FactsOf job={job} />
         </div>
       </div>
       {isCancelling && <CancelJob job={job} onClose={() => setCancelling(false)} onSent={() => void watched.look()} />}
@@ -166,7 +168,8 @@ function ErrorLine({ job }: { job: Job }): JSX.Element | null {
   const reason = job.error.reason ? `: ${plain(job.error.reason)}` : ''
   return (
     <p class={`job-error s-${job.state}`}>
-      <b>{job.error.code}</b> {plain(job.error.message)}
+      {job.error.code !== job.state && <b>{job.error.code} </b>}
+      {plain(job.error.message)}
       {by}
       {reason}
     </p>
@@ -185,13 +188,27 @@ function Stack({ job }: { job: Job }): JSX.Element | null {
   const stack = traceback ?? (job.certificate?.['stack'] as string | undefined)
   if (!stack) return null
   return (
-    <section class="panel" aria-labelledby="stack-title">
-      <h2 id="stack-title">{traceback ? 'Traceback' : 'Stack at the kill'}</h2>
-      <pre class="text" tabIndex={0} role="group" aria-label={traceback ? 'Traceback' : 'Stack'}>
-        {plain(stack.trimEnd())}
-      </pre>
-    </section>
+    <Panel title={traceback ? 'Traceback' : 'Stack at the kill'}>
+      <Text label={traceback ? 'Traceback' : 'Stack'}>{plain(stack.trimEnd())}</Text>
+    </Panel>
   )
+}
+
+function Input({ job: { input } }: { job: Job }): JSX.Element | null {
+  if (input === null) return null
+  return (
+    <Panel title="Input" hint={`${bytes(input.bytes)}${input.is_cut ? ', of which this is the beginning' : ''}`}>
+      <Text label="input">{plain(input.is_cut ? input.text : indented(input.text))}</Text>
+    </Panel>
+  )
+}
+
+function indented(text: string): string {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2)
+  } catch {
+    return text
+  }
 }
 
 const RESULT_CHARS = 20_000
@@ -202,20 +219,21 @@ function Result({ job }: { job: Job }): JSX.Element | null {
   if (value === null && job.files.length === 0) return null
   const text = value === null ? '' : JSON.stringify(value, null, 2)
   return (
-    <section class="panel" aria-labelledby="result-title">
-      <div class="panel-head">
-        <h2 id="result-title">{what === 'result' ? 'Result' : 'Last checkpoint'}</h2>
-        {value !== null && (
+    <Panel
+      title={what === 'result' ? 'Result' : 'Last checkpoint'}
+      aside={
+        value !== null && (
           <button type="button" class="plain" onClick={() => void download(`/v1/jobs/${job.job_id}/${what}`, `${shortId(job.job_id)}-${what}.json`)}>
             Download
           </button>
-        )}
-      </div>
+        )
+      }
+    >
       {value !== null && (
-        <pre class="text" tabIndex={0} role="group" aria-label={what}>
+        <Text label={what}>
           {plain(text.slice(0, RESULT_CHARS))}
           {text.length > RESULT_CHARS ? '\n…' : ''}
-        </pre>
+        </Text>
       )}
       {job.files.length > 0 && (
         <ul class="files" aria-label="Files">
@@ -231,7 +249,7 @@ function Result({ job }: { job: Job }): JSX.Element | null {
           ))}
         </ul>
       )}
-    </section>
+    </Panel>
   )
 }
 
@@ -249,7 +267,7 @@ export async function download(path: string, name: string): Promise<void> {
   }
 }
 
-function Facts({ job }: { job: Job }): JSX.Element {
+function FactsOf({ job }: { job: Job }): JSX.Element {
   const facts: [string, string][] = [
     ['Id', job.job_id],
     ['Accepted', moment(job.created_at)],
@@ -265,27 +283,12 @@ function Facts({ job }: { job: Job }): JSX.Element {
   if (job.callback) facts.push(['Webhook', `${job.callback.state}${job.callback.detail ? `: ${plain(job.callback.detail)}` : ''}`])
   const limits = Object.entries(job.limits).filter(([, value]) => value !== null && typeof value !== 'object')
   return (
-    <section class="panel" aria-labelledby="facts-title">
-      <h2 id="facts-title">Facts</h2>
-      <dl class="facts">
-        {facts.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+    <Panel title="Facts">
+      <Facts of={facts} />
       <details>
         <summary>Limits in force</summary>
-        <dl class="facts">
-          {limits.map(([name, value]) => (
-            <div key={name}>
-              <dt>{name}</dt>
-              <dd>{name.endsWith('_bytes') ? bytes(Number(value)) : name.endsWith('_s') ? `${value} s` : String(value)}</dd>
-            </div>
-          ))}
-        </dl>
+        <Facts of={limits.map(([name, value]) => [name, name.endsWith('_bytes') ? bytes(Number(value)) : name.endsWith('_s') ? `${value} s` : String(value)])} />
       </details>
-    </section>
+    </Panel>
   )
 }

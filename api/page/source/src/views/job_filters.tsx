@@ -2,10 +2,10 @@
 import type { JSX } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { json } from '../http'
-import { type Filters, queryOf } from '../jobs_feed'
+import { type Filters, filtersOf, queryOf } from '../jobs_feed'
 import { now } from '../now_feed'
 import { StateIcon, stateWord } from '../parts/state'
-import { wantsSearch } from '../router'
+import { route, wantsSearch } from '../router'
 import { number } from '../spelling'
 import { ACTIVE, STATES } from '../types'
 
@@ -35,7 +35,8 @@ export function FilterBar({ filters, counts, onChange }: Shown): JSX.Element {
     )
   }, [])
   const set = (name: keyof Filters, value: string): void => {
-    const next = queryOf(filters)
+    // Of now, not of what is drawn: a search that was being typed is sent by the click on a state.
+    const next = queryOf(filtersOf(route.peek().query))
     if (value) next.set(name, value)
     else next.delete(name)
     onChange(next)

@@ -3,14 +3,15 @@ import { signal } from '@preact/signals'
 import type { JSX } from 'preact'
 import { useEffect, useMemo, useRef, useState } from 'preact/hooks'
 import { type StreamEvent, type StreamState, openStream } from '../event_stream'
+import { Panel } from '../parts/panel'
 import { Tail } from '../parts/tail'
-import { number, plain, shortId } from '../spelling'
-import type { Job } from '../types'
+import { counted, number, plain, shortId } from '../spelling'
+import { ACTIVE, type Job, STATES } from '../types'
 import { download } from './job'
 
 const EVENTS_BACK = 20_000
 /** So many of the last events are asked for: what came before them would be cut anyway. */
-const TERMINAL = new Set(['completed', 'failed', 'cancelled', 'timed_out'])
+const TERMINAL = new Set<string>(STATES.filter((state) => !ACTIVE.includes(state)))
 const RATE_MS = 1000
 
 interface Panes {
@@ -27,13 +28,13 @@ export function JobOutput({ job, onEnd }: { job: Job; onEnd: () => void }): JSX.
     let isOver = false
     let tokens = 0
     let lines = 0
-    let counted = 0
-    let countedAt = performance.now()
+    let told = 0
+    let toldAt = performance.now()
     const tell = setInterval(() => {
       const now = performance.now()
-      seen.rate.value = Math.round(((tokens - counted) * 1000) / Math.max(1, now - countedAt))
-      counted = tokens
-      countedAt = now
+      seen.rate.value = Math.round(((tokens - told) * 1000) / Math.max(1, now - toldAt))
+      told = tokens
+      toldAt = now
       seen.tokens.value = tokens
       seen.lines.value = lines
     }, RATE_MS)
@@ -50,11 +51,11 @@ export function JobOutput({ job, onEnd }: { job: Job; onEnd: () => void }): JSX.
           output += shown(JSON.parse(event.data))
         } else if (event.name === 'log') {
           lines++
-          log += `${lineOf(JSON.parse(event.data))}\n`
+          log += `${JSON.parse(event.data).text ?? ''}\n`
         } else if (event.name === 'retrying' || event.name === 'restored') {
           // What was streamed before is void.
           output = log = ''
-          tokens = lines = counted = 0
+          tokens = lines = told = 0
           panes.current.output?.clear()
           panes.current.log?.clear()
           onEnd()
@@ -91,7 +92,7 @@ export function JobOutput({ job, onEnd }: { job: Job; onEnd: () => void }): JSX.
     <>
       <Pane
         title="Output"
-        hint={`${number(all)} ${all === 1 ? 'token' : 'tokens'}${isLive && seen.rate.value ? ` · ${number(seen.rate.value)}/s` : ''}`}
+        hint={`${counted(all, 'token')}${isLive && seen.rate.value ? ` · ${number(seen.rate.value)}/s` : ''}`}
         empty={all > 0 ? '' : job.ended_at === null ? 'Nothing is streamed yet.' : 'It streamed nothing.'}
         isCut={seen.isCut}
         onMade={(tail) => (panes.current.output = tail)}
@@ -104,7 +105,7 @@ export function JobOutput({ job, onEnd }: { job: Job; onEnd: () => void }): JSX.
       )}
       <Pane
         title="Log"
-        hint={`${number(seen.lines.value)} ${seen.lines.value === 1 ? 'line' : 'lines'}`}
+        hint={counted(seen.lines.value, 'line')}
         empty={seen.lines.value > 0 ? '' : 'Nothing was printed.'}
         isCut={useMemo(() => signal(false), [first])}
         onMade={(tail) => (panes.current.log = tail)}
@@ -118,10 +119,6 @@ function shown(token: Record<string, unknown>): string {
   if (typeof token['text'] === 'string') return token['text']
   if ('base64' in token) return '<bytes>'
   return `${JSON.stringify(token['value'])}\n`
-}
-
-function lineOf(line: Record<string, unknown>): string {
-  return String(line['text'] ?? '')
 }
 
 interface PaneShown {
@@ -149,18 +146,19 @@ function Pane({ title, hint, empty, isCut, onMade, onDownload }: PaneShown): JSX
     onMade(made)
     return () => made.close()
   }, [])
-  const named = `pane-${title.toLowerCase()}`
   return (
-    <section class="panel pane" aria-labelledby={named}>
-      <div class="panel-head">
-        <h2 id={named}>{title}</h2>
-        <span class="hint">{hint}</span>
-        {onDownload && (
+    <Panel
+      title={title}
+      hint={hint}
+      class="pane"
+      aside={
+        onDownload && (
           <button type="button" class="plain" onClick={onDownload}>
             Download all
           </button>
-        )}
-      </div>
+        )
+      }
+    >
       {isCut.value && <p class="hint cut">Only the end is shown.</p>}
       <div class="tail-frame">
         <div ref={box} class={`tail ${empty ? 'is-empty' : ''}`} tabIndex={0} role="log" aria-live="off" aria-label={title} />
@@ -171,6 +169,6 @@ function Pane({ title, hint, empty, isCut, onMade, onDownload }: PaneShown): JSX
           </button>
         )}
       </div>
-    </section>
+    </Panel>
   )
 }

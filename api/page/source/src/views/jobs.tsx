@@ -2,10 +2,11 @@
 import type { JSX } from 'preact'
 import { useEffect, useMemo, useState } from 'preact/hooks'
 import { messageOf } from '../http'
-import { type Filters, FILTERS, JobsFeed, ROWS_MAX, type Row, type Sorting, queryOf } from '../jobs_feed'
+import { JobsFeed, ROWS_MAX, type Row, type Sorting, filtersOf, queryOf } from '../jobs_feed'
 import { now } from '../now_feed'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
+import { Track } from '../parts/panel'
 import { SortHeader } from '../parts/sort_header'
 import { StateBadge } from '../parts/state'
 import { go, route } from '../router'
@@ -16,12 +17,7 @@ import { CancelFiltered } from './cancel_filtered'
 import { FilterBar } from './job_filters'
 
 export function JobsView(): JSX.Element {
-  const query = route.value.query
-  const filters: Filters = {}
-  for (const name of FILTERS) {
-    const given = query.get(name)
-    if (given) filters[name] = given
-  }
+  const filters = filtersOf(route.value.query)
   const address = queryOf(filters).toString()
   const [feed, setFeed] = useState<JobsFeed | null>(null)
   useEffect(() => {
@@ -205,8 +201,8 @@ export function Share({ of }: { of: NonNullable<JobSummary['progress']> }): JSX.
   const words = `${number(done)} of ${number(total)} ${unit}`.trim()
   return (
     <span class="share" title={words}>
-      <span class="share-track" role="progressbar" aria-valuenow={share} aria-valuemin={0} aria-valuemax={100} aria-label={words}>
-        <span class="share-fill" style={{ width: `${share}%` }} />
+      <span role="progressbar" aria-valuenow={share} aria-valuemin={0} aria-valuemax={100} aria-label={words}>
+        <Track share={share} kind="" />
       </span>
       <span class="share-words">{share} %</span>
     </span>

@@ -2,12 +2,14 @@
 import type { JSX } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
 import { JobsFeed } from '../jobs_feed'
-import { history, lastRecovery, medianRecovery, now } from '../now_feed'
+import { history, now } from '../now_feed'
 import { Chart, type Series } from '../parts/chart'
 import { Age } from '../parts/age'
+import { Panel, Track } from '../parts/panel'
 import { StateIcon } from '../parts/state'
+import { Table } from '../parts/table'
 import { bytes, coarse, counted, duration, number, percent, plain, shortId } from '../spelling'
-import type { Now, PoolNow } from '../types'
+import { type Now, type PoolNow, type State, stateOfCode } from '../types'
 
 const SPANS = [60, 300, 900]
 const LATEST = 8
@@ -36,10 +38,12 @@ export function NowView(): JSX.Element {
 
 function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Element {
   const busy = workers.filter((each) => each.state === 'busy').length
-  const codes = Object.entries(jobs.ended ?? {})
-  const sum = (fits: (code: string) => boolean): number => codes.reduce((all, [code, count]) => all + (fits(code) ? count : 0), 0)
-  const timedOut = sum((code) => code.startsWith('timeout.'))
-  const failed = sum((code) => code !== 'completed' && code !== 'cancelled' && !code.startsWith('timeout.'))
+  let all = 0
+  const ended = { completed: 0, cancelled: 0, failed: 0, timed_out: 0 } as Record<State, number>
+  for (const [code, count] of Object.entries(jobs.ended ?? {})) {
+    ended[stateOfCode(code)] += count
+    all += count
+  }
   return (
     <section aria-label="In numbers">
       <ul class="tiles">
@@ -52,10 +56,10 @@ function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Ele
         <Tile words="Stopping" value={number(jobs.stopping)} state="stopping" link="#/jobs?state=stopping">
           {jobs.stopping ? 'being ended' : 'none'}
         </Tile>
-        <Tile words="Failed" value={jobs.ended === null ? '–' : number(failed)} state="failed" link="#/jobs?state=failed">
-          {jobs.ended === null ? 'known to keys that see all jobs' : `${timedOut ? `and ${number(timedOut)} timed out, ` : ''}of ${number(sum(() => true))} ended`}
+        <Tile words="Failed" value={jobs.ended === null ? '–' : number(ended.failed)} state="failed" link="#/jobs?state=failed">
+          {jobs.ended === null ? 'known to keys that see all jobs' : `${ended.timed_out ? `and ${number(ended.timed_out)} timed out, ` : ''}of ${number(all)} ended`}
         </Tile>
-        <Tile words="Server" value={percent(server.cpu_percent)} link="#/workers">
+        <Tile words="Server CPU" value={percent(server.cpu_percent)} link="#/workers">
           {`${bytes(server.memory_bytes)}, up ${coarse(server.uptime_s * 1000)}`}
         </Tile>
       </ul>
@@ -104,9 +108,10 @@ function Charts(): JSX.Element {
     }))
   const shared = { times, spanS }
   return (
-    <section aria-label="Over time" class="panel">
-      <div class="panel-head">
-        <h2>Over time</h2>
+    <Panel
+      title="Over time"
+      hint={`the last ${coarse(spanS * 1000)}`}
+      aside={
         <div class="choices" role="group" aria-label="Span">
           {SPANS.map((each) => (
             <button key={each} type="button" aria-pressed={chosenS === each} onClick={() => setSpan(each)}>
@@ -114,7 +119,8 @@ function Charts(): JSX.Element {
             </button>
           ))}
         </div>
-      </div>
+      }
+    >
       <div class="charts">
         <Chart {...shared} title="Jobs" spell={(v) => number(Math.round(v))} atLeast={4} stepped
           series={[{ name: 'running', values: points.map((p) => p.running) }, { name: 'queued', values: points.map((p) => p.queued) }]} />
@@ -126,65 +132,45 @@ function Charts(): JSX.Element {
         <Chart {...shared} title="Recovery" spell={duration} atLeast={20} stepped series={ofPools((p) => p.recovery)} />
         <Chart {...shared} title="Restarts" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.restarts)} />
       </div>
-    </section>
+    </Panel>
   )
 }
 
 function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
   return (
-    <section class="panel" aria-labelledby="pools-title">
-      <h2 id="pools-title">Pools</h2>
-      <div class="scrolls" tabIndex={0} role="group" aria-label="Table of pools">
-        <table>
-          <thead>
-            <tr>
-              <th scope="col">Pool</th>
-              <th scope="col" class="n">Busy</th>
-              <th scope="col" class="n">Idle</th>
-              <th scope="col" class="n lo">Starting</th>
-              <th scope="col" class="n">Queued</th>
-              <th scope="col" class="n">Restarts</th>
-              <th scope="col" class="n lo">Recovery</th>
-            </tr>
-          </thead>
-          <tbody>
-            {pools.map((pool) => (
-              <tr key={pool.name}>
-                <th scope="row">
-                  {plain(pool.name)}
-                  {pool.state && pool.state !== 'ready' && <span class="tag bad">{pool.state}</span>}
-                </th>
-                <td class="n">{pool.busy}</td>
-                <td class="n">{pool.idle}</td>
-                <td class="n lo">{pool.starting}</td>
-                <td class="n">{pool.queued}</td>
-                <td class="n">{pool.restarts}</td>
-                <td class="n lo" title={`median ${duration(medianRecovery(pool.recovery_ms))}`}>
-                  {duration(lastRecovery(pool.recovery_ms))}
-                </td>
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-    </section>
+    <Panel title="Pools">
+      <Table
+        of="pools"
+        rows={pools}
+        keyOf={(pool) => pool.name}
+        columns={[
+          { words: 'Pool', cell: (pool) => <>{plain(pool.name)}{pool.state && pool.state !== 'ready' && <span class="tag bad">{pool.state}</span>}</> },
+          { words: 'Busy', kind: 'n', cell: (pool) => pool.busy },
+          { words: 'Idle', kind: 'n', cell: (pool) => pool.idle },
+          { words: 'Starting', kind: 'n lo', cell: (pool) => pool.starting },
+          { words: 'Queued', kind: 'n', cell: (pool) => pool.queued },
+          {
+            words: 'Recovery',
+            kind: 'n lo',
+            cell: ({ recovery_ms: { last, p50 } }) => <span title={`median ${duration(p50)}`}>{duration(last)}</span>,
+          },
+          { words: 'Restarts', kind: 'n', cell: (pool) => pool.restarts },
+        ]}
+      />
+    </Panel>
   )
 }
 
 function Waiting({ now: { queue } }: { now: Now }): JSX.Element {
   const types = Object.entries(queue.by_type).sort(([, a], [, b]) => b - a)
   return (
-    <section class="panel" aria-labelledby="queue-title">
-      <div class="panel-head">
-        <h2 id="queue-title">Queue by type</h2>
-        <span class="hint">{queue.depth ? `${counted(queue.depth, 'job')}, ${bytes(queue.bytes)} of input` : ''}</span>
-      </div>
+    <Panel title="Queue by type" aside={queue.depth > 0 && <span class="hint">{`${counted(queue.depth, 'job')}, ${bytes(queue.bytes)} of input`}</span>}>
       {types.length === 0 ? (
         <p class="empty">Nothing waits.</p>
       ) : (
         <Bars of={types} link={(type) => `#/jobs?state=queued&type=${encodeURIComponent(type)}`} kind={() => 'queued'} />
       )}
-    </section>
+    </Panel>
   )
 }
 
@@ -193,17 +179,13 @@ function Endings({ ended }: { ended: Record<string, number> }): JSX.Element {
     .filter(([code]) => code !== 'completed')
     .sort(([, a], [, b]) => b - a)
   return (
-    <section class="panel" aria-labelledby="codes-title">
-      <div class="panel-head">
-        <h2 id="codes-title">Endings by code</h2>
-        <span class="hint">{`${number(ended['completed'] ?? 0)} completed since the start`}</span>
-      </div>
+    <Panel title="Endings by code" aside={<span class="hint">{`${number(ended['completed'] ?? 0)} completed since the start`}</span>}>
       {codes.length === 0 ? (
         <p class="empty">Every job that has ended has completed.</p>
       ) : (
-        <Bars of={codes} link={(code) => `#/jobs?code=${encodeURIComponent(code)}`} kind={(code) => (code === 'cancelled' ? code : code.startsWith('timeout.') ? 'timed_out' : 'failed')} />
+        <Bars of={codes} link={(code) => `#/jobs?code=${encodeURIComponent(code)}`} kind={stateOfCode} />
       )}
-    </section>
+    </Panel>
   )
 }
 
@@ -221,9 +203,7 @@ function Bars({ of, link, kind }: BarsShown): JSX.Element {
         <li key={name}>
           <a href={link(name)}>
             <span class="bar-name">{plain(name)}</span>
-            <span class="bar-track" aria-hidden="true">
-              <span class={`bar-fill s-${kind(name)}`} style={{ width: `${Math.max(1, (100 * count) / most)}%` }} />
-            </span>
+            <Track share={Math.max(1, (100 * count) / most)} kind={`s-${kind(name)}`} />
             <span class="bar-count">{number(count)}</span>
           </a>
         </li>
@@ -242,13 +222,7 @@ function LatestFailures(): JSX.Element {
   }, [])
   const rows = feed?.rows.value.slice(0, LATEST) ?? []
   return (
-    <section class="panel" aria-labelledby="failures-title">
-      <div class="panel-head">
-        <h2 id="failures-title">Latest failures</h2>
-        <a class="more" href="#/jobs?state=failed">
-          All
-        </a>
-      </div>
+    <Panel title="Latest failures" aside={<a class="more" href="#/jobs?state=failed">All</a>}>
       {rows.length === 0 ? (
         <p class="empty">{feed?.isLoading.value === false ? 'No job has failed.' : 'Loading…'}</p>
       ) : (
@@ -268,6 +242,6 @@ function LatestFailures(): JSX.Element {
           ))}
         </ul>
       )}
-    </section>
+    </Panel>
   )
 }

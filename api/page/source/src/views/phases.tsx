@@ -45,7 +45,7 @@ export function Phases({ job }: { job: Job }): JSX.Element {
     <section class="panel phases" aria-label="Timeline">
       <ol class="phase-bar">
         {phases.map((each) => (
-          <li key={each.name} class={`phase p-${each.state} ${each.isOpen ? 'open' : ''}`} style={{ flexGrow: Math.max(each.ms, whole / 400) || 1 }} title={`${each.name} ${duration(each.ms)}, from ${moment(each.from)}`}>
+          <li key={each.name} class={`phase p-${each.state} ${each.isOpen ? 'open' : ''} ${each.ms < whole / 100 ? 'thin' : ''}`} style={{ flexGrow: Math.max(each.ms, whole / 400) || 1 }} title={`${each.name} ${duration(each.ms)}, from ${moment(each.from)}`}>
             <span class="unseen">{`${each.name} ${duration(each.ms)}`}</span>
           </li>
         ))}

@@ -1,7 +1,7 @@
 // Asks for a key. It goes into this tab's storage and into a header, never into an address.
 import type { JSX } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
-import { Refusal, messageOf } from '../http'
+import { Refusal, json, messageOf } from '../http'
 import { asked, info, keep } from '../session'
 import type { Info } from '../types'
 
@@ -25,17 +25,14 @@ export function SignIn({ why, onDone }: { why: string; onDone: () => void }): JS
     setBusy(true)
     setError('')
     try {
-      const found = await fetch('/v1/info', { headers: { Authorization: `Bearer ${key}` }, cache: 'no-store', credentials: 'omit' })
-      if (found.status === 401) setError('The server does not know this key, or it has expired.')
-      else if (!found.ok) setError(`The server answered ${found.status}; try again shortly.`)
-      else {
-        keep(key)
-        info.value = (await found.json()) as Info
-        asked.value = null
-        onDone()
-      }
-    } catch {
-      setError(messageOf(new Refusal(0, 'unreachable', 'The server does not answer.', null)))
+      const found = await json<Info>('/v1/info', { as: key })
+      keep(key)
+      info.value = found
+      asked.value = null
+      onDone()
+    } catch (refusal) {
+      const isUnknown = refusal instanceof Refusal && refusal.status === 401
+      setError(isUnknown ? 'The server does not know this key, or it has expired.' : messageOf(refusal))
     }
     setBusy(false)
   }

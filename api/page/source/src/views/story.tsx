@@ -1,17 +1,17 @@
 // What `killable explain` tells of a job.
 import type { JSX } from 'preact'
+import { Panel } from '../parts/panel'
 import { plain } from '../spelling'
 import type { Story } from '../types'
 
-const LEFT_OUT = new Set(['tokens', 'printed', 'where', 'change'])
-/** Output and stack have panels of their own; what to change is told last, with its setting apart. */
+const LEFT_OUT = new Set(['input', 'tokens', 'printed', 'where', 'change'])
+/** Input, output and stack have panels of their own; what to change is told last, with its setting apart. */
 
 export function StoryPanel({ story, isActive }: { story: Story | null; isActive: boolean }): JSX.Element | null {
   if (story === null) return null
   const { setting, words } = story.change
   return (
-    <section class="panel story" aria-labelledby="story-title">
-      <h2 id="story-title">Story</h2>
+    <Panel title="Story" class="story">
       <dl>
         {story.paragraphs
           .filter((each) => !LEFT_OUT.has(each.title))
@@ -34,6 +34,6 @@ export function StoryPanel({ story, isActive }: { story: Story | null; isActive:
           </div>
         )}
       </dl>
-    </section>
+    </Panel>
   )
 }

@@ -1,11 +1,13 @@
 // The processes that run jobs, what they use, and who has to go.
 import type { JSX } from 'preact'
 import { useState } from 'preact/hooks'
-import { json, messageOf } from '../http'
-import { now } from '../now_feed'
+import { json } from '../http'
+import { now, usedBy } from '../now_feed'
 import { note } from '../parts/announce'
 import { Age } from '../parts/age'
-import { Dialog } from '../parts/dialog'
+import { Panel, Track } from '../parts/panel'
+import { Question } from '../parts/question'
+import { Table } from '../parts/table'
 import { mayOperateAll } from '../session'
 import { bytes, coarse, counted, duration, number, percent, plain, shortId } from '../spelling'
 import type { Node, Worker } from '../types'
@@ -18,13 +20,12 @@ export function WorkersView(): JSX.Element {
   if (found === null) return <p class="loading">Waiting for the first measurement…</p>
   const mayKill = mayOperateAll()
   const workers = [...found.workers].sort((a, b) => order(a) - order(b) || numberOf(a) - numberOf(b))
-  const cpu = workers.reduce((sum, each) => sum + (each.cpu_percent ?? 0), 0)
-  const memory = workers.reduce((sum, each) => sum + (each.memory_bytes ?? 0), 0)
+  const used = usedBy(workers)
   return (
     <div class="view">
       <div class="view-head">
         <h1>Workers</h1>
-        <span class="hint">{`${counted(workers.length, 'process', 'processes')}, ${percent(cpu)} of one core, ${bytes(memory)}`}</span>
+        <span class="hint">{`${counted(workers.length, 'process', 'processes')}, ${percent(used.cpu)} of one core, ${bytes(used.memory)}`}</span>
         {mayKill &&
           (found.server.draining ? (
             <button type="button" onClick={() => ask({ what: 'undrain' })}>
@@ -36,100 +37,51 @@ export function WorkersView(): JSX.Element {
             </button>
           ))}
       </div>
-      <div class="scrolls" tabIndex={0} role="group" aria-label="Table of workers">
-        <table class="workers">
-          <caption class="unseen">Workers</caption>
-          <thead>
-            <tr>
-              <th scope="col">Worker</th>
-              <th scope="col">State</th>
-              <th scope="col">Job</th>
-              <th scope="col" class="n">CPU</th>
-              <th scope="col" class="n">Memory</th>
-              <th scope="col" class="n lo">Processes</th>
-              <th scope="col" class="n lo">Threads</th>
-              <th scope="col" class="n lo">Jobs</th>
-              <th scope="col" class="n lo">Age</th>
-              <th scope="col" class="lo">Pool</th>
-              {found.nodes.length > 0 && <th scope="col">Node</th>}
-              {mayKill && <th scope="col"><span class="unseen">Kill</span></th>}
-            </tr>
-          </thead>
-          <tbody>
-            {workers.map((worker) => (
-              <tr key={`${worker.node ?? ''} ${worker.worker_id}`} {...(worker.job_id ? { 'data-open': `#/jobs/${worker.job_id}`, tabIndex: -1 } : {})}>
-                <th scope="row">
-                  {plain(worker.worker_id)} <span class="hint lo">pid {worker.pid ?? '–'}</span>
-                </th>
-                <td>
-                  <span class={`worker-state w-${worker.state}`}>{worker.state}</span>
-                </td>
-                <td class="wide">
-                  {worker.job_id && (
-                    <a href={`#/jobs/${worker.job_id}`}>
-                      {plain(worker.type ?? '')} <code class="id">{shortId(worker.job_id)}</code>
-                    </a>
-                  )}
-                </td>
-                <td class="n">
-                  <Meter share={worker.cpu_percent ?? 0} words={percent(worker.cpu_percent)} />
-                </td>
-                <td class="n">{bytes(worker.memory_bytes)}</td>
-                <td class="n lo">{worker.processes ?? '–'}</td>
-                <td class="n lo">{worker.threads ?? '–'}</td>
-                <td class="n lo">{number(worker.jobs)}</td>
-                <td class="n lo">{coarse(worker.age_s * 1000)}</td>
-                <td class="lo">{plain(worker.pool)}</td>
-                {found.nodes.length > 0 && <td>{plain(worker.node ?? '')}</td>}
-                {mayKill && (
-                  <td class="act">
-                    <button type="button" class="small danger-quiet" aria-label={`Kill ${worker.worker_id}…`} onClick={() => ask({ what: 'kill', worker })}>
-                      Kill…
-                    </button>
-                  </td>
-                )}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
+      <Table
+        of="workers"
+        class="workers"
+        rows={workers}
+        keyOf={(worker) => `${worker.node ?? ''} ${worker.worker_id}`}
+        linkOf={(worker) => worker.job_id && `#/jobs/${worker.job_id}`}
+        columns={[
+          { words: 'Worker', cell: (worker) => <>{plain(worker.worker_id)} <span class="hint lo">pid {worker.pid ?? '–'}</span></> },
+          { words: 'State', kind: 'marks', cell: (worker) => <Standing state={worker.state} /> },
+          { words: 'Job', kind: 'wide cuts', cell: (worker) => worker.job_id && <JobLink id={worker.job_id} type={worker.type ?? ''} /> },
+          { words: 'CPU', kind: 'n', cell: (worker) => <Meter percents={worker.cpu_percent ?? null} /> },
+          { words: 'Memory', kind: 'n', cell: (worker) => bytes(worker.memory_bytes) },
+          { words: 'Processes', kind: 'n lo', cell: (worker) => worker.processes ?? '–' },
+          { words: 'Threads', kind: 'n lo', cell: (worker) => worker.threads ?? '–' },
+          { words: 'Jobs', kind: 'n lo', cell: (worker) => number(worker.jobs) },
+          { words: 'Age', kind: 'n lo', cell: (worker) => coarse(worker.age_s * 1000) },
+          { words: 'Pool', kind: 'lo', cell: (worker) => plain(worker.pool) },
+          found.nodes.length > 0 && { words: 'Node', kind: 'mid', cell: (worker) => plain(worker.node ?? '') },
+          mayKill && {
+            words: 'Kill',
+            kind: 'act',
+            cell: (worker) => <AskButton words="Kill…" label={`Kill ${worker.worker_id}…`} onClick={() => ask({ what: 'kill', worker })} />,
+          },
+        ]}
+      />
       {found.nodes.length > 0 && <Nodes nodes={found.nodes} mayDrain={mayKill} onAsk={ask} />}
-      <section class="panel" aria-labelledby="retired-title">
-        <h2 id="retired-title">Not reused</h2>
+      <Panel title="Not reused">
         {found.retired.length === 0 ? (
           <p class="empty">No worker was retired: every job left its worker as it found it.</p>
         ) : (
-          <div class="scrolls" tabIndex={0} role="group" aria-label="Table of retired workers">
-            <table>
-              <thead>
-                <tr>
-                  <th scope="col">Worker</th>
-                  <th scope="col">Why</th>
-                  <th scope="col">Last job</th>
-                  <th scope="col" class="n">Ago</th>
-                </tr>
-              </thead>
-              <tbody>
-                {found.retired.map((each) => (
-                  <tr key={`${each.worker_id} ${each.at}`} data-open={`#/jobs/${each.job_id}`} tabIndex={-1}>
-                    <th scope="row">{plain(each.worker_id)}</th>
-                    <td class="wide wraps">{plain(each.why)}</td>
-                    <td>
-                      <a href={`#/jobs/${each.job_id}`}>
-                        <code class="id">{shortId(each.job_id)}</code>
-                      </a>
-                    </td>
-                    <td class="n">
-                      <Age of={each.at} />
-                    </td>
-                  </tr>
-                ))}
-              </tbody>
-            </table>
-          </div>
+          <Table
+            of="retired workers"
+            rows={found.retired}
+            keyOf={(each) => `${each.worker_id} ${each.at}`}
+            linkOf={(each) => `#/jobs/${each.job_id}`}
+            columns={[
+              { words: 'Worker', cell: (each) => plain(each.worker_id) },
+              { words: 'Why', kind: 'wide wraps', cell: (each) => plain(each.why) },
+              { words: 'Last job', cell: (each) => <JobLink id={each.job_id} type="" /> },
+              { words: 'Ago', kind: 'n', cell: (each) => <Age of={each.at} /> },
+            ]}
+          />
         )}
-      </section>
-      {asked && <Question asked={asked} onClose={() => ask(null)} />}
+      </Panel>
+      {asked && <Asking asked={asked} onClose={() => ask(null)} />}
     </div>
   )
 }
@@ -142,62 +94,63 @@ function numberOf(worker: Worker): number {
   return Number(worker.worker_id.replace(/\D+/g, '')) || 0
 }
 
-function Meter({ share, words }: { share: number; words: string }): JSX.Element {
+/** How a worker or a node is. */
+function Standing({ state }: { state: string }): JSX.Element {
+  return <span class={`standing w-${state}`}>{state}</span>
+}
+
+function JobLink({ id, type }: { id: string; type: string }): JSX.Element {
+  return (
+    <a href={`#/jobs/${id}`}>
+      {plain(type)} <code class="id">{shortId(id)}</code>
+    </a>
+  )
+}
+
+function Meter({ percents }: { percents: number | null }): JSX.Element {
   return (
     <span class="meter">
-      <span class="meter-track lo" aria-hidden="true">
-        <span class="meter-fill" style={{ width: `${Math.min(100, share)}%` }} />
-      </span>
-      {words}
+      <Track share={percents ?? 0} kind="lo" />
+      <span>{percent(percents)}</span>
     </span>
+  )
+}
+
+function AskButton({ words, label, onClick }: { words: string; label: string; onClick: () => void }): JSX.Element {
+  return (
+    <button type="button" class="small danger-quiet" aria-label={label} onClick={onClick}>
+      {words}
+    </button>
   )
 }
 
 function Nodes({ nodes, mayDrain, onAsk }: { nodes: Node[]; mayDrain: boolean; onAsk: (asked: Asked) => void }): JSX.Element {
   return (
-    <section class="panel" aria-labelledby="nodes-title">
-      <h2 id="nodes-title">Nodes</h2>
-      <div class="scrolls" tabIndex={0} role="group" aria-label="Table of nodes">
-        <table>
-          <thead>
-            <tr>
-              <th scope="col">Node</th>
-              <th scope="col">State</th>
-              <th scope="col" class="n">Running</th>
-              <th scope="col" class="n">Slots</th>
-              <th scope="col" class="n lo">Heard</th>
-              <th scope="col" class="n lo">Delay</th>
-              <th scope="col" class="lo">Detail</th>
-              {mayDrain && <th scope="col"><span class="unseen">Drain</span></th>}
-            </tr>
-          </thead>
-          <tbody>
-            {nodes.map((node) => (
-              <tr key={node.name}>
-                <th scope="row">
-                  <a href={`#/jobs?node=${encodeURIComponent(node.name)}`}>{plain(node.name)}</a>
-                </th>
-                <td>
-                  <span class={`worker-state w-${node.state}`}>{node.state}</span>
-                </td>
-                <td class="n">{node.running}</td>
-                <td class="n">{node.slots}</td>
-                <td class="n lo">{node.heard_s === null ? 'never' : `${duration(node.heard_s * 1000)} ago`}</td>
-                <td class="n lo">{node.delay_s === null ? '–' : duration(node.delay_s * 1000)}</td>
-                <td class="lo wide wraps">{plain(node.detail)}</td>
-                {mayDrain && (
-                  <td class="act">
-                    <button type="button" class="small danger-quiet" onClick={() => onAsk({ what: 'node', node, drains: node.state !== 'draining' })}>
-                      {node.state === 'draining' ? 'Undrain…' : 'Drain…'}
-                    </button>
-                  </td>
-                )}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </div>
-    </section>
+    <Panel title="Nodes">
+      <Table
+        of="nodes"
+        rows={nodes}
+        keyOf={(node) => node.name}
+        columns={[
+          { words: 'Node', cell: (node) => <a href={`#/jobs?node=${encodeURIComponent(node.name)}`}>{plain(node.name)}</a> },
+          { words: 'State', cell: (node) => <Standing state={node.state} /> },
+          { words: 'Running', kind: 'n', cell: (node) => node.running },
+          { words: 'Slots', kind: 'n', cell: (node) => node.slots },
+          { words: 'Heard', kind: 'n lo', cell: (node) => (node.heard_s === null ? 'never' : `${duration(node.heard_s * 1000)} ago`) },
+          { words: 'Delay', kind: 'n lo', cell: (node) => (node.delay_s === null ? '–' : duration(node.delay_s * 1000)) },
+          { words: 'Detail', kind: 'lo wide wraps', cell: (node) => plain(node.detail) },
+          mayDrain && {
+            words: 'Drain',
+            kind: 'act',
+            cell: (node) => {
+              const drains = node.state !== 'draining'
+              const words = drains ? 'Drain' : 'Undrain'
+              return <AskButton words={`${words}…`} label={`${words} ${plain(node.name)}…`} onClick={() => onAsk({ what: 'node', node, drains })} />
+            },
+          },
+        ]}
+      />
+    </Panel>
   )
 }
 
@@ -258,36 +211,15 @@ function planOf(asked: Asked): Plan {
   }
 }
 
-function Question({ asked, onClose }: { asked: Asked; onClose: () => void }): JSX.Element {
+function Asking({ asked, onClose }: { asked: Asked; onClose: () => void }): JSX.Element {
   const [plan] = useState(() => planOf(asked))
-  const [error, setError] = useState('')
-  const [isBusy, setBusy] = useState(false)
   async function send(): Promise<void> {
-    setBusy(true)
-    try {
-      note(await plan.send())
-      onClose()
-    } catch (refusal) {
-      setError(messageOf(refusal))
-      setBusy(false)
-    }
+    note(await plan.send())
+    onClose()
   }
   return (
-    <Dialog title={plan.title} onClose={onClose}>
+    <Question title={plan.title} act={plan.act} leave="Leave it" kind={asked.what === 'undrain' ? 'primary' : 'danger'} send={send} onClose={onClose}>
       <p>{plan.words}</p>
-      {error && (
-        <p class="error" role="alert">
-          {error}
-        </p>
-      )}
-      <div class="dialog-actions">
-        <button type="button" onClick={onClose}>
-          Leave it
-        </button>
-        <button type="button" class={asked.what === 'undrain' ? 'primary' : 'danger'} disabled={isBusy} onClick={() => void send()}>
-          {isBusy ? 'Sending…' : plan.act}
-        </button>
-      </div>
-    </Dialog>
+    </Question>
   )
 }

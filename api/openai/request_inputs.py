@@ -134,7 +134,11 @@ def _tools(value: Any) -> str:
         return "must be a list of objects"
     if len(value) > TOOLS_MAX:
         return f"must have at most {TOOLS_MAX} items"
-    return "" if all(each.get("type") == "function" for each in value) else "must be tools of the type function"
+    if not all(each.get("type") == "function" for each in value):
+        return "must be tools of the type function"
+    functions = [each.get("function") for each in value]
+    is_named = all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in functions)
+    return "" if is_named else "must have functions with names"
 
 
 def _tool_choice(value: Any) -> str:
@@ -177,6 +181,12 @@ FIELDS: dict[str, dict[str, Check]] = {
         **_OF_ANSWERS,
         "max_output_tokens": _TOKENS,
     },
+    "messages": {
+        **{name: SAMPLING[name] for name in ("max_tokens", "top_p", "stop")},
+        **{name: _OF_ANSWERS[name] for name in ("tools", "tool_choice", "parallel_tool_calls")},
+        "temperature": _number(0, 1),
+        "top_k": _whole(0, 2**31 - 1),
+    },
     "completions": {**SAMPLING, "logprobs": _whole(0, 5), "echo": _flag, "suffix": _text},
     "embeddings": {"encoding_format": _one_of("float", "base64"), "dimensions": _whole(1, 1 << 20)},
     "tokenize": {"add_special": _flag, "parse_special": _flag, "with_pieces": _flag},
@@ -186,6 +196,7 @@ FIELDS: dict[str, dict[str, Check]] = {
 ALIASES = {
     "chat": {"max_completion_tokens": "max_tokens"},
     "responses": {"max_output_tokens": "max_tokens"},
+    "messages": {"stop_sequences": "stop"},
     "tokenize": {"prompt": "content", "text": "content", "add_special_tokens": "add_special"},
     "detokenize": {"ids": "tokens"},
 }
@@ -266,7 +277,9 @@ def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]
     """Take what is the server's from the given fields."""
     found: dict[str, Any] = {"stream": False, "n": 1, "include_usage": False, "background": False}
     checks: dict[str, Check] = {}
-    if kind == "responses":
+    if kind == "messages":
+        checks = {"stream": _flag}
+    elif kind == "responses":
         checks = {"stream": _flag, "background": _flag, "store": _flag, "stream_options": _object}
     elif kind in ("chat", "completions"):
         checks = {"stream": _flag, "n": _whole(1, ANSWERS_MAX), "stream_options": _object, "store": _flag}
@@ -292,6 +305,7 @@ def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]
 _CONTENT = {
     "chat": "messages",
     "responses": "messages",
+    "messages": "messages",
     "completions": "prompt",
     "embeddings": "input",
     "tokenize": "content",
@@ -325,7 +339,7 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
 
 
 def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str]]) -> None:
-    is_chat = kind in ("chat", "responses")
+    is_chat = kind in ("chat", "responses", "messages")
     if is_chat and "top_logprobs" in input and not input.get("logprobs"):
         faults.append(wrong(["top_logprobs"], "needs logprobs"))
     if is_chat and "tool_choice" in input and not input.get("tools"):
@@ -351,7 +365,7 @@ def _inputs(
     value = given[spelled]
     contents = [value]
     match kind:
-        case "chat" | "responses":
+        case "chat" | "responses" | "messages":
             contents = [reader.messages(value, "input" if kind == "responses" else spelled)]
         case "completions":
             contents = value if isinstance(value, list) and value else [value]

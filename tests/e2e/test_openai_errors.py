@@ -72,6 +72,9 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "temperature": "hot"}, TYPE, "temperature"),
     (CHAT, {**PARROT, "temperature": True}, TYPE, "temperature"),
     (CHAT, {**PARROT, "max_tokens": 0}, VALUE, "max_tokens"),
+    (CHAT, {**PARROT, "messages": [{**HI[0], "name": 5}]}, TYPE, "messages[0].name"),
+    (CHAT, {**PARROT, "messages": [{"role": "tool", "content": "x"}]}, MISSING, "messages[0].tool_call_id"),
+    (CHAT, {**PARROT, "model": "caller", "tools": [{"type": "function"}]}, VALUE, "tools"),
     (CHAT, {**PARROT, "max_completion_tokens": 1.5}, TYPE, "max_completion_tokens"),
     (CHAT, {**PARROT, "max_completion_tokens": 3, "max_tokens": 4}, VALUE, "max_tokens"),
     (CHAT, {**PARROT, "n": 0}, VALUE, "n"),
@@ -187,7 +190,7 @@ def test_addresses_and_models_that_are_not_there(http: httpx.Client) -> None:
     error_of(http.get("/v1/responses/resp_none"), 404, "unknown_job")
     error_of(http.get("/v1/responses/resp_none", params={"starting_after": "x"}), 400, VALUE, "starting_after")
     error_of(http.post("/v1/responses/none/cancel"), 404, "unknown_job")
-    error_of(http.get(CHAT), 405, "method_not_allowed")
+    assert "Only POST is allowed" in error_of(http.get(CHAT), 405, "method_not_allowed")["message"]
     error_of(http.get("/v1/chat/none"), 404, "not_found")
     plain = http.post("/v1/jobs", json={"type": "plain", "input": {"text": "x"}}).json()["job_id"]
     error_of(http.get("/v1/responses/resp_" + plain.removeprefix("job-")), 404, "unknown_job")

@@ -141,6 +141,16 @@ def _tools(value: Any) -> str:
     return "" if is_named else "must have functions with names"
 
 
+def _format(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "must be an object"
+    if value.get("type") not in ("text", "json_object", "json_schema"):
+        return "must be of the type text, json_object or json_schema"
+    if value["type"] == "json_schema" and not isinstance(value.get("json_schema"), dict):
+        return "must have a json_schema"
+    return ""
+
+
 def _tool_choice(value: Any) -> str:
     return (
         ""
@@ -163,7 +173,7 @@ SAMPLING: dict[str, Check] = {
 _OF_ANSWERS: dict[str, Check] = {
     "logprobs": _flag,
     "top_logprobs": _whole(0, 20),
-    "response_format": _object,
+    "response_format": _format,
     "tools": _tools,
     "tool_choice": _tool_choice,
     "parallel_tool_calls": _flag,
@@ -229,6 +239,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 IDENTIFYING = ("user", "safety_identifier", "prompt_cache_key")
 """They change no answer. The job has them as tags."""
 TAG_CHARS_MAX = 256
+OF_TEXT = ("responses", "response_format")
+"""A field that stands elsewhere in its request: `text.format`."""
 
 
 def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
@@ -333,7 +345,8 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
         elif taken.members is None or name in taken.members:
             input[name] = [value] if name == "stop" and isinstance(value, str) else value
         elif not any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ())):
-            faults.append(wrong([cut(spelled)], "is not supported by this model", UNSUPPORTED))
+            place: list[str | int] = ["text", "format"] if (kind, name) == OF_TEXT else [cut(spelled)]
+            faults.append(wrong(place, "is not supported by this model", UNSUPPORTED))
     _check_together(kind, input, faults)
     return input
 
@@ -357,11 +370,13 @@ def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str
 def _inputs(
     kind: str, given: dict[str, Any], input: dict[str, Any], n: int, reader: MessageReader
 ) -> list[dict[str, Any]]:
-    spelled = next((name for name in given if ALIASES.get(kind, {}).get(name, name) == _CONTENT[kind]), "")
     content = _CONTENT[kind]
-    if not spelled:
+    spellings = [name for name in given if ALIASES.get(kind, {}).get(name, name) == content]
+    if not spellings:
         reader.faults.append(wrong([content], "is required", MISSING))
         return []
+    spelled, *others = spellings
+    reader.faults.extend(wrong([other], f"is another name of {spelled}: give one of them") for other in others)
     value = given[spelled]
     contents = [value]
     match kind:

@@ -53,8 +53,8 @@ def parrot(
     return {"finish_reason": reason, "usage": usage, "stop_sequence": stopped_at}
 
 
-@job(openai="chat", openai_model="echo", grace_s=0)
-def echo(messages: list[dict[str, Any]], max_tokens: int = 1000) -> Iterator[str]:
+@job("conversation", openai="chat", openai_model="echo", grace_s=0)
+def conversation(messages: list[dict[str, Any]], max_tokens: int = 1000) -> Iterator[str]:
     """Say the whole conversation again, as the model has it."""
     said = []
     for message in messages:

@@ -100,10 +100,11 @@ def create_app(
         RequestMetrics(), telemetry, [] if audit_log is None else [lambda: audit_log.trouble],
     )  # fmt: skip
     install_problems(app)
-    # These two first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
+    # The first two stand first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}. They are
+    # tried one after the other: what clients wait for stands before what is asked now and then.
     for routes in (
-        routes_operator, routes_live, routes_jobs, routes_outputs, routes_story, routes_files, routes_server,
-        routes_metrics, routes_openai,
+        routes_operator, routes_live, routes_jobs, routes_openai, routes_outputs, routes_story, routes_files,
+        routes_server, routes_metrics,
     ):  # fmt: skip
         app.include_router(routes.router)
     app.state.tools = tools

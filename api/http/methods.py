@@ -8,6 +8,8 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from killable.api.http.route_roles import ACCESS
+
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 IS_HEAD = "killable.head"
 """Set in the scope of a HEAD request, which routes receive as GET. Routes that stream their body then send none."""
@@ -30,7 +32,8 @@ def allowed(request: Request) -> list[str]:
     path: str = request.scope["path"]
     paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
     fitting = (there for template, there in paths.items() if _fits(template, path))
-    there_are = {method.upper() for method in paths.get(path) or next(fitting, {"get": {}})}  # /openapi.json itself
+    there_are = {method.upper() for method in paths.get(path) or next(fitting, {})}
+    there_are = there_are or {method for method, known in ACCESS if known == path}  # what it does not describe
     if "GET" in there_are:
         there_are.add("HEAD")
     return [method for method in METHODS if method in there_are]

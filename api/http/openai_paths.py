@@ -1,4 +1,4 @@
-"""The addresses at which OpenAI's clients call.
+"""The addresses at which OpenAI's clients call, and Anthropic's.
 
 Runs in: api. Pure.
 """
@@ -8,13 +8,20 @@ from __future__ import annotations
 SUBMISSIONS = frozenset(
     {
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
-        *("/tokenize", "/detokenize"),
+        *("/tokenize", "/detokenize", "/v1/messages"),
     }
 )
 """A POST there submits jobs."""
 _ALL = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
 
+ANTHROPICS = "/v1/messages"
+
 
 def is_openais(path: str) -> bool:
     """Return whether the errors of an address are OpenAI's."""
     return path.startswith(_ALL)
+
+
+def is_anthropics(path: str) -> bool:
+    """Return whether the errors of an address are Anthropic's."""
+    return path == ANTHROPICS

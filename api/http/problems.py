@@ -61,10 +61,12 @@ _UNKNOWN = {
     "unknown_node": "There is no such node (/v1/nodes lists them)",
     "unknown_worker": "There is no such worker: the ids of workers are w- and a number (/v1/workers lists them)",
 }
+INTERNAL = "The server's log has the details"
 _REWORDED = {
     "extra_forbidden": "is unknown",
     "missing": "is required",
     "model_attributes_type": "must be an object",
+    "model_type": "must be an object",
     "dict_type": "must be an object",
     "string_type": "must be a string",
     "bool_type": "must be true or false",
@@ -144,7 +146,8 @@ def _correlation(request: Request) -> dict[str, str]:
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
         methods = ", ".join(allowed(request))
-        return problem("method_not_allowed", f"Only {methods} are allowed here", headers={"Allow": methods})
+        verb = "are" if "," in methods else "is"
+        return problem("method_not_allowed", f"Only {methods} {verb} allowed here", headers={"Allow": methods})
     return refusal(error)
 
 
@@ -186,4 +189,4 @@ def _reword(item: dict[str, Any]) -> str:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, and the server logs it with its traceback.
-    return problem("internal", "The server's log has the details")
+    return problem("internal", INTERNAL)

@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
 import anyio
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import problem, refused
-from killable.api.http.sse import WRITE_BYTES, OpenSse
+from killable.api.http.sse import PING, WRITE_BYTES, OpenSse
 from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.error_answers import error_of_job
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import TERMINAL_STATES, JobEvent
+from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
@@ -105,7 +105,8 @@ class Answer(Response):
         self._jobs = jobs
         self._form = form
         self._streamed_form = streamed
-        self._has_failed = False
+        self._unbegun: Refused | tuple[str, dict[str, Any]] | None = None
+        """Why there is no stream: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
         self.background = None
 
@@ -171,25 +172,27 @@ class Answer(Response):
     # ── streamed ──
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source = _events_of(self._engine, self._jobs.ids)
-        async with aclosing(source):
-            first, failure = await unless_gone(receive, self._first(source))
-            if failure is not None:
-                await self._failed(*failure, scope, receive, send)
-                return
-            answer = OpenSse(self._streams, self._pieces(first, source), headers=self._told)
-            await answer.run(scope, receive, send, " ".join(self._jobs.ids))
+        """Stream it. All is ready before the first token is: its status is held back until then."""
+        start: Message | None = None
 
-    async def _first(self, source: AsyncIterator[Batch]) -> tuple[bytes, tuple[str, dict[str, Any]] | None]:
-        """Return the first chunks; or the job that has failed before there were any, and how."""
-        async for number, batch in source:
-            begun = any(name == "token" or name in TERMINAL_STATES for _, name, _ in batch)
-            pieces, failure = self._pieces_of(number, batch)
-            if failure and not pieces:
-                return b"", (self._jobs.ids[number], failure)
-            if begun:
-                return b"".join([*pieces, *self._told_of(number, failure)]), None
-        raise Refused("the record of this job is no longer there", code="unknown_job")
+        async def sending(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start is not None:
+                if message.get("body") == PING or self._unbegun is not None:
+                    return
+                await send(start)
+                start = None
+            await send(message)
+
+        answer = OpenSse(self._streams, self._pieces(), headers=self._told)
+        await answer.run(scope, receive, sending, " ".join(self._jobs.ids))
+        if isinstance(self._unbegun, Refused):
+            raise self._unbegun
+        if self._unbegun is not None:
+            await self._failed(*self._unbegun, scope, receive, send)
 
     @property
     def _in_pieces(self) -> StreamedForm:
@@ -207,28 +210,33 @@ class Answer(Response):
             return pieces, BROKEN
         return pieces, self._form.failure(number)
 
-    def _told_of(self, number: int, failure: dict[str, Any] | None) -> list[bytes]:
-        """Return the failure of an answer that has begun; it is the last of its stream."""
-        if failure is None:
-            return []
-        self._has_failed = True
-        return [self._in_pieces.error(error_of_job(self._jobs.ids[number], failure)[1])]
-
-    async def _pieces(self, first: bytes, source: AsyncIterator[Batch]) -> AsyncGenerator[bytes | memoryview, None]:
-        yield first
-        if self._has_failed:
-            return
+    async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
+        """Yield the stream. One that has failed before there is any of it is left to `_unbegun`."""
+        is_begun = False
         try:
-            async for number, batch in source:
-                pieces, failure = self._pieces_of(number, batch)
-                for part in _in_writes([*pieces, *self._told_of(number, failure)]):
-                    yield part
-                if failure is not None:
-                    return
-        except Refused:
+            async with aclosing(_events_of(self._engine, self._jobs.ids)) as source:
+                async for number, batch in source:
+                    pieces, failure = self._pieces_of(number, batch)
+                    if failure is not None:
+                        job_id = self._jobs.ids[number]
+                        if not is_begun and not pieces:
+                            self._unbegun = job_id, failure
+                            return
+                        pieces.append(self._in_pieces.error(error_of_job(job_id, failure)[1]))
+                    for part in _in_writes(pieces):
+                        is_begun = True
+                        yield part
+                    if failure is not None:
+                        return
+        except Refused as error:
             logger.info("record_dropped", extra={"job_id": " ".join(self._jobs.ids)})
+            if not is_begun:
+                self._unbegun = error
         else:
-            yield self._in_pieces.end()
+            if is_begun:
+                yield self._in_pieces.end()
+            else:
+                self._unbegun = Refused("the record of this job is no longer there", code="unknown_job")
 
 
 def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:

@@ -39,6 +39,25 @@ class Choice:
         """How it has failed."""
         self._result: Any = None
 
+    def take_token(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
+        """Take a token. Return the JSON string of its text without quotes, and its other members. Raise ValueError."""
+        self.tokens += 1
+        members: dict[str, Any] = {}
+        if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
+            text = data[9:-2]
+        else:
+            value = value_of(data)
+            if isinstance(value, dict):
+                self.values.append(value)
+                members, value = value, str(value.get("content") or "")
+            text = dump_json(value)[1:-1]
+        self.texts.append(text)
+        return text, members
+
+    @property
+    def text(self) -> str:
+        return str(json.loads(b'"%b"' % b"".join(self.texts)))
+
     def take_end(self, data: bytes) -> None:
         """Take the terminal event."""
         members = json.loads(data)
@@ -57,9 +76,15 @@ class Choice:
     def finish_reason(self) -> str:
         """Return why it ended, in OpenAI's words; a reason that these do not have is `stop`."""
         reason = self._result.get("finish_reason") if isinstance(self._result, dict) else None
-        if reason in FINISH_REASONS:
-            return str(reason)
+        if isinstance(reason, str) and reason in FINISH_REASONS:
+            return reason
         return "tool_calls" if any("tool_calls" in value for value in self.values) else "stop"
+
+    @property
+    def stop_sequence(self) -> str | None:
+        """Return the stop sequence at which it ended, if its job tells it."""
+        found = self._result.get("stop_sequence") if isinstance(self._result, dict) else None
+        return found if isinstance(found, str) else None
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -76,7 +101,23 @@ def value_of(data: bytes) -> str | dict[str, Any]:
     value = members.get("value")
     if not isinstance(value, dict):
         raise ValueError("a piece of an answer is a string or an object")
+    calls = value.get("tool_calls") or []
+    if not (_is_logprobs(value.get("logprobs")) and isinstance(calls, list) and all(map(_is_call, calls))):
+        raise ValueError("logprobs are an object, and calls of tools a list of objects")
     return value
+
+
+def _is_logprobs(value: Any) -> bool:
+    return value is None or (isinstance(value, dict) and isinstance(value.get("content") or [], list))
+
+
+def _is_call(piece: Any) -> bool:
+    """Return whether it is a piece of a call of a tool, which can be joined with others."""
+    function = (piece.get("function") or {}) if isinstance(piece, dict) else None
+    if not isinstance(function, dict) or type(piece.get("index", 0)) is not int:
+        return False
+    texts = (piece.get("id"), function.get("name"), function.get("arguments"))
+    return all(text is None or isinstance(text, str) for text in texts)
 
 
 def usage_of(choices: Sequence[Choice], n: int) -> dict[str, Any]:

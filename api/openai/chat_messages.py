@@ -48,6 +48,13 @@ class MessageReader:
             read["content"] = self.text(read["content"], [*path, "content"])
         elif not (read.get("role") == "assistant" and ("tool_calls" in read or "refusal" in read)):
             self.wrong([*path, "content"], "is required", "missing_required_parameter")
+        else:
+            read["content"] = ""  # of a call of a tool: whoever reads messages finds a text in each
+        for name in ("name", "tool_call_id"):
+            if not isinstance(read.get(name, ""), str):
+                self.wrong([*path, name], "must be a string", "invalid_type")
+        if read.get("role") == "tool" and "tool_call_id" not in read:
+            self.wrong([*path, "tool_call_id"], "is required", "missing_required_parameter")
         if read.get("role") == "developer":
             read["role"] = "system"  # its newer name, which templates do not know
         if "refusal" in read:

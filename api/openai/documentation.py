@@ -33,8 +33,10 @@ _FORMS: dict[str, dict[str, Any]] = {
     "stop": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
     "encoding_format": {"enum": ["float", "base64"]},
 }
+_TEXT_OR_BLOCKS = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
 _CONTENT: dict[str, dict[str, Any]] = {
     "chat": {"messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
+    "messages": {"messages": {"type": "array", "items": {"type": "object"}, "minItems": 1}},
     "responses": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}},
     "completions": {"prompt": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}},
     "embeddings": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}},
@@ -50,21 +52,26 @@ def described(description: str, model: type[BaseModel], *codes: str) -> dict[str
 
 def body_of(kind: str) -> dict[str, Any]:
     """Return the same of a route that submits jobs, with its body."""
-    content = _CONTENT[kind]
+    content, whose = _CONTENT[kind], "Anthropic" if kind == "messages" else "OpenAI"
     required = [] if kind in ("tokenize", "detokenize") else ["model", *content]
     members = {"model": {"type": "string"}, **content} | {
-        name: {**_FORMS.get(name, {}), "description": "As OpenAI has it, if the model takes it"}
+        name: {**_FORMS.get(name, {}), "description": f"As {whose} has it, if the model takes it"}
         for name in FIELDS[kind]
     }
+    if kind == "messages":
+        required.append("max_tokens")
+        del members["parallel_tool_calls"]
+        members |= {"system": _TEXT_OR_BLOCKS, "stop_sequences": members.pop("stop"), "tool_choice": {"type": "object"}}
     members |= {other: content[name] for other, name in ALIASES.get(kind, {}).items() if name in content}
-    if kind in ("chat", "completions", "responses"):
+    streams = kind in ("chat", "completions", "responses", "messages")
+    if streams:
         members["stream"] = {"type": "boolean"}
     schema: dict[str, Any] = {"type": "object", "properties": members, "required": required}
     if kind in ("tokenize", "detokenize"):
         others = [other for other, name in ALIASES[kind].items() if name in content]
         schema["anyOf"] = [{"required": [name]} for name in (*content, *others)]
     described_ = described("The answer, or with `stream` its chunks", schemas.OpenAIObject, *_SUBMITTING)
-    if kind in ("chat", "completions", "responses"):
+    if streams:
         described_["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {**described_, "openapi_extra": {"requestBody": body}}

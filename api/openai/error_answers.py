@@ -1,4 +1,4 @@
-"""Errors as OpenAI has them: `{"error": {message, type, param, code}}`, made from problem documents.
+"""Errors as OpenAI has them: `{"error": {message, type, param, code}}`, made from problem documents; and as Anthropic.
 
 Runs in: api. Pure but for the middleware, which is plain ASGI.
 
@@ -15,7 +15,8 @@ from typing import Any
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from killable.api.http.openai_paths import is_openais
+from killable.api.http.openai_paths import is_anthropics, is_openais
+from killable.api.http.problems import INTERNAL, problem
 from killable.api.http.statuses import STATUSES
 from killable.workers.protocol.messages import dump_json
 
@@ -59,6 +60,16 @@ def error_of_job(job_id: str, error: Mapping[str, Any]) -> tuple[int, dict[str, 
     return error_of({**error, "detail": f"{error['message']} ({job_id})", "status": status})
 
 
+_ANTHROPICS = {404: "not_found_error", 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
+
+
+def as_anthropics(status: int, error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return OpenAI's error as Anthropic has them. It has the code, too."""
+    kind = _ANTHROPICS.get(status, "api_error" if status >= 500 else _TYPES.get(status, "invalid_request_error"))
+    told = {name: error["error"][name] for name in ("message", "code")}
+    return {"type": "error", "error": {"type": kind, **told}}
+
+
 def headers_of(retryable: bool) -> dict[str, str]:
     return {"x-should-retry": "true" if retryable else "false"}
 
@@ -79,14 +90,16 @@ class OpenAIErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_openais(scope["path"]):
+        if scope["type"] != "http" or not (is_openais(scope["path"]) or is_anthropics(scope["path"])):
             await self._app(scope, receive, send)
             return
         held: Message | None = None
         body = b""
+        is_begun = False
 
         async def turning(message: Message) -> None:
-            nonlocal held, body
+            nonlocal held, body, is_begun
+            is_begun = True
             if message["type"] == "http.response.start" and _is_problem(message):
                 held = message
             elif held is None:
@@ -94,22 +107,27 @@ class OpenAIErrors:
             else:
                 body += message.get("body", b"")
                 if not message.get("more_body"):
-                    for each in turned(held, body):
+                    for each in turned(held, body, anthropics=is_anthropics(scope["path"])):
                         await send(each)
 
-        await self._app(scope, receive, turning)
+        try:
+            await self._app(scope, receive, turning)
+        except Exception:  # it goes on to the server's log
+            if not is_begun:
+                await problem("internal", INTERNAL)(scope, receive, turning)
+            raise
 
 
 def _is_problem(message: Message) -> bool:
     return any(name == b"content-type" and value.startswith(PROBLEM) for name, value in message.get("headers", ()))
 
 
-def turned(start: Message, body: bytes) -> tuple[Message, Message]:
-    """Return the two messages of a problem's answer as those of OpenAI's error."""
+def turned(start: Message, body: bytes, *, anthropics: bool) -> tuple[Message, Message]:
+    """Return the two messages of a problem's answer as those of OpenAI's error, or Anthropic's."""
     if not body:  # of HEAD
         return start, {"type": "http.response.body", "body": b""}
     status, error, retryable = error_of(json.loads(body))
-    content = dump_json(error)
+    content = dump_json(as_anthropics(status, error) if anthropics else error)
     headers = MutableHeaders(raw=list(start["headers"]))
     headers["content-type"], headers["content-length"] = "application/json", str(len(content))
     headers["x-should-retry"] = headers_of(retryable)["x-should-retry"]

@@ -12,7 +12,7 @@ from typing import Any
 from killable.api.openai.request_inputs import Accepting
 from killable.supervisor.models import JobType
 
-KIND_OF = {"responses": "chat"}
+KIND_OF = {"responses": "chat", "messages": "chat"}
 """What job types are declared with, for the requests that have no kind of their own."""
 
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from killable.api.openai.messages_request import read_messages
 from killable.api.openai.request_inputs import Accepting, Asked, read
 from killable.api.openai.responses_api_request import read_response
 from killable.workers.errors import Refused
@@ -28,4 +29,10 @@ def parsed(body: bytes) -> Any:
 
 def read_parsed(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return the request. Raise BadRequest."""
-    return read_response(body, accepting) if kind == "responses" else read(kind, body, accepting)
+    match kind:
+        case "responses":
+            return read_response(body, accepting)
+        case "messages":
+            return read_messages(body, accepting)
+        case _:
+            return read(kind, body, accepting)

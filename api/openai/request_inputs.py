@@ -134,7 +134,21 @@ def _tools(value: Any) -> str:
         return "must be a list of objects"
     if len(value) > TOOLS_MAX:
         return f"must have at most {TOOLS_MAX} items"
-    return "" if all(each.get("type") == "function" for each in value) else "must be tools of the type function"
+    if not all(each.get("type") == "function" for each in value):
+        return "must be tools of the type function"
+    functions = [each.get("function") for each in value]
+    is_named = all(isinstance(each, dict) and isinstance(each.get("name"), str) for each in functions)
+    return "" if is_named else "must have functions with names"
+
+
+def _format(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "must be an object"
+    if value.get("type") not in ("text", "json_object", "json_schema"):
+        return "must be of the type text, json_object or json_schema"
+    if value["type"] == "json_schema" and not isinstance(value.get("json_schema"), dict):
+        return "must have a json_schema"
+    return ""
 
 
 def _tool_choice(value: Any) -> str:
@@ -159,7 +173,7 @@ SAMPLING: dict[str, Check] = {
 _OF_ANSWERS: dict[str, Check] = {
     "logprobs": _flag,
     "top_logprobs": _whole(0, 20),
-    "response_format": _object,
+    "response_format": _format,
     "tools": _tools,
     "tool_choice": _tool_choice,
     "parallel_tool_calls": _flag,
@@ -177,6 +191,12 @@ FIELDS: dict[str, dict[str, Check]] = {
         **_OF_ANSWERS,
         "max_output_tokens": _TOKENS,
     },
+    "messages": {
+        **{name: SAMPLING[name] for name in ("max_tokens", "top_p", "stop")},
+        **{name: _OF_ANSWERS[name] for name in ("tools", "tool_choice", "parallel_tool_calls")},
+        "temperature": _number(0, 1),
+        "top_k": _whole(0, 2**31 - 1),
+    },
     "completions": {**SAMPLING, "logprobs": _whole(0, 5), "echo": _flag, "suffix": _text},
     "embeddings": {"encoding_format": _one_of("float", "base64"), "dimensions": _whole(1, 1 << 20)},
     "tokenize": {"add_special": _flag, "parse_special": _flag, "with_pieces": _flag},
@@ -186,6 +206,7 @@ FIELDS: dict[str, dict[str, Check]] = {
 ALIASES = {
     "chat": {"max_completion_tokens": "max_tokens"},
     "responses": {"max_output_tokens": "max_tokens"},
+    "messages": {"stop_sequences": "stop"},
     "tokenize": {"prompt": "content", "text": "content", "add_special_tokens": "add_special"},
     "detokenize": {"ids": "tokens"},
 }
@@ -218,6 +239,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 IDENTIFYING = ("user", "safety_identifier", "prompt_cache_key")
 """They change no answer. The job has them as tags."""
 TAG_CHARS_MAX = 256
+OF_TEXT = ("responses", "response_format")
+"""A field that stands elsewhere in its request: `text.format`."""
 
 
 def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
@@ -266,7 +289,9 @@ def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]
     """Take what is the server's from the given fields."""
     found: dict[str, Any] = {"stream": False, "n": 1, "include_usage": False, "background": False}
     checks: dict[str, Check] = {}
-    if kind == "responses":
+    if kind == "messages":
+        checks = {"stream": _flag}
+    elif kind == "responses":
         checks = {"stream": _flag, "background": _flag, "store": _flag, "stream_options": _object}
     elif kind in ("chat", "completions"):
         checks = {"stream": _flag, "n": _whole(1, ANSWERS_MAX), "stream_options": _object, "store": _flag}
@@ -292,6 +317,7 @@ def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]
 _CONTENT = {
     "chat": "messages",
     "responses": "messages",
+    "messages": "messages",
     "completions": "prompt",
     "embeddings": "input",
     "tokenize": "content",
@@ -319,13 +345,14 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
         elif taken.members is None or name in taken.members:
             input[name] = [value] if name == "stop" and isinstance(value, str) else value
         elif not any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ())):
-            faults.append(wrong([cut(spelled)], "is not supported by this model", UNSUPPORTED))
+            place: list[str | int] = ["text", "format"] if (kind, name) == OF_TEXT else [cut(spelled)]
+            faults.append(wrong(place, "is not supported by this model", UNSUPPORTED))
     _check_together(kind, input, faults)
     return input
 
 
 def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str]]) -> None:
-    is_chat = kind in ("chat", "responses")
+    is_chat = kind in ("chat", "responses", "messages")
     if is_chat and "top_logprobs" in input and not input.get("logprobs"):
         faults.append(wrong(["top_logprobs"], "needs logprobs"))
     if is_chat and "tool_choice" in input and not input.get("tools"):
@@ -343,15 +370,17 @@ def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str
 def _inputs(
     kind: str, given: dict[str, Any], input: dict[str, Any], n: int, reader: MessageReader
 ) -> list[dict[str, Any]]:
-    spelled = next((name for name in given if ALIASES.get(kind, {}).get(name, name) == _CONTENT[kind]), "")
     content = _CONTENT[kind]
-    if not spelled:
+    spellings = [name for name in given if ALIASES.get(kind, {}).get(name, name) == content]
+    if not spellings:
         reader.faults.append(wrong([content], "is required", MISSING))
         return []
+    spelled, *others = spellings
+    reader.faults.extend(wrong([other], f"is another name of {spelled}: give one of them") for other in others)
     value = given[spelled]
     contents = [value]
     match kind:
-        case "chat" | "responses":
+        case "chat" | "responses" | "messages":
             contents = [reader.messages(value, "input" if kind == "responses" else spelled)]
         case "completions":
             contents = value if isinstance(value, list) and value else [value]

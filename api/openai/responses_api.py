@@ -14,13 +14,10 @@ from typing import Any
 
 from killable.api.http.record_json import usage_of as usage_of_record
 from killable.api.openai.chat_choices import (
-    TEXT_BEGINS,
-    TEXT_ENDS,
     BegunAnew,
     Choice,
     joined_tool_calls,
     usage_of,
-    value_of,
 )
 from killable.api.openai.request_inputs import IDENTIFYING
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
@@ -62,7 +59,7 @@ class OpenAIResponse:
     def take(self, number: int, batch: Sequence[JobEvent]) -> None:
         for _, name, data in batch:
             if name == "token":
-                self._take_token(data)
+                self._choice.take_token(data)
             elif name == "retrying":
                 self._choice.forget()
 
@@ -70,21 +67,6 @@ class OpenAIResponse:
         self._record = record
         if record.ended:
             self._choice.take_record(record)
-
-    def _take_token(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
-        """Take a token. Return the JSON string of its text without quotes, and its other members."""
-        self._choice.tokens += 1
-        members: dict[str, Any] = {}
-        if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
-            text = data[9:-2]
-        else:
-            value = value_of(data)
-            if isinstance(value, dict):
-                self._choice.values.append(value)
-                members, value = value, str(value.get("content") or "")
-            text = dump_json(value)[1:-1]
-        self._choice.texts.append(text)
-        return text, members
 
     def whole(self) -> bytes:
         return dump_json(self.json())
@@ -143,12 +125,8 @@ class OpenAIResponse:
 
     def _output(self, status: str) -> list[dict[str, Any]]:
         calls = joined_tool_calls(self._choice.values)
-        items = [] if not self._choice.texts or (calls and not self._text) else [self._message(status)]
+        items = [] if not self._choice.texts or (calls and not self._choice.text) else [self._message(status)]
         return [*items, *(_call_item(call, self._record.job_id, "completed") for call in calls)]
-
-    @property
-    def _text(self) -> str:
-        return str(json.loads(b'"%b"' % b"".join(self._choice.texts)))
 
     def _message(self, status: str) -> dict[str, Any]:
         done = "completed" if status == "completed" else "in_progress" if status == "in_progress" else "incomplete"
@@ -157,7 +135,7 @@ class OpenAIResponse:
             "type": "message",
             "status": done,
             "role": "assistant",
-            "content": [self._part(self._text)],
+            "content": [self._part(self._choice.text)],
         }
 
     def _part(self, text: str) -> dict[str, Any]:
@@ -187,7 +165,7 @@ class OpenAIResponse:
         """Yield the events that its reader does not have. Raise ValueError, BegunAnew."""
         for _, name, data in batch:
             if name == "token":
-                text, members = self._take_token(data)
+                text, members = self._choice.take_token(data)
                 yield from self._begin()
                 if text:
                     yield from self._delta(text, members)
@@ -237,7 +215,7 @@ class OpenAIResponse:
         )
         response = self.json()
         if name == "completed":
-            text = self._text
+            text = self._choice.text
             yield self._event("response.output_text.done", {**self._place, "text": text, "logprobs": []})
             yield self._event("response.content_part.done", {**self._place, "part": self._part(text)})
             item = self._message(response["status"])

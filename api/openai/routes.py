@@ -1,4 +1,4 @@
-"""The routes of OpenAI's API, over the job types that are declared for them.
+"""The routes of OpenAI's API, and of Anthropic's Messages, over the job types that are declared for them.
 
 Runs in: api. Their errors are OpenAI's (`errors`): what is raised here is told as everywhere else, and turned there.
 """
@@ -22,6 +22,7 @@ from killable.api.openai import responses_api
 from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
 from killable.api.openai.chat_choices import Chunks
 from killable.api.openai.documentation import body_of, described
+from killable.api.openai.messages_answer import Message
 from killable.api.openai.model_list import accepting, models_json
 from killable.api.openai.reading import options_of, read_request
 from killable.api.openai.request_inputs import Asked
@@ -113,6 +114,14 @@ async def tokenize(request: Request, headers: Headers) -> Response:
 async def detokenize(request: Request, headers: Headers) -> Response:
     """Join tokens to a text."""
     return _answer(request, await _submit(request, headers, "detokenize"), TextOfTokens())
+
+
+@router.post("/v1/messages", **body_of("messages"))
+async def messages(request: Request, headers: Headers) -> Response:
+    """Answer a conversation as Anthropic's Messages API does. Closing the connection ends the job."""
+    submitted = await _submit(request, headers, "messages")
+    form = Message(submitted.id("msg_"), submitted.asked.model)
+    return _answer(request, submitted, form, streamed=form if submitted.asked.stream else None)
 
 
 @router.post("/v1/responses", **body_of("responses"))

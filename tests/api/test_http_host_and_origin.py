@@ -116,6 +116,7 @@ async def test_a_body_at_the_bound_is_taken(guarded: Server) -> None:
         ("GET", "/v1/jobs/x/cancel", "POST"),
         ("HEAD", "/v1/jobs/x/cancel", "POST"),
         ("DELETE", "/health", "GET, HEAD"),
+        ("PUT", "/mcp", "GET, HEAD, POST, DELETE"),
     ],
 )
 async def test_other_methods(server: Server, method: str, path: str, allow: str) -> None:

@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
 import pytest_asyncio
 from api_server import OwnServer, StartServer
 from support import openai_jobs
 from support.waiting import until_async
 
+from killable.api.app import create_app
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.settings import PoolSpec
 
@@ -89,3 +92,19 @@ async def test_a_response_is_cancelled(parrots: OwnServer) -> None:
 
     assert (await until_async(speaks, "it speaks"))[0]["content"][0]["text"] == "one"
     assert (await parrots.client.post(f"{address}/cancel")).json()["status"] == "cancelled"
+
+
+@pytest.mark.own_server
+@pytest.mark.parametrize("path", ["/v1/chat/broken", "/v1/messages"])
+async def test_a_fault_of_the_server_has_the_form_of_its_address(server: OwnServer, path: str) -> None:
+    app = create_app(server.supervisor)
+
+    async def broken() -> None:
+        raise RuntimeError("s3cret")
+
+    app.add_api_route(path, broken)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get(path)
+    assert answer.status_code == 500 and answer.headers["x-should-retry"] == "false"
+    assert answer.json()["error"]["code"] == "internal" and "s3cret" not in answer.text

@@ -115,6 +115,13 @@ def test_calls_of_tools_and_log_probabilities_are_passed_on(client: openai.OpenA
     assert [entry.logprob for entry in told.logprobs.content] == [-0.5]
 
 
+def test_a_message_that_only_calls_a_tool_has_a_text(client: openai.OpenAI) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages: Any = [*says("one"), {"role": "assistant", "tool_calls": [call]}]
+    answer = client.chat.completions.create(model="echo", messages=messages)
+    assert answer.choices[0].message.content == "user: one | assistant:  f({})"
+
+
 # ── completions, embeddings, tokens ──
 
 

@@ -72,6 +72,9 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "temperature": "hot"}, TYPE, "temperature"),
     (CHAT, {**PARROT, "temperature": True}, TYPE, "temperature"),
     (CHAT, {**PARROT, "max_tokens": 0}, VALUE, "max_tokens"),
+    (CHAT, {**PARROT, "messages": [{**HI[0], "name": 5}]}, TYPE, "messages[0].name"),
+    (CHAT, {**PARROT, "messages": [{"role": "tool", "content": "x"}]}, MISSING, "messages[0].tool_call_id"),
+    (CHAT, {**PARROT, "model": "caller", "tools": [{"type": "function"}]}, VALUE, "tools"),
     (CHAT, {**PARROT, "max_completion_tokens": 1.5}, TYPE, "max_completion_tokens"),
     (CHAT, {**PARROT, "max_completion_tokens": 3, "max_tokens": 4}, VALUE, "max_tokens"),
     (CHAT, {**PARROT, "n": 0}, VALUE, "n"),
@@ -88,6 +91,8 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "presence_penalty": 1}, UNSUPPORTED, "presence_penalty"),
     (CHAT, {**PARROT, "logit_bias": {"5": 1}}, UNSUPPORTED, "logit_bias"),
     (CHAT, {**PARROT, "response_format": {"type": "json_object"}}, UNSUPPORTED, "response_format"),
+    (CHAT, {**PARROT, "response_format": {"type": "xml"}}, VALUE, "response_format"),
+    (CHAT, {**PARROT, "response_format": {"type": "json_schema"}}, VALUE, "response_format"),
     (CHAT, {**PARROT, "tools": [{"type": "function", "function": {"name": "f"}}]}, UNSUPPORTED, "tools"),
     (CHAT, {**PARROT, "functions": [{"name": "f"}]}, UNSUPPORTED, "functions"),
     (CHAT, {**PARROT, "store": True}, UNSUPPORTED, "store"),
@@ -124,11 +129,13 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPONSES, {**RESPOND, "tools": [{"type": "web_search"}]}, UNSUPPORTED, "tools[0].type"),
     (RESPONSES, {**RESPOND, "include": ["reasoning.encrypted_content"]}, UNSUPPORTED, "include[0]"),
     (RESPONSES, {**RESPOND, "text": {"format": {"type": "xml"}}}, VALUE, "text.format"),
+    (RESPONSES, {**RESPOND, "text": {"format": {"type": "json_object"}}}, UNSUPPORTED, "text.format"),
     (RESPONSES, {**RESPOND, "n": 2}, UNSUPPORTED, "n"),
     (RESPONSES, {**RESPOND, "messages": HI}, UNSUPPORTED, "messages"),
     (RESPONSES, {**RESPOND, "max_tokens": 2}, UNSUPPORTED, "max_tokens"),
     ("/tokenize", {}, MISSING, "content"),
     ("/tokenize", {"content": 5}, TYPE, "content"),
+    ("/tokenize", {"content": "a", "prompt": "b"}, VALUE, "prompt"),
     ("/detokenize", {"tokens": "x"}, TYPE, "tokens"),
     ("/detokenize", {"tokens": ["x"]}, VALUE, "tokens[0]"),
 ]
@@ -187,7 +194,7 @@ def test_addresses_and_models_that_are_not_there(http: httpx.Client) -> None:
     error_of(http.get("/v1/responses/resp_none"), 404, "unknown_job")
     error_of(http.get("/v1/responses/resp_none", params={"starting_after": "x"}), 400, VALUE, "starting_after")
     error_of(http.post("/v1/responses/none/cancel"), 404, "unknown_job")
-    error_of(http.get(CHAT), 405, "method_not_allowed")
+    assert "Only POST is allowed" in error_of(http.get(CHAT), 405, "method_not_allowed")["message"]
     error_of(http.get("/v1/chat/none"), 404, "not_found")
     plain = http.post("/v1/jobs", json={"type": "plain", "input": {"text": "x"}}).json()["job_id"]
     error_of(http.get("/v1/responses/resp_" + plain.removeprefix("job-")), 404, "unknown_job")

@@ -98,6 +98,16 @@ def test_an_answer_in_a_schema(client: openai.OpenAI) -> None:
     assert json.loads(answer.choices[0].message.content or "")["n"] <= 9
 
 
+def test_what_only_the_engine_can_refuse_is_a_fault_of_the_request(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "number", "schema": {"type": "no such"}}}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(**asked("A number, please.", response_format=form))
+    assert "no such" in refused.value.message
+    with pytest.raises(openai.BadRequestError) as foreign:
+        client.chat.completions.create(**asked("Hi", logit_bias={"49152": 1}))
+    assert foreign.value.param == "logit_bias"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_prompt_that_is_too_long_is_refused_with_the_counts(client: openai.OpenAI, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError) as refused:

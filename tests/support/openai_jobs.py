@@ -27,8 +27,10 @@ def parrot(
     """Say the last message again, word by word; then wait for a gate, and go on as `then` says."""
     words = messages[-1]["content"].split()
     ctx.checkpoint({"usage": {"prompt_tokens": len(words)}})
+    stopped_at = None
     for number, word in enumerate(words[:max_tokens]):
         if stop and word in stop:
+            stopped_at = word
             break
         yield (" " if number else "") + word + (f"#{seed}" if seed else "")
     if gate:
@@ -47,7 +49,25 @@ def parrot(
             yield 7
     reason = "length" if len(words) > max_tokens else "a reason of its own"
     said = min(len(words), max_tokens)
-    return {"finish_reason": reason, "usage": {"prompt_tokens": len(words), "completion_tokens": said}}
+    usage = {"prompt_tokens": len(words), "completion_tokens": said}
+    return {"finish_reason": reason, "usage": usage, "stop_sequence": stopped_at}
+
+
+@job("conversation", openai="chat", openai_model="echo", grace_s=0)
+def conversation(messages: list[dict[str, Any]], max_tokens: int = 1000) -> Iterator[str]:
+    """Say the whole conversation again, as the model has it."""
+    said = []
+    for message in messages:
+        calls = (call["function"] for call in message.get("tool_calls", ()))
+        said.append(
+            " ".join(
+                [
+                    f"{message['role']}: {message['content']}",
+                    *(f"{call['name']}({call['arguments']})" for call in calls),
+                ]
+            )
+        )
+    yield " | ".join(said)
 
 
 @job("complete", openai="completions", openai_model="parrot", grace_s=0)
@@ -58,7 +78,10 @@ def complete(prompt: str, max_tokens: int = 16, seed: int = 0, echo: bool = Fals
 
 @job(openai="chat", openai_model="caller", grace_s=0)
 def caller(
-    messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, logprobs: bool = False
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None = None,
+    logprobs: bool = False,
+    max_tokens: int = 1000,
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Call the first tool with arguments that come in pieces, or say a word with its log probability."""
     if tools:

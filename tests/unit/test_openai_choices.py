@@ -47,12 +47,27 @@ def test_another_attempt_after_the_first_piece_is_no_second_answer() -> None:
     assert json.loads(whole.whole())["choices"][0]["message"]["content"] == "kept"
 
 
-@pytest.mark.parametrize("data", [{"value": 7}, {"value": ["a"]}, {"base64": "eA=="}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *({"value": 7}, {"value": ["a"]}, {"base64": "eA=="}),
+        *({"value": {"logprobs": found}} for found in ("no", [1], {"content": 5})),
+        *({"value": {"tool_calls": found}} for found in ("call", [1], [{"index": "0"}], [{"function": {"name": 3}}])),
+    ],
+)
 def test_what_is_no_piece_of_an_answer_is_refused(data: object) -> None:
     with pytest.raises(ValueError):
         list(chunks().stream(0, [token(0, data)]))
     with pytest.raises(ValueError):
         chunks().take(0, [token(0, data)])
+
+
+@pytest.mark.parametrize("result", [{"finish_reason": ["x"]}, {"usage": {"prompt_tokens": "many"}}, ["x"], "x"])
+def test_a_result_that_tells_nothing_ends_an_answer_all_the_same(result: object) -> None:
+    form = chunks(usage=True)
+    last = list(form.stream(0, [token(0, {"text": "a"}), end("completed", result)]))[-1]
+    assert b'"finish_reason":"stop"' in last
+    assert json.loads(form.end().split(b"\n")[0].removeprefix(b"data: "))["usage"]["total_tokens"] == 1
 
 
 def test_a_reason_that_openai_does_not_have_is_stop_and_usage_is_counted_once_for_a_prompt() -> None:

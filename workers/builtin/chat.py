@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MODEL = "smollm2-135m-instruct"
 Penalty = float
 Tokens = Annotated[int, range(1, 1 << 31)]
+TopK = Annotated[int, range(-1, 1 << 31)]
+"""-1, as 0, is all of them."""
+VOCABULARY = 49152
 
 
 @job(requires=REQUIRES, grace_s=0, openai="chat", openai_model=MODEL)
@@ -28,7 +31,7 @@ def chat(
     max_tokens: Tokens | None = None,
     temperature: float | None = None,
     top_p: float | None = None,
-    top_k: int | None = None,
+    top_k: TopK | None = None,
     min_p: float | None = None,
     stop: list[str] | None = None,
     seed: int | None = None,
@@ -50,7 +53,7 @@ def chat(
     if tools and not ask_engine("/props")["chat_template_caps"]["supports_tools"]:
         raise InputRefused("the chat template of this model has no tools", "tools", code="unsupported_parameter")
     run = _Run("messages", ctx)
-    with closing(stream(request)) as chunks:
+    with closing(run.chunks(request)) as chunks:
         for chunk in chunks:
             for choice in run.choices_of(chunk):
                 delta = choice["delta"]
@@ -69,7 +72,7 @@ def complete(
     max_tokens: Tokens = 16,
     temperature: float | None = None,
     top_p: float | None = None,
-    top_k: int | None = None,
+    top_k: TopK | None = None,
     min_p: float | None = None,
     stop: list[str] | None = None,
     seed: int | None = None,
@@ -84,7 +87,7 @@ def complete(
     """Continue a text with a small language model, token by token."""
     request = _request(locals())
     run, offset = _Run("prompt", ctx), len(prompt)
-    with closing(stream(request, "handle_completions")) as chunks:
+    with closing(run.chunks(request, "handle_completions")) as chunks:
         for chunk in chunks:
             for choice in run.choices_of(chunk):
                 if found := choice.get("logprobs"):
@@ -105,7 +108,7 @@ def tokens_of(
 
 
 @job("llm-detokenize", requires=REQUIRES, grace_s=0, openai="detokenize", openai_model=MODEL)
-def text_of(tokens: list[Annotated[int, range(49152)]]) -> dict[str, Any]:
+def text_of(tokens: list[Annotated[int, range(VOCABULARY)]]) -> dict[str, Any]:
     """Join tokens of the language model to a text."""
     return {"content": ask_engine("/detokenize", {"tokens": tokens})["content"]}
 
@@ -118,6 +121,20 @@ class _Run:
         self._ctx = ctx
         self._usage: dict[str, Any] = {}
         self._finish_reason: str | None = None
+
+    def chunks(
+        self,
+        request: dict[str, Any],
+        call: Literal["handle_chat_completions", "handle_completions"] = "handle_chat_completions",
+    ) -> Generator[dict[str, Any], None, None]:
+        """Yield the engine's chunks. Raise InputRefused for what the model does not have."""
+        if foreign := [token for token in request.get("logit_bias", ()) if int(token) >= VOCABULARY]:
+            raise InputRefused(f"{foreign[0]} is no token of this model", "logit_bias")
+        try:
+            with closing(stream(request, call)) as chunks:
+                yield from chunks
+        except ValueError as error:  # the engine has read the request, and says why it is none
+            raise InputRefused(f"the engine refuses the request: {error}") from error
 
     def choices_of(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what a chunk adds to the answer. Raise InputRefused for what the engine refuses."""

@@ -266,7 +266,7 @@ def test_without_telemetry_the_place_of_the_caller_is_passed_on(serve: Serve, tm
     url = serve("my_jobs.py", "--port", "0").url
     job_id = submit(url, "where", traceparent=PARENT, tracestate="a=b")
     record = ended(url, job_id)
-    assert record["result"] == [PARENT, "a=b", PARENT, PARENT] and record["trace_id"] == PARENT[3:35]
+    assert record["result"] == [PARENT, "a=b", PARENT, PARENT, False] and record["trace_id"] == PARENT[3:35]
     other = ended(url, submit(url, "where"))
     assert (other["result"], other["trace_id"]) == (["", "", "", ""], "")
     assert ended(url, submit(url, "spans"))["state"] == "completed"

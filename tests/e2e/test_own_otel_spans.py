@@ -90,6 +90,7 @@ endpoint = "http://127.0.0.1:{port}"
 module = "./my_jobs.py"
 workers = 1
 spares = 0
+jobs_per_worker_max = 0
 """
 UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 AT_ONCE = {"killable.supervisor.telemetry.otlp_sender": {"GATHER_S": 0.02}}

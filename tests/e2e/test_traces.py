@@ -31,10 +31,11 @@ from killable import Context, job
 
 
 @job
-def where(ctx: Context) -> list[str]:
+def where(ctx: Context) -> list[str | bool]:
     child = [sys.executable, "-c", "import os; print(os.environ.get('TRACEPARENT', ''))"]
     seen = subprocess.run(child, capture_output=True, text=True, check=True).stdout.strip()
-    return [ctx.traceparent, ctx.tracestate, os.environ.get("TRACEPARENT", ""), seen]
+    prepared = "killable.workers.authoring.spans" in sys.modules
+    return [ctx.traceparent, ctx.tracestate, os.environ.get("TRACEPARENT", ""), seen, prepared]
 
 
 @job
@@ -235,7 +236,8 @@ def test_the_place_in_the_trace_is_in_the_job_its_children_its_record_and_the_lo
 ) -> None:
     server = start()
     job_id = submit(server.url, "where", traceparent=PARENT, tracestate="a=b")
-    told, state, environment, seen = ended(server.url, job_id)["result"]
+    told, state, environment, seen, prepared = ended(server.url, job_id)["result"]
+    assert not prepared  # for spans that it does not make: each new worker would take milliseconds for that
     attempt = named(collector.trace_of(job_id), "attempt")
     assert told == environment == seen == f"00-{PARENT[3:35]}-{attempt.span_id}-01" and state == "a=b"
     unsampled = submit(server.url, "where", traceparent=UNSAMPLED)
@@ -264,7 +266,7 @@ def test_without_telemetry_the_place_of_the_caller_is_passed_on(serve: Serve, tm
     url = serve("my_jobs.py", "--port", "0").url
     job_id = submit(url, "where", traceparent=PARENT, tracestate="a=b")
     record = ended(url, job_id)
-    assert record["result"] == [PARENT, "a=b", PARENT, PARENT] and record["trace_id"] == PARENT[3:35]
+    assert record["result"] == [PARENT, "a=b", PARENT, PARENT, False] and record["trace_id"] == PARENT[3:35]
     other = ended(url, submit(url, "where"))
     assert (other["result"], other["trace_id"]) == (["", "", "", ""], "")
     assert ended(url, submit(url, "spans"))["state"] == "completed"

@@ -69,7 +69,7 @@ def decode_call(message: bytes) -> CallMessage:
     input_at = limits_at + limits_bytes
     job_id, limits = message[_HEAD.size : limits_at].decode("ascii"), message[limits_at:input_at]
     if not flags & TRACED:
-        return CallMessage(fence, heard, flags, shared, job_id, limits, message[input_at:])
+        return CallMessage(fence, heard, flags, shared, job_id, limits, message[input_at:], "", "")
     end = message.index(b"\n", input_at)
     trace = message[input_at:end].decode("ascii")
     parent, state = trace[:TRACEPARENT_CHARS], trace[TRACEPARENT_CHARS:]

@@ -24,7 +24,7 @@ def test_logrotate_moves_the_audit_log_away_and_none_is_lost(tmp_path: Path) -> 
     rules = tmp_path / "rules"
     rules.write_text("\n".join(lines).replace("/srv/killable", str(tmp_path)) + "\n")
     rules.chmod(0o644)
-    (tmp_path / "my_jobs.py").touch()
+    (tmp_path / "my_jobs.py").write_text("from killable import job\n\n\n@job\ndef none() -> None: ...\n")
     (tmp_path / "killable.toml").write_text(
         '[server]\nport = 0\naudit_log = "audit.log"\n[pools.main]\nmodule = "./my_jobs.py"\n'
     )
@@ -38,5 +38,5 @@ def test_logrotate_moves_the_audit_log_away_and_none_is_lost(tmp_path: Path) -> 
     finally:
         server.stop()
     moved, now = ((tmp_path / name).read_text().splitlines() for name in ("audit.log.1", "audit.log"))
-    assert len(moved) >= 3 and len(now) >= 2
+    assert moved and now, "a record is written a moment after its answer: those at the rotation may be in either"
     assert [json.loads(line)["number"] for line in moved + now] == list(range(1, len(moved) + len(now) + 1))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from killable.api.cli.commands.ps import STALL
 from killable.supervisor.telemetry import loop_turns
 from killable.supervisor.telemetry.readiness import STALL_S, readiness
 
@@ -84,4 +85,4 @@ def test_a_loop_that_is_not_measured_has_no_longest_turn() -> None:
 
 def test_a_turn_of_more_than_half_a_second_makes_the_server_degraded() -> None:
     _, degraded = readiness((), queue_full="", draining=False, longest_turn_s=STALL_S + 0.25)
-    assert degraded == ["the event loop stood still for 0.8 s"]
+    assert degraded == ["the event loop stood still for 0.8 s"] and degraded[0].startswith(STALL), "`ps` knows it"

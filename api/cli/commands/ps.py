@@ -20,6 +20,8 @@ from killable.workers.errors import Refused
 if TYPE_CHECKING:
     from killable.api.client.client import Client
 
+STALL = "the event loop stood still"
+"""Of `/readyz`: it is over when it is told, up to two minutes later, and no job waits for it."""
 POOLS_FROM_COLUMNS = 120
 """From this width there is room for the pool of a job that has no worker, for which the job types are asked."""
 
@@ -75,7 +77,7 @@ def _degraded(client: Client) -> str:
         found = client.ready().get("degraded")
     except Refused as refusal:  # no job can start
         found = refusal.facts.get("degraded") or [refusal.message]
-    return "; ".join(spelling.plain(each) for each in found or ())
+    return "; ".join(spelling.plain(each) for each in found or () if not str(each).startswith(STALL))
 
 
 def _pools(client: Client) -> dict[str, str]:

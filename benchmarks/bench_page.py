@@ -1,7 +1,7 @@
 """What the page costs: first paint, processor time of the server for each open page, memory of the tab over time.
 
 Runs in: the benchmark, beside Debian's chromium, driven by Playwright (extra `test`). The server has 10,000 jobs that
-have ended and 200 that run and do next to nothing, so that what is measured is the page's.
+have ended (with --quick 2,000) and 200 that run and do next to nothing, so that what is measured is the page's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from playwright.async_api import Browser, CDPSession, Page, async_playwright
 from servers import WAIT_S, Server, serve_process
 from trial_plan import Plan
 
-KEPT, RUNNING = 10_000, 200
+RUNNING = 200
 VIEWS = {"now": "", "jobs": "jobs", "workers": "workers"}
 OUTPUT = "a job with 10,000 tokens/s"
 TOKENS_PER_S = 10_000
@@ -31,11 +31,11 @@ PAINT_MAX_MS, CPU_MAX, MEMORY_MAX_MB = 1000, 1.0, 150
 
 
 @asynccontextmanager
-async def filled() -> AsyncIterator[Server]:
-    settings = {"keep_jobs": KEPT + RUNNING, "keep_bytes": 1 << 30, "queue_jobs_max": 2 * KEPT}
+async def filled(plan: Plan) -> AsyncIterator[Server]:
+    settings = {"keep_jobs": plan.kept_jobs + RUNNING, "keep_bytes": 1 << 30, "queue_jobs_max": 2 * plan.kept_jobs}
     async with serve_process(workers=RUNNING + 1, jobs_per_worker_max=1_000_000, **settings) as server:
         await server.start_jobs("wait_for_signal", RUNNING)
-        await server.fill(KEPT)
+        await server.fill(plan.kept_jobs)
         yield server
 
 
@@ -62,8 +62,8 @@ async def opened(browser: Browser, url: str) -> AsyncIterator[Page]:
         await page.close()
 
 
-async def measure_paint(_: Plan, results: Samples) -> None:
-    async with filled() as server, chromium(server) as browser:
+async def measure_paint(plan: Plan, results: Samples) -> None:
+    async with filled(plan) as server, chromium(server) as browser:
         for name, view in VIEWS.items():
             for _number in range(PAINTS):
                 async with opened(browser, f"{server.url}/#/{view}") as page:
@@ -83,7 +83,7 @@ async def first_paint_ms(page: Page) -> float:
 
 async def measure_server(plan: Plan, results: Samples) -> None:
     """Compare the server without a page and with one, in turns."""
-    async with filled() as server, chromium(server) as browser:
+    async with filled(plan) as server, chromium(server) as browser:
         for _ in range(TURNS):
             for name, view in VIEWS.items():
                 without = await server.used_percent(plan.window_s)
@@ -95,7 +95,7 @@ async def measure_server(plan: Plan, results: Samples) -> None:
 
 async def measure_memory(plan: Plan, results: Samples) -> None:
     """Look at the heap of an open page, beside a job whose output does not end."""
-    async with filled() as server, chromium(server) as browser, server.connected() as caller:
+    async with filled(plan) as server, chromium(server) as browser, server.connected() as caller:
         fast = await caller.submit("yield_words", per_s=TOKENS_PER_S)
         for name, view in {"jobs": "jobs", OUTPUT: f"jobs/{fast}"}.items():
             async with opened(browser, f"{server.url}/#/{view}") as page:

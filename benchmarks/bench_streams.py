@@ -1,8 +1,8 @@
 """Measure what open readers of the streams of jobs and of workers cost the server: processor time.
 
 Runs in: the benchmark. The server is `killable serve` with 200 jobs that run, each of which emits a token a second, and
-10,000 that have ended. A reader takes what comes, and does nothing with it. The jobs have no limits for which the
-server would look at what they use: that takes ten times what is measured here, and varies.
+10,000 that have ended (with --quick 2,000). A reader takes what comes, and does nothing with it. The jobs have no
+limits for which the server would look at what they use: that takes ten times what is measured here, and varies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from trial_plan import Plan
 from killable.api.cli.bench.raw_connection import RawConnection
 
 RUNNING = 200
-KEPT = 10_000
 READERS = (1, 10)
 SETTLE_S = 1.5
 """From the list on, until the counts after it have come."""
@@ -35,10 +34,15 @@ STREAMS = {
 
 
 async def measure(plan: Plan, results: Samples) -> None:
-    settings = {"keep_jobs": KEPT, "keep_bytes": 1 << 30, "connections_max": 400, "queue_jobs_max": 2 * KEPT}
+    settings = {
+        "keep_jobs": plan.kept_jobs,
+        "keep_bytes": 1 << 30,
+        "connections_max": 400,
+        "queue_jobs_max": 2 * plan.kept_jobs,
+    }
     async with serve_process(workers=RUNNING, jobs_per_worker_max=1_000_000, **settings) as server:
         await server.start_jobs("ticks", RUNNING)
-        await server.fill(KEPT)
+        await server.fill(plan.kept_jobs)
         for name, paths in STREAMS.items():
             runner.progress.print(f"  {name}")
             without = await server.used_percent(plan.window_s)

@@ -36,6 +36,8 @@ class Plan:
     concurrent_start_s: float = 3.0
     """Time for all these clients to connect before the first token."""
     request_pairs: int = 2000
+    kept_jobs: int = 10_000
+    """That have ended, beside those that are measured."""
     window_s: float = 30.0
     """Over which processor time is measured."""
     page_s: float = 600.0
@@ -74,7 +76,7 @@ FULL = Plan()
 QUICK = Plan(
     passes=1, patience_s=0.0, kills=5, grace_cancels=1, deletes=10, batches=1, ordinary_cancels=100, first_lines=50,
     flooded_cancels=20, streams=1, stream_tokens=200_000, single_tokens=100, concurrent_tokens=200,
-    request_pairs=500, window_s=5.0, page_s=30.0, never_s=2.0, executor_kills=5, executor_budget_s=4.0,
+    request_pairs=500, kept_jobs=2000, window_s=3.0, page_s=30.0, never_s=2.0, executor_kills=5, executor_budget_s=4.0,
     executor_memory_kills=2, executor_deadlines=2, executor_graces=2, executor_after_kills=4, executor_trees=1,
     executor_owners=1, executor_recoveries=2, executor_first_lines=300, executor_idle_first_lines=8,
     executor_noops=3000, executor_rounds=1, executor_tokens=50_000, executor_first_tokens=100,

@@ -18,7 +18,7 @@ UNKNOWN_MEMBERS_MAX = FAULTS_MAX + 1
 
 
 def few(members: Any, known: Collection[str] = ()) -> Any:
-    """Return an object with its known members and at most TOLD_OF others; return anything else unchanged."""
+    """Return an object with its known members and UNKNOWN_MEMBERS_MAX others; return anything else unchanged."""
     if not isinstance(members, dict) or len(members) <= UNKNOWN_MEMBERS_MAX:
         return members
     unknown = islice((name for name in members if name not in known), UNKNOWN_MEMBERS_MAX)

@@ -108,7 +108,8 @@ def _imports(node: ast.AST, at_once: bool) -> Iterator[Import]:
             module = "." * child.level + (child.module or "")
             names = [f"{module}.{alias.name}" for alias in child.names]
         else:
-            for_checkers = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            test = child.test if isinstance(child, ast.If) else None
+            for_checkers = isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
             later = for_checkers or isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
             yield from _imports(child, at_once and not later)
             continue

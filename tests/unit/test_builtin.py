@@ -234,7 +234,7 @@ class Server:
         asked.append(request)
         while not on_chunk({}):
             pass
-loaded = generate.Engine(Server())
+loaded = generate.CalledEngine(Server())
 first = loaded.begin("first", "handle_chat_completions")
 first.chunks.get()
 second = loaded.begin("second", "handle_chat_completions")

@@ -38,7 +38,7 @@ ENGINE_STOP_S = 0.25
 
 
 @preload(each_worker=True, requires=REQUIRES)
-def engine() -> Engine:
+def engine() -> CalledEngine:
     """Load the model into a llama.cpp server; 0.3 s, some ten threads and a port on 127.0.0.1."""
     check_processor()
     import xllamacpp  # type: ignore[import-not-found, import-untyped, unused-ignore]
@@ -54,10 +54,10 @@ def engine() -> Engine:
     loaded = xllamacpp.Server(params)
     # One of its threads may start a moment later: a worker would count it as left behind by its first job, and end.
     _ask(loaded, "/health")
-    return Engine(loaded)
+    return CalledEngine(loaded)
 
 
-class Engine:
+class CalledEngine:
     """A loaded engine, and the thread that calls it.
 
     The engine calls back in the thread that called it, and waits in C++ in between, where no Python signal handler
@@ -172,7 +172,7 @@ def stream(
     request: dict[str, Any], call: Literal["handle_chat_completions", "handle_completions"] = "handle_chat_completions"
 ) -> Generator[dict[str, Any], None, None]:
     """Yield the engine's chunks as they come; closing this stops the engine at its next token."""
-    loaded: Engine = engine()
+    loaded: CalledEngine = engine()
     run = loaded.begin(request, call)
     try:
         while (chunk := run.chunks.get()) is not None:

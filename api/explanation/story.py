@@ -99,11 +99,19 @@ def _input(record: Members) -> Iterator[Paragraph]:
     """Yield the beginning of the input, where the server shows it."""
     told = record.get("input")
     if told:
-        text = str(told["text"])
+        text = _readable(str(told["text"]))
         shown = text[: INPUT_LINES * INPUT_CHARS]
         lines = tuple(shown[at : at + INPUT_CHARS] for at in range(0, len(shown), INPUT_CHARS))
         cut = ", of which this is the beginning" if told["is_cut"] or len(shown) < len(text) else ""
         yield Paragraph("Input", f"{spelling.size(told['bytes'])}{cut}:", lines)
+
+
+def _readable(text: str) -> str:
+    """Return JSON without the escapes of ASCII; what was cut is no JSON, and stays."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _asked(record: Members) -> str:

@@ -195,7 +195,7 @@ function Stack({ job }: { job: Job }): JSX.Element | null {
 }
 
 function Input({ job: { input } }: { job: Job }): JSX.Element | null {
-  if (input === null) return null
+  if (!input) return null
   return (
     <Panel title="Input" hint={`${bytes(input.bytes)}${input.is_cut ? ', of which this is the beginning' : ''}`}>
       <Text label="input">{plain(input.is_cut ? input.text : indented(input.text))}</Text>

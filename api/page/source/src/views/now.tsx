@@ -110,7 +110,7 @@ function Charts(): JSX.Element {
   return (
     <Panel
       title="Over time"
-      hint={`the last ${coarse(spanS * 1000)}`}
+      hint={`last ${Math.round(spanS / 60)} min`}
       aside={
         <div class="choices" role="group" aria-label="Span">
           {SPANS.map((each) => (

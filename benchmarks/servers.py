@@ -18,10 +18,10 @@ import uvicorn
 
 from killable.api.app import create_app
 from killable.api.cli.bench.raw_connection import RawConnection
-from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.own_server import OwnServer
 from killable.api.http.app_settings import HttpSettings
+from killable.supervisor.linux import interpreter_settings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings

@@ -20,11 +20,11 @@ from killable.api.app import create_app
 from killable.api.cli.bench import speed
 from killable.api.cli.bench.raw_connection import RawConnection
 from killable.api.cli.bench.server_calls import BenchServer
-from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.own_server import OwnServer
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.clock import process_cpu_s
+from killable.supervisor.linux import interpreter_settings
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings

@@ -281,7 +281,7 @@ class Supervisor:
         """
         self._registry.make_way(job_id)
         job = self._admission.enter(job_id, job_type, submission, in_force, listener, since, log=log)
-        job.queued, job.attempts, job.partial = waits_since, attempts, checkpoint
+        job.queued, job.attempts, job.partial, job.is_of_head = waits_since, attempts, checkpoint, True
         self.jobs.enqueue(job)
         return job
 

@@ -65,7 +65,8 @@ class DirectCarrier:
             if place is None:
                 raise HostGone("it is not started")
             way = self._ways[node] = _Way(place, self._tls)
-        await asyncio.shield(way.connected)  # others wait for it, too, and have more time
+        if not way.connected.done():
+            await asyncio.shield(way.connected)  # others wait for it, too, and have more time
         return await way.ask(method, message)
 
     async def close(self) -> None:

@@ -109,7 +109,7 @@ class Reload:
 
 def not_on_nodes() -> Refused:
     """Return the refusal of a head, whose nodes have the code."""
-    why = "jobs run on the nodes of a cluster, which load the code when they start: drain and restart them"
+    why = "jobs run on the nodes of a cluster, which load it when they start: restart the server, which restarts them"
     return Refused(f"the code was not loaded anew: {why}", code="reload_failed", error=why)
 
 

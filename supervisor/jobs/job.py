@@ -150,6 +150,8 @@ class Job:
     listener: JobListener | None = None
     is_executor_task: bool = False
     """A task of an Executor. Its future holds everything, so the job is neither kept nor counted nor logged."""
+    is_of_head: bool = False
+    """A head has it, too, and tells of its start and its end by events of its own."""
     exception: bytes = b""
     """The exception of a pickle job, pickled."""
     instance_id: str = ""

@@ -14,9 +14,11 @@ RESULT_INLINE_BYTES_MAX = 64 << 10
 
 
 def note_start(job: Job) -> None:
-    """Write the first event; not for a task of an Executor, which has no reader for it."""
+    """Write the first event; not for a task of an Executor, which has no reader for it. That of a head's job is empty:
+    it has the place of the head's own.
+    """
     if not job.is_executor_task:
-        job.log.append("started", started_data(job))
+        job.log.append("started", b"{}" if job.is_of_head else started_data(job))
 
 
 def note_retry(job: Job, outcome: Outcome, wait_s: float) -> None:
@@ -33,10 +35,11 @@ def note_restored(job: Job, lost: Outcome | None = None) -> None:
 
 
 def note_end(job: Job) -> None:
-    """Write the terminal event and seal the log."""
+    """Write the terminal event, unless a head does, and seal the log."""
     if not job.is_executor_task:
         assert job.outcome is not None
-        job.log.append(job.outcome.state, terminal_data(job))
+        if not job.is_of_head:
+            job.log.append(job.outcome.state, terminal_data(job))
         job.log.seal()
 
 

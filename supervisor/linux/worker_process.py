@@ -61,12 +61,10 @@ class WorkerProcess:
         self._tmp, self._staging = folders
         self._cleanup = WorkerCleanup(folders, since, is_program=is_program)
         self._oom = oom
-        self._oom_before = b""
-        self._group_before = b""
+        self._oom_before = self._group_before = b""
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
-        self._whole: tuple[Sample | None, float] = None, 0.0
-        """What a limit last had measured of all of its tree, and when."""
+        self._whole: tuple[Sample | None, float] = None, 0.0  # what a limit last had measured of its tree, and when
         self.base: Sample | None = None
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
@@ -74,8 +72,8 @@ class WorkerProcess:
         self._frames = FrameReader(loop, frames, tokens, listener)
         self._output = [PipeReader(loop, output, listener.on_output, listener.reading_output)]
         if stderr >= 0:
-            to_stderr = partial(listener.on_output, stream="stderr")
-            self._output.append(PipeReader(loop, stderr, to_stderr, listener.reading_output))
+            on_stderr = partial(listener.on_output, stream="stderr")
+            self._output.append(PipeReader(loop, stderr, on_stderr, listener.reading_output))
         self._has_printed = select.poll()
         for descriptor in (output, stderr):
             if descriptor >= 0:

@@ -454,7 +454,7 @@ async def test_over_a_head_it_is_refused(code: Code) -> None:
     """Nodes load the code when they start."""
     code.server = new_supervisor(Settings(pools=(code.spec(),)), engine="cluster")
     await code.server.start()
-    with pytest.raises(Refused, match="drain and restart them") as refused:
+    with pytest.raises(Refused, match="restart the server, which restarts them") as refused:
         await code.server.reload()
     assert refused.value.code == "reload_failed"
     assert await code.server.reloaded() == ReloadRecord("none")

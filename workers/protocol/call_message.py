@@ -70,10 +70,12 @@ def decode_call(message: bytes) -> CallMessage:
     job_id, limits = message[_HEAD.size : limits_at].decode("ascii"), message[limits_at:input_at]
     if not flags & TRACED:
         return CallMessage(fence, heard, flags, shared, job_id, limits, message[input_at:], "", "")
-    end = message.index(b"\n", input_at)
-    trace = message[input_at:end].decode("ascii")
-    parent, state = trace[:TRACEPARENT_CHARS], trace[TRACEPARENT_CHARS:]
-    return CallMessage(fence, heard, flags & ~TRACED, shared, job_id, limits, message[end + 1 :], parent, state)
+    trace, newline, input = message[input_at:].partition(b"\n")
+    if not newline:
+        raise ValueError("the headers of the trace have no end")
+    text = trace.decode("ascii")
+    parent, state = text[:TRACEPARENT_CHARS], text[TRACEPARENT_CHARS:]
+    return CallMessage(fence, heard, flags & ~TRACED, shared, job_id, limits, input, parent, state)
 
 
 def fence_of(message: bytes) -> int:

@@ -102,7 +102,8 @@ def _run_told(
     as_json: bool,
 ) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
-    from killable.api.cli.server import interpreter_settings, owner_socket, server_log, server_title
+    from killable.api.cli.server import owner_socket, server_log, server_title
+    from killable.supervisor.linux import interpreter_settings
 
     interpreter_settings.pause_collector()
     from killable.api.cli.server.audit_log_lifetime import audit_log_of
@@ -170,7 +171,7 @@ async def _serve(
     operators: Listener | None, reloads: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Start, announce, wait until asked to stop, stop."""
-    from killable.api.cli.server import announcement, interpreter_settings
+    from killable.api.cli.server import announcement
     from killable.api.cli.server.cluster_head import supervisor_of
     from killable.api.cli.server.code_watch import ChangeNotes, CodeWatch
     from killable.api.cli.server.server_log import Sayings
@@ -179,7 +180,7 @@ async def _serve(
     from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
     from killable.supervisor import event_loops
-    from killable.supervisor.linux import adopted_zombies
+    from killable.supervisor.linux import adopted_zombies, interpreter_settings
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from killable.api.app import close_app, create_app, end_listening
-from killable.api.cli.server import interpreter_settings
 from killable.api.cli.server.bounded_protocol import bounds_of, protocol_of
 from killable.api.cli.server.listener import Listener, cannot_listen
 from killable.api.cli.server.operator_socket import OperatorServer
@@ -23,6 +22,7 @@ from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.linux import interpreter_settings
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -5,23 +5,31 @@ Runs in: api. Pure.
 
 from __future__ import annotations
 
+ANTHROPICS = "/v1/messages"
 SUBMISSIONS = frozenset(
     {
         *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
-        *("/tokenize", "/detokenize", "/v1/messages"),
+        *("/tokenize", "/detokenize", ANTHROPICS),
     }
 )
 """A POST there submits jobs."""
-_ALL = ("/v1/models", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/responses", "/tokenize", "/detokenize")
-
-ANTHROPICS = "/v1/messages"
+_ALL = (
+    ANTHROPICS,
+    "/v1/models",
+    "/v1/chat/",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/tokenize",
+    "/detokenize",
+)
 
 
 def is_openais(path: str) -> bool:
-    """Return whether the errors of an address are OpenAI's."""
+    """Return whether the errors of an address are OpenAI's, or Anthropic's."""
     return path.startswith(_ALL)
 
 
 def is_anthropics(path: str) -> bool:
     """Return whether the errors of an address are Anthropic's."""
-    return path == ANTHROPICS
+    return path.startswith(ANTHROPICS)

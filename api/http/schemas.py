@@ -397,6 +397,21 @@ class OpenAIErrorAnswer(BaseModel):
     error: OpenAIError
 
 
+class AnthropicError(BaseModel):
+    """The same at `/v1/messages`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    message: str
+    code: str | None = Field(description="As at OpenAI's addresses")
+
+
+class AnthropicErrorAnswer(BaseModel):
+    type: Literal["error"]
+    error: AnthropicError
+
+
 class OpenAIObject(BaseModel):
     """An object as OpenAI documents it."""
 

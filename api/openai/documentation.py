@@ -15,7 +15,7 @@ from killable.api.http.statuses import STATUSES
 from killable.api.openai.request_inputs import ALIASES, FIELDS
 from killable.workers.error_codes import CODES
 
-_ERROR = {"model": schemas.OpenAIErrorAnswer}
+Model = type[BaseModel]
 _SUBMITTING = (
     *("malformed", "slow_request", "too_large", "unsupported_media_type", "invalid", "unknown_job_type"),
     *("limit_over_cap", "priority_over_max", "queue_full", "tenant_queue_full", "too_many_submissions", "draining"),
@@ -45,9 +45,9 @@ _CONTENT: dict[str, dict[str, Any]] = {
 }
 
 
-def described(description: str, model: type[BaseModel], *codes: str) -> dict[str, Any]:
-    """Return what a route is described with: its answer, and the codes of its refusals."""
-    return {"responses": {200: {"description": description, "model": model}} | _errors((*codes, *_COMMON))}
+def described(description: str, model: Model, *codes: str, error: Model = schemas.OpenAIErrorAnswer) -> dict[str, Any]:
+    """Return what a route is described with: its answer, the codes of its refusals, and their form."""
+    return {"responses": {200: {"description": description, "model": model}} | _errors((*codes, *_COMMON), error)}
 
 
 def body_of(kind: str) -> dict[str, Any]:
@@ -70,21 +70,23 @@ def body_of(kind: str) -> dict[str, Any]:
     if kind in ("tokenize", "detokenize"):
         others = [other for other, name in ALIASES[kind].items() if name in content]
         schema["anyOf"] = [{"required": [name]} for name in (*content, *others)]
-    described_ = described("The answer, or with `stream` its chunks", schemas.OpenAIObject, *_SUBMITTING)
+    error = schemas.AnthropicErrorAnswer if kind == "messages" else schemas.OpenAIErrorAnswer
+    told = "The answer, or with `stream` its chunks"
+    described_ = described(told, schemas.OpenAIObject, *_SUBMITTING, error=error)
     if streams:
         described_["responses"][200]["content"] = {"text/event-stream": {"schema": {"type": "string"}}}
     body = {"required": True, "content": {"application/json": {"schema": schema}}}
     return {**described_, "openapi_extra": {"requestBody": body}}
 
 
-def _errors(codes: tuple[str, ...]) -> dict[int | str, dict[str, Any]]:
+def _errors(codes: tuple[str, ...], error: Model) -> dict[int | str, dict[str, Any]]:
     titles: dict[int, list[str]] = {}
     for code in codes:
         status = 400 if STATUSES[code] == 422 else STATUSES[code]
         titles.setdefault(status, []).append(f"`{code}`: {CODES[code].title}")
     found: dict[int | str, dict[str, Any]] = {
-        status: {**_ERROR, "description": " · ".join(dict.fromkeys(lines))} for status, lines in titles.items()
+        status: {"model": error, "description": " · ".join(dict.fromkeys(lines))} for status, lines in titles.items()
     }
     if 400 in found:  # what is no HTTP is refused before anybody knows whose address it has
         found[400]["content"] = {PROBLEM_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return found | {"default": {**_ERROR, "description": "Any other error"}}
+    return found | {"default": {"model": error, "description": "Any other error"}}

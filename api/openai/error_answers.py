@@ -90,7 +90,7 @@ class OpenAIErrors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (is_openais(scope["path"]) or is_anthropics(scope["path"])):
+        if scope["type"] != "http" or not is_openais(scope["path"]):
             await self._app(scope, receive, send)
             return
         held: Message | None = None

@@ -21,7 +21,7 @@ from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
-from killable.api.http.openai_paths import is_openais
+from killable.api.http.openai_paths import is_anthropics, is_openais
 from killable.supervisor.models import TERMINAL_STATES
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
@@ -232,7 +232,8 @@ def refusal_of(answer: httpx.Response, path: str, status: int, code: str) -> dic
     if not is_openais(path):
         return problem_of(answer, status, code)
     assert answer.status_code == status and answer.headers["content-type"] == "application/json", answer.text
-    assert answer.headers["x-should-retry"] in ("true", "false") and list(answer.json()) == ["error"]
+    members = ["type", "error"] if is_anthropics(path) else ["error"]
+    assert answer.headers["x-should-retry"] in ("true", "false") and list(answer.json()) == members
     error: dict[str, Any] = answer.json()["error"]
     assert error["message"] and error["type"] and error["code"] == {"unauthorized": "invalid_api_key"}.get(code, code)
     assert "Traceback" not in answer.text

@@ -37,6 +37,9 @@ number, and each takes time of the event loop, in which no other job is killed.
 class WorkerProcess:
     """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
 
+    _whole: tuple[Sample | None, float] = None, 0.0
+    """What a limit last had measured of all of its tree, and when."""
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -64,7 +67,6 @@ class WorkerProcess:
         self._oom_before = self._group_before = b""
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
-        self._whole: tuple[Sample | None, float] = None, 0.0  # what a limit last had measured of its tree, and when
         self.base: Sample | None = None
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)

@@ -23,6 +23,7 @@ async def shown(server: OwnServer, key: ApiKey, submitter: ApiKey, members: dict
     """Return what a key is shown of the input of a job that has ended, by its record; the story agrees."""
     content = {"type": "echo", "input": members}
     answer = await server.client.post("/v1/jobs", json=content, headers={"authorization": f"Bearer {submitter.key}"})
+    assert answer.status_code == 202, answer.text
     job_id = answer.json()["job_id"]
     await server.supervisor.wait(job_id)
     headers = {"authorization": f"Bearer {key.key}"}
@@ -50,7 +51,7 @@ async def test_keys_of_the_role_see_the_beginning(start_server: StartServer, all
 
 
 async def test_of_a_large_one_the_beginning_is_kept(start_server: StartServer) -> None:
-    http = replace(HTTP, inputs_shown_to="submit", body_bytes_max=8 << 20)
+    http = replace(HTTP, inputs_shown_to="submit", body_bytes_max=8 << 20, input_check_s=60)
     async with start_server(http=http, workers=1, keep_input_bytes=12) as server:
         found = await shown(server, MINE, MINE, LARGE)
         # As it was checked: in ASCII.

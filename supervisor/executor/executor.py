@@ -103,7 +103,7 @@ class Executor(concurrent.futures.Executor):
 
             from killable.supervisor.settings import PoolSpec, usable_cores
 
-            _check_names(limits)
+            _check(spares, nice, start_method, limits)
             self._limits = parse_limits(limits)
             pool = PoolSpec(
                 name=POOL,
@@ -475,8 +475,15 @@ def _default_limits() -> Limits:
     return over(DEFAULT_LIMITS, {name: value for name, value in changes.items() if value is not UNSET})
 
 
-def _check_names(limits: Mapping[str, Any]) -> None:
-    """Raise TypeError for a keyword that is neither an argument of Executor nor a limit."""
+def _check(spares: int, nice: int, start_method: str | None, limits: Mapping[str, Any]) -> None:
+    """Raise ValueError or TypeError for an option that makes no sense, and TypeError for a keyword that is neither an
+    argument of Executor nor a limit.
+    """
+    if _integer("spares", spares) < 0:
+        raise ValueError("spares must not be negative")
+    _integer("nice", nice)
+    if start_method not in (None, "fork", "spawn"):
+        raise ValueError("start_method must be 'fork' or 'spawn'")
     import inspect
 
     from killable.workers.authoring.identifiers import did_you_mean
@@ -504,12 +511,17 @@ def parse_limits(limits: Mapping[str, Any]) -> dict[str, Any]:
     return parsed
 
 
-def _positive(name: str, number: object) -> int:
+def _integer(name: str, number: object) -> int:
     if not isinstance(number, int):
         raise TypeError(f"{name} must be an integer")
-    if number <= 0:
-        raise ValueError(f"{name} must be greater than 0")
     return number
+
+
+def _positive(name: str, number: object) -> int:
+    found = _integer(name, number)
+    if found <= 0:
+        raise ValueError(f"{name} must be greater than 0")
+    return found
 
 
 def _setup(
@@ -542,7 +554,8 @@ def _encoded(setup: ExecutorSetup) -> bytes:
 
 
 def _names(modules: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(modules, str) or not all(isinstance(name, str) for name in modules):
+    are_listed = isinstance(modules, Iterable) and not isinstance(modules, str)
+    if not (are_listed and all(isinstance(name, str) for name in modules)):
         raise TypeError("preload must be a callable, or a list of names of modules")
     return tuple(modules)
 

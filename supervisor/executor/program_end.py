@@ -115,6 +115,8 @@ def _in_child() -> None:
 
 
 program_forks.in_each_child(_in_child)
-# Called before threads are joined, as in the library: the callback that was registered last runs first.
-threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+# Called before threads are joined, as in the library: the callback that was registered last runs first. RuntimeError:
+# the main thread has ended already. Another thread that makes an Executor then waits for its tasks itself.
+with contextlib.suppress(RuntimeError):
+    threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 threading._threading_atexits.insert(0, _after_library_pools)  # type: ignore[attr-defined]

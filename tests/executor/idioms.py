@@ -1168,4 +1168,9 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[2:] == ["spawned"]:  # there the script is a module `__mp_main__`
+        process = multiprocessing.get_context("spawn").Process(target=main, args=(sys.argv[1],))
+        process.start()
+        process.join()
+        sys.exit(process.exitcode)
     main(sys.argv[1])

@@ -328,6 +328,26 @@ def test_a_program_ends_with_its_own_exit_code_whatever_is_pending(pending: str,
     assert ("LookupError" in done.stderr) == (last == "raise LookupError"), done.stderr
 
 
+@pytest.mark.parametrize("earlier", ["", "Executor(max_workers=1).submit(int).result()"], ids=["the first", "another"])
+def test_a_thread_that_outlives_the_main_thread_may_make_an_executor(earlier: str) -> None:
+    """Nothing waits at the exit for what it leaves open, so it leaves the `with`."""
+    done = run(f"""
+        import threading
+        import executor_tasks
+        {"from killable import Executor" if earlier else ""}
+        {earlier}
+
+        def late():
+            threading.main_thread().join()
+            from killable import Executor
+            with Executor(max_workers=1) as executor:
+                print(executor.submit(executor_tasks.square, 3).result(), sum(executor.stream(executor_tasks.count, 4)))
+
+        threading.Thread(target=late).start()
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "9 6\n", "")
+
+
 def switches(pids: set[int]) -> dict[str, str]:
     """Return how often each thread of these processes has gone to sleep, or was made to wait."""
     counts = {}

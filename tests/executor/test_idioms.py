@@ -1,4 +1,6 @@
-"""Idioms that run under ProcessPoolExecutor or loky run here: `idioms.py`, a script, run once as `__main__`."""
+"""Idioms that run under ProcessPoolExecutor or loky run here: `idioms.py`, a script, run as `__main__` and in a process
+that multiprocessing has spawned.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +17,11 @@ PROGRAM = Path(idioms.__file__)
 PAGE = ROOT / "docs" / "explanation" / "idioms.md"
 
 
-@pytest.fixture(scope="module")
-def outcomes() -> dict[str, str]:
+@pytest.fixture(scope="module", params=["", "spawned"], ids=["as __main__", "as __mp_main__"])
+def outcomes(request: pytest.FixtureRequest) -> dict[str, str]:
     """What went wrong with each idiom, by title."""
-    done = subprocess.run([sys.executable, str(PROGRAM), "killable"], capture_output=True, text=True, timeout=240)
+    command = [sys.executable, str(PROGRAM), "killable", request.param]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.stderr == ""
     return dict(map(json.loads, done.stdout.splitlines()))
 

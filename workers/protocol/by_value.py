@@ -28,7 +28,7 @@ from cloudpickle import cloudpickle as parts_of_cloudpickle
 
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import exception_pickling, reducers, script_globals
-from killable.workers.protocol.script_globals import MAIN, MAINS
+from killable.workers.protocol.script_globals import MAIN, MAINS, globals_of_main
 
 _OWN_GLOBALS = globals()
 _NO_FILE = "<dynamic-code>"
@@ -61,7 +61,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         """Globals of `__main__` that must be there when this pickle is loaded."""
         self.uses: set[Key] = set()
         """Globals that must be there when the functions in it run."""
-        self.sources: dict[str, dict[str, Any]] = {MAIN: sys.modules[MAIN].__dict__}
+        self.sources: dict[str, dict[str, Any]] = {MAIN: globals_of_main()}
         """The globals of each module in `uses`, as they are here."""
         self.looks_around = False
         """Whether a function in it may ask for anything in `__main__`."""
@@ -126,7 +126,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def _reduce_function(self, function: FunctionType) -> Any:
         if reducers.is_singledispatch(function):
             return reducers.reduce_singledispatch(function)
-        reduction = super().reducer_override(function)
+        if function.__module__ in MAINS:  # cloudpickle knows one of them
+            reduction = self._dynamic_function_reduce(function)
+        else:
+            reduction = super().reducer_override(function)
         if not isinstance(reduction, tuple):
             return reduction
         _, (code, names, *_), (attributes, slots), *_ = reduction
@@ -166,7 +169,10 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return exception_pickling.reduce(error)
 
     def _reduce_class(self, cls: type) -> Any:
-        reduction = super().reducer_override(cls)
+        if cls.__module__ in MAINS:
+            reduction = parts_of_cloudpickle._dynamic_class_reduce(cls)  # as of functions
+        else:
+            reduction = super().reducer_override(cls)
         if not (isinstance(reduction, tuple) and len(reduction) == 6):
             return reduction
         make, args, (attributes, slots), *_ = reduction
@@ -250,8 +256,12 @@ class PicklerOfGlobals(Pickler):
 
 
 def _reduce_type_variable(value: TypeVar) -> Any:
-    make, args = parts_of_cloudpickle._typevar_reduce(value)
-    return (make, args) if make is getattr else (make, args, value.__module__, None, None, _set_module)
+    if value.__module__ not in MAINS:
+        make, args = parts_of_cloudpickle._typevar_reduce(value)
+        if make is getattr:
+            return make, args
+    made = parts_of_cloudpickle._make_typevar, parts_of_cloudpickle._decompose_typevar(value)
+    return *made, value.__module__, None, None, _set_module
 
 
 def _is_no_file(part: object) -> bool:

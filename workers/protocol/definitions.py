@@ -29,7 +29,7 @@ from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol import definition_order, reducers
 from killable.workers.protocol.by_value import Key, PicklerOfGlobals
 from killable.workers.protocol.change_detection import FIXED, Snapshot
-from killable.workers.protocol.script_globals import MAIN, MAINS
+from killable.workers.protocol.script_globals import MAIN, MAINS, globals_of_main
 
 KNOWN_BYTES_MAX = 1 << 20
 """Size of a definition above which it is not kept: its value would live as long as the program."""
@@ -82,7 +82,7 @@ class NeedsOfFunction:
     looks_around = False
 
     def __init__(self, function: FunctionType) -> None:
-        own = sys.modules[MAIN].__dict__
+        own = globals_of_main()
         self.refers: Collection[Key] = frozenset((Key(MAIN, function.__qualname__.partition(".")[0]),))
         self.sources = {MAIN: own, own.get("__name__", MAIN): own}
 

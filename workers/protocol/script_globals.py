@@ -20,8 +20,9 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 MAIN = "__main__"
-MAINS = frozenset({MAIN, "__mp_main__"})
+_SPAWNED = "__mp_main__"
 """multiprocessing's name for `__main__` in a process that it has started with the method "spawn"."""
+MAINS = frozenset({MAIN, _SPAWNED})
 _CODE = (FunctionType, BuiltinFunctionType, ModuleType, type)
 _FACTS = ("__name__", "__file__", "__package__", "__doc__")
 
@@ -81,6 +82,20 @@ def facts_of_main() -> dict[str, str]:
     return {name: own[name] for name in _FACTS if isinstance(own.get(name), str)}
 
 
+def globals_of_main() -> dict[str, Any]:
+    """Return the globals of the functions of `__main__`.
+
+    In a process that multiprocessing has spawned they are not those of the module: it runs the script in another one
+    and copies what that has (multiprocessing.spawn, runpy.run_path).
+    """
+    own = sys.modules[MAIN].__dict__
+    if own.get("__name__") == _SPAWNED:
+        for value in own.values():
+            if type(value) is FunctionType and value.__globals__.get("__name__") == _SPAWNED:
+                return value.__globals__
+    return own
+
+
 def is_shared() -> bool:
     """Return whether functions that came by value live in modules of this process that stand for the program's."""
     return _namespaces is not None
@@ -125,14 +140,15 @@ def globals_for(names: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in names.items():
             space.globals.setdefault(name, value)
         return space.globals
-    known = sys.modules.get(MAIN if module in MAINS else module)
+    if module in MAINS:
+        return globals_of_main()
+    known = sys.modules.get(module)
     return dict(names) if known is None else known.__dict__
 
 
 def look_up(module: str, name: str) -> Any:
     """Return the value of a global (how a pickle refers to one)."""
     space = namespace(module)
-    found: Mapping[str, Any] = (
-        sys.modules[MAIN if module in MAINS else module].__dict__ if space is None else space.globals
-    )
-    return found[name]
+    if space is not None:
+        return space.globals[name]
+    return (globals_of_main() if module in MAINS else sys.modules[module].__dict__)[name]

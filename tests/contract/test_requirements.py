@@ -26,6 +26,7 @@ OF_EXTRAS = {
     "api/cli/commands/top.py": "top",
     "api/cli/bench/picture.py": "picture",
     **{f"supervisor/telemetry/{name}.py": "otel" for name in ("otlp_metrics", "span_building", "telemetry")},
+    **{f"workers/authoring/{name}.py": "otel" for name in ("otel_context", "otel_processor")},
 }
 """Files and packages that may import what an extra has, too."""
 OF_PYTEST = "api/testing/pytest_plugin.py"

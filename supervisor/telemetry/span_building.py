@@ -130,7 +130,7 @@ class SpanBuilding:
         elif members.get("error") is not None:
             attributes["error.type"] = members["error"]
             told = "" if self._redact or not members.get("message") else f": {members['message']}"
-            status = Status(StatusCode.ERROR, f"{members['error']}{told}")
+            status = Status(StatusCode.ERROR, _utf8(f"{members['error']}{told}"))
         elif members.get("ok"):
             status = _OK
         end_s = until_s if end_ns is None else min(max(end_ns / 1e9, begin_s), max(until_s, begin_s))
@@ -157,7 +157,7 @@ class SpanBuilding:
         if attempt.state == "cancelled":  # as its caller wanted it
             return _UNSET
         told = "" if self._redact or not attempt.message else f": {attempt.message[:MESSAGE_CHARS_MAX]}"
-        return Status(StatusCode.ERROR, f"{attempt.code}{told}")
+        return Status(StatusCode.ERROR, _utf8(f"{attempt.code}{told}"))
 
     def _phase(
         self, name: str, within: TraceContext, key: str, wall_s: float, begin: float, end: float,
@@ -172,11 +172,15 @@ class SpanBuilding:
     ) -> ReadableSpan:  # fmt: skip
         return ReadableSpan(
             events=events,
-            name=name,
+            name=_utf8(name),
             context=_as_otel(context),
             parent=_as_otel(context._replace(span_id=parent_id)) if parent_id else None,
             resource=self._resource,
-            attributes={key: value for key, value in attributes.items() if value is not None and value != ""},
+            attributes={
+                _utf8(key): _utf8(value) if isinstance(value, str) else value
+                for key, value in attributes.items()
+                if value is not None and value != ""
+            },
             kind=kind,
             status=status,
             start_time=round(begin_s * 1e9),
@@ -252,7 +256,7 @@ def _own_spans(attempt: AttemptFacts) -> tuple[list[dict[str, Any]], int]:
     for payload in attempt.reported:
         try:
             left_out += _take(json.loads(payload), found)
-        except (ValueError, TypeError, KeyError, RecursionError, AttributeError):
+        except (ValueError, TypeError, KeyError, RecursionError, AttributeError, OverflowError):
             left_out += 1
     return list(found.values()), left_out
 
@@ -270,9 +274,9 @@ def _take(members: dict[str, Any], found: dict[str, dict[str, Any]]) -> int:
             return 1
         begun = {"span": span_id, "parent": _id(members["parent"]), "name": str(members["name"])[:NAME_CHARS_MAX]}
         kind = SpanKind[members.get("kind", "INTERNAL")]
-        found[span_id] = begun | {"kind": kind, "begin_ns": int(members["begin_ns"]), "attributes": attributes}
+        found[span_id] = begun | {"kind": kind, "begin_ns": _ns(members["begin_ns"]), "attributes": attributes}
         return 0
-    ended: dict[str, Any] = {"end_ns": int(members["end_ns"]), "attributes": attributes}
+    ended: dict[str, Any] = {"end_ns": _ns(members["end_ns"]), "attributes": attributes}
     for name in ("error", "message"):
         if name in members:
             ended[name] = str(members[name])[:MESSAGE_CHARS_MAX]
@@ -280,7 +284,11 @@ def _take(members: dict[str, Any], found: dict[str, dict[str, Any]]) -> int:
         ended["name"] = str(members["name"])[:NAME_CHARS_MAX]
     ended["ok"] = members.get("ok") is True
     ended["events"] = [
-        {"name": str(each["name"])[:NAME_CHARS_MAX], "at_ns": int(each["at_ns"]), "attributes": _plain_attributes(each)}
+        {
+            "name": _utf8(str(each["name"])[:NAME_CHARS_MAX]),
+            "at_ns": _ns(each["at_ns"]),
+            "attributes": _plain_attributes(each),
+        }
         for each in members.get("events", ())[:EVENTS_MAX]
     ]
     if span_id in found:  # else its begin was left out
@@ -294,12 +302,29 @@ def _id(text: str) -> str:
     return text
 
 
+def _ns(value: Any) -> int:
+    """Return a time in nanoseconds since 1970. Raise ValueError, TypeError, OverflowError for what is none."""
+    found = int(value)
+    if not 0 <= found < 1 << 63:
+        raise ValueError(value)
+    return found
+
+
+def _utf8(text: str) -> str:
+    """Return the text without lone surrogates. One of them would keep the whole batch from being sent, with the traces
+    of other jobs: OTLP is UTF-8.
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def _plain_attributes(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name): _plain(value) for name, value in members["attributes"].items()}
+    return {_utf8(str(name)): _plain(value) for name, value in members["attributes"].items()}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, list):
         kinds = {type(each) for each in value}
-        return list(value) if len(kinds) <= 1 and kinds <= {str, bool, int, float} else [str(each) for each in value]
-    return value if isinstance(value, (str, bool, int, float)) else str(value)
+        if len(kinds) <= 1 and kinds <= {bool, int, float}:
+            return list(value)
+        return [_utf8(str(each)) for each in value]
+    return value if isinstance(value, (bool, int, float)) else _utf8(str(value))

@@ -73,6 +73,18 @@ def many() -> int:
 
 
 @job
+def odd(ctx: Context) -> None:
+    with ctx.span("n\\ud800", **{"k\\ud800": "v\\ud800", "l": ["\\udcff"]}):
+        pass
+    with tracer.start_as_current_span("s") as span:
+        span.add_event("e\\ud800")
+    begun = '{"span":"%016x","parent":"00000000000000aa","name":"f","begin_ns":%s,"attributes":{}}'
+    for number, begin_ns in enumerate(("1e999", "1" * 400, "-1", '[1]'), 1):
+        ctx._channel.send(18, (begun % (number, begin_ns)).encode())
+    raise ValueError("m\\ud800")
+
+
+@job
 def unrelated() -> None:
     thread = threading.Thread(target=lambda: tracer.start_span("alone").end())
     thread.start()
@@ -116,7 +128,9 @@ def start(serve: Serve, tmp_path: Path, collector: Collector) -> Start:
     return begin
 
 
-def run(url: str, type: str, input: dict[str, Any] | None = None, **headers: str) -> tuple[str, Any]:
+def run(
+    url: str, type: str, input: dict[str, Any] | None = None, state: str = "completed", **headers: str
+) -> tuple[str, Any]:
     answer = httpx.post(f"{url}/v1/jobs", json={"type": type, "input": input or {}}, headers=headers)
     assert answer.status_code == 202, answer.text
     job_id: str = answer.json()["job_id"]
@@ -126,7 +140,7 @@ def run(url: str, type: str, input: dict[str, Any] | None = None, **headers: str
         return found if found["ended_at"] else Pending(found["state"])
 
     record = until(is_over, "the job is over")
-    assert record["state"] == "completed", record
+    assert record["state"] == state, record
     return job_id, record["result"]
 
 
@@ -198,3 +212,13 @@ def test_more_than_a_thousand_are_counted(start: Start, collector: Collector) ->
     spans = collector.trace_of(job_id)
     assert sum(span.name.startswith("n") for span in spans) == 1000
     assert named(spans, "attempt").attributes["killable.spans_left_out"] == 500, json.dumps(len(spans))
+
+
+def test_nothing_that_a_job_tells_keeps_traces_from_being_sent(start: Start, collector: Collector) -> None:
+    url = start().url
+    job_id, _ = run(url, "odd", state="failed")
+    spans = collector.trace_of(job_id)
+    assert named(spans, "n?").attributes == {"k?": "v?", "l": ["?"]}
+    assert named(spans, "s").events == [("e?", {})]
+    attempt = named(spans, "attempt")
+    assert attempt.message.endswith("m?") and attempt.attributes["killable.spans_left_out"] == 4

@@ -268,7 +268,7 @@ def test_without_telemetry_the_place_of_the_caller_is_passed_on(serve: Serve, tm
     record = ended(url, job_id)
     assert record["result"] == [PARENT, "a=b", PARENT, PARENT, False] and record["trace_id"] == PARENT[3:35]
     other = ended(url, submit(url, "where"))
-    assert (other["result"], other["trace_id"]) == (["", "", "", ""], "")
+    assert (other["result"], other["trace_id"]) == (["", "", "", "", False], "")
     assert ended(url, submit(url, "spans"))["state"] == "completed"
 
 

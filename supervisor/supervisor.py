@@ -400,6 +400,7 @@ class Supervisor:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason, key=key)
         self.jobs.stop_jobs(matching, verdict, grace_s)
+        await self.jobs.bulk_stop.ended()
         give_up = self._clock.now() + wait_s
         for job in matching:
             await self._wait_for_end(job, max(0.0, give_up - self._clock.now()), is_urgent=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch import queue_deadlines, retries
+from killable.supervisor.dispatch.bulk_stop import BulkStop
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.dispatch.new_types import renewed
 from killable.supervisor.jobs import job_events, lifecycle
@@ -95,6 +96,7 @@ class Dispatcher:
         """Set the clock, and the journal writer that records what becomes of jobs."""
         self._clock = clock
         self._job_notes = job_notes
+        self.bulk_stop = BulkStop(self.job_queue, clock, self.stop)
 
     def close(self) -> None:
         """Assign no more jobs to workers."""
@@ -186,12 +188,8 @@ class Dispatcher:
         return active
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
-        """Begin to end these jobs in one turn of the loop: no worker that becomes free gets one of them.
-
-        Signals are sent first: ending a thousand queued jobs takes a while.
-        """
-        for job in sorted(jobs, key=lambda job: job.state is State.QUEUED):
-            self.stop(job, verdict, grace_s)
+        """Begin to end these jobs: no worker that becomes free gets one of them."""
+        self.bulk_stop.begin(jobs, verdict, grace_s)
 
     def transition(self, job: Job, cause: Cause) -> None:
         """Store a job's next state. No other method does."""

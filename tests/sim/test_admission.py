@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from support.fake_world import Script
 
+from killable.supervisor.dispatch.bulk_stop import AT_ONCE
 from sim.scenario_helpers import DEAF, FOREVER, refusal, simulate
 from sim.simulation import Simulation, answer, pool
 
@@ -131,6 +133,25 @@ def test_bulk_cancel_ends_those_that_match_and_never_starts_one_that_waits() -> 
         assert len(again.jobs) == 4 and {status for _, status in again.jobs} == {"cancelled"}
 
     simulate(main)
+
+
+def test_bulk_cancel_of_many_that_wait_lets_the_loop_turn_and_starts_none() -> None:
+    async def main(sim: Simulation) -> None:
+        ours = [await sim.submit(FOREVER, tags={"team": "a"}) for _ in range(10 * AT_ONCE)]
+        other = await sim.submit(FOREVER)
+        await asyncio.sleep(1)
+        cancel = asyncio.ensure_future(sim.supervisor.cancel_matching(tag=("team", "a"), grace_s=0))
+        left = [len(ours) - 1]  # the first one runs
+        while left[-1]:
+            await asyncio.sleep(0)
+            left.append(sum(sim.record(job).state == "queued" for job in ours))
+        assert max(before - after for before, after in pairwise(left)) <= AT_ONCE
+        assert [("started" in job.names) for job in ours] == [True, *[False] * (len(ours) - 1)]
+        assert {status for _, status in (await cancel).jobs} == {"cancelled"}
+        await asyncio.sleep(1)
+        assert sim.record(other).state == "running"
+
+    simulate(main, queue_jobs_max=20 * AT_ONCE)
 
 
 def test_bulk_cancel_waits_once_for_all_and_tells_who_is_still_stopping() -> None:

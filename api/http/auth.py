@@ -43,7 +43,7 @@ class KeyCheck:
             await self._app(scope, receive, send)
             return
         access = access_to(scope["method"], scope["path"])
-        given = Headers(scope=scope).getlist("authorization")
+        given = _keys_in(scope)
         caller: ApiKey | None = scope.get(CALLER) or presented_key(scope, self._keys)
         has_expired = caller is not None and caller.has_expired(time.time())
         if caller is not None and not has_expired:
@@ -80,7 +80,7 @@ class KeyCheck:
         if expired is not None:
             detail = f"The key {expired.name} expired at {expired.expires}"
         elif given:
-            detail = "The key in Authorization is not valid"
+            detail = "The key in Authorization or X-Api-Key is not valid"
         else:
             detail = "This server needs an API key: Authorization: Bearer KEY"
         address = (scope.get("client") or ("",))[0]
@@ -112,12 +112,18 @@ def _ticket_in(scope: Scope) -> str | None:
     return tickets[0] if len(tickets) == 1 else None
 
 
+def _keys_in(scope: Scope) -> list[str]:
+    """Return what a request presents as keys, each after the name of its scheme."""
+    headers = Headers(scope=scope)
+    return headers.getlist("authorization") + [f"Bearer {key}" for key in headers.getlist("x-api-key")]
+
+
 def presented_key(scope: Scope, keys: KeyRing) -> ApiKey | None:
     """Return the key that a request presents, which may have expired; None: it has none, or one that is not valid."""
-    headers = Headers(scope=scope).getlist("authorization")
-    if len(headers) != 1:
+    given = _keys_in(scope)
+    if len(given) != 1:
         return None
-    scheme, _, key = headers[0].partition(" ")
+    scheme, _, key = given[0].partition(" ")
     return keys.find(key.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
 
 

@@ -17,7 +17,7 @@ from killable.api.http.problems import problem
 METHODS = ("GET", "POST", "DELETE")
 SENT = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Last-Event-ID", "Prefer"),
-    *("X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
+    *("X-Api-Key", "X-Correlation-Id", "X-Request-Id", "X-Request-Timeout"),
     # What OpenAI's package says of itself, and of its caller.
     *("OpenAI-Organization", "OpenAI-Project", "X-Stainless-Arch", "X-Stainless-Lang", "X-Stainless-OS"),
     *("X-Stainless-Package-Version", "X-Stainless-Retry-Count", "X-Stainless-Runtime"),

@@ -71,9 +71,17 @@ async def test_what_is_no_key(locked: Server, value: str) -> None:
     assert "0123456789" not in answer.text
 
 
-async def test_two_keys_are_none(locked: Server) -> None:
-    headers = [("authorization", f"Bearer {key}") for key in (SUBMIT.key, OPERATE.key)]
+@cases("second", [("authorization", f"Bearer {OPERATE.key}"), ("x-api-key", SUBMIT.key)])
+async def test_two_keys_are_none(locked: Server, second: tuple[str, str]) -> None:
+    headers = [("authorization", f"Bearer {SUBMIT.key}"), second]
     problem_of(await locked.client.get("/v1/info", headers=headers), 401, "unauthorized")
+
+
+async def test_a_key_comes_as_clients_of_anthropic_send_it_too(locked: Server) -> None:
+    answer = await locked.client.get("/v1/info", headers={"x-api-key": SUBMIT.key})
+    assert answer.json()["caller"]["name"] == SUBMIT.name
+    answer = await locked.client.get("/v1/info", headers={"x-api-key": f"{SUBMIT.key}x"})
+    assert "X-Api-Key" in problem_of(answer, 401, "unauthorized")["detail"]
 
 
 @pytest.mark.row("A25")

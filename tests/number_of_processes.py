@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-MORE_THAN_PROCESSORS = 3
+MORE_THAN_PROCESSORS = 5
 """Many tests wait for a grace, a deadline, a death: others run meanwhile."""
 
 

@@ -1,6 +1,7 @@
 """What is set of Python in a process of our own: its garbage collector, and how soon threads take turns.
 
-Runs in: supervisor, of `killable serve` and of a node. In a program with an Executor both are left to the program.
+Runs in: supervisor, of `killable serve` and of a node. Behind `ports`. In a program with an Executor both are left to
+the program.
 """
 
 from __future__ import annotations

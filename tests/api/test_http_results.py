@@ -13,6 +13,7 @@ RECORD = {
         "job_id",
         "first_id",
         "callback",
+        "input",
         "type",
         "state",
         "created_at",

@@ -31,7 +31,7 @@ async def test_post_answers_with_id_and_relative_stream_address(server: Server) 
     assert body["sse_url"] == body["stream_url"] == f"/v1/jobs/{body['job_id']}/stream"
     assert answer.headers["location"] == f"/v1/jobs/{body['job_id']}"
     assert body["state"] in ("queued", "running", "completed")
-    assert "input" not in body
+    assert body["input"] is None
     seen = await server.read(body["job_id"])
     assert seen.end["result"] == {"text": "hello", "number": 0, "mode": "plain"}
 

@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from support.processes import ProcessInfo, cgroups_of, open_descriptors, started_by_tests
-from support.waiting import Pending, until, until_async
-
-LEAVE_S = float(os.environ.get("LEAVE_S", 20))
-"""How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
+from support.waiting import LEAVE_S, Pending, until, until_async
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ returns `Pending(state)`, and the last one appears in the failure.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Coroutine, Sized
 from typing import Any, TypeVar, overload
@@ -21,6 +22,8 @@ STALL_S = 0.1
 """Where more has gone by between two looks, the machine stood still, and what is waited for with it."""
 TIMEOUT_S = 50.0
 """Not a bound that a test is about: a condition that is not met by then never will be."""
+LEAVE_S = float(os.environ.get("LEAVE_S", 20))
+"""How long what a test has ended may take to go. It goes in milliseconds; a leak never does."""
 
 
 class Pending:

@@ -10,11 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.lifecycle import State
-from killable.supervisor.models import Verdict
 
 AT_ONCE = 32
 """Waiting jobs that are ended in one turn of the loop: some 10 ms."""
@@ -23,29 +21,26 @@ AT_ONCE = 32
 class BulkStop:
     """The waiting jobs of one dispatcher that are being ended. No worker gets one of them any more."""
 
-    def __init__(
-        self, job_queue: JobQueue, clock: Clock, stop: Callable[[Job, Verdict, float | None], None]
-    ) -> None:  # fmt: skip
-        """`stop` begins to end one job."""
+    def __init__(self, job_queue: JobQueue, soon: Callable[[Callable[[], None]], object]) -> None:
+        """`soon` calls what it is given in the loop's next turn."""
         self._job_queue = job_queue
-        self._clock = clock
-        self._stop = stop
-        self._waiting: deque[tuple[Job, Verdict, float | None]] = deque()
+        self._soon = soon
+        self._waiting: deque[tuple[Job, Callable[[Job], None]]] = deque()
         self._ended: asyncio.Future[None] | None = None
         """Of those who wait until none is left."""
 
-    def begin(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
-        """Begin to end these jobs: send the signals at once, and take those that wait out of the queue."""
+    def begin(self, jobs: Iterable[Job], stop: Callable[[Job], None]) -> None:
+        """Begin to end these jobs by `stop`: send the signals at once, and take those that wait out of the queue."""
         waiting = []
         for job in jobs:
             if job.state is State.QUEUED:
                 waiting.append(job)
             else:
-                self._stop(job, verdict, grace_s)
+                stop(job)
         for job in waiting:
             self._job_queue.remove(job.id)
         is_idle = not self._waiting
-        self._waiting.extend((job, verdict, grace_s) for job in waiting)
+        self._waiting.extend((job, stop) for job in waiting)
         if is_idle:
             self._end_some()
 
@@ -58,9 +53,10 @@ class BulkStop:
 
     def _end_some(self) -> None:
         for _ in range(min(AT_ONCE, len(self._waiting))):
-            self._stop(*self._waiting.popleft())  # harmless where something else has ended it meanwhile
+            job, stop = self._waiting.popleft()
+            stop(job)  # harmless where something else has ended it meanwhile
         if self._waiting:
-            self._clock.call_at(self._clock.now(), self._end_some)
+            self._soon(self._end_some)
         elif self._ended is not None:
             self._ended.set_result(None)
             self._ended = None

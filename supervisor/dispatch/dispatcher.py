@@ -86,6 +86,7 @@ class Dispatcher:
         self._let_go: list[JobPool] = []
         """Pools with waiting jobs of tenants that were held back and may start some again."""
         self._lane_holder = lane_holder
+        self.bulk_stop = BulkStop(self.job_queue, lambda again: self._clock.call_at(self._clock.now(), again))
         self.callbacks: Callbacks | None = None
         """Is told of ends for which there is an address, once they are on disk."""
         self._job_notes: JobNotes | None = None
@@ -96,7 +97,6 @@ class Dispatcher:
         """Set the clock, and the journal writer that records what becomes of jobs."""
         self._clock = clock
         self._job_notes = job_notes
-        self.bulk_stop = BulkStop(self.job_queue, clock, self.stop)
 
     def close(self) -> None:
         """Assign no more jobs to workers."""
@@ -189,7 +189,7 @@ class Dispatcher:
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
         """Begin to end these jobs: no worker that becomes free gets one of them."""
-        self.bulk_stop.begin(jobs, verdict, grace_s)
+        self.bulk_stop.begin(jobs, lambda job: self.stop(job, verdict, grace_s))
 
     def transition(self, job: Job, cause: Cause) -> None:
         """Store a job's next state. No other method does."""

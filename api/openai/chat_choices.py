@@ -68,6 +68,14 @@ class Choice:
         self.error = record.error
         self._result = None if record.result is None else json.loads(record.result)
 
+    def take(self, batch: Sequence[JobEvent]) -> None:
+        """Take the tokens among events of its job. Raise ValueError."""
+        for _, name, data in batch:
+            if name == "token":
+                self.take_token(data)
+            elif name == "retrying":
+                self.forget()
+
     def forget(self) -> None:
         """Forget what an attempt has said that another one follows."""
         self.texts, self.values, self.tokens = [], [], 0

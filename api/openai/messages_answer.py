@@ -32,11 +32,7 @@ class Message:
     # ── whole ──
 
     def take(self, number: int, batch: Sequence[JobEvent]) -> None:
-        for _, name, data in batch:
-            if name == "token":
-                self._choice.take_token(data)
-            elif name == "retrying":
-                self._choice.forget()
+        self._choice.take(batch)
 
     def take_record(self, number: int, record: JobRecord) -> None:
         self._choice.take_record(record)

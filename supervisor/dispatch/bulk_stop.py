@@ -52,11 +52,13 @@ class BulkStop:
             await asyncio.shield(self._ended)
 
     def _end_some(self) -> None:
-        for _ in range(min(AT_ONCE, len(self._waiting))):
-            job, stop = self._waiting.popleft()
-            stop(job)  # harmless where something else has ended it meanwhile
-        if self._waiting:
-            self._soon(self._end_some)
-        elif self._ended is not None:
-            self._ended.set_result(None)
-            self._ended = None
+        try:
+            for _ in range(min(AT_ONCE, len(self._waiting))):
+                job, stop = self._waiting.popleft()
+                stop(job)  # harmless where something else has ended it meanwhile
+        finally:  # one that cannot be ended leaves the others to be ended
+            if self._waiting:
+                self._soon(self._end_some)
+            elif self._ended is not None:
+                self._ended.set_result(None)
+                self._ended = None

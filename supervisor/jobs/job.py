@@ -5,10 +5,9 @@ Runs in: supervisor. Does no I/O.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +15,7 @@ from killable.supervisor.clock import Clock, Timer, asleep_s
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input
 from killable.supervisor.jobs.lifecycle import TERMINAL, State, public
-from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.jobs.wakeup_turns import Waiter, wait_among, wakeup_turns
 from killable.supervisor.models import Certificate, JobType, Outcome, Submission, Verdict
 from killable.supervisor.records import JobRecord
 from killable.workers.authoring.limits_and_caps import Limits
@@ -143,9 +142,9 @@ class Job:
     """
     readers: int = 0
     queue_timer: Timer | None = None
-    waiters: list[asyncio.Future[None]] = field(default_factory=list)
+    waiters: list[Waiter] = field(default_factory=list)
     """Those who wait for the next change."""
-    end_waiters: list[tuple[asyncio.Future[None], bool]] = field(default_factory=list)
+    end_waiters: list[Waiter] = field(default_factory=list)
     """Those who wait for the end, and what becomes of it. Whether each is woken before others."""
     listener: JobListener | None = None
     is_executor_task: bool = False
@@ -274,33 +273,17 @@ class Job:
     def _wake_waiters(self) -> None:
         due = wakeup_turns()
         if self.is_over:
-            end_waiters, self.end_waiters = self.end_waiters, []
-            for waiter, is_urgent in end_waiters:
-                due.add(self.id, waiter, of_end=True, is_urgent=is_urgent)
-        waiters, self.waiters = self.waiters, []
-        for waiter in waiters:
-            due.add(self.id, waiter, of_end=False)
+            due.add(self.id, self.end_waiters, of_end=True)
+        due.add(self.id, self.waiters, of_end=False)
         due.serve()
 
-    async def changed(self) -> None:
+    def changed(self) -> Coroutine[Any, Any, None]:
         """Wait for the next change."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self.waiters:
-                self.waiters.remove(waiter)
+        return wait_among(self.waiters)
 
-    async def end_changed(self, *, is_urgent: bool = False) -> None:
+    def end_changed(self, *, is_urgent: bool = False) -> Coroutine[Any, Any, None]:
         """Wait for the end, or for the next change after it. `is_urgent`: be woken before others that wait for it."""
-        entry = asyncio.get_running_loop().create_future(), is_urgent
-        self.end_waiters.append(entry)
-        try:
-            await entry[0]
-        finally:
-            if entry in self.end_waiters:
-                self.end_waiters.remove(entry)
+        return wait_among(self.end_waiters, is_urgent=is_urgent)
 
     def record(self, instance_id: str, queue: dict[str, Any] | None = None) -> JobRecord:
         error = None if self.outcome is None else self.outcome.error_json()

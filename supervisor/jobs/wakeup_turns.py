@@ -17,6 +17,10 @@ WAKES_MAX = 2
 """In one turn: 0.2 ms of readers that keep up, a millisecond of requests that waited for an end."""
 
 
+Waiter = tuple[asyncio.Future[None], bool]
+"""Who waits, and whether it is urgent."""
+
+
 class WakeupTurns:
     """Those who are to be woken in one loop. While nobody has to wait for a turn, they are woken at once."""
 
@@ -30,13 +34,16 @@ class WakeupTurns:
         self.defer: Callable[[Callable[[], None]], bool] | None = None
         """Returns True if readers have to wait, and calls what it was given when they may go on."""
 
-    def add(self, job_id: str, waiter: asyncio.Future[None], *, of_end: bool, is_urgent: bool = False) -> None:
-        """Wake a waiter in its turn. Those who wait for an end go before readers, and of a job the urgent ones first.
+    def add(self, job_id: str, waiters: list[Waiter], *, of_end: bool) -> None:
+        """Wake waiters in their turns. Those who wait for an end go before readers, and of a job the urgent ones first.
 
-        Call `serve` after it.
+        Call `serve` after it. The list is empty then.
         """
-        if not waiter.done():
-            (self._of_ends if of_end else self._of_events).add(job_id, waiter, is_urgent=is_urgent)
+        queue = self._of_ends if of_end else self._of_events
+        for waiter, is_urgent in waiters:
+            if not waiter.done():
+                queue.add(job_id, waiter, is_urgent=is_urgent)
+        waiters.clear()
 
     async def turn(self, job_id: str) -> None:
         """Wait until one who has more of a job to read may go on, as readers who were woken do.
@@ -44,7 +51,7 @@ class WakeupTurns:
         A crowd of late readers, whose sockets take all, would otherwise go on in each turn of the loop.
         """
         waiter = asyncio.get_running_loop().create_future()
-        self.add(job_id, waiter, of_end=False)
+        self.add(job_id, [(waiter, False)], of_end=False)
         self.serve()
         await waiter
 
@@ -76,6 +83,17 @@ class WakeupTurns:
     def _next_turn(self) -> None:
         self._left, self._has_begun = WAKES_MAX, False
         self.serve()
+
+
+async def wait_among(waiters: list[Waiter], *, is_urgent: bool = False) -> None:
+    """Wait among those who are woken together: who takes them from this list and adds them to the turns ends it."""
+    waiter = asyncio.get_running_loop().create_future(), is_urgent
+    waiters.append(waiter)
+    try:
+        await waiter[0]
+    finally:
+        if waiter in waiters:
+            waiters.remove(waiter)
 
 
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, WakeupTurns] = WeakKeyDictionary()

@@ -5,9 +5,10 @@ Runs in: supervisor.
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
-from killable.supervisor.jobs.wakeup_turns import wakeup_turns
+from killable.supervisor.jobs.wakeup_turns import Waiter, wait_among, wakeup_turns
 
 
 class WaitingReaders:
@@ -16,21 +17,13 @@ class WaitingReaders:
     def __init__(self, stream: str) -> None:
         """`stream`: as what `wakeup_turns`, which know readers by job, know these."""
         self._stream = stream
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters: list[Waiter] = []
 
     def wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
         turns = wakeup_turns()
-        for waiter in waiters:
-            turns.add(self._stream, waiter, of_end=False)
+        turns.add(self._stream, self._waiters, of_end=False)
         turns.serve()
 
-    async def changed(self) -> None:
+    def changed(self) -> Coroutine[Any, Any, None]:
         """Return when they are woken."""
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+        return wait_among(self._waiters)

@@ -13,6 +13,7 @@ from support import user_jobs
 from support.forked_command import Constants
 from support.killable_command import Command, Serve, Server, SharedServer
 from support.long_wait_server import NO_STALLS
+from support.otlp_collector import Collector, collecting
 
 
 @pytest.fixture
@@ -35,6 +36,13 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     for server in started:
         if server.process.poll() is None:
             server.stop()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """A collector of OpenTelemetry on this machine, until the test is over."""
+    with collecting() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from support.killable_command import Serve, Server, client_of
-from support.otlp_collector import Collector, GotSpan, collecting
+from support.otlp_collector import AT_ONCE, ERROR, OK, UNSAMPLED, UNSET, Collector, GotSpan
 from support.waiting import Pending, until
 
 from killable import JobCancelled
@@ -104,17 +104,8 @@ workers = 1
 spares = 0
 jobs_per_worker_max = 0
 """
-UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-AT_ONCE = {"killable.supervisor.telemetry.otlp_sender": {"GATHER_S": 0.02}}
-ERROR, OK, UNSET = 2, 1, 0
 CLIENT = 3
 Start = Callable[..., Server]
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ is down, silent or talks nonsense.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 from opentelemetry import trace
 from support.killable_command import Command, Serve, Server, client_of
-from support.otlp_collector import Collector, GotSpan, collecting
+from support.otlp_collector import AT_ONCE, ERROR, OK, UNSAMPLED, UNSET, Collector, GotSpan
 from support.waiting import Pending, until
 
 from killable import JobCancelled
@@ -98,17 +98,7 @@ module = "./my_jobs.py"
 workers = 2
 """
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-AT_ONCE = {"killable.supervisor.telemetry.otlp_sender": {"GATHER_S": 0.02}}
-"""What ends is sent soon."""
-ERROR, OK, UNSET = 2, 1, 0
 Start = Callable[..., Server]
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
 
 
 @pytest.fixture

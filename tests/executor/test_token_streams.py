@@ -18,6 +18,7 @@ from support.waiting import Pending, until
 
 from killable import Executor, JobError, WorkerCrashed
 from killable.supervisor.executor.streams import Stream
+from killable.workers.protocol.token_ring import TOKENS_MAX
 
 KILLS = 120
 
@@ -143,9 +144,10 @@ def test_tokens_that_no_wake_up_came_with_are_found_with_the_end(executor: Execu
 
 
 def test_a_ring_that_is_not_empty_after_a_job_is_used_by_no_other(executor: Executor) -> None:
+    tokens = TOKENS_MAX // 2  # with what it claims they fit into the ring, also if none of them was read before
     for _ in range(4):
-        items, _ = rest_of(executor.stream(streaming_tasks.publish_more_at_the_end, 20_000))
-        assert items[:20_000] == list(range(20_000))
+        items, _ = rest_of(executor.stream(streaming_tasks.publish_more_at_the_end, tokens))
+        assert items[:tokens] == list(range(tokens))
         assert list(executor.stream(executor_tasks.count, 50_000)) == list(range(50_000))
 
 

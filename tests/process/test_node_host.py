@@ -64,6 +64,19 @@ class Head:
     ) -> list[tuple[dict[str, Any], bytes]]:
         """Return the items of the next batch; those of the same one again, unless this acknowledges it."""
         answer, batches = await self.call("poll", ack=self.ack, answer=self.answer, wait_s=wait_s, forget=forget)
+        return self._items(answer, batches, acknowledges=acknowledges)
+
+    async def poll_until_refused(self) -> dict[str, Any]:
+        """Poll without an end: the states of pools are news, too, and may change at any time."""
+        while True:
+            answer, batches = await self.call("poll", ack=self.ack, answer=self.answer, wait_s=3600.0, forget=())
+            if "refused" in answer:
+                return answer
+            self._items(answer, batches)
+
+    def _items(
+        self, answer: dict[str, Any], batches: list[bytes], *, acknowledges: bool = True
+    ) -> list[tuple[dict[str, Any], bytes]]:
         self.answer = answer["answer"]
         if not batches:
             return []
@@ -195,12 +208,12 @@ async def test_a_newer_head_has_the_node_when_everything_of_the_older_one_is_gon
 async def test_a_poll_that_waits_is_answered_as_soon_as_a_newer_head_has_the_node() -> None:
     async with node() as head:
         await head.hello()
-        waits = asyncio.ensure_future(head.call("poll", ack=0, answer=1, wait_s=3600.0, forget=()))
+        waits = asyncio.ensure_future(head.poll_until_refused())
         for _ in range(50):  # turns of the loop, until it waits for news
             await asyncio.sleep(0)
         newer = Head(head.host, epoch=2)
         await newer.hello()
-        assert (await waits)[0] == {"refused": "stale_epoch", "epoch": 2}
+        assert await waits == {"refused": "stale_epoch", "epoch": 2}
         await newer.run(1, "count", n=1)
         _, end = await newer.until_end(1)
         assert end["outcome"]["state"] == "completed"

@@ -17,6 +17,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from support.waiting import Pending, until
 
+UNSAMPLED = "00-1af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+"""A `traceparent` whose trace nobody keeps."""
+AT_ONCE = {"killable.supervisor.telemetry.otlp_sender": {"GATHER_S": 0.02}}
+"""Constants of a server that soon sends what has ended."""
+ERROR, OK, UNSET = 2, 1, 0
+"""What `GotSpan.status` can be."""
+
 
 @dataclass(frozen=True)
 class GotSpan:
@@ -30,7 +37,6 @@ class GotSpan:
     end_ns: int
     kind: int
     status: int
-    """0: unset, 1: ok, 2: error"""
     message: str
     state: str
     attributes: dict[str, Any]

@@ -30,6 +30,7 @@ from executor.measures import MEASURES, PEERS, Measure
 from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
 from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
 from measurement import RAW, Figure, Samples, peer_name
+from other_load import BUSY
 from packaging.requirements import Requirement
 from rich.table import Table
 from trial_plan import FULL, QUICK, Plan
@@ -359,6 +360,7 @@ def comparison_notes(rows: list[Row]) -> Iterator[str]:
 def published(rows: list[Row], results: Samples, quick: bool, took_s: float) -> page.Document:
     """Return all that the page and README say of this run. Significant digits only, so that a difference is read."""
     loads = [max(shares) for shares in results.other_load.values()]
+    other_load = round(sum(loads) / len(loads), 2)
     measured = {name for row in rows for name in (*row.peers, *row.outcomes)} | {Killable.name}
     figures = [
         page.Comparison(
@@ -375,7 +377,8 @@ def published(rows: list[Row], results: Samples, quick: bool, took_s: float) -> 
         "took_s": round(took_s),
         "quick": quick,
         "machine": machine.describe(),
-        "other_load": round(sum(loads) / len(loads), 2),
+        "other_load": other_load,
+        "was_busy": other_load >= BUSY,
         "peers": {name: _described(peer) for name, peer in PEERS.items() if name in measured},
         "figures": figures,
     }  # fmt: skip

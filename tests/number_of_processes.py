@@ -7,8 +7,8 @@ import os
 import pytest
 
 MORE_THAN_PROCESSORS = 2
-"""Many tests wait for a grace, a deadline, a death: others run meanwhile. More of them are slower: each process collects
-all tests, and on two processors 7 needed 158 s for what 4 needed 114 s for (3: 116 s).
+"""Many tests wait for a grace, a deadline, a death: others run meanwhile. With more of them it takes longer: each
+collects all tests, and they are in each other's way. 7 on two processors needed 158 s for what 4 did in 114 s.
 """
 
 

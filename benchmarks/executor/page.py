@@ -20,8 +20,6 @@ BEGIN, END = "<!-- written by `make peers` -->\n", "<!-- end -->\n"
 KILLABLE, RAW = "killable", "raw kill"
 STDLIB, SPAWN = "ProcessPoolExecutor", "ProcessPoolExecutor (spawn)"
 RAW_TITLE = "a bare SIGKILL"
-BUSY = 0.1
-"""Share of the processors from which on README says that they were not idle."""
 HEAVY = "worker dead → next job's first line, preload of 1 s and 200 MB"
 README_LINES = {
     "cancel → dead, native call that holds the GIL, p50": "cancel until a native call is dead, without grace",
@@ -65,6 +63,8 @@ class Document(TypedDict):
     machine: dict[str, Any]
     other_load: float
     """Share of all processors that other programs used meanwhile, 0 to 1."""
+    was_busy: bool
+    """Whether that is so much that README says it."""
     peers: dict[str, Described]
     figures: list[Comparison]
 
@@ -205,7 +205,7 @@ def readme(document: Document) -> str:
     rows = [(what + (": **we lose**" if better(each) else ""), *_readme_cells(each, names))
             for name, what in README_LINES.items() if (each := found.get(name))]  # fmt: skip
     run = "make peers ARGS=--quick" if document["quick"] else "make peers"
-    busy = " that other programs used too" if document["other_load"] >= BUSY else ""
+    busy = " that other programs used too" if document["was_busy"] else ""
     return (
         f"{_table(('', *names), rows)}\n\nMedians of `{run}` on {document['machine']['cores']} cores{busy},"
         f" {document['date']}. [All figures](docs/explanation/peers.md), and who is better where.\n"

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from killable.supervisor.journal import schema
-from killable.supervisor.journal.start_refusals import JournalRefused
+from killable.supervisor.journal.start_refusals import JournalRefused, refuse_empty
 
 MODE = 0o600
 """It holds inputs and results. SQLite gives its write-ahead log the mode of the file."""
@@ -39,12 +39,7 @@ def prepare_file(path: str) -> None:
         return
     if not stat.S_ISREG(found.st_mode):
         return  # SQLite says what is wrong
-    if found.st_size == 0:
-        raise JournalRefused(
-            f"{path} is empty, and a journal never is: its content was lost, or it is another program's; remove it to "
-            "begin with an empty journal",
-            journal=path,
-        )
+    refuse_empty(path, found.st_size)
     for each in (path, path + WAL, path + MARK):
         _check_owner(each, path)
 

@@ -21,13 +21,11 @@ from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.journal import schema
 from killable.supervisor.journal.file_permissions import Place, place_of, prepare_file
 from killable.supervisor.journal.generation_mark import GenerationMark
-from killable.supervisor.journal.log_room import lengthen_log
+from killable.supervisor.journal.log_room import WAL_BYTES_MAX, lengthen_log
 from killable.supervisor.journal.start_refusals import JournalRefused, damaged, refused
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
-WAL_BYTES_MAX = 64 << 20
-"""The write-ahead log is truncated to this size after it has grown."""
 PIECE_BYTES = 64 << 20
 """SQLite takes at most 10^9 bytes for one value (sqlite.org/limits.html); a job's events may be more."""
 

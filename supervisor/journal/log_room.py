@@ -1,4 +1,4 @@
-"""The room on disk that a journal's write-ahead log gets before it is needed.
+"""The room on disk of a journal's write-ahead log: what it gets before it is needed, and what it keeps.
 
 Runs in: supervisor, in the journal's thread.
 """
@@ -9,6 +9,8 @@ import os
 
 from killable.supervisor.journal.file_permissions import WAL
 
+WAL_BYTES_MAX = 64 << 20
+"""It is truncated to this size after it has grown."""
 WAL_ROOM_BYTES = 1100 * (4096 + 24)
 """The frames of SQLite's automatic checkpoint (1000 pages), after which the log is written from its beginning again,
 and those of the transaction that exceeds them.

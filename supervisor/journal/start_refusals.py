@@ -14,6 +14,16 @@ class JournalRefused(StartRefused):
     """The journal cannot be used as it is. The server does not start, and the file is left unchanged."""
 
 
+def refuse_empty(path: str, size: int) -> None:
+    """Raise JournalRefused for a file of no bytes."""
+    if size == 0:
+        raise JournalRefused(
+            f"{path} is empty, and a journal never is: its content was lost, or it is another program's; remove it to "
+            "begin with an empty journal",
+            journal=path,
+        )
+
+
 def damaged(path: str, why: str) -> JournalRefused:
     """Return the refusal of a journal that cannot be read any more."""
     return JournalRefused(

@@ -11,7 +11,6 @@ import pytest
 from contract.source import LAYERS, ROOT, Source, check, sources
 
 ABOVE = {"workers": ("killable.supervisor", "killable.api"), "supervisor": ("killable.api",)}
-LINES_MAX, FUNCTION_LINES_MAX = 600, 60
 
 
 @pytest.mark.parametrize("room", LAYERS)
@@ -68,23 +67,6 @@ def states_stored_elsewhere(looked_at: Sequence[Source]) -> list[str]:
 def test_only_the_dispatcher_stores_a_state() -> None:
     assert states_stored_elsewhere(sources(*LAYERS)) == []
     assert len(stored_states(sources(*LAYERS))) == 1
-
-
-@check
-def too_long(looked_at: Sequence[Source]) -> list[str]:
-    files = [each.name for each in looked_at if len(each.text.splitlines()) > LINES_MAX]
-    functions = [
-        f"{each.name}:{node.name}"
-        for each in looked_at
-        for node in each.functions()
-        if node.end_lineno is not None and node.end_lineno - node.lineno >= FUNCTION_LINES_MAX
-    ]
-    return files + functions
-
-
-@pytest.mark.parametrize("room", LAYERS)
-def test_a_file_fits_in_the_head(room: str) -> None:
-    assert too_long(sources(room)) == []
 
 
 @check

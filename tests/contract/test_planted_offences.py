@@ -10,6 +10,7 @@ import pytest
 from contract import (
     test_claims,
     test_faulthandler,
+    test_file_sizes,
     test_layers,
     test_message_texts,
     test_names,
@@ -61,7 +62,7 @@ OFFENCES = [
         (SUPERVISOR, f"{MOVE}self.job.state: int = state", ":2"),
     ),
     *planted(
-        test_layers.too_long,
+        test_file_sizes.too_long,
         (SUPERVISOR, "pass\n" * 601, SUPERVISOR),
         (SUPERVISOR, "def long():" + "\n    pass" * 60, f"{SUPERVISOR}:long"),
     ),

@@ -137,7 +137,9 @@ def _to_the_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+@lru_cache(maxsize=256)
 def _seconds(at: str) -> float:
+    """Cached: each job has its time of creation read at its start and at its end, 4 µs each."""
     from datetime import datetime  # here: 1.5 ms of an Executor's start, which has no use for it
 
     return datetime.fromisoformat(at).timestamp()

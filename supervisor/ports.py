@@ -145,9 +145,9 @@ class MeasuredProcess(Protocol):
     at the fork is then out of date.
     """
 
-    def note_base(self) -> None:
-        """Record its current use, from which the use of an attempt is counted. Call it before the order is sent, in
-        the thread that sends the order; any thread may.
+    def note_base(self, *, cpu: bool = True) -> None:
+        """Record its current use, from which the use of an attempt is counted; without `cpu` no processor time, which
+        takes a third of it. Call it before the order is sent, in the thread that sends the order; any thread may.
         """
         ...
 

@@ -44,7 +44,7 @@ class ResourceMonitor:
     def prepare(self, *, has_order: bool) -> None:
         """Record the base, unless the thread that sent the order has done so, and set the kernel's limits."""
         if needs_samples(self._limits) and not has_order:
-            self._process.note_base()
+            self._process.note_base(cpu=self._cpu)
         memory = self._limits["memory_bytes"]
         tasks_max = hard_limit_of_tasks(self._limits["processes_max"], self._limits["threads_max"])
         self._process.bound(None if memory is None else hard_limit_bytes(memory), tasks_max)

@@ -152,11 +152,12 @@ class DriverLauncher:
         if self._keeping is not None:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
-        try:
-            async with asyncio.timeout(CLOSE_S):
-                await self._driver.ask({"ask": "close"})
-        except (CarrierError, StartRefused, TimeoutError) as error:
-            logger.warning("driver_not_closed", extra={"detail": str(error)})
+        if not self._driver.is_over:  # else it was told already why, and by whom
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await self._driver.ask({"ask": "close"})
+            except (CarrierError, StartRefused, TimeoutError) as error:
+                logger.warning("driver_not_closed", extra={"detail": str(error)})
         self._driver.end("it is not needed any more")
         await self._driver.reap()
 

@@ -23,6 +23,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.lifecycle import TABLE, Cause, State, terminal_state_of
 from killable.supervisor.models import Certificate, Outcome, Verdict
 from killable.supervisor.pools.pool_protocols import HeldRun, JobWorker, RunningAttemptOwner
+from killable.workers.authoring.limits_and_caps import beside_defaults
 
 _NAME, _DATA = itemgetter(0), itemgetter(1)
 
@@ -91,7 +92,7 @@ class RemoteAttempt:
         traceparent, tracestate, tells_spans = trace_of(job)
         run = {
             "order": "run", "n": self.n, "parts": len(parts), "job_id": job.id, "type": job.type.name,
-            "submitted_as": submission.type, "attempt": job.attempts, "limits": dict(job.limits),
+            "submitted_as": submission.type, "attempt": job.attempts, "limits": beside_defaults(job.limits),
             "tags": dict(submission.tags), "correlation_id": submission.correlation_id,
             "traceparent": traceparent, "tracestate": tracestate, "tells_spans": tells_spans,
             "age_s": now - job.created, "waited_s": now - job.queued, "at_event": len(job.log),

@@ -148,8 +148,8 @@ class CommandProcess:
 
     # ── MeasuredProcess ──
 
-    def note_base(self) -> None:
-        self.base = self.sample(cpu=True, at_most=1)
+    def note_base(self, *, cpu: bool = True) -> None:
+        self.base = self.sample(cpu=cpu, at_most=1)
 
     def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
         if self._cgroup is not None:

@@ -197,8 +197,8 @@ class WorkerProcess:
         self._oom_before = self._oom.read()
         self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
-    def note_base(self) -> None:
-        self.base = self.sample(cpu=True, at_most=1) or (None if self._was_used else self.base)
+    def note_base(self, *, cpu: bool = True) -> None:
+        self.base = self.sample(cpu=cpu, at_most=1) or (None if self._was_used else self.base)
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
     def release(self) -> bool:

@@ -44,6 +44,7 @@ def both_are_told(server: RayServer) -> bool | Pending:
 def test_without_a_ray_at_the_address(tmp_path: Path) -> None:
     code, words = refused("127.0.0.2:9", tmp_path)
     assert code == 69 and "there is no Ray at 127.0.0.2:9 ([Errno 111] Connection refused): start it with" in words
+    assert len(words.splitlines()) == 1, words
 
 
 def test_without_a_token(tmp_path: Path) -> None:

@@ -102,8 +102,8 @@ class FakeProcess:
 
     def note_before(self) -> None: ...
 
-    def note_base(self) -> None:
-        self.base = self.sample(cpu=True, at_most=1)
+    def note_base(self, *, cpu: bool = True) -> None:
+        self.base = self.sample(cpu=cpu, at_most=1)
 
     def release(self) -> bool:
         if self.killed_for is not None:

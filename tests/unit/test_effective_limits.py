@@ -8,7 +8,7 @@ import pytest
 
 from killable.supervisor.jobs.effective_limits import caps_of_type, limits_of_job, limits_of_type
 from killable.supervisor.settings import JobSettings, Settings
-from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, Limits, over, value_of
+from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, LIMITS, Limits, beside_defaults, over, value_of
 from killable.workers.errors import Refused
 
 
@@ -34,6 +34,13 @@ def test_the_closer_word_wins() -> None:
     assert (in_force["run_s"], in_force["grace_s"], in_force["queue_s"]) == (1.0, 2.0, 3.0)
     for_one = limits_of_job(in_force, {}, {"run_s": 4.0, "memory_bytes": None})
     assert (for_one["run_s"], for_one["grace_s"], for_one["memory_bytes"]) == (4.0, 2.0, None)
+
+
+def test_a_node_is_told_only_what_is_not_the_default() -> None:
+    said = {"run_s": None, "memory_bytes": None, "grace_s": 0.5, "operation_s": {"load": 1.0, "send": None}}
+    limits = over(DEFAULT_LIMITS, said)
+    assert beside_defaults(limits).keys() <= said.keys() and beside_defaults(DEFAULT_LIMITS) == {}
+    assert over(DEFAULT_LIMITS, beside_defaults(limits)) == limits
 
 
 @pytest.mark.row("C4")

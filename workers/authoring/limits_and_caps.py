@@ -238,6 +238,11 @@ def over(limits: Limits, changes: Mapping[str, Any]) -> Limits:
     return changed  # type: ignore[return-value]  # a Limits by its names
 
 
+def beside_defaults(limits: Limits) -> dict[str, Any]:
+    """Return what `over` needs to make these limits from the defaults: mostly little of them."""
+    return {name: value for name, value in limits.items() if value != value_of(DEFAULT_LIMITS, name)}
+
+
 def cap_of(name: str, value: Any) -> float | None:
     """Return the cap of a limit that nobody has set: it follows from the value that a job type has. None: no cap."""
     limit = LIMITS[name]

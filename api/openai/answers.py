@@ -97,9 +97,11 @@ class Answer(Response):
 
     def __init__(
         self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
-        headers: dict[str, str],
+        headers: dict[str, str], begun: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
-        """`streamed`: the form, if it is to be streamed; None: the answer comes whole."""
+        """`streamed`: the form, if it is to be streamed; None: the answer comes whole. `begun`: what the stream begins
+        with at once, and not with its first token.
+        """
         self._engine = engine
         self._streams = streams
         self._jobs = jobs
@@ -108,6 +110,7 @@ class Answer(Response):
         self._unbegun: Refused | tuple[str, dict[str, Any]] | None = None
         """Why there is no stream: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
+        self._begun = begun
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,7 +215,9 @@ class Answer(Response):
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         """Yield the stream. One that has failed before there is any of it is left to `_unbegun`."""
-        is_begun = False
+        is_begun = bool(self._begun)
+        for part in _in_writes(self._begun):
+            yield part
         try:
             async with aclosing(_events_of(self._engine, self._jobs.ids)) as source:
                 async for number, batch in source:

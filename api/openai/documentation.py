@@ -25,7 +25,9 @@ _COMMON = ("unauthorized", "forbidden", "misdirected", "busy", "internal")
 _NUMBER, _INTEGER, _FLAG = {"type": "number"}, {"type": "integer"}, {"type": "boolean"}
 _FORMS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), _NUMBER),
-    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens", "seed", "top_logprobs"), _INTEGER),
+    **dict.fromkeys(("min_p", "repeat_penalty"), _NUMBER),
+    **dict.fromkeys(("max_tokens", "max_completion_tokens", "max_output_tokens"), _INTEGER),
+    **dict.fromkeys(("seed", "top_logprobs", "top_k"), _INTEGER),
     **dict.fromkeys(("parallel_tool_calls", "echo", "add_special", "parse_special", "with_pieces"), _FLAG),
     "logit_bias": {"type": "object"},
     "response_format": {"type": "object"},

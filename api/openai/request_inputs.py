@@ -169,7 +169,11 @@ SAMPLING: dict[str, Check] = {
     "presence_penalty": _number(-2, 2),
     "frequency_penalty": _number(-2, 2),
     "logit_bias": _bias,
+    "top_k": _whole(-1, 2**31 - 1),
+    "min_p": _number(0, 1),
+    "repeat_penalty": _number(0.01, 100),
 }
+"""How a model draws its tokens. The last three are of llama.cpp's servers, -1 or 0 of `top_k` is all tokens."""
 _OF_ANSWERS: dict[str, Check] = {
     "logprobs": _flag,
     "top_logprobs": _whole(0, 20),
@@ -195,14 +199,14 @@ FIELDS: dict[str, dict[str, Check]] = {
         **{name: SAMPLING[name] for name in ("max_tokens", "top_p", "stop")},
         **{name: _OF_ANSWERS[name] for name in ("tools", "tool_choice", "parallel_tool_calls")},
         "temperature": _number(0, 1),
-        "top_k": _whole(0, 2**31 - 1),
+        "top_k": SAMPLING["top_k"],
     },
     "completions": {**SAMPLING, "logprobs": _whole(0, 5), "echo": _flag, "suffix": _text},
     "embeddings": {"encoding_format": _one_of("float", "base64"), "dimensions": _whole(1, 1 << 20)},
     "tokenize": {"add_special": _flag, "parse_special": _flag, "with_pieces": _flag},
     "detokenize": {},
 }
-"""What the model is asked for, by kind. A type may take more; those members are checked by its schema only."""
+"""What the model is asked for, by kind. A type may take more; those that no API has are checked by its schema only."""
 ALIASES = {
     "chat": {"max_completion_tokens": "max_tokens"},
     "responses": {"max_output_tokens": "max_tokens"},
@@ -224,6 +228,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "stop": ([],),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repeat_penalty": (1,),
     "echo": (False,),
     "suffix": ("",),
     "best_of": (1,),
@@ -336,7 +343,7 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
             continue
         if name in _OPTIONS and (taken.members is None or name not in taken.members):
             continue
-        check = FIELDS[kind].get(spelled) or FIELDS[kind].get(name)
+        check = FIELDS[kind].get(spelled) or FIELDS[kind].get(name) or SAMPLING.get(name)
         why = check(value) if check else ""
         if why:
             faults.append(wrong([spelled], why, _code(why)))
@@ -400,6 +407,8 @@ def _inputs(
         reader.faults.append(wrong(["n"], f"asks for {len(contents) * n} answers; at most {ANSWERS_MAX} are allowed"))
         return []
     seed = input.get("seed")
+    if isinstance(seed, int) and (why := SAMPLING["seed"](seed + n - 1)):
+        reader.faults.append(wrong(["seed"], f"{why} for each of the answers"))
     return [
         {**input, content: each, **({} if seed is None or n == 1 else {"seed": seed + number})}
         for each in contents

@@ -52,7 +52,7 @@ class OpenAIResponse:
         self._choice = Choice()
         self._sequence = 0
         self._is_begun = False
-        self._calls: dict[int, str] = {}
+        self._has_item = False
 
     # ── as it stands ──
 
@@ -145,8 +145,12 @@ class OpenAIResponse:
 
     # ── as a stream ──
 
+    def begin(self) -> list[bytes]:
+        """Return the events of a response that has said nothing yet. Who can come back needs its id to do so."""
+        return list(self._begin())
+
     def failure(self, number: int) -> dict[str, Any] | None:
-        """Return the error of a job that has failed before it has said anything; later ones are in the stream."""
+        """Return the error of a job that has failed before its stream has begun; later ones are in the stream."""
         return None if self._is_begun else self._choice.error
 
     def end(self) -> bytes:
@@ -162,10 +166,10 @@ class OpenAIResponse:
         for _, name, data in batch:
             if name == "token":
                 text, members = self._choice.take_token(data)
-                yield from self._begin()
+                yield from self._begin_item()
                 if text:
                     yield from self._delta(text, members)
-            elif name == "retrying" and self._is_begun:
+            elif name == "retrying" and self._has_item:
                 raise BegunAnew
             elif name in TERMINAL_STATES:
                 yield from self._end(name, data)
@@ -177,6 +181,12 @@ class OpenAIResponse:
         self._record = self._record._replace(state="running")
         for event in ("response.created", "response.in_progress"):
             yield self._event(event, {"response": {**self.json(), "output": []}})
+
+    def _begin_item(self) -> Iterable[bytes]:
+        yield from self._begin()
+        if self._has_item:
+            return
+        self._has_item = True
         item = {"id": self._message_id, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
         yield self._event("response.output_item.added", {"output_index": 0, "item": item})
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
@@ -199,9 +209,11 @@ class OpenAIResponse:
         """Yield the end of the message, that of calls of tools, and that of the response."""
         members = json.loads(data)
         self._choice.take_end(data)
-        if not self._is_begun and self._choice.error is not None and name != "cancelled" and self._after < 0:
+        if not self._is_begun and self._choice.error is not None and name != "cancelled":
             return  # its answer has a status
         yield from self._begin()
+        if name == "completed":
+            yield from self._begin_item()
         result, partial = members["result"], members["partial"]
         self._record = self._record._replace(
             state=name,

@@ -6,6 +6,7 @@ Runs in: api. Their errors are OpenAI's (`errors`): what is raised here is told 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -133,7 +134,9 @@ async def create_response(request: Request, headers: Headers) -> Response:
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return Response(form.whole(), headers=submitted.headers, media_type="application/json")
-    return _answer(request, submitted, form, streamed=form if asked.stream else None, watches=asked.background)
+    begun = form.begin() if asked.background else ()
+    streamed = form if asked.stream else None
+    return _answer(request, submitted, form, streamed=streamed, watches=asked.background, begun=begun)
 
 
 @router.get(
@@ -151,7 +154,9 @@ async def get_response(
         form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
         jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
         parts.streams.check(operator=jobs.operator)
-        return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={})
+        return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={}, begun=form.begin())
+    if query.starting_after >= 0:
+        raise invalid([fault("query", ["starting_after"], "is for streams only")])
     return await _as_it_stands(parts, record, model)
 
 
@@ -257,9 +262,10 @@ async def _withdraw(engine: Engine, record: JobRecord) -> None:
 
 
 def _answer(
-    request: Request, submitted: Submitted, form: Form, *, streamed: StreamedForm | None = None, watches: bool = False
-) -> Response:
+    request: Request, submitted: Submitted, form: Form, *, streamed: StreamedForm | None = None, watches: bool = False,
+    begun: Sequence[bytes] = (),
+) -> Response:  # fmt: skip
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]
     jobs = Jobs(ids, tenant_of(request), is_operator(request.scope), watches)
-    return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers)
+    return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers, begun=begun)

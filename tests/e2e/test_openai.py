@@ -193,11 +193,16 @@ def test_a_request_that_left_the_queue_never_starts(client: openai.OpenAI, url: 
 
     # Only then are the workers free: of two connections that are closed the server may hear in either order.
     until(ended, "it has left the queue")
+    with client.responses.create(model="parrot", input="later", background=True, stream=True) as begun:
+        first: Any = next(iter(begun))  # while it waits: who loses this connection can come back
+    assert first.type == "response.created" and client.responses.retrieve(first.response.id).status == "queued"
     for stream in busy:
         stream.close()
     client.chat.completions.create(model="parrot", messages=says("next"))
     record = ended()
     assert record["state"] == "cancelled" and record["started_at"] is None and record["pid"] is None
+    events = list(client.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number))
+    assert events[0].sequence_number == 1 and events[-1].type == "response.completed"
 
 
 def test_several_requests_at_once_do_not_cut_each_other(client: openai.OpenAI, url: str, gate: str) -> None:

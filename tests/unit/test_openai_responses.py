@@ -65,5 +65,17 @@ def test_a_failure_before_the_first_word_is_for_the_status_of_the_answer() -> No
     assert form.failure(0) == {"code": "timeout.run", "message": "too long"}
 
 
+@pytest.mark.parametrize("state", ["completed", "failed", "cancelled"])
+def test_who_can_come_back_knows_the_id_before_the_first_word(state: str) -> None:
+    form = OpenAIResponse(record("queued"), "m", {})
+    pieces = form.begin()
+    assert len(pieces) == 2 and response_id(ID).encode() in pieces[0]
+    rest = list(form.stream(0, [JobEvent(0, "retrying", b"{}"), *events(state)]))
+    assert form.failure(0) is None, "it is in the stream"
+    told = [json.loads(piece.split(b"data: ")[1]) for piece in (*pieces, *rest)]
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert told[-1]["type"] == f"response.{state}"
+
+
 def test_metadata_are_the_tags_that_identify_nobody() -> None:
     assert OpenAIResponse(record("queued"), "m", {}).json()["metadata"] == {"a": "b"}

@@ -49,7 +49,13 @@ def chat(
     ctx: Context,
 ) -> Generator[str | dict[str, Any], None, dict[str, Any]]:
     """Answer a conversation with a small language model, token by token."""
-    request = _request(locals())
+    request = _request(
+        messages=messages, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        stop=stop, seed=seed, presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+        repeat_penalty=repeat_penalty, logit_bias=logit_bias, logprobs=logprobs, top_logprobs=top_logprobs,
+        response_format=response_format, tools=tools, tool_choice=tool_choice,
+        parallel_tool_calls=parallel_tool_calls,
+    )  # fmt: skip
     if tools and not ask_engine("/props")["chat_template_caps"]["supports_tools"]:
         raise InputRefused("the chat template of this model has no tools", "tools", code="unsupported_parameter")
     run = _Run("messages", ctx)
@@ -85,7 +91,11 @@ def complete(
     ctx: Context,
 ) -> Generator[str | dict[str, Any], None, dict[str, Any]]:
     """Continue a text with a small language model, token by token."""
-    request = _request(locals())
+    request = _request(
+        prompt=prompt, max_tokens=max_tokens, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p,
+        stop=stop, seed=seed, presence_penalty=presence_penalty, frequency_penalty=frequency_penalty,
+        repeat_penalty=repeat_penalty, logit_bias=logit_bias, logprobs=logprobs,
+    )  # fmt: skip
     run, offset = _Run("prompt", ctx), len(prompt)
     with closing(run.chunks(request, "handle_completions")) as chunks:
         for chunk in chunks:
@@ -171,9 +181,9 @@ class _Run:
         return RuntimeError(f"the engine failed: {error.get('message')}")
 
 
-def _request(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the request for the engine: the parameters that a job type was given, streamed, with their counts."""
-    given = {name: value for name, value in parameters.items() if name != "ctx" and value is not None}
+def _request(**members: Any) -> dict[str, Any]:
+    """Return the request for the engine: the members that were given, streamed, with their counts."""
+    given = {name: value for name, value in members.items() if value is not None}
     return {**given, "stream": True, "stream_options": {"include_usage": True}, "return_progress": True}
 
 

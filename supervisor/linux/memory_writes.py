@@ -76,7 +76,12 @@ class _Scan(ctypes.Structure):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_quick = ctypes.PyDLL(None)
+"""Calls that keep the interpreter: before each submit, they take a few µs, and to get it back takes up to ten times as
+long while results come in.
+"""
+_quick.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_quick.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
@@ -109,7 +114,7 @@ def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, byte
 class _Look:
     """One look at the pages of a piece of memory, which is mostly repeated: made once."""
 
-    __slots__ = ("_all", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
+    __slots__ = ("_all", "_at", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
 
     def __init__(self, start: int, end: int) -> None:
         self.pages = start, end
@@ -123,14 +128,18 @@ class _Look:
             size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(self._region),
             vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
         )  # fmt: skip
+        self._at = ctypes.addressof(self._scan)
 
     def finds_write(self, pagemap: int) -> bool:
         """Return whether a page was written to. Raise OSError if it is no longer watched: other memory is there now."""
-        return bool(fcntl.ioctl(pagemap, _SCAN, self._scan))
+        found: int = _quick.ioctl(pagemap, _SCAN, self._at)
+        if found < 0:
+            raise OSError("it is not watched")
+        return found > 0
 
     def is_all_there(self) -> bool:
         """Return whether all pages are in memory (mincore(2))."""
-        return _libc.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
+        return _quick.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
 
 
 class WriteWatch:

@@ -154,7 +154,7 @@ class FrameReader(PipeReader):
             frames = self._decoder.feed(data)
         except FrameError as error:
             frames, damage = error.frames, str(error)
-        self.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
+        self.read_bytes = min(max(self._decoder.missing, READ_BYTES), LARGE_READ_BYTES)
         if self._ring is not None:
             self._waiting.extend(frames)
         elif frames:

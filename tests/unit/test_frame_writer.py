@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from support.waiting import until
 
 from killable.workers.protocol.codec import CODECS, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, Decoder, Frame
+from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import Kind
 from killable.workers.runtime.frame_writer import FrameWriter
 
@@ -140,3 +142,28 @@ def test_what_is_sent_inside_a_write_of_another_thread_waits_for_its_end(pipe: t
     assert [(frame.kind, frame.payload) for frame in frames] == [
         (Kind.LOG_RECORD, b"outer"), (Kind.LOG_RECORD, b"inner"), (Kind.RESULT, b"1"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("codec", "room"), [("pickle", WIDE_PIPE_BYTES), ("json", PIPE_BYTES)])
+def test_a_large_result_in_pieces_is_one_frame_for_which_an_executors_pipe_is_made_wider(
+    pipe: tuple[int, int], codec: str, room: int
+) -> None:
+    reading, writing = pipe
+    channel = FrameWriter(writing, CODECS[codec], lambda: None)
+    channel.begin(7)
+    pieces = [b"head", 100_000 * b"a", b"", 70_000 * b"b"]
+    decoder = Decoder()
+    frames: list[Frame] = []
+
+    def read() -> None:
+        while chunk := os.read(reading, 1 << 16):
+            frames.extend(decoder.feed(chunk))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    channel.close([(Kind.RESULT, pieces), (Kind.IDLE, b"x")])
+    found = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+    os.close(writing)
+    reader.join()
+    assert frames == [Frame(Kind.RESULT, 7, 0, b"".join(pieces)), Frame(Kind.IDLE, 7, 1, b"x")]
+    assert found == room

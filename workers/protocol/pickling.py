@@ -144,6 +144,10 @@ class Pickled:
         """Return the encoded value in one piece."""
         return b"".join(self._pieces())
 
+    def pieces(self) -> list[bytes]:
+        """Return the encoded value in pieces that nobody changes."""
+        return [piece if type(piece) is bytes else bytes(piece) for piece in self._pieces()]
+
     def lay(self, descriptor: int) -> None:
         """Write the encoded value into a file. Raise OSError (no memory)."""
         pieces = [memoryview(piece).cast("B") for piece in self._pieces() if len(piece)]

@@ -257,8 +257,8 @@ class Harness:
             change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
         is_reusable = not (is_last or change)
         if is_call and is_reusable and closing[0] == Kind.RESULT and self._has_said_nothing():
-            duration = pack_seconds(time.perf_counter() - began)
-            self._channel.close([(Kind.RAN, duration + closing[1])])
+            duration, value = pack_seconds(time.perf_counter() - began), closing[1]
+            self._channel.close([(Kind.RAN, duration + value if type(value) is bytes else [duration, *value])])
             return None
         if closing[0] == Kind.RESULT_SHM:
             self._drop_result_buffer()

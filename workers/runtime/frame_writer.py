@@ -167,7 +167,7 @@ class FrameWriter:
             with self._lock:
                 pieces: list[bytes] = []
                 for number, (kind, payload) in enumerate(closing, self._sequence):
-                    if type(payload) is bytes:
+                    if isinstance(payload, bytes):
                         pieces.append(encode(kind, self._fence, number, payload))
                     else:
                         pieces += (head(kind, self._fence, number, payload), *payload)

@@ -139,8 +139,8 @@ class Harness:
         self._result_buffer = -1
         self._call_type: type[Execution] | None = None
         """None: this worker has had no call yet."""
-        self._outputs = os.dup(1), os.dup(2)
-        """Its output pipes, whatever a job puts in their place."""
+        self._outputs = () if self._jobs_max == 1 else (os.dup(1), os.dup(2))
+        """Its output pipes, whatever a job puts in their place; none in a worker that takes but one job."""
         self._checkpoint: Frame | None = None
         """What came before the next order: the last checkpoint of an earlier attempt of its job."""
         self._since = time.time()

@@ -133,6 +133,8 @@ class RepeatedContent:
         """Copies that live on without a task. In both dicts the latest is the last one."""
         self._watch: WriteWatch | None = None
         self._is_closed = self._watch_asked = False
+        self.looked_at: object | None = None
+        """The definitions of the latest small call, of which the program was warned if they are large."""
 
     def part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
         """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""

@@ -176,9 +176,10 @@ class PickleCodec:
             encoded: bytes = self._pickles.in_band(value)
             return encoded
         found = self._pickled(value)
-        if RESULT_BYTES_IN_PIECES_MIN <= found.size <= RESULT_BYTES_IN_PIPE_MAX:
+        size = found.size
+        if RESULT_BYTES_IN_PIECES_MIN <= size <= RESULT_BYTES_IN_PIPE_MAX:
             return found.pieces()
-        if result_buffer < 0 or found.size <= RESULT_BYTES_IN_PIPE_MAX:
+        if result_buffer < 0 or size <= RESULT_BYTES_IN_PIPE_MAX:
             return found.to_bytes()
         try:
             found.lay(result_buffer)

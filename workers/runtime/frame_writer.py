@@ -37,8 +37,8 @@ class FrameWriter:
     ) -> None:
         self._descriptor = descriptor
         self._ring = ring
-        self._room = PIPE_BYTES if codec.name == "pickle" else 2 * FRAME_BYTES_MAX
-        """What is larger asks for a wider pipe first: an Executor's result, once in the life of a worker."""
+        self._room = PIPE_BYTES
+        """A result in pieces that is larger asks for a wider pipe first, once in the life of a worker."""
         self._encode_token = codec.encode_token
         self._encode_value = codec.encode_value
         self._answer = answer
@@ -157,22 +157,25 @@ class FrameWriter:
                 raise
 
     def close(self, closing: Sequence[tuple[int, bytes | list[bytes]]]) -> None:
-        """Write closing frames in one go, and refuse all later frames except further closing frames. A payload may be
-        in pieces.
+        """Write closing frames, and refuse all later frames except further closing frames. A payload in pieces is not
+        copied.
         """
         while self._queued:
             self._write_next()
         self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
         try:
             with self._lock:
-                pieces: list[bytes] = []
-                for number, (kind, payload) in enumerate(closing, self._sequence):
+                data, number = b"", self._sequence
+                for kind, payload in closing:
                     if isinstance(payload, bytes):
-                        pieces.append(encode(kind, self._fence, number, payload))
+                        data += encode(kind, self._fence, number, payload)
                     else:
-                        pieces += (head(kind, self._fence, number, payload), *payload)
-                self._write_all(pieces)
-                self._sequence += len(closing)
+                        self._write_pieces([data, head(kind, self._fence, number, payload), *payload])
+                        data = b""
+                    number += 1
+                if data:
+                    self._write_all(data)
+                self._sequence = number
         finally:
             self.busy = False
 
@@ -199,10 +202,10 @@ class FrameWriter:
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:
             raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
-        self._write_all((encode(kind, self._fence, self._sequence, payload),))
+        self._write_all(encode(kind, self._fence, self._sequence, payload))
         self._sequence += 1
 
-    def _write_all(self, pieces: Sequence[bytes]) -> None:
+    def _write_pieces(self, pieces: Sequence[bytes]) -> None:
         size = sum(map(len, pieces))
         if size > self._room:
             self._room = 2 * FRAME_BYTES_MAX
@@ -210,9 +213,12 @@ class FrameWriter:
                 fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, WIDE_PIPE_BYTES)
         written = os.writev(self._descriptor, pieces)
         if written < size:
-            data = b"".join(pieces)
-            while written < size:
-                written += os.write(self._descriptor, memoryview(data)[written:])
+            self._write_all(b"".join(pieces)[written:])
+
+    def _write_all(self, data: bytes) -> None:
+        written = os.write(self._descriptor, data)
+        while written < len(data):
+            written += os.write(self._descriptor, memoryview(data)[written:])
 
 
 def _too_large(value: object, error: FrameError) -> TooLarge:

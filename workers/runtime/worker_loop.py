@@ -273,8 +273,9 @@ class Harness:
         """
         is_flushed = _flush()
         try:
-            for number, kept in enumerate(self._outputs, 1):
-                os.dup2(kept, number)
+            if self._outputs:
+                os.dup2(self._outputs[0], 1)
+                os.dup2(self._outputs[1], 2)
         except OSError as error:
             return f"its output is closed ({error.strerror})"
         if not is_flushed:

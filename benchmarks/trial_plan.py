@@ -59,7 +59,8 @@ class Plan:
     executor_rounds: int = 3
     executor_tokens: int = 300_000
     executor_first_tokens: int = 1000
-    executor_cold_starts: int = 5
+    executor_programs: int = 5
+    """Of each peer, in turns, for a measure that depends on the program or on the second."""
     never_s: float = 10.0
     """A cooperative cancel without effect for this long is reported as "never". Measured once, not per pass."""
 
@@ -80,5 +81,5 @@ QUICK = Plan(
     executor_memory_kills=2, executor_deadlines=2, executor_graces=2, executor_after_kills=4, executor_trees=1,
     executor_owners=1, executor_recoveries=2, executor_first_lines=300, executor_idle_first_lines=8,
     executor_noops=3000, executor_rounds=1, executor_tokens=50_000, executor_first_tokens=100,
-    executor_cold_starts=2,
+    executor_programs=2,
 )  # fmt: skip

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from killable.workers.protocol.frames import Frame
     from killable.workers.protocol.zygote_messages import ProcessEnding, SourceFile
 
-PIPE_BYTES = 1 << 16
-"""Default capacity of a pipe, pipe(7)."""
-
 
 class FenceError(Exception):
     """A signal was refused because the worker does not hold that attempt, or no longer does."""

@@ -48,7 +48,9 @@ class Measure:
     run: Callable[[Trial], None]
     peers: tuple[type[Peer], ...] = LIBRARIES
     is_repeated: bool = False
-    """It yields one value per process: run it in several processes."""
+    """Run it in several programs, in turns with those of the other peers: each yields one value, or all of its values
+    depend on the state of the machine in its second.
+    """
 
 
 MEASURES: dict[str, Measure] = {
@@ -62,13 +64,13 @@ MEASURES: dict[str, Measure] = {
     "children": Measure(measure_children, ALL),
     "owner": Measure(measure_owner_death, ALL),
     "types": Measure(measure_error_types, STOPPING),
-    "first line": Measure(measure_first_lines, ALL),
+    "first line": Measure(measure_first_lines, ALL, is_repeated=True),
     "first line, idle program": Measure(measure_idle_first_lines),
     "first line, busy program": Measure(measure_busy_first_lines),
     "no-ops": Measure(measure_noops, ALL),
     "map": Measure(measure_map),
     "bytes": Measure(measure_bytes),
-    "globals": Measure(measure_globals),
+    "globals": Measure(measure_globals, is_repeated=True),
     "stream": Measure(measure_streams),
     "cold": Measure(measure_cold_start, (*LIBRARIES, StdlibSpawnPool), is_repeated=True),
     "recovery": Measure(partial(measure_recovery, spares=1), STOPPING),

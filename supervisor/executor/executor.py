@@ -68,7 +68,7 @@ class Executor(concurrent.futures.Executor):
     they share its memory.
     spares: warm workers beyond the busy ones (default 1), so that the next task after a kill need not wait for one.
     limits: for every task, as in `with_limits`; default: only `grace_s` 5, `ack_s` 0.5, `output_bytes` 256 MiB.
-    nice: niceness of the workers (default 0).
+    nice: what is added to the niceness of the workers, from -20 to 19 (default 0).
     capture: keep what tasks print in `future.stdout` only (default: it is also shown on the program's stdout and
     stderr).
     logging: hand log records and warnings of tasks to the program's loggers and warnings, from the levels and filters
@@ -481,7 +481,8 @@ def _check(spares: int, nice: int, start_method: str | None, limits: Mapping[str
     """
     if _integer("spares", spares) < 0:
         raise ValueError("spares must not be negative")
-    _integer("nice", nice)
+    if not -20 <= _integer("nice", nice) <= 19:
+        raise ValueError("nice must be from -20 to 19")
     if start_method not in (None, "fork", "spawn"):
         raise ValueError("start_method must be 'fork' or 'spawn'")
     import inspect

@@ -81,7 +81,7 @@ class JobFuture(Future[T]):
     _is_unpickled = False
     _value: Any = None
     _error: BaseException | None = None
-    _payload: bytes | MemoryFile | None = None
+    _payload: bytes | memoryview | MemoryFile | None = None
     _raised = b""
     _partial: bytes | MemoryFile | None = None
     _log: EventLog | None = None
@@ -337,7 +337,7 @@ class JobFuture(Future[T]):
             self._partial = job.shared_result
         self.finish(outcome)
 
-    def complete(self, result: bytes) -> None:
+    def complete(self, result: bytes | memoryview) -> None:
         """Finish a task that ran undisturbed and never became a job; its worker is free. Does nothing if the task was
         given up meanwhile, because its caller was interrupted.
         """

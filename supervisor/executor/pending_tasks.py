@@ -366,7 +366,7 @@ class PendingTasks:
             self._match()
             self._share_lines()
 
-    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes]]) -> None:
+    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes | memoryview]]) -> None:
         self.on_room()  # first: a worker is not kept waiting for callbacks
         for call, result in ran:
             call.complete(result)

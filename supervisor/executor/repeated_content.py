@@ -12,6 +12,7 @@ the next task finds it even if none is under way.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import threading
 import weakref
@@ -23,6 +24,8 @@ from killable.workers.protocol.pickling import Pickled
 from killable.workers.protocol.shared_memory import SharedPart, SharedParts
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from killable.supervisor.linux.memory_writes import WriteWatch
 
 PART_BYTES_MIN = 256 << 10
@@ -79,16 +82,14 @@ class TaskContent:
 
     def identify(self, piece: bytes | memoryview) -> bytes:
         """Return a hash of a large piece of a global. That of a piece that is unchanged is known already."""
-        from killable.workers.protocol.definitions import hash_of
-
         try:
             if _owner_of(memoryview(piece)) is None:
-                return hash_of(piece)  # it may be at another place each time
+                return _hash_of(piece)  # it may be at another place each time
             part = self._repeated.part_of(piece, lasts=True)
             if not part.digest:
-                part.digest = hash_of(memoryview(part.map()))
+                part.digest = _hash_of(memoryview(part.map()))
         except (OSError, ImportError):
-            return hash_of(piece)
+            return _hash_of(piece)
         self._identified[id(piece)] = piece, part
         return part.digest
 
@@ -132,6 +133,8 @@ class RepeatedContent:
         """Copies that live on without a task. In both dicts the latest is the last one."""
         self._watch: WriteWatch | None = None
         self._is_closed = self._watch_asked = False
+        self.looked_at: object | None = None
+        """The definitions of the latest small call, of which the program was warned if they are large."""
 
     def part_of(self, piece: bytes | memoryview, *, lasts: bool = False) -> SharedPart:
         """Return the copy of a piece; `lasts`: it will be brought again. Raise OSError if there can be none."""
@@ -142,10 +145,9 @@ class RepeatedContent:
 
     def _part_of(self, piece: bytes | memoryview, lasts: bool) -> tuple[SharedPart, bool]:
         """Return the copy of a piece, and whether the same was brought before. Raise OSError."""
-        from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
-
         if self._is_closed:
             raise OSError("the executor has been shut down")
+        memory_writes = _memory_writes()
         buffer = memoryview(piece)
         key = memory_writes.address_of(buffer), buffer.nbytes
         with self._lock:
@@ -208,11 +210,9 @@ class RepeatedContent:
 
     def _write_watch(self) -> WriteWatch | None:
         if not self._watch_asked:
-            from killable.supervisor.linux.memory_writes import WriteWatch
-
             self._watch_asked = True
             with contextlib.suppress(OSError):  # contents are compared instead
-                self._watch = WriteWatch()
+                self._watch = _memory_writes().WriteWatch()
         return self._watch
 
     def _keep(self, place: _Place, copy: SharedPart) -> None:
@@ -247,6 +247,17 @@ def _owner_of(buffer: memoryview, on_end: Callable[[object], object] | None = No
 
 
 def _is_equal(copy: SharedPart, buffer: memoryview) -> bool:
-    from killable.supervisor.linux.memory_writes import are_equal
+    return bool(_memory_writes().are_equal(copy.map(), buffer, buffer.nbytes))
 
-    return are_equal(copy.map(), buffer, buffer.nbytes)
+
+@functools.cache
+def _memory_writes() -> ModuleType:
+    from killable.supervisor.linux import memory_writes  # here: it needs ctypes, and few tasks need it
+
+    return memory_writes
+
+
+def _hash_of(piece: bytes | memoryview) -> bytes:
+    from killable.workers.protocol.definitions import hash_of
+
+    return hash_of(piece)

@@ -206,7 +206,7 @@ class Task:
     def adopt(self, given: Given) -> None:
         self._become_job(given)
 
-    def complete(self, result: bytes) -> None:
+    def complete(self, result: bytes | memoryview) -> None:
         if self._shared is not None or type(self._input) is not bytes:
             self._close_input()
         self.future.complete(result)

@@ -61,7 +61,8 @@ def packed(repeated: RepeatedContent, function: Any, args: Sequence[Any], kwargs
     if task is None:
         shared = content.share(found) if brought > INLINE_BYTES_MAX else None
         task = _inline_or_sealed(found), shared, found.definitions
-    if brought > INLINE_BYTES_MAX:
+    if brought > INLINE_BYTES_MAX and not (found.alone and found.definitions is repeated.looked_at):
+        repeated.looked_at = found.definitions if found.alone else None
         large_globals.warn(brought, function, args, kwargs)
     return task
 

@@ -60,7 +60,7 @@ def read(unpickle: Callable[..., T], *sent: Any) -> T:
         raise
 
 
-def unpickled(payload: bytes | MemoryFile | None) -> Any:
+def unpickled(payload: bytes | memoryview | MemoryFile | None) -> Any:
     if isinstance(payload, MemoryFile):
         with payload.mapped() as content:
             return pickling.loads(content)

@@ -102,7 +102,8 @@ class FrameReader(PipeReader):
 
     def _read_some(self) -> bool:
         if self._ring is None:
-            return super()._read_some()
+            # The rest of a large value is read at once: it is only stored, and the next turn would come later.
+            return super()._read_some() or (self._decoder.missing > 0 and super()._read_some())
         is_empty = self._turn()
         if self._waiting:  # on tokens that the worker has put into the ring unwatched: the pipe may stay empty now
             self._look_on()
@@ -154,7 +155,7 @@ class FrameReader(PipeReader):
             frames = self._decoder.feed(data)
         except FrameError as error:
             frames, damage = error.frames, str(error)
-        self.read_bytes = LARGE_READ_BYTES if self._decoder.missing > READ_BYTES else READ_BYTES
+        self.read_bytes = min(max(self._decoder.missing, READ_BYTES), LARGE_READ_BYTES)
         if self._ring is not None:
             self._waiting.extend(frames)
         elif frames:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import struct
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -28,36 +29,6 @@ _WRITES_ASYNC = 1 << 15
 _SCAN, _ONLY_WATCHED = 0xC0606610, 2
 _WATCHED, _WRITTEN, _FILE, _PRESENT, _SWAPPED = 1, 2, 4, 8, 16
 """Categories of pages. A page that was never touched counts as swapped once it is marked."""
-
-
-class _PyBuffer(ctypes.Structure):
-    """Py_buffer, as in the stable ABI."""
-
-    _fields_ = [
-        ("buf", ctypes.c_void_p),
-        ("obj", ctypes.c_void_p),
-        ("len", ctypes.c_ssize_t),
-        ("itemsize", ctypes.c_ssize_t),
-        ("readonly", ctypes.c_int),
-        ("ndim", ctypes.c_int),
-        ("format", ctypes.c_char_p),
-        ("shape", ctypes.c_void_p),
-        ("strides", ctypes.c_void_p),
-        ("suboffsets", ctypes.c_void_p),
-        ("internal", ctypes.c_void_p),
-    ]
-
-
-class _Api(ctypes.Structure):
-    _fields_ = [("api", _PTR), ("features", _PTR), ("ioctls", _PTR)]
-
-
-class _Register(ctypes.Structure):
-    _fields_ = [("start", _PTR), ("size", _PTR), ("mode", _PTR), ("ioctls", _PTR)]
-
-
-class _Protect(ctypes.Structure):
-    _fields_ = [("start", _PTR), ("size", _PTR), ("mode", _PTR)]
 
 
 class _Region(ctypes.Structure):
@@ -76,20 +47,27 @@ class _Scan(ctypes.Structure):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_quick = ctypes.PyDLL(None)
+"""Calls that keep the interpreter: before each submit, they take a few µs, and to get it back takes up to ten times as
+long while results come in.
+"""
+_quick.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_quick.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
-_get_buffer.argtypes = (ctypes.py_object, ctypes.POINTER(_PyBuffer), ctypes.c_int)
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
-_release_buffer.argtypes = (ctypes.POINTER(_PyBuffer),)
 _release_buffer.restype = None
+_PyBuffer = ctypes.c_void_p * 11
+"""Py_buffer, of the stable ABI. The address is its first member."""
+_get_buffer.argtypes = (ctypes.py_object, _PyBuffer, ctypes.c_int)
+_release_buffer.argtypes = (_PyBuffer,)
 
 
 def address_of(buffer: object) -> int:
     """Return the address of a contiguous buffer. It is valid as long as something else holds the buffer."""
     view = _PyBuffer()
-    _get_buffer(buffer, ctypes.byref(view), 0)
-    address = view.buf or 0
-    _release_buffer(ctypes.byref(view))
+    _get_buffer(buffer, view, 0)
+    address = view[0] or 0
+    _release_buffer(view)
     return address
 
 
@@ -109,7 +87,7 @@ def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, byte
 class _Look:
     """One look at the pages of a piece of memory, which is mostly repeated: made once."""
 
-    __slots__ = ("_all", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
+    __slots__ = ("_all", "_at", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
 
     def __init__(self, start: int, end: int) -> None:
         self.pages = start, end
@@ -123,14 +101,18 @@ class _Look:
             size=ctypes.sizeof(_Scan), flags=_ONLY_WATCHED, start=start, end=end, vec=ctypes.addressof(self._region),
             vec_len=1, category_mask=_WRITTEN, return_mask=_WRITTEN,
         )  # fmt: skip
+        self._at = ctypes.addressof(self._scan)
 
     def finds_write(self, pagemap: int) -> bool:
         """Return whether a page was written to. Raise OSError if it is no longer watched: other memory is there now."""
-        return bool(fcntl.ioctl(pagemap, _SCAN, self._scan))
+        found: int = _quick.ioctl(pagemap, _SCAN, self._at)
+        if found < 0:
+            raise OSError("it is not watched")
+        return found > 0
 
     def is_all_there(self) -> bool:
         """Return whether all pages are in memory (mincore(2))."""
-        return _libc.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
+        return _quick.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
 
 
 class WriteWatch:
@@ -150,7 +132,7 @@ class WriteWatch:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         try:
-            fcntl.ioctl(self._faults, _API, _Api(_API_VERSION, _WRITES_ASYNC))
+            fcntl.ioctl(self._faults, _API, struct.pack("3Q", _API_VERSION, _WRITES_ASYNC, 0))
             self._pages = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
             self.close()
@@ -166,8 +148,8 @@ class WriteWatch:
             return False
         self._looks.pop((address, size), None)
         try:
-            fcntl.ioctl(self._faults, _REGISTER, _Register(start, end - start, _REGISTER_WRITES))
-            fcntl.ioctl(self._faults, _PROTECT, _Protect(start, end - start, _PROTECT_WRITES))
+            fcntl.ioctl(self._faults, _REGISTER, struct.pack("4Q", start, end - start, _REGISTER_WRITES, 0))
+            fcntl.ioctl(self._faults, _PROTECT, struct.pack("3Q", start, end - start, _PROTECT_WRITES))
         except OSError:
             return False  # another kind of memory, or watched by somebody else
         return True
@@ -212,7 +194,7 @@ class WriteWatch:
         start, end = whole_pages(address, size)
         self._looks.pop((address, size), None)
         try:
-            fcntl.ioctl(self._faults, _UNREGISTER, _Protect(start, end - start))
+            fcntl.ioctl(self._faults, _UNREGISTER, struct.pack("2Q", start, end - start))
         except OSError:
             pass  # part of it is no memory any more
 

@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from killable.supervisor.ports import PIPE_BYTES
+from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 
 READ_BYTES = 8192
 """Maximum per pipe and iteration of the loop: with eight flooding workers on two cores a kill was 22 ms late (p99) at
 8 KiB, 42 ms at 64 KiB.
 """
-LARGE_READ_BYTES = PIPE_BYTES
+LARGE_READ_BYTES = WIDE_PIPE_BYTES
 """The same within one longer value: its bytes are only stored, which takes no time."""
 
 

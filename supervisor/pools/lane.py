@@ -25,6 +25,7 @@ from killable.supervisor.ports import Process
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.call_message import fence_of
 from killable.workers.protocol.frames import Frame
+from killable.workers.protocol.message_bounds import RESULT_BYTES_IN_PIECES_MIN
 from killable.workers.protocol.messages import RAN_SECONDS, Kind
 
 DEPTH_MAX = 64
@@ -88,7 +89,7 @@ class LaneCall(Protocol):
         """
         ...
 
-    def complete(self, result: bytes) -> None:
+    def complete(self, result: bytes | memoryview) -> None:
         """Finish the call with its result, in the supervisor's thread. Its worker is free already."""
         ...
 
@@ -111,7 +112,7 @@ class LaneHolder(Protocol):
         """Take a new lane."""
         ...
 
-    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes]]) -> None:
+    def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes | memoryview]]) -> None:
         """Finish calls that ran through, with their results. The lane has room."""
         ...
 
@@ -371,7 +372,7 @@ class Lane:
 
     def ran(self, frames: Sequence[Frame]) -> int:
         """Finish the calls that the first of these frames report as run through; return how many."""
-        ran: list[tuple[LaneCall, bytes]] = []
+        ran: list[tuple[LaneCall, bytes | memoryview]] = []
         seconds = 0.0
         with self._lock:
             self._holder.repair()
@@ -385,7 +386,8 @@ class Lane:
                     place.brought.is_loaded = True
                 if place.passes_result_buffer:
                     self._worker.note_result_buffer_passed()
-                ran.append((place.call, payload[_SECONDS_BYTES:]))
+                is_large = len(payload) >= RESULT_BYTES_IN_PIECES_MIN
+                ran.append((place.call, (memoryview(payload) if is_large else payload)[_SECONDS_BYTES:]))
                 (seconds,) = _seconds_of(payload)
             if ran:
                 known = self._seconds < math.inf

@@ -134,3 +134,23 @@ def report(ctx: Context, number: int, path: str = "") -> None:
         ctx.progress(done + 1, number, "rows")
     if path:
         wait_for(path)
+
+
+def close_outputs() -> int:
+    os.close(1)
+    os.close(2)
+    return os.getpid()
+
+
+def redirect_outputs() -> int:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+    return os.getpid()
+
+
+def close_streams() -> int:
+    sys.stdout.close()
+    sys.stderr.close()
+    return os.getpid()

@@ -342,6 +342,7 @@ def test_workers_that_say_what_makes_no_sense_before_they_are_ready_break_the_po
         ({"spares": -1}, ValueError, "spares must not be negative"),
         ({"spares": 1.5}, TypeError, "spares must be an integer"),
         ({"nice": "low"}, TypeError, "nice must be an integer"),
+        ({"nice": 100}, ValueError, "nice must be from -20 to 19"),
         ({"start_method": "forkserver"}, ValueError, "'fork' or 'spawn'"),
         ({"run": 5}, TypeError, "no argument or limit 'run'"),
         ({"mp_contxt": None}, TypeError, "did you mean mp_context"),

@@ -54,6 +54,16 @@ def test_what_a_task_prints_comes_out_where_it_was_printed(
     assert sorted(capsys.readouterr().out.splitlines()) == ["a", "b"]
 
 
+def test_a_task_closes_or_redirects_its_own_output_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with Executor(max_workers=1) as executor:
+        for spoil in (talking_tasks.close_outputs, talking_tasks.redirect_outputs, talking_tasks.close_streams):
+            pid = executor.submit(spoil).result()
+            future = executor.submit(talking_tasks.print_to_both)
+            future.result()
+            assert future.pid == pid  # it need not be replaced
+            assert capsys.readouterr() == ("to stdout\npast Python\ncaf\u00e9, no line end", "to stderr\n")
+
+
 def test_characters_of_a_long_line_stay_whole(executor: Executor, capsys: pytest.CaptureFixture[str]) -> None:
     text = "a" + 200_000 * "\u20ac"
     executor.submit(print, text, end="").result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from support.waiting import until
 
 from killable.workers.protocol.codec import CODECS, Unserializable
 from killable.workers.protocol.frames import FRAME_BYTES_MAX, Decoder, Frame
+from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import Kind
 from killable.workers.runtime.frame_writer import FrameWriter
 
@@ -140,3 +142,27 @@ def test_what_is_sent_inside_a_write_of_another_thread_waits_for_its_end(pipe: t
     assert [(frame.kind, frame.payload) for frame in frames] == [
         (Kind.LOG_RECORD, b"outer"), (Kind.LOG_RECORD, b"inner"), (Kind.RESULT, b"1"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [PIPE_BYTES // 2, WIDE_PIPE_BYTES])
+def test_a_result_in_pieces_is_one_frame_for_which_the_pipe_is_made_wider(pipe: tuple[int, int], size: int) -> None:
+    reading, writing = pipe
+    channel = FrameWriter(writing, CODECS["pickle"], lambda: None)
+    channel.begin(7)
+    pieces = [b"head", (size - 4) // 2 * b"a", b"", size // 2 * b"b"]
+    decoder = Decoder()
+    frames: list[Frame] = []
+
+    def read() -> None:
+        while chunk := os.read(reading, 1 << 16):
+            frames.extend(decoder.feed(chunk))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    channel.close([(Kind.TOKEN, b"y"), (Kind.RESULT, pieces), (Kind.IDLE, b"x")])
+    found = fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
+    os.close(writing)
+    reader.join()
+    kinds = [(Kind.TOKEN, b"y"), (Kind.RESULT, b"".join(pieces)), (Kind.IDLE, b"x")]
+    assert frames == [Frame(kind, 7, number, payload) for number, (kind, payload) in enumerate(kinds)]
+    assert found == (PIPE_BYTES if size < PIPE_BYTES else WIDE_PIPE_BYTES)

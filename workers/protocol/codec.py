@@ -18,7 +18,11 @@ from mmap import mmap
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from killable.workers.protocol.message_bounds import INLINE_BYTES_MAX, RESULT_BYTES_IN_PIPE_MAX
+from killable.workers.protocol.message_bounds import (
+    INLINE_BYTES_MAX,
+    RESULT_BYTES_IN_PIECES_MIN,
+    RESULT_BYTES_IN_PIPE_MAX,
+)
 from killable.workers.protocol.messages import dump_json
 
 if TYPE_CHECKING:
@@ -81,8 +85,9 @@ class Codec(Protocol):
         """Encode a value that a job yielded or emitted. Raise Unserializable."""
         ...
 
-    def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
-        """Encode a result. Return None if it was large and went into the file descriptor `result_buffer` (-1: none).
+    def encode_result(self, value: Any, result_buffer: int) -> bytes | list[bytes] | None:
+        """Encode a result; a large one in pieces. Return None if it went into the file descriptor `result_buffer` (-1:
+        none).
 
         Raise Unserializable.
         """
@@ -166,12 +171,15 @@ class PickleCodec:
             return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
         return b"".join(self._pickled(value, beside=False).parts)
 
-    def encode_result(self, value: Any, result_buffer: int) -> bytes | None:
+    def encode_result(self, value: Any, result_buffer: int) -> bytes | list[bytes] | None:
         if type(value) in _SMALL:
             encoded: bytes = self._pickles.in_band(value)
             return encoded
         found = self._pickled(value)
-        if result_buffer < 0 or found.size <= RESULT_BYTES_IN_PIPE_MAX:
+        size = found.size
+        if RESULT_BYTES_IN_PIECES_MIN <= size <= RESULT_BYTES_IN_PIPE_MAX:
+            return found.pieces()
+        if result_buffer < 0 or size <= RESULT_BYTES_IN_PIPE_MAX:
             return found.to_bytes()
         try:
             found.lay(result_buffer)

@@ -12,6 +12,7 @@ fence, sequence and kind, so that one crc32 call covers the payload and the head
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from zlib import crc32
 
 from killable.workers.named_tuples import NamedTuple
@@ -54,12 +55,21 @@ def encode(kind: int, fence: int, sequence: int, payload: bytes) -> bytes:
     return _pack(length, crc32(payload, seed), fence, sequence, kind) + payload
 
 
+def head(kind: int, fence: int, sequence: int, pieces: Iterable[bytes]) -> bytes:
+    """Return what stands before these pieces of a payload: a large one is written without a copy of it."""
+    checksum, length = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF, 0
+    for piece in pieces:
+        checksum, length = crc32(piece, checksum), length + len(piece)
+    return _pack(length, checksum, fence, sequence, kind)
+
+
 class Decoder:
     """Decodes frames from chunks of bytes, which may be cut anywhere. After a FrameError every `feed` raises it."""
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
         self._buffer = b""
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
+        """Of an unfinished frame whose header is there."""
         self._missing = 0
         self._frame_bytes_max = frame_bytes_max
         self._damage = ""
@@ -78,19 +88,19 @@ class Decoder:
         """Return the frames that the next bytes complete, in order. Raise FrameError."""
         if self._damage:
             raise FrameError(self._damage)  # the start of the next frame is unknown
-        if self._missing:
-            # In the middle of a large frame: collect chunks, without copying the earlier ones each time.
-            self._parts.append(chunk)
-            self._missing -= len(chunk)
-            if self._missing > 0:
-                return []
-            chunk = b"".join(self._parts)
-            self._parts.clear()
-            self._missing = 0
-        elif self._buffer:
-            chunk = self._buffer + chunk
         frames: list[Frame] = []
         add = frames.append
+        if self._missing:
+            # In the middle of a large frame: collect chunks, without copying the earlier ones each time.
+            missing = self._missing
+            self._parts.append(chunk if len(chunk) <= missing else memoryview(chunk)[:missing])
+            self._missing = max(0, missing - len(chunk))
+            if self._missing:
+                return []
+            add(self._collected())
+            chunk = chunk[missing:]
+        elif self._buffer:
+            chunk = self._buffer + chunk
         make = Frame._make
         position, end = 0, len(chunk)
         while end - position >= HEADER_BYTES:
@@ -104,8 +114,7 @@ class Decoder:
                 break
             payload = chunk[start:stop]
             if crc32(payload, (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF) != checksum:
-                what = f"a frame's checksum is wrong (kind {kind}, number {sequence}, {length} bytes)"
-                raise self._damaged(what, frames)
+                raise self._wrong(kind, sequence, length, frames)
             add(make((kind, fence, sequence, payload)))
             position = stop
         rest = chunk[position:]
@@ -115,6 +124,19 @@ class Decoder:
         else:
             self._buffer = rest
         return frames
+
+    def _collected(self) -> Frame:
+        """Return the large frame whose parts are all there. Its payload is copied once."""
+        first, *rest = self._parts
+        _, _, fence, sequence, kind = _unpack_from(first)
+        payload = b"".join((memoryview(first)[HEADER_BYTES:], *rest))
+        self._parts.clear()
+        if head(kind, fence, sequence, (payload,)) != first[:HEADER_BYTES]:
+            raise self._wrong(kind, sequence, len(payload), [])
+        return Frame(kind, fence, sequence, payload)
+
+    def _wrong(self, kind: int, sequence: int, length: int, frames: list[Frame]) -> FrameError:
+        return self._damaged(f"a frame's checksum is wrong (kind {kind}, number {sequence}, {length} bytes)", frames)
 
     def _damaged(self, what: str, frames: list[Frame]) -> FrameError:
         self._damage = what

@@ -5,6 +5,12 @@ Runs in: any.
 
 INLINE_BYTES_MAX = 1 << 20
 """A value of up to this size goes through the socket or pipe, in several writes: a memory file costs more time."""
+PIPE_BYTES = 1 << 16
+"""Default capacity of a pipe, pipe(7)."""
+WIDE_PIPE_BYTES = 512 << 10
+"""Capacity of the frames pipe of an Executor's worker, once a result has been larger than PIPE_BYTES."""
+RESULT_BYTES_IN_PIECES_MIN = 16 << 10
+"""From this size on a result of an Executor's call is written in pieces: to make one piece of it takes longer."""
 RESULT_BYTES_IN_PIPE_MAX = 512 << 10
 """A larger result of an Executor's call goes into a memory file, which costs a descriptor until the result is read.
 Through the pipe, 64 KiB at a time, 1 MB take twice as long.

@@ -144,6 +144,10 @@ class Pickled:
         """Return the encoded value in one piece."""
         return b"".join(self._pieces())
 
+    def pieces(self) -> list[bytes]:
+        """Return the encoded value in pieces that nobody changes."""
+        return [piece if type(piece) is bytes else bytes(piece) for piece in self._pieces()]
+
     def lay(self, descriptor: int) -> None:
         """Write the encoded value into a file. Raise OSError (no memory)."""
         pieces = [memoryview(piece).cast("B") for piece in self._pieces() if len(piece)]
@@ -279,14 +283,14 @@ def defined(value: object) -> None:
 
 
 def _definitions_for(needs: Needs, identify: Identify | None = None) -> DefinitionPieces:
-    from killable.workers.protocol import definitions  # here: only programs need it
+    from killable.workers.protocol.definitions import hash_of, needed_by  # here: only programs need it
 
-    return definitions.needed_by(needs, Pickled, identify or definitions.hash_of)
+    return needed_by(needs, Pickled, identify or hash_of)
 
 
 def _call_of_main(call: Any) -> tuple[Pickled, Needs] | tuple[None, None]:
     """Pickle a call of a function of `__main__`, if it is small: what it needs is the function's name."""
-    from killable.workers.protocol import definitions  # here: only programs need it
+    from killable.workers.protocol.definitions import NeedsOfFunction  # here: only programs need it
 
     encoded = _small_call(**call) if call.keys() == {"function", "args", "kwargs"} else None
     if encoded is None:
@@ -294,7 +298,7 @@ def _call_of_main(call: Any) -> tuple[Pickled, Needs] | tuple[None, None]:
     found = Pickled()
     found.write(encoded)
     found.alone = encoded
-    return found, definitions.NeedsOfFunction(call["function"])
+    return found, NeedsOfFunction(call["function"])
 
 
 def _some_modules_go_by_value() -> bool:

@@ -40,7 +40,7 @@ from killable.workers.runtime.tmp_removal import remove_tree
 if TYPE_CHECKING:
     from killable.workers.runtime.sigterm_handler import StopSignal
 
-Closing = tuple[Kind, bytes]
+Closing = tuple[Kind, bytes | list[bytes]]
 
 _OWN_MODULES = (
     __name__,
@@ -148,7 +148,7 @@ class Execution:
                     with contextlib.suppress(Exception):  # the exception that ended it matters more
                         generator.close()
             payload = self._codec.encode_result(value, self._result_buffer)
-            if payload is not None and len(payload) > FRAME_BYTES_MAX:
+            if type(payload) is bytes and len(payload) > FRAME_BYTES_MAX:
                 bound = f"it takes {len(payload)} bytes, and a pipe takes at most {FRAME_BYTES_MAX}"
                 raise TooLarge("$", type(value).__qualname__, bound)
             return (Kind.RESULT_SHM, b"") if payload is None else (Kind.RESULT, payload)

@@ -5,6 +5,8 @@ Runs in: worker.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import threading
 from collections import deque
@@ -13,8 +15,8 @@ from threading import get_ident
 from typing import Any
 
 from killable.workers.protocol.codec import Codec, TooLarge
-from killable.workers.protocol.frames import FRAME_BYTES_MAX, FrameError, encode
-from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
+from killable.workers.protocol.frames import FRAME_BYTES_MAX, FrameError, encode, head
+from killable.workers.protocol.message_bounds import PIPE_BYTES, PROGRESS_BYTES_MAX, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import Kind, dump_json
 from killable.workers.protocol.token_ring import TokenRingWriter
 
@@ -35,6 +37,8 @@ class FrameWriter:
     ) -> None:
         self._descriptor = descriptor
         self._ring = ring
+        self._room = PIPE_BYTES
+        """A result in pieces that is larger asks for a wider pipe first, once in the life of a worker."""
         self._encode_token = codec.encode_token
         self._encode_value = codec.encode_value
         self._answer = answer
@@ -152,8 +156,10 @@ class FrameWriter:
             if self._open:
                 raise
 
-    def close(self, closing: Sequence[tuple[int, bytes]]) -> None:
-        """Write closing frames in one piece, and refuse all later frames except further closing frames."""
+    def close(self, closing: Sequence[tuple[int, bytes | list[bytes]]]) -> None:
+        """Write closing frames, and refuse all later frames except further closing frames. A payload in pieces is not
+        copied.
+        """
         while self._queued:
             self._write_next()
         self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
@@ -161,9 +167,14 @@ class FrameWriter:
             with self._lock:
                 data, number = b"", self._sequence
                 for kind, payload in closing:
-                    data += encode(kind, self._fence, number, payload)
+                    if isinstance(payload, bytes):
+                        data += encode(kind, self._fence, number, payload)
+                    else:
+                        self._write_pieces([data, head(kind, self._fence, number, payload), *payload])
+                        data = b""
                     number += 1
-                self._write_all(data)
+                if data:
+                    self._write_all(data)
                 self._sequence = number
         finally:
             self.busy = False
@@ -193,6 +204,16 @@ class FrameWriter:
             raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
         self._write_all(encode(kind, self._fence, self._sequence, payload))
         self._sequence += 1
+
+    def _write_pieces(self, pieces: Sequence[bytes]) -> None:
+        size = sum(map(len, pieces))
+        if size > self._room:
+            self._room = 2 * FRAME_BYTES_MAX
+            with contextlib.suppress(OSError):  # pipe(7): users other than root have 64 MiB of pipes in all
+                fcntl.fcntl(self._descriptor, fcntl.F_SETPIPE_SZ, WIDE_PIPE_BYTES)
+        written = os.writev(self._descriptor, pieces)
+        if written < size:
+            self._write_all(b"".join(pieces)[written:])
 
     def _write_all(self, data: bytes) -> None:
         written = os.write(self._descriptor, data)

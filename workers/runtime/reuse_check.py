@@ -1,7 +1,8 @@
 """Check whether a worker can take another job: a job must leave parts of the process unchanged (some 5 µs to check).
 
 Runs in: worker. Threads, children, signal dispositions, wakeup descriptor, mask, timers, working directory, umask.
-Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) may change between jobs.
+Everything else (environment, rlimits, affinity, locale, sys.path, random state, descriptors) may change between jobs;
+stdout and stderr are restored.
 """
 
 from __future__ import annotations

@@ -137,8 +137,10 @@ class Harness:
         self._rlimits = ResourceLimits(own_user=configure.uid is not None)
         self._data_bytes: int | None = measure_data_bytes()
         self._result_buffer = -1
-        self._outputs: tuple[int, ...] = ()
-        """The output pipes, from the first call on, also when a call has put other files in their place."""
+        self._call_type: type[Execution] | None = None
+        """None: this worker has had no call yet."""
+        self._outputs = () if self._jobs_max == 1 else (os.dup(1), os.dup(2))
+        """Its output pipes, whatever a job puts in their place; none in a worker that takes but one job."""
         self._checkpoint: Frame | None = None
         """What came before the next order: the last checkpoint of an earlier attempt of its job."""
         self._since = time.time()
@@ -198,17 +200,13 @@ class Harness:
         if call.heard != self._heard:
             self._line.drop_descriptors()
             return None
-        if not self._outputs:
-            self._prepare_for_calls()
+        if self._call_type is None:
+            from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
+
+            self._call_type, self._order_of = call_execution.CallExecution, call_execution.order_of
         order = None if not (call.flags or call.shared) else self._order_of(call)
         attempt = self._attempt(self._call_type, call, order, limits, self._line)
         return self._run(attempt, call.fence, limits, is_call=True)
-
-    def _prepare_for_calls(self) -> None:
-        from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
-
-        self._call_type, self._order_of = call_execution.CallExecution, call_execution.order_of
-        self._outputs = os.dup(1), os.dup(2)
 
     def _attempt(
         self,
@@ -243,10 +241,10 @@ class Harness:
         self._channel.begin(fence)
         closing = attempt.outcome(self._stop_signal, fence)
         self._rlimits.restore()
-        _flush()
+        is_output_lost = self._flush_and_restore_output()
         closing_frames = [closing]
         is_last = self._stop_signal.stopping is not None or self._served == self._jobs_max
-        change = "" if is_last else self._baseline.changed(self._tasks, self._stop_signal)
+        change = "" if is_last else is_output_lost or self._baseline.changed(self._tasks, self._stop_signal)
         if is_call and closing[0] in (Kind.RESULT, Kind.RESULT_SHM):
             named_memory_hooks.names.hand_over()
         elif not (is_last or change):
@@ -259,14 +257,33 @@ class Harness:
             change = self._prepare_for_next(limits)  # before IDLE: the next order may come at once
         is_reusable = not (is_last or change)
         if is_call and is_reusable and closing[0] == Kind.RESULT and self._has_said_nothing():
-            duration = pack_seconds(time.perf_counter() - began)
-            self._channel.close([(Kind.RAN, duration + closing[1])])
+            duration, value = pack_seconds(time.perf_counter() - began), closing[1]
+            self._channel.close([(Kind.RAN, duration + value if type(value) is bytes else [duration, *value])])
             return None
         if closing[0] == Kind.RESULT_SHM:
             self._drop_result_buffer()
         self._heard = fence  # before IDLE: the next call may come at once
         self._channel.close([*closing_frames, (Kind.IDLE, Idle(is_reusable, change).encode())])
         return None if is_reusable else attempt.exit_code
+
+    def _flush_and_restore_output(self) -> str:
+        """Flush what the job has printed, and undo what it did to stdout and stderr: the next output would be lost.
+
+        Return that it cannot be undone, or an empty string. It is done always: to look first takes longer.
+        """
+        is_flushed = _flush()
+        try:
+            if self._outputs:
+                os.dup2(self._outputs[0], 1)
+                os.dup2(self._outputs[1], 2)
+        except OSError as error:
+            return f"its output is closed ({error.strerror})"
+        if not is_flushed:
+            for number, name in enumerate(("stdout", "stderr"), 1):
+                if getattr(getattr(sys, name), "closed", False):
+                    setattr(sys, name, _open_stream(number))
+            _flush()
+        return ""
 
     def _has_said_nothing(self) -> bool:
         """Return whether no frame of the attempt was written and no output waits to be read: its end is all."""
@@ -349,10 +366,13 @@ def _open_stream(descriptor: int) -> TextIO:
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
 
 
-def _flush() -> None:
+def _flush() -> bool:
+    """Flush what was printed; return whether it worked."""
+    is_flushed = True
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except Exception:
-            pass  # the job closed it, or replaced it
+            is_flushed = False  # the job closed it, or replaced it
     flush_c_streams()
+    return is_flushed

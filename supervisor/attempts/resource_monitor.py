@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.effective_limits import needs_samples
@@ -36,6 +37,8 @@ class ResourceMonitor:
         self._stop = stop
         self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
+        self._seen: tuple[Sample | None, float] = None, 0.0
+        """The sample of the last look, and for how long the limits hold after the same one."""
         self._timer: Timer | None = None
         self._proving = False
         self._stop_requested = False
@@ -81,7 +84,12 @@ class ResourceMonitor:
         if self._watch is None:
             self._count_from(sample, now)
             return
+        seen, holds_s = self._seen
+        if sample is seen:  # nothing has run since
+            self._look_at(measuring_pace.next_at(now, holds_s, sample.cost_s))
+            return
         look = self._watch.look(sample, now)
+        self._seen = (None, 0.0) if look.holds_s is None else (sample, look.holds_s)
         if look.prove and not self._proving:
             self._proving = True
             self._process.prove(sample, self._on_proof)

@@ -16,7 +16,7 @@ FORKS_PER_S = 10_000
 """More than one core can fork: a fork of a small C program takes 0.1 ms."""
 THREADS_PER_S = 20_000
 """As many as Python starts. C can start more between two looks; `pids.max` and RLIMIT_NPROC hold it."""
-TOGETHER_S = 0.2
+TOGETHER_S = 0.1
 """Looks that are further apart need no common moment."""
 COST_SHARE = 10
 """A slow measurement, of a tree of hundreds of processes, is not repeated before this many times its duration."""

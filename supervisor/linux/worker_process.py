@@ -318,8 +318,13 @@ class WorkerProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         if self.pid is None:
             return None
-        look = tree_usage.measure if at_most == 1 else self._last_look.measure  # the worker alone: any thread
-        sample = look(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
+        if at_most == 1:  # the worker alone: any thread
+            sample = tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=1)
+        else:
+            before = self._last_look.sample
+            sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
+            if sample is before:  # no other process would have the same clock
+                return sample
         return sample if self._alive() else None
 
     def use(self) -> Sample | None:

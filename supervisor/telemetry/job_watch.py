@@ -27,6 +27,7 @@ from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobCounts, JobRecord
 from killable.supervisor.telemetry.waiting_readers import WaitingReaders
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 CHANGES_MAX = 4096
@@ -94,6 +95,17 @@ class _Reader:
         self.counts: JobCounts | None = None
 
 
+class _Listed(NamedTuple):
+    """A list that was made for a reader."""
+
+    of: tuple[JobFilter, int, int]
+    """What was wanted, how many of it, and after which change."""
+    at: float
+    job_ids: list[str]
+    counts: JobCounts
+    data: bytes
+
+
 class JobWatch:
     """The changes of one supervisor's jobs. `note` and `note_gone` are called by who changes jobs, in the loop."""
 
@@ -125,6 +137,7 @@ class JobWatch:
         self._is_behind = False
         """Whether some counts are older than this round, as counting them takes long."""
         self._counted: OrderedDict[JobFilter, _Counted] = OrderedDict()
+        self._listed: _Listed | None = None
         self._readers = 0
         self._filters: Counter[JobFilter] = Counter()
         """Those of the readers."""
@@ -180,16 +193,17 @@ class JobWatch:
         reader = _Reader(wanted, limit)
         self._come(wanted)
         try:
+            await wakeup_turns().turn(TURNS)  # a list takes 10 ms, and a crowd of readers comes at once
             if after >= 0 and self._forgotten <= after <= self._latest:
                 self._resume(reader, after)
             else:
-                yield [await self._list(reader)]
+                yield [self._list(reader)]
             while True:
                 is_closed = self._is_closed
                 if is_closed:
                     self._ticked = self._latest
                 if reader.after < self._forgotten:
-                    yield [await self._list(reader)]
+                    yield [self._list(reader)]
                 batch = self._take(reader)
                 if (counts := self._counts_for(reader)) is not None:
                     batch.append(counts)
@@ -250,6 +264,7 @@ class JobWatch:
             self._running.clear()
             self._queued.clear()
             self._counted.clear()
+            self._listed = None
 
     def _resume(self, reader: _Reader, after: int) -> None:
         reader.after = after
@@ -260,16 +275,22 @@ class JobWatch:
         tenant = reader.wanted.tenant
         reader.told.update(each.job_id for each in self._since(after) if tenant in (None, each.tenant))
 
-    async def _list(self, reader: _Reader) -> JobEvent:
+    def _list(self, reader: _Reader) -> JobEvent:
+        """Return the list, which is made once for readers that come at the same time and want the same."""
         reader.after = self._ticked = self._latest
         reader.round = self._round
-        jobs, _ = self._registry.page(reader.wanted, reader.limit)
-        reader.counts = counts = self._count(reader.wanted)
+        now = self._clock.now()
+        listed, wants = self._listed, (reader.wanted, reader.limit, self._latest)
+        if listed is None or listed.of != wants or now - listed.at > TICK_S:
+            jobs, _ = self._registry.page(reader.wanted, reader.limit)
+            counts = self._count(reader.wanted)
+            summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
+            data = dump_json({"jobs": summaries, "total": counts.total, "counts": counts.counts})
+            self._listed = listed = _Listed(wants, now, [job.id for job in jobs], counts, data)
+        reader.counts = listed.counts
         if reader.told is not None:
-            reader.told = {job.id for job in jobs}
-        summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
-        told = {"jobs": summaries, "total": counts.total, "counts": counts.counts}
-        return JobEvent(max(0, reader.after), "jobs", dump_json(told))
+            reader.told = set(listed.job_ids)
+        return JobEvent(max(0, reader.after), "jobs", listed.data)
 
     def _since(self, after: int) -> Iterator[_Change]:
         """Yield the changes after this one, latest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
@@ -109,3 +110,36 @@ def test_who_waits_is_told_its_place_when_others_leave_the_queue_in_turns() -> N
     found, told = run(places_after(beats=1, waiting=many))
     assert told == len(found) == PLACES_A_BEAT
     assert run(places_after(beats=4, waiting=many)) == (set(range(many - 1)), many - 1)
+
+
+async def lists_made(readers: int) -> tuple[int, set[bytes]]:
+    """Let so many readers come at once; return how many lists were made, and which they got."""
+    jobs, made = registry(), 0
+    add(jobs, tenant="ada")
+
+    class CountingRegistry:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(jobs, name)
+
+        def page(self, wanted: JobFilter, limit: int) -> Any:
+            nonlocal made
+            made += 1
+            return jobs.page(wanted, limit)
+
+    clock = Clock(asyncio.get_running_loop())
+    watch = JobWatch(cast("Registry", CountingRegistry()), clock, None, lambda job: job.record("i"), lambda _: None)
+
+    async def first() -> bytes:
+        async with aclosing(watch.read(JobFilter.of(), 10, -1)) as stream:
+            return (await anext(stream))[0].data
+
+    got = set(await asyncio.gather(*(first() for _ in range(readers))))
+    watch.note(add(jobs, tenant="bob"))
+    got.add(await first())
+    return made, got
+
+
+@pytest.mark.row("A27")
+def test_a_list_is_made_once_for_readers_that_come_at_once_and_anew_after_a_change() -> None:
+    made, got = run(lists_made(20))
+    assert made == len(got) == 2

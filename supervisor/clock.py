@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Protocol
 
 from killable.supervisor.ports import ProcessorUse
@@ -43,6 +43,8 @@ class Clock:
 
     def __init__(self, loop: TimedLoop) -> None:
         self._loop = loop
+        self._together: dict[float, list[Callable[[], None]]] = {}
+        """By moment: the calls that one timer makes."""
 
     def now(self) -> float:
         """Return CLOCK_MONOTONIC seconds; the worker processes share this clock."""
@@ -53,6 +55,22 @@ class Clock:
         if when - self._loop.time() <= EXACT_WAIT_S:
             return self._loop.call_at(when, callback)
         return _LongWait(self._loop, when, callback)
+
+    def call_together(self, when: float, callback: Callable[[], None]) -> None:
+        """Schedule a call, soon, that cannot be cancelled. Calls of the same moment share one timer of the loop."""
+        calls = self._together.get(when)
+        if calls is None:
+            calls = self._together[when] = []
+            self.call_at(when, lambda: self._make_calls(self._together.pop(when)))
+        calls.append(callback)
+
+    def _make_calls(self, calls: list[Callable[[], None]]) -> None:
+        try:
+            while calls:
+                calls.pop()()
+        finally:
+            if calls:  # one has failed, which the loop tells
+                self._loop.call_at(self.now(), partial(self._make_calls, calls))
 
     @staticmethod
     def age_s(at: str) -> float:

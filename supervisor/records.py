@@ -245,6 +245,8 @@ class PoolRecord(NamedTuple):
     """What its jobs may not do, in words; empty: nothing is forbidden."""
     generation: int = 1
     """How often its code was loaded, the start included."""
+    is_short: bool = False
+    """Whether it is not ready for want of processes, memory, descriptors or disk: a fault of the machine's."""
 
 
 class Quota(NamedTuple):

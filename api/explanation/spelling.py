@@ -38,11 +38,13 @@ def duration(seconds: float | None) -> str:
 
 
 def setting(seconds: float) -> str:
-    """Return a time as in a setting: 0.5 s, 5 s, 10m, 2h."""
+    """Return a time as in a setting: 0.5 s, 5 s, 10m, 2h, 100000 s."""
     for unit, unit_s in (("h", 3600), ("m", 60)):
         if seconds >= unit_s and seconds % unit_s == 0:
-            return f"{seconds / unit_s:g}{unit}"
-    return duration(seconds) if seconds % 1 and seconds > 10 else f"{seconds:.3g} s"
+            return f"{seconds / unit_s:.0f}{unit}"
+    if seconds % 1 == 0:
+        return f"{seconds:.0f} s"
+    return duration(seconds) if seconds > 10 else f"{seconds:.3g} s"
 
 
 def milliseconds(ms: float) -> str:

@@ -26,6 +26,10 @@ class Finding(NamedTuple):
     """So far over the limit that there is no time for a grace."""
     prove: bool = False
     """The sum is over the limit, but may count pages several times."""
+    holds_s: float | None = None
+    """For how many seconds the limits hold whatever the job does, if the same is found as long as the sample is the
+    same. None: a proof is due, or a limit is reached.
+    """
 
 
 class ResourceWatch(NamedTuple):
@@ -48,11 +52,14 @@ class ResourceWatch(NamedTuple):
         found = [*self._memory(sample, now), *self._processes(sample), *self._threads(sample), *self._cpu(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = 0.0 if verdict is not None else min(each.next_at for each in found)
+        holds = all(each.holds_s is not None for each in found)
+        next_at = measuring_pace.next_at(now, wait_s, sample.cost_s)
         return Finding(
-            next_at=now + measuring_pace.next_s(wait_s, sample.cost_s),
+            next_at=next_at if holds else now + measuring_pace.next_s(wait_s, sample.cost_s),
             verdict=verdict,
             beyond=any(each.beyond for each in found),
             prove=any(each.prove for each in found),
+            holds_s=wait_s if holds else None,
         )
 
     def proven(self, sample: Sample, now: float) -> Self:
@@ -79,7 +86,7 @@ class ResourceWatch(NamedTuple):
             return [Finding(0.0, _verdict("limit.memory", words, facts, sample), sure > hard_limit, prove)]
         if doubted:
             return [Finding(self.prove_at - now, prove=prove)]
-        return [Finding(measuring_pace.memory_s(limit - grown, self.cores))]
+        return [_holds(measuring_pace.memory_s(limit - grown, self.cores))]
 
     def _processes(self, sample: Sample) -> list[Finding]:
         limit = self.limits["processes_max"]
@@ -90,7 +97,7 @@ class ResourceWatch(NamedTuple):
             words = f"processes_max of {limit} was reached: {sample.processes} were seen at once"
             beyond = sample.processes > limit * HARD_FACTOR
             return [Finding(0.0, _verdict("limit.processes", words, facts, sample), beyond)]
-        return [Finding(measuring_pace.processes_s(limit + 1 - sample.processes, self.cores))]
+        return [_holds(measuring_pace.processes_s(limit + 1 - sample.processes, self.cores))]
 
     def _threads(self, sample: Sample) -> list[Finding]:
         limit = self.limits["threads_max"]
@@ -101,7 +108,7 @@ class ResourceWatch(NamedTuple):
             words = f"threads_max of {limit} was reached: {_its_processes(sample)} had {sample.threads} at once"
             beyond = sample.threads > limit * HARD_FACTOR
             return [Finding(0.0, _verdict("limit.threads", words, facts, sample), beyond)]
-        return [Finding(measuring_pace.threads_s(limit + 1 - sample.threads, self.cores))]
+        return [_holds(measuring_pace.threads_s(limit + 1 - sample.threads, self.cores))]
 
     def _cpu(self, sample: Sample) -> list[Finding]:
         limit = self.limits["cpu_s"]
@@ -114,11 +121,15 @@ class ResourceWatch(NamedTuple):
                 f"cpu_s of {limit:g} s was reached: {_its_processes(sample)} had used {used:.3g} s of processor time"
             )
             return [Finding(0.0, _verdict("limit.cpu", words, facts, sample))]
-        return [Finding(measuring_pace.cpu_s(limit - used, self.cores))]
+        return [_holds(measuring_pace.cpu_s(limit - used, self.cores))]
 
     def _grown(self, sample: Sample) -> int:
         shared = max(0, sample.shared_bytes - self.base.shared_bytes)
         return sample.own_bytes + sample.others_bytes + shared - self.base.own_bytes
+
+
+def _holds(seconds: float) -> Finding:
+    return Finding(seconds, holds_s=seconds)
 
 
 def _its_processes(sample: Sample) -> str:

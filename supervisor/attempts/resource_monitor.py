@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.attempts.resource_limits import Finding, ResourceWatch
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.jobs.effective_limits import needs_samples
@@ -36,6 +37,10 @@ class ResourceMonitor:
         self._stop = stop
         self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
+        self._seen: tuple[Sample | None, float] = None, 0.0
+        """The sample of the last look, and for how long the limits hold after the same one."""
+        self._at_most = 1
+        """Processes that have to be counted."""
         self._timer: Timer | None = None
         self._proving = False
         self._stop_requested = False
@@ -61,6 +66,7 @@ class ResourceMonitor:
 
     def _count_from(self, base: Sample, now: float) -> None:
         self._watch = ResourceWatch(self._limits, base, self._cores)
+        self._at_most = self._watch.at_most
         self._look_at(self._watch.look(base, now).next_at)
 
     def close(self) -> None:
@@ -71,9 +77,10 @@ class ResourceMonitor:
             self._timer = None
 
     def _look(self) -> None:
+        if self._closed:
+            return
         self._timer = None
-        at_most = 1 if self._watch is None else self._watch.at_most
-        sample = self._process.sample(cpu=self._cpu, at_most=at_most)
+        sample = self._process.sample(cpu=self._cpu, at_most=self._at_most)
         now = self._clock.now()
         if sample is None:
             self._look_at(now + RETRY_S)
@@ -81,7 +88,16 @@ class ResourceMonitor:
         if self._watch is None:
             self._count_from(sample, now)
             return
+        seen, holds_s = self._seen
+        if sample is seen:  # nothing has run since
+            moment = measuring_pace.next_at(now, holds_s, sample.cost_s)
+            if holds_s < measuring_pace.TOGETHER_S:
+                self._clock.call_together(moment, self._look)
+            else:
+                self._look_at(moment)
+            return
         look = self._watch.look(sample, now)
+        self._seen = (None, 0.0) if look.holds_s is None else (sample, look.holds_s)
         if look.prove and not self._proving:
             self._proving = True
             self._process.prove(sample, self._on_proof)

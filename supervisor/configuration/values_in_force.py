@@ -120,7 +120,7 @@ def spelled(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
         return "{}"  # an empty one: `flat` yields the values of any other one by one
     if name.endswith("_per_s"):
-        return f"{value:g}"
+        return _number(value)
     if name.endswith("_s") or name.startswith("operation_s."):
         return _in_units(value, {"h": 3600, "m": 60})
     if isinstance(value, (list, tuple)):
@@ -168,5 +168,10 @@ def _cap(config: Config, name: str) -> Setting:
 def _in_units(value: float, units: Mapping[str, int]) -> str:
     for unit, size in units.items():
         if value >= size and value % size == 0:
-            return f'"{value / size:g}{unit}"'
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            return f'"{_number(value / size)}{unit}"'
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    """Return a number as people write it: 100000 and not 1e+05."""
+    return f"{value:.15g}"

@@ -19,6 +19,7 @@ from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
 from killable.supervisor.linux.oom_counter import own_limit_struck
 from killable.supervisor.linux.poll_loop import PollLoop
+from killable.supervisor.linux.tree_usage import LastLook
 from killable.supervisor.ports import Gone, Sample
 from killable.workers.processes import child_reaper, command_keeper
 from killable.workers.processes.command_keeper import LOOK_AGAIN_S, CommandCgroup, CommandStart
@@ -75,6 +76,7 @@ class CommandProcess:
         self.cores = len(os.sched_getaffinity(0))
         """The processors that it may use."""
         self.base: Sample | None = None
+        self._last_look = LastLook()
 
     def start(
         self, argv: Sequence[str], caught: CaughtSignals, *, terminal: int = -1, files_max: int | None = None
@@ -157,11 +159,11 @@ class CommandProcess:
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         """Measure the keeper's tree, without the keeper: all that the command has left is below it."""
-        sample = tree_usage.measure(
-            self._keeper, self._cgroup, cpu=cpu, at_most=at_most if at_most == 1 else at_most + 1
-        )
-        if sample is None or at_most == 1:
-            return sample
+        if at_most == 1:
+            return tree_usage.measure(self._keeper, self._cgroup, cpu=cpu, at_most=1)
+        sample = self._last_look.measure(self._keeper, self._cgroup, cpu=cpu, at_most=at_most + 1)
+        if sample is None:
+            return None
         return sample._replace(processes=max(1, sample.processes - 1), threads=max(1, sample.threads - 1))
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:

@@ -6,7 +6,8 @@ the caller checks the pidfd afterwards. What of it counts for a limit is decided
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
@@ -19,13 +20,48 @@ PROCESSES_MAX = 256
 """Processes of one worker that are looked at for those who ask what it uses; more are counted as so many."""
 
 
-def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
-    """Return what is used now, of `at_most` processes; None if the worker is gone."""
+class LastLook:
+    """What a limit last had measured of all of a tree.
+
+    It holds until one of the processes has run: who has not run since has taken no memory, started no thread and forked
+    nothing, and a process of the tree that is not known had a parent that ran. A clock of a process takes 1 µs to read,
+    and the measurement of a process 50 µs and more.
+    """
+
+    sample: Sample | None = None
+    at = 0.0
+    """When it was known to hold."""
+    _asked: tuple[bool, int] = False, 0
+    _clocks: Mapping[int, float | None] = MappingProxyType({})
+    """Of each process, read before it was looked for its children; -1: it was found only then."""
+
+    def measure(self, pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
+        """Return what is used now, as the function `measure` does."""
+        clocks = {each: clock.process_cpu_s(each) for each in self._clocks or (pid,)}
+        if self.sample is not None and self._asked == (cpu, at_most) and clocks == self._clocks:
+            self.at = clock.monotonic()
+            return self.sample
+        found: list[int] = []
+        sample = measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
+        if sample is None or sample.processes >= at_most:
+            self.sample, self._clocks = None, {}
+        else:
+            self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
+            self._clocks = {each: clocks.get(each, -1.0) for each in found}
+        return sample
+
+
+def measure(
+    pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: list[int] | None = None
+) -> Sample | None:
+    """Return what is used now, of `at_most` processes; None if the worker is gone. Add to `found` which ones it has."""
     began_cpu_s = clock.thread_cpu_s()
     grouped = cgroup.processes() if cgroup is not None and at_most > 1 else ()
     # As many zombies are looked past, which only the job can reap; more are as bad as processes.
     looked_at = 1 if at_most == 1 else 2 * at_most
     pids = procfs.members(pid, grouped, looked_at)
+    if found is not None:
+        found += pids
     own, *others = map(procfs.memory, pids)
     if own is None:
         return None

@@ -22,6 +22,7 @@ from killable.supervisor.linux.frame_reader import FrameReader
 from killable.supervisor.linux.oom_counter import OomCounter, own_limit_struck
 from killable.supervisor.linux.pipe_io import PipeReader, PipeWriter
 from killable.supervisor.linux.stack_file import StackFile
+from killable.supervisor.linux.tree_usage import LastLook
 from killable.supervisor.linux.worker_cleanup import WorkerCleanup
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import FenceError, Gone, ProcessListener, ProcessorUse, Sample
@@ -36,9 +37,6 @@ number, and each takes time of the event loop, in which no other job is killed.
 
 class WorkerProcess:
     """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
-
-    _whole: tuple[Sample | None, float] = None, 0.0
-    """What a limit last had measured of all of its tree, and when."""
 
     def __init__(
         self,
@@ -68,6 +66,7 @@ class WorkerProcess:
         self._group_bytes: int | None = None
         self._is_bounded = self._was_used = False
         self.base: Sample | None = None
+        self._last_look = LastLook()
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
         self.line = CallSocket(*line)
@@ -317,22 +316,28 @@ class WorkerProcess:
             self._is_bounded = (memory_bytes, tasks_max) != (None, None)
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
-        sample = self._measured(cpu=cpu, at_most=at_most)
-        if sample is not None and sample.processes < at_most:
-            self._whole = sample, clock.monotonic()
-        return sample
+        if self.pid is None:
+            return None
+        if at_most == 1:  # the worker alone: any thread
+            sample = tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=1)
+        else:
+            before = self._last_look.sample
+            sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
+            if sample is before:  # no other process would have the same clock
+                return sample
+        return sample if self._alive() else None
 
     def use(self) -> Sample | None:
-        known, at = self._whole
-        if self.pid is not None and known is not None and clock.monotonic() - at < tree_usage.FRESH_S:
+        if self.pid is None:
+            return None
+        known, cpu_s = self._last_look.sample, None
+        if known is not None and clock.monotonic() - self._last_look.at < tree_usage.FRESH_S:
             cpu_s = tree_usage.cpu_s(self.pid, self._cgroup)
-            if cpu_s is not None:
-                return known._replace(cpu_s=cpu_s) if self._alive() else None
-        return self._measured(cpu=True, at_most=tree_usage.PROCESSES_MAX)
-
-    def _measured(self, *, cpu: bool, at_most: int) -> Sample | None:
-        sample = None if self.pid is None else tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
-        return sample if self._alive() else None
+        if known is None or cpu_s is None:
+            known = tree_usage.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)
+        else:
+            known = known._replace(cpu_s=cpu_s)
+        return known if self._alive() else None
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         def tell(exact: asyncio.Future[Sample]) -> None:

@@ -463,4 +463,5 @@ class Pool:
             detail=self.detail,
             sandbox=str(self.spec.sandbox),
             generation=self.generation,
+            is_short=start_failures.is_short(self.errno),
         )

@@ -35,9 +35,13 @@ def is_broken(reason: int | None, *, of_code: bool, has_worked: bool, is_startin
     `reason`: the errno of the failure; None: there is none. `of_code`: what a worker runs at its start has failed, by
     its own report. `has_worked`: a worker was ready once. `is_starting`: a worker is starting now.
     """
-    is_short = reason in _SHORTAGES
-    may_work = has_worked and not of_code and (reason is None or is_short)
-    return not (may_work or (is_short and is_starting))
+    may_work = has_worked and not of_code and (reason is None or is_short(reason))
+    return not (may_work or (is_short(reason) and is_starting))
+
+
+def is_short(reason: int | None) -> bool:
+    """Return whether the machine lacks what it takes to start a process."""
+    return reason in _SHORTAGES
 
 
 def is_temporary(reason: int | None) -> bool:

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from killable.supervisor.clock import Clock, Timer, realtime
 from killable.supervisor.jobs.durable_ends import READ_S, Disk
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_filter import JobFilter
+from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobCounts, JobRecord
 from killable.supervisor.telemetry.waiting_readers import WaitingReaders
+from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
 CHANGES_MAX = 4096
@@ -34,7 +37,9 @@ GATHER_S = 0.02
 TICK_S = 0.1
 """The least number of seconds between two ticks: no job is told more often."""
 BEAT_S = 1.0
-"""Seconds between two looks at what running jobs have emitted, and between two counts."""
+"""Seconds between two looks at what running jobs have emitted and at who waits, and between two counts."""
+PLACES_A_BEAT = 100
+"""Jobs in the queue whose places are looked at in a beat, in turns: one that leaves it moves all behind it."""
 COUNT_SHARE = 1 / 500
 """Of a processor, that counting may take for one filter."""
 COUNT_SHARE_OF_ALL = 1 / 50
@@ -90,6 +95,17 @@ class _Reader:
         self.counts: JobCounts | None = None
 
 
+class _Listed(NamedTuple):
+    """A list that was made for a reader."""
+
+    of: tuple[JobFilter, int, int]
+    """What was wanted, how many of it, and after which change."""
+    at: float
+    job_ids: list[str]
+    counts: JobCounts
+    data: bytes
+
+
 class JobWatch:
     """The changes of one supervisor's jobs. `note` and `note_gone` are called by who changes jobs, in the loop."""
 
@@ -108,6 +124,10 @@ class JobWatch:
         """Ids of changes: up to this one they may be missing; the latest; the latest that readers may see."""
         self._running: dict[str, tuple[Job, tuple[Any, ...]]] = {}
         """Jobs that have a worker, and what was seen of them last."""
+        self._queued: OrderedDict[str, tuple[Job, int | None]] = OrderedDict()
+        """Jobs in the queue, the one first that was looked at least recently, and the places that were told last."""
+        self._places_due = 0
+        """How many of them have to be looked at: something has changed since."""
         self._held: set[str] = set()
         """Jobs whose end is not on disk yet."""
         self._version = self._beaten = 0
@@ -117,6 +137,7 @@ class JobWatch:
         self._is_behind = False
         """Whether some counts are older than this round, as counting them takes long."""
         self._counted: OrderedDict[JobFilter, _Counted] = OrderedDict()
+        self._listed: _Listed | None = None
         self._readers = 0
         self._filters: Counter[JobFilter] = Counter()
         """Those of the readers."""
@@ -136,12 +157,17 @@ class JobWatch:
             self._running.pop(job.id, None)
         elif job.id not in self._running:
             self._running[job.id] = job, _seen_of(job)
+        if job.state is not State.QUEUED:
+            self._queued.pop(job.id, None)
+        elif job.id not in self._queued:
+            self._queued[job.id] = job, None
         self._add(job)
 
     def note_gone(self, job: Job) -> None:
         """Note that a job is no longer kept."""
         self._version += 1
         self._running.pop(job.id, None)
+        self._queued.pop(job.id, None)
         self._add(job, is_gone=True)
 
     def _add(self, job: Job, *, is_gone: bool = False) -> None:
@@ -167,16 +193,17 @@ class JobWatch:
         reader = _Reader(wanted, limit)
         self._come(wanted)
         try:
+            await wakeup_turns().turn(TURNS)  # a list takes 10 ms, and a crowd of readers comes at once
             if after >= 0 and self._forgotten <= after <= self._latest:
                 self._resume(reader, after)
             else:
-                yield [await self._list(reader)]
+                yield [self._list(reader)]
             while True:
                 is_closed = self._is_closed
                 if is_closed:
                     self._ticked = self._latest
                 if reader.after < self._forgotten:
-                    yield [await self._list(reader)]
+                    yield [self._list(reader)]
                 batch = self._take(reader)
                 if (counts := self._counts_for(reader)) is not None:
                     batch.append(counts)
@@ -202,7 +229,9 @@ class JobWatch:
             # Microseconds: an id of an earlier watch, also of an earlier run of the server, is below all of this one.
             self._latest = self._ticked = self._forgotten = max(self._latest + 1, int(realtime() * 1e6))
             self._is_watching = True
-            self._running = {job.id: (job, _seen_of(job)) for job in self._registry.active() if job.attempt is not None}
+            active = self._registry.active()
+            self._running = {job.id: (job, _seen_of(job)) for job in active if job.attempt is not None}
+            self._queued = OrderedDict((job.id, (job, None)) for job in active if job.state is State.QUEUED)
             self._on_watching(self)
         if self._ticked < self._latest and self._tick is None:  # noted while nobody read
             self._on_tick()
@@ -233,7 +262,9 @@ class JobWatch:
         else:
             self._changes.clear()
             self._running.clear()
+            self._queued.clear()
             self._counted.clear()
+            self._listed = None
 
     def _resume(self, reader: _Reader, after: int) -> None:
         reader.after = after
@@ -244,16 +275,22 @@ class JobWatch:
         tenant = reader.wanted.tenant
         reader.told.update(each.job_id for each in self._since(after) if tenant in (None, each.tenant))
 
-    async def _list(self, reader: _Reader) -> JobEvent:
+    def _list(self, reader: _Reader) -> JobEvent:
+        """Return the list, which is made once for readers that come at the same time and want the same."""
         reader.after = self._ticked = self._latest
         reader.round = self._round
-        jobs, _ = self._registry.page(reader.wanted, reader.limit)
-        reader.counts = counts = self._count(reader.wanted)
+        now = self._clock.now()
+        listed, wants = self._listed, (reader.wanted, reader.limit, self._latest)
+        if listed is None or listed.of != wants or now - listed.at > TICK_S:
+            jobs, _ = self._registry.page(reader.wanted, reader.limit)
+            counts = self._count(reader.wanted)
+            summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
+            data = dump_json({"jobs": summaries, "total": counts.total, "counts": counts.counts})
+            self._listed = listed = _Listed(wants, now, [job.id for job in jobs], counts, data)
+        reader.counts = listed.counts
         if reader.told is not None:
-            reader.told = {job.id for job in jobs}
-        summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
-        told = {"jobs": summaries, "total": counts.total, "counts": counts.counts}
-        return JobEvent(max(0, reader.after), "jobs", dump_json(told))
+            reader.told = set(listed.job_ids)
+        return JobEvent(max(0, reader.after), "jobs", listed.data)
 
     def _since(self, after: int) -> Iterator[_Change]:
         """Yield the changes after this one, latest first."""
@@ -277,7 +314,10 @@ class JobWatch:
                 if change.data is None:
                     if self._is_held(job):
                         return None  # it is noted again
-                    change.data = dump_json(summary_of(self._record_of(job)))
+                    record = self._record_of(job)
+                    change.data = dump_json(summary_of(record))
+                    if job.id in self._queued:
+                        self._queued[job.id] = job, _place_of(record)
                 if told is not None:
                     told.add(job.id)
                 return JobEvent(change.id, "job", change.data)
@@ -322,7 +362,7 @@ class JobWatch:
         self._waiting.wake()
 
     def _arm_beat(self) -> None:
-        has_work = self._running or self._beaten != self._version or self._is_behind
+        has_work = self._running or self._beaten != self._version or self._is_behind or self._places_due
         if self._beat is None and has_work and not self._is_closed:
             self._beat = self._clock.call_at(self._clock.now() + BEAT_S, self._on_beat)
 
@@ -332,11 +372,24 @@ class JobWatch:
             if (now := _seen_of(job)) != seen:
                 self._running[job_id] = job, now
                 self._add(job)
+        if self._beaten != self._version:
+            self._places_due = len(self._queued)
+        self._look_at_places()
         if self._is_behind or self._beaten != self._version:
             self._is_behind, self._beaten = False, self._version
             self._round += 1
             self._arm_tick()
         self._arm_beat()
+
+    def _look_at_places(self) -> None:
+        """Tell the jobs whose places in the queue are others than was told. They are noted when they are told."""
+        looks = min(self._places_due, len(self._queued), PLACES_A_BEAT)
+        self._places_due = self._places_due - looks if looks else 0
+        for job_id in list(islice(self._queued, looks)):
+            self._queued.move_to_end(job_id)
+            job, told = self._queued[job_id]
+            if _place_of(self._record_of(job)) != told:
+                self._add(job)
 
     # ── counts ──
 
@@ -370,6 +423,10 @@ class JobWatch:
         if len(self._counted) > COUNTED_MAX + len(self._filters):
             self._counted.popitem(last=False)
         return counts
+
+
+def _place_of(record: JobRecord) -> int | None:
+    return None if record.queue is None else record.queue["position"]
 
 
 def _seen_of(job: Job) -> tuple[Any, ...]:

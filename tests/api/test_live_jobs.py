@@ -69,6 +69,22 @@ async def test_the_end_is_told_however_many_changes_there_were(server: OwnServer
 
 
 @pytest.mark.row("A27")
+async def test_who_waits_is_told_its_place_as_others_leave_the_queue(start_server: StartServer) -> None:
+    async with start_server(workers=1) as server:
+        await server.submit("spin")
+        first, second, last = [await server.submit("spin") for _ in range(3)]
+
+        async with reading(server.client, JOBS, state="queued") as reader:
+            _, listed = await reader.next()
+            assert [job["queue"]["position"] for job in listed["jobs"]] == [2, 1, 0]
+            await server.supervisor.cancel(first, grace_s=0)
+            left = {(second, 0), (last, 1)}
+            while left:
+                job = await reader.until("job")
+                left.discard((job["job_id"], (job["queue"] or {}).get("position")))
+
+
+@pytest.mark.row("A27")
 async def test_a_filter_tells_what_fits_and_what_ceases_to(server: OwnServer, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     async with reading(server.client, JOBS, state="active", type="gated") as reader:

@@ -64,9 +64,11 @@ async def test_what_a_limit_has_measured_is_not_measured_again(
     measured: list[tuple[int, int]] = []
     real = tree_usage.measure
 
-    def measure(pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
+    def measure(
+        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: list[int] | None = None
+    ) -> Sample | None:
         measured.append((pid, at_most))
-        return real(pid, cgroup, cpu=cpu, at_most=at_most)
+        return real(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
 
     monkeypatch.setattr(tree_usage, "measure", measure)
     job_id = await server.submit("spin")

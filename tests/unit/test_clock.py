@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 from support import virtual_loop
@@ -38,6 +41,34 @@ async def late_s(wait_s: float, *, by_the_clock: bool = True) -> float:
     timers.call_at(when, called.set)
     await called.wait()
     return loop.time() - when
+
+
+def test_calls_of_one_moment_share_a_timer_and_one_that_fails_keeps_none_from_being_made() -> None:
+    made: list[int] = []
+
+    async def scenario() -> int:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _loop, context: made.append(-1))
+        clock, timers = Clock(loop), 0
+        real = loop.call_at
+
+        def call_at(when: float, callback: Callable[..., object], *args: object, **more: Any) -> asyncio.TimerHandle:
+            nonlocal timers
+            timers += 1
+            return real(when, callback, *args, **more)
+
+        loop.call_at = call_at  # type: ignore[method-assign,assignment]
+        when = loop.time() + 0.05
+        for number in range(5):
+            clock.call_together(when, partial(made.append, number))
+        clock.call_together(when, lambda: 1 / 0)
+        clock.call_together(when + 0.01, partial(made.append, 5))
+        shared = timers
+        await asyncio.sleep(0.1)
+        return shared
+
+    assert virtual_loop.run(scenario()) == 2
+    assert sorted(made) == [-1, 0, 1, 2, 3, 4, 5] and made[-1] == 5
 
 
 @LOOPS

@@ -1,8 +1,10 @@
-"""The stream of jobs: what counting costs, however many filters its readers have."""
+"""The stream of jobs: what counting costs, however many filters its readers have, and who is told its place."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+from contextlib import aclosing
 from typing import Any, cast
 
 import pytest
@@ -11,9 +13,10 @@ from support.virtual_loop import run
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs.job_filter import JobFilter
+from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.records import JobCounts
-from killable.supervisor.telemetry.job_watch import COUNT_SHARE_OF_ALL, JobWatch
+from killable.supervisor.telemetry.job_watch import BEAT_S, COUNT_SHARE_OF_ALL, PLACES_A_BEAT, JobWatch
 
 FILTERS = 100
 COUNT_S = 0.005
@@ -46,7 +49,7 @@ async def share_of_counting(filters: int) -> float:
             clock.worked_s += COUNT_S
             return jobs.count(wanted)
 
-    watch = JobWatch(cast("Registry", SlowRegistry()), clock, None, cast("Any", None), lambda _watching: None)
+    watch = JobWatch(cast("Registry", SlowRegistry()), clock, None, lambda job: job.record("i"), lambda _watching: None)
     told = [0] * filters
 
     async def read(number: int) -> None:
@@ -71,3 +74,72 @@ async def share_of_counting(filters: int) -> float:
 @pytest.mark.parametrize("filters", [1, FILTERS])
 def test_counting_for_many_filters_takes_its_share_of_a_processor(filters: int) -> None:
     assert run(share_of_counting(filters)) <= COUNT_SHARE_OF_ALL + COUNT_S * filters / SECONDS
+
+
+async def places_after(beats: int, waiting: int) -> tuple[set[int], int]:
+    """Let one of so many waiting jobs leave the queue; return the places that a reader is told then, and how often."""
+    clock, jobs = Clock(asyncio.get_running_loop()), registry(keep_jobs=waiting)
+    places = {add(jobs, tenant="ada").id: place for place in range(waiting)}
+    watch = JobWatch(
+        jobs, clock, None, lambda job: job.record("i", {"position": places[job.id]}), lambda _watching: None
+    )
+    told: list[dict[str, Any]] = []
+
+    async def read() -> None:
+        async for batch in watch.read(JobFilter.of(), 1, -1):
+            told.extend(json.loads(event.data) for event in batch if event.name == "job")
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.5)
+    first = next(iter(places))
+    places = {job_id: place - 1 for job_id, place in places.items()}
+    job = jobs.get(first)
+    job.state = State.STARTING
+    watch.note(job)
+    await asyncio.sleep(beats * BEAT_S + 0.5)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    waits = [each for each in told if each["job_id"] != first]
+    return {each["queue"]["position"] for each in waits}, len(waits)
+
+
+@pytest.mark.row("A27")
+def test_who_waits_is_told_its_place_when_others_leave_the_queue_in_turns() -> None:
+    assert run(places_after(beats=4, waiting=50)) == (set(range(49)), 49), "each once"
+    many = PLACES_A_BEAT * 2 + 50
+    found, told = run(places_after(beats=1, waiting=many))
+    assert told == len(found) == PLACES_A_BEAT
+    assert run(places_after(beats=4, waiting=many)) == (set(range(many - 1)), many - 1)
+
+
+async def lists_made(readers: int) -> tuple[int, set[bytes]]:
+    """Let so many readers come at once; return how many lists were made, and which they got."""
+    jobs, made = registry(), 0
+    add(jobs, tenant="ada")
+
+    class CountingRegistry:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(jobs, name)
+
+        def page(self, wanted: JobFilter, limit: int) -> Any:
+            nonlocal made
+            made += 1
+            return jobs.page(wanted, limit)
+
+    clock = Clock(asyncio.get_running_loop())
+    watch = JobWatch(cast("Registry", CountingRegistry()), clock, None, lambda job: job.record("i"), lambda _: None)
+
+    async def first() -> bytes:
+        async with aclosing(watch.read(JobFilter.of(), 10, -1)) as stream:
+            return (await anext(stream))[0].data
+
+    got = set(await asyncio.gather(*(first() for _ in range(readers))))
+    watch.note(add(jobs, tenant="bob"))
+    got.add(await first())
+    return made, got
+
+
+@pytest.mark.row("A27")
+def test_a_list_is_made_once_for_readers_that_come_at_once_and_anew_after_a_change() -> None:
+    made, got = run(lists_made(20))
+    assert made == len(got) == 2

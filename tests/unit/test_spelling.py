@@ -43,7 +43,9 @@ def test_durations(seconds: float | None, shown: str) -> None:
     assert spelling.duration(seconds) == shown
 
 
-@pytest.mark.parametrize(("seconds", "shown"), [(0.5, "0.5 s"), (5, "5 s"), (90, "90 s"), (600, "10m"), (7200, "2h")])
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0.5, "0.5 s"), (5, "5 s"), (90, "90 s"), (600, "10m"), (7200, "2h"), (1e5, "100000 s")]
+)
 def test_settings_are_shown_as_they_are_written(seconds: float, shown: str) -> None:
     assert spelling.setting(seconds) == shown
 

@@ -119,4 +119,4 @@ def _limit(name: str, value: Any) -> str:
         return "none"
     if name.endswith("_s"):
         return spelling.setting(value)
-    return spelling.size(int(value)) if name.endswith("_bytes") else f"{value:g}"
+    return spelling.size(int(value)) if name.endswith("_bytes") else f"{value:.15g}"

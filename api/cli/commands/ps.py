@@ -6,11 +6,11 @@ Runs in: any machine.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors
-from killable.api.cli.display.job_list_watch import JobListWatch, JobsNow
 from killable.api.cli.display.job_listing import holders_of, in_order, listing, summary
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import tag_filter
@@ -19,6 +19,7 @@ from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
     from killable.api.client.client import Client
+    from killable.api.client.job_pages import JobFilters
 
 STALL = "the event loop stood still"
 """Of `/readyz`: it is over when it is told, up to two minutes later, and no job waits for it."""
@@ -40,35 +41,42 @@ def ps(
 ) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         wanted = state or (None if all_jobs else "active")
-        tag = tag_filter(tag)
-
-        def now() -> JobsNow:
-            jobs = in_order(list(client.jobs(state=wanted, type=type, tag=tag, node=node)))
-            return JobsNow(jobs, client.workers() if jobs else [])
-
+        filters: JobFilters = {"state": wanted, "type": type, "tag": tag_filter(tag), "node": node}
         pools = {} if as_json or console.stdout_columns() < POOLS_FROM_COLUMNS else _pools(client)
         if watch:
-            at_most = limit or 0
-            JobListWatch(client, now, pools, at_most=at_most, full=full, wanted=wanted or "").run(as_json)
+            import asyncio  # here: a list alone does not need it
+
+            asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
             return
-        seen = now()
+        jobs = in_order(list(client.jobs(**filters)))
+        workers = client.workers() if jobs else []
         at_most = (0 if as_json or not sys.stdout.isatty() else ON_A_SCREEN) if limit is None else limit
-        shown = seen.jobs[:at_most] if at_most else seen.jobs
+        shown = jobs[:at_most] if at_most else jobs
         if as_json:
-            holders = holders_of(shown, seen.workers)
+            holders = holders_of(shown, workers)
             console.print_json({"jobs": [{**job, "worker": holders.get(job["job_id"])} for job in shown]})
             return
         stderr = console.stderr_console()
         if degraded := _degraded(client):
             stderr.print(f"degraded: {degraded}", style="yellow")
-        if not seen.jobs:
+        if not jobs:
             hint = "" if all_jobs or state else "; `killable ps -a` includes ended ones"
             stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
             return
-        stderr.print(summary(seen.jobs), style="dim")
-        console.print_table(listing(shown, seen.workers, full=full, pools=pools))
-        if len(shown) < len(seen.jobs):
-            stderr.print(f"… and {len(seen.jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
+        stderr.print(summary(jobs), style="dim")
+        console.print_table(listing(shown, workers, full=full, pools=pools))
+        if len(shown) < len(jobs):
+            stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
+
+
+async def _watch(
+    url: str, filters: JobFilters, pools: Mapping[str, str], *, at_most: int, full: bool, as_json: bool
+) -> None:
+    from killable.api.cli.top.job_list_watch import JobListWatch
+    from killable.api.client.async_client import AsyncClient
+
+    async with AsyncClient(url, retries=0) as client:
+        await JobListWatch(client, filters, pools, at_most=at_most, full=full).run(as_json)
 
 
 def _degraded(client: Client) -> str:

@@ -303,18 +303,22 @@ async def _started(supervisor: Supervisor, config: Config, stop: _Stop) -> bool:
 
 
 async def _check_pools(supervisor: Supervisor, config: Config) -> None:
-    """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types."""
+    """Raise ConfigError if no pool can start a job, or if there are settings for unknown job types; CannotServe if all
+    that a pool lacks is the machine's to give.
+    """
     _check(config, await supervisor.pools(), await supervisor.job_types())
 
 
 def _check(config: Config, pools: Sequence[PoolRecord], types: Sequence[JobType]) -> None:
+    from killable.api.cli.server.listener import CannotServe
     from killable.api.cli.server.pool_survey import unknown_types, without_types
     from killable.supervisor.configuration.config import ConfigError
 
     broken = [pool for pool in pools if pool.state == "broken"]
     if len(broken) == len(pools):
         causes = "\n".join(f"pool {pool.name} is broken: {pool.detail.rstrip()}" for pool in broken)
-        raise ConfigError(f"no pool can start a job\n{causes}")
+        why = f"no pool can start a job\n{causes}"
+        raise CannotServe(why) if any(pool.is_short for pool in broken) else ConfigError(why)
     faults = list(without_types(config, pools, {job_type.pool for job_type in types}))
     if not broken and all(pool.workers_max for pool in pools):  # else some job types are not known
         faults += unknown_types(config, {job_type.name for job_type in types})

@@ -20,6 +20,7 @@ from killable.workers.errors import KillableError, Refused
 
 if TYPE_CHECKING:
     from killable.api.client.async_client import AsyncClient
+    from killable.api.client.job_pages import JobFilters
 
 AGAIN_S = 1.0
 """Seconds until a connection that broke is tried again."""
@@ -34,24 +35,37 @@ RESTART_TOLD_S = 30.0
 class Feed:
     """Keeps a board up to date until it is cancelled."""
 
-    def __init__(self, client: AsyncClient, board: Board, changed: Callable[[], None]) -> None:
-        """`changed` is called after each change of the board or of the connection."""
+    def __init__(
+        self, client: AsyncClient, board: Board, changed: Callable[[], None], wanted: JobFilters | None = None
+    ) -> None:
+        """`changed` is called after each change of the board or of the connection. `wanted`: which jobs."""
         self._client = client
         self._board = board
         self._changed = changed
-        self._away_since: float | None = None
+        self._wanted: JobFilters = wanted or {}
+        self._away: dict[str, float] = {}
+        """Since when which stream is broken."""
         self._restarted_at: float | None = None
-        self._trouble = ""
+        self.trouble: KillableError | None = None
         """Why the server gives nothing, where that will not pass by itself."""
+        self.has_all_jobs = False
+        """Whether the board has all jobs that are kept, and not only the newest ones."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the server does not answer."""
+        return bool(self._away)
 
     @property
     def standing(self) -> Text:
         """How the connection is, for the head."""
         now = time.monotonic()
-        if self._trouble:
-            return Text(spelling.plain(self._trouble), "bold red")
-        if self._away_since is not None:
-            return Text(f"no answer for {spelling.duration(now - self._away_since)}; trying again", "bold yellow")
+        if self.trouble is not None:
+            code = f"{self.trouble.code}: {self.trouble.message}" if isinstance(self.trouble, Refused) else self.trouble
+            return Text(spelling.plain(str(code)), "bold red")
+        if self._away:
+            since = min(self._away.values())
+            return Text(f"no answer for {spelling.duration(now - since)}; trying again", "bold yellow")
         if self._restarted_at is not None and now - self._restarted_at < RESTART_TOLD_S:
             ago = spelling.duration(now - self._restarted_at)
             return Text(f"live; the server was started anew {ago} ago", "yellow")
@@ -60,34 +74,33 @@ class Feed:
     async def run(self) -> None:
         """Read both streams, side by side: one that breaks does not stop the other."""
         async with asyncio.TaskGroup() as both:
-            both.create_task(self._again(self._read_workers))
-            both.create_task(self._again(self._read_jobs))
+            both.create_task(self._again("workers", self._read_workers))
+            both.create_task(self._again("jobs", self._read_jobs))
             both.create_task(self._ask_what_is_wrong())
 
-    async def _again(self, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _again(self, name: str, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
+            is_away = True  # also when the stream was closed: the server ends
             try:
                 await read()
-                self._is_away()  # the stream was closed: the server ends
             except Unreachable:
-                self._is_away()
+                pass
             except Refused as refusal:
-                if refusal.retryable:
-                    self._is_away()
-                else:
-                    self._trouble = f"{refusal.code}: {refusal.message}"
+                is_away = refusal.retryable
+                self.trouble = self.trouble if is_away else refusal
             except KillableError as error:
-                self._trouble = str(error)
+                is_away, self.trouble = False, error
             except (LookupError, TypeError, ValueError) as error:  # of a server of another version
-                self._trouble = f"an answer is not one of this version: {type(error).__name__}: {error}"
+                of = f"{type(error).__name__}: {error}"
+                is_away, self.trouble = False, KillableError(f"an answer is not one of this version: {of}")
+            if is_away:
+                self._away.setdefault(name, time.monotonic())
             self._changed()
             await asyncio.sleep(AGAIN_S)
 
-    def _is_away(self) -> None:
-        self._away_since = self._away_since or time.monotonic()
-
-    def _is_here(self) -> None:
-        self._away_since, self._trouble = None, ""
+    def _is_here(self, name: str) -> None:
+        self._away.pop(name, None)
+        self.trouble = None
 
     async def _ask_what_is_wrong(self) -> None:
         while True:
@@ -114,21 +127,21 @@ class Feed:
                 if up_s < before_s:
                     return  # another run of the server, so soon that the stream was resumed
                 self._board.take("now", now)
-                self._is_here()
+                self._is_here("workers")
                 self._changed()
 
     async def _read_jobs(self) -> None:
         rest: asyncio.Task[None] | None = None
         try:
-            async with aclosing(self._client.watch_jobs(limit=FIRST_JOBS)) as stream:
+            async with aclosing(self._client.watch_jobs(limit=FIRST_JOBS, **self._wanted)) as stream:
                 async for event in stream:
                     self._board.take(event.name, event.data)
                     if event.name == "jobs":
                         if rest is not None:
                             rest.cancel()
-                        if event.data["total"] > len(event.data["jobs"]):
-                            rest = asyncio.create_task(self._read_rest())
-                    self._is_here()
+                        self.has_all_jobs = len(event.data["jobs"]) < FIRST_JOBS
+                        rest = None if self.has_all_jobs else asyncio.create_task(self._read_rest())
+                    self._is_here("jobs")
                     self._changed()
         finally:
             if rest is not None:
@@ -137,8 +150,9 @@ class Feed:
     async def _read_rest(self) -> None:
         """Read the jobs that the first event had no room for: what runs is often older than what waits."""
         try:
-            async for job in self._client.jobs():
+            async for job in self._client.jobs(**self._wanted):
                 self._board.add(job)
         except KillableError:
             return  # the stream tells it
+        self.has_all_jobs = True
         self._changed()

@@ -63,6 +63,12 @@ export async function json<T>(path: string, options: Options = {}): Promise<T> {
   return (await (await ask(path, options)).json()) as T
 }
 
+/** What is wrong with the server. A server that can start no job refuses, with the same list. */
+export async function troubles(): Promise<string[]> {
+  const answer = await fetch('/readyz', { cache: 'no-store', redirect: 'error', credentials: 'omit' })
+  return ((await answer.json()) as { degraded?: string[] }).degraded ?? []
+}
+
 async function refusalOf(answer: Response): Promise<Refusal> {
   const after = Number(answer.headers.get('Retry-After') ?? Number.NaN)
   let told: { code?: string; detail?: string; title?: string } = {}

@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals'
 import { noteServerTime } from './clock'
 import { type StreamEvent, type StreamState, openStream } from './event_stream'
-import { json, signOut } from './http'
+import { json, signOut, troubles } from './http'
 import { info } from './session'
 import type { Info, Now, Worker } from './types'
 
@@ -40,7 +40,14 @@ export const restarted = signal('')
 let firstVersion = ''
 export const isOutdated = signal(false)
 
+/** What is wrong with the server as a whole: no stream tells it, so it is asked for. */
+export const degraded = signal<string[]>([])
+const TROUBLE_EVERY_MS = 5000
+/** That it drains is said by the page anyway; that its loop stood still is over when it is told. */
+const TOLD_ELSEWHERE = /^(draining$|the event loop stood still)/
+
 let stream: ReturnType<typeof openStream> | null = null
+let timer = 0
 
 export function open(): void {
   close()
@@ -54,9 +61,15 @@ export function open(): void {
     onState: (state, why, againInMs) => {
       const before = connection.peek().state
       connection.value = { state, why, againAt: Date.now() + againInMs }
-      if (state === 'live' && before !== 'live') void lookAtServer()
+      if (state === 'live' && before !== 'live') {
+        void lookAtServer()
+        void lookForTrouble()
+      }
     },
   })
+  timer = setInterval(() => {
+    if (connection.peek().state === 'live' && document.visibilityState === 'visible') void lookForTrouble()
+  }, TROUBLE_EVERY_MS)
 }
 
 /** The server says why it ends a stream: a key that is no longer valid is not tried again. */
@@ -68,6 +81,7 @@ export function endOf(events: StreamEvent[]): void {
 export function close(): void {
   stream?.close()
   stream = null
+  clearInterval(timer)
 }
 
 export function tryAgain(): void {
@@ -87,6 +101,15 @@ async function lookAtServer(): Promise<void> {
     info.value = found
   } catch {
     // The stream says what is wrong, if it goes on.
+  }
+}
+
+async function lookForTrouble(): Promise<void> {
+  try {
+    const found = (await troubles()).filter((each) => !TOLD_ELSEWHERE.test(each))
+    if (found.join() !== degraded.peek().join()) degraded.value = found
+  } catch {
+    // The stream says that the server does not answer.
   }
 }
 

@@ -3,7 +3,7 @@ import type { JSX } from 'preact'
 import { useEffect } from 'preact/hooks'
 import { aheadMs, second } from '../clock'
 import { signOut } from '../http'
-import { connection, isOutdated, now, restarted, tryAgain } from '../now_feed'
+import { connection, degraded, isOutdated, now, restarted, tryAgain } from '../now_feed'
 import { note } from '../parts/announce'
 import { lastJobs, route } from '../router'
 import { info, key, role } from '../session'
@@ -124,6 +124,12 @@ export function ConnectionBar(): JSX.Element {
           <span>The server is draining: it accepts no new jobs.</span>
         </p>
       )}
+      {state === 'live' &&
+        degraded.value.map((trouble) => (
+          <p class="bar warn" key={trouble}>
+            <span>Degraded: {trouble}</span>
+          </p>
+        ))}
       {Math.abs(aheadMs.value) > CLOCK_OFF_MS && (
         <p class="bar">
           <span>

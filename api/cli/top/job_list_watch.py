@@ -1,0 +1,175 @@
+"""Jobs as they change: a table that is drawn again each second, or where no terminal is, a line for each change.
+
+Runs in: any machine.
+
+    a terminal: the table in place; it stays on the screen at the end      a pipe: one line per change, as text or JSON
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from killable.api.cli.display.console import print_json, print_lines, stderr_console, stdout_console
+from killable.api.cli.display.job_listing import ORDER, listing, ran_s, summary
+from killable.api.cli.display.job_state import job_state, state_text
+from killable.api.cli.top.board import Board, Members
+from killable.api.cli.top.feed import Feed
+from killable.api.explanation import spelling
+from killable.api.explanation.state_words import ended_by
+from killable.workers.errors import KillableError
+
+if TYPE_CHECKING:
+    from killable.api.client.async_client import AsyncClient
+    from killable.api.client.job_pages import JobFilters
+
+EVERY_S = 1.0
+"""Seconds between two pictures: people read no faster."""
+AROUND_ROWS = 5
+"""Lines of the screen that are no row of the table: its head, the summary, what is left out, the prompt."""
+
+
+class JobListWatch:
+    """Shows jobs until it is interrupted. A server that goes away is waited for: its jobs may be there again."""
+
+    def __init__(
+        self, client: AsyncClient, wanted: JobFilters, pools: Mapping[str, str], *, at_most: int, full: bool
+    ) -> None:
+        """`at_most` rows are shown; 0: as many as fit."""
+        self._client = client
+        self._wanted = wanted
+        self._pools = pools
+        self._at_most = at_most
+        self._full = full
+        self._board = Board()
+        self._changed = asyncio.Event()
+        self._feed = Feed(client, self._board, self._changed.set, wanted)
+        self._told: dict[str, Members] = {}
+        """What was last printed of each job that is listed, where lines are printed."""
+        self._workers_due: dict[str, int] = {}
+        """By job: the event of the workers that has its worker."""
+
+    async def run(self, as_json: bool) -> None:
+        """Show them until an interrupt, which is raised. Raise Unreachable if no server answers at first, Refused for
+        what will not pass: a key that is refused.
+        """
+        await self._client.info()
+        reading = asyncio.create_task(self._feed.run())
+        try:
+            await (self._draw() if not as_json and sys.stdout.isatty() else self._print(as_json))
+        finally:
+            reading.cancel()
+
+    async def _next(self) -> None:
+        """Wait for a change. Raise what will not pass."""
+        await self._changed.wait()
+        self._changed.clear()
+        if self._feed.trouble is not None:
+            raise self._feed.trouble
+
+    async def _print(self, as_json: bool) -> None:
+        was_away = False
+        while True:
+            await self._next()
+            if self._feed.is_away != was_away:
+                was_away = not was_away
+                told = (
+                    ("the server does not answer; waiting for it", "yellow")
+                    if was_away
+                    else ("the server is back", "green")
+                )
+                stderr_console().print(told[0], style=told[1])
+            for job in await self._news(as_json):
+                print_json(job, one_line=True) if as_json else print_lines([line_of(job, full=self._full)])
+            sys.stdout.flush()
+
+    async def _draw(self) -> None:
+        await self._next()
+        with Live(self._screen(), console=stdout_console(), auto_refresh=False, vertical_overflow="crop") as live:
+            while True:
+                await asyncio.sleep(EVERY_S)
+                await self._next()  # there is one each second, of the workers or of the connection
+                live.update(self._screen(), refresh=True)
+
+    def _screen(self) -> RenderableType:
+        jobs = self._board.listed("all", "", "state", backwards=False)
+        room = max(1, stdout_console().height - AROUND_ROWS)
+        shown = jobs[: min(self._at_most or room, room)]
+        head = summary(jobs) if jobs else f"no {self._wanted.get('state') or ''} jobs".replace("  ", " ")
+        said, style = (f"{head}  (Ctrl-C ends)", "dim")
+        if self._feed.is_away:
+            said, style = "the server does not answer; this is how it was", "yellow"
+        parts: list[RenderableType] = [_line(f"{datetime.now():%H:%M:%S}  {said}", style)]
+        if self._board.degraded:
+            parts.append(_line(f"degraded: {'; '.join(map(spelling.plain, self._board.degraded))}", "yellow"))
+        if shown:
+            parts.append(listing(shown, self._board.workers, full=self._full, pools=self._pools))
+        if len(shown) < len(jobs):
+            parts.append(Text(f"… and {len(jobs) - len(shown)} more", "dim"))
+        return Group(*parts)
+
+    async def _news(self, as_json: bool) -> list[dict[str, Any]]:
+        """Return the jobs that are new or have changed, and those that are listed no more as they are now."""
+        jobs = self._board.listed("all", "", "state", backwards=False)
+        listed = {str(job["job_id"]): job for job in (jobs[: self._at_most] if self._at_most else jobs)}
+        news = []
+        for name, job in listed.items():
+            if _told_of(job) != _told_of(self._told.get(name)) and not (as_json and self._awaits_worker(name, job)):
+                self._told[name] = {**job, "worker": self._board.holders.get(name)}
+                news.append(dict(self._told[name]))
+        for name in list(self._told.keys() - listed.keys()) if self._feed.has_all_jobs else ():
+            before = self._told.pop(name)
+            try:
+                news.append({**_short(await self._client.job(name).record(), before), "worker": None})
+            except KillableError:
+                pass  # it is no longer kept
+        return news
+
+    def _awaits_worker(self, name: str, job: Members) -> bool:
+        """Return whether the stream of workers has yet to tell of a job's worker: it does so once a second."""
+        now = int(self._board.now.get("seq", -1))
+        if job["state"] not in ("running", "stopping") or name in self._board.holders:
+            due = now
+        else:
+            due = self._workers_due.setdefault(name, now + 1)
+        if now >= due:
+            self._workers_due.pop(name, None)
+        return now < due
+
+
+def _line(said: str, style: str) -> Text:
+    return Text(said, style, no_wrap=True, overflow="ellipsis")
+
+
+def line_of(job: Members, *, full: bool) -> Text:
+    """Return `08:21:03  job-3f2a91c0  tick  running 45%  w-3`, or how it has ended."""
+    name = str(job["job_id"]) if full else spelling.short(str(job["job_id"]))
+    state = job_state(job) if job["state"] in ORDER else state_text(ended_by(job))
+    parts = [datetime.now().strftime("%H:%M:%S"), name, spelling.plain(job["type"]), state]
+    if job["state"] in ("running", "stopping") and job.get("worker_id"):
+        parts.append(str(job["worker_id"]))
+    if job.get("ended_at"):
+        ran = ran_s(job)
+        parts.append("never ran" if ran is None else f"ran {spelling.duration(ran)}")
+    return Text("  ").join(part if isinstance(part, Text) else Text(str(part)) for part in parts)
+
+
+def _told_of(job: Members | None) -> tuple[Any, ...] | None:
+    """Return what makes another line: not its age, nor what its worker uses, which change all the time."""
+    if job is None:
+        return None
+    return job["state"], job["attempt"], job.get("worker_id"), job.get("progress"), job.get("error")
+
+
+def _short(record: Members, like: Members) -> dict[str, Any]:
+    """Return a whole record with the members of a short one only."""
+    error = record.get("error")
+    members = {name: record.get(name) for name in like}
+    return members | {"error": error and {name: error.get(name) for name in ("code", "message", "retryable")}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import concurrent.futures
+import contextlib
 import gc
 import os
 import random
@@ -49,10 +50,12 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def memory_files() -> list[str]:
     """Return the memory files for large pieces of inputs that this process has open."""
     gc.collect()
-    opened = [f"/proc/self/fd/{descriptor}" for descriptor in os.listdir("/proc/self/fd")]
-    links = [os.path.realpath(each) for each in opened if os.path.exists(each)]
-    sizes = [os.stat(each).st_size for each in opened if os.path.exists(each)]
-    return [link for link, size in zip(links, sizes, strict=True) if "killable-input" in link and size > PART_BYTES_MIN]
+    found = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        path = f"/proc/self/fd/{descriptor}"
+        with contextlib.suppress(FileNotFoundError):  # the Executor's thread opens and closes others meanwhile
+            found.append((os.path.realpath(path), os.stat(path).st_size))
+    return [link for link, size in found if "killable-input" in link and size > PART_BYTES_MIN]
 
 
 def behind(executor: Executor, gate: Path, submit: Callable[[], Any]) -> Any:

@@ -69,7 +69,7 @@ class CallEnding:
 
     def __init__(self, data: bytes, job: Mapping[str, Any], address: str) -> None:
         """`job`: its type and limits. `address`: of the job, for what is too large to be in the answer."""
-        self.data: dict[str, Any] = json.loads(data)
+        self.data: dict[str, Any] = readable(json.loads(data))
         self._job = job
         self._address = address
 
@@ -116,7 +116,21 @@ def refused(error: Refused) -> CallToolResult:
     elif row.retryable:
         wait_s = error.facts.get("retry_after_s")
         told["remedy"] = "Call again later." if wait_s is None else f"Call again in {wait_s:g} s."
+    told = readable(told)
     return CallToolResult(content=[TextContent(text=_told(told))], structured_content={"error": told}, is_error=True)
+
+
+def readable(value: Any) -> Any:
+    """Return a value with half characters replaced (lone surrogates): JSON of a job has them, and UTF-8 has none."""
+    match value:
+        case str():
+            return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        case list():
+            return [readable(each) for each in value]
+        case dict():
+            return {readable(name): readable(each) for name, each in value.items()}
+        case _:
+            return value
 
 
 def _field(pointer: str) -> str:

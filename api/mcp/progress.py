@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from killable.api.http.joined_output import decoded
+from killable.api.mcp.answers import readable
 from killable.supervisor.models import JobEvent
 from killable.workers.named_tuples import NamedTuple
 
@@ -74,7 +75,7 @@ class CallProgress:
 
     def _note(self, number: float | None, message: str) -> Note:
         self._last = number if number is not None and number > self._last else self._last + _step(self._last)
-        return Note(self._last, self._total if self._is_own else None, _cut(message))
+        return Note(self._last, self._total if self._is_own else None, _cut(readable(message)))
 
 
 def _number(value: Any) -> float | None:

@@ -49,6 +49,7 @@ class _LoopThreads:
         self.threads.discard(thread)
         if self.all_ended is not None and not self.threads:
             self.all_ended.set()
+            self.all_ended = None
 
 
 _loop_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopThreads] = WeakKeyDictionary()
@@ -219,6 +220,5 @@ async def threads_are_done(at_most_s: float) -> None:
     if work is not None:
         work.put(None)
     if aside.threads:
-        aside.all_ended = asyncio.Event()
+        aside.all_ended = aside.all_ended or asyncio.Event()  # two supervisors of one loop may close at once
         await wait_within(aside.all_ended, at_most_s)
-        aside.all_ended = None

@@ -77,6 +77,17 @@ async def test_what_is_done_in_order_is_done_by_one_thread_until_the_close() -> 
     assert done[-1][0] == 4, "a close is not for ever"
 
 
+async def test_two_closes_of_one_loop_are_both_told_when_the_last_thread_has_ended() -> None:
+    may_end = threading.Event()
+    working = event_loops.in_thread(asyncio.get_running_loop(), may_end.wait)
+    closing = [asyncio.ensure_future(event_loops.threads_are_done(60)) for _ in range(2)]
+    await asyncio.sleep(0)
+    may_end.set()
+    async with asyncio.timeout(30):
+        await asyncio.gather(*closing)
+    assert await working
+
+
 async def test_without_a_thread_nothing_that_was_to_run_in_one_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     is_done = asyncio.Event()

@@ -483,7 +483,7 @@ def test_connections_are_fitted_to_the_open_files_and_many_of_them_are_few_lines
 
 
 def test_a_machine_without_descriptors_for_a_worker_is_no_fault_of_the_configuration(folder: Path) -> None:
-    program = ("sh", "-c", 'ulimit -n 16 && exec "$0" "$@"', *COMMAND)
+    program = ("sh", "-c", 'ulimit -n 14 && exec "$0" "$@"', *COMMAND)
     done = Command(folder, program=program).run("serve", "my_jobs.py", "--port", "0")
     assert done.returncode == 71, done.stderr
     assert "no pool can start a job" in done.stderr and "Too many open files" in done.stderr

@@ -128,6 +128,10 @@ _WITHOUT_SETTING = {
     "spawn": "Check the machine with `killable doctor`, and the job types with `killable types`.",
     "worker_lost": "A process of the server ended: its log says which (`zygote_gone`), and `dmesg` whether memory was "
     'short. @job(retry_on="worker_lost") runs such a job again.',
+    "supervisor_lost": 'The server, or its machine, failed. @job(on_loss="rerun") runs such a job again.',
+    "node_lost": "Its machine, or the way to it, failed; `killable nodes` shows how the machines are. With "
+    "attempts_max of 2 or more such a job runs again on another one, unless it had streamed something; "
+    '@job(retry_on="node_lost") runs that one again, too.',
     "unkillable": "The process is in uninterruptible sleep (state D), usually for a hung disk or network file system.",
     "limit.files": "files_max is not set for this job; the server's `ulimit -n` limits its open files.",
 }  # fmt: skip

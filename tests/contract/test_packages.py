@@ -59,7 +59,8 @@ BELOW = {
     "api/cli/display": ("api/client", "api/explanation"),
     "api/cli/parameters": ("api/client", "api/cli/display", "api/explanation"),
     "api/cli/server": (
-        "api/app.py", "api/client", "api/explanation", "api/http", "api/mcp", "api/webhooks", "api/cli/display",
+        "api/app.py", "api/client", "api/explanation", "api/http", "api/mcp", "api/openai", "api/webhooks",
+        "api/cli/display",
     ),
     "api/cli/starter": (),
     "api/cli/diagnosis": ("api/cli/display", "api/explanation"),

@@ -107,15 +107,15 @@ def prints_frames(ctx: Context) -> Iterator[str]:
 
 def frame_descriptors() -> list[int]:
     """Return the pipes that this process can write to, other than its output: the frames' is among them."""
-    found = []
+    found, outputs = [], [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in (1, 2)]
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            is_pipe = os.readlink(f"/proc/self/fd/{descriptor}").startswith("pipe:")
+            file_of = os.readlink(f"/proc/self/fd/{descriptor}")
             with open(f"/proc/self/fdinfo/{descriptor}") as file:
                 flags = int(file.read().split("flags:")[1].split()[0], 8)
         except OSError:
             continue  # the listing's own
-        if descriptor > 2 and is_pipe and flags & os.O_ACCMODE == os.O_WRONLY:
+        if file_of.startswith("pipe:") and file_of not in outputs and flags & os.O_ACCMODE == os.O_WRONLY:
             found.append(descriptor)
     return found
 

@@ -16,6 +16,7 @@ import socket
 from functools import lru_cache, partial
 from typing import Any, cast
 
+from starlette.types import Message
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -24,8 +25,10 @@ from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurn
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, TOO_MANY
+from killable.api.http.openai_paths import is_anthropics, is_openais
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
+from killable.api.openai.error_answers import turned
 
 HEADER_BYTES_MAX = 16 << 10
 """Twice what nginx and Apache accept of a line; httptools itself has no bound. What is in it is parsed in the event
@@ -166,7 +169,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if self.url.count(b"&") >= PARAMETERS_MAX:
-            self._refuse("malformed", f"A request may have at most {PARAMETERS_MAX} parameters")
+            path = self.url.partition(b"?")[0].decode("latin-1")
+            self._refuse("malformed", f"A request may have at most {PARAMETERS_MAX} parameters", path)
             raise ValueError("too many parameters")  # the parser stops
         if size > HEADER_BYTES_MAX or len(self.headers) > FIELDS_MAX:
             self._refuse_header()
@@ -275,15 +279,18 @@ class BoundedProtocol(HttpToolsProtocol):
         bounds = f"{HEADER_BYTES_MAX} bytes and {FIELDS_MAX} fields"
         self._refuse("header_too_large", f"The header of a request may have {bounds}")
 
-    def _refuse(self, code: str, detail: str) -> None:
-        """Answer without the application, and close after the client had time to read the answer."""
+    def _refuse(self, code: str, detail: str, path: str = "") -> None:
+        """Answer without the application, and close after the client had time to read the answer.
+
+        `path`: where it was to go, if that is known by then: OpenAI's and Anthropic's clients get errors of theirs.
+        """
         self._is_refused = True
         self._disarm()
         self._unset_keepalive_if_required()
         if not self._is_idle:
             self.transport.close()  # a refusal would end up in the middle of that answer
             return
-        status_line, rest = _refusal(code, detail)
+        status_line, rest = _refusal(code, detail, openais=is_openais(path), anthropics=is_anthropics(path))
         headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         self.transport.write(b"".join([status_line, *headers, rest]))
         if self.transport.can_write_eof():
@@ -293,8 +300,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 @lru_cache(maxsize=16)
-def _refusal(code: str, detail: str) -> tuple[bytes, bytes]:
+def _refusal(code: str, detail: str, *, openais: bool, anthropics: bool) -> tuple[bytes, bytes]:
     """Return the first line of an answer, and its other headers with its body. Thousands may get it in a second."""
     answer = problem(code, detail, headers={"Connection": "close"})
-    headers = b"".join(b"%b: %b\r\n" % header for header in answer.raw_headers)
-    return STATUS_LINE[answer.status_code], headers + b"\r\n" + bytes(answer.body)
+    start: Message = {"status": answer.status_code, "headers": answer.raw_headers}
+    end: Message = {"body": bytes(answer.body)}
+    if openais:
+        start, end = turned(start, end["body"], anthropics=anthropics)
+    headers = b"".join(b"%b: %b\r\n" % header for header in start["headers"])
+    return STATUS_LINE[start["status"]], headers + b"\r\n" + end["body"]

@@ -38,6 +38,9 @@ number, and each takes time of the event loop, in which no other job is killed.
 class WorkerProcess:
     """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
 
+    _used: tuple[Sample | None, Sample | None] = None, None
+    """What a look for a limit had measured, and what readers are told for as long as it holds."""
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -331,13 +334,21 @@ class WorkerProcess:
         if self.pid is None:
             return None
         known, cpu_s = self._last_look.sample, None
-        if known is not None and clock.monotonic() - self._last_look.at < tree_usage.FRESH_S:
+        is_fresh = known is not None and clock.monotonic() - self._last_look.at < tree_usage.FRESH_S
+        if is_fresh:
+            of, used = self._used
+            if of is known:  # nothing has run since
+                return used
             cpu_s = tree_usage.cpu_s(self.pid, self._cgroup)
         if known is None or cpu_s is None:
-            known = tree_usage.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)
+            used = tree_usage.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)
         else:
-            known = known._replace(cpu_s=cpu_s)
-        return known if self._alive() else None
+            used = known._replace(cpu_s=cpu_s)
+        if not self._alive():
+            return None
+        if is_fresh:
+            self._used = known, used
+        return used
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         def tell(exact: asyncio.Future[Sample]) -> None:

@@ -29,7 +29,7 @@ from killable.supervisor.models import Certificate, ExitStatus, Outcome, Verdict
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import Gone
 from killable.workers.protocol.frames import Frame, encode
-from killable.workers.protocol.message_bounds import SAVED_FILES_MAX, WIDE_PIPE_BYTES
+from killable.workers.protocol.message_bounds import PIPE_BYTES, SAVED_FILES_MAX
 from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_SWALLOWED,
@@ -455,7 +455,7 @@ class Attempt:
         self._timer = None
         now, process = self._clock.now(), self.worker.process
         use = self._termination.processor_use()  # measured before the pipes are read: an answer may be in them
-        process.read_ready(WIDE_PIPE_BYTES)
+        process.read_ready(PIPE_BYTES)
         process.look_for_exit()
         if self._over:
             return

@@ -53,9 +53,8 @@ class ResourceWatch(NamedTuple):
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = 0.0 if verdict is not None else min(each.next_at for each in found)
         holds = all(each.holds_s is not None for each in found)
-        next_at = measuring_pace.next_at(now, wait_s, sample.cost_s)
         return Finding(
-            next_at=next_at if holds else now + measuring_pace.next_s(wait_s, sample.cost_s),
+            next_at=now + measuring_pace.next_s(wait_s, sample.cost_s),
             verdict=verdict,
             beyond=any(each.beyond for each in found),
             prove=any(each.prove for each in found),

@@ -61,6 +61,8 @@ class FrameReader(PipeReader):
     def drain(self, bytes_max: int = 1 << 20) -> bool:
         published = 0 if self._ring is None else self._ring.published
         is_empty = super().drain(bytes_max)
+        if not is_empty and self._decoder.missing > 0:  # the rest of a large value, which is only stored
+            is_empty = super().drain(min(self._decoder.missing, LARGE_READ_BYTES))
         self._pass_on(published if is_empty else 0, TOKENS_MAX)
         return is_empty
 

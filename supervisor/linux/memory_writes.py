@@ -51,8 +51,11 @@ _quick = ctypes.PyDLL(None)
 """Calls that keep the interpreter: before each submit, they take a few µs, and to get it back takes up to ten times as
 long while results come in.
 """
-_quick.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-_quick.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+QUICK_BYTES_MAX = 64 << 20
+"""Of larger memory the looks give the interpreter up: they go through it page by page, and kills are not to wait."""
+for _calls in (_libc, _quick):
+    _calls.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    _calls.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 _get_buffer = ctypes.pythonapi.PyObject_GetBuffer
 _release_buffer = ctypes.pythonapi.PyBuffer_Release
 _release_buffer.restype = None
@@ -87,11 +90,12 @@ def edges_of_copy(address: int, size: int, descriptor: int) -> tuple[bytes, byte
 class _Look:
     """One look at the pages of a piece of memory, which is mostly repeated: made once."""
 
-    __slots__ = ("_all", "_at", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
+    __slots__ = ("_all", "_at", "_calls", "_into", "_region", "_scan", "_size", "_start", "_there", "pages")
 
     def __init__(self, start: int, end: int) -> None:
         self.pages = start, end
         count = (end - start) // PAGE_BYTES
+        self._calls: ctypes.CDLL = _quick if end - start <= QUICK_BYTES_MAX else _libc
         self._start, self._size = ctypes.c_void_p(start), ctypes.c_size_t(end - start)
         self._there = bytearray(count)
         self._all = b"\1" * count
@@ -105,14 +109,14 @@ class _Look:
 
     def finds_write(self, pagemap: int) -> bool:
         """Return whether a page was written to. Raise OSError if it is no longer watched: other memory is there now."""
-        found: int = _quick.ioctl(pagemap, _SCAN, self._at)
+        found: int = self._calls.ioctl(pagemap, _SCAN, self._at)
         if found < 0:
             raise OSError("it is not watched")
         return found > 0
 
     def is_all_there(self) -> bool:
         """Return whether all pages are in memory (mincore(2))."""
-        return _quick.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
+        return self._calls.mincore(self._start, self._size, self._into) == 0 and self._there == self._all
 
 
 class WriteWatch:

@@ -24,8 +24,9 @@ class LastLook:
     """What a limit last had measured of all of a tree.
 
     It holds until one of the processes has run: who has not run since has taken no memory, started no thread and forked
-    nothing, and a process of the tree that is not known had a parent that ran. A clock of a process takes 1 µs to read,
-    and the measurement of a process 50 µs and more.
+    nothing, and a process of the tree that is not known had a parent that ran. It holds only if two walks found the
+    same processes, and each could be measured: one that ends during a walk may leave children that it did not see. A
+    clock of a process takes 1 µs to read, and the measurement of a process 50 µs and more.
     """
 
     sample: Sample | None = None
@@ -33,7 +34,7 @@ class LastLook:
     """When it was known to hold."""
     _asked: tuple[bool, int] = False, 0
     _clocks: Mapping[int, float | None] = MappingProxyType({})
-    """Of each process, read before it was looked for its children; -1: it was found only then."""
+    """Of each process, read before it was looked for its children; -1: it has to be looked at again."""
 
     def measure(self, pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
         """Return what is used now, as the function `measure` does."""
@@ -41,28 +42,31 @@ class LastLook:
         if self.sample is not None and self._asked == (cpu, at_most) and clocks == self._clocks:
             self.at = clock.monotonic()
             return self.sample
-        found: list[int] = []
+        found: dict[int, bool] = {}
         sample = measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
         if sample is None or sample.processes >= at_most:
             self.sample, self._clocks = None, {}
         else:
             self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
-            self._clocks = {each: clocks.get(each, -1.0) for each in found}
+            is_whole = found.keys() == clocks.keys() and all(found.values())
+            self._clocks = {each: clocks[each] if is_whole else -1.0 for each in found}
         return sample
 
 
 def measure(
-    pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: list[int] | None = None
+    pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
 ) -> Sample | None:
-    """Return what is used now, of `at_most` processes; None if the worker is gone. Add to `found` which ones it has."""
+    """Return what is used now, of `at_most` processes; None if the worker is gone. `found` gets all that it has, and
+    whether each could be measured.
+    """
     began_cpu_s = clock.thread_cpu_s()
     grouped = cgroup.processes() if cgroup is not None and at_most > 1 else ()
     # As many zombies are looked past, which only the job can reap; more are as bad as processes.
     looked_at = 1 if at_most == 1 else 2 * at_most
     pids = procfs.members(pid, grouped, looked_at)
-    if found is not None:
-        found += pids
     own, *others = map(procfs.memory, pids)
+    if found is not None:
+        found.update((each, used is not None) for each, used in zip(pids, (own, *others), strict=True))
     if own is None:
         return None
     alive = {each: used for each, used in zip(pids[1:], others, strict=True) if used is not None and used.is_alive}

@@ -328,7 +328,10 @@ class WorkerProcess:
             sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
             if sample is before:  # no other process would have the same clock
                 return sample
-        return sample if self._alive() else None
+        if not self._alive():
+            self._last_look = LastLook()  # it may be of another process
+            return None
+        return sample
 
     def use(self) -> Sample | None:
         if self.pid is None:
@@ -337,8 +340,8 @@ class WorkerProcess:
         is_fresh = known is not None and clock.monotonic() - self._last_look.at < tree_usage.FRESH_S
         if is_fresh:
             of, used = self._used
-            if of is known:  # nothing has run since
-                return used
+            if of is known:  # nothing had run when a limit last looked
+                return used if self._alive() else None
             cpu_s = tree_usage.cpu_s(self.pid, self._cgroup)
         if known is None or cpu_s is None:
             used = tree_usage.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)

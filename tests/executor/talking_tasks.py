@@ -6,6 +6,7 @@ Runs in: worker.
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import os
 import signal
@@ -147,6 +148,12 @@ def redirect_outputs() -> int:
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.close(null)
+    return os.getpid()
+
+
+def detach_streams() -> int:
+    io.TextIOWrapper(sys.stdout.detach()).write("")
+    sys.stderr.detach()
     return os.getpid()
 
 

@@ -56,7 +56,10 @@ def test_what_a_task_prints_comes_out_where_it_was_printed(
 
 def test_a_task_closes_or_redirects_its_own_output_only(capsys: pytest.CaptureFixture[str]) -> None:
     with Executor(max_workers=1) as executor:
-        for spoil in (talking_tasks.close_outputs, talking_tasks.redirect_outputs, talking_tasks.close_streams):
+        for spoil in (
+            talking_tasks.close_outputs, talking_tasks.redirect_outputs, talking_tasks.close_streams,
+            talking_tasks.detach_streams,
+        ):  # fmt: skip
             pid = executor.submit(spoil).result()
             future = executor.submit(talking_tasks.print_to_both)
             future.result()

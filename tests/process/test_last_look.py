@@ -30,7 +30,7 @@ class Looks:
         real: Callable[..., Sample | None] = tree_usage.measure
 
         def measure(
-            pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: list[int] | None = None
+            pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
         ) -> Sample | None:
             self.measured += 1
             return real(pid, cgroup, cpu=cpu, at_most=at_most, found=found)

@@ -267,11 +267,12 @@ def shares(ctx: Context, how: str, children: int = 0) -> str:
 
 @job
 def shares_little(ctx: Context, mib: int, children: int) -> str:
-    """Write shared memory once, let children read all of it, and compute for a while."""
+    """Write shared memory once, in pieces, let children read all of it, and compute for a while."""
     announce_entry(ctx)
     reads, writes = os.pipe()
     with mmap.mmap(-1, mib * MIB) as shared:
-        shared[:] = b"\1" * len(shared)
+        for at in range(0, len(shared), MIB):
+            shared[at : at + MIB] = b"\1" * MIB
         for _ in range(children):
             if os.fork() == 0:
                 sum(shared[at] for at in range(0, len(shared), mmap.PAGESIZE))

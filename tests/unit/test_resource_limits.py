@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, LOOK_S, PROOF_SHARE
+from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, LOOK_S, PROOF_SHARE, next_at
 from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
@@ -55,10 +55,11 @@ def test_no_machine_fills_what_is_left_before_the_next_look() -> None:
 
 
 def test_jobs_with_the_same_limits_are_measured_at_the_same_moments() -> None:
-    one = watch(memory_bytes=1000 * MB)
-    first, second = (one.look(grown(0), now).next_at for now in (10.001, 10.007))
+    holds_s = watch(memory_bytes=1000 * MB).look(grown(0), 10.0).holds_s
+    assert holds_s is not None
+    first, second = (next_at(now, holds_s, 0.0) for now in (10.001, 10.007))
     assert first == second
-    assert one.look(grown(0), first + 0.0004).next_at == one.look(grown(0), first + 0.001).next_at > first + LOOK_S
+    assert next_at(first + 0.0004, holds_s, 0.0) == next_at(first + 0.001, holds_s, 0.0) > first + LOOK_S
 
 
 def test_a_sum_that_may_count_pages_twice_is_no_verdict_but_asks_for_a_proof() -> None:

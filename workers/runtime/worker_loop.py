@@ -280,7 +280,7 @@ class Harness:
             return f"its output is closed ({error.strerror})"
         if not is_flushed:
             for number, name in enumerate(("stdout", "stderr"), 1):
-                if getattr(getattr(sys, name), "closed", False):
+                if _is_closed(getattr(sys, name)):
                     setattr(sys, name, _open_stream(number))
             _flush()
         return ""
@@ -364,6 +364,14 @@ def _memory_left(since: float) -> str:
 def _open_stream(descriptor: int) -> TextIO:
     """Open stdout or stderr again: the zygote's object may have been opened for a file; it is a pipe now."""
     return open(descriptor, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+
+
+def _is_closed(stream: object) -> bool:
+    """Return whether nothing can be printed to a stream any more: it is closed, or has given its descriptor away."""
+    try:
+        return bool(getattr(stream, "closed", False))
+    except ValueError:  # detached
+        return True
 
 
 def _flush() -> bool:

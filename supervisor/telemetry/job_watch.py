@@ -101,7 +101,8 @@ class _Listed(NamedTuple):
     of: tuple[JobFilter, int, int]
     """What was wanted, how many of it, and after which change."""
     at: float
-    job_ids: list[str]
+    fitting: list[str] | None
+    """Ids of all jobs that are wanted; None: no job ceases to be."""
     counts: JobCounts
     data: bytes
 
@@ -286,10 +287,11 @@ class JobWatch:
             counts = self._count(reader.wanted)
             summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
             data = dump_json({"jobs": summaries, "total": counts.total, "counts": counts.counts})
-            self._listed = listed = _Listed(wants, now, [job.id for job in jobs], counts, data)
+            # Who reads the rest of them elsewhere is told when one of those does not fit any more, too.
+            fitting = None if reader.told is None else [job.id for job in self._registry.matching(reader.wanted)]
+            self._listed = listed = _Listed(wants, now, fitting, counts, data)
         reader.counts = listed.counts
-        if reader.told is not None:
-            reader.told = set(listed.job_ids)
+        reader.told = None if listed.fitting is None else set(listed.fitting)
         return JobEvent(max(0, reader.after), "jobs", listed.data)
 
     def _since(self, after: int) -> Iterator[_Change]:
@@ -382,13 +384,14 @@ class JobWatch:
         self._arm_beat()
 
     def _look_at_places(self) -> None:
-        """Tell the jobs whose places in the queue are others than was told. They are noted when they are told."""
+        """Tell the jobs whose places in the queue are others than was seen or told last."""
         looks = min(self._places_due, len(self._queued), PLACES_A_BEAT)
         self._places_due = self._places_due - looks if looks else 0
         for job_id in list(islice(self._queued, looks)):
             self._queued.move_to_end(job_id)
             job, told = self._queued[job_id]
-            if _place_of(self._record_of(job)) != told:
+            if (place := _place_of(self._record_of(job))) != told:
+                self._queued[job_id] = job, place
                 self._add(job)
 
     # ── counts ──

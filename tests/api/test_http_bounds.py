@@ -301,11 +301,19 @@ async def test_a_header_that_takes_long_to_read_is_not_read(server: Server, head
 async def test_a_query_of_many_parameters_is_not_parsed(server: Server) -> None:
     query = b"&".join([b"a"] * (PARAMETERS_MAX + 1))
     problem_in(await ask(server, b"GET /health?%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % query), 400, "malformed")
+
+
+async def test_a_request_of_openais_clients_that_is_not_read_gets_an_error_of_their_form(server: Server) -> None:
+    query = b"&".join([b"a"] * (PARAMETERS_MAX + 1))
     for path in (b"/v1/models", b"/v1/messages"):
-        answer = await ask(server, b"GET %b?%b HTTP/1.1\r\nHost: localhost\r\n\r\n" % (path, query))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json\r\n" in head
-        assert json.loads(body)["error"]["code"] == "malformed", "in the form of who calls there"
+        for rest, status, code in (
+            (b"?%b HTTP/1.1\r\n" % query, 400, "malformed"),
+            (b" HTTP/1.1\r\nX: %b\r\n" % (b"x" * HEADER_BYTES_MAX), 431, "header_too_large"),
+        ):
+            answer = await ask(server, b"GET %b%bHost: localhost\r\n\r\n" % (path, rest))
+            head, _, body = answer.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 %d " % status) and b"content-type: application/json\r\n" in head
+            assert json.loads(body)["error"]["code"] == code
 
 
 async def test_what_waits_behind_an_answer_is_bounded(start_server: StartServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Runs in: any machine.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,9 @@ async def _watch(
     from killable.api.cli.top.job_list_watch import JobListWatch
     from killable.api.client.async_client import AsyncClient
 
-    async with AsyncClient(url, retries=0) as client:
+    with warnings.catch_warnings(action="ignore"):  # what is wrong with the address was said already
+        client = AsyncClient(url, retries=0)
+    async with client:
         await JobListWatch(client, filters, pools, at_most=at_most, full=full).run(as_json)
 
 

@@ -96,6 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether only operators are answered on it."""
         self._header_timeout_s = header_timeout_s
         self._in_header = True
+        self.url = b""  # until there is a request
         self._header_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._is_refused = False
@@ -169,8 +170,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         if self.url.count(b"&") >= PARAMETERS_MAX:
-            path = self.url.partition(b"?")[0].decode("latin-1")
-            self._refuse("malformed", f"A request may have at most {PARAMETERS_MAX} parameters", path)
+            self._refuse("malformed", f"A request may have at most {PARAMETERS_MAX} parameters")
             raise ValueError("too many parameters")  # the parser stops
         if size > HEADER_BYTES_MAX or len(self.headers) > FIELDS_MAX:
             self._refuse_header()
@@ -279,10 +279,10 @@ class BoundedProtocol(HttpToolsProtocol):
         bounds = f"{HEADER_BYTES_MAX} bytes and {FIELDS_MAX} fields"
         self._refuse("header_too_large", f"The header of a request may have {bounds}")
 
-    def _refuse(self, code: str, detail: str, path: str = "") -> None:
+    def _refuse(self, code: str, detail: str) -> None:
         """Answer without the application, and close after the client had time to read the answer.
 
-        `path`: where it was to go, if that is known by then: OpenAI's and Anthropic's clients get errors of theirs.
+        Where the path is known by then, OpenAI's and Anthropic's clients get errors of theirs.
         """
         self._is_refused = True
         self._disarm()
@@ -290,6 +290,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not self._is_idle:
             self.transport.close()  # a refusal would end up in the middle of that answer
             return
+        path = self.url.partition(b"?")[0].decode("latin-1") if self._in_header else ""
         status_line, rest = _refusal(code, detail, openais=is_openais(path), anthropics=is_anthropics(path))
         headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         self.transport.write(b"".join([status_line, *headers, rest]))

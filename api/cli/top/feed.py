@@ -46,10 +46,15 @@ class Feed:
         self._away: dict[str, float] = {}
         """Since when which stream is broken."""
         self._restarted_at: float | None = None
-        self.trouble: KillableError | None = None
-        """Why the server gives nothing, where that will not pass by itself."""
+        self._troubles: dict[str, KillableError] = {}
+        """By stream."""
         self.has_all_jobs = False
         """Whether the board has all jobs that are kept, and not only the newest ones."""
+
+    @property
+    def trouble(self) -> KillableError | None:
+        """Why the server gives nothing, where that will not pass by itself."""
+        return next(iter(self._troubles.values()), None)
 
     @property
     def is_away(self) -> bool:
@@ -87,12 +92,13 @@ class Feed:
                 pass
             except Refused as refusal:
                 is_away = refusal.retryable
-                self.trouble = self.trouble if is_away else refusal
+                if not is_away:
+                    self._troubles[name] = refusal
             except KillableError as error:
-                is_away, self.trouble = False, error
+                is_away, self._troubles[name] = False, error
             except (LookupError, TypeError, ValueError) as error:  # of a server of another version
                 of = f"{type(error).__name__}: {error}"
-                is_away, self.trouble = False, KillableError(f"an answer is not one of this version: {of}")
+                is_away, self._troubles[name] = False, KillableError(f"an answer is not one of this version: {of}")
             if is_away:
                 self._away.setdefault(name, time.monotonic())
             self._changed()
@@ -100,7 +106,7 @@ class Feed:
 
     def _is_here(self, name: str) -> None:
         self._away.pop(name, None)
-        self.trouble = None
+        self._troubles.pop(name, None)
 
     async def _ask_what_is_wrong(self) -> None:
         while True:
@@ -139,7 +145,7 @@ class Feed:
                     if event.name == "jobs":
                         if rest is not None:
                             rest.cancel()
-                        self.has_all_jobs = len(event.data["jobs"]) < FIRST_JOBS
+                        self.has_all_jobs = event.data["total"] <= len(event.data["jobs"])
                         rest = None if self.has_all_jobs else asyncio.create_task(self._read_rest())
                     self._is_here("jobs")
                     self._changed()
@@ -149,10 +155,11 @@ class Feed:
 
     async def _read_rest(self) -> None:
         """Read the jobs that the first event had no room for: what runs is often older than what waits."""
-        try:
-            async for job in self._client.jobs(**self._wanted):
-                self._board.add(job)
-        except KillableError:
-            return  # the stream tells it
-        self.has_all_jobs = True
+        while not self.has_all_jobs:
+            try:
+                async for job in self._client.jobs(**self._wanted):
+                    self._board.add(job)
+                self.has_all_jobs = True
+            except KillableError:
+                await asyncio.sleep(AGAIN_S)
         self._changed()

@@ -53,8 +53,8 @@ class JobListWatch:
         self._feed = Feed(client, self._board, self._changed.set, wanted)
         self._told: dict[str, Members] = {}
         """What was last printed of each job that is listed, where lines are printed."""
-        self._workers_due: dict[str, int] = {}
-        """By job: the event of the workers that has its worker."""
+        self._workers_due: dict[str, tuple[int, Members]] = {}
+        """By job: the event of the workers that has its worker, and the job."""
 
     async def run(self, as_json: bool) -> None:
         """Show them until an interrupt, which is raised. Raise Unreachable if no server answers at first, Refused for
@@ -124,6 +124,9 @@ class JobListWatch:
             if _told_of(job) != _told_of(self._told.get(name)) and not (as_json and self._awaits_worker(name, job)):
                 self._told[name] = {**job, "worker": self._board.holders.get(name)}
                 news.append(dict(self._told[name]))
+        for name in self._workers_due.keys() - listed.keys():  # over before its worker was told
+            _, job = self._workers_due.pop(name)
+            self._told.setdefault(name, job)
         for name in list(self._told.keys() - listed.keys()) if self._feed.has_all_jobs else ():
             before = self._told.pop(name)
             try:
@@ -138,7 +141,7 @@ class JobListWatch:
         if job["state"] not in ("running", "stopping") or name in self._board.holders:
             due = now
         else:
-            due = self._workers_due.setdefault(name, now + 1)
+            due, _ = self._workers_due.setdefault(name, (now + 1, {**job, "worker": None}))
         if now >= due:
             self._workers_due.pop(name, None)
         return now < due

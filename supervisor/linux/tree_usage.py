@@ -48,7 +48,7 @@ class LastLook:
             self.sample, self._clocks = None, {}
         else:
             self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
-            is_whole = found.keys() == clocks.keys() and all(found.values())
+            is_whole = found.keys() == self._clocks.keys() and all(found.values())
             self._clocks = {each: clocks[each] if is_whole else -1.0 for each in found}
         return sample
 

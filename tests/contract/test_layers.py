@@ -1,4 +1,4 @@
-"""api → supervisor → workers, never back. Read from the sources; `test_rooms` has what each room may touch."""
+"""api → supervisor → workers, never back. Read from the sources; `test_allowed_imports` has what rooms may touch."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from contract import (
+    test_allowed_imports,
     test_claims,
     test_faulthandler,
     test_file_sizes,
@@ -16,7 +17,6 @@ from contract import (
     test_names,
     test_packages,
     test_requirements,
-    test_rooms,
 )
 from contract.source import CHECKS, ROOT, Check, Source
 
@@ -99,40 +99,40 @@ OFFENCES = [
         ),
     ),
     *planted(
-        test_rooms.foreign_imports,
+        test_allowed_imports.foreign_imports,
         (WORKER, "import psutil", "psutil"),
         ("workers/authoring/pydantic_types.py", "import pydantic", "pydantic"),
         (WORKER, "import cloudpickle", "cloudpickle"),
         (WORKER, "from opentelemetry import trace", "opentelemetry.trace"),
     ),
     *planted(
-        test_rooms.needing_cloudpickle,
+        test_allowed_imports.needing_cloudpickle,
         (WORKER, "from killable.workers.protocol import pickling", "protocol.pickling"),
         (WORKER, "import killable.workers.runtime.executor_setup", "executor_setup"),
     ),
     *planted(
-        test_rooms.needing_opentelemetry,
+        test_allowed_imports.needing_opentelemetry,
         (WORKER, "from killable.workers.authoring import otel_context", "authoring.otel_context"),
     ),
     *planted(
-        test_rooms.impure,
+        test_allowed_imports.impure,
         (PURE, '"""Pure."""\nimport time', "time"),
         (PURE, '"""Decides."""', PURE),
         (SUPERVISOR, '"""Pure."""\nfrom random import choice', "random.choice"),
     ),
     *planted(
-        test_rooms.undeclared_system_modules,
+        test_allowed_imports.undeclared_system_modules,
         (SUPERVISOR, '"""Behind `ports`."""', SUPERVISOR),
         (LINUX, '"""A process."""', LINUX),
     ),
     *planted(
-        test_rooms.touching_the_system,
+        test_allowed_imports.touching_the_system,
         (SUPERVISOR, "import os", "os"),
         (SUPERVISOR, "def late():\n    from os import kill", "os.kill"),
         ("supervisor/settings.py", "import signal", "signal"),
     ),
     *planted(
-        test_rooms.signals_elsewhere,
+        test_allowed_imports.signals_elsewhere,
         (LINUX, "os.kill(pid, 9)", "os.kill"),
         (LINUX, "from os import kill as end\nend(pid, 9)", "os.kill"),
         (SUPERVISOR, "signal.pidfd_send_signal(pidfd, 9)", "pidfd_send_signal"),
@@ -140,13 +140,13 @@ OFFENCES = [
         (WORKER, "os.kill(os.getpid(), 9)", "os.kill"),
     ),
     *planted(
-        test_rooms.sleeping,
+        test_allowed_imports.sleeping,
         (SUPERVISOR, "time.sleep(1)", "time.sleep"),
         (LINUX, "async def wait():\n    await asyncio.sleep(1)", "asyncio.sleep"),
         (LINUX, "from time import sleep as rest\nrest(1)", "time.sleep"),
     ),
     *planted(
-        test_rooms.clocks_elsewhere,
+        test_allowed_imports.clocks_elsewhere,
         (SUPERVISOR, "import time", "time"),
         (SUPERVISOR, "now = loop.time()", "loop.time"),
         (SUPERVISOR, "now = clock.monotonic()", "monotonic"),

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from contract.source import LAYERS, ROOT, Source, check, sources
-from contract.test_rooms import STANDARD_LIBRARY, top
+from contract.test_allowed_imports import STANDARD_LIBRARY, top
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]

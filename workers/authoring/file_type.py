@@ -14,7 +14,6 @@ from killable.workers.authoring.input_types import InputFault, InputType
 FILE_FORMAT = "killable-file"
 """The `format` of its schema, by which clients know that they are to upload a file."""
 FILE_ID = r"^file-[0-9a-f]{32}$"
-_is_id = re.compile(FILE_ID).fullmatch
 
 
 def _path_of(file_id: str) -> Any:
@@ -27,7 +26,7 @@ def _path_of(file_id: str) -> Any:
 
 
 def _convert(value: Any, pointer: str, faults: list[InputFault]) -> Any:
-    if isinstance(value, str) and _is_id(value):
+    if isinstance(value, str) and re.fullmatch(FILE_ID, value):
         try:
             return _path_of(value)
         except ValueError as error:

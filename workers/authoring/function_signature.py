@@ -23,7 +23,7 @@ from killable.workers.protocol.messages import dump_json
 
 Function = Callable[..., Any]
 
-_CONTEXT_TEXT = re.compile(r"(?:\w+\.)*Context(?: *\| *None)?")
+_CONTEXT_TEXT = r"(?:\w+\.)*Context(?: *\| *None)?"
 """The text of a Context annotation that cannot be evaluated, since its name is imported under TYPE_CHECKING only."""
 
 
@@ -153,7 +153,7 @@ def _evaluate(annotation: Any, function: Function, parameter: str) -> Any:
         namespace = getattr(inner_of(function), "__globals__", {})
         return typing.get_type_hints(holder, namespace, include_extras=True)[parameter]
     except NameError as error:
-        if isinstance(text, str) and _CONTEXT_TEXT.fullmatch(text):
+        if isinstance(text, str) and re.fullmatch(_CONTEXT_TEXT, text):
             return Context
         raise _refusal(
             function, parameter, f"has an annotation that cannot be evaluated ({error}): import its names above the job"

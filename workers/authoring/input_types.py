@@ -11,7 +11,7 @@ import binascii
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any
 
@@ -53,8 +53,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, slots=True)
-class InputType:
+class InputType(NamedTuple):
     """The JSON form of one annotation."""
 
     schema: dict[str, Any]
@@ -63,8 +62,7 @@ class InputType:
     """Converts a Python value to JSON, for defaults."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """One member of an object: a parameter of a job, or a field of a dataclass or TypedDict."""
 
     name: str

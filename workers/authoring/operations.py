@@ -20,7 +20,6 @@ from killable.workers.protocol.message_bounds import OPERATIONS_MAX
 from killable.workers.protocol.messages import Kind, OperationEntered, OperationLeft
 
 OnTimeout = Literal["kill", "raise"]
-_NAME = re.compile(OPERATION_NAME)
 
 
 class OperationTimedOut(TimeoutError):
@@ -99,7 +98,7 @@ class Operation:
         self, operations: Operations, name: str, timeout_s: float | None = None, on_timeout: OnTimeout = "kill"
     ) -> None:
         """Raise ValueError for an invalid name, timeout or `on_timeout`."""
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(OPERATION_NAME, name):
             raise ValueError(f"an operation's name is 1 to 64 of A-Z a-z 0-9 _ . -, not {name!r}")
         if timeout_s is not None and not 0 < timeout_s < float("inf"):
             raise ValueError(

@@ -2,8 +2,8 @@
 
 Runs in: the webhooks' thread.
 
-HTTP lets a server send any number of interim answers (`100 Continue`) before the final one. Each is parsed in Python, in
-a thread of the server's process: for as long as they come, nothing else in that process has the interpreter for itself.
+HTTP lets a server send any number of interim answers (`100 Continue`) before the final one. Each is parsed in Python,
+in a thread of the server's process: as long as they come, nothing else in that process has the interpreter for itself.
 """
 
 from __future__ import annotations

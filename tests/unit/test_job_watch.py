@@ -147,7 +147,7 @@ def test_no_reader_keeps_a_place_that_it_was_told_between_two_moves() -> None:
     first, second = run(places_of_two_readers(is_told_before=True))
     assert first[0] == first[-1] == 5 and (second[0], second[-1]) == (4, 5), "its list was made between them"
     first, second = run(places_of_two_readers(is_told_before=False))
-    assert (second[0], second[-1]) == (5, 4) and first[-1] == 4, "its list was made after a change that it does not take"
+    assert (second[0], second[-1]) == (5, 4) and first[-1] == 4, "its list has a change that others take later"
 
 
 async def gone_beyond_the_list() -> tuple[list[str], str]:

@@ -82,4 +82,4 @@ def test_a_client_is_told_at_once_then_at_a_pace_and_the_last_always() -> None:
     assert (told[0], told[-1]) == ("1 of 20000", "20000 of 20000")
     assert at[0] < 0.001 and len(told) <= 2 + 1 / EVERY_S
     at, told = run(told_of(3, seconds=3))
-    assert told == ["1 of 20000", "2 of 20000", "3 of 20000"] and at[1] < 1.001, "one that comes alone waits for nothing"
+    assert told == ["1 of 20000", "2 of 20000", "3 of 20000"] and at[1] < 1.001, "one alone waits for nothing"

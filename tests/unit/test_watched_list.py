@@ -26,7 +26,8 @@ def job(name: str, state: str = "running") -> dict[str, Any]:
     at = "2026-01-01T00:00:00.000Z"
     return {
         "job_id": name, "type": "tick", "state": state, "created_at": at, "started_at": at, "attempt": 1, "node": None,
-        "ended_at": at if state == "completed" else None, "worker_id": None, "progress": None, "error": None, "tags": {},
+        "ended_at": at if state == "completed" else None, "worker_id": None, "progress": None, "error": None,
+        "tags": {},
     }  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of, trace_of
 from killable.api.mcp.answers import CallEnding, CallOutput, refused
-from killable.api.mcp.progress import CallProgress
+from killable.api.mcp.progress_pace import PacedProgress
 from killable.api.mcp.tools import is_tool
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobType, Submission
@@ -124,23 +124,25 @@ async def _answered(
     """Submit the job, and return how it ended. Raise Refused, MCPError."""
     parts = parts_of(request)
     job_type = await _type(parts.engine, params.name)
-    job = _CalledJob(parts, request, call)
+    job, output = _CalledJob(parts, request, call), CallOutput(parts.settings.result_inline_bytes_max)
+    progress = PacedProgress(context.session.report_progress) if "progress_token" in (context.meta or {}) else None
     try:
         record = await job.submit(job_type, params.arguments or {})
-        output, progress = CallOutput(parts.settings.result_inline_bytes_max), CallProgress()
-        wants_progress = "progress_token" in (context.meta or {})
         async with aclosing(parts.engine.events(record.job_id)) as batches:
             async for batch in batches:
                 output.add(batch)
                 if batch[-1].name in TERMINAL_STATES:
                     job.has_ended = True
-                if wants_progress:
-                    for note in progress.notes(batch):
-                        await context.session.report_progress(*note)
+                if progress is not None:
+                    progress.add(batch)
                 if job.has_ended:
+                    if progress is not None:
+                        await progress.finish()
                     return CallEnding(batch[-1].data, _of_record(record), _address(request, record)).answer(output)
         raise Refused("the record of the job was dropped before its end was told", code="unknown_job")
     finally:
+        if progress is not None:
+            progress.close()
         if not job.has_ended:
             with anyio.CancelScope(shield=True):
                 await job.cancel()

@@ -3,14 +3,15 @@
 Runs in: api. Pure.
 
 Clients show the message of a progress notification, and many wait longer after each. So both go this way, and nothing
-as a log message, which few clients show and the protocol gives up.
+as a log message, which few clients show and the protocol gives up. What comes faster than anyone looks is told at a
+pace (`progress_pace`): all text since, and the latest report.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from killable.api.http.joined_output import decoded
@@ -20,6 +21,8 @@ from killable.workers.named_tuples import NamedTuple
 
 MESSAGE_CHARS_MAX = 8 << 10
 """Characters of one message; clients show a line of it."""
+_HELD_BYTES = 12 * MESSAGE_CHARS_MAX
+"""Bytes of tokens that are held for a message: a character has twelve at most, as JSON."""
 _NUMBER_MAX = 2.0**53
 """Larger numbers are no progress, and JSON has them in no two programs alike."""
 
@@ -43,25 +46,55 @@ class CallProgress:
         self._total: float | None = None
         self._is_own = False
         """Whether the last number is of the job's own reports. Before the first of them its tokens are counted."""
+        self._text: list[bytes] = []
+        """Tokens that are not told yet, as far as a message has room for them."""
+        self._text_bytes = self._base64_bytes = 0
+        self._report: bytes | None = None
+        """The latest report that is not told yet."""
+        self._report_is_last = False
+        """Whether it came after that text."""
+        self._notes: list[Note] = []
 
-    def notes(self, batch: Sequence[JobEvent]) -> Iterator[Note]:
-        """Yield the notifications for events: one for each report of the job, one for all text between two."""
-        tokens: list[bytes] = []
+    def add(self, batch: Sequence[JobEvent]) -> None:
+        """Take events. Text adds up, and a report takes the place of the one before."""
         for event in batch:
             if event.name == "token":
-                tokens.append(event.data)
-            elif event.name in ("progress", "retrying"):
-                if tokens:
-                    yield self._of_tokens(tokens)
-                    tokens = []
-                data = json.loads(event.data)
-                yield self._of_report(data) if event.name == "progress" else self._of_retry(data)
-        if tokens:
-            yield self._of_tokens(tokens)
+                self._add_token(event.data)
+            elif event.name == "progress":
+                self._report, self._report_is_last = event.data, True
+            elif event.name == "retrying":
+                self._end_notes()
+                self._notes.append(self._of_retry(json.loads(event.data)))
 
-    def _of_tokens(self, tokens: Sequence[bytes]) -> Note:
-        self._tokens += len(tokens)
-        return self._note(None if self._is_own else float(self._tokens), _text(tokens))
+    def take(self) -> Sequence[Note]:
+        """Return the notifications for what has come since the last call: few, however much that was."""
+        self._end_notes()
+        notes, self._notes = self._notes, []
+        return notes
+
+    def _add_token(self, token: bytes) -> None:
+        self._tokens += 1
+        self._report_is_last = False
+        self._text_bytes += len(token)
+        if token.startswith(b'{"base64"'):
+            self._base64_bytes += len(token)
+        elif self._text_bytes <= _HELD_BYTES:
+            self._text.append(token)
+
+    def _end_notes(self) -> None:
+        if self._report is not None and not self._report_is_last:
+            self._note_report(self._report)
+        if self._text_bytes:
+            said = _text(self._text) + ("…" if self._text_bytes > _HELD_BYTES else "")
+            said = f"{self._base64_bytes * 3 // 4} bytes" if self._base64_bytes else said
+            self._text, self._text_bytes, self._base64_bytes = [], 0, 0
+            self._notes.append(self._note(None if self._is_own else float(self._tokens), said))
+        if self._report is not None:
+            self._note_report(self._report)
+
+    def _note_report(self, report: bytes) -> None:
+        self._report = None
+        self._notes.append(self._of_report(json.loads(report)))
 
     def _of_report(self, data: Mapping[str, Any]) -> Note:
         done, total = _number(data.get("done")), _number(data.get("total"))
@@ -91,14 +124,11 @@ def _step(number: float) -> float:
 
 def _text(tokens: Sequence[bytes]) -> str:
     """Return what a person can read of tokens."""
-    sizes = [len(token) for token in tokens if token.startswith(b'{"base64"')]
-    if sizes:
-        return f"{sum(sizes) * 3 // 4} bytes"
     pieces: list[str] = []
     size = 0
     for piece in decoded(tokens):
         pieces.append(str(piece, "utf-8", "replace"))
-        size += len(piece)
+        size += len(pieces[-1])
         if size > MESSAGE_CHARS_MAX:
             break
     return "".join(pieces)

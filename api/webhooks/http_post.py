@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from functools import partial
 from time import time
+from urllib.parse import SplitResult, urlsplit
 
-import httpx
+import httpcore
 
+from killable.api.webhooks.bounded_answers import BoundedAnswers
 from killable.api.webhooks.callback_address import Network, is_allowed, is_listed
 from killable.supervisor import event_loops
 from killable.workers.named_tuples import NamedTuple
@@ -22,6 +24,10 @@ from killable.workers.named_tuples import NamedTuple
 ADDRESSES_MAX = 4
 """Of one name, tried one after the other."""
 DETAIL_CHARS_MAX = 300
+NO_ANSWER = (
+    OSError, ValueError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException,
+)  # fmt: skip
+"""What is raised for the other side, the network, and an address that is none after all."""
 
 
 class Posted(NamedTuple):
@@ -43,68 +49,67 @@ async def post(
     """Send one webhook. Never raises for what the other side or the network does."""
     try:
         async with asyncio.timeout(timeout_s):
-            return await _post(httpx.URL(url), headers, body, allowed, context)
+            return await _post(urlsplit(url), headers, body, allowed, context)
     except TimeoutError:
         return Posted(False, f"no answer within {timeout_s:g} s")
-    except (OSError, UnicodeError, httpx.HTTPError, httpx.InvalidURL) as error:
+    except NO_ANSWER as error:
         return Posted(False, _words(error))
 
 
 async def _post(
-    url: httpx.URL, headers: Mapping[str, str], body: bytes, allowed: Sequence[Network], context: ssl.SSLContext
+    url: SplitResult, headers: Mapping[str, str], body: bytes, allowed: Sequence[Network], context: ssl.SSLContext
 ) -> Posted:
     found = await _addresses_of(url)
     addresses = [each for each in found if is_allowed(each, allowed)]
     if not addresses:
-        return Posted(False, f"{url.host} is {', '.join(found) or 'nowhere'}, in a private network")
+        return Posted(False, f"{url.hostname} is {', '.join(found) or 'nowhere'}, in a private network")
     if url.scheme == "http":  # what is sent is readable on its way: only within what the settings allow
         addresses = [each for each in addresses if is_listed(each, allowed)]
         if not addresses:
-            return Posted(False, f"http:// is for networks in webhooks.allow, and {url.host} is {', '.join(found)}")
+            allowed_only = "http:// is for networks in webhooks.allow"
+            return Posted(False, f"{allowed_only}, and {url.hostname} is {', '.join(found)}")
     # No environment: a proxy would resolve the name anew, and connect to whatever it means by then.
-    async with httpx.AsyncClient(
-        verify=context, trust_env=False, follow_redirects=False, timeout=None,
-        limits=httpx.Limits(max_keepalive_connections=0),
-    ) as client:  # fmt: skip
+    async with httpcore.AsyncConnectionPool(context, network_backend=BoundedAnswers()) as connections:
         for place, address in enumerate(addresses[:ADDRESSES_MAX]):
             try:
-                return await _to_address(client, url, address, headers, body)
-            except httpx.ConnectError:
+                return await _to_address(connections, url, address, headers, body)
+            except httpcore.ConnectError:
                 if place == len(addresses[:ADDRESSES_MAX]) - 1:
                     raise
     raise AssertionError("unreachable")
 
 
 async def _to_address(
-    client: httpx.AsyncClient, url: httpx.URL, address: str, headers: Mapping[str, str], body: bytes
+    connections: httpcore.AsyncConnectionPool, url: SplitResult, address: str, headers: Mapping[str, str], body: bytes
 ) -> Posted:
     """Send it to this very address: between a check of the name and the connection the name could change its meaning.
 
     The certificate is that of the name (`sni_hostname`), and so is the header Host.
     """
-    request = client.build_request(
-        "POST", url.copy_with(host=address), content=body,
-        headers={**headers, "Host": url.netloc.decode("ascii")}, extensions={"sni_hostname": url.raw_host.decode()},
-    )  # fmt: skip
-    response = await client.send(request, stream=True)
-    try:
+    target = (url.path or "/") + (f"?{url.query}" if url.query else "")
+    there = httpcore.URL(scheme=url.scheme, host=address, port=url.port, target=target)
+    more = {"Host": url.netloc, "Content-Length": str(len(body))}
+    # The answer's body is not read: nobody looks at it, and it may be endless.
+    async with connections.stream(
+        "POST", there, headers=[*more.items(), *headers.items()], content=body,
+        extensions={"sni_hostname": url.hostname},
+    ) as response:  # fmt: skip
         return _posted_of(response)
-    finally:
-        await response.aclose()  # its body is not read: nobody looks at it, and it may be endless
 
 
-def _posted_of(response: httpx.Response) -> Posted:
-    status = f"status {response.status_code}"
-    if response.is_success:
+def _posted_of(response: httpcore.Response) -> Posted:
+    status = f"status {response.status}"
+    if 200 <= response.status < 300:
         return Posted(True, status)
-    if response.is_redirect:
+    if 300 <= response.status < 400:
         return Posted(False, f"{status}: redirects are not followed")
-    return Posted(False, status, response.status_code, _retry_after_s(response))
+    return Posted(False, status, response.status, _retry_after_s(response))
 
 
-def _retry_after_s(response: httpx.Response) -> float | None:
+def _retry_after_s(response: httpcore.Response) -> float | None:
     """Return the seconds of a Retry-After: a number, or a date (RFC 9110, 10.2.3)."""
-    value = response.headers.get("retry-after", "")
+    found = [value for name, value in response.headers if name.lower() == b"retry-after"]
+    value = found[0].decode("latin-1") if found else ""
     if value.isascii() and value.isdecimal():
         return float(value[:9])
     try:
@@ -113,10 +118,10 @@ def _retry_after_s(response: httpx.Response) -> float | None:
         return None
 
 
-async def _addresses_of(url: httpx.URL) -> list[str]:
+async def _addresses_of(url: SplitResult) -> list[str]:
     port = url.port or (443 if url.scheme == "https" else 80)
     loop = asyncio.get_running_loop()
-    look_up = partial(socket.getaddrinfo, url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, url.hostname, port, type=socket.SOCK_STREAM)
     found = await event_loops.in_thread(loop, look_up, is_waited_for=False)  # a thread that no exit waits for
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 

@@ -30,7 +30,7 @@ def deliveries_of(supervisor: Supervisor, config: Config) -> Deliveries | None:
     """
     if not config.webhooks.secrets_file:
         return None
-    from killable.api.webhooks.deliveries import Deliveries  # httpx comes with it: only for a server that has some
+    from killable.api.webhooks.deliveries import Deliveries  # httpcore comes with it: only for a server that has some
 
     allowed = networks_of(config.webhooks.allow)
     inline = config.server.result_inline_bytes_max

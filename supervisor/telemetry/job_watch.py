@@ -126,7 +126,11 @@ class JobWatch:
         self._running: dict[str, tuple[Job, tuple[Any, ...]]] = {}
         """Jobs that have a worker, and what was seen of them last."""
         self._queued: OrderedDict[str, tuple[Job, int | None]] = OrderedDict()
-        """Jobs in the queue, the one first that was looked at least recently, and the places that were told last."""
+        """Jobs in the queue, the one first that was looked at least recently, and the places that all readers have;
+        None: some may have another one.
+        """
+        self._listed_to = -1
+        """Id of the latest change when a list was made last."""
         self._places_due = 0
         """How many of them have to be looked at: something has changed since."""
         self._held: set[str] = set()
@@ -285,7 +289,8 @@ class JobWatch:
         if listed is None or listed.of != wants or now - listed.at > TICK_S:
             jobs, _ = self._registry.page(reader.wanted, reader.limit)
             counts = self._count(reader.wanted)
-            summaries = [summary_of(self._record_of(job)) for job in jobs if not self._is_held(job)]
+            summaries = [self._summary(job, is_for_all=False) for job in jobs if not self._is_held(job)]
+            self._listed_to = self._latest
             data = dump_json({"jobs": summaries, "total": counts.total, "counts": counts.counts})
             # Who reads the rest of them elsewhere is told when one of those does not fit any more, too.
             fitting = None if reader.told is None else [job.id for job in self._registry.matching(reader.wanted)]
@@ -316,10 +321,8 @@ class JobWatch:
                 if change.data is None:
                     if self._is_held(job):
                         return None  # it is noted again
-                    record = self._record_of(job)
-                    change.data = dump_json(summary_of(record))
-                    if job.id in self._queued:
-                        self._queued[job.id] = job, _place_of(record)
+                    # Who has got a list since this change was noted does not take it.
+                    change.data = dump_json(self._summary(job, is_for_all=change.id > self._listed_to))
                 if told is not None:
                     told.add(job.id)
                 return JobEvent(change.id, "job", change.data)
@@ -331,6 +334,14 @@ class JobWatch:
         if told is not None:
             told.discard(change.job_id)
         return JobEvent(change.id, "gone", dump_json({"job_id": change.job_id})) if is_told else None
+
+    def _summary(self, job: Job, *, is_for_all: bool) -> Any:
+        """Return a job as readers see it, all of them or some, and note which place in the queue they have then."""
+        record = self._record_of(job)
+        if job.id in self._queued:
+            place, known = _place_of(record), self._queued[job.id][1]
+            self._queued[job.id] = job, place if is_for_all or place == known else None
+        return summary_of(record)
 
     def _is_held(self, job: Job) -> bool:
         """Return whether a job's end is not told yet, as it is not on disk. It is noted again when it may be told."""
@@ -384,7 +395,7 @@ class JobWatch:
         self._arm_beat()
 
     def _look_at_places(self) -> None:
-        """Tell the jobs whose places in the queue are others than was seen or told last."""
+        """Tell the jobs whose places in the queue are others than some reader may have."""
         looks = min(self._places_due, len(self._queued), PLACES_A_BEAT)
         self._places_due = self._places_due - looks if looks else 0
         for job_id in list(islice(self._queued, looks)):

@@ -51,8 +51,10 @@ async def run(server: OwnServer, type: str, **input: Any) -> dict[str, Any]:
 def on_disk(server: OwnServer) -> set[str]:
     """Return what is in the folder of files, but for the folders themselves."""
     assert server.supervisor.files is not None
-    root = Path(server.supervisor.files.root)
-    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != "lock"}
+    root = server.supervisor.files.root
+    # Not rglob, which raises before Python 3.13 when the server removes a folder between two looks at it.
+    found = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names if name != "lock")
+    return {os.path.relpath(path, root) for path in found}
 
 
 async def nothing_on_disk(server: OwnServer) -> None:

@@ -115,9 +115,9 @@ def test_a_server_that_goes_away_is_waited_for(watching: Command, server: Server
         read_line(process)
         server.stop()
         assert process.stderr is not None
-        assert process.stderr.readline() == "the server does not answer; waiting for it\n"
+        assert process.stderr.readline() == "the server does not answer; trying again\n"
         serve("my_jobs.py", "--port", port)
-        assert process.stderr.readline() == "the server is back\n"
+        assert process.stderr.readline() == "watching again\n"
         process.send_signal(signal.SIGTERM)
 
 

@@ -8,7 +8,7 @@ import struct
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +23,7 @@ PATH = f"/v1/jobs/{ID}"
 @dataclass
 class Answer:
     status: int = 200
-    body: bytes | Sequence[bytes] = b""
+    body: bytes | Iterable[bytes] = b""
     """Several pieces travel as so many chunks."""
     kind: str = "application/json"
     cut: bool = False

@@ -112,6 +112,72 @@ def test_who_waits_is_told_its_place_when_others_leave_the_queue_in_turns() -> N
     assert run(places_after(beats=4, waiting=many)) == (set(range(many - 1)), many - 1)
 
 
+async def places_of_two_readers(*, is_told_before: bool) -> tuple[list[int], list[int]]:
+    """Let a second reader come around two moves in the queue; return the places that each has of the job that waits."""
+    clock, jobs, place = Clock(asyncio.get_running_loop()), registry(), 5
+    waits = add(jobs, tenant="ada")
+    watch = JobWatch(jobs, clock, None, lambda job: job.record("i", {"position": place}), lambda _watching: None)
+    had: tuple[list[int], list[int]] = [], []
+
+    async def read(places: list[int]) -> None:
+        async for batch in watch.read(JobFilter.of(), 10, -1):
+            for event in batch:
+                data = json.loads(event.data)
+                found = data["jobs"] if event.name == "jobs" else [data] if event.name == "job" else []
+                places += [job["queue"]["position"] for job in found if job["job_id"] == waits.id]
+
+    readers = [asyncio.create_task(read(had[0]))]
+    await asyncio.sleep(0.5)
+    watch.note(waits)
+    await asyncio.sleep(0.5 if is_told_before else 0)
+    place = 4 if is_told_before else 5
+    readers.append(asyncio.create_task(read(had[1])))
+    await asyncio.sleep(0.01)
+    place = 5 if is_told_before else 4
+    watch.note(add(jobs, tenant="ada"))
+    await asyncio.sleep(3 * BEAT_S)
+    for reader in readers:
+        reader.cancel()
+    await asyncio.gather(*readers, return_exceptions=True)
+    return had
+
+
+@pytest.mark.row("A27")
+def test_no_reader_keeps_a_place_that_it_was_told_between_two_moves() -> None:
+    first, second = run(places_of_two_readers(is_told_before=True))
+    assert first[0] == first[-1] == 5 and (second[0], second[-1]) == (4, 5), "its list was made between them"
+    first, second = run(places_of_two_readers(is_told_before=False))
+    assert (second[0], second[-1]) == (5, 4) and first[-1] == 4, "its list has a change that others take later"
+
+
+async def gone_beyond_the_list() -> tuple[list[str], str]:
+    """Let a job that waits start for which a reader's list had no room; return what is told to be gone, and its id."""
+    jobs, told = registry(), list[str]()
+    old, new = add(jobs, tenant="ada"), add(jobs, tenant="ada")
+    watch = JobWatch(jobs, Clock(asyncio.get_running_loop()), None, lambda job: job.record("i"), lambda _: None)
+
+    async def read() -> None:
+        async for batch in watch.read(JobFilter.of(state="queued"), 1, -1):
+            names = [json.loads(event.data)["jobs"] for event in batch if event.name == "jobs"]
+            assert [job["job_id"] for listed in names for job in listed] in ([], [new.id])
+            told.extend(json.loads(event.data)["job_id"] for event in batch if event.name == "gone")
+
+    reader = asyncio.create_task(read())
+    await asyncio.sleep(0.5)
+    old.state = State.STARTING
+    watch.note(old)
+    await asyncio.sleep(0.5)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    return told, old.id
+
+
+@pytest.mark.row("A27")
+def test_who_has_the_rest_of_a_list_from_elsewhere_is_told_what_is_gone_of_it() -> None:
+    told, job_id = run(gone_beyond_the_list())
+    assert told == [job_id]
+
+
 async def lists_made(readers: int) -> tuple[int, set[bytes]]:
     """Let so many readers come at once; return how many lists were made, and which they got."""
     jobs, made = registry(), 0

@@ -144,16 +144,24 @@ async def test_an_answer_without_end_and_one_that_is_none_cost_no_more_than_thei
         await reader.read()
         writer.close()
 
+    async def interim(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+                await writer.drain()
+        except OSError:
+            writer.close()
+
     async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-x\r\n")
         writer.close()
 
-    for handler, is_taken in ((endless, True), (nonsense, False)):
+    for handler, is_taken, words in ((endless, True, "200"), (nonsense, False, ""), (interim, False, "no answer")):
         server = await asyncio.start_server(handler, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
             posted = await send(f"http://127.0.0.1:{port}/")
-            assert posted.is_taken == is_taken, posted
+            assert posted.is_taken == is_taken and words in posted.detail, posted
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, name: str, *answers: list[str]) -> list[str]:

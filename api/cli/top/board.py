@@ -31,6 +31,10 @@ class Board:
 
     def __init__(self) -> None:
         self.jobs: dict[str, Members] = {}
+        self.has_all_jobs = False
+        """Whether it has all jobs that are kept, and not only those of the stream's first event."""
+        self._gone: set[str] = set()
+        """Jobs that have gone since, while others are still read page by page: a page may be older than that."""
         self.now: Members = {}
         """The last event of the stream of workers; empty: none came yet."""
         self.counts: Members = {}
@@ -68,13 +72,18 @@ class Board:
                 self.holders = {str(each["job_id"]): each for each in self.workers if each.get("job_id")}
             case "jobs":
                 self.jobs = {str(job["job_id"]): job for job in data["jobs"]}
+                self.has_all_jobs = data["total"] <= len(data["jobs"])
+                self._gone.clear()
                 self.counts = data.get("counts") or {}
             case "job":
                 self.jobs[str(data["job_id"])] = data
+                self._gone.discard(str(data["job_id"]))
                 if len(self.jobs) > JOBS_MAX:
                     self._forget_oldest()
             case "gone":
                 self.jobs.pop(str(data["job_id"]), None)
+                if not self.has_all_jobs:
+                    self._gone.add(str(data["job_id"]))
             case "counts":
                 self.counts = data
 
@@ -86,7 +95,8 @@ class Board:
 
     def add(self, job: Members) -> None:
         """Add a job of a list, unless the stream has told of it: what that said is newer."""
-        self.jobs.setdefault(str(job["job_id"]), job)
+        if str(job["job_id"]) not in self._gone:
+            self.jobs.setdefault(str(job["job_id"]), job)
 
     def forget_workers(self) -> None:
         """Forget the workers of a run of the server that is over; its jobs go when the stream has the new list."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from killable.api.cli.display.error_hints import hint_for
 from killable.api.cli.top.board import Board
 from killable.api.client.errors import Unreachable
 from killable.api.explanation import spelling
@@ -43,13 +44,11 @@ class Feed:
         self._board = board
         self._changed = changed
         self._wanted: JobFilters = wanted or {}
-        self._away: dict[str, float] = {}
-        """Since when which stream is broken."""
+        self._away: dict[str, tuple[float, str]] = {}
+        """Since when which stream is broken, and what the server says of it; empty: nothing."""
         self._restarted_at: float | None = None
         self._troubles: dict[str, KillableError] = {}
-        """By stream."""
-        self.has_all_jobs = False
-        """Whether the board has all jobs that are kept, and not only the newest ones."""
+        """By stream; and of the list that the stream's first event begins."""
 
     @property
     def trouble(self) -> KillableError | None:
@@ -57,20 +56,28 @@ class Feed:
         return next(iter(self._troubles.values()), None)
 
     @property
-    def is_away(self) -> bool:
-        """Whether the server does not answer."""
-        return bool(self._away)
+    def waits_for(self) -> str:
+        """What is wrong with the connection, and is waited for; empty: nothing."""
+        if not self._away:
+            return ""
+        return next(filter(None, (said for _, said in self._away.values())), "the server does not answer")
+
+    @property
+    def reads_workers(self) -> bool:
+        """Whether the stream of workers is there, or just begun."""
+        return "workers" not in self._away
 
     @property
     def standing(self) -> Text:
         """How the connection is, for the head."""
         now = time.monotonic()
         if self.trouble is not None:
-            code = f"{self.trouble.code}: {self.trouble.message}" if isinstance(self.trouble, Refused) else self.trouble
-            return Text(spelling.plain(str(code)), "bold red")
+            said = _said(self.trouble) if isinstance(self.trouble, Refused) else spelling.plain(str(self.trouble))
+            return Text(said, "bold red")
         if self._away:
-            since = min(self._away.values())
-            return Text(f"no answer for {spelling.duration(now - since)}; trying again", "bold yellow")
+            since, said = min(self._away.values())
+            said = said or f"no answer for {spelling.duration(now - since)}"
+            return Text(f"{said}; trying again", "bold yellow")
         if self._restarted_at is not None and now - self._restarted_at < RESTART_TOLD_S:
             ago = spelling.duration(now - self._restarted_at)
             return Text(f"live; the server was started anew {ago} ago", "yellow")
@@ -85,24 +92,27 @@ class Feed:
 
     async def _again(self, name: str, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
         while True:
-            is_away = True  # also when the stream was closed: the server ends
             try:
                 await read()
-            except Unreachable:
-                pass
-            except Refused as refusal:
-                is_away = refusal.retryable
-                if not is_away:
-                    self._troubles[name] = refusal
-            except KillableError as error:
-                is_away, self._troubles[name] = False, error
-            except (LookupError, TypeError, ValueError) as error:  # of a server of another version
-                of = f"{type(error).__name__}: {error}"
-                is_away, self._troubles[name] = False, KillableError(f"an answer is not one of this version: {of}")
-            if is_away:
-                self._away.setdefault(name, time.monotonic())
-            self._changed()
+                self._failed(name, None)  # the stream was closed: the server ends
+            except (KillableError, LookupError, TypeError, ValueError) as error:
+                self._failed(name, error)
             await asyncio.sleep(AGAIN_S)
+
+    def _failed(self, name: str, error: Exception | None) -> bool:
+        """Take note of what a stream or a list has met. Return whether it may pass by itself."""
+        if isinstance(error, Unreachable) and isinstance(error.__cause__, Refused):
+            error = error.__cause__  # a stream that could not be resumed
+        if not isinstance(error, KillableError | None):  # of a server of another version
+            error = KillableError(f"an answer is not one of this version: {type(error).__name__}: {error}")
+        passes = error is None or error.retryable
+        if error is not None and not passes:
+            self._troubles[name] = error
+        else:
+            since, _ = self._away.get(name, (time.monotonic(), ""))
+            self._away[name] = since, _said(error) if isinstance(error, Refused) else ""
+        self._changed()
+        return passes
 
     def _is_here(self, name: str) -> None:
         self._away.pop(name, None)
@@ -145,8 +155,8 @@ class Feed:
                     if event.name == "jobs":
                         if rest is not None:
                             rest.cancel()
-                        self.has_all_jobs = event.data["total"] <= len(event.data["jobs"])
-                        rest = None if self.has_all_jobs else asyncio.create_task(self._read_rest())
+                        self._is_here("rest")
+                        rest = None if self._board.has_all_jobs else asyncio.create_task(self._read_rest())
                     self._is_here("jobs")
                     self._changed()
         finally:
@@ -155,11 +165,20 @@ class Feed:
 
     async def _read_rest(self) -> None:
         """Read the jobs that the first event had no room for: what runs is often older than what waits."""
-        while not self.has_all_jobs:
+        while not self._board.has_all_jobs:
             try:
                 async for job in self._client.jobs(**self._wanted):
                     self._board.add(job)
-                self.has_all_jobs = True
-            except KillableError:
+                self._board.has_all_jobs = True
+            except (KillableError, LookupError, TypeError, ValueError) as error:
+                if not self._failed("rest", error):
+                    return
                 await asyncio.sleep(AGAIN_S)
+        self._is_here("rest")
         self._changed()
+
+
+def _said(refusal: Refused) -> str:
+    """Return what is refused, and the way out, in a line."""
+    hint = hint_for(refusal)
+    return spelling.plain(f"{refusal.code}: {refusal.message}{hint and f' ({hint})'}")

@@ -75,17 +75,13 @@ class JobListWatch:
             raise self._feed.trouble
 
     async def _print(self, as_json: bool) -> None:
-        was_away = False
+        waited_for = ""
         while True:
             await self._next()
-            if self._feed.is_away != was_away:
-                was_away = not was_away
-                told = (
-                    ("the server does not answer; waiting for it", "yellow")
-                    if was_away
-                    else ("the server is back", "green")
-                )
-                stderr_console().print(told[0], style=told[1])
+            if self._feed.waits_for != waited_for:
+                waited_for = self._feed.waits_for
+                said, style = (f"{waited_for}; trying again", "yellow") if waited_for else ("watching again", "green")
+                stderr_console().print(said, style=style)
             for job in await self._news(as_json):
                 print_json(job, one_line=True) if as_json else print_lines([line_of(job, full=self._full)])
             sys.stdout.flush()
@@ -104,8 +100,8 @@ class JobListWatch:
         shown = jobs[: min(self._at_most or room, room)]
         head = summary(jobs) if jobs else f"no {self._wanted.get('state') or ''} jobs".replace("  ", " ")
         said, style = (f"{head}  (Ctrl-C ends)", "dim")
-        if self._feed.is_away:
-            said, style = "the server does not answer; this is how it was", "yellow"
+        if self._feed.waits_for:
+            said, style = f"{self._feed.waits_for}; this is how it was", "yellow"
         parts: list[RenderableType] = [_line(f"{datetime.now():%H:%M:%S}  {said}", style)]
         if self._board.degraded:
             parts.append(_line(f"degraded: {'; '.join(map(spelling.plain, self._board.degraded))}", "yellow"))
@@ -127,7 +123,7 @@ class JobListWatch:
         for name in self._workers_due.keys() - listed.keys():  # over before its worker was told
             _, job = self._workers_due.pop(name)
             self._told.setdefault(name, job)
-        for name in list(self._told.keys() - listed.keys()) if self._feed.has_all_jobs else ():
+        for name in list(self._told.keys() - listed.keys()) if self._board.has_all_jobs else ():
             before = self._told.pop(name)
             try:
                 news.append({**_short(await self._client.job(name).record(), before), "worker": None})
@@ -138,7 +134,8 @@ class JobListWatch:
     def _awaits_worker(self, name: str, job: Members) -> bool:
         """Return whether the stream of workers has yet to tell of a job's worker: it does so once a second."""
         now = int(self._board.now.get("seq", -1))
-        if job["state"] not in ("running", "stopping") or name in self._board.holders:
+        is_known = name in self._board.holders or not self._feed.reads_workers
+        if job["state"] not in ("running", "stopping") or is_known:
             due = now
         else:
             due, _ = self._workers_due.setdefault(name, (now + 1, {**job, "worker": None}))

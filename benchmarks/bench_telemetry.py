@@ -11,13 +11,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import psutil
 import runner
 from measurement import Figure, Samples, median_range
 from servers import SETTLE_S, Server, first_token_s, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import RawConnection
+from killable.supervisor.clock import process_cpu_s
 
 COLLECTOR = """
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,11 +61,11 @@ async def collector() -> AsyncIterator[str]:
 async def token_cpu_us(server: Server, _: RawConnection) -> float:
     """Return the processor time of the server for each token of a stream that is read, in µs."""
     reader = await server.connect()
-    before = sum(psutil.Process(server.pid).cpu_times()[:2])
+    before = process_cpu_s(server.pid) or 0.0
     caller = await server.connect()  # one that was idle for long is closed
     reader.open_stream(await caller.submit("yield_tokens", tokens=TOKENS))
     await reader.line_with(b"event: completed")
-    used_s = sum(psutil.Process(server.pid).cpu_times()[:2]) - before
+    used_s = (process_cpu_s(server.pid) or 0.0) - before
     for connection in (reader, caller):
         await connection.close()
     return used_s / TOKENS * 1e6

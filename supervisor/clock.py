@@ -19,6 +19,8 @@ OVERRUN_SHARE, OVERRUN_S_MAX = 0.005, 0.1
 adds a thousandth, or five above nice level 0, so that timers of many processes fire together
 (`select_estimate_accuracy` in fs/select.c; PR_SET_TIMERSLACK of prctl(2) does not shorten it). A wait of a minute
 ended 70 ms late."""
+ROUNDING_S = 1e-6
+"""By less than this a multiple differs from the time at which its timer calls: it would be awaited again."""
 MARGIN_S = 0.002
 """Additional margin: the loop rounds its waits up to milliseconds, and then has to get the processor."""
 
@@ -43,8 +45,8 @@ class Clock:
 
     def __init__(self, loop: TimedLoop) -> None:
         self._loop = loop
-        self._together: dict[float, list[Callable[[], None]]] = {}
-        """By moment: the calls that one timer makes."""
+        self._at_beats: dict[float, list[Callable[[], bool]]] = {}
+        """By the seconds between two beats: the calls to be made at the next."""
 
     def now(self) -> float:
         """Return CLOCK_MONOTONIC seconds; the worker processes share this clock."""
@@ -56,21 +58,34 @@ class Clock:
             return self._loop.call_at(when, callback)
         return _LongWait(self._loop, when, callback)
 
-    def call_together(self, when: float, callback: Callable[[], None]) -> None:
-        """Schedule a call, soon, that cannot be cancelled. Calls of the same moment share one timer of the loop."""
-        calls = self._together.get(when)
+    def call_at_beats(self, step_s: float, goes_on: Callable[[], bool]) -> None:
+        """Make a call at each multiple of `step_s`, until it returns False. All with the same step share a timer."""
+        calls = self._at_beats.get(step_s)
         if calls is None:
-            calls = self._together[when] = []
-            self.call_at(when, lambda: self._make_calls(self._together.pop(when)))
-        calls.append(callback)
+            calls = self._at_beats[step_s] = []
+            self._await_beat(step_s)
+        calls.append(goes_on)
 
-    def _make_calls(self, calls: list[Callable[[], None]]) -> None:
+    def _await_beat(self, step_s: float) -> None:
+        beats = (self.now() + ROUNDING_S) // step_s  # until now
+        self.call_at((beats + 1) * step_s, lambda: self._beat(step_s, self._at_beats[step_s]))
+
+    def _beat(self, step_s: float, calls: list[Callable[[], bool]]) -> None:
+        if calls is self._at_beats[step_s]:
+            self._at_beats[step_s] = []
+        going_on = self._at_beats[step_s]
         try:
             while calls:
-                calls.pop()()
+                call = calls.pop()
+                if call():
+                    going_on.append(call)
         finally:
             if calls:  # one has failed, which the loop tells
-                self._loop.call_at(self.now(), partial(self._make_calls, calls))
+                self._loop.call_at(self.now(), partial(self._beat, step_s, calls))
+            elif going_on:
+                self._await_beat(step_s)
+            else:
+                del self._at_beats[step_s]
 
     @staticmethod
     def age_s(at: str) -> float:

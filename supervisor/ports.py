@@ -267,9 +267,10 @@ class Process(MeasuredProcess, Protocol):
         """
         ...
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
         """Call `told` with the bytes on disk of its temporary directory and of files not kept yet, counted up to
-        `at_most`, and the seconds that it took; never, if it is gone by then.
+        `at_most`, and the seconds that it took; never, if it is gone by then. Return False, and do nothing, if it has
+        neither.
         """
         ...
 

@@ -16,7 +16,7 @@ FORKS_PER_S = 10_000
 """More than one core can fork: a fork of a small C program takes 0.1 ms."""
 THREADS_PER_S = 20_000
 """As many as Python starts. C can start more between two looks; `pids.max` and RLIMIT_NPROC hold it."""
-TOGETHER_S = 0.1
+TOGETHER_S = 1.0
 """Looks that are further apart need no common moment."""
 COST_SHARE = 10
 """A slow measurement, of a tree of hundreds of processes, is not repeated before this many times its duration."""
@@ -29,15 +29,14 @@ def next_s(soonest_s: float, cost_s: float) -> float:
     return max(LOOK_S, COST_SHARE * cost_s, soonest_s)
 
 
-def next_at(now: float, soonest_s: float, cost_s: float) -> float:
-    """Return the moment of the next measurement, of a job whose limits hold until then.
+def step_s(holds_s: float, cost_s: float) -> float:
+    """Return how far apart looks at a job are that does not run, and whose limits hold for so long.
 
-    Where it is soon it is moved to the multiple of itself before, rounded to LOOK_S: jobs with the same limits are
-    measured at the same moments, and the loop wakes once for all of them.
+    A multiple of LOOK_S: jobs with the same limits are looked at at the same moments, and the loop wakes once for all
+    of them. 0: it has no moments in common with others.
     """
-    step = soonest_s // LOOK_S * LOOK_S if soonest_s < TOGETHER_S else 0.0
-    common = (now + soonest_s) // step * step if step else 0.0
-    return common if common >= now + next_s(0.0, cost_s) else now + next_s(soonest_s, cost_s)
+    step = holds_s // LOOK_S * LOOK_S
+    return step if COST_SHARE * cost_s <= step < TOGETHER_S else 0.0
 
 
 def next_proof_s(soonest_s: float, cost_s: float) -> float:

@@ -37,8 +37,10 @@ class ResourceMonitor:
         self._stop = stop
         self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
-        self._seen: tuple[Sample | None, float] = None, 0.0
-        """The sample of the last look, and for how long the limits hold after the same one."""
+        self._seen: Sample | None = None
+        """The sample of the last look, if the limits hold for as long as the same is found."""
+        self._step_s = 0.0
+        """How far apart looks may be that find it."""
         self._at_most = 1
         """Processes that have to be counted."""
         self._timer: Timer | None = None
@@ -77,10 +79,24 @@ class ResourceMonitor:
             self._timer = None
 
     def _look(self) -> None:
-        if self._closed:
-            return
         self._timer = None
         sample = self._process.sample(cpu=self._cpu, at_most=self._at_most)
+        if sample is not None and sample is self._seen and self._step_s:
+            self._clock.call_at_beats(self._step_s, self._stands_still)
+        else:
+            self._decide(sample)
+
+    def _stands_still(self) -> bool:
+        """Look again; return whether nothing has run since the last look."""
+        if self._closed:
+            return False
+        sample = self._process.sample(cpu=self._cpu, at_most=self._at_most)
+        if sample is self._seen:
+            return True
+        self._decide(sample)
+        return False
+
+    def _decide(self, sample: Sample | None) -> None:
         now = self._clock.now()
         if sample is None:
             self._look_at(now + RETRY_S)
@@ -88,16 +104,9 @@ class ResourceMonitor:
         if self._watch is None:
             self._count_from(sample, now)
             return
-        seen, holds_s = self._seen
-        if sample is seen:  # nothing has run since
-            moment = measuring_pace.next_at(now, holds_s, sample.cost_s)
-            if holds_s < measuring_pace.TOGETHER_S:
-                self._clock.call_together(moment, self._look)
-            else:
-                self._look_at(moment)
-            return
         look = self._watch.look(sample, now)
-        self._seen = (None, 0.0) if look.holds_s is None else (sample, look.holds_s)
+        self._seen = None if look.holds_s is None else sample
+        self._step_s = measuring_pace.step_s(look.holds_s or 0.0, sample.cost_s)
         if look.prove and not self._proving:
             self._proving = True
             self._process.prove(sample, self._on_proof)

@@ -1,7 +1,7 @@
 """Have the temporary directory of a busy worker measured now and then, and stop its attempt at `tmp_bytes`.
 
 Runs in: supervisor; the measurement in a thread, for a job may leave a million files. A disk takes a gigabyte or two in
-the time between two looks: the bound is over the limit by as much. A job without a temporary directory costs a timer.
+the time between two looks: the bound is over the limit by as much. Jobs without a temporary directory share a timer.
 """
 
 from __future__ import annotations
@@ -33,13 +33,12 @@ class TmpMonitor:
 
     def begin(self) -> None:
         if self._limit is not None:
-            self._look_in(LOOK_S)
+            self._clock.call_at_beats(LOOK_S, self._has_none)
 
     def note_kept(self, size: int) -> None:
         """Count the files that were taken over from the job, with what is measured: there are so many bytes of them."""
         self._kept = size
-        if self._limit is not None and size > self._limit:
-            self._on_measured(0, 0.0)
+        self._check(size)
 
     def close(self) -> None:
         """Stop looking; may be called twice."""
@@ -48,20 +47,23 @@ class TmpMonitor:
             self._timer.cancel()
             self._timer = None
 
-    def _look_in(self, wait_s: float) -> None:
-        if not self._closed:
-            self._timer = self._clock.call_at(self._clock.now() + wait_s, self._look)
+    def _has_none(self) -> bool:
+        """Have the temporary directory measured; return whether there is none."""
+        assert self._limit is not None
+        return not (self._closed or self._process.measure_tmp(int(self._limit * HARD_FACTOR) + 1, self._on_measured))
 
     def _look(self) -> None:
         self._timer = None
-        assert self._limit is not None
-        self._process.measure_tmp(int(self._limit * HARD_FACTOR) + 1, self._on_measured)
+        if self._has_none():
+            self.begin()
 
     def _on_measured(self, used: int, took_s: float) -> None:
-        if self._closed or self._limit is None:
-            return
-        used += self._kept
-        if used > self._limit:
+        if not self._closed:
+            self._timer = self._clock.call_at(self._clock.now() + max(LOOK_S, COST_SHARE * took_s), self._look)
+            self._check(used + self._kept)
+
+    def _check(self, used: int) -> None:
+        if self._limit is not None and used > self._limit and not self._closed:
             saved = f", {size(self._kept)} of it in files that it saved" if self._kept else ""
             words = f"tmp_bytes of {size(self._limit)} was reached: its temporary directory had {size(used)}{saved}"
             facts = {"limit": "tmp_bytes", "limit_bytes": self._limit, "measured_bytes": used, "message": words}
@@ -70,5 +72,3 @@ class TmpMonitor:
             verdict = Verdict("limit.tmp", by="supervisor", facts=facts)
             self._stop(verdict, 0.0 if beyond and self._stop_requested else None)
             self._stop_requested = True
-        if self._timer is None:
-            self._look_in(max(LOOK_S, COST_SHARE * took_s))

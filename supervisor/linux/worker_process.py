@@ -375,21 +375,20 @@ class WorkerProcess:
     def keep_file(self, number: int, kept: str) -> int:
         return saved_files.keep(os.path.join(self._staging, str(number)), kept)
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
         def tell(measured: asyncio.Future[tuple[int, float]]) -> None:
             if not measured.cancelled() and self._alive():
                 told(*measured.result())
 
         folders = [each for each in (self._tmp, self._staging) if os.path.isdir(each)]
         if not folders:  # as mostly
-            told(0, 0.0)
-            return
+            return False
         try:
             measuring = event_loops.in_bounded_threads(self._loop, partial(tmp_size.measure, folders, at_most))
         except RuntimeError:
-            told(0, 0.0)  # no thread can be started: it is looked at again
-        else:
-            measuring.add_done_callback(tell)
+            return False  # no thread can be started: it is looked at again
+        measuring.add_done_callback(tell)
+        return True
 
     def stack(self) -> str | None:
         return self._stack.text()

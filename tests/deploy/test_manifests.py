@@ -90,10 +90,38 @@ def test_memory_holds_what_workers_may_take() -> None:
     assert TOML["pools"]["main"]["workers"] < 3
 
 
-def test_prometheus_asks_a_name_that_is_allowed() -> None:
+def test_prometheus_asks_a_name_that_is_allowed_with_the_key_that_it_gets() -> None:
     (scrape,) = yaml.safe_load((CONTRIB / "compose/prometheus.yml").read_text())["scrape_configs"]
     (target,) = scrape["static_configs"][0]["targets"]
     assert target.rpartition(":")[0] in TOML["server"]["allowed_hosts"]
+    prometheus = yaml.safe_load((CONTRIB / "compose/compose.yaml").read_text())["services"]["prometheus"]
+    assert f"> {scrape['authorization']['credentials_file']})" in prometheus["entrypoint"][2]
+    assert "KILLABLE_API_KEY" in prometheus["environment"]
+
+
+def test_compose_gives_containers_files_that_are_there_in_a_way_that_docker_and_podman_know() -> None:
+    compose = yaml.safe_load((CONTRIB / "compose/compose.yaml").read_text())
+    assert not compose.keys() & {"configs", "secrets"}, "podman-compose leaves them out, without a word"
+    mounted = [each.split(":") for service in compose["services"].values() for each in service["volumes"]]
+    for source, _, *mode in mounted:
+        if source.startswith("."):
+            assert (CONTRIB / "compose" / source).exists() and mode == ["ro"]
+        else:
+            assert source in compose["volumes"]
+    kept = [target for source, target, *_ in mounted if source == "metrics"]
+    assert f"--storage.tsdb.path={kept[0]}" in compose["services"]["prometheus"]["command"]
+
+
+def test_the_image_is_built_of_what_the_package_is_made_of_and_nothing_else_of_a_checkout() -> None:
+    build = (CONTRIB / "container/Containerfile").read_text().partition(" AS build")[2].partition("\nFROM ")[0]
+    words = [line.split()[1:-1] for line in build.splitlines() if line.startswith("COPY ")]
+    copied = {Path(word).relative_to("killable") for each in words for word in each}
+    project = tomllib.loads((CONTRIB.parent / "pyproject.toml").read_text())
+    tools = project["tool"]["setuptools"]
+    files = [file for each in tools["data-files"].values() for file in each]
+    made_of = ["pyproject.toml", "LICENSE", project["project"]["readme"], *tools["package-dir"].values(), *files]
+    needed = {one for one in copied for each in made_of if Path(each).is_relative_to(one)}
+    assert copied == needed and all(any(Path(each).is_relative_to(one) for one in copied) for each in made_of)
 
 
 def test_the_image_runs_as_a_number_that_is_not_root_and_without_an_init() -> None:

@@ -231,8 +231,8 @@ class FakeProcess:
     def keep_file(self, number: int, kept: str) -> int:
         raise OSError("it has no files")
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> None:
-        pass  # it has no files
+    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
+        return False  # it has no files
 
     def stack(self) -> str | None:
         return None if self._is_closed else self.stack_text or None

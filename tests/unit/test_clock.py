@@ -43,32 +43,45 @@ async def late_s(wait_s: float, *, by_the_clock: bool = True) -> float:
     return loop.time() - when
 
 
-def test_calls_of_one_moment_share_a_timer_and_one_that_fails_keeps_none_from_being_made() -> None:
-    made: list[int] = []
+def test_calls_with_one_step_share_a_timer_and_one_that_fails_keeps_none_from_being_made() -> None:
+    made: list[tuple[int, float]] = []
+    failed: list[str] = []
 
     async def scenario() -> int:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _loop, context: made.append(-1))
+        loop.set_exception_handler(lambda _loop, context: failed.append(context["message"]))
         clock, timers = Clock(loop), 0
         real = loop.call_at
 
         def call_at(when: float, callback: Callable[..., object], *args: object, **more: Any) -> asyncio.TimerHandle:
             nonlocal timers
-            timers += 1
+            timers += callback != again.set
             return real(when, callback, *args, **more)
 
+        def beat(number: int, beats: int) -> bool:
+            made.append((number, round(loop.time(), 3)))
+            if number == 3:
+                clock.call_at_beats(0.05, partial(beat, 5, 0))
+            return sum(each[0] == number for each in made) < beats
+
+        again = asyncio.Event()
         loop.call_at = call_at  # type: ignore[method-assign,assignment]
-        when = loop.time() + 0.05
-        for number in range(5):
-            clock.call_together(when, partial(made.append, number))
-        clock.call_together(when, lambda: 1 / 0)
-        clock.call_together(when + 0.01, partial(made.append, 5))
+        await asyncio.sleep(0.02)
+        timers = 0
+        for number in range(4):
+            clock.call_at_beats(0.05, partial(beat, number, 1 + number))
+        clock.call_at_beats(0.05, lambda: bool(1 / 0))
         shared = timers
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
         return shared
 
-    assert virtual_loop.run(scenario()) == 2
-    assert sorted(made) == [-1, 0, 1, 2, 3, 4, 5] and made[-1] == 5
+    assert virtual_loop.run(scenario()) == 1
+    assert len(failed) == 1
+    began = min(at for number, at in made if number < 5)
+    beats = {number: [round(at - began, 3) for each, at in made if each == number] for number in range(4)}
+    assert beats == {0: [0.0], 1: [0.0, 0.05], 2: [0.0, 0.05, 0.1], 3: [0.0, 0.05, 0.1, 0.15]}
+    assert began / 0.05 == pytest.approx(round(began / 0.05))
+    assert sum(number == 5 for number, _ in made) == 4, "each that comes during a beat has the next"
 
 
 @LOOPS

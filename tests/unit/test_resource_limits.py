@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, LOOK_S, PROOF_SHARE, next_at
+from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, COST_SHARE, LOOK_S, PROOF_SHARE, step_s
 from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
@@ -54,12 +54,13 @@ def test_no_machine_fills_what_is_left_before_the_next_look() -> None:
     assert one.look(grown(1001), 10.0).next_at == pytest.approx(10.0 + LOOK_S)
 
 
-def test_jobs_with_the_same_limits_are_measured_at_the_same_moments() -> None:
-    holds_s = watch(memory_bytes=1000 * MB).look(grown(0), 10.0).holds_s
-    assert holds_s is not None
-    first, second = (next_at(now, holds_s, 0.0) for now in (10.001, 10.007))
-    assert first == second
-    assert next_at(first + 0.0004, holds_s, 0.0) == next_at(first + 0.001, holds_s, 0.0) > first + LOOK_S
+def test_jobs_with_the_same_limits_are_measured_as_often_and_as_their_limits_and_the_cost_allow() -> None:
+    of = [watch(memory_bytes=1000 * MB).look(grown(used), 10.0).holds_s for used in (0, 30, 970)]
+    assert None not in of
+    steps = [step_s(holds_s or 0.0, 0.0) for holds_s in of]
+    assert steps[0] == steps[1] > LOOK_S and 0 < steps[0] <= (of[1] or 0.0)
+    assert steps[2] == 0.0, "so near to its limit it has a timer of its own"
+    assert step_s(of[0] or 0.0, steps[0] / COST_SHARE + 0.0001) == 0.0, "a measurement that takes long is not repeated"
 
 
 def test_a_sum_that_may_count_pages_twice_is_no_verdict_but_asks_for_a_proof() -> None:

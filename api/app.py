@@ -37,6 +37,7 @@ from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
 from killable.api.http.methods import HeadAsGet
 from killable.api.http.open_streams import OpenStreams, most_streams
+from killable.api.http.plain_paths import PlainPaths
 from killable.api.http.problems import install_problems, problem
 from killable.api.http.rate_check import SubmissionRateCheck
 from killable.api.http.request_metrics import MeasuredRequests, RequestMetrics
@@ -129,6 +130,7 @@ def _add_middleware(app: FastAPI, parts: Dependencies) -> None:
     if parts.settings.cors_origins:
         app.add_middleware(Cors, origins=parts.settings.origins)
     app.add_middleware(HostAndOriginCheck, settings=parts.settings)
+    app.add_middleware(PlainPaths)
     if parts.audit_log is not None:
         app.add_middleware(Audit, log=parts.audit_log, engine=parts.engine)
     app.add_middleware(InTurn, turns=parts.turns, keys=parts.keys)

@@ -66,6 +66,21 @@ async def test_every_route_with_every_role_and_visibility(server: OwnServer) -> 
 
 @pytest.mark.own_server
 @pytest.mark.row("A25")
+async def test_an_address_that_is_spelled_otherwise_is_no_way_around_the_roles(server: OwnServer) -> None:
+    """A route's pattern also fits a path with a line end behind it, which is no path that a role is known of."""
+    job_id = (await submit(server, SUBMIT, type="spin")).json()["job_id"]
+    for route in routes():
+        if access_to(route.method, route.address).role in ("submit", "operate"):
+            for end in ("%0A", "%0D", "%00", "%7F", "%0A/"):
+                answer = await ask(server.client, route.method, route.address + end, headers=as_(READ))
+                refusal_of(answer, route.path, 404, "not_found")
+    assert (await server.record(job_id))["state"] in ("queued", "running")
+    assert (await server.client.get("/readyz")).json()["ready"] is True
+    await server.supervisor.cancel(job_id, grace_s=0)
+
+
+@pytest.mark.own_server
+@pytest.mark.row("A25")
 async def test_a_key_that_may_only_read_posts_no_body(server: OwnServer) -> None:
     """It is refused before its body is received, parsed or counted."""
     for body in (b"{", b'{"type": "echo", "input": "' + b"x" * 100_000 + b'"}', b"x" * (2 << 20)):

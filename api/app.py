@@ -32,6 +32,7 @@ from killable.api.http.check_pool import CheckPool
 from killable.api.http.connections_per_key import ConnectionsPerKey
 from killable.api.http.cors import Cors
 from killable.api.http.dependencies import Dependencies
+from killable.api.http.error_forms import ErrorForms, Form, as_json_rpc
 from killable.api.http.failed_keys import FailedKeys
 from killable.api.http.host_and_origin import HostAndOriginCheck
 from killable.api.http.input_check import InputCheck
@@ -48,9 +49,9 @@ from killable.api.http.stream_tickets import Tickets
 from killable.api.http.telemetry_sent import TelemetrySent
 from killable.api.http.traced_requests import TracedRequests
 from killable.api.http.webhooks import Webhooks
+from killable.api.openai import error_answers
 from killable.api.openai import reading as openai_reading
 from killable.api.openai import routes as routes_openai
-from killable.api.openai.error_answers import OpenAIErrors
 from killable.api.page.routes import ROUTES as PAGE_ROUTES
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
@@ -134,10 +135,15 @@ def _add_middleware(app: FastAPI, parts: Dependencies) -> None:
     if parts.audit_log is not None:
         app.add_middleware(Audit, log=parts.audit_log, engine=parts.engine)
     app.add_middleware(InTurn, turns=parts.turns, keys=parts.keys)
-    app.add_middleware(OpenAIErrors)
+    app.add_middleware(ErrorForms, form_of=form_of)
     app.add_middleware(MeasuredRequests, metrics=parts.request_metrics)
     if parts.telemetry is not None and parts.telemetry.sends_traces:
         app.add_middleware(TracedRequests, telemetry=parts.telemetry)
+
+
+def form_of(path: str, method: str = "POST") -> Form | None:
+    """Return the form of the errors of an address; None: problem documents. Only a POST has a message of JSON-RPC."""
+    return as_json_rpc if path == MCP_PATH and method == "POST" else error_answers.form_of(path)
 
 
 def end_listening(app: FastAPI) -> None:

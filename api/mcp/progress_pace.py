@@ -12,7 +12,7 @@ from killable.api.mcp.progress import CallProgress
 from killable.supervisor.models import JobEvent
 
 EVERY_S = 0.05
-"""Seconds between two looks at what is new. A notification costs server and client half a millisecond."""
+"""Seconds between two looks at what is new. A notification costs server and client a third of a millisecond."""
 
 Report = Callable[[float, float | None, str], Awaitable[None]]
 

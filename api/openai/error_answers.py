@@ -1,6 +1,6 @@
 """Errors as OpenAI has them: `{"error": {message, type, param, code}}`, made from problem documents; and as Anthropic.
 
-Runs in: api. Pure but for the middleware, which is plain ASGI.
+Runs in: api. Pure.
 
 OpenAI's packages try again after 408, 409, 429 and 5xx, unless `x-should-retry` says no: what was killed is not run
 again by a client that does not know of it.
@@ -8,19 +8,13 @@ again by a client that does not know of it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
+from killable.api.http.error_forms import Form
 from killable.api.http.openai_paths import is_anthropics, is_openais
-from killable.api.http.problems import INTERNAL, problem
 from killable.api.http.statuses import STATUSES
-from killable.workers.protocol.messages import dump_json
 
-PROBLEM = b"application/problem+json"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _CODES = {
     "unauthorized": "invalid_api_key",
@@ -63,7 +57,7 @@ def error_of_job(job_id: str, error: Mapping[str, Any]) -> tuple[int, dict[str, 
 _ANTHROPICS = {404: "not_found_error", 413: "request_too_large", 503: "overloaded_error", 504: "timeout_error"}
 
 
-def as_anthropics(status: int, error: Mapping[str, Any]) -> dict[str, Any]:
+def anthropics_of(status: int, error: Mapping[str, Any]) -> dict[str, Any]:
     """Return OpenAI's error as Anthropic has them. It has the code, too."""
     kind = _ANTHROPICS.get(status, "api_error" if status >= 500 else _TYPES.get(status, "invalid_request_error"))
     told = {name: error["error"][name] for name in ("message", "code")}
@@ -83,52 +77,20 @@ def _param(pointer: str) -> str:
     return found
 
 
-class OpenAIErrors:
-    """Turns problem documents into OpenAI's errors where OpenAI's clients call."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not is_openais(scope["path"]):
-            await self._app(scope, receive, send)
-            return
-        held: Message | None = None
-        body = b""
-        is_begun = False
-
-        async def turning(message: Message) -> None:
-            nonlocal held, body, is_begun
-            is_begun = True
-            if message["type"] == "http.response.start" and _is_problem(message):
-                held = message
-            elif held is None:
-                await send(message)
-            else:
-                body += message.get("body", b"")
-                if not message.get("more_body"):
-                    for each in turned(held, body, anthropics=is_anthropics(scope["path"])):
-                        await send(each)
-
-        try:
-            await self._app(scope, receive, turning)
-        except Exception:  # it goes on to the server's log
-            if not is_begun:
-                await problem("internal", INTERNAL)(scope, receive, turning)
-            raise
+def as_openais(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    """Return a problem as OpenAI's error (`error_forms.Form`)."""
+    status, error, retryable = error_of(problem)
+    return status, error, headers_of(retryable)
 
 
-def _is_problem(message: Message) -> bool:
-    return any(name == b"content-type" and value.startswith(PROBLEM) for name, value in message.get("headers", ()))
+def as_anthropics(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+    """Return a problem as Anthropic's error."""
+    status, error, more = as_openais(problem)
+    return status, anthropics_of(status, error), more
 
 
-def turned(start: Message, body: bytes, *, anthropics: bool) -> tuple[Message, Message]:
-    """Return the two messages of a problem's answer as those of OpenAI's error, or Anthropic's."""
-    if not body:  # of HEAD
-        return start, {"type": "http.response.body", "body": b""}
-    status, error, retryable = error_of(json.loads(body))
-    content = dump_json(as_anthropics(status, error) if anthropics else error)
-    headers = MutableHeaders(raw=list(start["headers"]))
-    headers["content-type"], headers["content-length"] = "application/json", str(len(content))
-    headers["x-should-retry"] = headers_of(retryable)["x-should-retry"]
-    return {**start, "status": status, "headers": headers.raw}, {"type": "http.response.body", "body": content}
+def form_of(path: str) -> Form | None:
+    """Return the form of the errors of an address; None: it is neither OpenAI's nor Anthropic's."""
+    if not is_openais(path):
+        return None
+    return as_anthropics if is_anthropics(path) else as_openais

@@ -62,9 +62,9 @@ class _Delivery:
 
     __slots__ = ("attempts", "job_id", "tenant", "timer", "url")
 
-    def __init__(self, job_id: str, tenant: str, url: str) -> None:
+    def __init__(self, job_id: str, tenant: str, url: str, attempts: int) -> None:
         self.job_id, self.tenant, self.url = job_id, tenant, url
-        self.attempts = 0
+        self.attempts = attempts
         self.timer: asyncio.TimerHandle | None = None
 
     @property
@@ -124,9 +124,11 @@ class Deliveries:
         """Return how many are neither taken nor given up."""
         return len(self._pending)
 
-    def on_ended(self, job_id: str, tenant: str, url: str) -> None:
-        """Take note that a job has ended which has an address. Returns at once."""
-        delivery, most = _Delivery(job_id, tenant, url), self._settings.waiting_max
+    def on_ended(self, job_id: str, tenant: str, url: str, attempts: int) -> None:
+        """Take note that a job has ended which has an address, and for which an earlier server has made so many
+        attempts. Returns at once.
+        """
+        delivery, most = _Delivery(job_id, tenant, url, attempts), self._settings.waiting_max
         if len(self._pending) >= most or self._of_tenant[tenant] >= max(1, most // 2):
             self.counts["refused"] += 1
             self._give_up(delivery, "too many webhooks wait (webhooks.waiting_max)")

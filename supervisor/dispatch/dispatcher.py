@@ -24,7 +24,7 @@ from killable.supervisor.dispatch.new_types import renewed
 from killable.supervisor.jobs import job_events, lifecycle
 from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import on_end_written
-from killable.supervisor.jobs.job import Job
+from killable.supervisor.jobs.job import PENDING, Job
 from killable.supervisor.jobs.job_queue import JobQueue, Selected, Waiting
 from killable.supervisor.jobs.lifecycle import DECIDED, Cause, State
 from killable.supervisor.jobs.registry import Registry
@@ -520,9 +520,9 @@ class Dispatcher:
 
     def call_back(self, job: Job) -> None:
         """Have the end of a job sent to its address, if it has one and that was not done."""
-        is_settled = job.callback is not None and job.callback["state"] != "pending"
-        if self.callbacks is not None and job.submission.callback_url and not is_settled:
-            self.callbacks.on_ended(job.id, job.submission.tenant, job.submission.callback_url)
+        told, submission = job.callback or PENDING, job.submission
+        if self.callbacks is not None and submission.callback_url and told["state"] == "pending":
+            self.callbacks.on_ended(job.id, submission.tenant, submission.callback_url, told["attempts"])
 
     def _start_let_go(self) -> None:
         """Assign jobs of tenants that may run more again; workers may be idle because these were held back."""

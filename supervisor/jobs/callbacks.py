@@ -11,6 +11,6 @@ from typing import Protocol
 class Callbacks(Protocol):
     """Called in the event loop's thread. Returns at once: a kill never waits for a webhook."""
 
-    def on_ended(self, job_id: str, tenant: str, url: str) -> None:
-        """Take note that a job has ended whose end is to be sent to `url`."""
+    def on_ended(self, job_id: str, tenant: str, url: str, attempts: int) -> None:
+        """Take note that a job has ended whose end is to be sent to `url`; an earlier server has tried so often."""
         ...

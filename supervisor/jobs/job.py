@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
 
 
-PENDING = {"state": "pending", "attempts": 0, "detail": ""}
+PENDING: Mapping[str, Any] = {"state": "pending", "attempts": 0, "detail": ""}
 """Of a webhook that has not been tried."""
 EVENT_BYTES = 5
 """Bytes of memory that a packed event costs besides its data."""

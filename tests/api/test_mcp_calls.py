@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
-from api_server import LONG_CHECKS, OwnServer, StartServer, problem_of
+from api_server import LONG_CHECKS, OwnServer, StartServer
 from support.late_import import LateImport
-from support.mcp_client import HANDSHAKE, answered, call, connected, message, post, session_of, text_of
+from support.mcp_client import HANDSHAKE, answered, call, connected, message, post, refusal_of, session_of, text_of
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
@@ -264,8 +264,12 @@ async def test_what_is_large_is_a_link(connect: Connect, server: OwnServer) -> N
 
 async def test_a_server_without_tools_says_how_to_have_them(start_server: StartServer) -> None:
     async with start_server() as server:
-        answer = problem_of(await post(server.client, message("ping", 1)), 404, "not_found")
-        assert "killable serve --mcp" in answer["detail"]
+        answer = await post(server.client, message("ping", 1))
+        error = answered(answer)["error"]
+        assert (answer.status_code, error["code"], error["data"]["code"]) == (404, -32600, "not_found")
+        assert "killable serve --mcp" in error["message"]
+        for mode in ("legacy", "auto"):
+            assert "killable serve --mcp" in await refusal_of(url_of(server), mode)
 
 
 @pytest.mark.parametrize(

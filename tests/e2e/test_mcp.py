@@ -14,8 +14,8 @@ import anyio
 import httpx
 import psutil
 import pytest
-from support.killable_command import Command, Serve
-from support.mcp_client import ACCEPT, answered, call, connected, message, post, session_of, text_of
+from support.killable_command import Command, Serve, Server
+from support.mcp_client import ACCEPT, answered, call, connected, message, post, refusal_of, session_of, text_of
 from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
@@ -156,6 +156,9 @@ async def test_keys_roles_and_the_audit_log(folder: Path, serve: Serve) -> None:
         assert (await post(asked.http, message("ping", 1), authorization="Bearer wrong")).status_code == 401
         assert (await post(asked.http, message("ping", 1), origin="http://evil.example")).status_code == 403
         assert (await post(asked.http, message("ping", 1), host="evil.example")).status_code == 421
+    for mode in MODES:
+        assert (await refusal_of(server.url, mode, keys["looker"])).startswith("forbidden: This needs a key with the")
+        assert (await refusal_of(server.url, mode, "wrong")).startswith("unauthorized: ")
     async with (
         asking(server.url, keys["team"]) as team,
         asking(server.url, keys["other"]) as other,
@@ -176,7 +179,7 @@ async def test_keys_roles_and_the_audit_log(folder: Path, serve: Serve) -> None:
         assert answered(over)["result"]["isError"] is True
 
     def lines() -> list[dict[str, Any]] | Pending:
-        found = [json.loads(line) for line in (folder / "audit.log").read_text().splitlines()]
+        found = audited(folder)
         ours = [line for line in found if line.get("path") == "/mcp" and line.get("status", 200) < 400]
         return ours if len(ours) >= 3 else Pending(found)
 
@@ -184,8 +187,39 @@ async def test_keys_roles_and_the_audit_log(folder: Path, serve: Serve) -> None:
     assert (first["event"], first["tenant"], first["job_id"]) == ("submit", "team", job["job_id"])
     assert (second["event"], second["tenant"], second["job_id"]) == ("cancel", "team", job["job_id"])
     assert (third["event"], third["code"]) == ("submit", "invalid") and "job_id" not in third
-    refusals = [json.loads(line) for line in (folder / "audit.log").read_text().splitlines()]
-    assert {line.get("status") for line in refusals if line.get("path") == "/mcp"} >= {401, 403, 421}
+    assert {line.get("status") for line in audited(folder) if line.get("path") == "/mcp"} >= {401, 403, 421}
+    await revoke_in_the_middle_of_a_call(folder, server, keys["team"])
+
+
+async def revoke_in_the_middle_of_a_call(folder: Path, server: Server, key: str) -> None:
+    """What a key has begun goes on when it is revoked, until its client leaves; it begins nothing else."""
+    async with asking(server.url, key) as team, connected(server.url, key=key) as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "steps", {})
+            job = await team.one("steps", "running")
+            lines = (folder / "keys").read_text().splitlines(keepends=True)
+            (folder / "keys").write_text("".join(line for line in lines if not line.startswith("team ")))
+            os.kill(server.process.pid, signal.SIGHUP)
+
+            async def is_gone() -> bool | Pending:
+                answer = await team.http.get("/v1/info")
+                return answer.status_code == 401 or Pending(answer.text)
+
+            await until_async(is_gone, "the key is gone")
+            assert (await refusal_of(server.url, key=key)).startswith("unauthorized: ")
+            ended = [line for line in audited(folder) if line.get("job_id") == job["job_id"]]
+            assert [line["event"] for line in ended] == ["submit"]
+            group.cancel_scope.cancel()
+
+        def has_left() -> bool | Pending:
+            events = [line["event"] for line in audited(folder) if line.get("job_id") == job["job_id"]]
+            return events == ["submit", "client_gone"] or Pending(events)
+
+        await until_async(has_left, "its client has left")
+
+
+def audited(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "audit.log").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("mode", MODES)

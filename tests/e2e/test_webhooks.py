@@ -206,9 +206,9 @@ def test_a_receiver_that_never_answers_holds_up_neither_kills_nor_others(start: 
 
 @pytest.mark.row("H14", "B16")
 def test_what_was_not_delivered_is_delivered_by_the_next_server(start: Start, tmp_path: Path) -> None:
-    with receiving() as receiver:
+    with receiving() as receiver, receiving() as silent:
         port = receiver.port
-        receiver.statuses = [500]
+        receiver.statuses, silent.is_silent = [500], True
         server = start(f"{LOCAL}\nattempts_max = 99", 'journal = "jobs.journal"', program=PROGRAM)
         hook = f"http://127.0.0.1:{port}/"
         with client_of(server.url) as client:
@@ -216,11 +216,15 @@ def test_what_was_not_delivered_is_delivered_by_the_next_server(start: Start, tm
             until(lambda: len(receiver.got) >= 2, "it was tried")
             waits = client.submit("spin", callback_url=hook)
             next(event for event in waits.events() if event.name == "started")
+            under_way = client.submit("double", {"number": 2}, callback_url=f"http://127.0.0.1:{silent.port}/")
+            until(lambda: silent.got, "it is under way")
         server.die()
-    with receiving(port=port) as receiver:
+    with receiving(port=port) as receiver, receiving(port=silent.port) as heard:
         server = start(f"{LOCAL}\nattempts_max = 99", 'journal = "jobs.journal"', program=PROGRAM)
-        until_settled(server.url, before.id)
+        assert until_settled(server.url, before.id)["attempts"] >= 2, "those of the server that died count"
         until_settled(server.url, waits.id)
+        until_settled(server.url, under_way.id)
+        assert silent.ids() == heard.ids() == [f"msg_{under_way.id}"]
         states = {event["data"]["job_id"]: event["type"] for event in receiver.bodies}
         assert states == {before.id: "job.completed", waits.id: "job.failed"}, "one was lost with the server"
         number = len(receiver.got)

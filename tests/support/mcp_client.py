@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mcp.client.client import Client
     from mcp_types import CallToolResult
 
-httpx2, mcp_types = LateImport("httpx2"), LateImport("mcp_types")
+httpx2, mcp_types, mcp_exceptions = LateImport("httpx2"), LateImport("mcp_types"), LateImport("mcp.shared.exceptions")
 sdk_client, sdk_http = LateImport("mcp.client.client"), LateImport("mcp.client.streamable_http")
 ACCEPT = {"accept": "application/json, text/event-stream"}
 HANDSHAKE = ACCEPT | {"mcp-protocol-version": "2025-11-25"}
@@ -31,6 +31,19 @@ async def connected(url: str, mode: str = "auto", key: str = "", **options: Any)
         ) as client,
     ):
         yield client
+
+
+async def refusal_of(url: str, mode: str = "auto", key: str = "") -> str:
+    """Return the refusal that the SDK's client shows."""
+    error: BaseException | None = None
+    try:
+        async with connected(url, mode, key) as client:
+            await client.list_tools()
+    except (BaseExceptionGroup, mcp_exceptions.MCPError) as caught:
+        error = caught
+    while isinstance(error, BaseExceptionGroup):
+        (error,) = error.exceptions
+    return str(error)
 
 
 def text_of(result: CallToolResult) -> str:

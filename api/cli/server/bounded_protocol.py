@@ -20,15 +20,15 @@ from starlette.types import Message
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from killable.api.app import form_of
 from killable.api.cli.server.idle_connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.client_network import network_of
 from killable.api.http.connection import CONNECTION, TOO_MANY
-from killable.api.http.openai_paths import is_anthropics, is_openais
+from killable.api.http.error_forms import Form, turned
 from killable.api.http.operators_first import Precedence
 from killable.api.http.problems import problem
-from killable.api.openai.error_answers import turned
 
 HEADER_BYTES_MAX = 16 << 10
 """Twice what nginx and Apache accept of a line; httptools itself has no bound. What is in it is parsed in the event
@@ -291,7 +291,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()  # a refusal would end up in the middle of that answer
             return
         path = self.url.partition(b"?")[0].decode("latin-1") if self._in_header else ""
-        status_line, rest = _refusal(code, detail, openais=is_openais(path), anthropics=is_anthropics(path))
+        status_line, rest = _refusal(code, detail, form_of(path))
         headers = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
         self.transport.write(b"".join([status_line, *headers, rest]))
         if self.transport.can_write_eof():
@@ -301,12 +301,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 @lru_cache(maxsize=16)
-def _refusal(code: str, detail: str, *, openais: bool, anthropics: bool) -> tuple[bytes, bytes]:
+def _refusal(code: str, detail: str, form: Form | None) -> tuple[bytes, bytes]:
     """Return the first line of an answer, and its other headers with its body. Thousands may get it in a second."""
     answer = problem(code, detail, headers={"Connection": "close"})
     start: Message = {"status": answer.status_code, "headers": answer.raw_headers}
     end: Message = {"body": bytes(answer.body)}
-    if openais:
-        start, end = turned(start, end["body"], anthropics=anthropics)
+    if form is not None:
+        start, end = turned(start, end["body"], form)
     headers = b"".join(b"%b: %b\r\n" % header for header in start["headers"])
     return STATUS_LINE[start["status"]], headers + b"\r\n" + end["body"]

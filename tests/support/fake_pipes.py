@@ -46,10 +46,10 @@ class FakePipes:
 
     # ── the supervisor's ends ──
 
-    def read_frames(self, bytes_max: int = 1 << 20) -> None:
+    def read_frames(self) -> None:
         if self.is_closed or not self._frames or self._broken:
             return
-        data = _take(self._frames, bytes_max)
+        data = _take(self._frames, 1 << 20)
         cut = self._world.random.randrange(len(data))
         for piece in (data[:cut], data[cut:]):
             try:

@@ -17,7 +17,7 @@ from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, Pipe
 from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, Frame, FrameError
 from killable.workers.protocol.message_bounds import WIDE_PIPE_BYTES
-from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.messages import BYTES_MAX_OF_KINDS, Kind
 from killable.workers.protocol.token_ring import TOKENS_MAX, TokenRingReader
 
 BURST_TOKENS = 8
@@ -39,7 +39,7 @@ class FrameReader(PipeReader):
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener) -> None:
         super().__init__(loop, descriptor, self._on_bytes)
         self._listener = listener
-        self._decoder = Decoder()
+        self._decoder = Decoder(of_kinds=BYTES_MAX_OF_KINDS)
         self._is_broken = False
         self._ring_descriptor = ring
         self._ring: TokenRingReader | None = None

@@ -250,7 +250,7 @@ class Process(MeasuredProcess, Protocol):
         ...
 
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
-        """Read what its pipes hold now, at most `bytes_max` of each, and report it."""
+        """Read all messages that it has sent by now, and at most `bytes_max` of what it has printed; report them."""
         ...
 
     def look_for_exit(self) -> bool:

@@ -276,7 +276,7 @@ class Attempt:
                 case _:
                     self._fail_protocol(f"an unexpected frame of kind {kind}")
         except (ValueError, TypeError, RecursionError) as error:
-            self._fail_protocol(f"an invalid frame of kind {kind}: {error}")
+            self._fail_protocol(f"an invalid frame of kind {kind}: {error!s:.200}")
 
     def _on_entered(self, entered: Entered) -> None:
         self._entered = True

@@ -9,13 +9,15 @@ last frame come the tokens that were in the ring before the pipe was found empty
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections import deque
 
 from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader
 from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, Frame, FrameError
-from killable.workers.protocol.messages import Kind
+from killable.workers.protocol.message_bounds import WIDE_PIPE_BYTES
+from killable.workers.protocol.messages import BYTES_MAX_OF_KINDS, Kind
 from killable.workers.protocol.token_ring import TOKENS_MAX, TokenRingReader
 
 BURST_TOKENS = 8
@@ -37,7 +39,7 @@ class FrameReader(PipeReader):
     def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener) -> None:
         super().__init__(loop, descriptor, self._on_bytes)
         self._listener = listener
-        self._decoder = Decoder()
+        self._decoder = Decoder(of_kinds=BYTES_MAX_OF_KINDS)
         self._is_broken = False
         self._ring_descriptor = ring
         self._ring: TokenRingReader | None = None
@@ -59,12 +61,19 @@ class FrameReader(PipeReader):
         self._is_started = True
 
     def drain(self, bytes_max: int = 1 << 20) -> bool:
+        """See `PipeReader`; but all that the pipe holds now is read: the end of the attempt may be the last of it."""
         published = 0 if self._ring is None else self._ring.published
-        is_empty = super().drain(bytes_max)
+        is_empty = super().drain(max(bytes_max, self._held_bytes_max() + 1))  # one more finds it empty
         if not is_empty and self._decoder.missing > 0:  # the rest of a large value, which is only stored
             is_empty = super().drain(min(self._decoder.missing, LARGE_READ_BYTES))
         self._pass_on(published if is_empty else 0, TOKENS_MAX)
         return is_empty
+
+    def _held_bytes_max(self) -> int:
+        """Return how much the pipe may hold; a job can make it wider than any worker does."""
+        if self._descriptor < 0:
+            return 0
+        return min(fcntl.fcntl(self._descriptor, fcntl.F_GETPIPE_SZ), WIDE_PIPE_BYTES)
 
     def pause(self) -> None:
         self._is_started = False

@@ -304,7 +304,7 @@ class Worker:
             try:
                 word = _first_message(frame)
             except (ValueError, TypeError, RecursionError) as error:
-                self.on_protocol_error(f"an invalid frame of kind {frame.kind}: {error}")
+                self.on_protocol_error(f"an invalid frame of kind {frame.kind}: {error!s:.200}")
                 return
             if isinstance(word, Broken):
                 self._broken = word

@@ -48,6 +48,10 @@ def leaves(ctx: Context) -> None:
     ctx._channel.send(Kind.OPERATION_LEFT, b'{"number":[1]}')
 
 @job
+def leaves_much(ctx: Context) -> None:
+    ctx._channel.send(Kind.OPERATION_LEFT, b'{"number":[%s[]]}' % (b"[]," * 2000))
+
+@job
 def returns_much() -> str:
     return "x" * (65 << 20)
 
@@ -134,8 +138,9 @@ async def test_a_worker_of_one_job_that_says_it_can_go_on_is_not_believed(
         ("forges_its_rest", {"payload": '{"reusable":false,"why":{}}'}),
         ("reports", {"payload": '{"done":1,"total":null,"unit":"%s"}' % ("x" * PROGRESS_BYTES_MAX)}),
         ("leaves", {}),
+        ("leaves_much", {}),
     ],
-    ids=["freedom", "reason", "progress", "operation"],
+    ids=["freedom", "reason", "progress", "operation", "more than it may be"],
 )
 async def test_what_no_harness_writes_is_not_kept(
     type: str, input: dict[str, str], tmp_path: Path, supervisor: StartSupervisor
@@ -143,6 +148,7 @@ async def test_what_no_harness_writes_is_not_kept(
     server = await supervisor(forging(tmp_path, 0))
     story = await run(server, type, **input)
     assert story.code == "protocol" and story.record is not None and story.record.progress is None, story.error
+    assert len(story.error["message"]) < 200  # the values are in none
     following = await run(server, "says")
     assert following.state == "completed" and following.pid != story.pid
 

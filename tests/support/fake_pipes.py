@@ -11,6 +11,7 @@ from support.fake_world import World
 
 from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, FrameError, encode
+from killable.workers.protocol.messages import BYTES_MAX_OF_KINDS
 
 
 class FakePipes:
@@ -19,7 +20,7 @@ class FakePipes:
     def __init__(self, world: World, listener: ProcessListener, on_notifications: Callable[[bytes], None]) -> None:
         self._world, self._listener, self._on_notifications = world, listener, on_notifications
         self._frames, self._output, self._notifications = bytearray(), bytearray(), bytearray()
-        self._decoder = Decoder()
+        self._decoder = Decoder(of_kinds=BYTES_MAX_OF_KINDS)
         self._broken = False
         self.is_closed = False
 
@@ -46,10 +47,10 @@ class FakePipes:
 
     # ── the supervisor's ends ──
 
-    def read_frames(self, bytes_max: int = 1 << 20) -> None:
+    def read_frames(self) -> None:
         if self.is_closed or not self._frames or self._broken:
             return
-        data = _take(self._frames, bytes_max)
+        data = _take(self._frames, 1 << 20)
         cut = self._world.random.randrange(len(data))
         for piece in (data[:cut], data[cut:]):
             try:

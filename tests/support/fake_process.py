@@ -195,7 +195,7 @@ class FakeProcess:
     def read_ready(self, bytes_max: int = 1 << 20) -> None:
         self.pipes.read_notifications(bytes_max)
         self.pipes.read_output(bytes_max)
-        self.pipes.read_frames(bytes_max)
+        self.pipes.read_frames()
 
     @property
     def _is_there(self) -> bool:

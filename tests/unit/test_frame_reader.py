@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
+import struct
+import termios
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -14,6 +17,7 @@ from killable.supervisor.linux.frame_reader import BURST_TOKENS, TOKENS_PER_TURN
 from killable.workers.protocol import token_ring
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Frame, encode
+from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import Kind
 from killable.workers.protocol.token_ring import TOKEN_BYTES_MAX, TOKENS_MAX, TokenRingWriter
 from killable.workers.runtime.frame_writer import FrameWriter
@@ -249,3 +253,13 @@ async def test_what_comes_behind_damage_is_not_read(ends: Ends) -> None:
     ends.reader.drain()
     ends.reader.drain()
     assert len(ends.listener.told) == before and len(ends.listener.faults) == 1
+
+
+async def test_however_little_is_asked_for_all_that_a_wide_pipe_holds_is_read(ends: Ends) -> None:
+    """A late timer reads before it decides, and the end of the attempt may be the last of it."""
+    fcntl.fcntl(ends.writing, fcntl.F_SETPIPE_SZ, WIDE_PIPE_BYTES)
+    while struct.unpack("i", fcntl.ioctl(ends.pipe, termios.FIONREAD, bytes(4)))[0] < WIDE_PIPE_BYTES // 2:
+        ends.token(4000)
+    ends.writer.close([(Kind.RESULT, b"null")])
+    ends.reader.drain(PIPE_BYTES)
+    assert ends.received == [*ends.sent, b"null"]

@@ -51,7 +51,7 @@ def test_a_payload_over_the_bound_is_not_sent() -> None:
 def test_a_length_over_the_bound_is_refused_before_anything_is_collected() -> None:
     decoder = Decoder(frame_bytes_max=100)
     assert decoder.feed(encode(3, 1, 0, b"x" * 100)) == [Frame(3, 1, 0, b"x" * 100)]
-    with pytest.raises(FrameError, match="a frame of 101 bytes is over the bound of 100"):
+    with pytest.raises(FrameError, match="a frame of kind 3 has 101 bytes, over the bound of 100"):
         decoder.feed(encode(3, 1, 1, b"x" * 101)[:HEADER_BYTES])
 
 

@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -26,7 +27,17 @@ from killable.workers.authoring.context import Stopping
 from killable.workers.authoring.operations import Operation, Operations, OperationTimedOut
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Decoder, encode
-from killable.workers.protocol.messages import NOTIFY_ACKNOWLEDGED, NOTIFY_EXPIRED, Expire, Kind, Raised, Run, Stop
+from killable.workers.protocol.messages import (
+    NOTIFY_ACKNOWLEDGED,
+    NOTIFY_EXPIRED,
+    NOTIFY_REPLACED,
+    NOTIFY_RESTORED,
+    Expire,
+    Kind,
+    Raised,
+    Run,
+    Stop,
+)
 from killable.workers.runtime import interrupted_code
 from killable.workers.runtime import sigterm_handler as module
 from killable.workers.runtime.execution import Execution
@@ -95,6 +106,13 @@ class Door:
         frames = Decoder().feed(os.read(self._frames, 1 << 16))
         return [json.loads(frame.payload)["text"] for frame in frames if frame.kind == Kind.TOKEN]
 
+    def notified(self) -> list[int]:
+        """Return what was told by other than messages since the last call."""
+        try:
+            return list(os.read(self._notifications, 4096))
+        except BlockingIOError:
+            return []
+
     def close(self) -> None:
         self._orders.close()
         self._supervisor.close()
@@ -113,6 +131,26 @@ def door() -> Iterator[Door]:
     c_module.signal, sys.unraisablehook = before[:2]
     signal.signal(signal.SIGTERM, before[2])
     made.close()
+
+
+def test_only_a_handler_that_is_set_is_told_of(door: Door) -> None:
+    """While the job has one of its own, native code is not killed early."""
+
+    def set_one() -> None:
+        with pytest.raises(ValueError, match="main thread"):
+            signal.signal(signal.SIGTERM, print)
+
+    thread = threading.Thread(target=set_one)
+    thread.start()
+    thread.join()
+    with pytest.raises(TypeError):
+        signal.signal(signal.SIGTERM, "no handler")  # type: ignore[arg-type]
+    assert door.notified() == []
+    for handler in (print, signal.SIG_DFL, signal.SIG_IGN):
+        before = signal.signal(signal.SIGTERM, handler)
+        assert door.notified() == [NOTIFY_REPLACED]
+        signal.signal(signal.SIGTERM, before)
+        assert door.notified() == [NOTIFY_RESTORED]
 
 
 def test_a_stop_is_acknowledged_before_it_is_raised_wherever_the_signal_comes_again(door: Door) -> None:

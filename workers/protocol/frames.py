@@ -12,13 +12,16 @@ fence, sequence and kind, so that one crc32 call covers the payload and the head
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from zlib import crc32
 
 from killable.workers.named_tuples import NamedTuple
 
 FRAME_BYTES_MAX = 64 << 20
 """The largest payload in bytes: the largest default of `output_bytes`. A greater length is garbage, not a frame."""
+
+NO_BOUNDS: Mapping[int, int] = MappingProxyType({})
 
 _HEADER = struct.Struct("<IIIIB")
 _pack = _HEADER.pack
@@ -66,12 +69,15 @@ def head(kind: int, fence: int, sequence: int, pieces: Iterable[bytes]) -> bytes
 class Decoder:
     """Decodes frames from chunks of bytes, which may be cut anywhere. After a FrameError every `feed` raises it."""
 
-    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, of_kinds: Mapping[int, int] = NO_BOUNDS) -> None:
+        """`of_kinds`: the bounds of kinds that have a lower one."""
         self._buffer = b""
         self._parts: list[bytes | memoryview] = []
         """Of an unfinished frame whose header is there."""
         self._missing = 0
         self._frame_bytes_max = frame_bytes_max
+        self._of_kinds = of_kinds
+        self._lowest_bound = min(of_kinds.values(), default=frame_bytes_max)
         self._damage = ""
 
     @property
@@ -105,8 +111,8 @@ class Decoder:
         position, end = 0, len(chunk)
         while end - position >= HEADER_BYTES:
             length, checksum, fence, sequence, kind = _unpack_from(chunk, position)
-            if length > self._frame_bytes_max:
-                raise self._damaged(f"a frame of {length} bytes is over the bound of {self._frame_bytes_max}", frames)
+            if length > self._lowest_bound and length > (most := self._of_kinds.get(kind, self._frame_bytes_max)):
+                raise self._damaged(f"a frame of kind {kind} has {length} bytes, over the bound of {most}", frames)
             start = position + HEADER_BYTES
             stop = start + length
             if stop > end:

@@ -25,7 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.message_bounds import RETRY_AFTER_S_MAX, WHY_CHARS_MAX
+from killable.workers.protocol.message_bounds import EXCEPTION_CHARS_MAX, FAULTS_MAX, RETRY_AFTER_S_MAX, WHY_CHARS_MAX
 
 
 class Kind(IntEnum):
@@ -76,6 +76,22 @@ class Kind(IntEnum):
     """Before RUN: the last checkpoint of an earlier attempt of the job; the payload is the value."""
 
 
+BYTES_MAX_OF_KINDS: Mapping[int, int] = MappingProxyType(
+    {
+        Kind.READY: 1 << 10,
+        Kind.ENTERED: 1 << 10,
+        Kind.OPERATION: 8 << 10,  # the path of OPERATIONS_MAX names
+        Kind.OPERATION_LEFT: 1 << 10,
+        Kind.IDLE: 16 << 10,
+        Kind.FILE: 8 << 10,
+        Kind.RAISED: 5 << 19,  # a traceback and a pickled exception, or FAULTS_MAX faults, of 12 bytes a character
+        Kind.BROKEN: 1 << 20,
+    }
+)
+"""The most bytes of the messages that the supervisor decodes in its event loop: a job can write anything into the pipe.
+Of progress, which a head gets from nodes, too, the job's record decides (`Job.note_progress`).
+"""
+
 NOTIFY_ACKNOWLEDGED = 0xA6
 """The Python handler ran, and the order named the attempt on the stack. Above 64, so it is no signal number."""
 NOTIFY_REPLACED = 0xA8
@@ -112,6 +128,19 @@ def load_json(payload: bytes) -> Any:
         raise ValueError(f"{len(text) - end} characters behind the value")
     return value
 
+
+def _load_texts(payload: bytes) -> Any:
+    """Decode an object of few members, whose texts may be long, as `load_json` does. Raise ValueError for many members:
+    a megabyte of empty lists takes half a second to decode, and one of text a millisecond.
+    """
+    pieces = payload.replace(rb"\\", b"").replace(b'\\"', b"").split(b'"', 2 * _TEXTS_MAX + 1)
+    if len(pieces) > 2 * _TEXTS_MAX + 1 or sum(map(len, pieces[::2])) > _BYTES_BETWEEN_TEXTS_MAX:
+        raise ValueError("too many members")
+    return load_json(payload)
+
+
+_TEXTS_MAX = 50 + 4 * FAULTS_MAX
+_BYTES_BETWEEN_TEXTS_MAX = 4 << 10
 
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -240,7 +269,7 @@ class Entered(NamedTuple):
         """Raise ValueError or TypeError for a malformed payload."""
         entered = cls(**load_json(payload))
         if entered.at is not None and type(entered.at) is not float:
-            raise TypeError(f"not seconds: {entered.at!r}")
+            raise TypeError("at is no seconds")
         return entered
 
 
@@ -267,9 +296,9 @@ class OperationEntered(NamedTuple):
         timeout_s = entered.timeout_s
         kinds = type(entered.number), type(entered.path), type(entered.raises), type(entered.around)
         if kinds != (int, str, bool, int):
-            raise TypeError(f"not an operation: {entered}")
+            raise TypeError("a member of another type")
         if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s < float("inf")):
-            raise ValueError(f"not seconds: {timeout_s!r}")
+            raise ValueError("timeout_s is no seconds")
         return entered
 
 
@@ -286,7 +315,7 @@ class OperationLeft(NamedTuple):
         """Raise ValueError or TypeError for a malformed payload."""
         left = cls(**load_json(payload))
         if type(left.number) is not int:
-            raise TypeError(f"not the number of an operation: {left.number!r}")
+            raise TypeError("number is no number")
         return left
 
 
@@ -349,12 +378,12 @@ class Raised(NamedTuple):
     """Of a `Retry`: the seconds until then."""
 
     def encode(self) -> bytes:
-        return dump_json(self._asdict())
+        return dump_json(self._replace(type=self.type[:EXCEPTION_CHARS_MAX])._asdict())
 
     @classmethod
     def decode(cls, payload: bytes) -> Raised:
         """Raise ValueError or TypeError for a malformed payload: a job can write anything into the pipe."""
-        raised = cls(**load_json(payload))
+        raised = cls(**_load_texts(payload))
         if not all(isinstance(fault, dict) for fault in raised.faults):
             raise TypeError("a fault that is no object")
         texts = [*raised[:4], raised.pickled, *(text for fault in raised.faults for text in (*fault, *fault.values()))]
@@ -364,7 +393,7 @@ class Raised(NamedTuple):
         if type(raised.is_transient) is not bool or type(raised.after_s) not in (int, float, type(None)):
             raise TypeError("a member of another type")
         if raised.after_s is not None and not 0 <= raised.after_s <= RETRY_AFTER_S_MAX:
-            raise ValueError(f"not seconds until another attempt: {raised.after_s!r}")
+            raise ValueError("after_s is no wait until another attempt")
         return raised
 
 
@@ -398,7 +427,7 @@ class Broken(NamedTuple):
     @classmethod
     def decode(cls, payload: bytes) -> Broken:
         """Raise ValueError or TypeError for a malformed payload."""
-        word = cls(**load_json(payload))
+        word = cls(**_load_texts(payload))
         if not isinstance(word.why, str) or not isinstance(word.errno, int | None):
             raise TypeError("why is no text, or errno no number")
         return word
@@ -428,7 +457,7 @@ class Idle(NamedTuple):
 
 
 def _idle(idle: Idle) -> bytes:
-    return dump_json(idle._asdict())
+    return dump_json(idle._replace(why=idle.why[:_CHANGE_CHARS_MAX])._asdict())
 
 
 _FREE = Idle(reusable=True)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from types import FrameType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +88,18 @@ class StopSignal:
     def _note_handlers(self) -> None:
         """Note when the job sets a signal handler, and report when it replaces or restores that of SIGTERM.
 
-        It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it.
+        It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it. What
+        that refuses, in another thread or as no handler, is not reported. All else is before it is set: the job's
+        handler may run at once, and for as long as it likes.
         """
-        worker = os.getpid()
+        worker, main_thread = os.getpid(), get_ident()
         c_module: Any = sys.modules["_signal"]
         set_disposition = c_module.signal
 
         def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
             self.are_handlers_set = True
-            if signalnum == signal.SIGTERM and os.getpid() == worker:
+            is_set = get_ident() == main_thread and (callable(handler) or handler in (signal.SIG_DFL, signal.SIG_IGN))
+            if signalnum == signal.SIGTERM and is_set and os.getpid() == worker:
                 self._notify(NOTIFY_RESTORED if self._on_term == handler else NOTIFY_REPLACED)
             return set_disposition(signalnum, handler)
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from killable.supervisor.linux import procfs
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.workers.named_tuples import NamedTuple
 
@@ -84,9 +85,9 @@ class Cgroup:
         except OSError:
             pass  # removed already: it was empty
 
-    def processes(self) -> list[int]:
-        """Return the pids in the group; zombies are not listed."""
-        return [int(pid) for pid in self._read("cgroup.procs").split()]
+    def processes(self, at_most: int) -> list[int]:
+        """Return the pids in the group, but not many more than `at_most`; zombies are not listed."""
+        return procfs.read_pids(f"{self._path}/cgroup.procs", at_most)
 
     def cpu_s(self) -> float | None:
         """Return the processor seconds of all processes that were ever in it; this needs no controller."""
@@ -112,16 +113,7 @@ class Cgroup:
         return self._read("memory.events") if "memory" in self._controllers else b""
 
     def _read(self, name: str) -> bytes:
-        try:
-            descriptor = os.open(f"{self._path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return b""  # it is gone, or no descriptor is left
-        try:
-            return os.read(descriptor, 64 << 10)
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
+        return procfs.read(f"{self._path}/{name}")
 
     def _write(self, name: str, value: str) -> None:
         try:

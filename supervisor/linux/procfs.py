@@ -17,6 +17,10 @@ from killable.workers.named_tuples import NamedTuple
 _PAGE = resource.getpagesize()
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _READ_BYTES = 64 << 10
+PIDS_MAX = 1 << 22
+"""As many as a machine can have (pid_max, proc_sys_kernel(5))."""
+_PID_BYTES = 8
+"""Of one in a list of the kernel, at most."""
 _SHARED_FROM = 4 << 20
 """Pages that a process shares, mostly with files, from which on their kinds are looked at."""
 SHARED_MEMORY_FOLDER = "/dev/shm"
@@ -52,7 +56,7 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
         return [pid]
     walked = [pid]
     for parent in walked:
-        for child in children(parent):
+        for child in children(parent, at_most):
             if len(found) >= at_most:
                 return list(found)[:at_most]
             if child not in found:
@@ -61,14 +65,17 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
     return list(found)[:at_most]
 
 
-def children(pid: int) -> Iterator[int]:
-    """Yield the children of every thread of a process. The kernel may leave out some while others end."""
+def children(pid: int, at_most: int = PIDS_MAX) -> Iterator[int]:
+    """Yield the children of every thread of a process. The kernel may leave out some while others end.
+
+    `at_most`: the caller takes no more of each thread's; the rest is not read.
+    """
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return
     for thread in threads:
-        yield from map(int, (_read(f"/proc/{pid}/task/{thread}/children") or b"").split())
+        yield from read_pids(f"/proc/{pid}/task/{thread}/children", at_most)
 
 
 def memory(pid: int) -> Memory | None:
@@ -76,7 +83,7 @@ def memory(pid: int) -> Memory | None:
 
     Two files are read, 3 µs and 10 µs on an idle machine: the first shows a zombie, and whether the second is needed.
     """
-    statm = _read(f"/proc/{pid}/statm")
+    statm = read(f"/proc/{pid}/statm")
     if not statm:
         return None
     size, resident, shared, *_ = map(int, statm.split())
@@ -85,7 +92,7 @@ def memory(pid: int) -> Memory | None:
     private = (resident - shared) * _PAGE
     if shared * _PAGE < _SHARED_FROM:
         return Memory(private, 0, resident=resident * _PAGE)
-    _, _, rest = (_read(f"/proc/{pid}/status") or b"").partition(b"RssShmem:")
+    _, _, rest = read(f"/proc/{pid}/status").partition(b"RssShmem:")
     return Memory(private, int(rest.split(maxsplit=1)[0]) << 10 if rest else 0, resident=resident * _PAGE)
 
 
@@ -116,7 +123,7 @@ def alone_bytes(pid: int) -> int:
 
 def _summed_up(pid: int, *names: bytes) -> list[int]:
     """Return rows of smaps_rollup in bytes, for which the kernel walks all pages of the process; 0 without one."""
-    lines = (_read(f"/proc/{pid}/smaps_rollup") or b"").splitlines()
+    lines = read(f"/proc/{pid}/smaps_rollup").splitlines()
     rows = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
     return [int(rows[name][0]) * 1024 if name in rows else 0 for name in names]
 
@@ -156,7 +163,7 @@ def cpu_s(pids: Sequence[int], in_group_s: float | None) -> float:
 
 def stat_fields(pid: int) -> list[bytes]:
     """Return the fields of proc_pid_stat(5) from the third, the state, on; none if the process is gone."""
-    return (_read(f"/proc/{pid}/stat") or b"").rpartition(b")")[2].split()
+    return read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
 
 
 def is_stopped(pid: int) -> bool | None:
@@ -178,15 +185,29 @@ def own_use() -> tuple[float, int]:
     return process_cpu_s(pid) or 0.0, 0 if found is None else found.resident
 
 
-def _read(path: str) -> bytes | None:
-    """Return a small file of /proc; None if its process is gone, or no descriptor is left."""
+def read_pids(path: str, at_most: int) -> list[int]:
+    """Return the pids that a file of the kernel lists, but not many more than `at_most`; none if it is gone."""
+    return list(map(int, read(path, at_most * _PID_BYTES).split()))
+
+
+def read(path: str, at_most: int = 1) -> bytes:
+    """Return a file of /proc or of a cgroup, but not many more bytes than `at_most`; nothing if it or its process is
+    gone, or no descriptor is left.
+
+    One read(2) returns all of a file that is one record, as most are. Of a list it returns as many whole pids as fit
+    into a page (seq_read_iter in the kernel): the last one is that which is far from full.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return None
+        return b""
     try:
-        return os.read(descriptor, _READ_BYTES)
+        found = part = os.read(descriptor, _READ_BYTES)
+        while len(part) > _PAGE // 2 and len(found) < at_most:
+            part = os.read(descriptor, _READ_BYTES)
+            found += part
     except OSError:
-        return None
+        return b""
     finally:
         os.close(descriptor)
+    return found

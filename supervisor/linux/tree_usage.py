@@ -60,9 +60,9 @@ def measure(
     whether each could be measured.
     """
     began_cpu_s = clock.thread_cpu_s()
-    grouped = cgroup.processes() if cgroup is not None and at_most > 1 else ()
     # As many zombies are looked past, which only the job can reap; more are as bad as processes.
     looked_at = 1 if at_most == 1 else 2 * at_most
+    grouped = cgroup.processes(looked_at) if cgroup is not None and at_most > 1 else ()
     pids = procfs.members(pid, grouped, looked_at)
     own, *others = map(procfs.memory, pids)
     if found is not None:
@@ -87,7 +87,7 @@ def measure_with_alone(pid: int, cgroup: Cgroup | None) -> Sample | None:
     sample = measure(pid, cgroup, cpu=True, at_most=PROCESSES_MAX)
     if sample is None:
         return None
-    pids = procfs.members(pid, () if cgroup is None else cgroup.processes(), PROCESSES_MAX)
+    pids = procfs.members(pid, () if cgroup is None else cgroup.processes(PROCESSES_MAX), PROCESSES_MAX)
     return sample._replace(alone_bytes=sum(map(procfs.alone_bytes, pids)))
 
 
@@ -116,8 +116,9 @@ def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> S
     less all pages of the worker, for those shares may include parts of the worker's pages.
     """
     began_cpu_s = clock.thread_cpu_s()
-    grouped = () if cgroup is None else cgroup.processes()
-    pids = [] if pid is None else procfs.members(pid, grouped, 2 * sample.processes)
+    looked_at = 2 * sample.processes
+    grouped = () if cgroup is None else cgroup.processes(looked_at)
+    pids = [] if pid is None else procfs.members(pid, grouped, looked_at)
     private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
     others = max(private, shares - sample.own_bytes)
     shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0

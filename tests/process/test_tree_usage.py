@@ -1,0 +1,54 @@
+"""What a tree of processes uses is counted whole, whoever is in it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from killable.supervisor.linux import cgroup, tree_usage
+
+MANY = 900
+"""The kernel gives a page at a time of a list: 819 pids of four digits."""
+FORKS = f"""
+import os
+forked = [pid for pid in range({MANY}) if os.fork() or os._exit(len(os.read(0, 1)))]
+print(flush=True)
+os.read(0, 1)
+"""
+
+
+@contextmanager
+def tree(program: str, *, procs: int | None = None) -> Iterator[tuple[int, str]]:
+    """Run a Python program, in a group, until the end of its stdin. Yield its pid, and the line that it has written."""
+    join = "" if procs is None else f"import os; os.write({procs}, b'0')\n"
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", join + program], pass_fds=() if procs is None else (procs,),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        yield process.pid, process.stdout.readline()
+    finally:
+        process.communicate()
+
+
+def test_more_processes_than_the_kernel_lists_at_once_are_counted_but_no_more_than_asked() -> None:
+    """In the lists of children, and in that of a group, where one can be made."""
+    root = cgroup.find_root("tests")
+    group = None if root is None else root.create("w-1")
+    procs = None if group is None else group.open_procs()
+    try:
+        with tree(FORKS, procs=procs) as (pid, _):
+            for at_most, counted in ((2 * MANY, MANY + 1), (MANY // 2, MANY // 2)):
+                sample = tree_usage.measure(pid, None, cpu=False, at_most=at_most)
+                assert sample is not None and sample.processes == counted
+            if group is not None:
+                assert len(group.processes(2 * MANY)) == MANY + 1 and len(group.processes(1)) < MANY
+    finally:
+        if root is not None and group is not None and procs is not None:
+            os.close(procs)
+            group.remove()
+            root.remove()

@@ -47,9 +47,9 @@ class Engine(Protocol):
     instance_id: str
     started_at: str
 
-    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+    async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
         """Count a submission before its body is read. Return what is left of the tenant's `submissions_per_s`; None:
-        it has no such bound. Raise Refused: too_many_submissions.
+        it has no such bound, or its key is known, and it starts nothing. Raise Refused: too_many_submissions.
         """
         ...
 

@@ -239,7 +239,9 @@ class Supervisor:
 
     # ── Engine: jobs ──
 
-    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+    async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
+        if self._admission.knows(tenant, idempotency_key):
+            return None
         try:
             return self._tenants.count_submission(tenant, self._clock.now(), operator=operator)
         except Refused as refused:
@@ -248,7 +250,8 @@ class Supervisor:
 
     async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
         if not counted:
-            await self.count_submission(submission.tenant, operator=submission.operator)
+            tenant, key = submission.tenant, submission.idempotency_key
+            await self.count_submission(tenant, operator=submission.operator, idempotency_key=key)
         self.on_submission()
         return await self._admission.submit(submission)
 

@@ -34,6 +34,13 @@ BUSY = frozenset({429, 502, 503, 504})
 EARLY_REFUSALS = frozenset({"too_many_connections", "busy", "slow_request"})
 """Refusals made before the request is identified: they do not show what an earlier sending of it has done."""
 
+AFTER_KEY = frozenset(
+    {"idempotency_conflict", "draining", "limit_over_cap", "priority_over_max", "deadline_unmeetable"}
+    | {"queue_full", "tenant_queue_full"}
+)
+"""Refusals of a submission made only once its idempotency key was found to be new, or another request's: an earlier
+sending has started nothing. Others say nothing of it: they are made before, of a key that has expired or a rate.
+"""
 NO_ROOM = frozenset({"queue_full", "tenant_queue_full", "too_many_submissions"})
 """Refusals that `wait_for_room_s` is for."""
 
@@ -63,14 +70,24 @@ def is_busy(error: KillableError) -> bool:
     return error.facts.get("status") in BUSY or error.code in EARLY_REFUSALS
 
 
-def may_repeat(call: HttpCall, error: KillableError) -> bool:
-    """Return whether a call that failed with this error may be sent again."""
+def may_repeat(call: HttpCall, error: KillableError, *, after_lost: bool = False) -> bool:
+    """Return whether a call that failed with this error may be sent again. `after_lost`: an earlier sending may have
+    arrived, so that a refusal which says nothing of that is no answer.
+    """
     if "status" in error.facts:  # there was an answer
         is_lost = error.code == "unreachable" or error.code in EARLY_REFUSALS
+        is_lost = is_lost or (after_lost and error.code not in AFTER_KEY)
         return is_busy(error) and (call.again == "safe" or (call.again == "keyed" and is_lost))
     return error.code == "unreachable" and (
         call.again in ("safe", "keyed") or (call.again == "unsent" and not may_have_arrived(error))
     )
+
+
+def _tells_of_earlier(call: HttpCall, error: KillableError) -> bool:
+    """Return whether this outcome of a repeated call says what an earlier sending has done, or is as lost as that."""
+    if error.code == "unreachable":
+        return may_have_arrived(error)
+    return error.code in AFTER_KEY if call.again == "keyed" else error.code not in EARLY_REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +97,14 @@ class Requester:
     server: Server
     retries: int = RETRIES
 
-    def ask(self, call: HttpCall, *, room_s: float = 0.0, until: float = float("inf")) -> Flow[httpx.Response]:
+    def ask(
+        self, call: HttpCall, *, room_s: float = 0.0, until: float = float("inf"), after_lost: bool = False
+    ) -> Flow[httpx.Response]:
         """Return the 2xx answer. Raise the typed error of the last attempt. But if the call changes something and the
-        last attempt cannot have done it, raise the error of the latest attempt that may have done it.
+        last attempt says nothing of an earlier one that may have done it, raise the error of that.
 
         `room_s`: how long a full queue is retried, in seconds. `until`: monotonic time after which nothing is retried.
+        `after_lost`: the call was sent before, without an answer.
         """
         failures = 0
         started = time.monotonic()
@@ -101,13 +121,10 @@ class Requester:
                 now = time.monotonic()
                 first_failed, ready = min(first_failed, now), now + pause
                 is_in_time = ready <= min(until, first_failed + RETRY_S_MAX)
-                retry = failures <= self.retries and may_repeat(call, error) and is_in_time
+                again = may_repeat(call, error, after_lost=after_lost or lost is not None)
+                retry = failures <= self.retries and again and is_in_time
                 if not retry and not (error.code in NO_ROOM and ready <= min(until, started + room_s)):
-                    if (
-                        lost is not None
-                        and call.method != "GET"
-                        and (error.code in EARLY_REFUSALS or not may_have_arrived(error))
-                    ):
+                    if lost is not None and call.method != "GET" and not _tells_of_earlier(call, error):
                         raise lost from error
                     raise
             yield Pause(pause)

@@ -22,7 +22,7 @@ from killable.api.client.file_source import FileSource
 from killable.api.client.http_call import HttpCall, json_of
 from killable.api.client.input_encoding import PlainInput, Schema, schema_of
 from killable.api.client.job_calls import JobCalls
-from killable.api.client.retries import EARLY_REFUSALS, Flow, Requester
+from killable.api.client.retries import AFTER_KEY, Flow, Requester
 from killable.api.client.server_answers import may_have_arrived
 from killable.api.client.timeouts import LEAVE_ANSWER_S, LEAVE_S
 from killable.workers.authoring.identifiers import did_you_mean
@@ -266,9 +266,10 @@ class Submitting:
             return None  # it was never sent
         if submission.job is None:
             try:
-                answer = yield from self.requester.ask(replace(submission.call, answer_s=LEAVE_ANSWER_S))
+                again = replace(submission.call, answer_s=LEAVE_ANSWER_S)
+                answer = yield from self.requester.ask(again, after_lost=True)
             except (Refused, Unreachable) as error:
-                if isinstance(error, Refused) and error.code not in EARLY_REFUSALS:
+                if error.code in AFTER_KEY:
                     return None
                 raise submission.unknown(error) from error
             submission.job = JobCalls(self.requester, str(self.requester.server.member(answer, "job_id")))

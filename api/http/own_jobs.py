@@ -40,9 +40,9 @@ class OwnJobs:
 
     # ── jobs ──
 
-    async def count_submission(self, tenant: str, *, operator: bool = False) -> Quota | None:
+    async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
         assert tenant == self._tenant, tenant
-        return await self._engine.count_submission(tenant, operator=operator)
+        return await self._engine.count_submission(tenant, operator=operator, idempotency_key=idempotency_key)
 
     async def submit(self, submission: Submission, *, counted: bool = False) -> JobRecord:
         assert submission.tenant == self._tenant, submission.tenant

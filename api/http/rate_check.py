@@ -5,7 +5,7 @@ Runs in: api. Plain ASGI, like the checks in `host_and_origin`. The engine decid
 
 from __future__ import annotations
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,7 +22,9 @@ _PATHS = OPENAI_SUBMISSIONS | {SUBMISSION_PATH}
 
 
 class SubmissionRateCheck:
-    """Refuses a submission over its tenant's rate (429) without reading its body."""
+    """Refuses a submission over its tenant's rate (429) without reading its body. One whose Idempotency-Key is known is
+    not counted: it starts nothing, and a client that has lost the first answer must get it.
+    """
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:
         self._app = app
@@ -33,7 +35,11 @@ class SubmissionRateCheck:
             await self._app(scope, receive, send)
             return
         try:
-            quota = await self._engine.count_submission(tenant_of_scope(scope), operator=is_operator(scope))
+            quota = await self._engine.count_submission(
+                tenant_of_scope(scope),
+                operator=is_operator(scope),
+                idempotency_key=Headers(scope=scope).get("idempotency-key", ""),
+            )
         except Refused as error:
             await (await refused(Request(scope), error))(scope, receive, send)
             return

@@ -95,6 +95,10 @@ class Admission:
             return self._enqueue(job)
         return await self._journaled(submission, self._write(self._job_notes, job, content_of(content)))
 
+    def knows(self, tenant: str, key: str) -> bool:
+        """Return whether a submission with this idempotency key starts nothing: there was one before."""
+        return (tenant, key) in self._unwritten or self._registry.idempotency_keys.knows(tenant, key, self._clock.now())
+
     def enter(
         self,
         job_id: str,

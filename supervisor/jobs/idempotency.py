@@ -70,15 +70,20 @@ class IdempotencyKeys:
 
         Raise Refused: idempotency_conflict, for the same key with another request.
         """
-        key = submission.tenant, submission.idempotency_key
-        first = self._answers.get(key)
-        if first is None:
+        if not self.knows(submission.tenant, submission.idempotency_key, now):
             return None
-        if self._is_alone(key) and now >= first.due:
-            self._forget(key)
-            return None
+        first = self._answers[submission.tenant, submission.idempotency_key]
         check_same_request(submission, first.digest, first.record.job_id)
         return first.record
+
+    def knows(self, tenant: str, name: str, now: float) -> bool:
+        """Return whether a key is remembered; forget it if its time is over."""
+        key = tenant, name
+        first = self._answers.get(key)
+        if first is not None and self._is_alone(key) and now >= first.due:
+            self._forget(key)
+            return False
+        return first is not None
 
     def note(self, job: Job, record: JobRecord) -> None:
         """Remember the answer to an accepted submission, if it has a key."""

@@ -100,6 +100,19 @@ async def test_submissions_are_counted_before_their_bodies_are_read(shared_out: 
     assert counted["refused"]["too_many_submissions"] == 2
 
 
+async def test_a_submission_that_is_repeated_is_answered_also_at_its_tenants_rate(shared_out: OwnServer) -> None:
+    """Its client has lost the first answer; a refusal would be taken for that one."""
+    echo, key = {"type": "echo", "input": {}}, {"idempotency-key": "mine"}
+    first, again = [await shared_out.client.post("/v1/jobs", json=echo, headers=of(BOB) | key) for _ in range(2)]
+    assert again.headers["idempotent-replayed"] == "true" and "ratelimit" not in again.headers
+    others = [await post(shared_out, BOB, "echo") for _ in range(5)]
+    assert [other.status_code for other in others] == [202] * 4 + [429], "what starts nothing has not counted"
+    again = await shared_out.client.post("/v1/jobs", json=echo, headers=of(BOB) | key)
+    assert again.json()["job_id"] == first.json()["job_id"]
+    theirs = await shared_out.client.post("/v1/jobs", json=echo, headers=of(BOB) | {"idempotency-key": "another"})
+    assert theirs.status_code == 429
+
+
 async def test_streams_are_bounded_by_tenant_and_a_ticket_counts_for_its_jobs(shared_out: OwnServer) -> None:
     job = (await post(shared_out, ANN)).json()
     urls = (job["stream_url"], job["stream_url"].partition("?")[0])

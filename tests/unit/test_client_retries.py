@@ -92,6 +92,40 @@ def test_what_cannot_be_undone_for_want_of_a_connection_is_not_called_undone() -
         carried_out(Submitting(Requester(SERVER, retries=0)).undo(submission(), "left"), CONNECTIONS)
 
 
+def problem(status: int, code: str, **headers: str) -> httpx.Response:
+    type = f"urn:killable:problem:{code}"
+    return httpx.Response(status, json={"type": type, "code": code, "title": code}, headers=headers)
+
+
+EXPIRED = problem(401, "unauthorized")
+RATE = problem(429, "too_many_submissions", **{"retry-after": "1"})
+ACCEPTED = httpx.Response(202, json={"job_id": "job-1"})
+
+
+def test_a_refusal_that_did_not_look_for_the_key_is_no_word_of_an_earlier_sending() -> None:
+    for refusals in ((EXPIRED,), (problem(404, "unknown_job_type"),), (RATE, RATE)):
+        with pytest.raises(Unreachable) as unknown:
+            submitting(LOST, *refusals)
+        assert unknown.value.idempotency_key == "mine"
+        with pytest.raises(Refused):
+            submitting(refusals[0])
+    assert submitting(LOST, RATE, ACCEPTED).id == "job-1"
+    with pytest.raises(Refused) as full:
+        submitting(LOST, problem(429, "queue_full"))
+    assert full.value.code == "queue_full"
+
+
+def test_what_is_undone_is_asked_for_until_a_server_has_looked_for_its_key() -> None:
+    ended = httpx.Response(200, json={"job_id": "job-1", "status": "cancelled", "certificate": {}})
+    undone = carried_out(Submitting(Requester(SERVER)).undo(submission(), "left"), RATE, ACCEPTED, ended)
+    assert undone.job_id == "job-1"
+    for refusals in ((RATE, RATE, RATE), (EXPIRED,)):
+        with pytest.raises(Unreachable, match="not known"):
+            carried_out(Submitting(Requester(SERVER)).undo(submission(), "left"), *refusals)
+    full = problem(429, "tenant_queue_full")
+    assert carried_out(Submitting(Requester(SERVER)).undo(submission(), "left"), full) is None
+
+
 def test_another_server_at_the_address_has_started_nothing() -> None:
     for status, may_have in ((404, False), (200, False), (502, True)):
         asking = Requester(SERVER, retries=0)

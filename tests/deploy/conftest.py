@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from systemd_machine import JOBS, MACHINE, PREPARE, ROOT, TOML, UNIT, USER, Machine, booted
+from package_source import copy_package_source
+from systemd_machine import JOBS, MACHINE, PREPARE, TOML, UNIT, USER, Machine, booted
 
 
 @pytest.fixture(scope="session")
@@ -17,11 +18,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     if os.geteuid() != 0 or not Path("/lib/systemd/systemd").exists():
         pytest.skip("it takes root, and a machine with systemd")
     srv = tmp_path_factory.mktemp("srv")
-    source = srv / "source"
-    for name in ("api", "supervisor", "workers", "docs/man"):
-        shutil.copytree(ROOT / name, source / name)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source / name)
+    copy_package_source(srv / "source")
     (srv / "prepare.sh").write_text(PREPARE)
     (srv / "killable.toml").write_text(TOML)
     (srv / "my_jobs.py").write_text(JOBS)

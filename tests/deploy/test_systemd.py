@@ -75,7 +75,9 @@ def test_workers_have_groups_beside_the_server_s_and_records_their_fields(servic
     service.killable("kill", job_id)
     assert "cancelled" in service.log(f"JOB_ID={job_id}", "KILLABLE_CODE=cancelled")
     service("systemctl", "reload", "killable")
-    assert "pools_reloaded" in service.log("KILLABLE_EVENT=pools_reloaded")
+    until(
+        lambda: "pools_reloaded" in service.log("KILLABLE_EVENT=pools_reloaded"), "the record of it is in the journal"
+    )
 
 
 @pytest.mark.systemd

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,6 +144,31 @@ def test_the_guard_hastens_the_move_of_an_executors_first_worker(monkeypatch: py
         cgroup = executor.submit(cgroup_v2.own_group).result()
     own = str(cgroup_v2.own_group() / "cgroup.procs")
     assert ("HastenMove", [own, str(cgroup / "cgroup.events")]) in sent
+
+
+def test_what_later_workers_share_is_imported_while_nobody_waits_for_it(tmp_path: Path) -> None:
+    """Without a spare the second fork replaces a killed worker, and its call would wait for these imports, too."""
+    path = str(tmp_path / "imports")
+    os.mkfifo(path)
+
+    def note_imports() -> None:
+        class Noting:
+            def find_spec(self, name: str, *_: object) -> None:
+                if name == "multiprocessing":
+                    with open(path, "w") as file:
+                        file.write(f"{os.getpid()} ")
+
+        assert "multiprocessing" not in sys.modules
+        sys.meta_path.insert(0, Noting())  # type: ignore[arg-type]
+
+    notes = os.open(path, os.O_RDWR)
+    try:
+        with Executor(max_workers=1, spares=0, preload=note_imports) as executor:
+            zygote = executor.submit(os.getppid).result()
+            assert select.select([notes], [], [], 60)[0], "nothing is imported before the second fork"
+            assert int(os.read(notes, 100).split()[0]) == zygote
+    finally:
+        os.close(notes)
 
 
 def test_an_executor_has_the_worker_that_was_ordered_before_its_supervisor(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,8 @@ from killable.workers.runtime.worker_loop import WorkerEnds
 if TYPE_CHECKING:
     from killable.workers.runtime.sandbox import Sandbox
 
+SHARE_AFTER_MS = 100
+"""After the first fork, if nothing else happens. A first worker is ready before, and does not share its processor."""
 _ORPHANS_TOLD_MAX = 500
 """Of one worker: their pids have to fit into a message."""
 
@@ -190,7 +192,10 @@ class Zygote:
         for descriptor in (self._sock.fileno(), self._wakeups):
             poll.register(descriptor, select.POLLIN)
         while True:
-            ready = dict(poll.poll())
+            ready = dict(poll.poll(SHARE_AFTER_MS if self._shares_more and self._has_forked else None))
+            if not ready:  # with no spare, the next fork is the one that replaces a killed worker: it does not wait
+                self._share_more()
+                continue
             if ready.get(self._sock.fileno(), 0) & select.POLLHUP:
                 return None  # first: what the workers of a dead supervisor leave is looked after by the guard
             if self._wakeups in ready:

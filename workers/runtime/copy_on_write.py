@@ -40,7 +40,7 @@ def freeze() -> None:
 
 
 def share_with_later_workers() -> None:
-    """Import between the first fork and the second what the first worker did not wait for."""
+    """Import between the first fork and the second what the first worker did not wait for: 20 ms."""
     with suppress(Exception):  # each worker imports it again, and reports why it fails
         import_modules(_NOT_FOR_THE_FIRST_WORKER)
     freeze()  # finds only these imports: all other objects are frozen, and the first worker shares their pages

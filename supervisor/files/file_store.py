@@ -61,11 +61,9 @@ class FileStore:
 
     def __init__(self, settings: Settings) -> None:
         self._bounds = settings
-        root, lasts = settings.files_folder, bool(settings.journal)
-        if not root:
-            root = f"{settings.journal}.files" if lasts else temporary_root()
+        root = settings.lasting_files_folder or temporary_root()
         is_shared = any(spec.user != "" for spec in settings.pools)
-        self.folder = FilesFolder(root, lasts=lasts, is_shared=is_shared)
+        self.folder = FilesFolder(root, lasts=bool(settings.journal), is_shared=is_shared)
         self._files: dict[str, FileRecord] = {}
         self._numbers: dict[str, int] = {}
         """In the same order: the place of each file in the list of all that have come."""

@@ -86,6 +86,7 @@ EVENTS: dict[str, LogEvent] = {
     "tenants_without_key": _event("server", "warning", "Tables of tenants that bound nobody.", "names advice"),
     "webhook_secrets_reloaded": _event("server", "info", "The secrets of webhooks were read again.", "tenants"),
     "webhook_secrets_not_reloaded": _event("server", "error", "The secrets of webhooks stay as they are.", "error"),
+    "not_reloaded": _event("server", "error", "What SIGHUP asks for was not done.", "error"),
     "pools_not_reloaded": _event("server", "error", "New code was not taken over.", "error"),
     "code_changed": _event("server", "warning", "Files of job types are others than those that run.", "files advice"),
     "settings_changed": _event("server", "warning", "killable.toml is another than the one in force.", "path advice"),

@@ -307,7 +307,8 @@ class FileStore:
         """Forget a job that was not accepted: its files wait for another one."""
         assert self._clock is not None
         for file_id in self._users.drop(job_id):
-            self._unused[file_id] = self._clock.now()
+            if file_id in self._files:  # it may have been deleted meanwhile, if the job had been cancelled
+                self._unused[file_id] = self._clock.now()
         self._arm()
 
     def saved_folder(self, job_id: str, attempt: int) -> str:

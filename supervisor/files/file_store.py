@@ -11,10 +11,11 @@ Runs in: supervisor. What takes a disk's time is done in threads.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock, Timer
@@ -28,6 +29,10 @@ from killable.workers.errors import Refused
 
 T = TypeVar("T")
 
+logger = logging.getLogger("killable.server")
+
+KEPT = tuple(name for name in FileRecord._fields if name not in ("jobs", "active_jobs"))
+"""What is written of a file beside it."""
 UPLOADS_MAX, UPLOADS_OF_TENANT_MAX = 64, 32
 """Uploads at once: each takes half a MiB of memory and a thread."""
 
@@ -99,7 +104,11 @@ class FileStore:
         except OSError as error:
             raise StartRefused(f"the folder of files cannot be used: {error.strerror or error}: {self.root}") from error
         for about in known:
-            record = FileRecord(**about)
+            record = _record_of(about)
+            if record is None:  # it stays where it is: another release may know it
+                detail = "what is known of it is not what this release writes"
+                logger.error("file_set_aside", extra={"path": self.folder.about(about["file_id"]), "detail": detail})
+                continue
             self._add(record)
             self._unused[record.file_id] = clock.now()
         self._arm()
@@ -160,7 +169,7 @@ class FileStore:
         record = FileRecord(
             upload.file_id, name, found.size, found.sha256, content_type, upload.tenant, self._clock.wall()
         )
-        about = {key: value for key, value in record._asdict().items() if key not in ("jobs", "active_jobs")}
+        about = {name: getattr(record, name) for name in KEPT}
         try:
             await self._aside(partial(self.folder.keep, upload.writer, about))
         except OSError as error:
@@ -364,6 +373,13 @@ class FileStore:
             return await event_loops.in_thread(asyncio.get_running_loop(), act)
         except RuntimeError as error:
             raise Refused(f"no thread can be started: {error}", code="busy") from error
+
+
+def _record_of(about: Mapping[str, Any]) -> FileRecord | None:
+    """Return the record of a file, without what a later release knows of it; None if something is missing."""
+    kept = {name: about[name] for name in KEPT if name in about}
+    is_whole = all(isinstance(value, int if name == "size" else str) for name, value in kept.items())
+    return FileRecord(**kept) if is_whole and len(kept) == len(KEPT) else None
 
 
 def disk_full(error: OSError) -> Refused:

@@ -80,6 +80,7 @@ EVENTS: dict[str, LogEvent] = {
     "mcp_failed": _event("server", "error", "A fault while a request of MCP was answered.", "method"),
     "audit_log_failed": _event("server", "error", "The audit log cannot be written.", "path error"),
     "audit_log_goes_on": _event("server", "warning", "The audit log can be written again.", "path lost"),
+    "file_set_aside": _event("server", "error", "An upload of another release is left alone.", "path detail"),
     "keys_reloaded": _event("server", "info", "The keys were read again.", "keys came gone"),
     "keys_not_reloaded": _event("server", "info error", "The keys stay as they are.", "error"),
     "keys_in_clear_text": _event("server", "warning", "Who reads the file of keys has these.", "names advice"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
+import pytest
 from support.waiting import until_async
 
 from killable.supervisor.clock import Clock
@@ -38,4 +40,24 @@ async def test_a_file_that_goes_before_its_job_is_withdrawn_stops_no_timer(tmp_p
     await until_async(lambda: not store.count, "an unused file goes")
     await put(store)
     await until_async(lambda: not store.count, "and the next one")
+    await store.close()
+
+
+async def test_files_of_another_release_are_read_or_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A member more is no matter; a file of which one is missing is left where it is, and told of."""
+    store = await opened(tmp_path)
+    later, damaged, whole = [await put(store, name) for name in "abc"]
+    await store.close()
+    about = {each: Path(store.folder.about(each)) for each in (later, damaged)}
+    about[later].write_text(json.dumps(json.loads(about[later].read_text()) | {"colour": "red"}))
+    known = json.loads(about[damaged].read_text())
+    del known["tenant"]
+    about[damaged].write_text(json.dumps(known))
+    store = await opened(tmp_path)
+    assert {record.file_id for record in store.page(limit=9)[0]} == {later, whole}
+    (record,) = caplog.records
+    assert (record.message, vars(record)["path"]) == ("file_set_aside", str(about[damaged]))
+    assert Path(store.folder.path_of(damaged, "b")).read_bytes() == b"abc"
     await store.close()

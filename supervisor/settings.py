@@ -185,6 +185,11 @@ class SupervisorSettings:
     unkillable_s: PositiveSeconds = 10.0
     """Time after SIGKILL until a process that still exists is given up, and its slot quarantined."""
 
+    @property
+    def lasting_files_folder(self) -> str:
+        """Where files are, if that has the same name in each run; empty: in a temporary folder."""
+        return self.files_folder or (self.journal and f"{self.journal}.files")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Settings(SupervisorSettings):

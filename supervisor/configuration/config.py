@@ -84,7 +84,8 @@ def examine(
         proof = ""
     sources = {dotted(key): written.source for key, written in leaves.items()}
     server, lowered = _server(ServerSettings(**dict(tables.server)), leaves, file)
-    faults += value_faults(tables, server, folder, {fault.key for fault in faults})
+    webhooks = _webhooks(WebhookSettings(**dict(tables.webhooks)), leaves, file)
+    faults += value_faults(tables, server, webhooks, folder, {fault.key for fault in faults})
     environments = {name: pool.env for name, pool in tables.pools.items()}
     cluster = ClusterSettings(**dict(tables.cluster))
     doubted = {fault.key for fault in faults}
@@ -95,7 +96,6 @@ def examine(
         for name in _lowered(tables)
         if f"limits.{name}" not in sources
     }
-    webhooks = _webhooks(WebhookSettings(**dict(tables.webhooks)), leaves, file)
     telemetry = TelemetrySettings(**dict(tables.telemetry))
     return Config(server, settings, cluster, webhooks, telemetry, file, sources, builtin), [
         _with_source(fault, sources) for fault in faults

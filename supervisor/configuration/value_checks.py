@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ from killable.workers.authoring.limits_and_caps import flat
 
 
 def value_faults(
-    tables: FileTable, server: ServerSettings, folder: Path, doubted: Collection[str]
+    tables: FileTable, server: ServerSettings, webhooks: WebhookSettings, folder: Path, doubted: Collection[str]
 ) -> Iterator[ConfigFault]:
     """Yield every such fault, except those that depend on a `doubted` key, which has a fault already."""
+    cluster = ClusterSettings(**dict(tables.cluster))
+    private = list(_private(server, webhooks, has_files=not cluster.ray))
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
         yield from _python(name, pool, folder)
         yield from _affinity(name, pool)
         yield from _account(name, pool)
-        yield from _sandbox(name, pool, server, folder)
+        yield from _sandbox(name, pool, private, folder)
     server_caps = configured_caps(tables.caps)
     caps = {limit: (cap, f"caps.{limit}") for limit, cap in server_caps.items() if f"caps.{limit}" not in doubted}
     yield from _over_caps("limits", tables.limits.given(), caps)
@@ -46,9 +49,9 @@ def value_faults(
     if not {"server.queue_bytes_max", "server.body_bytes_max"} & set(doubted):
         yield from _queue_below_body(server)
     yield from _networks("server.trusted_proxies", server.trusted_proxies)
-    yield from _networks("webhooks.allow", WebhookSettings(**dict(tables.webhooks)).allow)
+    yield from _networks("webhooks.allow", webhooks.allow)
     if not {"cluster.lease_s", "cluster.poll_s"} & set(doubted):
-        yield from _lease_below_polls(ClusterSettings(**dict(tables.cluster)))
+        yield from _lease_below_polls(cluster)
 
 
 def configured_caps(table: CapsTable) -> dict[str, float]:
@@ -86,7 +89,7 @@ def _account(name: str, pool: PoolTable) -> Iterator[ConfigFault]:
         yield ConfigFault(f"pools.{name}.{error.key}", expected, f"{shown(getattr(pool, error.key))}: {error}")
 
 
-def _sandbox(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -> Iterator[ConfigFault]:
+def _sandbox(name: str, pool: PoolTable, private: Sequence[Path], folder: Path) -> Iterator[ConfigFault]:
     sandbox = pool.sandbox
     if sandbox.network and sandbox.shared_memory and sandbox.write is None and sandbox.read is None:
         return
@@ -105,17 +108,25 @@ def _sandbox(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -
             if not Path(absolute_path(path, folder)).exists():
                 found = f"{shown(path)}: no such file or folder in {folder}"
                 yield ConfigFault(f"pools.{name}.sandbox.{key}", "expected paths that exist", found)
-    yield from _exposed(name, pool, server, folder)
+    yield from _exposed(name, pool, private, folder)
 
 
-def _exposed(name: str, pool: PoolTable, server: ServerSettings, folder: Path) -> Iterator[ConfigFault]:
+def _private(server: ServerSettings, webhooks: WebhookSettings, *, has_files: bool) -> Iterator[Path]:
+    """Yield what no job may reach: secrets, and what the server knows of all its clients."""
+    for path in (server.api_keys_file, webhooks.secrets_file, server.journal, server.audit_log):
+        if path:
+            yield Path(path)
+    if has_files and server.files_bytes_max > 0:  # a temporary folder has a name of its own in each run
+        yield Path(server.lasting_files_folder or f"{tempfile.gettempdir()}/killable-*")
+
+
+def _exposed(name: str, pool: PoolTable, private: Sequence[Path], folder: Path) -> Iterator[ConfigFault]:
     """Yield a fault for a list that would let jobs out of their sandbox.
 
     What a job has put into a folder of modules would be imported by the next zygote, which is in none.
     """
-    own = [Path(path) for path in (server.api_keys_file, server.journal, server.audit_log) if path]
     code = [folder, *(folder / module for module in pool.module if is_path(module)), Path(sys.prefix)]
-    kept_from = {"write": (pool.sandbox.write, [*code, *own]), "read": (pool.sandbox.read, own)}
+    kept_from = {"write": (pool.sandbox.write, [*code, *private]), "read": (pool.sandbox.read, private)}
     for key, (paths, kept) in kept_from.items():
         for path in paths or ():
             above = Path(absolute_path(path, folder)).resolve()

@@ -11,10 +11,11 @@ Runs in: supervisor. What takes a disk's time is done in threads.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock, Timer
@@ -28,6 +29,10 @@ from killable.workers.errors import Refused
 
 T = TypeVar("T")
 
+logger = logging.getLogger("killable.server")
+
+KEPT = tuple(name for name in FileRecord._fields if name not in ("jobs", "active_jobs"))
+"""What is written of a file beside it."""
 UPLOADS_MAX, UPLOADS_OF_TENANT_MAX = 64, 32
 """Uploads at once: each takes half a MiB of memory and a thread."""
 
@@ -61,11 +66,9 @@ class FileStore:
 
     def __init__(self, settings: Settings) -> None:
         self._bounds = settings
-        root, lasts = settings.files_folder, bool(settings.journal)
-        if not root:
-            root = f"{settings.journal}.files" if lasts else temporary_root()
+        root = settings.lasting_files_folder or temporary_root()
         is_shared = any(spec.user != "" for spec in settings.pools)
-        self.folder = FilesFolder(root, lasts=lasts, is_shared=is_shared)
+        self.folder = FilesFolder(root, lasts=bool(settings.journal), is_shared=is_shared)
         self._files: dict[str, FileRecord] = {}
         self._numbers: dict[str, int] = {}
         """In the same order: the place of each file in the list of all that have come."""
@@ -101,7 +104,11 @@ class FileStore:
         except OSError as error:
             raise StartRefused(f"the folder of files cannot be used: {error.strerror or error}: {self.root}") from error
         for about in known:
-            record = FileRecord(**about)
+            record = _record_of(about)
+            if record is None:  # it stays where it is: another release may know it
+                detail = "what is known of it is not what this release writes"
+                logger.error("file_set_aside", extra={"path": self.folder.about(about["file_id"]), "detail": detail})
+                continue
             self._add(record)
             self._unused[record.file_id] = clock.now()
         self._arm()
@@ -162,7 +169,7 @@ class FileStore:
         record = FileRecord(
             upload.file_id, name, found.size, found.sha256, content_type, upload.tenant, self._clock.wall()
         )
-        about = {key: value for key, value in record._asdict().items() if key not in ("jobs", "active_jobs")}
+        about = {name: getattr(record, name) for name in KEPT}
         try:
             await self._aside(partial(self.folder.keep, upload.writer, about))
         except OSError as error:
@@ -309,7 +316,8 @@ class FileStore:
         """Forget a job that was not accepted: its files wait for another one."""
         assert self._clock is not None
         for file_id in self._users.drop(job_id):
-            self._unused[file_id] = self._clock.now()
+            if file_id in self._files:  # it may have been deleted meanwhile, if the job had been cancelled
+                self._unused[file_id] = self._clock.now()
         self._arm()
 
     def saved_folder(self, job_id: str, attempt: int) -> str:
@@ -365,6 +373,13 @@ class FileStore:
             return await event_loops.in_thread(asyncio.get_running_loop(), act)
         except RuntimeError as error:
             raise Refused(f"no thread can be started: {error}", code="busy") from error
+
+
+def _record_of(about: Mapping[str, Any]) -> FileRecord | None:
+    """Return the record of a file, without what a later release knows of it; None if something is missing."""
+    kept = {name: about[name] for name in KEPT if name in about}
+    is_whole = all(isinstance(value, int if name == "size" else str) for name, value in kept.items())
+    return FileRecord(**kept) if is_whole and len(kept) == len(KEPT) else None
 
 
 def disk_full(error: OSError) -> Refused:

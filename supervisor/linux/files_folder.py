@@ -111,6 +111,10 @@ class FilesFolder:
 
     # ── uploaded files ──
 
+    def about(self, file_id: str) -> str:
+        """Return where it is written what is known of an uploaded file."""
+        return self._path(ABOUT, f"{file_id}.json")
+
     def path_of(self, file_id: str, name: str) -> str:
         return self._path(UPLOADED, file_id, name)
 
@@ -126,7 +130,7 @@ class FilesFolder:
     def keep(self, upload: UploadWriter, about: dict[str, Any]) -> None:
         """Make a whole upload a file under its name. Raise OSError, leaving nothing."""
         file_id: str = about["file_id"]
-        folder, known = self._path(UPLOADED, file_id), self._path(ABOUT, f"{file_id}.json")
+        folder, known = self._path(UPLOADED, file_id), self.about(file_id)
         try:
             upload.close(0o444 if self._is_shared else 0o400, sync=self._lasts)
             os.mkdir(folder, 0o700)
@@ -152,7 +156,7 @@ class FilesFolder:
     def remove(self, file_id: str) -> None:
         """Remove an uploaded file. What a job has open stays readable to it."""
         with suppress(OSError):
-            os.unlink(self._path(ABOUT, f"{file_id}.json"))
+            os.unlink(self.about(file_id))
         remove_tree(self._path(UPLOADED, file_id))
 
     # ── saved files ──

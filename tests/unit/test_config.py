@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -414,10 +415,16 @@ def test_the_paths_of_a_sandbox_are_from_the_files_folder_and_there(tmp_path: Pa
         assert set(found) == {"pools.a.sandbox.write"}
         assert f"that jobs may write, without {tmp_path} in them" in found["pools.a.sandbox.write"]["expected"]
     server = f"[server]\napi_keys_file = '{tmp_path}/other/keys'\njournal = 'out/journal'\naudit_log = 'more/audit'\n"
-    Path("more").mkdir()
-    for list_, path in itertools.product(("write", "read"), ("out", "more", "other")):
+    server += "files_folder = 'uploads'\n[webhooks]\nsecrets_file = 'hooks/secrets'\n"
+    for name in ("more", "uploads", "hooks"):
+        Path(name).mkdir()
+    for list_, path in itertools.product(("write", "read"), ("out", "more", "other", "uploads", "hooks")):
         found = faults(f"{server}[pools.a]\nmodule = 'a'\nsandbox.{list_} = ['{path}']\n")
         assert [(name, fault["found"]) for name, fault in found.items()] == [(f"pools.a.sandbox.{list_}", f'"{path}"')]
+    pool = f"[pools.a]\nmodule = 'a'\nsandbox.read = ['{tempfile.gettempdir()}']\n"
+    assert set(faults(pool)) == {"pools.a.sandbox.read"}  # uploads are there
+    read(f"[server]\nfiles_folder = '/nowhere/uploads'\n{pool}")
+    read(f"[server]\nfiles_bytes_max = 0\n{pool}")
 
 
 def test_a_pools_processors_and_accounts_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
-from killable.api.http.key_file import KeysInvalid
-from killable.api.webhooks.secrets_file import SecretsInvalid
 from killable.api.webhooks.server_webhooks import senders_of
 from killable.supervisor.models import DEFAULT_TENANT
-from killable.workers.errors import Refused
+from killable.workers.errors import KillableError, Refused
 
 if TYPE_CHECKING:
     from killable.api.cli.server.http_server import HttpServer
@@ -88,12 +86,18 @@ class HangUp:
         while True:
             await self._asked.wait()
             self._asked.clear()
-            with self._manager.reloading():
-                if self._audit_log is not None:
-                    self._audit_log.reopen()
-                await self._reload_keys()
-                await self._reload_webhook_secrets()
-                await self._reload_pools()
+            try:
+                await self._reload_all()
+            except Exception as error:  # whatever it is: the next signal is heard
+                logger.exception("not_reloaded", extra={"error": repr(error)})
+
+    async def _reload_all(self) -> None:
+        with self._manager.reloading():
+            if self._audit_log is not None:
+                self._audit_log.reopen()
+            await self._reload_keys()
+            await self._reload_webhook_secrets()
+            await self._reload_pools()
 
     async def _reload_pools(self) -> None:
         """Roll the pools over to the code as it is now, until that is done, or asked for again."""
@@ -103,7 +107,7 @@ class HangUp:
             if rolling.done() and (error := rolling.exception()) is not None:
                 is_told = isinstance(error, Refused) and "traceback" in error.facts  # where the code was loaded
                 if not is_told:
-                    logger.error("pools_not_reloaded", extra={"error": getattr(error, "message", repr(error))})
+                    logger.error("pools_not_reloaded", extra={"error": _why(error)})
         finally:
             rolling.cancel()  # it waits only: the reload itself goes on
             asked.cancel()
@@ -115,13 +119,9 @@ class HangUp:
         try:
             # A folder on another machine may not answer: the jobs do not wait for it.
             keys = await asyncio.to_thread(reread_keys, self._in_force)
-        except KeysInvalid as error:
-            self._faults["keys"] = f"the keys stay as they are: {error.message}"
-            self._say("keys_not_reloaded", logging.ERROR, error=self._faults["keys"])
-            return
         except Exception as error:  # whatever it is: the server goes on with the keys that it has
-            self._faults["keys"] = f"the keys stay as they are: {error!r}"
-            logger.exception("keys_not_reloaded", extra={"error": repr(error)})
+            self._faults["keys"] = f"the keys stay as they are: {_why(error)}"
+            self._say("keys_not_reloaded", logging.ERROR, error=self._faults["keys"])
             return
         self._faults["keys"] = ""
         came, gone = self._web.replace_keys(keys)
@@ -133,9 +133,9 @@ class HangUp:
             return
         try:
             senders = await asyncio.to_thread(senders_of, self._in_force.config)
-        except SecretsInvalid as error:
-            self._faults["secrets"] = f"the secrets of webhooks stay as they are: {error.message}"
-            self._say("webhook_secrets_not_reloaded", logging.ERROR, error=f"they stay as they are: {error.message}")
+        except Exception as error:
+            self._faults["secrets"] = f"the secrets of webhooks stay as they are: {_why(error)}"
+            self._say("webhook_secrets_not_reloaded", logging.ERROR, error=f"they stay as they are: {_why(error)}")
             return
         self._faults["secrets"] = ""
         self._callbacks.replace(senders)
@@ -150,6 +150,10 @@ class HangUp:
         logger.log(level, event, extra=fields)
         if self._audit_log is not None:
             self._audit_log.write(event, **fields)
+
+
+def _why(error: BaseException) -> str:
+    return error.message if isinstance(error, KillableError) else repr(error)
 
 
 def warn_of_clear_text(keys: Iterable[ApiKey]) -> None:

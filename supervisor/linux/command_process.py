@@ -36,11 +36,13 @@ class CommandListener(Protocol):
     """Receives the events of one command."""
 
     def on_started(self, pid: int, at: float) -> None:
-        """Its program runs since then (CLOCK_MONOTONIC seconds)."""
+        """It was forked then (CLOCK_MONOTONIC seconds), and executes its program."""
         ...
 
     def on_not_started(self, errno: int, *, of_program: bool) -> None:
-        """No process is left of it. `of_program`: its program cannot be executed; else no process could be made."""
+        """No process is left of it, also behind `on_started`. `of_program`: its program cannot be executed; else no
+        process could be made. No other call follows.
+        """
         ...
 
     def on_paused(self, number: int) -> None:

@@ -33,8 +33,10 @@ class LastLook:
     at = 0.0
     """When it was known to hold."""
     _asked: tuple[bool, int] = False, 0
-    _clocks: Mapping[int, float | None] = MappingProxyType({})
-    """Of each process, read before it was looked for its children; -1: it has to be looked at again."""
+    _clocks: Mapping[int, float] = MappingProxyType({})
+    """Of each process, read before it was looked for its children; -1: it has to be looked at again, as what has a
+    clock that could not be read.
+    """
 
     def measure(self, pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
         """Return what is used now, as the function `measure` does."""
@@ -49,7 +51,8 @@ class LastLook:
         else:
             self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
             is_whole = found.keys() == self._clocks.keys() and all(found.values())
-            self._clocks = {each: clocks[each] if is_whole else -1.0 for each in found}
+            known = clocks if is_whole else {}
+            self._clocks = {each: -1.0 if (read := known.get(each)) is None else read for each in found}
         return sample
 
 

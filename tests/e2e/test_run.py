@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -385,6 +386,31 @@ def test_a_keeper_that_is_stopped_is_woken(folder: Path) -> None:
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.fixture
+def held(folder: Path) -> Iterator[Path]:
+    """A program whose execve(2) waits: for a lease here, and for a server where it is on a network file system."""
+    program = folder / "held"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    descriptor = os.open(program, os.O_RDONLY)
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)  # that it is broken is told by SIGIO, which ends a process
+    fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    yield program
+    os.close(descriptor)
+
+
+def test_it_ends_while_its_program_is_still_being_executed(held: Path) -> None:
+    done = run("--json", "--run-s", "0.1", "--grace-s", "0", "--", str(held))
+    assert (done.returncode, ended(done)["error"]["code"]) == (124, "timeout.run")
+    for number in (signal.SIGINT, signal.SIGKILL):
+        with start("--", str(held)) as process:
+            below = until(lambda: len(found := descendants(process.pid)) > 1 and found, "it is being executed")
+            process.send_signal(number)
+            assert process.wait() == -number
+        for each in below:
+            until(has_ended(each.pid), "nothing is left")
+
+
 # ── a terminal ──
 
 
@@ -396,7 +422,7 @@ class Terminal:
         if self.pid == 0:
             os.environ.update(PS1="$ ", TERM="dumb", PATH=f"{folder}:{os.environ['PATH']}")
             os.execvp("bash", ["bash", "--norc", "--noprofile", "-i"])
-        self.screen = ""
+        self.screen = self.line = ""
 
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
@@ -405,7 +431,7 @@ class Terminal:
         """Read until a text stands on the screen behind what was waited for before."""
         while text not in self.screen:
             self.screen += os.read(self._descriptor, 4096).decode(errors="replace")
-        self.screen = self.screen.partition(text)[2]
+        self.line, _, self.screen = self.screen.partition(text)
 
     def close(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -435,6 +461,15 @@ def test_the_command_has_the_terminal(terminal: Terminal) -> None:
     terminal.wait_for("$ ")
     terminal.type("echo still $((40 + 2))\n")
     terminal.wait_for("still 42")
+
+
+def test_what_could_not_be_run_has_not_kept_the_terminal(terminal: Terminal, folder: Path) -> None:
+    program = "import os; print('fg', os.tcgetpgrp(0) == os.getpgrp())"
+    (folder / "script").write_text(f'k -- /no/such\nk -- /etc/passwd\n{PYTHON} -c "{program}"\n')
+    terminal.type("bash script\n")
+    terminal.wait_for("\nfg ")
+    terminal.wait_for("\n")
+    assert terminal.line == "True\r"
 
 
 def test_ctrl_c_is_for_the_command(terminal: Terminal, folder: Path) -> None:

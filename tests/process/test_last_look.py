@@ -11,6 +11,7 @@ import psutil
 import pytest
 from support.waiting import Pending, until
 
+from killable.supervisor import clock
 from killable.supervisor.linux import tree_usage
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.tree_usage import LastLook
@@ -73,3 +74,11 @@ def test_who_has_not_run_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) 
     finally:
         shell.kill()
         shell.communicate()
+
+
+def test_who_has_no_clock_that_can_be_read_is_measured_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks(os.getpid(), monkeypatch)
+    monkeypatch.setattr(clock, "process_cpu_s", lambda pid: None)
+    for number in range(1, 5):
+        looks.look()
+        assert looks.measured == number

@@ -88,6 +88,8 @@ class Keeper:
         self._owner_pidfd = owner_pidfd
         self._command = 0
         """Its pid, which is its group's number; 0: there is none, or it has been reaped."""
+        self._failed = -1
+        """The end of a pipe in which the fork says why it has not become the command."""
         self._cgroup = cgroup
         self._has_ended = False
         self._is_killed = False
@@ -120,29 +122,27 @@ class Keeper:
     # ── the start ──
 
     def _start(self, start: CommandStart) -> bool:
-        """Fork the command; return whether its program runs."""
+        """Fork the command; return whether there is a fork. Nothing waits for its execve(2): a network file system may
+        hold that up for as long as it likes.
+        """
         keeper = os.getpid()
+        # What is for the command waits until its fork has none of Python's handlers, which would take it.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            failed, fails = os.pipe2(os.O_CLOEXEC)
+            self._failed, fails = os.pipe2(os.O_CLOEXEC)
             self._command = os.fork()
         except OSError as error:
             self._tell(keeper_messages.StartFailed(error.errno or 0, of_program=False))
             return False
         if self._command == 0:
             _become(start, keeper, fails)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(fails)
         if self._cgroup is not None:
             os.close(self._cgroup.procs)
-        told = os.read(failed, 16)  # empty when the program has replaced the fork: the pipe closes on exec
-        os.close(failed)
         _leave_standard_streams()
-        if not told:
-            self._tell(keeper_messages.Started(self._command, time.monotonic()))
-            return True
-        os.waitpid(self._command, 0)
-        number, of_program = struct.unpack("=i?", told)
-        self._tell(keeper_messages.StartFailed(number, of_program))
-        return False
+        self._tell(keeper_messages.Started(self._command, time.monotonic()))
+        return True
 
     # ── what the owner asks for ──
 
@@ -202,6 +202,11 @@ class Keeper:
                 if not self._is_killed:  # else what ends was killed: it is counted when the command has ended, too
                     self._reap_daemons()
                 return
+            if told := os.read(self._failed, 16):  # nobody can write there any more
+                os.waitpid(self._command, 0)
+                self._command = 0
+                self._tell(keeper_messages.StartFailed(*struct.unpack("=i?", told)))
+                return
             self._tell(keeper_messages.Ended())
             self._kill_cgroup()
         child_reaper.kill_group(self._command)
@@ -258,16 +263,16 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
     try:
         os.setpgid(0, 0)
         if start.terminal >= 0:
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTTOU,))  # else it would stop for the next call
-            os.tcsetpgrp(start.terminal, os.getpid())
+            os.tcsetpgrp(start.terminal, os.getpid())  # all signals are blocked: it would stop by SIGTTOU
         if start.cgroup is not None:
             process_setup.join_cgroup(start.cgroup.procs)  # else it is ended without
         process_setup.die_with(keeper)
         if start.files_max is not None:
             most = min(start.files_max, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and exec would keep that
-            signal.signal(number, signal.SIG_DFL)
+        for number in range(1, signal.NSIG):  # Python ignores two, which exec would keep; others have its handlers
+            if number in (signal.SIGPIPE, signal.SIGXFSZ) or callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, start.signal_mask)
         of_program = True
         _exec(start.argv)

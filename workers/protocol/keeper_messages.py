@@ -3,7 +3,7 @@
 Runs in: supervisor | keeper.
 
     supervisor → keeper    Pass, KillAll
-    keeper → supervisor    Started | StartFailed; Paused; Ended; TreeGone
+    keeper → supervisor    Started; Paused; Ended; TreeGone; StartFailed in place of all or of what is left
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class KillAll(NamedTuple):
 
 
 class Started(NamedTuple):
-    """The program of the command has replaced the fork (execve(2))."""
+    """The command is forked, and about to execute its program (execve(2)), which may take long or fail."""
 
     pid: int
     at: float
@@ -33,7 +33,7 @@ class Started(NamedTuple):
 
 
 class StartFailed(NamedTuple):
-    """Nothing was started. `errno`: of fork(2), or of execve(2)."""
+    """No process of it is left. `errno`: of fork(2), or, behind `Started`, of what the fork did, execve(2) at last."""
 
     errno: int
     of_program: bool

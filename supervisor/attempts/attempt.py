@@ -275,7 +275,7 @@ class Attempt:
                     pass  # the reader of the frames has passed them on
                 case _:
                     self._fail_protocol(f"an unexpected frame of kind {kind}")
-        except (ValueError, TypeError, RecursionError) as error:
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             self._fail_protocol(f"an invalid frame of kind {kind}: {error!s:.200}")
 
     def _on_entered(self, entered: Entered) -> None:

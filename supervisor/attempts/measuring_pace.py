@@ -33,9 +33,10 @@ def step_s(holds_s: float, cost_s: float) -> float:
     """Return how far apart looks at a job are that does not run, and whose limits hold for so long.
 
     A multiple of LOOK_S: jobs with the same limits are looked at at the same moments, and the loop wakes once for all
-    of them. 0: it has no moments in common with others.
+    of them. One that could reach a limit sooner is looked at every LOOK_S, as one that runs is. 0: it has no moments in
+    common with others.
     """
-    step = holds_s // LOOK_S * LOOK_S
+    step = max(LOOK_S, holds_s // LOOK_S * LOOK_S)
     return step if COST_SHARE * cost_s <= step < TOGETHER_S else 0.0
 
 

@@ -16,7 +16,7 @@ from collections import deque
 from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader
 from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, Frame, FrameError
-from killable.workers.protocol.message_bounds import WIDE_PIPE_BYTES
+from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import BYTES_MAX_OF_KINDS, Kind
 from killable.workers.protocol.token_ring import TOKENS_MAX, TokenRingReader
 
@@ -36,8 +36,15 @@ _TOKEN = int(Kind.TOKEN)
 class FrameReader(PipeReader):
     """Reads the pipe and the ring of one worker; owns both descriptors."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener, *,
+        may_be_wide: bool,
+    ) -> None:  # fmt: skip
+        """`may_be_wide`: the worker makes its pipe wider for large results. A job could, too, and fill it with tiny
+        frames, for which its timers would hold up the loop: a pipe that no worker makes wider is read as before.
+        """
         super().__init__(loop, descriptor, self._on_bytes)
+        self._may_be_wide = may_be_wide
         self._listener = listener
         self._decoder = Decoder(of_kinds=BYTES_MAX_OF_KINDS)
         self._is_broken = False
@@ -73,6 +80,8 @@ class FrameReader(PipeReader):
         """Return how much the pipe may hold; a job can make it wider than any worker does."""
         if self._descriptor < 0:
             return 0
+        if not self._may_be_wide:
+            return PIPE_BYTES
         return min(fcntl.fcntl(self._descriptor, fcntl.F_GETPIPE_SZ), WIDE_PIPE_BYTES)
 
     def pause(self) -> None:

@@ -73,7 +73,7 @@ class WorkerProcess:
         self._on_ending = on_ending
         self._orders = PipeWriter(loop, orders)
         self.line = CallSocket(*line)
-        self._frames = FrameReader(loop, frames, tokens, listener)
+        self._frames = FrameReader(loop, frames, tokens, listener, may_be_wide=is_program)
         self._output = [PipeReader(loop, output, listener.on_output, listener.reading_output)]
         if stderr >= 0:
             on_stderr = partial(listener.on_output, stream="stderr")

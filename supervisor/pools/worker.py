@@ -303,7 +303,7 @@ class Worker:
                 continue  # a late frame of an attempt that is over
             try:
                 word = _first_message(frame)
-            except (ValueError, TypeError, RecursionError) as error:
+            except (ValueError, TypeError, OverflowError, RecursionError) as error:
                 self.on_protocol_error(f"an invalid frame of kind {frame.kind}: {error!s:.200}")
                 return
             if isinstance(word, Broken):

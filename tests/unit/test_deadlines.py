@@ -255,7 +255,8 @@ def test_nonsense_is_refused() -> None:
     "payload",
     [b"{}", b'{"number":true,"path":"a"}', b'{"number":1,"path":2}', b'{"number":1,"path":"a","timeout_s":"1"}',
      b'{"number":1,"path":"a","timeout_s":-1}', b'{"number":1,"path":"a","raises":1}', b"[]", b"nonsense",
-     b'{"number":1,"path":"a","timeout_s":1e999}', b'{"number":1,"path":"a","around":"a"}'],
+     b'{"number":1,"path":"a","timeout_s":1e999}', b'{"number":1,"path":"a","around":"a"}',
+     b'{"number":1,"path":"a","timeout_s":1' + b"0" * 400 + b"}"],
 )  # fmt: skip
 def test_a_worker_cannot_say_what_is_no_operation(payload: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):

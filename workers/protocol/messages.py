@@ -17,6 +17,7 @@ from __future__ import annotations
 import binascii
 import json
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import lru_cache
@@ -25,7 +26,13 @@ from types import MappingProxyType
 from typing import Any
 
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol.message_bounds import EXCEPTION_CHARS_MAX, FAULTS_MAX, RETRY_AFTER_S_MAX, WHY_CHARS_MAX
+from killable.workers.protocol.message_bounds import (
+    EXCEPTION_CHARS_MAX,
+    FAULTS_MAX,
+    PROGRESS_BYTES_MAX,
+    RETRY_AFTER_S_MAX,
+    WHY_CHARS_MAX,
+)
 
 
 class Kind(IntEnum):
@@ -84,12 +91,13 @@ BYTES_MAX_OF_KINDS: Mapping[int, int] = MappingProxyType(
         Kind.OPERATION_LEFT: 1 << 10,
         Kind.IDLE: 16 << 10,
         Kind.FILE: 8 << 10,
+        Kind.PROGRESS: PROGRESS_BYTES_MAX,
         Kind.RAISED: 5 << 19,  # a traceback and a pickled exception, or FAULTS_MAX faults, of 12 bytes a character
         Kind.BROKEN: 1 << 20,
     }
 )
 """The most bytes of the messages that the supervisor decodes in its event loop: a job can write anything into the pipe.
-Of progress, which a head gets from nodes, too, the job's record decides (`Job.note_progress`).
+Those of checkpoints count as its output.
 """
 
 NOTIFY_ACKNOWLEDGED = 0xA6
@@ -131,7 +139,7 @@ def load_json(payload: bytes) -> Any:
 
 def _load_texts(payload: bytes) -> Any:
     """Decode an object of few members, whose texts may be long, as `load_json` does. Raise ValueError for many members:
-    a megabyte of empty lists takes half a second to decode, and one of text a millisecond.
+    a megabyte of empty lists takes half a second to decode, one of text a few milliseconds, or 30 with escapes only.
     """
     pieces = payload.replace(rb"\\", b"").replace(b'\\"', b"").split(b'"', 2 * _TEXTS_MAX + 1)
     if len(pieces) > 2 * _TEXTS_MAX + 1 or sum(map(len, pieces[::2])) > _BYTES_BETWEEN_TEXTS_MAX:
@@ -297,7 +305,7 @@ class OperationEntered(NamedTuple):
         kinds = type(entered.number), type(entered.path), type(entered.raises), type(entered.around)
         if kinds != (int, str, bool, int):
             raise TypeError("a member of another type")
-        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s < float("inf")):
+        if timeout_s is not None and (type(timeout_s) not in (int, float) or not 0 <= timeout_s <= sys.float_info.max):
             raise ValueError("timeout_s is no seconds")
         return entered
 

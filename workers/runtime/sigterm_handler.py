@@ -89,8 +89,8 @@ class StopSignal:
         """Note when the job sets a signal handler, and report when it replaces or restores that of SIGTERM.
 
         It wraps the C function, which every `signal.signal` looks up at each call; there is no audit event for it. What
-        that refuses, in another thread or as no handler, is not reported. All else is before it is set: the job's
-        handler may run at once, and for as long as it likes.
+        that refuses, in another thread or as no handler, is not reported. A handler of the job's is told of before it
+        is set: it may run at once, and for as long as it likes.
         """
         worker, main_thread = os.getpid(), get_ident()
         c_module: Any = sys.modules["_signal"]
@@ -99,9 +99,14 @@ class StopSignal:
         def signal_and_tell(signalnum: int, handler: Any, /) -> Any:
             self.are_handlers_set = True
             is_set = get_ident() == main_thread and (callable(handler) or handler in (signal.SIG_DFL, signal.SIG_IGN))
-            if signalnum == signal.SIGTERM and is_set and os.getpid() == worker:
-                self._notify(NOTIFY_RESTORED if self._on_term == handler else NOTIFY_REPLACED)
-            return set_disposition(signalnum, handler)
+            if signalnum != signal.SIGTERM or not is_set or os.getpid() != worker:
+                return set_disposition(signalnum, handler)
+            if self._on_term != handler:
+                self._notify(NOTIFY_REPLACED)
+                return set_disposition(signalnum, handler)
+            before = set_disposition(signalnum, handler)
+            self._notify(NOTIFY_RESTORED)
+            return before
 
         c_module.signal = signal_and_tell
 

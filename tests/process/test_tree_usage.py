@@ -8,8 +8,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from support.processes import is_in_state
+from support.waiting import until
+
 from killable.supervisor.linux import cgroup, tree_usage
 
+MIB = 1 << 20
 MANY = 900
 """The kernel gives a page at a time of a list: 819 pids of four digits."""
 FORKS = f"""
@@ -52,3 +56,27 @@ def test_more_processes_than_the_kernel_lists_at_once_are_counted_but_no_more_th
             os.close(procs)
             group.remove()
             root.remove()
+
+
+HEADLESS = f"""
+import ctypes, os, threading
+if os.fork() == 0:
+    def hold():
+        mine = bytearray(os.urandom({MIB})) * 48
+        print(os.getpid(), flush=True)
+        os.read(0, 1)
+        os._exit(0)
+    threading.Thread(target=hold).start()
+    ctypes.CDLL(None).pthread_exit(None)
+os.wait()
+"""
+
+
+def test_a_process_whose_main_thread_has_ended_counts_with_its_memory_and_threads() -> None:
+    """Its main thread is a zombie, which has no memory."""
+    with tree(HEADLESS) as (pid, told):
+        until(is_in_state(int(told), "Z"), "its main thread has ended")
+        sample = tree_usage.measure(pid, None, cpu=False, at_most=9)
+        assert sample is not None and sample.processes == 2 and sample.threads >= 3
+        assert sample.others_bytes >= 48 * MIB
+        assert 48 * MIB <= tree_usage.measure_exactly(pid, None, sample).others_bytes < 64 * MIB

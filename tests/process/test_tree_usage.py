@@ -14,6 +14,8 @@ from support.waiting import until
 from killable.supervisor.linux import cgroup, tree_usage
 
 MIB = 1 << 20
+PR_SET_DUMPABLE = 4
+"""prctl(2)."""
 MANY = 900
 """The kernel gives a page at a time of a list: 819 pids of four digits."""
 FORKS = f"""
@@ -25,11 +27,11 @@ os.read(0, 1)
 
 
 @contextmanager
-def tree(program: str, *, procs: int | None = None) -> Iterator[tuple[int, str]]:
+def tree(program: str, *, packages: bool = False, procs: int | None = None) -> Iterator[tuple[int, str]]:
     """Run a Python program, in a group, until the end of its stdin. Yield its pid, and the line that it has written."""
     join = "" if procs is None else f"import os; os.write({procs}, b'0')\n"
     process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", join + program], pass_fds=() if procs is None else (procs,),
+        [sys.executable, "-I" if packages else "-IS", "-c", join + program], pass_fds=() if procs is None else (procs,),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
@@ -80,3 +82,28 @@ def test_a_process_whose_main_thread_has_ended_counts_with_its_memory_and_thread
         assert sample is not None and sample.processes == 2 and sample.threads >= 3
         assert sample.others_bytes >= 48 * MIB
         assert 48 * MIB <= tree_usage.measure_exactly(pid, None, sample).others_bytes < 64 * MIB
+
+
+HIDDEN = f"""
+import ctypes, os
+from killable.supervisor.linux import tree_usage
+if os.geteuid() == 0:  # who may look into all
+    os.setresuid(65534, 65534, 65534)
+told, tells = os.pipe()
+if os.fork() == 0:
+    os.close(told)
+    ctypes.CDLL(None).prctl({PR_SET_DUMPABLE}, 0)
+    mine = bytearray(os.urandom({MIB})) * 48
+    os.write(tells, b"1")
+    os.read(0, 1)
+    os._exit(0)
+os.close(tells)
+os.read(told, 1)
+sample = tree_usage.measure(os.getpid(), None, cpu=False, at_most=9)
+print(tree_usage.measure_exactly(os.getpid(), None, sample).others_bytes, flush=True)
+"""
+
+
+def test_a_process_that_nobody_may_look_into_counts_with_what_it_shows() -> None:
+    with tree(HIDDEN, packages=True) as (_, told):
+        assert 48 * MIB <= int(told)

@@ -200,7 +200,7 @@ class Process(MeasuredProcess, Protocol):
 
     def release(self) -> bool:
         """Mark it idle after its attempt. Return False if it is still held: `kill_now` came first, or its job has
-        damaged what it sends tokens with.
+        damaged what it sends tokens with, or left a process in its cgroup.
         """
         ...
 

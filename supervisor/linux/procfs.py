@@ -88,7 +88,8 @@ def memory(pid: int) -> Memory | None:
         return None
     size, resident, shared, *_ = map(int, statm.split())
     if size == 0:
-        return Memory(0, 0, is_alive=False)
+        thread = _other_thread(pid)
+        return memory(thread) if thread else Memory(0, 0, is_alive=False)
     private = (resident - shared) * _PAGE
     if shared * _PAGE < _SHARED_FROM:
         return Memory(private, 0, resident=resident * _PAGE)
@@ -107,25 +108,54 @@ def threads(pid: int) -> int:
         return 0
 
 
+def _other_thread(pid: int) -> int:
+    """Return a thread of a process that has its memory, other than the main one, which may have ended; 0: it has none.
+
+    /proc has a folder for each thread by its number, too, which no list shows (proc(5)).
+    """
+    if threads(pid) < 2:
+        return 0
+    try:
+        others = [int(each) for each in os.listdir(f"/proc/{pid}/task") if each != f"{pid}"]
+    except OSError:
+        return 0
+    return next((each for each in others if read(f"/proc/{each}/statm")[:2] not in (b"", b"0 ")), 0)
+
+
 def exact_bytes(pid: int) -> tuple[int, int]:
     """Return the private memory that only this process has, and that plus its share of memory shared by forks.
 
-    No files count.
+    No files count. Of a process that does not show its pages both are what `memory` has found: what it shares by forks
+    counts in whole.
     """
-    alone, anonymous, proportional = _summed_up(pid, b"Private_Dirty", b"Anonymous", b"Pss_Anon")
-    return min(alone, anonymous), proportional  # dirty pages may belong to a file
+    rows = _rollup(pid)
+    if not rows:
+        private = _private_bytes(pid)
+        return private, private
+    alone = min(rows[b"Private_Dirty"], rows[b"Anonymous"])  # dirty pages may belong to a file
+    return alone, rows.get(b"Pss_Anon", 0)
 
 
 def alone_bytes(pid: int) -> int:
     """Return the pages that only this process has, those of files included: what its end would free."""
-    return sum(_summed_up(pid, b"Private_Clean", b"Private_Dirty", b"Private_Hugetlb"))
+    rows = _rollup(pid)
+    names = b"Private_Clean", b"Private_Dirty", b"Private_Hugetlb"
+    return sum(rows.get(name, 0) for name in names) if rows else _private_bytes(pid)
 
 
-def _summed_up(pid: int, *names: bytes) -> list[int]:
-    """Return rows of smaps_rollup in bytes, for which the kernel walks all pages of the process; 0 without one."""
-    lines = read(f"/proc/{pid}/smaps_rollup").splitlines()
-    rows = {name: rest.split() for name, _, rest in (line.partition(b":") for line in lines)}
-    return [int(rows[name][0]) * 1024 if name in rows else 0 for name in names]
+def _private_bytes(pid: int) -> int:
+    used = memory(pid)
+    return 0 if used is None else used.private
+
+
+def _rollup(pid: int) -> dict[bytes, int]:
+    """Return the rows of smaps_rollup in bytes, for which the kernel walks all pages of the process.
+
+    Nothing: it is gone, a zombie, or another user's, or lets nobody look into it (PR_SET_DUMPABLE, prctl(2)).
+    """
+    _, *lines = read(f"/proc/{_other_thread(pid) or pid}/smaps_rollup").splitlines() or [b""]
+    rows = (line.partition(b":")[::2] for line in lines)
+    return {name: int(rest.split()[0]) << 10 for name, rest in rows}
 
 
 def exact_shared_bytes(pid: int) -> int:
@@ -134,7 +164,7 @@ def exact_shared_bytes(pid: int) -> int:
     Inputs, results and tokens are in memory files named killable-...: they are no memory that the job took.
     """
     try:
-        with open(f"/proc/{pid}/smaps", "rb", buffering=0) as file:
+        with open(f"/proc/{_other_thread(pid) or pid}/smaps", "rb", buffering=0) as file:
             mappings = file.readall()
     except OSError:
         return 0

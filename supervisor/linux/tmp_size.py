@@ -15,17 +15,23 @@ from killable.supervisor import clock
 def measure(wanted: Sequence[str], at_most: int) -> tuple[int, float]:
     """Return how many bytes folders have on disk, counted until they are over `at_most`, and the seconds that it took.
 
-    Blocks. Follows no symbolic link; what vanishes meanwhile is not counted.
+    Blocks. Follows no symbolic link; what vanishes meanwhile is not counted. A file with several names counts once.
     """
     began = clock.monotonic()
     found, folders = 0, [*wanted]
+    linked: set[tuple[int, int]] = set()
     while folders and found <= at_most:
         with suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 with suppress(OSError):
-                    found += entry.stat(follow_symlinks=False).st_blocks * 512
+                    seen = entry.stat(follow_symlinks=False)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
+                    elif seen.st_nlink > 1:
+                        if (seen.st_dev, seen.st_ino) in linked:
+                            continue
+                        linked.add((seen.st_dev, seen.st_ino))
+                    found += seen.st_blocks * 512
                 if found > at_most:
                     break
     return found, clock.monotonic() - began

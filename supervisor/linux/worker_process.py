@@ -206,6 +206,8 @@ class WorkerProcess:
     def release(self) -> bool:
         if not self._frames.is_settled:
             return False  # the next one would get the tokens of this one
+        if self._cgroup is not None and any(pid != self.pid for pid in self._cgroup.processes(2)):
+            return False  # it has given a child to the zygote (CLONE_PARENT, clone(2)), which its end kills
         with self._lock:
             if self.killed_for is not None:
                 return False

@@ -142,7 +142,9 @@ async def test_what_the_kernel_counts_in_a_workers_group_ends_the_job_by_its_lim
         await wait_for_tokens(server, job_id)
         (worker,) = [worker for worker in await server.workers() if worker.job_id == job_id]
         assert worker.pid is not None
-        return job_id, worker.pid, next(own.glob(f"killable-*/{number_of(worker.worker_id)}"))
+        group = next(own.glob(f"killable-*/{number_of(worker.worker_id)}"))
+        (group / "cgroup.procs").write_text(f"{worker.pid}\n")  # the worker has written 0, which means itself
+        return job_id, worker.pid, group
 
     bounded = {
         "memory.max": f"{USED + hard_limit_bytes(512 * MIB)}", "memory.swap.max": "0", "memory.oom.group": "1",

@@ -11,7 +11,7 @@ import pytest
 from job_runs import hostile_pool, run
 from support import processes
 from support.certificate_checks import ended_with, was_late_to_leave
-from support.supervisor_fixture import StartSupervisor
+from support.supervisor_fixture import CGROUP_PROOF, NEEDS_CGROUPS, StartSupervisor
 from support.waiting import until_async
 
 from killable.supervisor.models import Submission
@@ -49,6 +49,16 @@ async def test_a_worker_is_used_again_only_as_it_was(proof: str, supervisor: Sta
         assert fresh != pid, what
         pid = fresh
     assert len(await server.retired()) == len(WHY)
+
+
+@NEEDS_CGROUPS
+async def test_a_worker_that_has_made_a_child_of_its_parent_is_not_used_again(supervisor: StartSupervisor) -> None:
+    """It has no child, but its cgroup has another process (CLONE_PARENT, clone(2))."""
+    server = await supervisor(hostile_pool(workers=1, spares=0, jobs_per_worker_max=0), proof=CGROUP_PROOF)
+    story = await run(server, "changes_process", what="child of its parent")
+    assert story.state == "completed" and story.certificate["processes_swept"] == 1
+    assert story.phases - was_late_to_leave(story.certificate) == {"exited", "reaped", "tree_empty"}
+    assert story.alive == []
 
 
 async def test_a_worker_takes_no_more_jobs_than_its_share(supervisor: StartSupervisor) -> None:

@@ -23,6 +23,10 @@ from support.job_helpers import announce_entry, compute, fork_one, libc, name_pr
 
 from killable import Context, Stopping, job
 
+CLONE_PARENT = 0x00008000
+"""clone(2)."""
+STACK_BYTES = 64 << 10
+
 
 @job
 def returns_in_grace(ctx: Context) -> str:
@@ -153,6 +157,9 @@ def changes_process(ctx: Context, what: str) -> int:
             fork_one(new_session=False)
         case "daemon":
             fork_one(new_session=True, twice=True)
+        case "child of its parent":
+            stack = ctypes.create_string_buffer(STACK_BYTES)
+            libc().clone(libc().pause, ctypes.byref(stack, STACK_BYTES), CLONE_PARENT | signal.SIGCHLD, None)
         case "nothing":
             pass
     return os.getpid()

@@ -13,6 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 
 from killable.workers.processes.descendants import DEPTH_MAX, kill_below, parent_of, stat_fields
 from killable.workers.protocol.zygote_messages import ProcessEnding
@@ -176,8 +177,8 @@ class Orphans:
                 suspects = frozenset(pid for pid in present if pid in known and _has_ended(pid))
                 self._suspects.update((pid, suspects) for pid in fresh)
             for pid in list(self._suspects):
-                # An unreaped child: no other process can have its number.
-                os.kill(pid, signal.SIGKILL)
+                with suppress(PermissionError):  # a set-user-ID program: it is waited for as for what does not die
+                    os.kill(pid, signal.SIGKILL)  # an unreaped child: no other process can have its number
                 kill_below(pid)
                 if closely:
                     end_tracer(pid, was_killed=True)

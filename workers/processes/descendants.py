@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 DEPTH_MAX = 100
 """Each generation holds a descriptor. Deeper processes become children of this process once those above have died."""
@@ -27,15 +28,21 @@ def kill_below(parent: int, parent_pidfd: int = -1, depth: int = 1) -> None:
         try:
             is_below = parent_of(pid) == parent
             if parent_pidfd >= 0:
-                signal.pidfd_send_signal(parent_pidfd, 0)
+                _send(parent_pidfd, 0)
             if is_below:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                _send(pidfd, signal.SIGKILL)
                 if depth < DEPTH_MAX:
                     kill_below(pid, pidfd, depth + 1)
         except OSError:
             pass  # it is gone, or its parent is, and then it is a child of this process
         finally:
             os.close(pidfd)
+
+
+def _send(pidfd: int, number: int) -> None:
+    """Send a signal, as far as that is permitted. Raise OSError if the process is gone."""
+    with suppress(PermissionError):  # a set-user-ID program: what is below it may be the user's own
+        signal.pidfd_send_signal(pidfd, number)
 
 
 def _children_of(pid: int) -> list[int]:

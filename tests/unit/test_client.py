@@ -563,6 +563,20 @@ def test_a_job_whose_server_falls_silent_is_cancelled(script: Script, make_clien
 
 
 @pytest.mark.row("C7")
+@pytest.mark.parametrize("timeout_s", [None, 0.0])
+def test_a_job_that_its_leaving_caller_cannot_cancel_is_named(
+    script: Script, make_client: MakeClient, timeout_s: float | None
+) -> None:
+    """With a journal the next server goes on with it."""
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    script.on("GET", f"{PATH}/result", GONE)
+    script.on("DELETE", PATH, GONE)
+    with pytest.raises(Unreachable, match=f"{ID} was started and could not be cancelled") as caught:
+        make_client(retries=0).run("spin", idempotency_key="mine", timeout_s=timeout_s)
+    assert (caught.value.job_id, caught.value.idempotency_key) == (ID, "mine")
+
+
+@pytest.mark.row("C7")
 def test_a_job_that_will_not_die_in_time_is_told_so(
     script: Script, client: OneClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

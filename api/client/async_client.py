@@ -86,7 +86,8 @@ class AsyncClient:
 
         `timeout_s` covers submission, queue and run; default None: no timeout. After it, or if the task is cancelled
         (asyncio.timeout, wait_for), the job is cancelled. JobTimedOut or the CancelledError is raised when the job is
-        dead, at most 30 s later. Raise the JobError of a job that did not complete.
+        dead, at most 30 s later. Raise the JobError of a job that did not complete, and Unreachable if the server is
+        lost: the fact `job_id`, if present, is that of a job that could not be cancelled and may run on.
         """
         submission = PendingSubmission.of(type, input, **options)
         run, undo = self._submitting.run(submission, timeout_s), self._submitting.abandon(submission)

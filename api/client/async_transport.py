@@ -41,7 +41,7 @@ class AsyncTransport:
         if self._owns_http:
             await self._http.aclose()
 
-    async def do(self, flow: Flow[T], undo: Flow[None] | None = None) -> T:
+    async def do(self, flow: Flow[T], undo: Flow[object] | None = None) -> T:
         """Run a flow and return its result. If it is cancelled, run `undo` before raising the CancelledError."""
         try:
             return await self._carry_out(flow)

@@ -111,7 +111,8 @@ class Client:
 
         `timeout_s` covers submission, queue and run; default None: no timeout. After it, the job is cancelled, and
         JobTimedOut is raised when it is dead, at most 30 s later. An interrupt (Ctrl-C) cancels the job, too. Raise the
-        JobError of a job that did not complete.
+        JobError of a job that did not complete, and Unreachable if the server is lost: the fact `job_id`, if present,
+        is that of a job that could not be cancelled and may run on.
         """
         submission = PendingSubmission.of(type, input, **options)
         return self._transport.do(

@@ -19,7 +19,7 @@ import httpx
 from killable.api.client.events import Record
 from killable.api.client.file_source import FileSource
 from killable.api.client.http_call import HttpCall, job_path
-from killable.api.client.retries import Flow, Requester, is_busy, may_repeat, pause_s
+from killable.api.client.retries import RETRY_S_MAX, Flow, Requester, is_busy, may_repeat, pause_s
 from killable.workers.errors import KillableError, Refused
 
 PAGE_FILES = 200
@@ -116,9 +116,9 @@ class Download:
         is_hopeful = bool(self._etag) if self._came else may_repeat(self.call, error)
         if isinstance(error, Refused) and not is_busy(error):
             is_hopeful = False
-        if self._failures > self._requester.retries or not is_hopeful:
-            raise error
         self.pause_s = pause_s(self._failures, error)
+        if self._failures > self._requester.retries or not is_hopeful or self.pause_s > RETRY_S_MAX:
+            raise error
 
 
 @contextmanager

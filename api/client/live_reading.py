@@ -37,8 +37,7 @@ class LiveReading(Reading):
         return HttpCall("GET", self._path, query=self._query, headers=headers, answer_s=SILENCE_S)
 
     def taken(self, sent: ServerSentEvent) -> Event | None:
-        if sent.retry is not None and sent.retry >= 0:
-            self._retry_s = sent.retry / 1000
+        self._take_retry(sent)
         if not sent.data:
             return None
         try:

@@ -24,6 +24,7 @@ from killable.api.client.errors import Unreachable
 from killable.api.client.events import Event
 from killable.api.client.http_call import HttpCall, job_path
 from killable.api.client.retries import PAUSE_S, Requester, is_busy, may_repeat, pause_s
+from killable.api.client.retry_after import bounded_s
 from killable.api.client.timeouts import SILENCE_S
 from killable.workers.error_classes import error_class
 from killable.workers.error_codes import LOST
@@ -81,8 +82,7 @@ class Reading:
 
     def taken(self, sent: ServerSentEvent) -> Event | None:
         """Return a server-sent event as an event of the job, or None if it is not one. Raise Unreachable if invalid."""
-        if sent.retry is not None and sent.retry >= 0:
-            self._retry_s = sent.retry / 1000
+        self._take_retry(sent)
         if not sent.data or not sent.id or sent.event == "message":  # markers have no name
             return None
         try:
@@ -99,6 +99,11 @@ class Reading:
         self._seen, self._progress = event.id, True
         self.is_over = event.is_terminal
         return event
+
+    def _take_retry(self, sent: ServerSentEvent) -> None:
+        """Take note of how long the server wants its readers to wait."""
+        if sent.retry is not None and sent.retry >= 0:
+            self._retry_s = bounded_s(sent.retry, per_s=1000)
 
     @contextmanager
     def reconnecting(self) -> Iterator[None]:

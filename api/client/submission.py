@@ -97,8 +97,15 @@ class PendingSubmission:
         return self.call.body is not None and self.job is None and may_have_arrived(error) and status >= 500
 
     def unknown(self, error: KillableError) -> Unreachable:
-        """Return the error for a submission that may have started a job, with the key that finds the job."""
+        """Return the error for a submission whose job may run on, with its id if that is known, and the key that finds
+        it.
+        """
         key = self.call.headers["Idempotency-Key"]
+        if self.job is not None:
+            told = f"{self.job.id} was started and could not be cancelled: it may run on"
+            return Unreachable(
+                f"{error.message}; {told}", **error.facts | {"job_id": self.job.id, "idempotency_key": key}
+            )
         return Unreachable(
             f"{error.message}; it is not known whether a job was started: another submission with idempotency_key="
             f"{key!r} returns the same job",
@@ -239,8 +246,8 @@ class Submitting:
             pass
         except Unreachable as error:  # at the timeout, too: _start shortens `answer_s`
             if until is None or time.monotonic() < until:
-                yield from self.abandon(submission)
-                if not submission.may_have_started(error):  # else `abandon` found and cancelled it
+                may_run = submission.job is not None or submission.may_have_started(error)
+                if (yield from self.abandon(submission)) or not may_run:
                     raise
                 raise submission.unknown(error) from error
         ending = yield from self.undo(submission, f"the client's timeout of {timeout_s:g} s")
@@ -273,15 +280,21 @@ class Submitting:
                     return None
                 raise submission.unknown(error) from error
             submission.job = JobCalls(self.requester, str(self.requester.server.member(answer, "job_id")))
-        return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
+        try:
+            return (yield from submission.job.cancel(reason=reason, wait_s=LEAVE_S, answer_s=LEAVE_ANSWER_S))
+        except Unreachable as error:
+            raise submission.unknown(error) from error
 
-    def abandon(self, submission: PendingSubmission) -> Flow[None]:
-        """Undo a submission whose caller was interrupted. Raise no KillableError: the interrupt is raised instead."""
+    def abandon(self, submission: PendingSubmission) -> Flow[bool]:
+        """Undo a submission whose caller was interrupted; return whether that worked. Raise no KillableError: the
+        interrupt is raised instead.
+        """
         if submission.job is None or not submission.job.is_over:
             try:
                 yield from self.undo(submission, "the client left")
             except KillableError:
-                pass
+                return False
+        return True
 
     def abandon_unkeyed(self, submission: PendingSubmission) -> Flow[None]:
         """Undo a submission like `abandon`, except if the caller can find the job again by its own key."""

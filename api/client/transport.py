@@ -38,7 +38,7 @@ class Transport:
         if self._owns_http:
             self._http.close()
 
-    def do(self, flow: Flow[T], undo: Flow[None] | None = None) -> T:
+    def do(self, flow: Flow[T], undo: Flow[object] | None = None) -> T:
         """Run a flow and return its result. If it is interrupted (Ctrl-C), run `undo` before raising the interrupt."""
         try:
             return self._carry_out(flow)

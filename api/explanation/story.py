@@ -29,6 +29,8 @@ INPUT_CHARS = 80
 """What of an input the story shows, in characters: JSON of a client has no lines."""
 BETWEEN_ATTEMPTS = frozenset({"retrying", "restored"})
 """Events of a job that is attempted more than once."""
+TOLD_EVENTS = BETWEEN_ATTEMPTS | {"token", "log"}
+"""Events of which a story tells."""
 ACTIVE = ("queued", "running", "stopping")
 LINGERED = "The job had ended, but its process was still there a second later, so it was killed."
 _USUAL = frozenset({"queue_s", "start_s", "run_s", "ack_s", "memory_bytes"})

@@ -5,10 +5,9 @@ Runs in: api.
 
 from __future__ import annotations
 
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from killable.api.http.route_roles import ACCESS
+from killable.api.http.route_roles import methods_of
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 IS_HEAD = "killable.head"
@@ -27,20 +26,9 @@ class HeadAsGet:
         await self._app(scope, receive, send)
 
 
-def allowed(request: Request) -> list[str]:
-    """Return the methods of this path according to `/openapi.json`: Starlette lists only those of the first route."""
-    path: str = request.scope["path"]
-    paths: dict[str, dict[str, object]] = request.app.openapi()["paths"]
-    fitting = (there for template, there in paths.items() if _fits(template, path))
-    there_are = {method.upper() for method in paths.get(path) or next(fitting, {})}
-    there_are = there_are or {method for method, known in ACCESS if known == path}  # what it does not describe
+def allowed(path: str) -> list[str]:
+    """Return the methods of this path: Starlette lists only those of the first route."""
+    there_are = methods_of(path)
     if "GET" in there_are:
         there_are.add("HEAD")
     return [method for method in METHODS if method in there_are]
-
-
-def _fits(template: str, path: str) -> bool:
-    parts, others = template.split("/"), path.split("/")
-    return len(parts) == len(others) and all(
-        part.startswith("{") or part == other for part, other in zip(parts, others, strict=True)
-    )

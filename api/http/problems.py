@@ -145,7 +145,7 @@ def _correlation(request: Request) -> dict[str, str]:
 
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     if error.status_code == 405:
-        methods = ", ".join(allowed(request))
+        methods = ", ".join(allowed(request.scope["path"]))
         verb = "are" if "," in methods else "is"
         return problem("method_not_allowed", f"Only {methods} {verb} allowed here", headers={"Allow": methods})
     return refusal(error)

@@ -38,6 +38,8 @@ class Access(NamedTuple):
     """Its name in the audit log, where it changes something."""
     notes_itself: bool = False
     """What it changes stands in its body: the route has it recorded (`audited_requests.note_now`)."""
+    is_method: bool = True
+    """False: the route only says 405, since without it the address would be that of a job with this id."""
 
 
 LIVE_STREAMS = frozenset({"/v1/jobs/stream", "/v1/workers/stream"})
@@ -63,7 +65,7 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("GET", "/v1/nodes"): Access("read"),
     ("GET", "/v1/jobs"): Access("read"),
     **{("GET", path): Access("read") for path in sorted(LIVE_STREAMS)},
-    **{("DELETE", path): Access("operate") for path in sorted(LIVE_STREAMS)},
+    **{("DELETE", path): Access("operate", is_method=False) for path in sorted(LIVE_STREAMS)},
     ("GET", "/v1/stream-tickets"): Access("read"),
     ("GET", _JOB): Access("read"),
     ("GET", f"{_JOB}/stream"): Access("read"),
@@ -89,8 +91,8 @@ ACCESS: dict[tuple[str, str], Access] = {
     ("DELETE", _JOB): Access("submit", verb="cancel"),
     ("POST", f"{_JOB}/cancel"): Access("submit", verb="cancel"),
     ("POST", "/v1/jobs/cancel"): Access("operate", verb="cancel_matching"),
-    ("GET", "/v1/jobs/cancel"): Access("operate"),
-    ("DELETE", "/v1/jobs/cancel"): Access("operate"),
+    ("GET", "/v1/jobs/cancel"): Access("operate", is_method=False),
+    ("DELETE", "/v1/jobs/cancel"): Access("operate", is_method=False),
     ("DELETE", "/v1/workers/{worker_id}"): Access("operate", whole_server=True, verb="kill_worker"),
     ("POST", "/v1/nodes/{name}/drain"): Access("operate", whole_server=True, verb="drain_node"),
     ("DELETE", "/v1/nodes/{name}/drain"): Access("operate", whole_server=True, verb="undrain_node"),
@@ -120,6 +122,13 @@ def access_to(method: str, path: str) -> Access:
     if found is not None:
         return found
     return next((access for its, fits, access in _PATTERNS if its == method and fits.match(path)), NOTHING_THERE)
+
+
+def methods_of(path: str) -> set[str]:
+    """Return the methods of an address, without HEAD."""
+    exact = {method: access for (method, its), access in ACCESS.items() if its == path}
+    fitting = {method: access for method, fits, access in _PATTERNS if fits.match(path)}
+    return {method for method, access in (exact or fitting).items() if access.is_method}
 
 
 def includes(role: Role, needed: Role) -> bool:

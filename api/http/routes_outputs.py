@@ -6,7 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 import base64
-import re
+import string
 from collections.abc import AsyncIterator, Iterable
 from typing import Annotated
 
@@ -25,6 +25,7 @@ from killable.api.http.record_json import record_json
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.route_roles import CALLER
 from killable.api.http.sse import WRITE_BYTES, cut, open_stream
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
@@ -143,7 +144,7 @@ async def get_result(request: Request, job_id: str, query: Annotated[schemas.Res
         raise Refused(
             f"The job ended {record.state}: only a completed job has a result", code="no_result", record=record
         )
-    return _value_answer(request, f"{job_id}-result", b"null" if record.result is None else record.result)
+    return await _value_answer(request, record, "result", b"null" if record.result is None else record.result)
 
 
 @router.get("/partial", response_class=Response, responses=documented({200: VALUE}, "unknown_job", "no_result"))
@@ -153,25 +154,41 @@ async def get_partial(request: Request, job_id: str) -> Response:
     record = await engine.get(job_id)
     if record.partial is None:
         raise Refused("The job has no checkpoint", code="no_result", record=record)
-    return _value_answer(request, f"{job_id}-partial", record.partial)
+    return await _value_answer(request, record, "partial", record.partial)
 
 
-def _value_answer(request: Request, name: str, payload: bytes) -> Response:
+async def _value_answer(request: Request, record: JobRecord, what: str, payload: bytes) -> Response:
     """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
-    found = _BYTES_VALUE.fullmatch(payload)
-    if found is None or len(found[1]) % 4:
-        size, pieces, media_type = len(payload), cut(payload), "application/json"
+    encoded = await encoded_bytes(record.job_id, payload)
+    if encoded is None:
+        size, pieces, kind, media_type = len(payload), cut(payload), "json", "application/json"
     else:
-        encoded = memoryview(payload)[found.start(1) : found.end(1)]
-        size = len(encoded) // 4 * 3 - len(found[2])
-        pieces, media_type = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4)), "application/octet-stream"
+        size = len(encoded) // 4 * 3 - bytes(encoded[-2:]).count(b"=")
+        pieces = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4))
+        kind, media_type = "bin", "application/octet-stream"
     body = nothing() if request.scope.get(IS_HEAD) else _each(pieces)
-    headers = as_attachment(f"{name}.{'json' if media_type == 'application/json' else 'bin'}")
+    headers = as_attachment(f"{record.job_id}-{what}.{kind}")
     return StreamingResponse(body, media_type=media_type, headers=headers | {"Content-Length": str(size)})
 
 
-_BYTES_VALUE = re.compile(rb'\{"base64":"([A-Za-z0-9+/]*(={0,2}))"\}')
-"""The encoding of bytes that a job returned."""
+_BEGIN, _END = b'{"base64":"', b'"}'
+"""Around the bytes that a job returned, in base64."""
+_BASE64 = (string.ascii_letters + string.digits + "+/").encode()
+
+
+async def encoded_bytes(job_id: str, payload: bytes) -> memoryview | None:
+    """Return the base64 of a value that is bytes; None: it is another value. A large one is looked at in turns."""
+    encoded = memoryview(payload)[len(_BEGIN) : -len(_END)]
+    is_framed = payload.startswith(_BEGIN) and payload.endswith(_END) and len(payload) >= len(_BEGIN + _END)
+    if not is_framed or len(encoded) % 4:
+        return None
+    padding = len(tail := bytes(encoded[-2:])) - len(tail.rstrip(b"="))
+    for number, piece in enumerate(cut(encoded[: len(encoded) - padding])):
+        if number:
+            await wakeup_turns().turn(job_id)
+        if bytes(piece).translate(None, _BASE64):
+            return None
+    return encoded
 
 
 async def _each(pieces: Iterable[bytes | memoryview]) -> AsyncIterator[bytes | memoryview]:

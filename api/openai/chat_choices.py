@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from killable.supervisor.jobs.job_events import RESULT_INLINE_BYTES_MAX
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -20,6 +21,8 @@ TEXT_BEGINS, TEXT_ENDS = b'{"text":"', b'"}'
 """A token of text, as workers write it."""
 FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "function_call"})
 DONE = b"data: [DONE]\n\n"
+OBJECT_BYTES_MAX = 256 << 10
+"""Of a token that is an object: it is parsed and written again between two kills."""
 _COUNTS = ("prompt_tokens", "completion_tokens")
 
 
@@ -66,7 +69,8 @@ class Choice:
     def take_record(self, record: JobRecord) -> None:
         """Take the record of a job that has ended, instead of that event."""
         self.error = record.error
-        self._result = None if record.result is None else json.loads(record.result)
+        result = b"null" if record.result is None else record.result
+        self._result = json.loads(result) if len(result) <= RESULT_INLINE_BYTES_MAX else None  # as in that event
 
     def take(self, batch: Sequence[JobEvent]) -> None:
         """Take the tokens among events of its job. Raise ValueError."""
@@ -103,6 +107,8 @@ class Choice:
 
 def value_of(data: bytes) -> str | dict[str, Any]:
     """Return a token that is not spliced: a text, or members of a delta. Raise ValueError for anything else."""
+    if len(data) > OBJECT_BYTES_MAX:
+        raise ValueError("an object in an answer has 256 KiB at most")
     members = json.loads(data)
     if "text" in members:
         return str(members["text"])

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from api_server import OwnServer, Server, problem_of
 
+from killable.api.explanation.story import LAST_TOKENS_CHARS
 from killable.api.http.joined_output import decoded, pieces_of
+from killable.api.http.routes_story import TOKEN_BYTES, told_token
 from killable.api.http.sse import WRITE_BYTES
 from killable.workers.protocol.codec import JsonCodec
 
@@ -76,6 +78,22 @@ def test_a_large_token_comes_in_parts(name: str) -> None:
     pieces = list(decoded(tokens))
     assert b"".join(pieces) == b"before" + whole + b"behind"
     assert len(pieces) > 3 and max(map(len, pieces)) <= WRITE_BYTES
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_of_a_large_token_a_story_has_the_end(name: str) -> None:
+    value: Any = LARGE[name]
+    for size in (1 << 30, TOKEN_BYTES + 1, TOKEN_BYTES):
+        data = JsonCodec().encode_token(value if size == 1 << 30 else value[:size])
+        told = told_token(data)
+        assert len(str(told)) < 2 * TOKEN_BYTES
+        whole = json.loads(data)
+        if isinstance(value, str):
+            assert told["text"][-LAST_TOKENS_CHARS:] == whole["text"][-LAST_TOKENS_CHARS:]
+        elif isinstance(value, bytes):
+            assert set(told) == {"base64"}
+        else:
+            assert len(told["text"]) >= LAST_TOKENS_CHARS and data[:-1].endswith(told["text"][:-1].encode())
 
 
 async def test_nothing_is_an_output_too(server: Server) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from api_server import Server, StartServer, problem_of
 from support.looped_cases import cases
 
 from killable.api.http.app_settings import HttpSettings
+from killable.api.http.routes_outputs import encoded_bytes
+from killable.api.http.sse import WRITE_BYTES
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 
 RECORD = {
     *(
@@ -92,10 +97,35 @@ async def test_a_result_is_the_returned_value(server: Server) -> None:
 
 
 async def test_bytes_come_as_bytes(server: Server) -> None:
-    job_id = await server.submit("raw", size=1000)
-    answer = await server.client.get(f"/v1/jobs/{job_id}/result?wait_s=60")
-    assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.content == bytes(index % 256 for index in range(1000))
+    for size in (0, 1, 2, 1000, 200_000):
+        job_id = await server.submit("raw", size=size)
+        address = f"/v1/jobs/{job_id}/result?wait_s=60"
+        answer = await server.client.get(address)
+        assert answer.headers["content-type"] == "application/octet-stream"
+        assert answer.content == bytes(index % 256 for index in range(size))
+        head = await server.client.head(address)
+        assert head.headers["content-length"] == str(size)
+
+
+async def test_whether_a_large_value_is_bytes_is_found_out_in_turns() -> None:
+    """It may have 64 MiB, and what is asked for by HEAD must not hold up a kill."""
+    encoded = b"QUJD" * 100_000
+    for inner, is_bytes in (
+        (encoded, True),
+        (encoded[:-4] + b"QQ==", True),
+        (encoded[:-4] + b"A===", False),
+        (encoded[:-1] + b"-", False),
+        (encoded[:-1], False),
+    ):
+        looking = asyncio.ensure_future(encoded_bytes("job-1", b'{"base64":"%b"}' % inner))
+        turns = 0
+        while not looking.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert (looking.result() is not None) is is_bytes
+        assert turns >= len(encoded) // WRITE_BYTES // WAKES_MAX or len(inner) % 4
+    assert await encoded_bytes("job-1", b'{"base64":"QUJD","more":1}') is None
+    assert await encoded_bytes("job-1", b'{"base64":"}') is None
 
 
 async def test_a_long_result_stands_in_the_record_as_its_address(start_server: StartServer) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from starlette.routing import Route
 
 from killable.api.app import create_app
-from killable.api.http.route_roles import ACCESS, NOTHING_THERE, ROLES, access_to, includes
+from killable.api.http.route_roles import ACCESS, NOTHING_THERE, ROLES, access_to, includes, methods_of
 
 
 def _every_route(routes: Iterable[Any]) -> set[tuple[str, str]]:
@@ -31,6 +31,13 @@ def test_a_route_without_a_row_would_be_seen() -> None:
     app = create_app(cast(Any, None))
     app.add_api_route("/v1/secrets", lambda: None)
     assert _every_route(app.routes) - set(ACCESS) == {("GET", "/v1/secrets")}
+
+
+def test_the_methods_of_an_address_are_those_that_are_described() -> None:
+    described = create_app(cast(Any, None)).openapi()["paths"]
+    for path, operations in described.items():
+        assert methods_of(path) == {method.upper() for method in operations}, path
+    assert methods_of("/v1/models/a/b") == {"GET"} and methods_of("/v1/jobs/x/y") == set()
 
 
 def test_what_changes_something_is_not_for_readers() -> None:

@@ -376,7 +376,7 @@ def test_not_more_often_than_was_said(script: Script, make_client: MakeClient, r
     assert len(script.asked) == 1 + retries
 
 
-def test_a_server_that_asks_for_too_much_patience_gets_none(script: Script, client: OneClient) -> None:
+def test_a_server_that_asks_for_too_much_patience_gets_none(script: Script, client: OneClient, tmp_path: Path) -> None:
     in_an_hour = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     for value, least in (("3600", 3600), (in_an_hour, 3500)):
         script.on("GET", PATH, Answer(503, b"", "text/plain", headers={"Retry-After": value}))
@@ -384,6 +384,11 @@ def test_a_server_that_asks_for_too_much_patience_gets_none(script: Script, clie
             client.job(ID).record()
         assert caught.value.retry_after_s >= least
     assert len(script.asked) == 2
+    for value in ("86400", "9" * 400):  # no sleep takes a time with so many digits
+        script.on("GET", f"{PATH}/files/f", Answer(503, b"", "text/plain", headers={"Retry-After": value}))
+        with pytest.raises(Unreachable) as caught:
+            client.job(ID).download("f", tmp_path / "f")
+        assert caught.value.retry_after_s == 86400
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 501])
@@ -560,6 +565,20 @@ def test_a_job_whose_server_falls_silent_is_cancelled(script: Script, make_clien
     with pytest.raises(Unreachable):
         make_client(retries=0).run("spin")
     assert len(script.asked_for("DELETE", PATH)) == 1
+
+
+@pytest.mark.row("C7")
+@pytest.mark.parametrize("timeout_s", [None, 0.0])
+def test_a_job_that_its_leaving_caller_cannot_cancel_is_named(
+    script: Script, make_client: MakeClient, timeout_s: float | None
+) -> None:
+    """With a journal the next server goes on with it."""
+    script.on("POST", "/v1/jobs", as_json({"job_id": ID}, 202))
+    script.on("GET", f"{PATH}/result", GONE)
+    script.on("DELETE", PATH, GONE)
+    with pytest.raises(Unreachable, match=f"{ID} was started and could not be cancelled") as caught:
+        make_client(retries=0).run("spin", idempotency_key="mine", timeout_s=timeout_s)
+    assert (caught.value.job_id, caught.value.idempotency_key) == (ID, "mine")
 
 
 @pytest.mark.row("C7")

@@ -138,7 +138,7 @@ def test_a_run_that_has_cancelled_its_job_gives_no_advice_to_ask_for_it_again() 
     """It does where it could not."""
     asking = Requester(SERVER, retries=0)
     accepted = httpx.Response(202, json={"job_id": "job-1"})
-    ended = httpx.Response(200, json={"job_id": "job-1", "state": "cancelled", "certificate": {}})
+    ended = httpx.Response(200, json={"job_id": "job-1", "status": "cancelled", "certificate": {}})
     with pytest.raises(Unreachable) as cancelled:
         carried_out(Submitting(asking).run(submission(), None), LOST, accepted, ended)
     assert "idempotency_key" not in cancelled.value.facts

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from killable.api.openai.chat_choices import DONE, BegunAnew, Chunks, usage_of
+from killable.api.openai.chat_choices import DONE, OBJECT_BYTES_MAX, BegunAnew, Chunks, usage_of
 from killable.supervisor.models import JobEvent
 from killable.workers.protocol.messages import dump_json
 
@@ -50,6 +50,7 @@ def test_another_attempt_after_the_first_piece_is_no_second_answer() -> None:
 @pytest.mark.parametrize(
     "data",
     [
+        {"value": {"content": "x" * OBJECT_BYTES_MAX}},
         *({"value": 7}, {"value": ["a"]}, {"base64": "eA=="}),
         *({"value": {"logprobs": found}} for found in ("no", [1], {"content": 5})),
         *({"value": {"tool_calls": found}} for found in ("call", [1], [{"index": "0"}], [{"function": {"name": 3}}])),

@@ -58,8 +58,8 @@ class Engine(Protocol):
         queue_full, deadline_unmeetable, draining, idempotency_conflict, journal_failed; too_many_submissions, if it was
         not `counted` by `count_submission` before.
 
-        A repeated idempotency key returns the first record again, unchanged but marked `replayed`. With a journal, the
-        method returns when the job is on disk.
+        A repeated idempotency key returns the first record again, unchanged but marked `replayed`; not that of a job
+        that was cancelled because its client had left. With a journal, the method returns when the job is on disk.
         """
         ...
 

@@ -273,7 +273,8 @@ class SubmissionHeaders(BaseModel):
     idempotency_key: str | None = Field(
         None,
         pattern=IDEMPOTENCY_KEY,
-        description="A later request with the same key and the same body gets the first answer",
+        description="A later request with the same key and the same body gets the first answer; "
+        "if that was cancelled because its client had left, it begins anew",
     )
 
 

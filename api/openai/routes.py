@@ -245,7 +245,8 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
             records.append(await parts.engine.submit(submission, counted=not number))
     except Refused:
         for record in records:
-            await _withdraw(parts.engine, record)
+            if not record.replayed:  # those of an earlier request with this key are its own
+                await _withdraw(parts.engine, record)
         raise
     note_jobs(request, [record.job_id for record in records])
     told = {"X-Correlation-Id": records[0].correlation_id, "X-Request-Id": records[0].correlation_id}

@@ -135,7 +135,7 @@ class Admission:
         """Return the first answer to this idempotency key, or its future. Raise Refused: idempotency_conflict."""
         waiting = self._unwritten.get((submission.tenant, submission.idempotency_key))
         if waiting is None:
-            return self._registry.idempotency_keys.first_answer(submission, self._clock.now())
+            return self._registry.first_answer(submission, self._clock.now())
         job, answer = waiting
         check_same_request(submission, job.submission.body_digest, job.id)
         return answer

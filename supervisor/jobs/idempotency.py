@@ -102,7 +102,7 @@ class IdempotencyKeys:
         first = self._answers.get(key)
         if first is None or first.number != job.number:
             return False  # it had none, or the key belongs to another job by now
-        if now >= first.due:
+        if now >= first.due or job.is_abandoned:
             del self._answers[key]
             return False
         self._alone.setdefault(key[0], OrderedDict())[key[1]] = None

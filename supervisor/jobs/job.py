@@ -171,6 +171,14 @@ class Job:
         return public(self.state, stop_asked=self.verdict is not None)
 
     @property
+    def is_abandoned(self) -> bool:
+        """Whether it ends, or has ended, only because its client had left."""
+        if not self.is_over:
+            return self.verdict is not None and self.verdict.by == "client_gone"
+        facts = {} if self.outcome is None else self.outcome.facts  # these outlast the server
+        return self.state is State.CANCELLED and facts.get("by") == "client_gone"
+
+    @property
     def cancel_status(self) -> str:
         """What a cancel has done to it."""
         if not self.is_over:

@@ -16,7 +16,7 @@ from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.lifecycle import PUBLIC, State
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.jobs.tenants import Tenants
-from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES
+from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, Submission
 from killable.supervisor.records import JobCounts, JobRecord, TenantRecord
 from killable.supervisor.settings import SupervisorSettings
 
@@ -109,6 +109,16 @@ class Registry:
     def keeps(self, job: Job) -> bool:
         """Return whether a job has ended and its record can be read."""
         return job.is_over and job.id in self._jobs
+
+    def first_answer(self, submission: Submission, now: float) -> JobRecord | None:
+        """Return the first answer to this submission's key, if it is remembered. Nobody has had that of a job that its
+        client had left: who comes again with its key wants another.
+
+        Raise Refused: idempotency_conflict.
+        """
+        first = self.idempotency_keys.first_answer(submission, now)
+        job = None if first is None else self._jobs.get(first.job_id)
+        return None if job is not None and job.is_abandoned else first
 
     def note_accepted(self, job: Job, record: JobRecord) -> None:
         """Remember the first answer to an idempotency key."""

@@ -37,7 +37,8 @@ def asked(text: str, **more: Any) -> dict[str, Any]:
 @pytest_asyncio.fixture
 async def parrots(start_server: StartServer) -> AsyncIterator[OwnServer]:
     pool = PoolSpec("parrots", (str(Path(openai_jobs.__file__)),), workers=1, spares=0)
-    async with start_server(workers=1, more=(pool,), http=HttpSettings(cors_origins=(PAGE,))) as server:
+    http = HttpSettings(cors_origins=(PAGE,))
+    async with start_server(workers=1, more=(pool,), http=http, queue_jobs_max=2) as server:
         yield server
 
 
@@ -77,6 +78,44 @@ async def test_a_page_may_ask_read_and_leave(parrots: OwnServer) -> None:
     record = await until_async(ended, "its job has ended")
     assert record["state"] == "cancelled" and record["certificate"]["by"] == "client_gone"
     assert record["usage"]["completion_tokens"] == 1
+
+
+async def test_a_key_whose_request_was_refused_or_left_begins_anew(parrots: OwnServer) -> None:
+    async def begin(**headers: str) -> str:
+        """Begin a chat that never ends, and leave; return the id of its job."""
+        async with parrots.client.stream(
+            "POST", CHAT, json=asked("hi", stream=True, then="hang"), headers=headers
+        ) as answer:
+            async for line in answer.aiter_lines():
+                if '"content":"hi"' in line:
+                    return "job-" + json.loads(line.removeprefix("data: "))["id"].removeprefix("chatcmpl-")
+        raise AssertionError("it has ended")
+
+    async def left(job_id: str) -> None:
+        async def is_leaving() -> bool:
+            return (await parrots.record(job_id))["state"] != "running"
+
+        await until_async(is_leaving, "its client has left")
+
+    first = await begin(**{"idempotency-key": "one"})
+    await left(first)
+    second = await begin(**{"idempotency-key": "one"})
+    assert second != first
+    await left(second)
+
+    hang = {"messages": [{"role": "user", "content": "hi"}], "then": "hang"}
+    busy = await parrots.submit("parrot", **hang)
+    await parrots.read(busy, until="token")
+    waiting = await parrots.submit("parrot", **hang)
+    two: dict[str, Any] = {"json": {"model": "parrot", "prompt": ["a", "b"]}, "headers": {"idempotency-key": "two"}}
+    refused = await parrots.client.post("/v1/completions", **two)
+    assert refused.json()["error"]["code"] == "queue_full" and refused.headers["x-should-retry"] == "true"
+    for job_id in (waiting, busy):
+        await parrots.client.delete(f"/v1/jobs/{job_id}")
+    whole = await parrots.client.post("/v1/completions", **two)
+    assert whole.status_code == 200, whole.text
+    again = await parrots.client.post("/v1/completions", **two)
+    assert again.json()["id"] == whole.json()["id"]
 
 
 async def test_a_response_is_cancelled(parrots: OwnServer) -> None:

@@ -181,19 +181,19 @@ class Simulation:
             self.readers.append(asyncio.create_task(self._read(job)))
         return job
 
-    def cancel(self, job: Job, grace_s: float | None = None, wait_s: float = 0.0) -> None:
+    def cancel(self, job: Job, grace_s: float | None = None, wait_s: float = 0.0, by: str = "") -> None:
         """Cancel from a task of its own, which `callers` keeps."""
         before = self.record(job).state
         self.world.note("cancel", job.number, before, grace_s)
-        task = asyncio.create_task(self._cancel(job, before, grace_s, wait_s))
+        task = asyncio.create_task(self._cancel(job, before, grace_s, wait_s, by))
         self.callers.append(task)
 
-    async def _cancel(self, job: Job, before: str, grace_s: float | None, wait_s: float) -> None:
+    async def _cancel(self, job: Job, before: str, grace_s: float | None, wait_s: float, by: str) -> None:
         began = self.loop.time()
         job.cancelled_at = min(job.cancelled_at, began)
         if before != "queued" and not before.startswith(TERMINAL_STATES) and grace_s is not None:
             self.world.shortened(job.number, began + grace_s)
-        by, reason = ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
+        by, reason = by or ("user", "operator")[job.asked % 2], f"cancel {job.asked}"
         job.asked += 1
         self._note_record(job, self.record(job))
         try:

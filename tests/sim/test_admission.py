@@ -28,6 +28,22 @@ def test_a_submission_that_comes_again_is_the_same_job_with_the_first_answer() -
     simulate(main)
 
 
+def test_a_key_whose_client_had_left_is_free_again() -> None:
+    async def main(sim: Simulation) -> None:
+        left = await sim.submit(DEAF, **KEY)
+        sim.cancel(left, by="client_gone")
+        await asyncio.sleep(0.001)
+        again = await sim.submit(FOREVER, **KEY)
+        assert again.id != left.id, "also while the first one still ends"
+        await sim.ended(left)
+        assert answer(sim.supervisor.submit(left.submission)).job_id == again.id, "its end takes no key from another"
+        sim.cancel(again)
+        await sim.ended(again)
+        assert answer(sim.supervisor.submit(left.submission)).job_id == again.id, "who cancels it keeps the key"
+
+    simulate(main, pool(workers=2))
+
+
 def test_a_key_with_another_request_is_a_conflict_and_another_tenants_key_is_not() -> None:
     async def main(sim: Simulation) -> None:
         job = await sim.submit(FOREVER, **KEY)

@@ -153,9 +153,27 @@ def _rollup(pid: int) -> dict[bytes, int]:
 
     Nothing: it is gone, a zombie, or another user's, or lets nobody look into it (PR_SET_DUMPABLE, prctl(2)).
     """
-    _, *lines = read(f"/proc/{_other_thread(pid) or pid}/smaps_rollup").splitlines() or [b""]
+    _, *lines = _of_memory(pid, "smaps_rollup").splitlines() or [b""]
     rows = (line.partition(b":")[::2] for line in lines)
     return {name: int(rest.split()[0]) << 10 for name, rest in rows}
+
+
+def _of_memory(pid: int, name: str) -> bytes:
+    """Read a file about the memory of a process: by its main thread, or where that has ended by another one. One that
+    ends meanwhile has nothing in its file.
+    """
+    found = _whole(f"/proc/{pid}/{name}")
+    if not found and (thread := _other_thread(pid)):
+        found = _whole(f"/proc/{thread}/{name}")
+    return found
+
+
+def _whole(path: str) -> bytes:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall()
+    except OSError:
+        return b""
 
 
 def exact_shared_bytes(pid: int) -> int:
@@ -163,11 +181,7 @@ def exact_shared_bytes(pid: int) -> int:
 
     Inputs, results and tokens are in memory files named killable-...: they are no memory that the job took.
     """
-    try:
-        with open(f"/proc/{_other_thread(pid) or pid}/smaps", "rb", buffering=0) as file:
-            mappings = file.readall()
-    except OSError:
-        return 0
+    mappings = _of_memory(pid, "smaps")
     devices = {b"00:01", _device(SHARED_MEMORY_FOLDER)}  # the kernel's own tmpfs, and that of shm_open(3)
     found = (each for each in _SHARED_MAPPING.finditer(mappings) if each["device"] in devices)
     return sum(int(each["share"]) << 10 for each in found if not each["path"].startswith(b"/memfd:killable-"))

@@ -11,6 +11,9 @@ from contextlib import suppress
 
 from killable.supervisor import clock
 
+LINKED_MAX = 100_000
+"""Files with several names that are remembered, some 16 MB: of further ones each name counts."""
+
 
 def measure(wanted: Sequence[str], at_most: int) -> tuple[int, float]:
     """Return how many bytes folders have on disk, counted until they are over `at_most`, and the seconds that it took.
@@ -27,10 +30,11 @@ def measure(wanted: Sequence[str], at_most: int) -> tuple[int, float]:
                     seen = entry.stat(follow_symlinks=False)
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif seen.st_nlink > 1:
+                    elif seen.st_nlink > 1 and seen.st_blocks:
                         if (seen.st_dev, seen.st_ino) in linked:
                             continue
-                        linked.add((seen.st_dev, seen.st_ino))
+                        if len(linked) < LINKED_MAX:
+                            linked.add((seen.st_dev, seen.st_ino))
                     found += seen.st_blocks * 512
                 if found > at_most:
                     break

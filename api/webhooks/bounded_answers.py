@@ -4,6 +4,7 @@ Runs in: the webhooks' thread.
 
 HTTP lets a server send any number of interim answers (`100 Continue`) before the final one. Each is parsed in Python,
 in a thread of the server's process: as long as they come, nothing else in that process has the interpreter for itself.
+What TLS itself sends (session tickets) is read by OpenSSL, without the interpreter, and is not counted here.
 """
 
 from __future__ import annotations

@@ -135,7 +135,11 @@ class Deliveries:
             return
         self._pending[job_id] = delivery
         self._of_tenant[tenant] += 1
-        self._put(delivery)
+        if attempts:  # a server that restarts often would use up all of them within minutes
+            wait_s = self._wait_s(attempts, None)
+            delivery.timer = asyncio.get_running_loop().call_later(wait_s, self._put, delivery)
+        else:
+            self._put(delivery)
 
     def _put(self, delivery: _Delivery) -> None:
         delivery.timer = None

@@ -89,13 +89,20 @@ class FilesFolder:
         return os.path.join(self.root, *parts)
 
     def _known(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known of each file that is whole, and remove the others."""
+        """Yield what is known of each file that is whole, and remove the others.
+
+        Of a file that another release has noted in another form only its id is known: it stays where it is.
+        """
         known = set()
         for name in os.listdir(self._path(ABOUT)):
             file_id = name.removesuffix(".json")
             try:
                 with open(self._path(ABOUT, name), "rb") as file:
                     about: dict[str, Any] = json.load(file)
+                if name.endswith(".json") and not _is_known_form(about):
+                    known.add(file_id)
+                    yield {"file_id": file_id}
+                    continue
                 size = os.lstat(self.path_of(file_id, about["name"])).st_size
                 if (about["file_id"], about["size"]) != (file_id, size):
                     raise ValueError(name)
@@ -219,3 +226,10 @@ def _sync_folder(path: str) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_known_form(about: Any) -> bool:
+    """Return whether this says by which file it stands, as this release writes it."""
+    if not isinstance(about, dict):
+        return False
+    return [type(about.get(key)) for key in ("file_id", "name", "size")] == [str, str, int]

@@ -43,8 +43,9 @@ async def test_a_file_that_goes_before_its_job_is_withdrawn_stops_no_timer(tmp_p
     await store.close()
 
 
+@pytest.mark.parametrize("missing", ["tenant", "size", "name", "file_id"])
 async def test_files_of_another_release_are_read_or_left_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
 ) -> None:
     """A member more is no matter; a file of which one is missing is left where it is, and told of."""
     store = await opened(tmp_path)
@@ -53,7 +54,7 @@ async def test_files_of_another_release_are_read_or_left_alone(
     about = {each: Path(store.folder.about(each)) for each in (later, damaged)}
     about[later].write_text(json.dumps(json.loads(about[later].read_text()) | {"colour": "red"}))
     known = json.loads(about[damaged].read_text())
-    del known["tenant"]
+    del known[missing]
     about[damaged].write_text(json.dumps(known))
     store = await opened(tmp_path)
     assert {record.file_id for record in store.page(limit=9)[0]} == {later, whole}

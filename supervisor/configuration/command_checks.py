@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from killable.supervisor.configuration.absolute_paths import in_home
 from killable.supervisor.configuration.command_tables import CommandTable, ItemTable, ParameterTable
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.linux.program_file import why_not_executable
@@ -42,7 +43,7 @@ def spec_of(name: str, table: CommandTable, folder: Path) -> CommandSpec:
     """Return a command as workers run it. A program with a folder in its name is from the file's folder."""
     program, *arguments = table.argv
     assert isinstance(program, str)
-    path = str(folder / Path(program).expanduser()) if "/" in program else program
+    path = str(folder / in_home(program)) if "/" in program else program
     return CommandSpec(
         name=name,
         argv=[path, *(each if isinstance(each, str) else list(each) for each in arguments)],

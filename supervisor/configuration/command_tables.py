@@ -8,7 +8,16 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from killable.workers.authoring.identifiers import TYPE_NAME
@@ -19,7 +28,21 @@ from killable.workers.commands.command_spec import SIGNALS
 POOL = "commands"
 """The pool of commands that name none."""
 
-Text = Annotated[str, Strict()]
+
+def _text(value: str) -> str:
+    if "\0" in value:  # no file, user, program or variable has it
+        raise PydanticCustomError("expected", "text without the character NUL")
+    return value
+
+
+def _variable(name: str) -> str:
+    if not name or "=" in name:
+        raise PydanticCustomError("expected", "the name of a variable, without =")
+    return name
+
+
+Text = Annotated[str, Strict(), AfterValidator(_text)]
+Variables = dict[Annotated[Text, AfterValidator(_variable)], Text]
 Count = Annotated[int, Strict(), Field(ge=0)]
 Truth = Annotated[bool, Strict()]
 _ParameterName = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
@@ -169,7 +192,7 @@ class CommandTable(_Table):
     """The signal that asks it to end, with its grace, when the job is stopped."""
     environment: tuple[Text, ...] = ENVIRONMENT
     """Which variables of its pool's environment it gets: names, or patterns with *."""
-    env: dict[Text, Text] = {}
+    env: Variables = {}
     """Environment variables of its own."""
     pool: Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")] = POOL
     """The pool whose workers run it; [pools.NAME] sets their number, user, sandbox and the rest."""

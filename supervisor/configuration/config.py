@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from killable.supervisor.configuration import layers
-from killable.supervisor.configuration.absolute_paths import absolute_path, absolute_python, absolute_setting
+from killable.supervisor.configuration.absolute_paths import absolute_path, absolute_python, absolute_settings
 from killable.supervisor.configuration.command_checks import command_faults, pool_commands
 from killable.supervisor.configuration.faults import ConfigError, ConfigFault, dotted, shown
 from killable.supervisor.configuration.layers import Leaves
@@ -118,9 +118,7 @@ def _checked(leaves: Leaves) -> tuple[FileTable, list[ConfigFault]]:
 
 def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[ServerSettings, dict[str, str]]:
     """Make paths absolute, those in the file from its folder. Lower a default that is over the bound above it."""
-    changes: dict[str, Any] = {}
-    for name in ("uds", "api_keys_file", "audit_log", "operator_socket", "journal", "files_folder"):
-        changes |= absolute_setting(server, "server", name, leaves, file)
+    changes = absolute_settings(server, "server", leaves, file)
     lowered: dict[str, str] = {}
     if ("server", "body_bytes_max") not in leaves and server.body_bytes_max > server.queue_bytes_max:
         changes["body_bytes_max"] = server.queue_bytes_max
@@ -129,7 +127,7 @@ def _server(server: ServerSettings, leaves: Leaves, file: Path | None) -> tuple[
 
 
 def _webhooks(webhooks: WebhookSettings, leaves: Leaves, file: Path | None) -> WebhookSettings:
-    return replace(webhooks, **absolute_setting(webhooks, "webhooks", "secrets_file", leaves, file))
+    return replace(webhooks, **absolute_settings(webhooks, "webhooks", leaves, file))
 
 
 def _with_source(fault: ConfigFault, sources: Mapping[str, str]) -> ConfigFault:

@@ -24,7 +24,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
-from killable.supervisor.configuration.command_tables import CommandTable
+from killable.supervisor.configuration.command_tables import CommandTable, Count, Text, Truth, Variables
 from killable.supervisor.configuration.documentation import documentation_of
 from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, TelemetrySettings, WebhookSettings
 from killable.supervisor.jobs import node_labels
@@ -77,9 +77,6 @@ _COUNT_OR_NONE_FORM = WithJsonSchema(
     {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^[0-9]+$|^{NO_LIMIT}$"}]}
 )
 
-Text = Annotated[str, Strict()]
-Truth = Annotated[bool, Strict()]
-Count = Annotated[int, Strict(), Field(ge=0)]
 AtLeastOne = Annotated[int, Strict(), Field(ge=1)]
 Seconds = Annotated[float, _SECONDS, Field(ge=0, allow_inf_nan=False), _SECONDS_FORM]
 SomeSeconds = Annotated[float, _SECONDS, Field(gt=0, allow_inf_nan=False), _SECONDS_FORM]
@@ -112,7 +109,8 @@ Texts = Annotated[tuple[Text, ...], BeforeValidator(_texts), WithJsonSchema(_TEX
 
 
 def _account(value: Any) -> Any:
-    if isinstance(value, bool) or not (isinstance(value, str) or (isinstance(value, int) and 0 <= value < 2**32 - 1)):
+    is_name, is_number = isinstance(value, str) and "\0" not in value, isinstance(value, int) and 0 <= value < 2**32 - 1
+    if isinstance(value, bool) or not (is_name or is_number):
         raise PydanticCustomError("expected", "a name, or a number")
     return value
 
@@ -297,7 +295,7 @@ class PoolTable(_Table):
     """Name or number of the group that workers run as; empty: the user's own."""
     environment: tuple[Text, ...] = ("*",)
     """Which of the server's variables jobs get: names, or patterns with *, which match nothing that looks secret."""
-    env: dict[Text, Text] = {}
+    env: Variables = {}
     """Environment variables of the pool's processes; they override the server's own."""
     sandbox: SandboxTable = SandboxTable()
     """What its jobs may not do: network = false, shared_memory = false; write and read, lists of paths."""

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from killable.supervisor.configuration.absolute_paths import absolute_path, absolute_python
+from killable.supervisor.configuration.absolute_paths import PATHS, absolute_path, absolute_python, has_no_home
 from killable.supervisor.configuration.faults import ConfigFault, shown
 from killable.supervisor.configuration.layers import is_path
 from killable.supervisor.configuration.schema import NO_LIMIT, CapsTable, FileTable, PoolTable
@@ -29,6 +29,7 @@ def value_faults(
 ) -> Iterator[ConfigFault]:
     """Yield every such fault, except those that depend on a `doubted` key, which has a fault already."""
     cluster = ClusterSettings(**dict(tables.cluster))
+    yield from _homes(tables)
     private = list(_private(server, webhooks, has_files=not cluster.ray))
     for name, pool in tables.pools.items():
         yield from _modules(name, pool, folder)
@@ -59,10 +60,20 @@ def configured_caps(table: CapsTable) -> dict[str, float]:
     return {name: cap for name, cap in table.given().items() if cap is not None}
 
 
+def _homes(tables: FileTable) -> Iterator[ConfigFault]:
+    for section, names in PATHS.items():
+        for name in names:
+            path = getattr(getattr(tables, section), name)
+            if has_no_home(path):
+                yield ConfigFault(
+                    f"{section}.{name}", "expected a path in the home of a user that there is", shown(path)
+                )
+
+
 def _modules(name: str, pool: PoolTable, folder: Path) -> Iterator[ConfigFault]:
     key = f"pools.{name}.module"
     for module in pool.module:
-        if is_path(module) and not (folder / module).is_file():
+        if is_path(module) and not Path(absolute_path(module, folder)).is_file():
             yield ConfigFault(key, "expected a Python file", f"{shown(module)}: no such file in {folder}")
         elif not is_path(module) and not all(part.isidentifier() for part in module.split(".")):
             yield ConfigFault(key, "expected a module name or a path ending in .py", shown(module))
@@ -125,7 +136,11 @@ def _exposed(name: str, pool: PoolTable, private: Sequence[Path], folder: Path) 
 
     What a job has put into a folder of modules would be imported by the next zygote, which is in none.
     """
-    code = [folder, *(folder / module for module in pool.module if is_path(module)), Path(sys.prefix)]
+    code = [
+        folder,
+        *(Path(absolute_path(module, folder)) for module in pool.module if is_path(module)),
+        Path(sys.prefix),
+    ]
     kept_from = {"write": (pool.sandbox.write, [*code, *private]), "read": (pool.sandbox.read, private)}
     for key, (paths, kept) in kept_from.items():
         for path in paths or ():

@@ -490,6 +490,41 @@ def test_paths_of_the_file_are_from_its_folder_and_others_from_here(folder: Path
     assert load(None, {}, {}, None).settings.journal == ""
 
 
+def test_a_home_that_nobody_has_is_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ("uds", "api_keys_file", "audit_log", "operator_socket", "journal", "files_folder")
+    found = faults(
+        "[server]\n"
+        + "".join(f"{name} = '~nobody at all/x'\n" for name in paths)
+        + "[webhooks]\nsecrets_file = '~nobody at all/x'\n"
+        "[pools.a]\nmodule = '~nobody at all/x.py'\npython = '~nobody at all/python'\n"
+        "sandbox.read = ['~nobody at all/x']\n[commands.c]\nargv = ['~nobody at all/x']\n"
+    )
+    keys = {f"server.{name}" for name in paths} | {"webhooks.secrets_file", "commands.c.argv"}
+    assert set(found) == keys | {"pools.a.module", "pools.a.python", "pools.a.sandbox.read"}
+    assert "in the home of a user" in found["server.uds"]["expected"]
+    assert found["server.journal"]["source"] == "given.toml:6"
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "mine.py").touch()
+    config = read("[server]\njournal = '~/j'\n[pools.a]\nmodule = '~/mine.py'\n")
+    assert (config.server.journal, config.settings.pools[0].modules) == (f"{folder}/j", (f"{folder}/mine.py",))
+
+
+def test_what_no_file_user_or_variable_can_be_called_is_a_fault() -> None:
+    found = faults(
+        '[server]\njournal = "a\\u0000"\n'
+        "[pools.a]\nmodule = 'a'\nuser = \"\\u0000\"\ngroup = \"\\u0000\"\nenv = { 'A=B' = 'x', C = \"\\u0000\" }\n"
+        "[commands.c]\nargv = ['true']\nenv = { '' = 'x' }\n",
+        environ={"KILLABLE_POOLS__A__ENV": "x"},
+    )
+    assert set(found) == {
+        "server.journal", "pools.a.user", "pools.a.group",
+        "pools.a.env.A=B", "pools.a.env.C", "pools.a.env.", "commands.c.env.",
+    }  # fmt: skip
+    assert (found["pools.a.env."]["source"], found["pools.a.env."]["found"]) == (
+        "KILLABLE_POOLS__A__ENV", "a value that is not shown",
+    )  # fmt: skip
+
+
 def test_an_interpreter_that_is_not_there_is_a_fault() -> None:
     found = faults('[pools.x]\nmodule = "m"\npython = "./no/python"\n[pools.y]\nmodule = "m"\npython = "no-python"')
     assert "no such program" in found["pools.x.python"]["found"]

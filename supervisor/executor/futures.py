@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from killable.supervisor.executor import ctrl_c, ending_imports
@@ -81,7 +82,7 @@ class JobFuture(Future[T]):
     _is_unpickled = False
     _value: Any = None
     _error: BaseException | None = None
-    _payload: bytes | memoryview | MemoryFile | None = None
+    _payload: bytes | memoryview | mmap | MemoryFile | None = None
     _raised = b""
     _partial: bytes | MemoryFile | None = None
     _log: EventLog | None = None
@@ -341,7 +342,7 @@ class JobFuture(Future[T]):
         self._raised = job.exception
         self._partial = job.partial
         if outcome.state == "completed":
-            self._payload = job.result if job.shared_result is None else job.shared_result
+            self._payload = job.result if job.shared_result is None else job.shared_result.without_descriptor()
         elif job.shared_result is not None:
             self._partial = job.shared_result
         self.finish(outcome)

@@ -115,7 +115,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _reduce_sentinel(self, value: object) -> Any:
         """Refer to an `object()` that is a global by its name: it is compared by identity."""
-        for name, each in self._main.items():
+        for name, each in list(self._main.items()):  # another thread of the program may set one
             if each is value and self._may_name(name):
                 self.refers.add(Key(MAIN, name))
                 return script_globals.look_up, (MAIN, name)

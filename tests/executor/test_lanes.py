@@ -165,7 +165,7 @@ def test_who_holds_the_conditions_of_futures_delays_no_other_call(executor: Exec
     wait_for_lanes(executor, 2)
     assert list(executor.map(executor_tasks.square, range(200))) == [number**2 for number in range(200)]
     wait_for_lanes(executor, 2)
-    with contextlib.ExitStack() as waited_for, concurrent.futures.ThreadPoolExecutor(1) as another_thread:
+    with concurrent.futures.ThreadPoolExecutor(1) as another_thread, contextlib.ExitStack() as waited_for:
         with stalled_supervisor_thread(executor):
             held = [tmp_path / "first", tmp_path / "second"]
             stuck = [executor.submit(executor_tasks.hold_the_lock, str(path)) for path in held]

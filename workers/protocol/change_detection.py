@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import operator
 import sys
-from collections import namedtuple
+from collections import _tuplegetter  # type: ignore[attr-defined]
 from collections.abc import Callable, Iterable
 from enum import Enum
 from types import (
@@ -36,7 +36,7 @@ FIXED: tuple[type, ...] = (
     *reducers.NAMED[1:],
 )
 """Types whose objects do not change. Those of their subclasses may."""
-_FIXED = frozenset({*FIXED, object, type(namedtuple("_Pair", "left right").left)})  # type: ignore[attr-defined]
+_FIXED = frozenset({*FIXED, object, _tuplegetter})
 ITEMS_MAX = 100
 """The most items of a container that are compared; pickling more takes less time."""
 _MADE_WITH_CLASS = frozenset(

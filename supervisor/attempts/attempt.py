@@ -387,7 +387,8 @@ class Attempt:
         ending = gone.ending
         status = ExitStatus() if ending is None else ExitStatus(ending.exit_code, ending.signal, ending.core_dumped)
         self._phase_times.note_gone(gone, status, self._clock.now())
-        evidence = Evidence.of(gone, self.job.limits, self._protocol_error, self._deadlines, entered=self._entered)
+        known = {"entered": self._entered, "unpickles": not self._json}
+        evidence = Evidence.of(gone, self.job.limits, self._protocol_error, self._deadlines, **known)
         self._finish(status, evidence)
 
     # ── the end ──

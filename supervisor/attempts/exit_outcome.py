@@ -58,9 +58,13 @@ class Evidence(NamedTuple):
     """The verdict if the job did not catch the last `OperationTimedOut` that was raised in it."""
     operation_signalled: Verdict | None = None
     """The verdict if the SIGTERM for an expired operation, not acknowledged yet, ended the process."""
+    unpickles: bool = False
+    """Its input is a pickle: code of the program runs before the job function is entered."""
 
     @classmethod
-    def of(cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool) -> Self:
+    def of(
+        cls, gone: Gone, limits: Limits, protocol_error: str, deadlines: Deadlines, *, entered: bool, unpickles: bool
+    ) -> Self:
         """Return the evidence about an attempt whose process is gone."""
         return cls(
             entered=entered,
@@ -72,6 +76,7 @@ class Evidence(NamedTuple):
             cpu_used_up=limits["cpu_s"] is not None and _cpu_s(gone) >= limits["cpu_s"],
             operation=deadlines.raised,
             operation_signalled=deadlines.expired_by_signal,
+            unpickles=unpickles,
         )
 
 
@@ -175,7 +180,7 @@ def _from_status(status: ExitStatus, evidence: Evidence) -> Outcome:
         return _from_signal(status.signal, status, evidence)
     code = status.exit_code
     assert code is not None
-    if not evidence.entered:
+    if not evidence.entered and not (evidence.unpickles and code not in MEANINGS):
         return _before_entry(code)
     if evidence.torn_bytes and code == 0:
         return _failed(

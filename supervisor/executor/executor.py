@@ -448,7 +448,7 @@ def _start_guard() -> EarlyGuard | None:
     try:
         from killable.supervisor.linux.early_guard import EarlyGuard
 
-        return None if is_in_pool() else EarlyGuard(POOL, sys.path, IMPORTED_AHEAD)
+        return None if is_in_pool() else EarlyGuard(POOL, _import_path(), IMPORTED_AHEAD)
     except OSError:
         return None
 
@@ -546,7 +546,7 @@ def _setup(
 def _encoded(setup: ExecutorSetup) -> bytes:
     """Raise any exception of pickling, with a note that says which argument it is."""
     try:
-        return setup.encode(sys.path)
+        return setup.encode(_import_path())
     except Exception as error:
         from killable.supervisor.executor import pickling_errors
 
@@ -563,3 +563,8 @@ def _names(modules: Sequence[str]) -> tuple[str, ...]:
 
 def _start_method(context: multiprocessing.context.BaseContext | None) -> StartMethod:
     return "spawn" if context is not None and context.get_start_method() == "spawn" else "fork"
+
+
+def _import_path() -> list[str]:
+    """Return the program's sys.path without what is no text, which imports pass over, too."""
+    return [entry for entry in sys.path if isinstance(entry, str)]

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 from killable.supervisor.executor import ctrl_c, ending_imports
@@ -81,7 +82,7 @@ class JobFuture(Future[T]):
     _is_unpickled = False
     _value: Any = None
     _error: BaseException | None = None
-    _payload: bytes | memoryview | MemoryFile | None = None
+    _payload: bytes | memoryview | mmap | MemoryFile | None = None
     _raised = b""
     _partial: bytes | MemoryFile | None = None
     _log: EventLog | None = None
@@ -123,6 +124,14 @@ class JobFuture(Future[T]):
             self._cancel_pending(reason)
         finally:
             self._owner.drop_withdrawn(self, reason)
+
+    def done(self) -> bool:
+        """Return whether the job has ended, in any way."""
+        return self._state in _DONE  # without the condition, as in `cancelled`: who holds it may wait for who asks
+
+    def cancelled(self) -> bool:
+        """Return whether a cancel has ended the job."""
+        return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def running(self) -> bool:
         """Return whether a worker has the task. True of one behind another only once that one's end is known."""
@@ -295,22 +304,23 @@ class JobFuture(Future[T]):
     def begin(self) -> bool:
         """Mark the task as running. Return False if it is not pending any more."""
         with self._condition:
-            if self._state != PENDING:
-                return False
-            self._state = RUNNING
-            return True
+            return self.begin_in_lane()
+
+    def begin_in_lane(self) -> bool:
+        """Do as `begin` for a task that its worker has: no other thread can end it as one that has not begun.
+
+        The lock of the owner is held, so the condition is not taken: a thread in `concurrent.futures.wait` holds those
+        of all its futures, and a finalizer that runs there may cancel another one, which takes that lock.
+        """
+        if self._state != PENDING:
+            return False
+        self._state = RUNNING
+        return True
 
     def note_cancelled(self, reason: str) -> None:
         """Set the certificate of a task that was cancelled before it began: it has no phase times."""
         if self._certificate is None:
             self._certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
-
-    def take_back(self) -> None:
-        """Mark the task as pending again: the worker that was to run it is gone."""
-        with self._condition:
-            if self._state == RUNNING:
-                self._state = PENDING
-            self.pid = None
 
     def on_accepted(self, job: Job) -> None:
         self.pid = job.pid
@@ -332,7 +342,7 @@ class JobFuture(Future[T]):
         self._raised = job.exception
         self._partial = job.partial
         if outcome.state == "completed":
-            self._payload = job.result if job.shared_result is None else job.shared_result
+            self._payload = job.result if job.shared_result is None else job.shared_result.without_descriptor()
         elif job.shared_result is not None:
             self._partial = job.shared_result
         self.finish(outcome)

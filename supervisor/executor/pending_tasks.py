@@ -43,6 +43,8 @@ class PendingTasks:
 
     A task that waits is in `_waiting`, one that a worker has or is about to get in a lane; each move between the two is
     made with the lock held. An interrupt (Ctrl-C) in the middle is repaired by whoever takes the lock next.
+
+    While a thread holds the lock it takes no future's condition: who holds one may wait for the lock.
     """
 
     supervisor: Supervisor
@@ -235,11 +237,9 @@ class PendingTasks:
         Only `stop` ends it then.
         """
         task = self._under_way.get(future)
-        if task is None:
-            return False
+        if task is None or self.lock._is_owned():  # type: ignore[attr-defined]  # `threading.Condition` uses it, too
+            return False  # in a finalizer or signal handler: the supervisor's thread does it
         with self.lock:
-            if self._matching.locked():  # in a finalizer or signal handler: the supervisor's thread does it
-                return False
             self._take_back(task)
             task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
             self._waiting.pop(future, None)
@@ -379,7 +379,7 @@ class PendingTasks:
                 task.is_withdrawn = True
                 self.supervisor_thread.call(task.drop)
             elif task.future in self._under_way and not task.is_withdrawn:
-                task.future.take_back()
+                task.future.pid = None
                 self._waiting[task.future] = task
                 self._waiting.move_to_end(task.future, last=False)
 

@@ -201,7 +201,7 @@ class Task:
 
     def begin(self) -> None:
         self.lane = None
-        self.future.begin()
+        self.future.begin_in_lane()
 
     def adopt(self, given: Given) -> None:
         self._become_job(given)

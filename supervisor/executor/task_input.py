@@ -83,8 +83,8 @@ def _defined_call(found: Pickled, content: TaskContent) -> TaskInput | None:
 def _inline_or_sealed(packed: Pickled) -> bytes | SealedInput:
     if packed.size > INLINE_TASK_BYTES_MAX:
         try:
-            return SealedInput.laid(packed.lay)
-        except OSError:  # no memory or no descriptor for a memory file: it is sent as an order
+            return SealedInput.laid(packed.lay, may_wait=packed.size <= TASK_BYTES_MAX)
+        except OSError:  # no memory or no descriptor for a memory file: it waits as it is, and is sent as an order
             if packed.size > TASK_BYTES_MAX:
                 raise
     return packed.to_bytes()

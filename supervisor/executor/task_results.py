@@ -6,6 +6,7 @@ Runs in: any thread of the program.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from mmap import mmap
 from typing import Any, TypeVar
 
 from killable.workers.errors import JobError, JobFailed
@@ -60,7 +61,7 @@ def read(unpickle: Callable[..., T], *sent: Any) -> T:
         raise
 
 
-def unpickled(payload: bytes | memoryview | MemoryFile | None) -> Any:
+def unpickled(payload: bytes | memoryview | mmap | MemoryFile | None) -> Any:
     if isinstance(payload, MemoryFile):
         with payload.mapped() as content:
             return pickling.loads(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import linecache
@@ -153,6 +154,36 @@ def test_calls_behind_one_that_is_killed_run_elsewhere(executor: Executor, tmp_p
         for future in stuck:
             future.cancel(grace_s=0)
     for future in stuck:
+        with pytest.raises(JobCancelled):
+            future.result()
+    assert [future.result() for future in behind if future is not behind[3]] == [n**2 for n in range(40) if n != 3]
+
+
+def test_who_holds_the_conditions_of_futures_delays_no_other_call(executor: Executor, tmp_path: Path) -> None:
+    """A thread in `concurrent.futures.wait` does, and a finalizer or a signal handler may cancel a call there."""
+    tasks = executor._tasks
+    wait_for_lanes(executor, 2)
+    assert list(executor.map(executor_tasks.square, range(200))) == [number**2 for number in range(200)]
+    wait_for_lanes(executor, 2)
+    with concurrent.futures.ThreadPoolExecutor(1) as another_thread, contextlib.ExitStack() as waited_for:
+        with stalled_supervisor_thread(executor):
+            held = [tmp_path / "first", tmp_path / "second"]
+            stuck = [executor.submit(executor_tasks.hold_the_lock, str(path)) for path in held]
+            until(lambda: all(map(os.path.exists, held)), "they run")
+            behind = [executor.submit(executor_tasks.square, number) for number in range(40)]
+            assert sum(len(lane) for lane in tasks._lanes) > 2, "some are lined up"
+            for future in (*stuck, *behind):
+                waited_for.enter_context(future._condition)
+            cancels = [another_thread.submit(future.cancel, grace_s=0) for future in stuck]
+            assert all(cancel.result(timeout=5) for cancel in cancels), "what stands behind is put back"
+            with tasks.lock:  # as in a finalizer that runs where it is held
+                assert not tasks.withdraw(behind[3]), "else its condition would be taken here"
+            assert behind[3].cancel()
+        until(lambda: all(future._state == "RUNNING" for future in stuck), "they are jobs", timeout_s=5)
+        assert tasks.lock.acquire(timeout=5)
+        tasks.lock.release()
+        waited_for.close()
+    for future in (*stuck, behind[3]):
         with pytest.raises(JobCancelled):
             future.result()
     assert [future.result() for future in behind if future is not behind[3]] == [n**2 for n in range(40) if n != 3]

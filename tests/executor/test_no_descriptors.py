@@ -135,6 +135,28 @@ try:
 except OSError as error:
     print(error.strerror)
 """
+MANY_CALLS = """
+import os, resource
+from concurrent.futures import wait
+from killable import Executor
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (240, hard))
+def has_room():
+    return len(os.listdir("/proc/self/fd")) < 90
+def stay(path):
+    os.read(os.open(path, os.O_RDONLY), 1)
+os.mkfifo("gate")
+gate = os.open("gate", os.O_RDWR)
+with Executor(max_workers=1) as executor:
+    stays = executor.submit(stay, os.path.abspath("gate"))
+    sent = [executor.submit(len, bytes(100_000 + number)) for number in range(90)]
+    print(has_room())
+    os.write(gate, b"x")
+    print([each.result() - 100_000 for each in sent] == list(range(90)))
+    returned = [executor.submit(bytes, 530_000 + number) for number in range(90)]
+    wait(returned)
+    print(has_room(), [len(each.result()) - 530_000 for each in returned] == list(range(90)), has_room())
+"""
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01, 0.02, 0.03, 0.05])
@@ -167,3 +189,7 @@ def test_an_end_does_not_wait_for_a_search_that_sees_nothing(tmp_path: Path) -> 
 
 def test_of_executors_that_end_before_what_endings_need_is_imported_no_descriptor_is_left(tmp_path: Path) -> None:
     assert told_by(ENDS_EARLY, tmp_path) == "True\n"
+
+
+def test_waiting_calls_and_unread_results_leave_the_program_most_of_its_descriptors(tmp_path: Path) -> None:
+    assert told_by(MANY_CALLS, tmp_path) == "True\nTrue\nTrue True True\n"

@@ -229,6 +229,40 @@ def test_what_the_program_changes_replaces_what_a_worker_has(tmp_path: Path) -> 
     assert run(tmp_path, text).splitlines() == [*told, "True False", "new x 2 1 3 1 2"]
 
 
+def test_what_changes_inside_of_a_class_or_a_value_reaches_a_worker(tmp_path: Path) -> None:
+    text = """
+        import abc, collections, enum
+        from killable import Executor
+
+        Point = collections.namedtuple("P", "x y")
+        Point.scale = 1
+
+        class Base(abc.ABC):
+            pass
+
+        class Mode(str):
+            pass
+
+        class Mark(enum.Enum):
+            LOW = [1]
+
+        mode = Mode("a")
+        mode.speed = "slow"
+
+        def look():
+            return Point.scale, isinstance("a", Base), mode.speed, Mark.LOW.value
+
+        with Executor(1) as executor:
+            print(*executor.submit(look).result())
+            Point.scale = 2
+            Base.register(str)
+            mode.speed = "fast"
+            Mark.LOW.value.append(2)
+            print(*executor.submit(look).result())
+    """
+    assert run(tmp_path, text).splitlines() == ["1 False slow [1]", "2 True fast [1, 2]"]
+
+
 def test_a_name_that_is_defined_later_is_found(tmp_path: Path) -> None:
     """As in a notebook, where a function may be called before the cell that it needs was run."""
     text = """

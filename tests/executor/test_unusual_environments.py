@@ -40,6 +40,11 @@ def test_a_program_without_stderr(first: str) -> None:
     assert run(first) == "1024"
 
 
+def test_a_path_with_entries_that_are_no_text() -> None:
+    """The import system passes them over."""
+    assert run("import pathlib; sys.path[:0] = [pathlib.Path('/lib'), b'/lib', None]") == "1024"
+
+
 def test_a_working_directory_that_was_removed() -> None:
     assert run("import tempfile; os.chdir(folder := tempfile.mkdtemp()); os.rmdir(folder)") == "1024"
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import abc
+import collections
+import dataclasses
+import enum
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -63,6 +67,54 @@ def test_a_class_changes_with_its_attributes() -> None:
     assert not holds_after(made, lambda: setattr(made, "other", 2))
 
 
+def of_main(cls: type) -> type:
+    cls.__module__ = "__main__"
+    return cls
+
+
+class Level(str):
+    pass
+
+
+class Mark(enum.Enum):
+    LOW = 1
+    HIGH = [1]  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        of_main(collections.namedtuple("P", "x y")),
+        dataclasses.make_dataclass("M", [("a", int)]),
+        of_main(type("Tee", (), {"v": 1})),
+        of_main(type("Derived", (make_class(),), {})),
+    ],
+)
+def test_a_class_that_nothing_else_brings_changes_under_any_name(cls: Any) -> None:
+    assert holds_after(cls, lambda: None)
+    assert not holds_after(cls, lambda: setattr(cls, "level", 2))
+    assert not holds_after([cls(1, 2) if cls.__name__ == "P" else cls], lambda: setattr(cls, "level", 3))
+
+
+def test_a_class_changes_with_its_base_that_nothing_else_brings() -> None:
+    base = make_class()
+    derived = of_main(type("Derived", (base,), {}))
+    assert not holds_after(derived, lambda: setattr(base, "level", 2))
+
+
+def test_an_abstract_class_changes_with_what_is_registered() -> None:
+    base = of_main(abc.ABCMeta("Base", (), {}))
+    assert holds_after(base, lambda: None)
+    assert not holds_after(base, lambda: base.register(Level))  # type: ignore[attr-defined]
+
+
+def test_an_enumeration_changes_with_its_members() -> None:
+    of_main(Mark)
+    assert holds_after([Mark.LOW], lambda: None)
+    assert not holds_after(Mark, lambda: setattr(Mark.LOW, "seen", 1))
+    assert not holds_after(Mark, lambda: Mark.HIGH.value.append(2))
+
+
 @pytest.mark.parametrize(
     ("value", "change"),
     [
@@ -83,7 +135,7 @@ class Other:
 
 
 @pytest.mark.parametrize(
-    "value", [Other(), [Other()], list(range(ITEMS_MAX + 1)), bytearray(3), functools.partial(make)]
+    "value", [Other(), [Other()], list(range(ITEMS_MAX + 1)), bytearray(3), functools.partial(make), Level("a")]
 )
 def test_what_may_change_unseen_has_no_snapshot(value: Any) -> None:
     assert Snapshot.of(value, "Made") is None

@@ -66,3 +66,16 @@ def test_a_large_global_that_is_known_is_not_mapped(script: types.ModuleType, mo
     assert pickling.loads(packed.to_bytes(), [part])["args"] == (7,)
     part.close()  # no mapping from here on
     assert pickling.loads(packed.to_bytes(), [part])["args"] == (7,)
+
+
+def test_a_global_that_another_thread_sets_while_one_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    main = {"__name__": "__main__", "first": (sentinel := object()), "second": 2}
+    monkeypatch.setattr(by_value, "globals_of_main", lambda: main)
+
+    class Interrupted(by_value.Pickler):
+        def _may_name(self, root: str) -> bool:
+            main[f"{root}_again"] = 1
+            return False
+
+    pickling._by_value(Interrupted, sentinel, True)
+    assert "first_again" in main

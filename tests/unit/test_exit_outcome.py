@@ -70,6 +70,14 @@ def test_every_exit_code_before_the_job_is_one_of_ours() -> None:
 
 
 @pytest.mark.row("B4")
+def test_an_exit_code_that_is_none_of_ours_is_one_of_the_code_that_unpickles_an_input() -> None:
+    evidence = Evidence(unpickles=True)
+    codes = {code: code_of(None, None, ExitStatus(exit_code=code), evidence) for code in EXIT_CODES}
+    ours = {code: BEFORE_ENTRY.get(code, "spawn") for code in MEANINGS}
+    assert codes == dict.fromkeys(EXIT_CODES, "exit") | ours
+
+
+@pytest.mark.row("B4")
 def test_every_exit_code_of_a_job_is_its_own() -> None:
     for code in EXIT_CODES:
         outcome = classify(None, None, ExitStatus(exit_code=code), ENTERED)
@@ -251,7 +259,12 @@ def test_the_processor_time_of_a_limit_is_that_of_both_kinds_and_used_up_when_it
 ) -> None:
     ending = None if user_s is None else ProcessEnding(None, 9, False, 0, user_s, system_s, 0.0)
     evidence = Evidence.of(
-        Gone(ending, 0, ""), over(DEFAULT_LIMITS, {"cpu_s": cpu_s}), "", Deadlines(DEFAULT_LIMITS), entered=True
+        Gone(ending, 0, ""),
+        over(DEFAULT_LIMITS, {"cpu_s": cpu_s}),
+        "",
+        Deadlines(DEFAULT_LIMITS),
+        entered=True,
+        unpickles=False,
     )
     assert evidence == Evidence(entered=True, cpu_used_up=used_up)
 
@@ -268,5 +281,6 @@ def test_what_is_known_of_a_process_that_is_gone_is_evidence() -> None:
     expected = Evidence(
         entered=False, torn_bytes=5, protocol_error="nonsense", zygote_lost=True, oom="yes",
         memory_max_struck=True, operation=deadlines.raised, operation_signalled=deadlines.expired_by_signal,
+        unpickles=True,
     )  # fmt: skip
-    assert Evidence.of(gone, DEFAULT_LIMITS, "nonsense", deadlines, entered=False) == expected
+    assert Evidence.of(gone, DEFAULT_LIMITS, "nonsense", deadlines, entered=False, unpickles=True) == expected

@@ -115,7 +115,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def _reduce_sentinel(self, value: object) -> Any:
         """Refer to an `object()` that is a global by its name: it is compared by identity."""
-        for name, each in self._main.items():
+        for name, each in list(self._main.items()):  # another thread of the program may set one
             if each is value and self._may_name(name):
                 self.refers.add(Key(MAIN, name))
                 return script_globals.look_up, (MAIN, name)
@@ -278,8 +278,13 @@ def _looks_around(code: CodeType) -> bool:
 
 
 def _extra_of(member: Enum) -> dict[str, Any]:
-    """Return the attributes that an enumeration's own `__init__` or `__new__` has set on a member."""
-    return {name: value for name, value in vars(member).items() if not (name.startswith("_") and name.endswith("_"))}
+    """Return the attributes that the program has set on a member of an enumeration, and its value, which may have
+    changed since the class was made.
+    """
+    own = vars(member).items()
+    return {
+        name: value for name, value in own if name == "_value_" or not (name.startswith("_") and name.endswith("_"))
+    }
 
 
 # ── what a pickle calls when it is loaded ──

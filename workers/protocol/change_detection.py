@@ -3,12 +3,16 @@
 Runs in: the program (an Executor's).
 
 Objects are compared by identity, and only where they may be exchanged for others: a function's code, variables and
-attributes, a class's attributes, the items of a small container. What may change in another way is not told at all.
+attributes, a class's attributes and those of an enumeration's members, what is registered with an abstract class, the
+items of a small container. What may change in another way is not told at all.
 """
 
 from __future__ import annotations
 
+import abc
 import operator
+import sys
+from collections import _tuplegetter  # type: ignore[attr-defined]
 from collections.abc import Callable, Iterable
 from enum import Enum
 from types import (
@@ -23,15 +27,16 @@ from types import (
 from typing import Any
 
 from killable.workers.protocol import reducers
-from killable.workers.protocol.script_globals import MAINS, is_real
+from killable.workers.protocol.script_globals import MAINS, globals_of_main, is_real
 
 FIXED: tuple[type, ...] = (
-    *(int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
+    *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
     *(CodeType, ModuleType, BuiltinFunctionType),
     *(GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType, Enum),
     *reducers.NAMED[1:],
 )
-"""Types whose objects do not change."""
+"""Types whose objects do not change. Those of their subclasses may."""
+_FIXED = frozenset({*FIXED, object, _tuplegetter})
 ITEMS_MAX = 100
 """The most items of a container that are compared; pickling more takes less time."""
 _MADE_WITH_CLASS = frozenset(
@@ -42,6 +47,8 @@ _MADE_WITH_CLASS = frozenset(
     }
 )
 """Attributes of classes whose own changes nobody looks for."""
+_MADE_WITH_MEMBER = frozenset({"_name_", "__objclass__", "_sort_order_"})
+"""The same of the members of an enumeration."""
 
 
 class _Changeable(Exception):
@@ -63,12 +70,13 @@ class Snapshot:
     def of(cls, value: object, own: str) -> Snapshot | None:
         """Take a snapshot. Return None if the value may change in a way that a snapshot does not tell.
 
-        `own`: the name in `__main__` of functions and classes that are looked into; others are told by identity.
+        `own`: the name in `__main__` that the value has. Classes with other names there are told by identity: they have
+        snapshots of their own.
         """
         walk = _Walk(own)
         try:
             walk.enter(value, is_outer=True)
-        except (_Changeable, ValueError, RecursionError):  # ValueError: an empty cell
+        except Exception:  # _Changeable, an empty cell, or what a metaclass of the program raises
             return None
         return cls(walk.looks)
 
@@ -90,7 +98,7 @@ class _Walk:
         self._seen: set[int] = set()
 
     def enter(self, value: Any, *, is_outer: bool = False) -> None:
-        if isinstance(value, FIXED) or type(value) is object or id(value) in self._seen:
+        if type(value) in _FIXED or isinstance(value, ModuleType) or id(value) in self._seen:
             return
         self._seen.add(id(value))
         match value:
@@ -98,11 +106,14 @@ class _Walk:
                 if value.__module__ in MAINS or "<" in value.__qualname__:
                     self._enter_function(value, is_outer)
             case type():
-                if value.__module__ in MAINS and value.__qualname__.partition(".")[0] == self._own:
-                    self._look(_attributes, value)
-                    if not issubclass(value, Enum):
-                        self._all(each for name, each in vars(value).items() if name not in _MADE_WITH_CLASS)
-            case tuple() | frozenset():
+                if self._is_part(value):
+                    self._enter_class(value)
+            case Enum():
+                self.enter(type(value))
+            case tuple() if not hasattr(value, "__dict__"):  # one of a `namedtuple`, too
+                self.enter(type(value))
+                self._all(tuple(value))
+            case frozenset() if type(value) is frozenset:
                 self._all(value)
             case staticmethod() | classmethod():
                 self.enter(value.__func__)
@@ -115,6 +126,30 @@ class _Walk:
                 self._all(_CONTAINERS[type(value)](value))
             case _:
                 raise _Changeable
+
+    def _is_part(self, cls: type) -> bool:
+        """Return whether a class is pickled with the value: nothing else brings it, and the worker cannot import it."""
+        root, *rest = cls.__qualname__.split(".")
+        if cls.__module__ in MAINS:
+            found = None if root == self._own else globals_of_main().get(root)
+        else:
+            found = getattr(sys.modules.get(cls.__module__), root, None)
+        for name in rest:
+            found = getattr(found, name, None)
+        return found is not cls and cls.__module__ != "builtins"
+
+    def _enter_class(self, cls: type) -> None:
+        self._look(_attributes, cls)
+        self._all((type(cls), *cls.__bases__))
+        if "_abc_impl" in vars(cls):
+            self._look(_registered, cls)
+        members = cls.__members__ if issubclass(cls, Enum) else {}
+        for member in members.values():
+            self._look(_values, vars(member))
+            self._all(each for name, each in vars(member).items() if name not in _MADE_WITH_MEMBER)
+        for name, each in vars(cls).items():
+            if name not in _MADE_WITH_CLASS and name not in members and not (members and _is_made_with_enum(name)):
+                self.enter(each)
 
     def _enter_function(self, function: FunctionType, is_outer: bool) -> None:
         cells = () if _is_wrapper_of_library(function) else _contents(function)
@@ -152,6 +187,20 @@ def _parts(function: FunctionType) -> Iterable[Any]:
 
 def _attributes(cls: type) -> Iterable[Any]:
     return vars(cls).values()
+
+
+def _values(values: dict[Any, Any]) -> Iterable[Any]:
+    return values.values()
+
+
+def _registered(cls: type) -> Iterable[Any]:
+    """Return weak references to the classes that were registered with an abstract one."""
+    return abc._get_dump(cls)[0]  # type: ignore[attr-defined, no-any-return]
+
+
+def _is_made_with_enum(name: str) -> bool:
+    """Return whether an attribute is one of those that `enum` keeps of each enumeration: the members tell them."""
+    return name.startswith("_") and name.endswith("_") and not name.startswith("__")
 
 
 def _items(values: dict[Any, Any]) -> Iterable[Any]:

@@ -90,7 +90,7 @@ def globals_of_main() -> dict[str, Any]:
     """
     own = sys.modules[MAIN].__dict__
     if own.get("__name__") == _SPAWNED:
-        for value in own.values():
+        for value in list(own.values()):
             if type(value) is FunctionType and value.__globals__.get("__name__") == _SPAWNED:
                 return value.__globals__
     return own

@@ -81,7 +81,7 @@ class MemoryFile(OwnedDescriptor):
         kind = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
         if sys.version_info >= (3, 13):
             return mmap.mmap(self.descriptor, self._size, *kind, trackfd=False)
-        if self.descriptor < _descriptors_max() // 4:  # the kernel gives the lowest free one
+        if not _are_many_up_to(self.descriptor):
             with contextlib.suppress(OSError):  # no descriptor is left: a copy needs none
                 return mmap.mmap(self.descriptor, self._size, *kind)
         content = mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -92,6 +92,19 @@ class MemoryFile(OwnedDescriptor):
                 if not count:
                     raise OSError(errno.EIO, "it has been cut short")
                 read += count
+        return content
+
+    def without_descriptor(self) -> Self | mmap.mmap:
+        """Return what is to be kept for long: the content alone, when many descriptors of this process are open, and
+        the file is closed then; else the file.
+        """
+        if not _are_many_up_to(self.descriptor):
+            return self
+        try:
+            content = self._map()
+        except OSError:  # no memory for a copy
+            return self
+        self.close()
         return content
 
     def __repr__(self) -> str:
@@ -109,10 +122,15 @@ class SealedInput(MemoryFile):
         return cls.laid(lambda descriptor: _write_all(descriptor, content))
 
     @classmethod
-    def laid(cls, lay: Callable[[int], None]) -> Self:
-        """Make a memory file, have `lay` write to its descriptor, and seal it. Raise OSError."""
+    def laid(cls, lay: Callable[[int], None], *, may_wait: bool = False) -> Self:
+        """Make a memory file, have `lay` write to its descriptor, and seal it. Raise OSError.
+
+        `may_wait`: there may be any number of such files. Raise OSError then also when many descriptors are open.
+        """
         descriptor = os.memfd_create("killable-input", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
+            if may_wait and _are_many_up_to(descriptor):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             lay(descriptor)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
@@ -135,13 +153,7 @@ class SharedPart(SealedInput):
     @classmethod
     def of(cls, content: bytes | memoryview) -> Self:
         """Copy bytes into sealed memory. Raise OSError, also when many descriptors of this process are open."""
-
-        def lay(descriptor: int) -> None:
-            if descriptor >= _descriptors_max() // 4:  # the kernel gives the lowest free one
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-            _write_all(descriptor, content)
-
-        return cls.laid(lay)
+        return cls.laid(lambda descriptor: _write_all(descriptor, content), may_wait=True)
 
     def gather(self) -> None:
         """Move a large content to huge pages: it will be used more than once. May be called again."""
@@ -192,8 +204,11 @@ class ResultBuffer(OwnedDescriptor):
         return MemoryFile(descriptor)
 
 
-def _descriptors_max() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+def _are_many_up_to(descriptor: int) -> bool:
+    """Return whether a quarter of the descriptors that this process may have is open: the kernel gives the lowest free
+    one. The rest is the program's own.
+    """
+    return descriptor >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 def _write_all(descriptor: int, content: bytes | memoryview) -> None:

@@ -215,7 +215,7 @@ def _methods(kind: type) -> Iterator[tuple[str, Any]]:
 HIDDEN = {
     "JobFuture": frozenset(
         (
-            *("cancel_pending", "is_wanted", "wait_until_done", "fail", "begin", "note_cancelled", "take_back"),
+            *("cancel_pending", "is_wanted", "wait_until_done", "fail", "begin", "begin_in_lane", "note_cancelled"),
             *("on_accepted", "on_changed", "complete", "finish", "close_in_child"),
         )
     ),

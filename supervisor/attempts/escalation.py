@@ -81,6 +81,14 @@ class Rules(NamedTuple):
     has_own_handler: bool = False
     """The job handles SIGTERM itself: no one acknowledges it, and a second SIGTERM may have a meaning of its own."""
 
+    shows_delivery: bool = True
+    """Whether the worker shows when a signal is delivered; else that is taken to be when it is sent."""
+
+    @property
+    def is_repeated(self) -> bool:
+        """Whether SIGTERM is sent again until it is acknowledged. What may wait for it by sigwait(3) gets it once."""
+        return self.shows_delivery and not self.has_own_handler
+
     @property
     def adaptive(self) -> bool:
         """Whether a worker that does not acknowledge may be killed before its grace is over."""
@@ -130,7 +138,7 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         delivered_at=now,
         use_at_delivery=use,
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
-        resend_at=None if state.rules.has_own_handler else now + RESEND_UNACKNOWLEDGED_S,
+        resend_at=now + RESEND_UNACKNOWLEDGED_S if state.rules.is_repeated else None,
     )
     return _wait(waiting), ()
 
@@ -258,9 +266,9 @@ def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Mov
     if missing > 0:
         again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
         return _wait(state._replace(look_at=now + again)), ()
-    waited = now - state.delivered_at
+    waited, since = now - state.delivered_at, "delivered" if state.rules.shows_delivery else "sent"
     why = (
-        f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was delivered "
+        f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was {since} "
         f"(ack_s {state.rules.ack_s:g}): native code did not react; raise ack_s to wait longer"
     )
     return _dump(state._replace(early_kill=why), now)

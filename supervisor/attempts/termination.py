@@ -19,7 +19,9 @@ from killable.workers.protocol.messages import (
     NOTIFY_ACKNOWLEDGED,
     NOTIFY_REPLACED,
     NOTIFY_RESTORED,
+    NOTIFY_SEEN,
     NOTIFY_SWALLOWED,
+    NOTIFY_UNSEEN,
     Kind,
     Stop,
 )
@@ -83,6 +85,8 @@ class Termination:
         self._verdict = verdict
         self.rules = self.rules._replace(grace_s=grace_s)
         self._do(escalation.begin(self.rules, self._clock.now()))
+        if not self.rules.shows_delivery and self._plan is not None:
+            self._do(escalation.delivered(self._plan, self._clock.now(), self.processor_use()))
 
     def shorten(self, grace_s: float) -> None:
         """Shorten the rest of the grace; more than is left is ignored."""
@@ -105,6 +109,8 @@ class Termination:
         for notification in notifications:
             if notification in (NOTIFY_REPLACED, NOTIFY_RESTORED):
                 self.rules = self.rules._replace(has_own_handler=notification == NOTIFY_REPLACED)
+            elif notification in (NOTIFY_UNSEEN, NOTIFY_SEEN):
+                self.rules = self.rules._replace(shows_delivery=notification == NOTIFY_SEEN)
             if self._plan is None or "kill_sent" in self._phase_times:
                 continue  # no stop was requested, or SIGKILL was sent before
             now = self._clock.now()

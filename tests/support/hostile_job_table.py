@@ -158,7 +158,7 @@ NOT_STOPPING = [
         for by in ("SIGTSTP", "SIGTTIN", "SIGTTOU")
     ),
     killed_undelivered("SIGSTOPs itself and ignores SIGTERM", "stops_itself", "stopped", input={"ignore": True}),
-    killed_undelivered("takes the wakeup descriptor and holds the GIL", "takes_wakeup_descriptor"),
+    killed_undelivered("takes the wakeup descriptor and holds the GIL", "takes_wakeup_descriptor", grace_s=LONG_S),
     stopped("returns after SIGTERM", "returns_in_grace", exit=0),
     stopped(
         "replaces the SIGTERM handler", "replaces_handler", exit=0, phases=STOPPED - {"acknowledged"}, tokens=("in",)

@@ -32,6 +32,8 @@ from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_REPLACED,
     NOTIFY_RESTORED,
+    NOTIFY_SEEN,
+    NOTIFY_UNSEEN,
     Expire,
     Kind,
     Raised,
@@ -77,7 +79,7 @@ class Door:
         self._notifications, notifications = os.pipe()
         self._frames, frames = os.pipe()
         self._stack = os.memfd_create("stack")
-        self._writing = (notifications, frames, self._stack)
+        self.writing = (notifications, frames, self._stack)
         self.stop_signal = StopSignal(notifications, self._stack, self._orders.order_for)
         self.stop_signal.channel = FrameWriter(frames, CODECS["json"], self.stop_signal.answer)
         os.set_blocking(self._notifications, False)
@@ -116,19 +118,19 @@ class Door:
     def close(self) -> None:
         self._orders.close()
         self._supervisor.close()
-        for descriptor in (self._notifications, self._frames, *self._writing):
+        for descriptor in (self._notifications, self._frames, *self.writing):
             os.close(descriptor)
 
 
 @pytest.fixture
 def door() -> Iterator[Door]:
     c_module: Any = sys.modules["_signal"]
-    before = c_module.signal, sys.unraisablehook, signal.getsignal(signal.SIGTERM)
+    before = c_module.signal, sys.unraisablehook, signal.getsignal(signal.SIGTERM), signal.set_wakeup_fd
     made = Door()
     yield made
     made.stop_signal.forget()
     signal.set_wakeup_fd(-1)
-    c_module.signal, sys.unraisablehook = before[:2]
+    c_module.signal, sys.unraisablehook, _, signal.set_wakeup_fd = before
     signal.signal(signal.SIGTERM, before[2])
     made.close()
 
@@ -151,6 +153,19 @@ def test_only_a_handler_that_is_set_is_told_of(door: Door) -> None:
         assert door.notified() == [NOTIFY_REPLACED]
         signal.signal(signal.SIGTERM, before)
         assert door.notified() == [NOTIFY_RESTORED]
+
+
+def test_who_takes_the_wakeup_descriptor_is_told_of(door: Door) -> None:
+    """As asyncio does for its signal handlers. No number shows then that a signal is delivered."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().add_signal_handler(signal.SIGUSR1, print)
+        assert door.notified() == [NOTIFY_UNSEEN]
+    assert door.notified() == [NOTIFY_UNSEEN]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        signal.set_wakeup_fd(1 << 20)
+    assert door.notified() == []
+    assert signal.set_wakeup_fd(door.writing[0], warn_on_full_buffer=False) == -1
+    assert door.notified() == [NOTIFY_SEEN]
 
 
 def test_a_stop_is_acknowledged_before_it_is_raised_wherever_the_signal_comes_again(door: Door) -> None:

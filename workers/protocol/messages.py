@@ -106,6 +106,10 @@ NOTIFY_REPLACED = 0xA8
 """The job has installed a SIGTERM handler of its own: the worker will not acknowledge a stop."""
 NOTIFY_RESTORED = 0xAA
 """The job has restored the worker's SIGTERM handler, which acknowledges stops again."""
+NOTIFY_UNSEEN = 0xAB
+"""The job has taken the wakeup descriptor: no signal number will show that a signal was delivered."""
+NOTIFY_SEEN = 0xAC
+"""The job has given the wakeup descriptor back."""
 NOTIFY_SWALLOWED = 0xA7
 """`Stopping` was swallowed, or would be if raised now (a __del__, a C callback): send the signal again."""
 NOTIFY_EXPIRED = 0xA9

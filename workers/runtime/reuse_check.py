@@ -112,9 +112,9 @@ class Baseline(NamedTuple):
         the description finds that. Raise OSError or ValueError.
         """
         assert self.wakeup is not None
-        found = signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
+        found: int = _signal.set_wakeup_fd(self.wakeup, warn_on_full_buffer=False)
         if found != self.wakeup:
-            signal.set_wakeup_fd(-1)
+            _signal.set_wakeup_fd(-1)
         return found == self.wakeup
 
     def _described_change(self) -> str:
@@ -161,9 +161,9 @@ def _working_directory() -> str:
 
 def _wakeup_descriptor() -> int | None:
     """Return the wakeup descriptor; None if a job has closed it or made it blocking, so that it cannot be set again."""
-    descriptor = signal.set_wakeup_fd(-1)
+    descriptor: int = _signal.set_wakeup_fd(-1)
     try:
-        signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+        _signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
     except (OSError, ValueError):
         return None
     return descriptor

@@ -25,7 +25,9 @@ from killable.workers.protocol.messages import (
     NOTIFY_EXPIRED,
     NOTIFY_REPLACED,
     NOTIFY_RESTORED,
+    NOTIFY_SEEN,
     NOTIFY_SWALLOWED,
+    NOTIFY_UNSEEN,
     Expire,
     Kind,
     Stop,
@@ -78,6 +80,7 @@ class StopSignal:
         self._set_handler = partial(sys.modules["_signal"].signal, signal.SIGTERM, self._on_term)
         self.install_handler()
         self._note_handlers()
+        self._note_wakeup_descriptor()
         self._next_hook = sys.unraisablehook
         sys.unraisablehook = self._on_unraisable
 
@@ -109,6 +112,21 @@ class StopSignal:
             return before
 
         c_module.signal = signal_and_tell
+
+    def _note_wakeup_descriptor(self) -> None:
+        """Report when the job takes the wakeup descriptor, as asyncio does for its signal handlers, or gives it back.
+
+        It wraps the function of the module `signal`: the worker's own checks use the C function.
+        """
+        worker, take = os.getpid(), signal.set_wakeup_fd
+
+        def take_and_tell(fd: int, /, **options: bool) -> int:
+            before = take(fd, **options)
+            if os.getpid() == worker:
+                self._notify(NOTIFY_SEEN if fd == self._notifications else NOTIFY_UNSEEN)
+            return before
+
+        signal.set_wakeup_fd = take_and_tell
 
     def expect(self, fence: int) -> None:
         """Let the handler raise in this attempt. The caller is inside the `try` that catches it."""

@@ -83,10 +83,16 @@ def may_repeat(call: HttpCall, error: KillableError, *, after_lost: bool = False
     )
 
 
+def _may_have_done(error: KillableError) -> bool:
+    """Return whether a server may have done what it gave no answer to; below 500 it is another one at its address."""
+    status: int = error.facts.get("status", 500)
+    return error.code == "unreachable" and may_have_arrived(error) and status >= 500
+
+
 def _tells_of_earlier(call: HttpCall, error: KillableError) -> bool:
     """Return whether this outcome of a repeated call says what an earlier sending has done, or is as lost as that."""
     if error.code == "unreachable":
-        return may_have_arrived(error)
+        return _may_have_done(error)
     return error.code in AFTER_KEY if call.again == "keyed" else error.code not in EARLY_REFUSALS
 
 
@@ -115,7 +121,7 @@ class Requester:
                 return self.server.checked((yield call))
             except KillableError as error:
                 failures += 1
-                if error.code == "unreachable" and may_have_arrived(error):
+                if _may_have_done(error):
                     lost = error
                 pause = pause_s(failures, error)
                 now = time.monotonic()

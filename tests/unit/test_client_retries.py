@@ -109,6 +109,9 @@ def test_a_refusal_that_did_not_look_for_the_key_is_no_word_of_an_earlier_sendin
         assert unknown.value.idempotency_key == "mine"
         with pytest.raises(Refused):
             submitting(refusals[0])
+    with pytest.raises(Unreachable) as unknown:
+        submitting(LOST, httpx.Response(404, html="<p>a proxy whose server is gone</p>"))
+    assert unknown.value.idempotency_key == "mine"
     assert submitting(LOST, RATE, ACCEPTED).id == "job-1"
     with pytest.raises(Refused) as full:
         submitting(LOST, problem(429, "queue_full"))

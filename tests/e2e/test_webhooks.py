@@ -219,8 +219,8 @@ def test_what_was_not_delivered_is_delivered_by_the_next_server(start: Start, tm
         server.die()
     with receiving(port=port) as receiver:
         server = start(f"{LOCAL}\nattempts_max = 99", 'journal = "jobs.journal"', program=PROGRAM)
-        until_settled(server.url, before.id)
-        until_settled(server.url, waits.id)
+        assert until_settled(server.url, before.id)["attempts"] > 1, "those of the server before count, too"
+        assert until_settled(server.url, waits.id)["attempts"] == 1
         states = {event["data"]["job_id"]: event["type"] for event in receiver.bodies}
         assert states == {before.id: "job.completed", waits.id: "job.failed"}, "one was lost with the server"
         number = len(receiver.got)

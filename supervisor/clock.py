@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Protocol
 
 from killable.supervisor.ports import ProcessorUse
@@ -45,8 +45,8 @@ class Clock:
 
     def __init__(self, loop: TimedLoop) -> None:
         self._loop = loop
-        self._at_beats: dict[float, list[Callable[[], bool]]] = {}
-        """By the seconds between two beats: the calls to be made at the next."""
+        self._rows: dict[float, _Row] = {}
+        """By the seconds between two beats."""
 
     def now(self) -> float:
         """Return CLOCK_MONOTONIC seconds; the worker processes share this clock."""
@@ -58,34 +58,19 @@ class Clock:
             return self._loop.call_at(when, callback)
         return _LongWait(self._loop, when, callback)
 
-    def call_at_beats(self, step_s: float, goes_on: Callable[[], bool]) -> None:
+    def call_at_beats(self, step_s: float, goes_on: Callable[[], bool]) -> Timer:
         """Make a call at each multiple of `step_s`, until it returns False. All with the same step share a timer."""
-        calls = self._at_beats.get(step_s)
-        if calls is None:
-            calls = self._at_beats[step_s] = []
-            self._await_beat(step_s)
-        calls.append(goes_on)
+        row = self._rows.get(step_s)
+        if row is None:
+            row = self._rows[step_s] = _Row(self, step_s)
+            row.arm()
+        beat = _Beat(row, goes_on)
+        row.calls[beat] = None
+        return beat
 
-    def _await_beat(self, step_s: float) -> None:
-        beats = (self.now() + ROUNDING_S) // step_s  # until now
-        self.call_at((beats + 1) * step_s, lambda: self._beat(step_s, self._at_beats[step_s]))
-
-    def _beat(self, step_s: float, calls: list[Callable[[], bool]]) -> None:
-        if calls is self._at_beats[step_s]:
-            self._at_beats[step_s] = []
-        going_on = self._at_beats[step_s]
-        try:
-            while calls:
-                call = calls.pop()
-                if call():
-                    going_on.append(call)
-        finally:
-            if calls:  # one has failed, which the loop tells
-                self._loop.call_at(self.now(), partial(self._beat, step_s, calls))
-            elif going_on:
-                self._await_beat(step_s)
-            else:
-                del self._at_beats[step_s]
+    def forget(self, row: _Row) -> None:
+        """Take note that nobody is called in this row any more."""
+        del self._rows[row.step_s]
 
     @staticmethod
     def age_s(at: str) -> float:
@@ -110,6 +95,62 @@ class Clock:
     def wall_after(at: str, elapsed_s: float) -> str:
         """Return the time of day so many seconds after `at`, as if nobody had set the clock meanwhile."""
         return rfc_3339(_seconds(at) + elapsed_s) if at else ""
+
+
+class _Row:
+    """Calls at the same beats, by one timer, which is there as long as one of them is."""
+
+    def __init__(self, clock: Clock, step_s: float) -> None:
+        self.step_s = step_s
+        self.calls: dict[_Beat, None] = {}
+        """To be made at the next beat."""
+        self._due: dict[_Beat, None] = {}
+        """Still to be made at this beat: the call before them has failed."""
+        self._clock = clock
+        self._timer: Timer | None = None
+        """None while calls are made."""
+
+    def arm(self) -> None:
+        beats = (self._clock.now() + ROUNDING_S) // self.step_s  # until now
+        self._timer = self._clock.call_at((beats + 1) * self.step_s, self._make)
+
+    def drop(self, beat: _Beat) -> None:
+        self.calls.pop(beat, None)
+        self._due.pop(beat, None)
+        if not self.calls and not self._due and self._timer is not None:
+            self._timer.cancel()
+            self._clock.forget(self)
+
+    def _make(self) -> None:
+        self._timer = None
+        if not self._due:
+            self._due, self.calls = self.calls, {}
+        try:
+            while self._due:
+                beat, _ = self._due.popitem()
+                if beat.goes_on() and not beat.is_over:
+                    self.calls[beat] = None
+        finally:
+            if self._due:  # one has failed, which the loop tells
+                self._timer = self._clock.call_at(self._clock.now(), self._make)
+            elif self.calls:
+                self.arm()
+            else:
+                self._clock.forget(self)
+
+
+class _Beat:
+    """A call in a row."""
+
+    def __init__(self, row: _Row, goes_on: Callable[[], bool]) -> None:
+        self.goes_on = goes_on
+        self.is_over = False
+        self._row = row
+
+    def cancel(self) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._row.drop(self)
 
 
 class _LongWait:

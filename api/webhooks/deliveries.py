@@ -178,7 +178,7 @@ class Deliveries:
         except Refused:
             self._drop(delivery, "its job is no longer kept")
             return
-        delivery.attempts += 1
+        delivery.attempts = 1 + (record.callback or {}).get("attempts", 0)  # those of the server before count, too
         body = json.dumps(self._body_of(record), separators=(",", ":")).encode()
         message_id = f"msg_{delivery.job_id}"  # the same for each attempt: receivers tell repetitions by it
         headers = {

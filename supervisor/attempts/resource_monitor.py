@@ -82,7 +82,7 @@ class ResourceMonitor:
         self._timer = None
         sample = self._process.sample(cpu=self._cpu, at_most=self._at_most)
         if sample is not None and sample is self._seen and self._step_s:
-            self._clock.call_at_beats(self._step_s, self._stands_still)
+            self._timer = self._clock.call_at_beats(self._step_s, self._stands_still)
         else:
             self._decide(sample)
 

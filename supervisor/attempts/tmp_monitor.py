@@ -33,7 +33,7 @@ class TmpMonitor:
 
     def begin(self) -> None:
         if self._limit is not None:
-            self._clock.call_at_beats(LOOK_S, self._has_none)
+            self._timer = self._clock.call_at_beats(LOOK_S, self._has_none)
 
     def note_kept(self, size: int) -> None:
         """Count the files that were taken over from the job, with what is measured: there are so many bytes of them."""

@@ -222,7 +222,7 @@ def test_what_was_not_delivered_is_delivered_by_the_next_server(start: Start, tm
     with receiving(port=port) as receiver, receiving(port=silent.port) as heard:
         server = start(f"{LOCAL}\nattempts_max = 99", 'journal = "jobs.journal"', program=PROGRAM)
         assert until_settled(server.url, before.id)["attempts"] >= 2, "those of the server that died count"
-        until_settled(server.url, waits.id)
+        assert until_settled(server.url, waits.id)["attempts"] == 1
         until_settled(server.url, under_way.id)
         assert silent.ids() == heard.ids() == [f"msg_{under_way.id}"]
         states = {event["data"]["job_id"]: event["type"] for event in receiver.bodies}

@@ -84,6 +84,31 @@ def test_calls_with_one_step_share_a_timer_and_one_that_fails_keeps_none_from_be
     assert sum(number == 5 for number, _ in made) == 4, "each that comes during a beat has the next"
 
 
+def test_calls_that_are_cancelled_leave_no_timer() -> None:
+    made: list[int] = []
+
+    async def scenario() -> list[object]:
+        loop = asyncio.get_running_loop()
+        clock = Clock(loop)
+
+        def cancels(number: int) -> bool:
+            made.append(number)
+            for each in beats:
+                each.cancel()
+            return True
+
+        beats = [clock.call_at_beats(0.5, partial(cancels, number)) for number in range(3)]
+        await asyncio.sleep(0.7)
+        assert len(made) == 1, "also those that are due with the one that cancels them"
+        beats = [clock.call_at_beats(0.5, partial(cancels, number)) for number in range(3)]
+        for each in (*beats, *beats):
+            each.cancel()
+        await asyncio.sleep(0)
+        return list(loop.timers())  # type: ignore[attr-defined]
+
+    assert virtual_loop.run(scenario()) == [] and len(made) == 1
+
+
 @LOOPS
 @pytest.mark.parametrize("wait_s", WAITS_S)
 def test_no_wait_is_so_long_that_its_end_is_late(wait_s: float, loop: type[SlackLoop]) -> None:

@@ -71,7 +71,7 @@ class Ends:
         self.writer = FrameWriter(writing, CODECS["json"], lambda: None, self.ring)
         self.writer.begin(FENCE)
         self.listener = Listener()
-        self.reader = FrameReader(asyncio.get_running_loop(), self.pipe, ring, self.listener)
+        self.reader = FrameReader(asyncio.get_running_loop(), self.pipe, ring, self.listener, may_be_wide=True)
         self.reader.start()
         self.sent: list[bytes] = []
 

@@ -116,8 +116,9 @@ class Download:
         is_hopeful = bool(self._etag) if self._came else may_repeat(self.call, error)
         if isinstance(error, Refused) and not is_busy(error):
             is_hopeful = False
-        self.pause_s = pause_s(self._failures, error)
-        if self._failures > self._requester.retries or not is_hopeful or self.pause_s > RETRY_S_MAX:
+        self.pause_s = min(pause_s(self._failures, error), RETRY_S_MAX)
+        asked_s = error.facts.get("retry_after_s") or 0.0
+        if self._failures > self._requester.retries or not is_hopeful or asked_s > RETRY_S_MAX:
             raise error
 
 

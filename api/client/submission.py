@@ -292,8 +292,8 @@ class Submitting:
         if submission.job is None or not submission.job.is_over:
             try:
                 yield from self.undo(submission, "the client left")
-            except KillableError:
-                return False
+            except KillableError as error:
+                return error.code == "unknown_job"  # of a server that knows nothing of it any more
         return True
 
     def abandon_unkeyed(self, submission: PendingSubmission) -> Flow[None]:

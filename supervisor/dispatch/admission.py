@@ -97,7 +97,7 @@ class Admission:
 
     def knows(self, tenant: str, key: str) -> bool:
         """Return whether a submission with this idempotency key starts nothing: there was one before."""
-        return (tenant, key) in self._unwritten or self._registry.idempotency_keys.knows(tenant, key, self._clock.now())
+        return (tenant, key) in self._unwritten or self._registry.knows(tenant, key, self._clock.now())
 
     def enter(
         self,

@@ -70,20 +70,20 @@ class IdempotencyKeys:
 
         Raise Refused: idempotency_conflict, for the same key with another request.
         """
-        if not self.knows(submission.tenant, submission.idempotency_key, now):
+        if self.job_id_of(submission.tenant, submission.idempotency_key, now) is None:
             return None
         first = self._answers[submission.tenant, submission.idempotency_key]
         check_same_request(submission, first.digest, first.record.job_id)
         return first.record
 
-    def knows(self, tenant: str, name: str, now: float) -> bool:
-        """Return whether a key is remembered; forget it if its time is over."""
+    def job_id_of(self, tenant: str, name: str, now: float) -> str | None:
+        """Return the first job of a key; None: it is not remembered. Forget it if its time is over."""
         key = tenant, name
         first = self._answers.get(key)
         if first is not None and self._is_alone(key) and now >= first.due:
             self._forget(key)
-            return False
-        return first is not None
+            return None
+        return None if first is None else first.record.job_id
 
     def note(self, job: Job, record: JobRecord) -> None:
         """Remember the answer to an accepted submission, if it has a key."""

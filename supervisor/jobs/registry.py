@@ -120,6 +120,12 @@ class Registry:
         job = None if first is None else self._jobs.get(first.job_id)
         return None if job is not None and job.is_abandoned else first
 
+    def knows(self, tenant: str, key: str, now: float) -> bool:
+        """Return whether a submission with this key gets a first answer, if it is the same request."""
+        job_id = self.idempotency_keys.job_id_of(tenant, key, now)
+        job = None if job_id is None else self._jobs.get(job_id)
+        return job_id is not None and not (job is not None and job.is_abandoned)
+
     def note_accepted(self, job: Job, record: JobRecord) -> None:
         """Remember the first answer to an idempotency key."""
         if job.id in self._jobs:

@@ -122,15 +122,15 @@ def _other_thread(pid: int) -> int:
     return next((each for each in others if read(f"/proc/{each}/statm")[:2] not in (b"", b"0 ")), 0)
 
 
-def exact_bytes(pid: int) -> tuple[int, int]:
+def exact_bytes(pid: int, shared_at_most: int) -> tuple[int, int]:
     """Return the private memory that only this process has, and that plus its share of memory shared by forks.
 
-    No files count. Of a process that does not show its pages both are what `memory` has found: what it shares by forks
-    counts in whole.
+    No files count. Of a process that does not show its pages both are what it has beyond `shared_at_most`: that much
+    it may share with what has forked it.
     """
     rows = _rollup(pid)
     if not rows:
-        private = _private_bytes(pid)
+        private = max(0, _private_bytes(pid) - shared_at_most)
         return private, private
     alone = min(rows[b"Private_Dirty"], rows[b"Anonymous"])  # dirty pages may belong to a file
     return alone, rows.get(b"Pss_Anon", 0)

@@ -122,7 +122,10 @@ def measure_exactly(pid: int | None, cgroup: Cgroup | None, sample: Sample) -> S
     looked_at = 2 * sample.processes
     grouped = () if cgroup is None else cgroup.processes(looked_at)
     pids = [] if pid is None else procfs.members(pid, grouped, looked_at)
-    private, shares = (sum(column) for column in zip((0, 0), *map(procfs.exact_bytes, pids[1:]), strict=True))
+    private, shares = (
+        sum(column)
+        for column in zip((0, 0), *(procfs.exact_bytes(each, sample.own_bytes) for each in pids[1:]), strict=True)
+    )
     others = max(private, shares - sample.own_bytes)
     shared = sum(map(procfs.exact_shared_bytes, pids)) if sample.shared_bytes else 0
     cost_s = clock.thread_cpu_s() - began_cpu_s

@@ -15,12 +15,15 @@ import sys
 from collections import _tuplegetter  # type: ignore[attr-defined]
 from collections.abc import Callable, Iterable
 from enum import Enum
+from itertools import chain
 from types import (
     BuiltinFunctionType,
+    ClassMethodDescriptorType,
     CodeType,
     FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    MethodDescriptorType,
     ModuleType,
     WrapperDescriptorType,
 )
@@ -31,7 +34,7 @@ from killable.workers.protocol.script_globals import MAINS, globals_of_main, is_
 
 FIXED: tuple[type, ...] = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
-    *(CodeType, ModuleType, BuiltinFunctionType),
+    *(CodeType, ModuleType, BuiltinFunctionType, MethodDescriptorType, ClassMethodDescriptorType),
     *(GetSetDescriptorType, MemberDescriptorType, WrapperDescriptorType, Enum),
     *reducers.NAMED[1:],
 )
@@ -144,8 +147,9 @@ class _Walk:
         if "_abc_impl" in vars(cls):
             self._look(_registered, cls)
         members = cls.__members__ if issubclass(cls, Enum) else {}
+        if members:
+            self._look(_values_of_members, cls)
         for member in members.values():
-            self._look(_values, vars(member))
             self._all(each for name, each in vars(member).items() if name not in _MADE_WITH_MEMBER)
         for name, each in vars(cls).items():
             if name not in _MADE_WITH_CLASS and name not in members and not (members and _is_made_with_enum(name)):
@@ -191,6 +195,10 @@ def _attributes(cls: type) -> Iterable[Any]:
 
 def _values(values: dict[Any, Any]) -> Iterable[Any]:
     return values.values()
+
+
+def _values_of_members(cls: Any) -> Iterable[Any]:
+    return chain.from_iterable(vars(member).values() for member in cls.__members__.values())
 
 
 def _registered(cls: type) -> Iterable[Any]:

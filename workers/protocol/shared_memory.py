@@ -43,6 +43,10 @@ class OwnedDescriptor:
     __del__ = close
 
 
+COPIED_BYTES_MAX = 8 << 20
+"""Bytes of a result that are copied so that its descriptor can be closed: some 6 ms."""
+
+
 class MemoryFile(OwnedDescriptor):
     """A file in memory with a fixed size."""
 
@@ -96,9 +100,11 @@ class MemoryFile(OwnedDescriptor):
 
     def without_descriptor(self) -> Self | mmap.mmap:
         """Return what is to be kept for long: the content alone, when many descriptors of this process are open, and
-        the file is closed then; else the file.
+        the file is closed then; else the file. Where the content has to be copied that is done up to COPIED_BYTES_MAX:
+        the supervisor's thread has other things to do, and there cannot be many of more.
         """
-        if not _are_many_up_to(self.descriptor):
+        is_copied = sys.version_info < (3, 13)
+        if not _are_many_up_to(self.descriptor) or (is_copied and self._size > COPIED_BYTES_MAX):
             return self
         try:
             content = self._map()

@@ -119,6 +119,7 @@ class _Row:
         self._due.pop(beat, None)
         if not self.calls and not self._due and self._timer is not None:
             self._timer.cancel()
+            self._timer = None
             self._clock.forget(self)
 
     def _make(self) -> None:
@@ -130,6 +131,8 @@ class _Row:
                 beat, _ = self._due.popitem()
                 if beat.goes_on() and not beat.is_over:
                     self.calls[beat] = None
+                else:
+                    beat.is_over = True
         finally:
             if self._due:  # one has failed, which the loop tells
                 self._timer = self._clock.call_at(self._clock.now(), self._make)

@@ -94,7 +94,7 @@ told, tells = os.pipe()
 if os.fork() == 0:
     os.close(told)
     ctypes.CDLL(None).prctl({PR_SET_DUMPABLE}, 0)
-    mine = bytearray(os.urandom({MIB})) * 48
+    mine = bytearray(os.urandom({MIB})) * 50  # and what it has by the fork, which is not its own
     os.write(tells, b"1")
     os.read(0, 1)
     os._exit(0)

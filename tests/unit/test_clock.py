@@ -103,6 +103,14 @@ def test_calls_that_are_cancelled_leave_no_timer() -> None:
         beats = [clock.call_at_beats(0.5, partial(cancels, number)) for number in range(3)]
         for each in (*beats, *beats):
             each.cancel()
+
+        ended, other = clock.call_at_beats(0.5, bool), clock.call_at_beats(0.5, lambda: True)
+        await asyncio.sleep(0.7)
+        other.cancel()
+        ended.cancel()  # its row is gone
+        next_one = clock.call_at_beats(0.5, lambda: True)
+        ended.cancel()  # nor has it anything to do with the next one
+        next_one.cancel()
         await asyncio.sleep(0)
         return list(loop.timers())  # type: ignore[attr-defined]
 

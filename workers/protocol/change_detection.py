@@ -193,10 +193,6 @@ def _attributes(cls: type) -> Iterable[Any]:
     return vars(cls).values()
 
 
-def _values(values: dict[Any, Any]) -> Iterable[Any]:
-    return values.values()
-
-
 def _values_of_members(cls: Any) -> Iterable[Any]:
     return chain.from_iterable(vars(member).values() for member in cls.__members__.values())
 

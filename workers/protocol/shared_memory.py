@@ -100,11 +100,11 @@ class MemoryFile(OwnedDescriptor):
 
     def without_descriptor(self) -> Self | mmap.mmap:
         """Return what is to be kept for long: the content alone, when many descriptors of this process are open, and
-        the file is closed then; else the file. Where the content has to be copied that is done up to COPIED_BYTES_MAX:
-        the supervisor's thread has other things to do, and there cannot be many of more.
+        the file is closed then; else the file. More than COPIED_BYTES_MAX is copied only when half of the descriptors
+        are open: the supervisor's thread has other things to do.
         """
-        is_copied = sys.version_info < (3, 13)
-        if not _are_many_up_to(self.descriptor) or (is_copied and self._size > COPIED_BYTES_MAX):
+        is_long = sys.version_info < (3, 13) and self._size > COPIED_BYTES_MAX
+        if not _are_many_up_to(self.descriptor // 2 if is_long else self.descriptor):
             return self
         try:
             content = self._map()

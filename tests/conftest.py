@@ -16,6 +16,8 @@ from number_of_processes import pytest_xdist_auto_num_workers as pytest_xdist_au
 from support.engine_skips import DIFFERS
 from support.engines import ENGINE, new_supervisor
 from support.forked_command import start_importing
+from support.hung_tests import pytest_configure as pytest_configure
+from support.hung_tests import pytest_runtest_protocol as pytest_runtest_protocol
 from support.nothing_left import LEAVE_S, leaves_no_task, leaves_nothing
 from support.processes import started_by_tests
 from support.supervisor_fixture import (

@@ -83,10 +83,15 @@ class Relay:
             self._changed.notify_all()
 
     def when_there_is_room(self, act: Act) -> None:
-        """Run `act` in the relay's thread once half of ROOM_BYTES is free."""
+        """Run `act` in the relay's thread once half of ROOM_BYTES is free.
+
+        The caller has seen it full, and it may be empty by now: only what is still put in makes the thread look again.
+        """
         with self._changed:
-            self._waiting_for_room.append(act)
-            self._changed.notify_all()
+            if self._has_room():
+                self.put(act)
+            else:
+                self._waiting_for_room.append(act)
 
     def close(self) -> None:
         """End the thread once it has done what was put in. What is put in later is done too."""
@@ -128,6 +133,9 @@ class Relay:
         self._bytes, self._busy_since, self._thread, self._works_off = 0, None, None, None
         self._closed = True
 
+    def _has_room(self) -> bool:
+        return self._bytes <= ROOM_BYTES // 2
+
     def _start(self) -> None:
         """Start the thread if it does not run. Without one, what is put in waits for the next try."""
         if self._thread is None and self._works_off is None:
@@ -154,7 +162,7 @@ class Relay:
         """
         with self._changed:
             self._busy_since = None
-            if self._waiting_for_room and self._bytes <= ROOM_BYTES // 2:
+            if self._waiting_for_room and self._has_room():
                 rooms, self._waiting_for_room = self._waiting_for_room, []
                 self._acts.extendleft((0, room) for room in rooms)
             if not self._acts and self._dropped:

@@ -17,6 +17,7 @@ import executor_tasks
 import pytest
 from support import processes
 from support.certificate_checks import was_killed
+from support.executor_lanes import ready_workers
 from support.waiting import until
 
 from killable import (
@@ -31,7 +32,6 @@ from killable import (
     WorkerKilled,
     stopped,
 )
-from killable.supervisor.pools.worker import WorkerStage
 
 
 def arrived(path: Path) -> int:
@@ -286,18 +286,10 @@ def test_a_kill_costs_the_next_call_nothing(tmp_path: Path) -> None:
             assert seen is not None
             zygote = seen.parent
             # Not only a child of the zygote: that may still be on its way.
-            warm = until(lambda: idle(executor) - {pid}, "a spare is ready")  # noqa: B023
+            warm = until(lambda: ready_workers(executor) - {pid}, "a spare is ready")  # noqa: B023
             running.cancel()
             ready, next_pid, next_zygote = executor.submit(executor_tasks.tell_ready).result()
             assert next_pid in warm and (ready, next_zygote) == ({"preload": zygote}, zygote)
-
-
-def idle(executor: Executor) -> set[int | None]:
-    """Return the workers that are ready for a call."""
-    supervisor = executor._tasks.supervisor_thread._supervisor
-    assert supervisor is not None
-    (pool,) = supervisor._fleet
-    return {worker.process.pid for worker in list(pool.workers.values()) if worker.stage is WorkerStage.IDLE}
 
 
 # ── streams ──

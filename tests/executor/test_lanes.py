@@ -22,7 +22,7 @@ from typing import Any
 import executor_tasks
 import pytest
 from support import processes
-from support.executor_lanes import stalled_supervisor_thread, wait_for_lanes
+from support.executor_lanes import ready_workers, stalled_supervisor_thread, wait_for_lanes
 from support.lane_simulation import PLAIN, LaneSimulation
 from support.waiting import until
 
@@ -438,9 +438,13 @@ def test_calls_that_wait_end_when_no_worker_will_come(tmp_path: Path) -> None:
             executor.submit(executor_tasks.square, 3).result()
 
 
-def test_a_call_that_ran_through_is_certified_as_one_that_was_watched() -> None:
+def test_a_call_that_ran_through_is_certified_as_one_that_was_watched(tmp_path: Path) -> None:
     with Executor(max_workers=1, spares=1) as executor:
-        assert executor.submit(executor_tasks.square, 2).result() == 4
+        first = executor.submit(executor_tasks.wait_for, str(tmp_path / "go"))  # no spare is made for what ends at once
+        pid = until(lambda: first.pid, "it runs")
+        until(lambda: ready_workers(executor) - {pid}, "there is a spare")
+        executor_tasks.say(str(tmp_path / "go"))
+        first.result()
         until(
             lambda: [lane for lane in executor._tasks._lanes if lane.quiet],
             "there is a spare beside it",

@@ -37,9 +37,13 @@ def script(text: str) -> subprocess.CompletedProcess[str]:
 def blocked_stdout() -> Iterator[tuple[int, int]]:
     """Have a stdout that nobody reads; give the ends of its pipe."""
     reading, writing = os.pipe()
-    with open(reading, "rb"), open(writing, "w", closefd=False) as stdout, contextlib.redirect_stdout(stdout):
+    with contextlib.ExitStack() as ends:
+        ends.callback(os.close, writing)
+        stdout = ends.enter_context(open(writing, "w", closefd=False))
+        # Before that is closed: who waits in its write holds a lock of it, and no alarm of a timeout would be heard.
+        ends.callback(os.close, reading)
+        ends.enter_context(contextlib.redirect_stdout(stdout))
         yield reading, writing
-    os.close(writing)
 
 
 def test_what_a_task_prints_comes_out_where_it_was_printed(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from support.waiting import Pending, until
 
 from killable import Executor
+from killable.supervisor.pools.worker import WorkerStage
 
 
 @contextmanager
@@ -36,3 +37,11 @@ def wait_for_lanes(executor: Executor, count: int) -> list[int]:
         return [lane.process.pid or 0 for lane in lanes] if len(lanes) == count else Pending(lanes)
 
     return until(found, f"{count} workers have a lane")
+
+
+def ready_workers(executor: Executor) -> set[int | None]:
+    """Return the workers that are ready for a call."""
+    supervisor = executor._tasks.supervisor_thread._supervisor
+    assert supervisor is not None
+    (pool,) = supervisor._fleet
+    return {worker.process.pid for worker in list(pool.workers.values()) if worker.stage is WorkerStage.IDLE}

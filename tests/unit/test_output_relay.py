@@ -78,6 +78,19 @@ def test_room_is_told_when_there_is_some_again(relay: Relay, gate: threading.Eve
     assert not relay.is_full
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_room_is_told_when_all_was_done_before_somebody_waits_for_it(relay: Relay, closed: bool) -> None:
+    """Between a look at `is_full` and the call."""
+    done: list[str] = []
+    relay.put(lambda: done.append("a"), 2 * ROOM_BYTES)
+    if closed:
+        relay.close()
+    relay.join()
+    until(lambda: relay.is_idle and done, "it has nothing to do")
+    relay.when_there_is_room(lambda: done.append("room"))
+    until(lambda: done == ["a", "room"], "it is told")
+
+
 def test_what_does_not_fit_is_counted(relay: Relay, gate: threading.Event, caplog: pytest.LogCaptureFixture) -> None:
     done: list[str] = []
     relay.put(lambda: done.append("fits"), QUEUE_BYTES_MAX + 1)

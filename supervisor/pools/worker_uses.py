@@ -17,7 +17,7 @@ from killable.supervisor.ports import Sample
 from killable.supervisor.records import WorkerRecord, WorkerUse
 from killable.workers.named_tuples import NamedTuple
 
-COST_S_MAX = 0.004
+COST_S_MAX = 0.0025
 """Processor seconds of one measurement, after which the workers take turns."""
 AT_ONCE_MIN = 16
 """Workers that are measured each time, whatever that costs."""

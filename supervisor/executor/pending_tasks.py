@@ -286,12 +286,12 @@ class PendingTasks:
                 self.repair()
             return task.lane is not None and task.lane.has_begun(task)
 
-    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str, *, is_finalizer: bool = False) -> None:
         """Stop a task; its future reports the end. Without grace it is killed in the calling thread, if it can be."""
         verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
         task = self._under_way.get(future)
         if task is not None:
-            if not self._is_reentered:
+            if not (is_finalizer or self._is_reentered):
                 with self.lock:
                     self._take_back(task)
                     if not task.is_withdrawn:
@@ -307,16 +307,17 @@ class PendingTasks:
 
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Accept no more tasks; end the thread when the last one is over. May be called again."""
-        if self._is_reentered:
-            self._closed_reason = self._closed_reason or _CLOSED
-            self.supervisor_thread.call(partial(self.shut_down, cancel_pending=cancel_pending))
-            return
-        with self.lock:
-            self._closed_reason = self._closed_reason or _CLOSED
-            futures = list(self._under_way) if cancel_pending else ()
-        for future in futures:
-            future.cancel_pending("the executor is shutting down")
+        self._closed_reason = self._closed_reason or _CLOSED  # no lock: the finalizer of an Executor may run anywhere
+        if cancel_pending:
+            if self._is_reentered:
+                self.supervisor_thread.call(self._cancel_pending)
+            else:
+                self._cancel_pending()
         self.supervisor_thread.call(self._leave_if_done)
+
+    def _cancel_pending(self) -> None:
+        for future in self._futures():
+            future.cancel_pending("the executor is shutting down")
 
     def _futures(self) -> list[JobFuture[Any]]:
         """Return the futures of the tasks that wait or run."""

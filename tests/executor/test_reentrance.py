@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,6 +21,7 @@ from support.waiting import until
 from killable import Executor, JobCancelled
 from killable.supervisor.executor import pending_tasks
 from killable.supervisor.executor.futures import JobFuture
+from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.pools import lane
 
 CALLS = 5
@@ -127,3 +131,60 @@ def test_a_stream_that_is_closed_in_the_middle_of_a_step_is_stopped() -> None:
             stream.close()
         with pytest.raises(JobCancelled):
             stream.future.result(20)
+
+
+@contextmanager
+def held_by_another_thread(lock: threading.RLock) -> Iterator[None]:
+    taken, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            taken.set()
+            go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    try:
+        yield
+    finally:
+        go.set()
+        thread.join()
+
+
+def test_what_is_dropped_waits_for_no_lock() -> None:
+    """A collection runs anywhere, also where its thread has a lock for which the holder of this one waits."""
+    executor = Executor(max_workers=1, grace_s=0)
+    tasks = executor._tasks
+    stream = executor.stream(executor_tasks.count, 10**9)
+    assert next(stream) == 0
+    future = stream.future
+    with held_by_another_thread(tasks.lock):
+        del stream
+        assert not future.done()
+        del executor
+        assert not tasks.supervisor_thread.join(0.01)
+    with pytest.raises(JobCancelled) as caught:
+        future.result(20)
+    assert caught.value.facts["reason"] == "the stream was dropped"
+    assert tasks.supervisor_thread.join(20)
+
+
+def test_a_descriptor_is_closed_with_no_lock_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`cancel(grace_s=0)` holds the lock of the lanes and waits for the one of the process that it kills."""
+    owned: list[bool] = []
+    close = os.close
+
+    def noting(descriptor: int) -> None:
+        caller = sys._getframe(1)
+        if caller.f_code is WorkerProcess._close.__code__:
+            owned.append(caller.f_locals["self"]._lock._is_owned())
+        close(descriptor)
+
+    with Executor(max_workers=1) as executor:
+        future = executor.submit(executor_tasks.loop, str(tmp_path / "in"))
+        until((tmp_path / "in").exists, "it runs")
+        monkeypatch.setattr(os, "close", noting)
+        future.cancel(grace_s=0)
+        concurrent.futures.wait([future], timeout=20)
+    assert owned and not any(owned)

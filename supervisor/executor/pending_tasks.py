@@ -390,9 +390,11 @@ class PendingTasks:
             self._share_lines()
 
     def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes | memoryview]]) -> None:
-        self.on_room()  # first: a worker is not kept waiting for callbacks
-        for call, result in ran:
-            call.complete(result)
+        try:
+            self.on_room()  # first: a worker is not kept waiting for callbacks
+        finally:  # in no line any more: nobody else would end them
+            for call, result in ran:
+                call.complete(result)
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
         self._without_room = ""

@@ -128,6 +128,11 @@ class SupervisorThread:
         if self._end is not None and not self._end.done():
             self._end.set_exception(error)
 
+    def report(self, error: BaseException) -> None:
+        """Have an error logged behind which work goes on. Call it only in the thread itself."""
+        assert self._loop is not None
+        self._loop.call_exception_handler({"message": "a task has ended, but with an error", "exception": error})
+
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""
         self._closed = True

@@ -406,7 +406,7 @@ class Executor(concurrent.futures.Executor):
         """Wait until no process is left and what tasks have printed is shown. Not `is_patient`: only while the program
         reads it.
         """
-        if self._tasks.supervisor_thread.join():
+        if self._tasks.can_wait() and self._tasks.supervisor_thread.join():
             self._tasks.output.join(is_patient=is_patient)
 
     def _stop_all(self, grace_s: float | None) -> None:

@@ -59,8 +59,8 @@ class FutureOwner(Protocol):
         """Return whether a worker has the task."""
         ...
 
-    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        """Stop the job of a future. May be called again."""
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str, *, is_finalizer: bool = False) -> None:
+        """Stop the job of a future. May be called again. `is_finalizer`: without taking a lock."""
         ...
 
     def can_wait(self) -> bool:
@@ -117,6 +117,11 @@ class JobFuture(Future[T]):
             if not self.done() or self._state == CANCELLED:
                 self._owner.stop(self, grace_s, reason)
         return True
+
+    def cancel_in_finalizer(self, reason: str) -> None:
+        """Do as `cancel`, without taking a lock: who holds one may be waiting, perhaps further up the same stack."""
+        if not self.done():
+            self._owner.stop(self, None, reason, is_finalizer=True)
 
     def cancel_pending(self, reason: str) -> None:
         """Cancel the task if it has not begun."""

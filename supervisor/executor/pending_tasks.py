@@ -44,6 +44,9 @@ class PendingTasks:
     A task that waits is in `_waiting`, one that a worker has or is about to get in a lane; each move between the two is
     made with the lock held. An interrupt (Ctrl-C) in the middle is repaired by whoever takes the lock next.
 
+    A finalizer or a signal handler of the program may run where its thread holds the lock (`_is_reentered`), with a
+    move half made. What it asks for there is done by the supervisor's thread, which is only told.
+
     While a thread holds the lock it takes no future's condition: who holds one may wait for the lock.
     """
 
@@ -66,14 +69,12 @@ class PendingTasks:
 
     def _begin(self, early_guard: EarlyGuard | None = None) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
-        self.lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and shut down
+        self.lock = threading.RLock()
         self._under_way: dict[JobFuture[Any], Task] = {}
         self._waiting: OrderedDict[JobFuture[Any], Task] = OrderedDict()
         """The tasks under way that are in no lane and are not jobs, in order."""
         self._lanes: list[Lane] = []
         """Those that are not `quiet` first: the last ones are used first."""
-        self._matching = threading.Lock()
-        """Held in `_match`, perhaps further up the stack of the thread that holds the lock."""
         self._doubt: tuple[Lane, Task] | None = None
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
         self._without_room = ""
@@ -88,10 +89,21 @@ class PendingTasks:
         self._is_started = self._look_scheduled = False
 
     def _start_thread(self) -> None:
-        self.supervisor_thread.start()
-        self._is_started = True
+        """Start the thread, unless it was started. Raise RuntimeError when it cannot be."""
+        if not self._is_started:
+            self._is_started = True  # first: a signal handler of the program may come here meanwhile
+            try:
+                self.supervisor_thread.start()
+            except BaseException:
+                self._is_started = False
+                raise
 
     # ── in any thread ──
+
+    @property
+    def _is_reentered(self) -> bool:
+        """Whether the calling thread has the lock already: it runs a finalizer or a signal handler of the program."""
+        return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # `threading.Condition` uses it, too
 
     @property
     def detail(self) -> str:
@@ -115,21 +127,34 @@ class PendingTasks:
         task = Task(self, type, input, limits, future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
-            with self.lock:
-                is_first, why_closed = not self._waiting, self._closed_reason
-                if not (why_closed or self._is_started):
-                    self._start_thread()
-                if not why_closed:
-                    self._under_way[future] = self._waiting[future] = task
-                    if next(iter(self._waiting)).job_id != self._without_room:
-                        self._match()
-            if not why_closed and (task.waits_as_job or (is_first and self._waiting)):
-                self.supervisor_thread.call(self._serve_waiting)
+            why_closed = self._accept_reentered(task) if self._is_reentered else self._accept(task)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
             self.supervisor_thread.call(partial(self._give_up, task, ""))
             raise
         if why_closed:
             raise self._closed_error(why_closed)
+
+    def _accept(self, task: Task) -> str:
+        """Take a task in, and give it to a worker if there is room; return why none is accepted, or nothing."""
+        with self.lock:
+            is_first, why_closed = not self._waiting, self._closed_reason
+            if why_closed:
+                return why_closed
+            self._start_thread()
+            self._under_way[task.future] = self._waiting[task.future] = task
+            if next(iter(self._waiting)).job_id != self._without_room:
+                self._match()
+        if task.waits_as_job or (is_first and self._waiting):
+            self.supervisor_thread.call(self._serve_waiting)
+        return ""
+
+    def _accept_reentered(self, task: Task) -> str:
+        """Do as `_accept`, but let the supervisor's thread put the task into the queue."""
+        if not (why_closed := self._closed_reason):
+            self._start_thread()
+            self._under_way[task.future] = task
+            self.supervisor_thread.call(partial(self._queue, task))
+        return why_closed
 
     def _packed(self, call: tuple[Any, ...]) -> TaskInput:
         return task_input.packed(self._repeated, *call)
@@ -152,26 +177,19 @@ class PendingTasks:
         return found
 
     def _match(self) -> None:
-        """Line up waiting tasks, as long as a lane has room. The lock is held.
-
-        A finalizer or a signal handler of the program may submit in the middle of it: its task is lined up by the
-        loop that it has interrupted.
-        """
-        if self._matching.locked():
-            return
-        with self._matching:
-            self.repair()
-            lane: Lane | None = None
-            next_fewest = 0
-            while self._waiting:
-                task = next(iter(self._waiting.values()))
-                if lane is None or len(lane) > next_fewest or not lane.has_room(task):
-                    lane, next_fewest = self._lane_for(task)
-                if lane is None or task.waits_as_job:
-                    self._without_room = task.future.job_id
-                    return
-                self._line_up(lane, task)
-            self._without_room = ""
+        """Line up waiting tasks, as long as a lane has room. The lock is held."""
+        self.repair()
+        lane: Lane | None = None
+        next_fewest = 0
+        while self._waiting:
+            task = next(iter(self._waiting.values()))
+            if lane is None or len(lane) > next_fewest or not lane.has_room(task):
+                lane, next_fewest = self._lane_for(task)
+            if lane is None or task.waits_as_job:
+                self._without_room = task.future.job_id
+                return
+            self._line_up(lane, task)
+        self._without_room = ""
 
     def _lane_for(self, task: Task) -> tuple[Lane | None, int]:
         """Return the lane with the fewest calls that has room for a task (None: there is none), and how many the next
@@ -232,13 +250,12 @@ class PendingTasks:
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over.
-
-        Only `stop` ends it then.
+        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
+        this cannot be done here (`_is_reentered`). Only `stop` ends it then.
         """
         task = self._under_way.get(future)
-        if task is None or self.lock._is_owned():  # type: ignore[attr-defined]  # `threading.Condition` uses it, too
-            return False  # in a finalizer or signal handler: the supervisor's thread does it
+        if task is None or self._is_reentered:
+            return False
         with self.lock:
             self._take_back(task)
             task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
@@ -263,18 +280,19 @@ class PendingTasks:
         task = self._under_way.get(future)
         if task is None:
             return False
+        is_reentered = self._is_reentered
         with self.lock:
-            if not self._matching.locked():
+            if not is_reentered:
                 self.repair()
             return task.lane is not None and task.lane.has_begun(task)
 
-    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str) -> None:
-        """Stop a task; its future reports the end. With a grace of 0 it is killed in the calling thread."""
+    def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str, *, is_finalizer: bool = False) -> None:
+        """Stop a task; its future reports the end. Without grace it is killed in the calling thread, if it can be."""
         verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
         task = self._under_way.get(future)
         if task is not None:
-            with self.lock:
-                if not self._matching.locked():
+            if not (is_finalizer or self._is_reentered):
+                with self.lock:
                     self._take_back(task)
                     if not task.is_withdrawn:
                         task.kill_now(verdict, grace_s)
@@ -285,16 +303,21 @@ class PendingTasks:
         self.output.relay.put(act)
 
     def can_wait(self) -> bool:
-        return self.supervisor_thread.can_wait()
+        return self.supervisor_thread.can_wait() and not self._is_reentered
 
     def shut_down(self, *, cancel_pending: bool) -> None:
         """Accept no more tasks; end the thread when the last one is over. May be called again."""
-        with self.lock:
-            self._closed_reason = self._closed_reason or _CLOSED
-            futures = list(self._under_way) if cancel_pending else ()
-        for future in futures:
-            future.cancel_pending("the executor is shutting down")
+        self._closed_reason = self._closed_reason or _CLOSED  # no lock: the finalizer of an Executor may run anywhere
+        if cancel_pending:
+            if self._is_reentered:
+                self.supervisor_thread.call(self._cancel_pending)
+            else:
+                self._cancel_pending()
         self.supervisor_thread.call(self._leave_if_done)
+
+    def _cancel_pending(self) -> None:
+        for future in self._futures():
+            future.cancel_pending("the executor is shutting down")
 
     def _futures(self) -> list[JobFuture[Any]]:
         """Return the futures of the tasks that wait or run."""
@@ -367,9 +390,11 @@ class PendingTasks:
             self._share_lines()
 
     def on_ran(self, lane: Lane, ran: Sequence[tuple[LaneCall, bytes | memoryview]]) -> None:
-        self.on_room()  # first: a worker is not kept waiting for callbacks
-        for call, result in ran:
-            call.complete(result)
+        try:
+            self.on_room()  # first: a worker is not kept waiting for callbacks
+        finally:  # in no line any more: nobody else would end them
+            for call, result in ran:
+                call.complete(result)
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
         self._without_room = ""
@@ -385,7 +410,7 @@ class PendingTasks:
 
     def _share_lines(self) -> None:
         """Let a lane without a call have half of the longest line. The lock is held."""
-        if self._waiting or self._matching.locked() or not any(lane.is_idle for lane in self._lanes):
+        if self._waiting or not any(lane.is_idle for lane in self._lanes):
             return
         longest = max(self._lanes, key=len)
         if len(longest) > 1:
@@ -397,6 +422,13 @@ class PendingTasks:
 
     def on_pool_broken(self) -> None:
         self._enter_waiting()
+
+    def _queue(self, task: Task) -> None:
+        """Let a task wait whose submit could not take it in."""
+        with self.lock:
+            self._waiting[task.future] = task
+            self._match()
+        self._serve_waiting()
 
     def _serve_waiting(self) -> None:
         """Make the waiting tasks jobs if a time limit runs for one or no worker will come; else open lanes."""

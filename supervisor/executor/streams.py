@@ -134,7 +134,7 @@ class Stream(Iterator[T]):
 
     def __del__(self) -> None:
         # No wait: garbage collection may run anywhere, even where the supervisor's thread waits for this one.
-        self.future.cancel(reason="the stream was dropped")
+        self.future.cancel_in_finalizer("the stream was dropped")
 
 
 class AsyncStream(AsyncIterator[T]):
@@ -178,7 +178,7 @@ class AsyncStream(AsyncIterator[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        self.future.cancel(reason="the stream was dropped")
+        self.future.cancel_in_finalizer("the stream was dropped")
 
 
 class _Loop(AsyncIterator[T]):

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from killable.supervisor import event_loops
 from killable.supervisor.executor import ending_imports
 from killable.supervisor.linux import program_signals
 from killable.supervisor.linux.early_guard import EarlyGuard
@@ -60,9 +61,10 @@ class SupervisorThread:
         self._early_guard = early_guard
         self._callbacks = callbacks
         self._inbox: deque[Callable[[], None]] = deque()
-        self._lock = threading.RLock()  # reentrant: a finalizer of the program may run while it is held, and `call`
-        self._read_scheduled = True
-        """Whether a read of the inbox is scheduled already."""
+        self._reads = self._scheduled = 0
+        """How often the inbox was read to its end, and what that was when a read of it was scheduled last. While they
+        are equal, the inbox is about to be read: the first time when the supervisor has begun to start.
+        """
         self._closed = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
@@ -96,16 +98,18 @@ class SupervisorThread:
     def call(self, act: Callable[[], None]) -> None:
         """Run `act` in the thread, in the order of the calls, once the thread runs. Does nothing after its end: every
         task is over then.
+
+        Takes no lock: a finalizer of the program may run in here, and waits for a lock whose holder may be about to
+        call.
         """
-        with self._lock:
-            if self._closed:
-                return
-            self._inbox.append(act)
-            if self._read_scheduled:
-                return
+        if self._closed:
+            return
+        self._inbox.append(act)
+        reads = self._reads  # not read earlier: a read that ends behind the append has seen it
+        if self._scheduled != reads:
             assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._read_inbox)
-            self._read_scheduled = True  # last: otherwise an interrupted caller would leave the inbox unread
+            event_loops.tell(self._loop, self._read_inbox)
+            self._scheduled = reads  # last: otherwise an interrupted caller would leave the inbox unread
 
     def call_later(self, delay_s: float, act: Callable[[], None]) -> asyncio.TimerHandle:
         """Run `act` after so many seconds. Call it only in the thread itself."""
@@ -124,9 +128,13 @@ class SupervisorThread:
         if self._end is not None and not self._end.done():
             self._end.set_exception(error)
 
+    def report(self, error: BaseException) -> None:
+        """Have an error logged behind which work goes on. Call it only in the thread itself."""
+        assert self._loop is not None
+        self._loop.call_exception_handler({"message": "a task has ended, but with an error", "exception": error})
+
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""
-        self._lock = threading.RLock()  # another thread may have held it at the fork
         self._closed = True
         if self._supervisor is not None:
             self._supervisor.close_in_child()
@@ -158,16 +166,14 @@ class SupervisorThread:
                     runner.run(self._run_supervisor())
                 except BaseException as error:  # a bug: even so no process may outlive the thread
                     self.failure = error
-                    with self._lock:
-                        self._closed = True  # before the loop closes: `call` may not use it then
+                    self._closed = True
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
                         runner.run(self._end_lost(self._supervisor))
         except OSError as error:  # no descriptor is left for the start
             self.failure = error
         finally:
-            with self._lock:
-                self._closed = True
+            self._closed = True
             if self._early_guard is not None:
                 self._early_guard.close()  # if it was not taken over: the supervisor did not start
             try:
@@ -195,8 +201,7 @@ class SupervisorThread:
             await asyncio.wait((self._end,))
         starting.cancel()  # a preload may take long
         self._end.result()
-        with self._lock:
-            self._closed = True
+        self._closed = True
         await self._supervisor.close()  # also after an incomplete start
 
     async def _end_lost(self, supervisor: Supervisor) -> None:
@@ -216,17 +221,14 @@ class SupervisorThread:
     def _read_inbox(self) -> None:
         assert self._loop is not None
         for _ in range(CALLS_PER_TURN):
+            if not self._inbox:
+                self._reads += 1  # who calls from here on schedules a read
+                if not self._inbox:
+                    return
+            act = self._inbox.popleft()
             try:
-                act = self._inbox.popleft()
-            except IndexError:
-                with self._lock:
-                    if not self._inbox:
-                        self._read_scheduled = False
-                        return
-            else:
-                try:
-                    act()
-                except BaseException:
-                    self._loop.call_soon(self._read_inbox)  # the inbox may hold more
-                    raise
+                act()
+            except BaseException:
+                self._loop.call_soon(self._read_inbox)  # the inbox may hold more
+                raise
         self._loop.call_soon(self._read_inbox)

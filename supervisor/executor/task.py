@@ -207,10 +207,14 @@ class Task:
         self._become_job(given)
 
     def complete(self, result: bytes | memoryview) -> None:
-        if self._shared is not None or type(self._input) is not bytes:
-            self._close_input()
-        self.future.complete(result)
-        self._owner.forget(self)
+        try:
+            if self._shared is not None or type(self._input) is not bytes:
+                self._close_input()
+            self.future.complete(result)
+        except BaseException as error:
+            self._leave_after(error)
+        else:
+            self._owner.forget(self)
 
     def enter(self) -> None:
         """Make the waiting task a job, or end it if no worker will come."""
@@ -289,9 +293,24 @@ class Task:
 
     def _end(self, outcome: Outcome) -> None:
         """End a task that is not a job, or no longer one."""
-        self._close_input()
-        self.future.finish(outcome)
-        self._owner.forget(self)
+        try:
+            self._close_input()
+            self.future.finish(outcome)
+        except BaseException as error:
+            self._leave_after(error)
+        else:
+            self._owner.forget(self)
+
+    def _leave_after(self, error: BaseException) -> None:
+        """End a task whose end has raised. If its future is done that was behind it, in a logging handler of the
+        program for example, and costs no other task anything. Else the thread ends, as in `_become_job`.
+        """
+        thread = self._owner.supervisor_thread
+        if self.future.done():
+            thread.report(error)
+            self._owner.forget(self)
+        else:
+            thread.fail(error)
 
     def _close_input(self) -> None:
         if isinstance(self._input, SealedInput):
@@ -314,8 +333,12 @@ class Task:
             self._output_in_program().when_shown(lambda: self._on_over(job))
 
     def _on_over(self, job: Job) -> None:
-        self.future.on_changed(job)
-        self._owner.forget(self)
+        try:
+            self.future.on_changed(job)
+        except BaseException as error:
+            self._leave_after(error)
+        else:
+            self._owner.forget(self)
 
     def on_output(self, job: Job, data: bytes, stream: str) -> None:
         self._output_in_program().print(job, data, stream)

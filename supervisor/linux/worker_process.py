@@ -87,7 +87,10 @@ class WorkerProcess:
         self._pidfd = -1
         self._fence: int | None = None
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
-        """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
+        """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors. That
+        thread holds the lock of the lanes, for which a finalizer may wait: the loop's own thread only sets values
+        while it has this one.
+        """
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._stack = StackFile(stack)
@@ -490,7 +493,7 @@ class WorkerProcess:
             self._loop.remove_reader(self._pidfd)
             with self._lock:
                 pidfd, self._pidfd = self._pidfd, -1
-                os.close(pidfd)
+            os.close(pidfd)
         self._stack.close()
         cgroup, self._cgroup = self._cgroup, None
         try:

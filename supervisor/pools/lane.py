@@ -90,7 +90,7 @@ class LaneCall(Protocol):
         ...
 
     def complete(self, result: bytes | memoryview) -> None:
-        """Finish the call with its result, in the supervisor's thread. Its worker is free already."""
+        """Finish the call with its result, in the supervisor's thread. Its worker is free already. Raises nothing."""
         ...
 
     def begin(self) -> None:
@@ -397,8 +397,10 @@ class Lane:
                 if line:
                     line[0].at = monotonic()
         if ran:
-            self._worker.on_ran(len(ran), is_idle=not line)
-            self._holder.on_ran(self, ran)
+            try:
+                self._worker.on_ran(len(ran), is_idle=not line)
+            finally:
+                self._holder.on_ran(self, ran)
         return len(ran)
 
     def promote(self) -> None:

@@ -5,6 +5,7 @@ supervisor's thread that is lost.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 import executor_tasks
 import pytest
 from support import processes
-from support.executor_lanes import wait_for_lanes
+from support.executor_lanes import stalled_supervisor_thread, wait_for_lanes
 from support.waiting import until
 
 from killable import Executor, JobCancelled, WorkerCrashed
@@ -100,6 +101,34 @@ def test_whatever_a_callback_raises_the_executor_goes_on(caplog: pytest.LogCaptu
         failed.add_done_callback(raise_odd)
         with pytest.raises(BrokenProcessPool):
             failed.result()
+
+
+class FullDisk(logging.Handler):
+    """A handler of the program that raises."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError(28, "no space left")
+
+
+def test_what_raises_behind_the_end_of_a_call_costs_no_other_call_and_no_shutdown() -> None:
+    """Of calls that run through together, one that fails, and one that is a job."""
+    log, handler = logging.getLogger("concurrent.futures"), FullDisk()
+    executor = Executor(max_workers=1)
+    assert list(executor.map(executor_tasks.square, range(200))) == [number**2 for number in range(200)]
+    wait_for_lanes(executor, 1)
+    log.addHandler(handler)
+    try:
+        with stalled_supervisor_thread(executor):
+            calls = [executor.submit(executor_tasks.square, 2) for _ in range(5)]
+            calls.append(executor.submit(executor_tasks.raise_value_error, "wrong"))
+            calls.append(executor.with_limits(run_s=60).submit(executor_tasks.square, 2))
+            for call in calls:
+                call.add_done_callback(raise_odd)
+        _, late = concurrent.futures.wait(calls, timeout=20)
+        assert not late
+        in_thread(executor.shutdown).result(20)
+    finally:
+        log.removeHandler(handler)
 
 
 def test_a_call_that_was_sent_is_not_given_to_a_second_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

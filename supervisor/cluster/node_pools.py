@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -154,6 +154,7 @@ class NodePools(PoolsByName[NodePool]):
         for name in names:
             self._note_leaving(self.links[name], members[name])
             self.links[name].trouble = members[name].trouble
+        self._look_for_broken()  # the machine that was waited for may be gone, or be refused
 
     def _is_wanted(self, labels: Labels) -> bool:
         return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
@@ -416,8 +417,13 @@ class NodePools(PoolsByName[NodePool]):
             self._note(link)
             for pool in self:
                 self._run_times[pool.spec.name].workers = max(1, pool.slots)
-                if pool.state == "broken":
-                    self._owner.on_pool_broken(pool)
+            self._look_for_broken()
+
+    def _look_for_broken(self) -> None:
+        """End what waits for a pool that is broken on every machine that there is for it."""
+        for pool in self:
+            if pool.state == "broken":
+                self._owner.on_pool_broken(pool)
 
     def on_lost(self, link: NodeLink) -> None:
         self.nodes_lost += 1
@@ -441,6 +447,10 @@ class NodePools(PoolsByName[NodePool]):
         return True
 
     # ── NodePoolOwner ──
+
+    def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        others = (link for name, link in self.links.items() if name not in known and link.state != "refused")
+        return any(fits(spec.nodes, link.labels) for link in others)
 
     def running_on(self, node: str) -> int:
         return len(self.links[node].attempts)

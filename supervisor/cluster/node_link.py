@@ -426,6 +426,8 @@ class NodeLink:
             claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
             self.held.clear()
             self._run(self._claim(claimed))
+        if self.drain.left_s(self._clock.now()) == 0:  # it was over before they were here
+            self.end_drained()
 
     async def _claim(self, claimed: list[int]) -> None:
         incarnation = self.incarnation

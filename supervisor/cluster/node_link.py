@@ -106,7 +106,7 @@ class NodeLink:
         self.labels: Labels = {}
         self.trouble = ""
         """What is wrong with its machine, although it is used."""
-        self.drain = NodeDrain()
+        self.drain = NodeDrain(clock, self.end_drained)
         self.idle_since: float | None = None
         """Since when it has had no job."""
         self.gave: dict[str, int] = {}
@@ -190,7 +190,7 @@ class NodeLink:
         now = self._clock.now()
         heard_s = None if self._heard is None else round(now - self._heard, 3)
         is_drained = bool(self.drain.reason) and self.state == "live"
-        left_s = self.drain.left_s(now)
+        left_s = self.drain.left_s
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
             self.detail or self.drain.reason or self.trouble, dict(self.labels),
@@ -426,7 +426,7 @@ class NodeLink:
             claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
             self.held.clear()
             self._run(self._claim(claimed))
-        if self.drain.left_s(self._clock.now()) == 0:  # it was over before they were here
+        if self.drain.left_s == 0:  # it was over before they were here
             self.end_drained()
 
     async def _claim(self, claimed: list[int]) -> None:

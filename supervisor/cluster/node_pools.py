@@ -24,7 +24,7 @@ from killable.supervisor.cluster.carrier import (
 from killable.supervisor.cluster.cluster_size import ClusterSize
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.cluster.node_drain import DRAINED, seconds_before
+from killable.supervisor.cluster.node_drain import DRAINED, LEAVES, seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
@@ -165,10 +165,9 @@ class NodePools(PoolsByName[NodePool]):
             return
         link.leaves_at = machine.leaves_at
         if machine.leaves_at is None:
-            self._end_drain(link)
-            self._drain_again(link)
-            return
-        self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), "Ray takes the machine away")
+            self._end_drain(link, LEAVES)
+        else:
+            self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), LEAVES)
 
     def _why_no_machine(self) -> str:
         """Return why no machine is wanted, and what would be."""
@@ -325,7 +324,7 @@ class NodePools(PoolsByName[NodePool]):
             self._begin_drain(link, deadline_s, DRAINED)
         else:
             self._drains.forget(name)
-            self._end_drain(link)
+            self._end_drain(link, DRAINED, LEAVES)
         return next(record for record in self.node_records() if record.name == name)
 
     def _drain_again(self, link: NodeLink) -> None:
@@ -335,14 +334,16 @@ class NodePools(PoolsByName[NodePool]):
             self._begin_drain(link, drained.deadline_s, DRAINED)
 
     def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
-        link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
+        link.drain.begin(reason, deadline_s)
         logger.warning("node_draining", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
         self._note(link)
 
-    def _end_drain(self, link: NodeLink) -> None:
-        if link.drain.reason:
-            logger.warning("node_undrained", extra={"node": link.name, "detail": link.drain.reason})
-        link.drain.end()
+    def _end_drain(self, link: NodeLink, *reasons: str) -> None:
+        was = link.drain.reason
+        for reason in reasons:
+            link.drain.end(reason)
+        if was and not link.drain.reason:
+            logger.warning("node_undrained", extra={"node": link.name, "detail": was})
         self._note(link)
 
     @property

@@ -93,7 +93,8 @@ class NodePools(PoolsByName[NodePool]):
         self.is_settled = False
         self.is_deposed = False
         self._has_joined = False
-        """Whether a node was ever used: the epoch stays the same then."""
+        """Whether a node was ever used."""
+        self._is_starting = True
 
     def remember_drains(self, drains: Mapping[str, Mapping[str, Any]], note: WriteDrain) -> None:
         self._drains.take_over(drains, note)
@@ -128,6 +129,7 @@ class NodePools(PoolsByName[NodePool]):
         due = clock.now() + HELLO_S
         for link in tuple(self.links.values()):
             await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
+        self._is_starting = False
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self.links.values())
             if not self._labels:
@@ -439,13 +441,16 @@ class NodePools(PoolsByName[NodePool]):
             pool.leave(link.name)
 
     def on_newer_epoch(self, number: int) -> bool:
-        if self._has_joined:
-            self.is_deposed = True
-            logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
-            self._owner.on_deposed()
-            return False
-        self.epoch = Epoch(number + 1, self.epoch.head)
-        return True
+        # None that has begun since has a number above the time of day, unless its machine has another one.
+        was_set_back = self._is_starting and number > clocks.realtime() * 1000
+        if self._has_joined and not was_set_back:
+            self.on_deposed()
+        return not self.is_deposed
+
+    def on_deposed(self) -> None:
+        self.is_deposed = True
+        logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
+        self._owner.on_deposed()
 
     # ── NodePoolOwner ──
 

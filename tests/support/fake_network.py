@@ -89,6 +89,8 @@ class FakeMachine:
         """Of incarnations that were killed."""
         self.leaves_at: float | None = None
         """When Ray takes it away, if that is announced."""
+        self.late_s = 0.0
+        """How late each message comes, beside those of other machines."""
         self.is_off = False
         self.is_cut_off = False
         """No message comes, and none goes."""
@@ -136,6 +138,8 @@ class FakeMachine:
             await asyncio.get_running_loop().create_future()
         if self.is_frozen:
             await self._thawed.wait()
+        if self.late_s:
+            await asyncio.sleep(self.late_s)
 
     # ── what happens to it ──
 

@@ -5,6 +5,7 @@ Runs in: supervisor, on the head. Does no I/O; the owner acts when the deadline 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from killable.supervisor.clock import Clock, Timer
@@ -12,34 +13,46 @@ from killable.supervisor.clock import Clock, Timer
 LEAVE_EARLY_S = 10.0
 """How long before Ray takes a machine away what runs there is stopped: for its grace, and for its end to be told."""
 DRAINED = "an operator has drained it"
+LEAVES = "Ray takes the machine away"
 
 
 class NodeDrain:
-    """None at first. Unlike that of a whole server it refuses nobody, and nothing waits for its end."""
+    """None at first; an operator's, Ray's, or both: each has its deadline, and the earliest counts. Unlike that of a
+    whole server it refuses nobody, and nothing waits for its end.
+    """
 
-    def __init__(self) -> None:
-        self.reason = ""
-        """Why there is one; empty: there is none."""
-        self._deadline: float | None = None
+    def __init__(self, clock: Clock, on_deadline: Callable[[], None]) -> None:
+        self._clock = clock
+        self._on_deadline = on_deadline
+        self._deadlines: dict[str, float] = {}
+        """By reason; infinite: none."""
         self._timer: Timer | None = None
 
-    def begin(self, clock: Clock, reason: str, deadline_s: float | None, on_deadline: Callable[[], None]) -> None:
-        """Begin, and call `on_deadline` after `deadline_s` (None: never). Another call replaces both."""
-        self.end()
-        self.reason = reason
-        if deadline_s is not None:
-            self._deadline = clock.now() + deadline_s
-            self._timer = clock.call_at(self._deadline, on_deadline)
+    @property
+    def reason(self) -> str:
+        """Why there is one, or the one that is over first; empty: there is none."""
+        return min(self._deadlines, key=self._deadlines.__getitem__, default="")
 
-    def end(self) -> None:
+    def begin(self, reason: str, deadline_s: float | None) -> None:
+        """Begin one for a reason, with a deadline after `deadline_s` (None: never). One for the same is replaced."""
+        self._deadlines[reason] = math.inf if deadline_s is None else self._clock.now() + deadline_s
+        self._watch()
+
+    def end(self, reason: str) -> None:
+        self._deadlines.pop(reason, None)
+        self._watch()
+
+    def _watch(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._deadline = None
-        self.reason = ""
+        left_s = self.left_s
+        self._timer = None if left_s is None else self._clock.call_at(self._clock.now() + left_s, self._on_deadline)
 
-    def left_s(self, now: float) -> float | None:
-        """Return the seconds until the deadline; None: there is none."""
-        return None if self._deadline is None else max(0.0, self._deadline - now)
+    @property
+    def left_s(self) -> float | None:
+        """The seconds until the deadline; None: there is none."""
+        deadline = min(self._deadlines.values(), default=math.inf)
+        return None if math.isinf(deadline) else max(0.0, deadline - self._clock.now())
 
 
 def seconds_before(leaves_at: float, realtime: float) -> float | None:

@@ -91,7 +91,13 @@ class LinkOwner(Protocol):
         ...
 
     def on_newer_epoch(self, number: int) -> bool:
-        """Take note that another head has used a node. Return whether this one may take it, under a new epoch."""
+        """Take note that another head has used a node, which this one has not. Return whether it was an earlier one, so
+        that this one may take the node under a higher epoch; else it is deposed.
+        """
+        ...
+
+    def on_deposed(self) -> None:
+        """Another head has taken a node from this one."""
         ...
 
 
@@ -106,7 +112,7 @@ class NodeLink:
         self.labels: Labels = {}
         self.trouble = ""
         """What is wrong with its machine, although it is used."""
-        self.drain = NodeDrain()
+        self.drain = NodeDrain(clock, self.end_drained)
         self.idle_since: float | None = None
         """Since when it has had no job."""
         self.gave: dict[str, int] = {}
@@ -136,6 +142,8 @@ class NodeLink:
         self._is_ending = False
         """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
+        self._least_epoch = 0
+        """Above that of an earlier head whose clock was ahead."""
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -167,7 +175,7 @@ class NodeLink:
 
     def _about(self) -> Header:
         number, head = self._owner.epoch
-        return {"epoch": number, "head": head, "incarnation": self.incarnation}
+        return {"epoch": max(number, self._least_epoch), "head": head, "incarnation": self.incarnation}
 
     async def close(self) -> None:
         """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
@@ -190,7 +198,7 @@ class NodeLink:
         now = self._clock.now()
         heard_s = None if self._heard is None else round(now - self._heard, 3)
         is_drained = bool(self.drain.reason) and self.state == "live"
-        left_s = self.drain.left_s(now)
+        left_s = self.drain.left_s
         return NodeRecord(
             self.name, "draining" if is_drained else self.state, self.incarnation, slots, len(self.attempts), heard_s,
             self.detail or self.drain.reason or self.trouble, dict(self.labels),
@@ -277,7 +285,12 @@ class NodeLink:
             self._note(self.state, f"no answer{f': {error}' if str(error) else ' in time'}")
             return None
         if hello.get("refused") == messages.STALE_EPOCH:
-            return await self._hello(before) if owner.on_newer_epoch(hello["epoch"]) else None
+            if self._heard is not None:
+                owner.on_deposed()
+            elif owner.on_newer_epoch(hello["epoch"]):
+                self._least_epoch = hello["epoch"] + 1
+                return await self._hello()
+            return None
         if hello.get("refused") == messages.NOT_UNDERSTOOD:
             why = (
                 f"it does not understand this server ({hello.get('detail')}): install the same killable on each machine"
@@ -342,7 +355,7 @@ class NodeLink:
                     continue
                 self._suspect(f"it refuses: {answer['refused']}")
                 if answer["refused"] == messages.STALE_EPOCH:
-                    self._owner.on_newer_epoch(answer["epoch"])
+                    self._owner.on_deposed()
                 is_gone = answer["refused"] == messages.UNKNOWN_EPOCH  # the next incarnation is there already
             if is_gone and not self.is_given_back and (hello := await self._succeed()) is not None:
                 return hello
@@ -426,6 +439,8 @@ class NodeLink:
             claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
             self.held.clear()
             self._run(self._claim(claimed))
+        if self.drain.left_s == 0:  # it was over before they were here
+            self.end_drained()
 
     async def _claim(self, claimed: list[int]) -> None:
         incarnation = self.incarnation

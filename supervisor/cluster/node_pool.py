@@ -6,7 +6,7 @@ Runs in: supervisor, on the head.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.cluster.placement import Placement
@@ -195,6 +195,9 @@ class NodePoolOwner(Protocol):
         ...
 
     def why_no_node(self, spec: PoolSpec) -> str: ...
+    def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        """Return whether a pool has a machine beside these nodes, of which nothing is known now."""
+        ...
 
     def now(self) -> float: ...
 
@@ -332,23 +335,31 @@ class NodePool:
     @property
     def is_warm(self) -> bool:
         """Whether it has had a worker on some node, or is broken on all; or has no node to wait for."""
-        return (
-            not self._shares or self.state == "broken" or any(share.told["is_warm"] for share in self._shares.values())
-        )
+        shares = self._shares.values()
+        return not shares or self._best_state == "broken" or any(share.told["is_warm"] for share in shares)
 
     # ── JobPool ──
 
     @property
-    def state(self) -> str:
-        """Return the best state that it has on any node. Without a node it waits for one."""
+    def _best_state(self) -> str:
+        """The best that it has on any node."""
         states = ("ready", "starting", "restarting", "broken")
         return next((state for state in states if self._states[state] > 0), "restarting")
+
+    @property
+    def state(self) -> str:
+        """Return the best state that it has on any node. Without a node it waits for one; so it does if it is broken
+        on those that are here, and another one may be back: what waits is not to end for that.
+        """
+        state = self._best_state
+        waits = state == "broken" and self._owner.has_other(self.spec, self._shares)
+        return "restarting" if waits else state
 
     @property
     def detail(self) -> str:
         if not self._shares:
             return self._owner.why_no_node(self.spec)
-        state = self.state
+        state = self._best_state
         details = (share.told["detail"] for share in self._shares.values() if share.told["state"] == state)
         return next((detail for detail in details if detail), "")
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -24,7 +24,7 @@ from killable.supervisor.cluster.carrier import (
 from killable.supervisor.cluster.cluster_size import ClusterSize
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.cluster.node_drain import DRAINED, seconds_before
+from killable.supervisor.cluster.node_drain import DRAINED, LEAVES, seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
@@ -93,7 +93,8 @@ class NodePools(PoolsByName[NodePool]):
         self.is_settled = False
         self.is_deposed = False
         self._has_joined = False
-        """Whether a node was ever used: the epoch stays the same then."""
+        """Whether a node was ever used."""
+        self._is_starting = True
 
     def remember_drains(self, drains: Mapping[str, Mapping[str, Any]], note: WriteDrain) -> None:
         self._drains.take_over(drains, note)
@@ -128,6 +129,7 @@ class NodePools(PoolsByName[NodePool]):
         due = clock.now() + HELLO_S
         for link in tuple(self.links.values()):
             await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
+        self._is_starting = False
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self.links.values())
             if not self._labels:
@@ -154,6 +156,7 @@ class NodePools(PoolsByName[NodePool]):
         for name in names:
             self._note_leaving(self.links[name], members[name])
             self.links[name].trouble = members[name].trouble
+        self._look_for_broken()  # the machine that was waited for may be gone, or be refused
 
     def _is_wanted(self, labels: Labels) -> bool:
         return fits(self._selector, labels) and any(fits(pool.spec.nodes, labels) for pool in self)
@@ -164,10 +167,9 @@ class NodePools(PoolsByName[NodePool]):
             return
         link.leaves_at = machine.leaves_at
         if machine.leaves_at is None:
-            self._end_drain(link)
-            self._drain_again(link)
-            return
-        self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), "Ray takes the machine away")
+            self._end_drain(link, LEAVES)
+        else:
+            self._begin_drain(link, seconds_before(machine.leaves_at, clocks.realtime()), LEAVES)
 
     def _why_no_machine(self) -> str:
         """Return why no machine is wanted, and what would be."""
@@ -324,7 +326,7 @@ class NodePools(PoolsByName[NodePool]):
             self._begin_drain(link, deadline_s, DRAINED)
         else:
             self._drains.forget(name)
-            self._end_drain(link)
+            self._end_drain(link, DRAINED, LEAVES)
         return next(record for record in self.node_records() if record.name == name)
 
     def _drain_again(self, link: NodeLink) -> None:
@@ -334,14 +336,16 @@ class NodePools(PoolsByName[NodePool]):
             self._begin_drain(link, drained.deadline_s, DRAINED)
 
     def _begin_drain(self, link: NodeLink, deadline_s: float | None, reason: str) -> None:
-        link.drain.begin(self._clock, reason, deadline_s, link.end_drained)
+        link.drain.begin(reason, deadline_s)
         logger.warning("node_draining", extra={"node": link.name, "detail": reason, "deadline_s": deadline_s})
         self._note(link)
 
-    def _end_drain(self, link: NodeLink) -> None:
-        if link.drain.reason:
-            logger.warning("node_undrained", extra={"node": link.name, "detail": link.drain.reason})
-        link.drain.end()
+    def _end_drain(self, link: NodeLink, *reasons: str) -> None:
+        was = link.drain.reason
+        for reason in reasons:
+            link.drain.end(reason)
+        if was and not link.drain.reason:
+            logger.warning("node_undrained", extra={"node": link.name, "detail": was})
         self._note(link)
 
     @property
@@ -416,8 +420,13 @@ class NodePools(PoolsByName[NodePool]):
             self._note(link)
             for pool in self:
                 self._run_times[pool.spec.name].workers = max(1, pool.slots)
-                if pool.state == "broken":
-                    self._owner.on_pool_broken(pool)
+            self._look_for_broken()
+
+    def _look_for_broken(self) -> None:
+        """End what waits for a pool that is broken on every machine that there is for it."""
+        for pool in self:
+            if pool.state == "broken":
+                self._owner.on_pool_broken(pool)
 
     def on_lost(self, link: NodeLink) -> None:
         self.nodes_lost += 1
@@ -432,15 +441,22 @@ class NodePools(PoolsByName[NodePool]):
             pool.leave(link.name)
 
     def on_newer_epoch(self, number: int) -> bool:
-        if self._has_joined:
-            self.is_deposed = True
-            logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
-            self._owner.on_deposed()
-            return False
-        self.epoch = Epoch(number + 1, self.epoch.head)
-        return True
+        # None that has begun since has a number above the time of day, unless its machine has another one.
+        was_set_back = self._is_starting and number > clocks.realtime() * 1000
+        if self._has_joined and not was_set_back:
+            self.on_deposed()
+        return not self.is_deposed
+
+    def on_deposed(self) -> None:
+        self.is_deposed = True
+        logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
+        self._owner.on_deposed()
 
     # ── NodePoolOwner ──
+
+    def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        others = (link for name, link in self.links.items() if name not in known and link.state != "refused")
+        return any(fits(spec.nodes, link.labels) for link in others)
 
     def running_on(self, node: str) -> int:
         return len(self.links[node].attempts)

@@ -134,6 +134,10 @@ class ClusterSimulation:
         """Whether anything has happened by which a node may be lost."""
         self.has_garbled_messages = False
         """Whether what was sent may have come as something else: then a job may end as `protocol`."""
+        self.has_broken_pools = False
+        """Whether a pool is broken on every machine that there is: then a job may end as `spawn`."""
+        self.is_drained = False
+        """Whether a node is drained with a deadline: then a job may end as `node_drained`."""
         self.failure: BaseException | None = None
         loop.set_exception_handler(self._on_loop_exception)
 
@@ -204,6 +208,12 @@ class ClusterSimulation:
         except Refused as refused:
             self.runs.check(refused.code in ("already_ended", "unknown_job"), f"a cancel is refused: {refused!r}")
 
+    def tell_pools(self, machine: str, **changes: Any) -> None:
+        """Have a node tell this of its pools."""
+        supervisor = self.network.machines[machine].supervisor
+        assert supervisor is not None
+        supervisor.tell_pools(**changes)
+
     async def ended(self, within_s: float = 3000.0) -> None:
         """Wait until every job has ended and its reader has seen it."""
         _, waiting = await asyncio.wait(self._readers, timeout=within_s) if self._readers else (set(), set())
@@ -259,8 +269,7 @@ class ClusterSimulation:
         """Its end is what has happened."""
         check, code = self.runs.check, job.code
         run = next((run for run in self.runs.of(job.id) if run.attempt == job.attempts), None)
-        is_garbled = code == "protocol" and self.has_garbled_messages
-        check(code is None or code in ENDS or is_garbled, f"{job.id} ends {job.end['error']}")
+        check(code is None or self._may_be(code), f"{job.id} ends {job.end['error']}")
         asked = job.is_cancelled or job.head.is_closing
         check(code != "cancelled" or asked, f"{job.id} is cancelled by nobody: {job.end}")
         if code in (None, "exception"):
@@ -269,6 +278,13 @@ class ClusterSimulation:
             check(job.tokens == job.wants["tokens"], f"{job.id} has {job.tokens} tokens of {job.wants['tokens']}")
         if code is None:
             check(job.end["result"] == job.id, f"{job.id} has the result {job.end['result']!r}")
+
+    def _may_be(self, code: str) -> bool:
+        """Return whether a job may end with a code, by what has happened."""
+        happened = {
+            "protocol": self.has_garbled_messages, "spawn": self.has_broken_pools, "node_drained": self.is_drained,
+        }  # fmt: skip
+        return code in ENDS or happened.get(code, False)
 
     # ── what has to hold at the end ──
 

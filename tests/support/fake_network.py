@@ -87,6 +87,10 @@ class FakeMachine:
         """Those whose hello was answered, the newest last."""
         self._left: list[FakeNodeSupervisor] = []
         """Of incarnations that were killed."""
+        self.leaves_at: float | None = None
+        """When Ray takes it away, if that is announced."""
+        self.late_s = 0.0
+        """How late each message comes, beside those of other machines."""
         self.is_off = False
         self.is_cut_off = False
         """No message comes, and none goes."""
@@ -134,6 +138,8 @@ class FakeMachine:
             await asyncio.get_running_loop().create_future()
         if self.is_frozen:
             await self._thawed.wait()
+        if self.late_s:
+            await asyncio.sleep(self.late_s)
 
     # ── what happens to it ──
 
@@ -198,7 +204,7 @@ class FakeCarrier:
         if self.is_cut_off:
             raise CarrierError("the head is cut off")
         machines = self.network.machines.items()
-        return [Machine(name, machine.labels) for name, machine in machines if not machine.is_off]
+        return [Machine(name, each.labels, each.leaves_at) for name, each in machines if not each.is_off]
 
     async def request(self, wanted: Request) -> None:
         self.requests.append({tuple(labels.items()): number for labels, number in wanted})

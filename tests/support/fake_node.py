@@ -175,6 +175,11 @@ class FakeNodeSupervisor:
         if self._guard is not None:
             self._guard.cancel()
 
+    def tell_pools(self, **changes: Any) -> None:
+        """Tell what has changed of its pools."""
+        self._pools = tuple(pool._replace(**changes) for pool in self._pools)
+        self._observer.on_pool_changed()
+
     # ── what happens to the machine ──
 
     def die(self, within_s: float) -> None:

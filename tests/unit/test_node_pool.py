@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -46,6 +47,9 @@ class Nodes:
 
     def why_no_node(self, spec: PoolSpec) -> str:
         return ""
+
+    def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        return False
 
     def now(self) -> float:
         return 0.0

@@ -1,0 +1,64 @@
+"""A pool that is broken on one machine and works on another one, which is away for a moment, or for good."""
+
+from __future__ import annotations
+
+import asyncio
+
+from support.virtual_loop import run
+
+from killable.supervisor.cluster.lease import Times, end_of_node
+from sim.cluster_simulation import ClusterSimulation, Submitted
+
+LEASE_S = Times().lease_s
+AWAY_S = end_of_node(0.0, LEASE_S) + 0.1
+WHY = "no GPU here"
+
+
+async def jobs_of(sim: ClusterSimulation) -> list[Submitted]:
+    """Break the pool on the first machine. Return jobs: as many as run on the other one, which may be tried again, and
+    three that wait.
+    """
+    sim.tell_pools("n0000", state="broken", detail=WHY)
+    await asyncio.sleep(0.1)
+    again = {"attempts_max": 3, "backoff_s": 0.0}
+    jobs = [await sim.submit(run_s=3.0, limits=again) for _ in range(sim.settings.pools[0].workers)]
+    jobs += [await sim.submit(run_s=1.0) for _ in range(3)]
+    await asyncio.sleep(1.0)
+    sim.has_lost_nodes = True
+    return [job for job in jobs if job is not None]
+
+
+def test_a_pool_that_works_on_a_machine_that_is_away_is_not_broken() -> None:
+    """Also if the machine on which it is broken tells something new meanwhile."""
+
+    async def main() -> None:
+        async with ClusterSimulation(nodes=2, workers=2) as sim:
+            await jobs_of(sim)
+            other = sim.network.machines["n0001"]
+            other.is_cut_off = True
+            await asyncio.sleep(AWAY_S)
+            (pool,) = await sim.head.supervisor.pools()
+            assert (pool.state, pool.detail) == ("restarting", WHY)
+            sim.tell_pools("n0000", zygote_restarts=9)
+            await sim.submit(run_s=1.0)
+            await asyncio.sleep(1.0)
+            other.is_cut_off = False
+            await sim.ended(within_s=60.0)
+            assert sim.counts() == {"completed": 6} and [job.attempts for job in sim.jobs] == [2, 2, 1, 1, 1, 1]
+
+    run(main())
+
+
+def test_a_pool_that_is_broken_on_every_machine_that_there_is_ends_what_waits() -> None:
+    async def main() -> None:
+        async with ClusterSimulation(nodes=2, workers=2) as sim:
+            jobs = await jobs_of(sim)
+            sim.network.machines["n0001"].turn_off()  # Ray does not list it any more
+            await asyncio.sleep(LEASE_S - 1.0)
+            assert not any(job.end for job in jobs)
+            sim.has_broken_pools = True
+            await sim.ended(within_s=AWAY_S)
+            assert sim.counts() == {"spawn": 5}
+            assert jobs[0].end["error"]["message"] == f"pool a is broken: {WHY}"
+
+    run(main())

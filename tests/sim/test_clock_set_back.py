@@ -1,0 +1,43 @@
+"""A head whose clock is behind that of the head before it: the nodes know a higher epoch than its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.virtual_loop import run
+
+from killable.supervisor import clock as clocks
+from sim.journaled_cluster import journaled_cluster
+
+
+class WallClock:
+    """The time of day; it is set back while no head is there."""
+
+    set_back_s = 0.0
+
+    def __call__(self) -> float:
+        return asyncio.get_running_loop().time() - self.set_back_s
+
+
+def test_a_head_takes_over_every_node_also_those_that_answer_when_others_have_joined(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wall = WallClock()
+    monkeypatch.setattr(clocks, "realtime", wall)
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=3, workers=1) as sim:
+            jobs = [await sim.submit(run_s=20.0, nodes={"node": f"n000{number}"}) for number in range(2)]
+            await asyncio.sleep(1.0)
+            wall.set_back_s = 60.0
+            first, slow, new = sim.network.machines.values()
+            slow.late_s = 0.05
+            new.kill()  # the next incarnation knows no head, and joins first
+            first.late_s = 0.01
+            sim.kill_head()
+            await sim.ended(within_s=25.0)
+            assert [job.code for job in jobs] == [None, None] and len(sim.heads) == 2
+            assert [node.state for node in await sim.head.supervisor.nodes()] == ["live"] * 3
+
+    run(main())

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.attempts.run_order import trace_of
-from killable.supervisor.clock import Clock
+from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.cluster.held_attempt import WRAPPED
 from killable.supervisor.cluster.message_checks import end_of
 from killable.supervisor.cluster.messages import Header, pieces
+from killable.supervisor.jobs import queue_deadlines
 from killable.supervisor.jobs.event_log import Batch, EventLog
 from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job
@@ -70,6 +71,8 @@ class RemoteAttempt:
         self._asked_at: float | None = None
         self._grace_s: float | None = None
         self._slot_ready_ms: float | None = None
+        self._total_timer: Timer | None = None
+        """Until its node has told of a worker: from then on only the node's counts."""
         self._events = 0
         """The id above all that a client of an earlier head can have seen of it."""
         self.is_over = False
@@ -99,6 +102,18 @@ class RemoteAttempt:
             "output_bytes": job.log.output_bytes, "tokens": job.log.tokens, "checkpoint_bytes": len(before),
         }  # fmt: skip
         self._orders.order(run, [last])
+        if job.limits["total_s"] is not None:
+            self._total_timer = self._clock.call_at(job.created + job.limits["total_s"], self._on_total)
+
+    def _on_total(self) -> None:
+        """End it whose order has not come to its node, or is behind a large input."""
+        if self._verdict is None:
+            why = f"node {self._orders.name} has not told of a worker for it"
+            self.stop(queue_deadlines.verdict_of(self.job, "total_s", why))
+
+    def _stop_timer(self) -> None:
+        if self._total_timer is not None:
+            self._total_timer.cancel()
 
     def go_on(self, held: HeldRun) -> None:
         """Take an attempt over that an earlier head has begun; what its node tells comes from the beginning."""
@@ -211,6 +226,7 @@ class RemoteAttempt:
             return
         cause = Cause(note["cause"])
         if cause is Cause.ASSIGNED:
+            self._stop_timer()
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
         else:
             if self._verdict is None and note.get("verdict") is not None:
@@ -298,6 +314,7 @@ class RemoteAttempt:
 
     def _finish(self, outcome: Outcome) -> None:
         self.is_over = True
+        self._stop_timer()
         if self.job.state is not State.SWEEPING:
             self._transition(Cause.EXITED)
         self._owner.on_ended(self, outcome)

@@ -286,7 +286,6 @@ def _facts_of(stop: Verdict) -> dict[str, Any]:
 def _log_from_journal(job: Job, output: bytes) -> EventLog:
     """Return the log of a job whose output was written: nobody has seen an event that is not in it."""
     log = EventLog.decode(output, job.limits["output_bytes"], job.log.first)
-    log.output_bytes = log.bytes
     job.shown = len(log)
     return log
 

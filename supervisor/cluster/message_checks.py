@@ -229,7 +229,6 @@ class _Notes(_Item):
 class _Events(_Item):
     kind: Literal["events"]
     at: Count
-    is_wrapped: bool
 
 
 class _Value(_Item):

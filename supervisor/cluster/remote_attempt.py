@@ -7,6 +7,7 @@ here.
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
@@ -14,7 +15,6 @@ from typing import Any, Protocol
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.attempts.run_order import trace_of
 from killable.supervisor.clock import Clock, Timer
-from killable.supervisor.cluster.held_attempt import WRAPPED
 from killable.supervisor.cluster.message_checks import end_of
 from killable.supervisor.cluster.messages import Header, pieces
 from killable.supervisor.jobs import queue_deadlines
@@ -58,6 +58,7 @@ class RemoteAttempt:
         self, job: Job, worker: AttemptSlot, n: int, orders: Orders, *, clock: Clock, owner: RunningAttemptOwner
     ) -> None:
         self.job = job
+        job.log.output_bytes_max = sys.maxsize  # the bound is the node's: what it has accepted is not refused here
         self.worker = worker
         self.n = n
         self._orders = orders
@@ -211,7 +212,7 @@ class RemoteAttempt:
                 for note in header["notes"]:
                     self._on_note(note)
             case "events":
-                self._on_events(header["at"], EventLog.decode_some(blob), is_wrapped=header["is_wrapped"])
+                self._on_events(header["at"], EventLog.decode_some(blob))
             case "result" | "partial":
                 self._values[header["kind"]] = blob
             case "end":
@@ -239,7 +240,7 @@ class RemoteAttempt:
         if cause in TABLE[self.job.state]:
             self._owner.transition(self.job, cause)
 
-    def _on_events(self, at: int, batch: Batch, *, is_wrapped: bool) -> None:
+    def _on_events(self, at: int, batch: Batch) -> None:
         """Add events to the job's log, where they have the same ids. What came before is left out."""
         job, log = self.job, self.job.log
         if at > len(log):
@@ -259,8 +260,7 @@ class RemoteAttempt:
                         job.note_progress(data)
                 case "checkpoint":
                     for _, data in events:
-                        log.append(name, data)
-                    job.partial = data[len(WRAPPED) : -1] if is_wrapped else data
+                        job.note_checkpoint(data)
         job.wake()
 
     def _on_end(self, outcome: Outcome, certificate: Certificate, may_retry: bool) -> None:

@@ -328,3 +328,28 @@ async def _scaled() -> None:
 
 async def _states(sim: ClusterSimulation) -> Counter[str]:
     return Counter(node.state for node in await sim.head.supervisor.nodes())
+
+
+def test_each_checkpoint_is_what_the_job_has_laid_down_also_if_its_node_is_lost_before_the_next_one_is_told() -> None:
+    run(_checkpoints())
+
+
+async def _checkpoints() -> None:
+    """An object, and then a list, whose event is an object around it."""
+    size = 100_000
+    async with ClusterSimulation(nodes=1) as sim:
+        job = await sim.submit(run_s=60.0, checkpoint_bytes=size)
+        assert job is not None
+        supervisor, seen = sim.head.supervisor, [b""]
+        while len(seen) < 3:
+            await asyncio.sleep(0.0001)
+            if (partial := (await supervisor.get(job.id)).partial) is not None and partial != seen[-1]:
+                seen.append(partial)
+        assert [(len(each), each[:2]) for each in seen[1:]] == [(size + 12, b'{"'), (size + 4, b'["')]
+        batches = [batch async for batch in supervisor.events(job.id, follow=False)]
+        first, second = (event.data for batch in batches for event in batch if event.name == "checkpoint")
+        assert (first, second) == (seen[1], b'{"value":%s}' % seen[2])
+        sim.has_lost_nodes = True
+        sim.network.machines["n0000"].kill()
+        await sim.ended()
+        assert job.code == "node_lost" and (await supervisor.get(job.id)).partial == seen[2]

@@ -135,7 +135,7 @@ class FakeNodeSupervisor:
     ) -> Job:  # fmt: skip
         job = Job(
             job_id, self.runs.starts, job_type, submission, in_force, log, created_at="", created=since,
-            queued=waits_since, listener=listener, attempts=attempts + 1,
+            queued=waits_since, listener=listener, attempts=attempts + 1, is_of_head=True,
         )  # fmt: skip
         if self._is_dead:
             return job  # nobody is there who would run it
@@ -248,6 +248,9 @@ class FakeNodeSupervisor:
         elif job.state is State.STARTING:
             self._move(job, Cause.ENTERED)
             job.log.append("started", b"{}")
+            if size := wants["checkpoint_bytes"]:
+                job.note_checkpoint(b'{"words":"%s"}' % (b"x" * size))
+                job.note_checkpoint(b'["%s"]' % (b"y" * size))
             job.wake()
             self._later(active, wants["run_s"] / (1 + wants["tokens"]))
         elif active.token < wants["tokens"]:
@@ -294,8 +297,14 @@ class FakeNodeSupervisor:
 
 
 def input_of(
-    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02
-) -> bytes:
-    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker."""
-    wants: Mapping[str, Any] = {"run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s}
+    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02,
+    checkpoint_bytes: int = 0,
+) -> bytes:  # fmt: skip
+    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker.
+    `checkpoint_bytes`: it begins with two checkpoints of this size, an object and a list.
+    """
+    wants: Mapping[str, Any] = {
+        "run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s,
+        "checkpoint_bytes": checkpoint_bytes,
+    }  # fmt: skip
     return json.dumps(wants).encode()

@@ -44,6 +44,10 @@ class Order(NamedTuple):
         ages = {name: self.header[name] + late_s for name in ("age_s", "waited_s")}
         return {**self.header, **ages}
 
+    def without_reason(self) -> Order:
+        """Return a stop that says no more than its code, and by whom."""
+        return self._replace(header=self.header | {"verdict": self.header["verdict"] | {"reason": "", "facts": {}}})
+
 
 class Breakable(Protocol):
     """An attempt, as who sends its orders sees it."""
@@ -153,7 +157,9 @@ class OrderSender:
                     for order in orders:
                         self._run(self._deliver([order]))
                     return
-                if orders[0].header["order"] != "stop":  # a stop is sent again
+                if orders[0].header["order"] == "stop":  # it arrives, whatever of its words is not understood
+                    orders = [orders[0].without_reason()]
+                else:
                     self._end_not_understood(orders[0].header["n"], answer.get("detail", ""))
                     return
             except (TimeoutError, CarrierError):

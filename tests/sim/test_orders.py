@@ -105,3 +105,28 @@ async def _late() -> None:
         assert over.error is not None and ran.state == "completed" and sim.runs.starts == 1
         assert over.error["code"] == "timeout.queue" and "total_s of 2 s is over" in over.error["message"]
         assert sendings > 2 and len(began) == 1, "each sending tells how long the job has waited until then"
+
+
+def test_a_cancel_arrives_whatever_its_reason_is_and_whatever_of_it_the_node_does_not_understand() -> None:
+    run(_cancels())
+
+
+async def _cancels() -> None:
+    async with ClusterSimulation(nodes=1) as sim:
+        carrier, supervisor = sim.head.carrier, sim.head.supervisor
+        call = carrier.call
+
+        async def change(node: str, method: str, message: bytes) -> bytes:
+            return await call(node, method, message.replace(b'"reason":"odd"', b'"reason":0'))
+
+        carrier.call = change  # type: ignore[method-assign]
+        jobs = [await sim.submit(run_s=60.0) for _ in range(2)]
+        await asyncio.sleep(1.0)
+        for job, reason in zip(jobs, ("half a character: \ud83d", "odd"), strict=True):
+            assert job is not None
+            job.is_cancelled = True
+            await supervisor.cancel(job.id, reason=reason, wait_s=0.0)
+        await sim.ended(within_s=2.0)
+    assert [job.code for job in jobs if job is not None] == ["cancelled"] * 2
+    reasons = [job.end["certificate"].get("reason", "") for job in jobs if job is not None]
+    assert reasons == ["half a character: \ud83d", ""]

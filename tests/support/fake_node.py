@@ -53,6 +53,8 @@ class Run:
     """returned · raised · stopped · killed"""
     is_paused: bool = False
     """Its machine stands still."""
+    grace_s: float | None = None
+    """With which it was stopped."""
 
     @property
     def is_running(self) -> bool:
@@ -154,7 +156,7 @@ class FakeNodeSupervisor:
         active = self._active.get(job)
         if active is None or job.verdict is not None:
             return
-        job.verdict = verdict
+        job.verdict, active.run.grace_s = verdict, grace_s
         self._move(job, Cause.STOP_REQUESTED)
         self._cancel(active)
         self._later(active, 0.01)

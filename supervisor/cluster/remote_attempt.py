@@ -74,6 +74,8 @@ class RemoteAttempt:
         self._slot_ready_ms: float | None = None
         self._total_timer: Timer | None = None
         """Until its node has told of a worker: from then on only the node's counts."""
+        self._has_worker = False
+        """Whether its node has told of one."""
         self._events = 0
         """The id above all that a client of an earlier head can have seen of it."""
         self.is_over = False
@@ -189,7 +191,8 @@ class RemoteAttempt:
 
     @property
     def waits_for_slot(self) -> bool:
-        return self._slot_ready_ms is None
+        """Whether its node will tell of its slot. It does not if it has never given it to a worker."""
+        return self._has_worker and self._slot_ready_ms is None
 
     def on_slot_ready(self, after_ms: float) -> None:
         """Take note that the node has a worker for the slot again, so many ms after the request or the exit."""
@@ -227,6 +230,7 @@ class RemoteAttempt:
             return
         cause = Cause(note["cause"])
         if cause is Cause.ASSIGNED:
+            self._has_worker = True
             self._stop_timer()
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
         else:

@@ -45,6 +45,7 @@ from killable.api.http.auth import is_operator, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import problem, refused
+from killable.api.mcp.answers import readable
 from killable.api.mcp.calls import SESSION, Calls, session_of
 from killable.api.mcp.tool_list_watch import ToolListWatch
 from killable.api.mcp.tools import tools_of
@@ -141,7 +142,7 @@ class McpEndpoint:
             case {"method": "initialize"}:
                 send = _with_session(send)
             case {"method": "notifications/cancelled", "params": {"requestId": str() | int() as request_id, **more}}:
-                reason = str(more.get("reason") or "")[:REASON_CHARS_MAX]
+                reason = readable(str(more.get("reason") or ""))[:REASON_CHARS_MAX]
                 session = session_of(request)
                 job_id = self._calls.cancel(tenant_of(request), session, request_id, reason) if session else ""
                 if job_id:

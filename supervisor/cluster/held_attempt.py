@@ -19,8 +19,6 @@ EVENTS_MAX = 4096
 """Events in one item."""
 SPANS_MAX, SPAN_BYTES_MAX = 2000, 256 << 10
 """What an attempt may tell of its own spans: it goes to the head at once, before anybody's data."""
-WRAPPED = b'{"value":'
-"""What the event of a checkpoint begins with that is no object (`Job.note_checkpoint`)."""
 
 
 class _Told(Enum):
@@ -141,7 +139,7 @@ class HeldAttempt:
             at = self._next
             self._next, encoded = job.log.encode_some(at, EVENTS_MAX, bytes_max)
             bytes_max -= len(encoded)
-            yield {"n": self.n, "kind": "events", "at": at, "is_wrapped": self._is_wrapped(job)}, encoded
+            yield {"n": self.n, "kind": "events", "at": at}, encoded
         if bytes_max > 0 and job.is_over and self._told is not _Told.END and self._next == len(job.log):
             assert job.outcome is not None
             self._told = _Told.END
@@ -159,11 +157,6 @@ class HeldAttempt:
         if self._noted < len(self._notes) or self._end is not None:
             return True
         return job is not None and (self._next < len(job.log) or job.is_over)
-
-    @staticmethod
-    def _is_wrapped(job: Job) -> bool:
-        """Return whether the last checkpoint is in its event as a member, and not as it is."""
-        return job.partial is not None and not job.partial.startswith(b"{")
 
 
 def _end_of(outcome: Outcome, certificate: dict[str, Any], *, may_retry: bool) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.models import Certificate, Outcome
@@ -18,7 +18,19 @@ from killable.workers.error_codes import CODES
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Seconds = Annotated[float, Field(ge=0)]
 _Limits = dict[str, float | dict[str, float | None] | None]
-Words = Annotated[str, Field(max_length=1 << 16)]
+WORDS_MAX = 1 << 16
+Words = Annotated[str, Field(max_length=WORDS_MAX)]
+"""Of killable itself: pydantic refuses half characters (lone surrogates) where it counts."""
+
+
+def _short(text: str) -> str:
+    if len(text) > WORDS_MAX:
+        raise ValueError(f"a text of {len(text)} characters")
+    return text
+
+
+WordsOfClients = Annotated[str, AfterValidator(_short)]
+"""Whatever JSON can bring: a cancel arrives also if its reason ends with half a character."""
 
 
 class _Message(BaseModel):
@@ -85,7 +97,7 @@ class _Verdict(_Message):
 
     code: Words
     by: Words
-    reason: Words
+    reason: WordsOfClients
     facts: dict[str, Any]
 
 
@@ -229,7 +241,6 @@ class _Notes(_Item):
 class _Events(_Item):
     kind: Literal["events"]
     at: Count
-    is_wrapped: bool
 
 
 class _Value(_Item):

@@ -16,6 +16,7 @@ from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.carrier import CarrierError
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_calls import NodeCalls
+from killable.workers.named_tuples import NamedTuple
 
 ASK_AGAIN_S = 0.2
 """How long to wait after a call that failed at once."""
@@ -26,7 +27,26 @@ RUNS_MAX = 64
 ORDER_BYTES = 1024
 """What a run costs beside its input, about."""
 
-Order = tuple[Header, bytes]
+
+class Order(NamedTuple):
+    """One order, with the piece of an input that goes with it."""
+
+    header: Header
+    blob: bytes
+    given: float
+    """When it was given out."""
+
+    def header_at(self, now: float) -> Header:
+        """Return what is sent now: how long a job has waited until then, and not until its order was first sent."""
+        if self.header["order"] != "run":
+            return self.header
+        late_s = now - self.given
+        ages = {name: self.header[name] + late_s for name in ("age_s", "waited_s")}
+        return {**self.header, **ages}
+
+    def without_reason(self) -> Order:
+        """Return a stop that says no more than its code, and by whom."""
+        return self._replace(header=self.header | {"verdict": self.header["verdict"] | {"reason": "", "facts": {}}})
 
 
 class Breakable(Protocol):
@@ -76,9 +96,9 @@ class OrderSender:
         """Send the orders of these blobs. A stop goes alone, at once, past all that waits; the pieces of an input go
         before its run, one after the other; runs without pieces go together.
         """
-        n = header["n"]
+        n, now = header["n"], self._clock.now()
         for blob in blobs:
-            order = header, blob
+            order = Order(header, blob, now)
             if header["order"] == "stop":
                 self._run(self._deliver([order]))
             elif header["order"] == "run" and n not in self._waiting:
@@ -108,9 +128,9 @@ class OrderSender:
     def _take_runs(self) -> list[Order]:
         taken: list[Order] = []
         room = messages.BATCH_BYTES_MAX
-        while self._runs and (not taken or room >= len(self._runs[0][1])) and len(taken) < RUNS_MAX:
+        while self._runs and (not taken or room >= len(self._runs[0].blob)) and len(taken) < RUNS_MAX:
             taken.append(self._runs.popleft())
-            room -= len(taken[-1][1]) + ORDER_BYTES
+            room -= len(taken[-1].blob) + ORDER_BYTES
         return taken
 
     async def _deliver_all(self, n: int) -> None:
@@ -123,13 +143,13 @@ class OrderSender:
         """Send orders until they are answered, their attempts are over, or the node is lost."""
         way, incarnation = self._way, self._way.incarnation
         while way.incarnation == incarnation and not self._closing.is_set():
-            orders = [order for order in orders if order[0]["n"] in way.attempts]
+            orders = [order for order in orders if order.header["n"] in way.attempts]
             if not orders:
                 return
             try:
                 began = self._clock.now()
-                given = {"orders": [header for header, _ in orders]}
-                answer, _ = await way.calls.call("do", given, self._patience_s, [blob for _, blob in orders])
+                given = {"orders": [order.header_at(began) for order in orders]}
+                answer, _ = await way.calls.call("do", given, self._patience_s, [order.blob for order in orders])
                 self.delay_s = round(self._clock.now() - began, 6)
                 if answer.get("refused") != messages.NOT_UNDERSTOOD:
                     return  # another refusal, too: then the node has ended, or belongs to another head
@@ -137,8 +157,10 @@ class OrderSender:
                     for order in orders:
                         self._run(self._deliver([order]))
                     return
-                if orders[0][0]["order"] != "stop":  # a stop is sent again
-                    self._end_not_understood(orders[0][0]["n"], answer.get("detail", ""))
+                if orders[0].header["order"] == "stop":  # it arrives, whatever of its words is not understood
+                    orders = [orders[0].without_reason()]
+                else:
+                    self._end_not_understood(orders[0].header["n"], answer.get("detail", ""))
                     return
             except (TimeoutError, CarrierError):
                 pass

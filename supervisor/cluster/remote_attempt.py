@@ -7,16 +7,17 @@ here.
 from __future__ import annotations
 
 import json
+import sys
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Protocol
 
 from killable.supervisor.attempts.exit_outcome import message_of, without_message
 from killable.supervisor.attempts.run_order import trace_of
-from killable.supervisor.clock import Clock
-from killable.supervisor.cluster.held_attempt import WRAPPED
+from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.cluster.message_checks import end_of
 from killable.supervisor.cluster.messages import Header, pieces
+from killable.supervisor.jobs import queue_deadlines
 from killable.supervisor.jobs.event_log import Batch, EventLog
 from killable.supervisor.jobs.inputs import content_of
 from killable.supervisor.jobs.job import Job
@@ -57,6 +58,7 @@ class RemoteAttempt:
         self, job: Job, worker: AttemptSlot, n: int, orders: Orders, *, clock: Clock, owner: RunningAttemptOwner
     ) -> None:
         self.job = job
+        job.log.output_bytes_max = sys.maxsize  # the bound is the node's: what it has accepted is not refused here
         self.worker = worker
         self.n = n
         self._orders = orders
@@ -70,6 +72,10 @@ class RemoteAttempt:
         self._asked_at: float | None = None
         self._grace_s: float | None = None
         self._slot_ready_ms: float | None = None
+        self._total_timer: Timer | None = None
+        """Until its node has told of a worker: from then on only the node's counts."""
+        self._has_worker = False
+        """Whether its node has told of one."""
         self._events = 0
         """The id above all that a client of an earlier head can have seen of it."""
         self.is_over = False
@@ -99,6 +105,18 @@ class RemoteAttempt:
             "output_bytes": job.log.output_bytes, "tokens": job.log.tokens, "checkpoint_bytes": len(before),
         }  # fmt: skip
         self._orders.order(run, [last])
+        if job.limits["total_s"] is not None:
+            self._total_timer = self._clock.call_at(job.created + job.limits["total_s"], self._on_total)
+
+    def _on_total(self) -> None:
+        """End it whose order has not come to its node, or is behind a large input."""
+        if self._verdict is None:
+            why = f"node {self._orders.name} has not told of a worker for it"
+            self.stop(queue_deadlines.verdict_of(self.job, "total_s", why))
+
+    def _stop_timer(self) -> None:
+        if self._total_timer is not None:
+            self._total_timer.cancel()
 
     def go_on(self, held: HeldRun) -> None:
         """Take an attempt over that an earlier head has begun; what its node tells comes from the beginning."""
@@ -173,7 +191,8 @@ class RemoteAttempt:
 
     @property
     def waits_for_slot(self) -> bool:
-        return self._slot_ready_ms is None
+        """Whether its node will tell of its slot. It does not if it has never given it to a worker."""
+        return self._has_worker and self._slot_ready_ms is None
 
     def on_slot_ready(self, after_ms: float) -> None:
         """Take note that the node has a worker for the slot again, so many ms after the request or the exit."""
@@ -196,7 +215,7 @@ class RemoteAttempt:
                 for note in header["notes"]:
                     self._on_note(note)
             case "events":
-                self._on_events(header["at"], EventLog.decode_some(blob), is_wrapped=header["is_wrapped"])
+                self._on_events(header["at"], EventLog.decode_some(blob))
             case "result" | "partial":
                 self._values[header["kind"]] = blob
             case "end":
@@ -211,6 +230,8 @@ class RemoteAttempt:
             return
         cause = Cause(note["cause"])
         if cause is Cause.ASSIGNED:
+            self._has_worker = True
+            self._stop_timer()
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
         else:
             if self._verdict is None and note.get("verdict") is not None:
@@ -223,7 +244,7 @@ class RemoteAttempt:
         if cause in TABLE[self.job.state]:
             self._owner.transition(self.job, cause)
 
-    def _on_events(self, at: int, batch: Batch, *, is_wrapped: bool) -> None:
+    def _on_events(self, at: int, batch: Batch) -> None:
         """Add events to the job's log, where they have the same ids. What came before is left out."""
         job, log = self.job, self.job.log
         if at > len(log):
@@ -243,8 +264,7 @@ class RemoteAttempt:
                         job.note_progress(data)
                 case "checkpoint":
                     for _, data in events:
-                        log.append(name, data)
-                    job.partial = data[len(WRAPPED) : -1] if is_wrapped else data
+                        job.note_checkpoint(data)
         job.wake()
 
     def _on_end(self, outcome: Outcome, certificate: Certificate, may_retry: bool) -> None:
@@ -298,6 +318,7 @@ class RemoteAttempt:
 
     def _finish(self, outcome: Outcome) -> None:
         self.is_over = True
+        self._stop_timer()
         if self.job.state is not State.SWEEPING:
             self._transition(Cause.EXITED)
         self._owner.on_ended(self, outcome)

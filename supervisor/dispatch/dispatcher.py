@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.dispatch import queue_deadlines, retries
+from killable.supervisor.dispatch import retries
 from killable.supervisor.dispatch.bulk_stop import BulkStop
 from killable.supervisor.dispatch.drain import Drain
 from killable.supervisor.dispatch.new_types import renewed
-from killable.supervisor.jobs import job_events, lifecycle
+from killable.supervisor.jobs import job_events, lifecycle, queue_deadlines
 from killable.supervisor.jobs.callbacks import Callbacks
 from killable.supervisor.jobs.durable_ends import on_end_written
 from killable.supervisor.jobs.job import PENDING, Job

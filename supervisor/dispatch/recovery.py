@@ -67,7 +67,7 @@ async def restore(
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             job_notes.set_aside(row, repr(error))
             registry.skip_number(row.number)
-    for job in (*restoring.waiting, *(job for job, _, _ in restoring.running)):
+    for job in (*restoring.waiting, *(job for job, *_ in restoring.running)):
         job.submission = await seal_large_input(job.submission)
     if files is not None:
         await _restore_files(files, [job for job, _ in restored if job not in restoring.reduced])
@@ -86,10 +86,10 @@ async def restore(
         jobs.call_back(job)
     for job, outcome in restoring.lost:
         jobs.settle(job, outcome)
-    for job, held, stop in restoring.running:
+    for job, held, stop, grace_s in restoring.running:
         jobs.take_over(job, held)
         if stop is not None:
-            jobs.stop(job, stop, None)
+            jobs.stop(job, stop, grace_s)
     for job in restoring.waiting:
         if job.attempts or job.lost_attempts or job in restoring.put_back:
             job_notes.waits(job)  # its first event id is a new one, which must survive this server, too
@@ -119,8 +119,8 @@ class _Restoring:
         self.ended: list[Job] = []
         self.lost: list[tuple[Job, Outcome]] = []
         self.waiting: list[Job] = []
-        self.running: list[tuple[Job, HeldRun, Verdict | None]] = []
-        """Jobs that run on a node, and with what they were asked to end."""
+        self.running: list[tuple[Job, HeldRun, Verdict | None, float | None]] = []
+        """Jobs that run on a node, with what they were asked to end, and the grace."""
         self.put_back: set[Job] = set()
         """Jobs that wait, and of which the journal has a start that has not happened."""
         self.reduced: set[Job] = set()
@@ -167,13 +167,15 @@ class _Restoring:
         started, remote = row.started, self._remote
         if remote is None or started is None or "node" not in started or missing:
             return False
-        stop = None if row.stopped is None else Verdict(**row.stopped)
+        stopped = dict(row.stopped or {})
+        grace_s = stopped.pop("grace_s", None)  # an earlier version has not written it
+        stop = Verdict(**stopped) if stopped else None
         held = remote.find(job.id, started)
         if held is not None:
             job.attempts = started["attempt"]
             job.log = self._log_at(job, held.at_event, started, row.pieces)
             job.worker_id = started["worker_id"]
-            self.running.append((job, held, stop))
+            self.running.append((job, held, stop, grace_s))
         elif remote.never_began(started):
             job.attempts = started["attempt"] - 1
             job.log = self._log_at(job, started["at_event"], started, row.pieces)
@@ -286,7 +288,6 @@ def _facts_of(stop: Verdict) -> dict[str, Any]:
 def _log_from_journal(job: Job, output: bytes) -> EventLog:
     """Return the log of a job whose output was written: nobody has seen an event that is not in it."""
     log = EventLog.decode(output, job.limits["output_bytes"], job.log.first)
-    log.output_bytes = log.bytes
     job.shown = len(log)
     return log
 

@@ -11,7 +11,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, count, repeat, takewhile
-from operator import itemgetter
+from operator import itemgetter, sub
 
 from killable.supervisor.models import JobEvent
 from killable.workers.named_tuples import NamedTuple
@@ -101,15 +101,18 @@ class EventLog:
         return log
 
     def _count(self, block: _Block, start: int) -> None:
-        """Count the tokens of the latest attempt in the next block, which begins with this id."""
+        """Count the output in the next block, which begins with this id, and the tokens of the latest attempt."""
         if block.names == ("token",):  # as mostly
             self.tokens += len(block.ends)
+            self.output_bytes += len(block.data)
             return
         names = block.names if len(block.names) > 1 else (*block.names,) * len(block.ends)
         between = [place for place, name in enumerate(names) if name in BETWEEN_ATTEMPTS]
         if between:
             self.attempt_first, self.tokens = start + between[-1] + 1, 0
         self.tokens += names[between[-1] + 1 if between else 0 :].count("token")
+        sizes = map(sub, block.ends, (0, *block.ends))
+        self.output_bytes += sum(size for name, size in zip(names, sizes, strict=True) if name in OUTPUT_EVENTS)
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the events of a sealed log as bytes, in parts to be joined in order. May run in any thread."""

@@ -220,10 +220,10 @@ class Job:
         return self.log.append("progress", data)
 
     def note_checkpoint(self, data: bytes) -> bool:
-        """Add the event; the last one is the partial result if the job fails. Return False over the bound."""
+        """Add the event, an object; the last is the partial result if the job fails. Return False over the bound."""
         self.partial = data
-        is_object = data.startswith(b"{") or self.type.codec != "json"
-        return self.log.append("checkpoint", data if is_object else b'{"value":%s}' % data)
+        is_told = self.is_of_head or data.startswith(b"{") or self.type.codec != "json"  # the head makes its own event
+        return self.log.append("checkpoint", data if is_told else b'{"value":%s}' % data)
 
     def note_file(self, name: str, size: int, content_type: str) -> bool:
         """Add a file that it has saved, or that replaces one, and the event. Return False over the bound."""

@@ -168,9 +168,13 @@ class JobNotes:
             job.listener = _RunWriter(self.journal)
 
     def stopping(self, job: Job, verdict: Verdict) -> None:
-        """Record that a job was asked to end: it is not run again, whatever its type says, and not gone on with."""
+        """Record that a job was asked to end, and with what grace: it is not run again, whatever its type says, and not
+        gone on with. Of a later call only a shorter grace counts.
+        """
         if job.type.on_loss == "rerun" or job.node is not None:
-            members = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason}
+            first = job.verdict or verdict
+            grace_s = None if job.attempt is None else job.attempt.grace_s
+            members = {"code": first.code, "by": first.by, "reason": first.reason, "grace_s": grace_s}
             self.journal.note(StoppedNote(job.number, dump_json(members)))
 
     def drains(self, node: str, members: Mapping[str, Any] | None) -> None:

@@ -208,7 +208,12 @@ async def test_a_client_that_reads_nothing_has_left(start_server: StartServer) -
         writer.close()
 
 
-async def test_a_session_is_only_a_name(server: OwnServer) -> None:
+@pytest.mark.parametrize(
+    ("reason", "status", "told"),
+    [("enough", 202, "enough"), ("half \ud83d", 400, "half \N{REPLACEMENT CHARACTER}")],  # the SDK's, after the cancel
+    ids=["", "a reason that was cut within a character"],
+)
+async def test_a_session_is_only_a_name(server: OwnServer, reason: str, status: int, told: str) -> None:
     """It is kept nowhere, so that one survives a restart; only within it does an id name a request."""
     session, other = await session_of(server.client), "0" * 32
     async with anyio.create_task_group() as group:
@@ -219,14 +224,14 @@ async def test_a_session_is_only_a_name(server: OwnServer) -> None:
 
         group.start_soon(run)
         job = await the_job(server, "running")
-        cancel = message("notifications/cancelled", requestId="7", reason="enough")
+        cancel = message("notifications/cancelled", requestId="7", reason=reason)
         for wrong in (other, "", "7"):
-            assert (await post(server.client, cancel, wrong)).status_code == 202
+            assert (await post(server.client, cancel, wrong)).status_code == status
         assert (await post(server.client, message("tools/list", 8), other)).status_code == 200
         assert (await server.record(job.job_id))["state"] == "running"
-        assert (await post(server.client, cancel, session)).status_code == 202
+        assert (await post(server.client, cancel, session)).status_code == status
     ended = await the_job(server, "cancelled")
-    assert ended.error is not None and (ended.error["by"], ended.error["reason"]) == ("user", "enough")
+    assert ended.error is not None and (ended.error["by"], ended.error["reason"]) == ("user", told)
     error = answered(answers[0])["error"]
     assert error["code"] == -32800 and error["data"]["certificate"]["tree_empty"] is not None
 

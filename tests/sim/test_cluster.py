@@ -228,7 +228,7 @@ async def _round(sim: ClusterSimulation, dice: random.Random) -> None:
 
 
 def test_a_node_keeps_nothing_of_jobs_whose_ends_are_told() -> None:
-    """Neither of those whose slot was ready at once, or never was."""
+    """Neither of those whose slot was ready at once, or later, or that had none, since their stop came before them."""
     run(_kept())
 
 
@@ -238,11 +238,18 @@ async def _kept() -> None:
             for _ in range(100):
                 await sim.submit(run_s=0.1, slot_s=slot_s)
         await sim.ended()
+        for _ in range(100):
+            job = await sim.submit(run_s=5.0)
+            assert job is not None
+            await sim.cancel(job)
+            await asyncio.sleep(0.05)
+        await sim.ended()
+        assert 10 < 300 - sim.runs.starts < 90
         await asyncio.sleep(60)
         sim.forget_jobs()
         gc.collect()
         kept = sum(isinstance(each, Job) for each in gc.get_objects())
-        assert kept < 10, f"{kept} of 200 jobs are in memory"
+        assert kept < 10, f"{kept} of 300 jobs are in memory"
 
 
 def _check_turns(sim: ClusterSimulation) -> None:
@@ -328,3 +335,28 @@ async def _scaled() -> None:
 
 async def _states(sim: ClusterSimulation) -> Counter[str]:
     return Counter(node.state for node in await sim.head.supervisor.nodes())
+
+
+def test_each_checkpoint_is_what_the_job_has_laid_down_also_if_its_node_is_lost_before_the_next_one_is_told() -> None:
+    run(_checkpoints())
+
+
+async def _checkpoints() -> None:
+    """An object, and then a list, whose event is an object around it."""
+    size = 100_000
+    async with ClusterSimulation(nodes=1) as sim:
+        job = await sim.submit(run_s=60.0, checkpoint_bytes=size)
+        assert job is not None
+        supervisor, seen = sim.head.supervisor, [b""]
+        while len(seen) < 3:
+            await asyncio.sleep(0.0001)
+            if (partial := (await supervisor.get(job.id)).partial) is not None and partial != seen[-1]:
+                seen.append(partial)
+        assert [(len(each), each[:2]) for each in seen[1:]] == [(size + 12, b'{"'), (size + 4, b'["')]
+        batches = [batch async for batch in supervisor.events(job.id, follow=False)]
+        first, second = (event.data for batch in batches for event in batch if event.name == "checkpoint")
+        assert (first, second) == (seen[1], b'{"value":%s}' % seen[2])
+        sim.has_lost_nodes = True
+        sim.network.machines["n0000"].kill()
+        await sim.ended()
+        assert job.code == "node_lost" and (await supervisor.get(job.id)).partial == seen[2]

@@ -265,6 +265,42 @@ def test_what_is_before_an_attempt_is_on_disk_before_its_start_is() -> None:
     run(main())
 
 
+def test_a_job_that_is_taken_over_has_all_of_its_bound_of_output() -> None:
+    """What the server says itself in a job's log counts on no side."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=1, times=TIMES, journal_output=True) as sim:
+            sim.down_s = lambda: WITHIN_S
+            job = await sim.submit(run_s=10.0, tokens=20, limits={"output_bytes": 20 * len('{"text":"11"}')})
+            await asyncio.sleep(5.0)
+            sim.kill_head()
+            await sim.ended()
+            assert (job.code, job.tokens, len(sim.heads)) == (None, 20, 2) and not sim.gaps
+
+    run(main())
+
+
+def test_a_cancel_that_had_not_come_to_its_node_has_its_first_reason_and_its_shortest_grace_under_the_next_head() -> (
+    None
+):
+    async def main() -> None:
+        async with journaled_cluster(nodes=1, times=TIMES) as sim:
+            sim.down_s = lambda: WITHIN_S
+            job = await sim.submit(run_s=RUN_S, limits={"grace_s": 20.0})
+            await asyncio.sleep(1.0)
+            sim.head.carrier.is_cut_off = job.is_cancelled = True
+            for reason, grace_s in (("now", 0.0), ("later", None)):
+                cancel = sim.head.supervisor.cancel(job.id, grace_s=grace_s, reason=reason, wait_s=0.0)
+                await sim.head.process.do(cancel)
+            await asyncio.sleep(0.1)  # it is on disk
+            sim.kill_head()
+            await sim.ended()
+            (ran,) = sim.runs.of(job.id)
+            assert (job.code, job.end["certificate"]["reason"], ran.grace_s) == ("cancelled", "now", 0.0)
+
+    run(main())
+
+
 SEEDS_THAT_FAILED = {
     27: "a replaced head ended jobs",
     76: "a lost node had not begun",

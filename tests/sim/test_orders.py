@@ -6,9 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+from support.fake_node import input_of
 from support.virtual_loop import run
 
 from killable.supervisor.cluster import messages
+from killable.supervisor.cluster.lease import Times
+from killable.supervisor.models import Submission
 from sim.cluster_simulation import ClusterSimulation
 
 
@@ -63,3 +66,67 @@ async def _misunderstood() -> None:
     codes = [job.code for job in jobs if job is not None]
     assert codes == [None, None, "protocol", *[None] * 5]
     assert jobs[2] is not None and "attempt: Input should be greater" in jobs[2].end["error"]["message"]
+
+
+def test_what_a_caller_has_left_is_what_is_left_when_an_order_comes_and_is_over_also_if_none_does() -> None:
+    run(_late())
+
+
+async def _late() -> None:
+    """Orders are lost for three seconds."""
+    async with ClusterSimulation(nodes=1, times=Times(10.0, 1.0, 0.5)) as sim:
+        carrier, supervisor = sim.head.carrier, sim.head.supervisor
+        call = carrier.call
+        began: set[float] = set()
+        sendings = 0
+        works_at = sim.loop.time() + 3.0
+
+        async def lose(node: str, method: str, message: bytes) -> bytes:
+            nonlocal sendings
+            orders = messages.unpack(message)[0]["orders"] if method == "do" else ()
+            for order in orders:
+                if order["order"] == "run":
+                    sendings += 1
+                    began.update(round(sim.loop.time() - order[name], 3) for name in ("age_s", "waited_s"))
+            if orders and sim.loop.time() < works_at:
+                await asyncio.Event().wait()
+            return await call(node, method, message)
+
+        carrier.call = lose  # type: ignore[method-assign]
+        submitted = [
+            await supervisor.submit(Submission("work", input_of(run_s=1.0), limits={"total_s": total_s}))
+            for total_s in (2.0, 60.0)
+        ]
+        await asyncio.sleep(2.1)
+        states = [(await supervisor.get(job.job_id)).state for job in submitted]
+        assert states == ["stopping", "running"] and not sim.runs.starts
+        await asyncio.sleep(5.0)
+        over, ran = [await supervisor.get(job.job_id) for job in submitted]
+        assert over.error is not None and ran.state == "completed" and sim.runs.starts == 1
+        assert over.error["code"] == "timeout.queue" and "total_s of 2 s is over" in over.error["message"]
+        assert sendings > 2 and len(began) == 1, "each sending tells how long the job has waited until then"
+
+
+def test_a_cancel_arrives_whatever_its_reason_is_and_whatever_of_it_the_node_does_not_understand() -> None:
+    run(_cancels())
+
+
+async def _cancels() -> None:
+    async with ClusterSimulation(nodes=1) as sim:
+        carrier, supervisor = sim.head.carrier, sim.head.supervisor
+        call = carrier.call
+
+        async def change(node: str, method: str, message: bytes) -> bytes:
+            return await call(node, method, message.replace(b'"reason":"odd"', b'"reason":0'))
+
+        carrier.call = change  # type: ignore[method-assign]
+        jobs = [await sim.submit(run_s=60.0) for _ in range(2)]
+        await asyncio.sleep(1.0)
+        for job, reason in zip(jobs, ("half a character: \ud83d", "odd"), strict=True):
+            assert job is not None
+            job.is_cancelled = True
+            await supervisor.cancel(job.id, reason=reason, wait_s=0.0)
+        await sim.ended(within_s=2.0)
+    assert [job.code for job in jobs if job is not None] == ["cancelled"] * 2
+    reasons = [job.end["certificate"].get("reason", "") for job in jobs if job is not None]
+    assert reasons == ["half a character: \ud83d", ""]

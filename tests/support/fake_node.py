@@ -53,6 +53,8 @@ class Run:
     """returned · raised · stopped · killed"""
     is_paused: bool = False
     """Its machine stands still."""
+    grace_s: float | None = None
+    """With which it was stopped."""
 
     @property
     def is_running(self) -> bool:
@@ -135,7 +137,7 @@ class FakeNodeSupervisor:
     ) -> Job:  # fmt: skip
         job = Job(
             job_id, self.runs.starts, job_type, submission, in_force, log, created_at="", created=since,
-            queued=waits_since, listener=listener, attempts=attempts + 1,
+            queued=waits_since, listener=listener, attempts=attempts + 1, is_of_head=True,
         )  # fmt: skip
         if self._is_dead:
             return job  # nobody is there who would run it
@@ -154,7 +156,7 @@ class FakeNodeSupervisor:
         active = self._active.get(job)
         if active is None or job.verdict is not None:
             return
-        job.verdict = verdict
+        job.verdict, active.run.grace_s = verdict, grace_s
         self._move(job, Cause.STOP_REQUESTED)
         self._cancel(active)
         self._later(active, 0.01)
@@ -253,6 +255,9 @@ class FakeNodeSupervisor:
         elif job.state is State.STARTING:
             self._move(job, Cause.ENTERED)
             job.log.append("started", b"{}")
+            if size := wants["checkpoint_bytes"]:
+                job.note_checkpoint(b'{"words":"%s"}' % (b"x" * size))
+                job.note_checkpoint(b'["%s"]' % (b"y" * size))
             job.wake()
             self._later(active, wants["run_s"] / (1 + wants["tokens"]))
         elif active.token < wants["tokens"]:
@@ -299,8 +304,14 @@ class FakeNodeSupervisor:
 
 
 def input_of(
-    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02
-) -> bytes:
-    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker."""
-    wants: Mapping[str, Any] = {"run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s}
+    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02,
+    checkpoint_bytes: int = 0,
+) -> bytes:  # fmt: skip
+    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker.
+    `checkpoint_bytes`: it begins with two checkpoints of this size, an object and a list.
+    """
+    wants: Mapping[str, Any] = {
+        "run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s,
+        "checkpoint_bytes": checkpoint_bytes,
+    }  # fmt: skip
     return json.dumps(wants).encode()

@@ -211,12 +211,14 @@ def test_a_sealed_log_survives_its_bytes() -> None:
     log.append("started", b"{}")
     for number in range(3 * RECENT_MAX):
         log.append("token", b"%d" % number)
+    log.append("log", b"words")
     log.append("completed", b"")
     log.seal()
     encoded = b"".join(log.encoded())
     again = EventLog.decode(encoded, 1 << 20, first=7)
     assert again.read(-1, 1 << 20) == log.read(-1, 1 << 20)
     assert (len(again), again.tokens, again.bytes) == (len(log), log.tokens, log.bytes)
+    assert again.output_bytes == log.output_bytes < log.bytes, "what the server says itself is no output"
     assert again.read(RECENT_MAX, 3) == log.read(RECENT_MAX, 3)
     for cut in (1, len(encoded) // 2):
         with pytest.raises(ValueError):

@@ -151,6 +151,7 @@ class NodePools(PoolsByName[NodePool]):
         for name in self.links.keys() - names:
             if self.links[name].is_gone:
                 await self.links.pop(name).close()
+                self._carrier.forget(name)
         for name in names:
             self._note_leaving(self.links[name], members[name])
             self.links[name].trouble = members[name].trouble

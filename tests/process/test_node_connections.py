@@ -237,6 +237,18 @@ async def test_a_host_that_has_ended_is_gone_and_the_next_one_is_called_where_it
             await carrier.call("b", "poll", b"")
 
 
+async def test_nothing_is_kept_of_a_machine_that_is_gone() -> None:
+    """Its buffer is as large as an answer, and machines of clouds never come back under the same name."""
+    async with listening(Host()) as (_, place), carrier_to(place) as carrier:
+        assert await carrier.call("a", "poll", b"x") == b"xx"
+        way = carrier._ways["a"]
+        carrier.forget("a")
+        assert way.is_over and not carrier._ways and not carrier._places
+        carrier.forget("b")  # of which there was nothing
+        with pytest.raises(HostGone):
+            await carrier.call("a", "poll", b"")
+
+
 async def test_what_answers_nothing_is_not_waited_for() -> None:
     """A machine that is off, or a host that stands still: its kernel accepts."""
     with socket.create_server((HOST, 0)) as silent:

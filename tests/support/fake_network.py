@@ -189,6 +189,8 @@ class FakeCarrier:
     """Called when a call was sent, and when a node has done what it asks for: its head may die then."""
     requests: list[dict[tuple[tuple[str, str], ...], int]] = field(default_factory=list)
     """What the autoscaler was asked for, each time."""
+    forgotten: list[str] = field(default_factory=list)
+    """Machines that are gone."""
 
     async def open(self) -> None: ...
 
@@ -199,6 +201,9 @@ class FakeCarrier:
             raise CarrierError("the head is cut off")
         machines = self.network.machines.items()
         return [Machine(name, machine.labels) for name, machine in machines if not machine.is_off]
+
+    def forget(self, node: str) -> None:
+        self.forgotten.append(node)
 
     async def request(self, wanted: Request) -> None:
         self.requests.append({tuple(labels.items()): number for labels, number in wanted})

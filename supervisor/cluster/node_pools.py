@@ -222,7 +222,8 @@ class NodePools(PoolsByName[NodePool]):
         self._closing.set()
         self._told.set()
         if self._watching is not None:
-            await self._watching
+            self._watching.cancel()  # which machines there are may be answered late, or never
+            await asyncio.gather(self._watching, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self.links.values()))
         await self._size.withdraw()
         await self._carrier.close()

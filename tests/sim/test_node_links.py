@@ -6,6 +6,8 @@ import asyncio
 
 from support.virtual_loop import run
 
+from killable.supervisor.cluster.node_pools import MEMBERS_S
+from killable.supervisor.cluster.node_scaling import Scaling
 from sim.cluster_simulation import ClusterSimulation
 
 
@@ -21,3 +23,37 @@ async def _gone() -> None:
         assert sim.head.carrier.forgotten == [], "it may come back within its lease"
         await asyncio.sleep(15)
         assert sim.head.carrier.forgotten == ["n0001"] and len(await sim.head.supervisor.nodes()) == 1
+
+
+def test_a_head_that_ends_waits_for_nobody_who_tells_which_machines_there_are() -> None:
+    run(_ends())
+
+
+async def _ends() -> None:
+    async with ClusterSimulation(nodes=2) as sim:
+        sim.head.carrier.tells_members.clear()
+        await asyncio.sleep(MEMBERS_S + 1)
+        async with asyncio.timeout(1):
+            await sim.head.close()
+        await asyncio.sleep(1)
+        assert all(machine.host is None for machine in sim.network.machines.values()), "they were let go"
+
+
+def test_what_the_autoscaler_is_asked_for_while_the_head_ends_is_withdrawn() -> None:
+    run(_withdrawn())
+
+
+async def _withdrawn() -> None:
+    async with ClusterSimulation(nodes=1, workers=1, scaling=Scaling(cpus_max=30)) as sim:
+        carrier = sim.head.carrier
+        await asyncio.sleep(MEMBERS_S + 1)
+        carrier.answers_requests.clear()
+        for _ in range(3):
+            await sim.submit(run_s=60.0)
+        await asyncio.sleep(MEMBERS_S + 1)
+        assert sum(carrier.requests[-1].values()) == 3
+        closing = asyncio.ensure_future(sim.head.close())
+        await asyncio.sleep(1)
+        carrier.answers_requests.set()
+        await closing
+        assert carrier.requests[-1] == {}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+from support.fake_network import FakeCarrier
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.node_pools import MEMBERS_S
 from killable.supervisor.cluster.node_scaling import Scaling
 from sim.cluster_simulation import ClusterSimulation
+from sim.journaled_cluster import journaled_cluster
 
 
 def test_a_machine_that_is_gone_is_forgotten_by_who_carries_calls_to_it() -> None:
@@ -57,3 +60,28 @@ async def _withdrawn() -> None:
         carrier.answers_requests.set()
         await closing
         assert carrier.requests[-1] == {}
+
+
+def test_what_is_taken_over_is_claimed_until_its_node_has_understood_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the node tells nothing of it, and keeps its lease."""
+    carry, adopts = FakeCarrier.call, 0
+
+    async def call(self: FakeCarrier, node: str, method: str, message: bytes) -> bytes:
+        nonlocal adopts
+        if method == "adopt":
+            adopts += 1
+            message = message[:-5] if adopts == 1 else message
+        return await carry(self, node, method, message)
+
+    monkeypatch.setattr(FakeCarrier, "call", call)
+    run(_claimed())
+    assert adopts > 1
+
+
+async def _claimed() -> None:
+    async with journaled_cluster(nodes=1) as sim:
+        await sim.submit(run_s=10.0, tokens=5)
+        await asyncio.sleep(1)
+        sim.kill_head()
+        await sim.ended(within_s=60)
+    assert sim.counts() == {"completed": 1}

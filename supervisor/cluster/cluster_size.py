@@ -48,6 +48,8 @@ class ClusterSize:
         self._scaling = scaling
         self._asked: Request | None = None
         """What the autoscaler was asked for last; None: what is not known, of an earlier head."""
+        self._is_asking = False
+        """Whether it was asked for something else since, and has not answered."""
         self._is_short = False
         """Whether it is about to be looked which nodes are needed again."""
 
@@ -75,7 +77,7 @@ class ClusterSize:
 
     async def withdraw(self) -> None:
         """Ask for nothing any more."""
-        if self._asked:
+        if self._asked or self._is_asking:
             with contextlib.suppress(CarrierError, TimeoutError):
                 await self._request(())
 
@@ -84,9 +86,10 @@ class ClusterSize:
         return sum(number for _, number in self._asked or ())
 
     async def _request(self, asked: Request) -> None:
+        self._is_asking = True
         async with asyncio.timeout(REQUEST_S):
             await self._carrier.request(asked)
-        self._asked = asked
+        self._asked, self._is_asking = asked, False
 
     # ── what is given back ──
 

@@ -55,6 +55,11 @@ class DirectCarrier:
             if node in self._ways:
                 self._ways.pop(node).end("another node host is there")
 
+    def forget(self, node: str) -> None:
+        self._places.pop(node, None)
+        if way := self._ways.pop(node, None):
+            way.end("its machine is gone")
+
     async def request(self, wanted: Request) -> None:
         await self._launcher.request(wanted)
 

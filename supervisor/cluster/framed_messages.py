@@ -55,6 +55,13 @@ class FramedMessages(asyncio.BufferedProtocol):
         self._transport = transport
         self._on_made()
 
+    @property
+    def address(self) -> str:
+        """That of the other side, when something can be sent over a network."""
+        assert self._transport is not None
+        address: str = self._transport.get_extra_info("peername")[0]
+        return address
+
     def allow_large(self) -> None:
         """Take frames of any size."""
         self._bytes_max, self._space = FRAME_BYTES_MAX, SPACE_BYTES

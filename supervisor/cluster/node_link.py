@@ -446,10 +446,12 @@ class NodeLink:
         incarnation = self.incarnation
         while self.incarnation == incarnation and not self._closing.is_set():
             try:
-                await self.calls.call("adopt", {"ns": claimed}, self._times.patience_s)
-                return
+                answer, _ = await self.calls.call("adopt", {"ns": claimed}, self._times.patience_s)
+                if answer.get("refused") != messages.NOT_UNDERSTOOD:
+                    return  # another refusal, too: then the node has ended, or belongs to another head
             except (TimeoutError, CarrierError):
-                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+                pass
+            await event_loops.wait_within(self._closing, ASK_AGAIN_S)
 
     def note_recorded(self, attempt: RemoteAttempt) -> None:
         """Take note that the node need not tell of this attempt again."""

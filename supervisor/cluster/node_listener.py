@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from killable.supervisor.cluster import node_secret
@@ -17,8 +18,11 @@ from killable.supervisor.linux import node_sockets
 
 PROVE_S = 5.0
 """How long whoever connects may take to prove that it is a head."""
-STRANGERS_MAX = 16
-"""Connections at once of which that is not proven: more are hung up on."""
+STRANGERS_MAX = 128
+"""Connections at once of which that is not proven. With one more, the oldest is hung up on, of the address that has the
+most of them: a head needs a round trip, and keeps its place that long among all who say nothing. More than the event
+loop accepts in one turn.
+"""
 
 logger = logging.getLogger("killable.node")
 
@@ -32,7 +36,8 @@ class NodeListener:
         """`call` is `NodeHost.call`."""
         self.secret = node_secret.new_secret()
         self.call = call
-        self.strangers = 0
+        self._strangers: dict[_Caller, str] = {}
+        """Who has not proven to be a head, the oldest first, with its address."""
         self._tls = tls
         self._server: asyncio.Server | None = None
 
@@ -51,6 +56,20 @@ class NodeListener:
         if self._server is not None:
             self._server.close()
 
+    @property
+    def strangers(self) -> int:
+        return len(self._strangers)
+
+    def add(self, stranger: _Caller) -> None:
+        """Take a new connection in, in the place of another one when there are too many."""
+        self._strangers[stranger] = stranger.frames.address
+        if self.strangers > STRANGERS_MAX:
+            ((most, _),) = Counter(self._strangers.values()).most_common(1)
+            next(each for each, address in self._strangers.items() if address == most).refuse()
+
+    def remove(self, stranger: _Caller) -> None:
+        self._strangers.pop(stranger, None)
+
 
 class _Caller:
     """One connection."""
@@ -66,17 +85,20 @@ class _Caller:
 
     def _on_made(self) -> None:
         assert self._proof is not None
-        self._listener.strangers += 1
-        if self._listener.strangers > STRANGERS_MAX:
-            self.frames.hang_up()
-            return
-        self._timer = asyncio.get_running_loop().call_later(PROVE_S, self.frames.hang_up)
+        self._timer = asyncio.get_running_loop().call_later(PROVE_S, self.refuse)
+        self._listener.add(self)
         self.frames.send({}, [self._proof.nonce])
+
+    def refuse(self) -> None:
+        """Hang up on who has not proven to be a head."""
+        self._is_no_stranger()
+        self.frames.hang_up()
 
     def _on_frame(self, header: Header, blobs: list[bytes]) -> None:
         if self._proof is not None:
             proof = self._proof.answer(blobs)
-            self._is_known()
+            self._proof = None
+            self._is_no_stranger()
             self.frames.allow_large()
             self.frames.send({}, [proof])
             return
@@ -85,9 +107,8 @@ class _Caller:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _is_known(self) -> None:
-        self._proof = None
-        self._listener.strangers -= 1
+    def _is_no_stranger(self) -> None:
+        self._listener.remove(self)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -101,5 +122,4 @@ class _Caller:
         self.frames.send({"n": number}, [answer])
 
     def _on_lost(self, why: str) -> None:
-        if self._proof is not None:
-            self._is_known()
+        self._is_no_stranger()

@@ -214,6 +214,9 @@ class NodePool:
         """By selector, of jobs that wait or may come again: the nodes that fit it."""
         self._lines_max = LINES_MAX
         self._freed: set[Selected] = set()
+        """Lines that may be closed, and have had a free slot again since."""
+        self._freed_nodes: set[str] = set()
+        """Those of these slots."""
         self._shares: dict[str, NodeShare] = {}
         self._states: Counter[str] = Counter()
         """How many nodes have it in each state. It is asked for at every submission."""
@@ -296,10 +299,26 @@ class NodePool:
             if free > 0 and placement.is_empty:
                 self._freed.add(selected)
             placement.note(node, free, running)
+        if free > 0:
+            self._freed_nodes.add(node)
 
     def freed(self) -> set[Selected]:
-        freed, self._freed = self._freed, set()
-        return freed
+        """Return the lines that have a free slot again, and may be closed."""
+        return {selected for selected in self._freed if not self._lines[selected].is_empty}
+
+    def open_lines(self) -> None:
+        if self._freed and self._dispatcher is not None:
+            slots = sum(share.free for node in self._freed_nodes if (share := self._shares.get(node)))
+            self._freed = self._dispatcher.job_queue.open_lines(self.spec.name, self.freed(), slots)
+        if not self._freed:
+            self._freed_nodes.clear()
+
+    def pass_over(self, selected: Selected) -> bool:
+        if self._dispatcher is None or self._lines[()].is_empty:
+            return False
+        self._dispatcher.job_queue.close_line(self.spec.name, selected)
+        self.open_lines()
+        return True
 
     def _line(self, selected: Selected) -> Placement:
         """Return the nodes of a selector. It is remembered: a job with the same one looks at no node again."""

@@ -153,6 +153,7 @@ class NodePools(PoolsByName[NodePool]):
         for name in self.links.keys() - names:
             if self.links[name].is_gone:
                 await self.links.pop(name).close()
+                self._carrier.forget(name)
         for name in names:
             self._note_leaving(self.links[name], members[name])
             self.links[name].trouble = members[name].trouble
@@ -223,7 +224,8 @@ class NodePools(PoolsByName[NodePool]):
         self._closing.set()
         self._told.set()
         if self._watching is not None:
-            await self._watching
+            self._watching.cancel()  # which machines there are may be answered late, or never
+            await asyncio.gather(self._watching, return_exceptions=True)
         await asyncio.gather(*(link.close() for link in self.links.values()))
         await self._size.withdraw()
         await self._carrier.close()

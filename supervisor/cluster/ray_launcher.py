@@ -122,6 +122,7 @@ class RayLauncher:
                 raise ClusterReplaced("Ray's head has lost its memory, and all its machines with it") from error
             raise CarrierError(str(error)) from error
         alive = {_name_of(node): node for node in found if node["Alive"]}
+        self._actors = {name: actor for name, actor in self._actors.items() if name in alive}
         self._node_ids |= {name: node["NodeID"] for name, node in alive.items()}
         self._cores |= {name: int(node["Resources"].get("CPU", 0)) for name, node in alive.items()}
         self._addresses |= {name: node["NodeManagerAddress"] for name, node in alive.items()}

@@ -221,14 +221,12 @@ class Dispatcher:
     def _dispatch(self, pool: JobPool) -> None:
         """Assign waiting jobs to warm workers. When no job waits, open lanes to the workers that are idle."""
         name = pool.spec.name
-        for selected in pool.freed():
-            self.job_queue.open_line(name, selected)
+        pool.open_lines()
         while not self._journal_fails and (next_selector := self.job_queue.next_selector(name)) is not None:
             worker = pool.take(next_selector)
-            if worker is None and next_selector:
-                self.job_queue.close_line(name, next_selector)
-                continue
             if worker is None:
+                if pool.pass_over(next_selector):
+                    continue
                 break
             waiting = self.job_queue.take(name)
             if waiting is None:  # a report that was read in `take` has ended the last one

@@ -4,7 +4,8 @@ Runs in: supervisor. Pure.
 
 A job may select its nodes. Jobs of one tenant with the same selector are one line; a tenant's lines share its turns. A
 line whose nodes are all busy is closed until one of them is free: it keeps nobody waiting. What a turn costs grows with
-the logarithm of the jobs, and with the number of lines that are opened or closed.
+the logarithm of the jobs, and with the number of lines that are opened or closed: of those whose nodes have a slot
+again, no more than there are such slots.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Iterator
+from heapq import nsmallest
 from math import ceil
 
 from killable.workers.named_tuples import NamedTuple
@@ -161,6 +163,15 @@ class _PoolQueue:
             self.closed.remove(selected)
         else:
             self.closed.add(selected)
+
+    def first_closed(self, closed: set[Selected], held_back: set[str], most: int) -> set[Selected]:
+        """Return the closed lines that have the first jobs of each tenant that is not held back, so many of each."""
+        firsts: dict[str, list[tuple[Place, Selected]]] = {}
+        for selected in closed:
+            for tenant in self.pinned[selected]:
+                if tenant not in held_back:
+                    firsts.setdefault(tenant, []).append((self.tenants[tenant].lines[selected][0], selected))
+        return {selected for lines in firsts.values() for _, selected in nsmallest(most, lines)}
 
     def _catch_up(self, selected: Selected) -> None:
         """Have tenants that had no open line begin in this round: those that had a turn last come after the others."""
@@ -360,6 +371,20 @@ class JobQueue:
         queue = self._pools.get(pool)
         if queue is not None and selected in queue.closed:
             queue.set_open(selected, self._held_back, is_open=True)
+
+    def open_lines(self, pool: str, selectors: set[Selected], most: int) -> set[Selected]:
+        """Open lines so that whoever has a turn finds its jobs for `most` free slots; return those that stay closed.
+
+        A tenant that is held back has no turn.
+        """
+        queue = self._pools.get(pool)
+        closed = selectors & queue.closed if queue is not None else set()
+        if queue is None or not closed:
+            return set()
+        opened = closed if len(closed) <= most else queue.first_closed(closed, self._held_back, most)
+        for selected in opened:
+            queue.set_open(selected, self._held_back, is_open=True)
+        return closed - opened
 
     def has_line(self, pool: str, selected: Selected) -> bool:
         """Return whether a job with this selector waits."""

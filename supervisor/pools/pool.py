@@ -183,9 +183,11 @@ class Pool:
                 return worker
         return None
 
-    def freed(self) -> Sequence[Selected]:
+    def open_lines(self) -> None:
         """Nothing waits for another machine than this one."""
-        return ()
+
+    def pass_over(self, selected: Selected) -> bool:
+        return False
 
     def withdraw(self, worker: Worker) -> None:
         """Remove a worker from the idle ones; harmless when it is not among them."""

@@ -6,7 +6,7 @@ several machines. A worker is only ever given back to what it came from: paramet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
@@ -77,8 +77,12 @@ class JobPool(Protocol):
         """Return a worker for the next attempt, on a node that fits the selector; None: there is none."""
         ...
 
-    def freed(self) -> Iterable[Selected]:
-        """Return the selectors for which there is a worker again, each once."""
+    def open_lines(self) -> None:
+        """Open the lines of the queue whose jobs can have a worker again, as many as there are workers for them."""
+        ...
+
+    def pass_over(self, selected: Selected) -> bool:
+        """Return whether another line may have a worker than this one, for which there is none: then it is closed."""
         ...
 
     def give_back(self, worker: Any) -> None: ...

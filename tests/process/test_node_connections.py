@@ -7,7 +7,7 @@ import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -176,10 +176,34 @@ async def test_strangers_that_say_nothing_keep_nobody_out(monkeypatch: pytest.Mo
         strangers = [await asyncio.open_connection(HOST, place.port) for _ in range(3)]
         for reader, writer in strangers:
             with closing(writer):
-                await reader.read()  # to its end: they are hung up on, the last at once
+                await reader.read()  # to its end: they are hung up on, the first at once
         assert listener.strangers == 0
         async with carrier_to(place) as carrier:
             assert await carrier.call("a", "poll", b"x") == b"xx"
+
+
+async def test_a_head_gets_in_past_any_number_of_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold all places, and take each that becomes free."""
+    monkeypatch.setattr(node_listener, "STRANGERS_MAX", 4)
+    async with listening(Host()) as (listener, place):
+        with ExitStack() as open_ones:
+
+            async def greeted(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, list[bytes]]:
+                reader, writer = await asyncio.open_connection(HOST, place.port, local_addr=(address, 0))
+                open_ones.enter_context(closing(writer))
+                return reader, writer, await read_message(reader)
+
+            for _ in range(8):
+                await greeted(HOST)
+            assert listener.strangers == 4
+            async with carrier_to(place) as carrier:
+                assert await carrier.call("a", "poll", b"x") == b"xx"
+            reader, writer, said = await greeted("127.0.0.2")  # a head that is slow
+            for _ in range(8):
+                await greeted(HOST)
+            heads = node_secret.HeadsProof(place.secret)
+            writer.write(framed(heads.answer(said)))
+            assert heads.answer(await read_message(reader)) == []
 
 
 async def test_a_connection_that_is_lost_fails_its_calls_and_the_next_one_connects_anew() -> None:
@@ -211,6 +235,18 @@ async def test_a_host_that_has_ended_is_gone_and_the_next_one_is_called_where_it
             assert await carrier.call("a", "poll", b"x") == b"xx"
         with pytest.raises(HostGone):
             await carrier.call("b", "poll", b"")
+
+
+async def test_nothing_is_kept_of_a_machine_that_is_gone() -> None:
+    """Its buffer is as large as an answer, and machines of clouds never come back under the same name."""
+    async with listening(Host()) as (_, place), carrier_to(place) as carrier:
+        assert await carrier.call("a", "poll", b"x") == b"xx"
+        way = carrier._ways["a"]
+        carrier.forget("a")
+        assert way.is_over and not carrier._ways and not carrier._places
+        carrier.forget("b")  # of which there was nothing
+        with pytest.raises(HostGone):
+            await carrier.call("a", "poll", b"")
 
 
 async def test_what_answers_nothing_is_not_waited_for() -> None:

@@ -195,19 +195,31 @@ class FakeCarrier:
     """Called when a call was sent, and when a node has done what it asks for: its head may die then."""
     requests: list[dict[tuple[tuple[str, str], ...], int]] = field(default_factory=list)
     """What the autoscaler was asked for, each time."""
+    tells_members: asyncio.Event = field(default_factory=asyncio.Event)
+    answers_requests: asyncio.Event = field(default_factory=asyncio.Event)
+    """Unless they are set, nobody tells which machines there are, or answers what is asked for."""
+    forgotten: list[str] = field(default_factory=list)
+    """Machines that are gone."""
 
-    async def open(self) -> None: ...
+    async def open(self) -> None:
+        self.tells_members.set()
+        self.answers_requests.set()
 
     async def close(self) -> None: ...
 
     async def members(self) -> Sequence[Machine]:
         if self.is_cut_off:
             raise CarrierError("the head is cut off")
+        await self.tells_members.wait()
         machines = self.network.machines.items()
         return [Machine(name, each.labels, each.leaves_at) for name, each in machines if not each.is_off]
 
+    def forget(self, node: str) -> None:
+        self.forgotten.append(node)
+
     async def request(self, wanted: Request) -> None:
         self.requests.append({tuple(labels.items()): number for labels, number in wanted})
+        await self.answers_requests.wait()
 
     async def start(self, node: str) -> None:
         machine = self.network.machines[node]

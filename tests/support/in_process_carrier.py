@@ -74,6 +74,7 @@ class InProcessCarrier:
             for name in self.names
         ]
 
+    def forget(self, node: str) -> None: ...
     async def request(self, wanted: Request) -> None: ...
 
     async def start(self, node: str) -> None:

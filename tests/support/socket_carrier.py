@@ -41,6 +41,7 @@ class SocketCarrier:
     def path(self, node: str) -> Path:
         return self._folder / node
 
+    def forget(self, node: str) -> None: ...
     async def request(self, wanted: Request) -> None: ...
 
     async def start(self, node: str) -> None:

@@ -84,7 +84,6 @@ def test_a_line_is_freed_when_a_node_that_fits_it_has_a_slot_again_or_joins_or_i
     nodes = Nodes(ZONES)
     slots = [nodes.take(zone="a") for _ in range(4)]
     assert nodes.take(zone="a") is None
-    nodes.pool.freed()
     for _ in range(2):
         assert nodes.take(zone="b") is not None
     assert nodes.pool.freed() == set()
@@ -154,8 +153,7 @@ def test_what_a_job_costs_does_not_grow_with_the_nodes_nor_with_the_jobs_that_wa
     def a_job(nodes: Nodes) -> None:
         """It comes, gets a slot, gives it back; the blocked jobs before it are looked at once."""
         nodes.queue.push("job", pool="p", tenant="t", priority=0, input_bytes=0, selected=key)
-        for each in nodes.pool.freed():
-            nodes.queue.open_line("p", each)
+        nodes.pool.open_lines()
         while (following := nodes.queue.next_selector("p")) != key:
             assert following is not None and nodes.pool.take(following) is None
             nodes.queue.close_line("p", following)
@@ -173,3 +171,59 @@ def test_what_a_job_costs_does_not_grow_with_the_nodes_nor_with_the_jobs_that_wa
         a_job(nodes)
         costs.append(lines_run(a_job, nodes))
     assert 0 < costs[1] <= 1.5 * costs[0], costs
+
+
+def dispatch(nodes: Nodes) -> list[str]:
+    """Start what can be, as the dispatcher does; return the jobs in their order."""
+    started = []
+    nodes.pool.open_lines()
+    while (following := nodes.queue.next_selector("p")) is not None:
+        slot = nodes.take(**dict(following))
+        if slot is not None:
+            started.append(nodes.queue.pop("p") or "")
+        elif not nodes.pool.pass_over(following):
+            break
+    return started
+
+
+def pin(nodes: Nodes, job_id: str, tenant: str = "t", priority: int = 0, **labels: str) -> None:
+    selected = tuple(sorted(labels.items()))
+    nodes.queue.push(job_id, pool="p", tenant=tenant, priority=priority, input_bytes=0, selected=selected)
+
+
+def test_what_a_free_slot_costs_does_not_grow_with_the_selectors_that_wait() -> None:
+    """One client may send a thousand that fit every node."""
+    costs = []
+    for size in (10, 1000):
+        nodes = Nodes(ZONES)
+        slots = [slot for _ in range(6) if (slot := nodes.take())]
+        for number in range(size):
+            pin(nodes, f"{number}", zone=f"!x{number}")
+            assert dispatch(nodes) == []
+        nodes.give_back(slots[0])
+        started: list[str] = []
+        costs.append(lines_run(lambda nodes=nodes, started=started: started.extend(dispatch(nodes))))
+        assert started == ["0"]
+    assert 0 < costs[1] <= 1.5 * costs[0], costs
+
+
+def test_of_lines_that_have_a_slot_again_as_many_are_opened_as_there_are_slots_the_first_of_each_tenant() -> None:
+    nodes = Nodes(ZONES)
+    slots = [slot for _ in range(2) if (slot := nodes.take(node="a1"))]
+    for number in range(20):  # the other nodes are free, and none of these jobs may run there
+        pin(nodes, f"{number}", "ann", number, node=f"in(a1,x{number})")
+        pin(nodes, f"bob{number}", "bob", node=f"in(a1,y{number})")
+        pin(nodes, f"cy{number}", "cy", node=f"in(a1,z{number})")
+    nodes.queue.hold_back("cy")
+    assert dispatch(nodes) == []
+    closed = nodes.queue._pools["p"].closed
+    assert len(closed) == 40
+    for slot in slots:
+        nodes.give_back(slot)
+    nodes.pool.open_lines()
+    assert len(closed) == 36
+    assert dispatch(nodes) == ["19", "bob0"] and len(nodes.pool.freed()) == 0
+    assert nodes.take(node="a2") is not None
+    nodes.queue.let_go("cy")
+    nodes.join("x3", {"zone": "x"})
+    assert dispatch(nodes) == ["3"], "the one that waits for it, past all others"

@@ -1,0 +1,87 @@
+"""A head and single nodes of it, on virtual time: what is kept of one, and what becomes of it when something is odd."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from support.fake_network import FakeCarrier
+from support.virtual_loop import run
+
+from killable.supervisor.cluster.node_pools import MEMBERS_S
+from killable.supervisor.cluster.node_scaling import Scaling
+from sim.cluster_simulation import ClusterSimulation
+from sim.journaled_cluster import journaled_cluster
+
+
+def test_a_machine_that_is_gone_is_forgotten_by_who_carries_calls_to_it() -> None:
+    run(_gone())
+
+
+async def _gone() -> None:
+    async with ClusterSimulation(nodes=2) as sim:
+        sim.has_lost_nodes = True
+        sim.network.machines["n0001"].turn_off()
+        await asyncio.sleep(5)
+        assert sim.head.carrier.forgotten == [], "it may come back within its lease"
+        await asyncio.sleep(15)
+        assert sim.head.carrier.forgotten == ["n0001"] and len(await sim.head.supervisor.nodes()) == 1
+
+
+def test_a_head_that_ends_waits_for_nobody_who_tells_which_machines_there_are() -> None:
+    run(_ends())
+
+
+async def _ends() -> None:
+    async with ClusterSimulation(nodes=2) as sim:
+        sim.head.carrier.tells_members.clear()
+        await asyncio.sleep(MEMBERS_S + 1)
+        async with asyncio.timeout(1):
+            await sim.head.close()
+        await asyncio.sleep(1)
+        assert all(machine.host is None for machine in sim.network.machines.values()), "they were let go"
+
+
+def test_what_the_autoscaler_is_asked_for_while_the_head_ends_is_withdrawn() -> None:
+    run(_withdrawn())
+
+
+async def _withdrawn() -> None:
+    async with ClusterSimulation(nodes=1, workers=1, scaling=Scaling(cpus_max=30)) as sim:
+        carrier = sim.head.carrier
+        await asyncio.sleep(MEMBERS_S + 1)
+        carrier.answers_requests.clear()
+        for _ in range(3):
+            await sim.submit(run_s=60.0)
+        await asyncio.sleep(MEMBERS_S + 1)
+        assert sum(carrier.requests[-1].values()) == 3
+        closing = asyncio.ensure_future(sim.head.close())
+        await asyncio.sleep(1)
+        carrier.answers_requests.set()
+        await closing
+        assert carrier.requests[-1] == {}
+
+
+def test_what_is_taken_over_is_claimed_until_its_node_has_understood_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then the node tells nothing of it, and keeps its lease."""
+    carry, adopts = FakeCarrier.call, 0
+
+    async def call(self: FakeCarrier, node: str, method: str, message: bytes) -> bytes:
+        nonlocal adopts
+        if method == "adopt":
+            adopts += 1
+            message = message[:-5] if adopts == 1 else message
+        return await carry(self, node, method, message)
+
+    monkeypatch.setattr(FakeCarrier, "call", call)
+    run(_claimed())
+    assert adopts > 1
+
+
+async def _claimed() -> None:
+    async with journaled_cluster(nodes=1) as sim:
+        await sim.submit(run_s=10.0, tokens=5)
+        await asyncio.sleep(1)
+        sim.kill_head()
+        await sim.ended(within_s=60)
+    assert sim.counts() == {"completed": 1}

@@ -47,7 +47,6 @@ class Jobs(NamedTuple):
 
     ids: Sequence[str]
     tenant: str
-    operator: bool
     watches: bool = False
     """Whether they go on when this client leaves."""
 
@@ -99,8 +98,8 @@ class Answer(Response):
         self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
         headers: dict[str, str], begun: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
-        """`streamed`: the form, if it is to be streamed; None: the answer comes whole. `begun`: what the stream begins
-        with at once, and not with its first token.
+        """`streamed`: the form, if it is to be streamed, as one stream of its tenant that was counted and is given back
+        here; None: the answer comes whole. `begun`: what the stream begins with at once, and not with its first token.
         """
         self._engine = engine
         self._streams = streams
@@ -115,10 +114,16 @@ class Answer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         jobs, came = self._jobs, list[str]()
+        gone: Refused | None = None
         try:
             for job_id in jobs.ids:
-                await self._engine.reader_came(job_id, jobs.tenant, operator=jobs.operator, watches=jobs.watches)
-                came.append(job_id)
+                try:
+                    await self._engine.reader_came(job_id, jobs.tenant, watches=jobs.watches, counted=False)
+                    came.append(job_id)
+                except Refused as error:  # it has ended, and is forgotten; the others end as this reader leaves
+                    gone = error
+            if gone is not None:
+                raise gone
             await (self._whole if self._streamed_form is None else self._streamed)(scope, receive, send)
         except Refused as error:
             await (await refused(Request(scope), error))(scope, receive, send)
@@ -126,18 +131,11 @@ class Answer(Response):
             pass
         finally:
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                for job_id in jobs.ids:
-                    if job_id not in came:
-                        await self._never_read(job_id)
-                    elif await self._engine.reader_left(job_id, jobs.tenant, watches=jobs.watches):
+                if self._streamed_form is not None:
+                    await self._engine.reader_left(None, jobs.tenant)
+                for job_id in came:
+                    if await self._engine.reader_left(job_id, jobs.tenant, watches=jobs.watches, counted=False):
                         act_of(scope).event = "client_gone"
-
-    async def _never_read(self, job_id: str) -> None:
-        if not self._jobs.watches:
-            try:
-                await self._engine.cancel(job_id, by="client_gone", reason="its answer cannot be read", wait_s=0.0)
-            except Refused:
-                pass
 
     # ── whole ──
 

@@ -36,6 +36,7 @@ logger = logging.getLogger("killable.server")
 
 T = TypeVar("T")
 Batch = tuple[int, Sequence[JobEvent]]
+Failure = Refused | tuple[str, dict[str, Any]]
 QUEUE_MAX = 4
 """Batches of several jobs that wait for their reader: the logs have the others."""
 BROKEN = {"code": "protocol", "message": "the job has said what is no piece of an answer", "retryable": False}
@@ -106,8 +107,8 @@ class Answer(Response):
         self._jobs = jobs
         self._form = form
         self._streamed_form = streamed
-        self._unbegun: Refused | tuple[str, dict[str, Any]] | None = None
-        """Why there is no stream: what was refused, or the job that has failed before its first token, and how."""
+        self._unbegun: Failure | None = None
+        """Why there is no answer: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
         self._begun = begun
         self.background = None
@@ -125,6 +126,10 @@ class Answer(Response):
             if gone is not None:
                 raise gone
             await (self._whole if self._streamed_form is None else self._streamed)(scope, receive, send)
+            if isinstance(self._unbegun, Refused):
+                raise self._unbegun
+            if self._unbegun is not None:
+                await self._failed(*self._unbegun, scope, receive, send)
         except Refused as error:
             await (await refused(Request(scope), error))(scope, receive, send)
         except _Gone:
@@ -140,28 +145,44 @@ class Answer(Response):
     # ── whole ──
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for number, job_id in enumerate(self._jobs.ids):
-            record = await unless_gone(receive, self._engine.wait(job_id))
-            try:
-                await self._take(number, job_id)
-            except ValueError as error:
-                await self._failed(job_id, _why(error), scope, receive, send)
-                return
-            self._form.take_record(number, record)
-            if failure := self._form.failure(number):
-                await self._failed(job_id, failure, scope, receive, send)
-                return
+        self._unbegun = await unless_gone(receive, self._first_failure())
+        if self._unbegun is not None:
+            return
         try:
             content = self._form.whole()
         except ValueError as error:
-            await self._failed(self._jobs.ids[0], _why(error), scope, receive, send)
+            self._unbegun = self._jobs.ids[0], _why(error)
             return
         await Response(content, headers=self._told, media_type="application/json")(scope, receive, send)
 
-    async def _take(self, number: int, job_id: str) -> None:
-        async with aclosing(self._engine.events(job_id, follow=False)) as batches:
-            async for batch in batches:
-                self._form.take(number, batch)
+    async def _first_failure(self) -> Failure | None:
+        """Take what the jobs have said as they end. Return why there is no answer, without a wait for the others."""
+        taking = [asyncio.ensure_future(self._take(number)) for number in range(len(self._jobs.ids))]
+        try:
+            for taken in asyncio.as_completed(taking):
+                if failure := await taken:
+                    return failure
+            return None
+        finally:
+            for each in taking:
+                each.cancel()
+            await asyncio.gather(*taking, return_exceptions=True)
+
+    async def _take(self, number: int) -> Failure | None:
+        """Take what a job has said once it has ended."""
+        job_id = self._jobs.ids[number]
+        try:
+            record = await self._engine.wait(job_id)
+            async with aclosing(self._engine.events(job_id, follow=False)) as batches:
+                async for batch in batches:
+                    self._form.take(number, batch)
+        except Refused as error:
+            return error
+        except ValueError as error:
+            return job_id, _why(error)
+        self._form.take_record(number, record)
+        failure = self._form.failure(number)
+        return None if failure is None else (job_id, failure)
 
     async def _failed(self, job_id: str, failure: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the error of a job, as a problem: what stands around this turns it into OpenAI's."""
@@ -190,10 +211,6 @@ class Answer(Response):
 
         answer = OpenSse(self._streams, self._pieces(), headers=self._told)
         await answer.run(scope, receive, sending, " ".join(self._jobs.ids))
-        if isinstance(self._unbegun, Refused):
-            raise self._unbegun
-        if self._unbegun is not None:
-            await self._failed(*self._unbegun, scope, receive, send)
 
     @property
     def _in_pieces(self) -> StreamedForm:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from killable.api.openai.chat_choices import BegunAnew, Choice, joined_tool_calls, usage_of
+from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -93,7 +94,7 @@ class Message:
                     if not self._blocks:
                         yield from self._open({"type": "text", "text": ""})
                     yield _event(b"content_block_delta", b'"index":0,"delta":{"type":"text_delta","text":"%b"}' % text)
-            elif name == "retrying" and self._is_begun:
+            elif name in BETWEEN_ATTEMPTS and self._is_begun:
                 raise BegunAnew
             elif name in TERMINAL_STATES:
                 self._choice.take_end(data)

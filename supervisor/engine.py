@@ -214,14 +214,17 @@ class Engine(Protocol):
         ...
 
     async def reader_came(
-        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
-    ) -> None:
-        """Count one more reader of the job's stream, and one more stream of the reader's tenant. Without a job, only
-        that. `watches`: its leaving does not matter to the job. Raise Refused: unknown_job, too_many_streams.
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False,
+        counted: bool = True,
+    ) -> None:  # fmt: skip
+        """Count one more reader of the job, and, if `counted`, one more stream of the reader's tenant. Without a job,
+        only that. `watches`: its leaving does not matter to the job. Raise Refused: unknown_job, too_many_streams.
         """
         ...
 
-    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
+    async def reader_left(
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False, counted: bool = True
+    ) -> bool:
         """Count one reader less. The last one that leaves cancels a job with `stop_when_client_leaves`, unless it only
         watched. Return whether this one did.
         """

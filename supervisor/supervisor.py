@@ -420,12 +420,15 @@ class Supervisor:
         return StreamReaders(self._registry, self._tenants, self._observer, self.jobs)
 
     async def reader_came(
-        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
-    ) -> None:
-        self._readers.came(job_id, tenant, operator=operator, watches=watches)
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False,
+        counted: bool = True,
+    ) -> None:  # fmt: skip
+        self._readers.came(job_id, tenant, operator=operator, watches=watches, counted=counted)
 
-    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
-        return self._readers.left(job_id, tenant, watches=watches)
+    async def reader_left(
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False, counted: bool = True
+    ) -> bool:
+        return self._readers.left(job_id, tenant, watches=watches, counted=counted)
 
     # ── Engine: workers, types, pools, the server itself ──
 

@@ -102,12 +102,15 @@ class OwnJobs:
         return await self._engine.tenants(self._tenant)
 
     async def reader_came(
-        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False
-    ) -> None:
-        await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches)
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False,
+        counted: bool = True,
+    ) -> None:  # fmt: skip
+        await self._engine.reader_came(job_id, tenant, operator=operator, watches=watches, counted=counted)
 
-    async def reader_left(self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False) -> bool:
-        return await self._engine.reader_left(job_id, tenant, watches=watches)
+    async def reader_left(
+        self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, watches: bool = False, counted: bool = True
+    ) -> bool:
+        return await self._engine.reader_left(job_id, tenant, watches=watches, counted=counted)
 
     # ── workers ──
 

@@ -36,6 +36,7 @@ logger = logging.getLogger("killable.server")
 
 T = TypeVar("T")
 Batch = tuple[int, Sequence[JobEvent]]
+Failure = Refused | tuple[str, dict[str, Any]]
 QUEUE_MAX = 4
 """Batches of several jobs that wait for their reader: the logs have the others."""
 BROKEN = {"code": "protocol", "message": "the job has said what is no piece of an answer", "retryable": False}
@@ -47,7 +48,6 @@ class Jobs(NamedTuple):
 
     ids: Sequence[str]
     tenant: str
-    operator: bool
     watches: bool = False
     """Whether they go on when this client leaves."""
 
@@ -99,71 +99,90 @@ class Answer(Response):
         self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
         headers: dict[str, str], begun: Sequence[bytes] = (),
     ) -> None:  # fmt: skip
-        """`streamed`: the form, if it is to be streamed; None: the answer comes whole. `begun`: what the stream begins
-        with at once, and not with its first token.
+        """`streamed`: the form, if it is to be streamed, as one stream of its tenant that was counted and is given back
+        here; None: the answer comes whole. `begun`: what the stream begins with at once, and not with its first token.
         """
         self._engine = engine
         self._streams = streams
         self._jobs = jobs
         self._form = form
         self._streamed_form = streamed
-        self._unbegun: Refused | tuple[str, dict[str, Any]] | None = None
-        """Why there is no stream: what was refused, or the job that has failed before its first token, and how."""
+        self._unbegun: Failure | None = None
+        """Why there is no answer: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
         self._begun = begun
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         jobs, came = self._jobs, list[str]()
+        gone: Refused | None = None
         try:
             for job_id in jobs.ids:
-                await self._engine.reader_came(job_id, jobs.tenant, operator=jobs.operator, watches=jobs.watches)
-                came.append(job_id)
+                try:
+                    await self._engine.reader_came(job_id, jobs.tenant, watches=jobs.watches, counted=False)
+                    came.append(job_id)
+                except Refused as error:  # it has ended, and is forgotten; the others end as this reader leaves
+                    gone = error
+            if gone is not None:
+                raise gone
             await (self._whole if self._streamed_form is None else self._streamed)(scope, receive, send)
+            if isinstance(self._unbegun, Refused):
+                raise self._unbegun
+            if self._unbegun is not None:
+                await self._failed(*self._unbegun, scope, receive, send)
         except Refused as error:
             await (await refused(Request(scope), error))(scope, receive, send)
         except _Gone:
             pass
         finally:
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                for job_id in jobs.ids:
-                    if job_id not in came:
-                        await self._never_read(job_id)
-                    elif await self._engine.reader_left(job_id, jobs.tenant, watches=jobs.watches):
+                if self._streamed_form is not None:
+                    await self._engine.reader_left(None, jobs.tenant)
+                for job_id in came:
+                    if await self._engine.reader_left(job_id, jobs.tenant, watches=jobs.watches, counted=False):
                         act_of(scope).event = "client_gone"
-
-    async def _never_read(self, job_id: str) -> None:
-        if not self._jobs.watches:
-            try:
-                await self._engine.cancel(job_id, by="client_gone", reason="its answer cannot be read", wait_s=0.0)
-            except Refused:
-                pass
 
     # ── whole ──
 
     async def _whole(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for number, job_id in enumerate(self._jobs.ids):
-            record = await unless_gone(receive, self._engine.wait(job_id))
-            try:
-                await self._take(number, job_id)
-            except ValueError as error:
-                await self._failed(job_id, _why(error), scope, receive, send)
-                return
-            self._form.take_record(number, record)
-            if failure := self._form.failure(number):
-                await self._failed(job_id, failure, scope, receive, send)
-                return
+        self._unbegun = await unless_gone(receive, self._first_failure())
+        if self._unbegun is not None:
+            return
         try:
             content = self._form.whole()
         except ValueError as error:
-            await self._failed(self._jobs.ids[0], _why(error), scope, receive, send)
+            self._unbegun = self._jobs.ids[0], _why(error)
             return
         await Response(content, headers=self._told, media_type="application/json")(scope, receive, send)
 
-    async def _take(self, number: int, job_id: str) -> None:
-        async with aclosing(self._engine.events(job_id, follow=False)) as batches:
-            async for batch in batches:
-                self._form.take(number, batch)
+    async def _first_failure(self) -> Failure | None:
+        """Take what the jobs have said as they end. Return why there is no answer, without a wait for the others."""
+        taking = [asyncio.ensure_future(self._take(number)) for number in range(len(self._jobs.ids))]
+        try:
+            for taken in asyncio.as_completed(taking):
+                if failure := await taken:
+                    return failure
+            return None
+        finally:
+            for each in taking:
+                each.cancel()
+            await asyncio.gather(*taking, return_exceptions=True)
+
+    async def _take(self, number: int) -> Failure | None:
+        """Take what a job has said once it has ended."""
+        job_id = self._jobs.ids[number]
+        try:
+            record = await self._engine.wait(job_id)
+            async with aclosing(self._engine.events(job_id, follow=False)) as batches:
+                async for batch in batches:
+                    self._form.take(number, batch)
+        except Refused as error:
+            return error
+        except ValueError as error:
+            return job_id, _why(error)
+        self._form.take_record(number, record)
+        failure = self._form.failure(number)
+        return None if failure is None else (job_id, failure)
 
     async def _failed(self, job_id: str, failure: dict[str, Any], scope: Scope, receive: Receive, send: Send) -> None:
         """Answer with the error of a job, as a problem: what stands around this turns it into OpenAI's."""
@@ -192,10 +211,6 @@ class Answer(Response):
 
         answer = OpenSse(self._streams, self._pieces(), headers=self._told)
         await answer.run(scope, receive, sending, " ".join(self._jobs.ids))
-        if isinstance(self._unbegun, Refused):
-            raise self._unbegun
-        if self._unbegun is not None:
-            await self._failed(*self._unbegun, scope, receive, send)
 
     @property
     def _in_pieces(self) -> StreamedForm:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.jobs.job_events import RESULT_INLINE_BYTES_MAX
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
@@ -77,7 +78,7 @@ class Choice:
         for _, name, data in batch:
             if name == "token":
                 self.take_token(data)
-            elif name == "retrying":
+            elif name in BETWEEN_ATTEMPTS:
                 self.forget()
 
     def forget(self) -> None:
@@ -196,7 +197,7 @@ class Chunks:
                     if self._is_chat:
                         yield self._chunk(number, {"delta": {"role": "assistant", "content": ""}}, None)
                 yield piece
-            elif name == "retrying" and self._is_begun[number]:
+            elif name in BETWEEN_ATTEMPTS and self._is_begun[number]:
                 raise BegunAnew
             elif name in TERMINAL_STATES:
                 choice.take_end(data)
@@ -239,7 +240,7 @@ class Chunks:
                     choice.values.append(value)
                     value = str(value.get("content" if self._is_chat else "text") or "")
                 choice.texts.append(dump_json(value)[1:-1])
-            elif name == "retrying":
+            elif name in BETWEEN_ATTEMPTS:
                 choice.forget()
 
     def take_record(self, number: int, record: JobRecord) -> None:

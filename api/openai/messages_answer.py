@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from killable.api.openai.chat_choices import BegunAnew, Choice, joined_tool_calls, usage_of
+from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -39,21 +40,27 @@ class Message:
 
     def whole(self) -> bytes:
         text = self._choice.text
-        content = [{"type": "text", "text": text}] if text else []
+        content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
         usage = self._usage()
-        return dump_json({**self._head, "content": [*content, *self._calls()], **self._stop(), "usage": usage})
+        content += [block for block, _ in self._calls()]
+        return dump_json({**self._head, "content": content, **self._stop(), "usage": usage})
 
-    def _calls(self) -> list[dict[str, Any]]:
-        """Return the calls of tools. Raise ValueError for arguments that are no JSON."""
-        return [
-            {
-                "type": "tool_use",
-                "id": call["id"],
-                "name": call["function"]["name"],
-                "input": json.loads(call["function"]["arguments"] or "{}"),
-            }
-            for call in joined_tool_calls(self._choice.values)
-        ]
+    def _calls(self) -> list[tuple[dict[str, Any], str]]:
+        """Return the calls of tools, and the JSON of the input of each, which may be a part where the answer was cut:
+        its input is empty then, as there is none. Raise ValueError for arguments that are no JSON.
+        """
+        calls = []
+        for call in joined_tool_calls(self._choice.values):
+            function = call["function"]
+            arguments = function["arguments"] or "{}"
+            try:
+                input = json.loads(arguments)
+            except ValueError:
+                if self._choice.finish_reason != "length":
+                    raise
+                input = {}
+            calls.append(({"type": "tool_use", "id": call["id"], "name": function["name"], "input": input}, arguments))
+        return calls
 
     def _stop(self) -> dict[str, Any]:
         stopped_at = self._choice.stop_sequence
@@ -93,7 +100,7 @@ class Message:
                     if not self._blocks:
                         yield from self._open({"type": "text", "text": ""})
                     yield _event(b"content_block_delta", b'"index":0,"delta":{"type":"text_delta","text":"%b"}' % text)
-            elif name == "retrying" and self._is_begun:
+            elif name in BETWEEN_ATTEMPTS and self._is_begun:
                 raise BegunAnew
             elif name in TERMINAL_STATES:
                 self._choice.take_end(data)
@@ -123,10 +130,10 @@ class Message:
         calls = self._calls()
         if self._blocks:
             yield _event(b"content_block_stop", b'"index":0')
-        for call in calls:
+        for block, arguments in calls:
             index = self._blocks
-            yield from self._open({**call, "input": {}})
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(call["input"])}
+            yield from self._open({**block, "input": {}})
+            delta = {"type": "input_json_delta", "partial_json": arguments}
             yield _event(b"content_block_delta", b'"index":%d,"delta":%b' % (index, dump_json(delta)))
             yield _event(b"content_block_stop", b'"index":%d' % index)
         yield _event(b"message_delta", b'"delta":%b,"usage":%b' % (dump_json(self._stop()), dump_json(self._usage())))

@@ -20,6 +20,7 @@ from killable.api.openai.chat_choices import (
     usage_of,
 )
 from killable.api.openai.request_inputs import IDENTIFYING
+from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -53,6 +54,10 @@ class OpenAIResponse:
         self._sequence = 0
         self._is_begun = False
         self._has_item = False
+        self._item_begins = 0
+        """The number of the attempt's first event."""
+        self._first_id = record.first_id
+        """What a job has said before was void already when this reader came: it is numbered, and not told."""
 
     # ── as it stands ──
 
@@ -163,14 +168,19 @@ class OpenAIResponse:
 
     def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
         """Yield the events that its reader does not have. Raise ValueError, BegunAnew."""
-        for _, name, data in batch:
+        for id, name, data in batch:
             if name == "token":
                 text, members = self._choice.take_token(data)
-                yield from self._begin_item()
-                if text:
-                    yield from self._delta(text, members)
-            elif name == "retrying" and self._has_item:
-                raise BegunAnew
+                yield from self._begin()
+                pieces = [*self._begin_item(), *(self._delta(text, members) if text else ())]
+                if id >= self._first_id:
+                    yield from pieces
+            elif name in BETWEEN_ATTEMPTS and self._has_item:
+                if id >= self._first_id or self._item_begins <= self._after <= self._sequence:
+                    raise BegunAnew
+                self._choice.forget()
+                self._has_item = False
+                self._sequence += 1  # that of the error that its readers have got
             elif name in TERMINAL_STATES:
                 yield from self._end(name, data)
 
@@ -183,10 +193,9 @@ class OpenAIResponse:
             yield self._event(event, {"response": {**self.json(), "output": []}})
 
     def _begin_item(self) -> Iterable[bytes]:
-        yield from self._begin()
         if self._has_item:
             return
-        self._has_item = True
+        self._has_item, self._item_begins = True, self._sequence
         item = {"id": self._message_id, "type": "message", "status": "in_progress", "role": "assistant", "content": []}
         yield self._event("response.output_item.added", {"output_index": 0, "item": item})
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}

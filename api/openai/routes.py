@@ -152,8 +152,8 @@ async def get_response(
         raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
         form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
-        jobs = Jobs([record.job_id], tenant_of(request), is_operator(request.scope), watches=True)
-        parts.streams.check(operator=jobs.operator)
+        jobs = Jobs([record.job_id], tenant_of(request), watches=True)
+        await _open_stream(parts, jobs.tenant, operator=is_operator(request.scope))
         return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={}, begun=form.begin())
     if query.starting_after >= 0:
         raise invalid([fault("query", ["starting_after"], "is for streams only")])
@@ -217,40 +217,56 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     asked, inputs = await read_request(kind, body, accepting(job_types, kind), parts.checks, tenant)
     options = options_of(asked)
     job_type = next(each for each in job_types if each.name == asked.job_type)
-    operator, correlation_id = is_operator(request.scope), correlation_id_of(request)
-    trace = trace_of(request)
-    if asked.stream:
-        parts.streams.check(operator=operator)
+    operator, key = is_operator(request.scope), headers.idempotency_key or ""
     encoded = [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
-    digest = hashlib.sha256(body).hexdigest() if headers.idempotency_key else ""
-    records: list[JobRecord] = []
+    submission = Submission(
+        type=job_type.name,
+        input=b"",
+        limits=options.limits_given(),
+        priority=options.priority,
+        tags=options.tags,
+        tenant=tenant,
+        operator=operator,
+        within_s=headers.x_request_timeout,
+        stop_when_client_leaves=not asked.background,
+        idempotency_key=key,
+        body_digest=hashlib.sha256(body).hexdigest() if key else "",
+        correlation_id=correlation_id_of(request),
+        **trace_of(request),
+    )
+    if asked.stream:
+        await _open_stream(parts, tenant, operator=operator)
     try:
-        for number, input in enumerate(encoded):
-            key = headers.idempotency_key
-            submission = Submission(
-                type=job_type.name,
-                input=input,
-                limits=options.limits_given(),
-                priority=options.priority,
-                tags=options.tags,
-                tenant=tenant,
-                operator=operator,
-                within_s=headers.x_request_timeout,
-                stop_when_client_leaves=not asked.background,
-                idempotency_key=f"{key}#{number}" if key and number else key or "",
-                body_digest=digest,
-                correlation_id=correlation_id,
-                **trace,
-            )
-            records.append(await parts.engine.submit(submission, counted=not number))
-    except Refused:
-        for record in records:
-            if not record.replayed:  # those of an earlier request with this key are its own
-                await _withdraw(parts.engine, record)
+        records = await _submit_all(parts.engine, submission, encoded)
+    except BaseException:
+        if asked.stream:
+            await parts.engine.reader_left(None, tenant)
         raise
     note_jobs(request, [record.job_id for record in records])
     told = {"X-Correlation-Id": records[0].correlation_id, "X-Request-Id": records[0].correlation_id}
     return Submitted(asked, records, told)
+
+
+async def _open_stream(parts: Dependencies, tenant: str, *, operator: bool) -> None:
+    """Count a stream, before anything is started for it; its answer gives it back. Raise Refused."""
+    parts.streams.check(operator=operator)
+    await parts.engine.reader_came(None, tenant, operator=operator)
+
+
+async def _submit_all(engine: Engine, submission: Submission, inputs: Sequence[bytes]) -> list[JobRecord]:
+    """Submit a job for each input, or none. Raise Refused."""
+    records: list[JobRecord] = []
+    key = submission.idempotency_key
+    try:
+        for number, input in enumerate(inputs):
+            each = submission._replace(input=input, idempotency_key=f"{key}#{number}" if key and number else key)
+            records.append(await engine.submit(each, counted=not number))
+    except Refused:
+        for record in records:
+            if not record.replayed:  # those of an earlier request with this key are its own
+                await _withdraw(engine, record)
+        raise
+    return records
 
 
 async def _withdraw(engine: Engine, record: JobRecord) -> None:
@@ -268,5 +284,5 @@ def _answer(
 ) -> Response:  # fmt: skip
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]
-    jobs = Jobs(ids, tenant_of(request), is_operator(request.scope), watches)
+    jobs = Jobs(ids, tenant_of(request), watches)
     return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers, begun=begun)

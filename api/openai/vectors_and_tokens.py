@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from killable.api.openai.chat_choices import TEXT_BEGINS
+from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -52,7 +53,7 @@ class Embeddings(_OfOneJob):
 
     def take(self, number: int, batch: Sequence[JobEvent]) -> None:
         for _, name, data in batch:
-            if name == "retrying":
+            if name in BETWEEN_ATTEMPTS:
                 self._vectors = []
             elif name == "token":
                 if not data.startswith((_VALUE_BEGINS, TEXT_BEGINS)):

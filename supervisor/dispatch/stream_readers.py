@@ -22,20 +22,22 @@ class StreamReaders:
         self._observer = observer
         self._dispatcher = dispatcher
 
-    def came(self, job_id: str | None, tenant: str, *, operator: bool, watches: bool) -> None:
-        """Count a reader, of no job where that is None. `watches`: its leaving does not end the job. Raise Refused:
-        unknown_job, too_many_streams.
+    def came(self, job_id: str | None, tenant: str, *, operator: bool, watches: bool, counted: bool) -> None:
+        """Count a reader, of no job where that is None. `watches`: its leaving does not end the job. `counted`: it has
+        an open stream. Raise Refused: unknown_job, too_many_streams.
         """
         job = None if job_id is None else self._registry.get(job_id)
-        self._tenants.stream_came(tenant, operator=operator)
+        if counted:
+            self._tenants.stream_came(tenant, operator=operator)
+            self._observer.sse_clients += 1
         if job is not None:
             job.readers += not watches
-        self._observer.sse_clients += 1
 
-    def left(self, job_id: str | None, tenant: str, *, watches: bool) -> bool:
+    def left(self, job_id: str | None, tenant: str, *, watches: bool, counted: bool) -> bool:
         """Count one less. Return whether that ends the job."""
-        self._observer.sse_clients -= 1
-        self._tenants.stream_left(tenant)
+        if counted:
+            self._observer.sse_clients -= 1
+            self._tenants.stream_left(tenant)
         if job_id is None or watches:
             return False
         try:

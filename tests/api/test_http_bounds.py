@@ -274,6 +274,30 @@ async def test_what_is_sent_behind_a_request_does_not_cut_its_answer(start_serve
         writer.close()
 
 
+async def test_a_reader_that_leaves_is_noticed_with_a_request_behind_its_own(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only that request was told, which had not begun: the job of the stream went on to its end."""
+    async with start_server(http=HttpSettings(ping_s=600)) as server:  # what is written tells it, too
+        for is_later in (False, True):
+            submission = Submission("slow_clean", b'{"gate": "/"}', stop_when_client_leaves=True)
+            job_id = (await server.supervisor.submit(submission)).job_id
+            stream = f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            reader, writer = await server.raw(stream if is_later else stream + HEALTH)
+            await reader.readuntil(b"event: token")
+            if is_later:  # what stands behind it is not read: it is left to the kernel
+
+                def waits() -> Any:
+                    return any(each.pipeline for each in server.connections) or Pending("none has come")
+
+                writer.write(HEALTH)
+                await until_async(waits, "a request waits behind the stream")
+            writer.close()
+            record = await server.record(job_id, wait_s=60)
+            assert record["state"] == "cancelled" and record["error"]["by"] == "client_gone", is_later
+    assert "Exception in ASGI application" not in caplog.text
+
+
 async def test_a_header_of_any_size_is_not_kept(server: Server) -> None:
     reader, writer = await server.raw(b"GET /health HTTP/1.1\r\nX: ")
     writer.write(b"x" * (HEADER_BYTES_MAX + 300_000))

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from api_server import OwnServer, StartServer
 from support import openai_jobs
-from support.waiting import until_async
+from support.waiting import Pending, until_async
 
 from killable.api.app import create_app
 from killable.api.http.app_settings import HttpSettings
@@ -116,6 +116,29 @@ async def test_a_key_whose_request_was_refused_or_left_begins_anew(parrots: OwnS
     assert whole.status_code == 200, whole.text
     again = await parrots.client.post("/v1/completions", **two)
     assert again.json()["id"] == whole.json()["id"]
+
+
+async def test_a_streamed_answer_is_one_stream_and_a_whole_one_none(start_server: StartServer) -> None:
+    """Each job of a request was one: n=2 was always refused, and what a repeated request was refused for ended the
+    answer that its first reader had.
+    """
+    pool = PoolSpec("parrots", (str(Path(openai_jobs.__file__)),), workers=2, spares=0)
+    async with start_server(workers=1, more=(pool,), tenants={"default": {"streams_max": 1}}) as server:
+        endless = {"json": asked("hi", stream=True, then="hang"), "headers": {"idempotency-key": "one"}}
+        async with server.client.stream("POST", CHAT, **endless) as answer:
+            lines = answer.aiter_lines()
+            while '"content":"hi"' not in await anext(lines):
+                pass
+            for again in (endless, {"json": asked("hi", stream=True, n=2)}):
+                refused = await server.client.post(CHAT, **again)
+                assert refused.status_code == 429 and refused.json()["error"]["code"] == "too_many_streams"
+            (job,) = (await server.client.get("/v1/jobs")).json()["jobs"]
+            assert job["state"] == "running", "nothing was started, and nothing ended"
+            whole = await server.client.post(CHAT, json=asked("hi", n=2))
+            assert [choice["message"]["content"] for choice in whole.json()["choices"]] == ["hi", "hi"]
+
+        await until_async(lambda: not server.supervisor._tenants.streams or Pending("it counts"), "its reader has left")
+        assert "[DONE]" in (await server.client.post(CHAT, json=asked("hi", stream=True, n=2))).text
 
 
 async def test_a_response_is_cancelled(parrots: OwnServer) -> None:

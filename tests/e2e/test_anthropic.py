@@ -83,6 +83,16 @@ def test_calls_of_tools_are_blocks(client: anthropic.Anthropic) -> None:
         assert stream.get_final_message().content == answer.content
 
 
+def test_a_call_of_a_tool_that_was_cut_is_an_answer(client: anthropic.Anthropic) -> None:
+    """It was an error, and all text before it lost."""
+    asked: dict[str, Any] = {"model": "caller", "max_tokens": 1, "messages": says("the weather?"), "tools": [WEATHER]}
+    answer = client.messages.create(**asked)
+    assert (answer.stop_reason, answer.content[0].name, answer.content[0].input) == ("max_tokens", "weather", {})
+    events = list(client.messages.create(**asked, stream=True))
+    assert [each.delta.partial_json for each in events if each.type == "content_block_delta"] == ['{"city":']
+    assert events[-2].delta.stop_reason == "max_tokens"
+
+
 def test_the_sequence_at_which_it_has_stopped(client: anthropic.Anthropic) -> None:
     answer = client.messages.create(**ASKED, messages=says("one two"), stop_sequences=["two"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "two")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,22 @@ def test_leaving_before_a_whole_answer_ends_its_job(client: openai.OpenAI, url: 
         return record["ended_at"] and record
 
     assert until(ended, "its job has ended")["state"] == "cancelled"
+
+
+def test_one_of_several_answers_that_fails_is_told_at_once_and_ends_the_others(client: openai.OpenAI, url: str) -> None:
+    def jobs() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = httpx.get(f"{url}/v1/jobs", params={"tag": "who:both"}).json()["jobs"]
+        return found
+
+    with ThreadPoolExecutor(1) as thread:
+        asked: dict[str, Any] = {"n": 2, "metadata": {"who": "both"}, "extra_body": {"then": "hang"}, "timeout": 30}
+        answer = thread.submit(client.chat.completions.create, model="parrot", messages=says("a"), **asked)
+        last, first = until(lambda: len(found := jobs()) == 2 and found, "both jobs are submitted")
+        httpx.delete(f"{url}/v1/jobs/{last['job_id']}")
+        with pytest.raises(openai.ConflictError):
+            answer.result()
+    until(lambda: all(job["ended_at"] for job in jobs()), "the other one has ended, too")
+    assert job_of(url, first["job_id"].removeprefix("job-"))["certificate"]["by"] == "client_gone"
 
 
 def test_a_request_that_left_the_queue_never_starts(client: openai.OpenAI, url: str) -> None:

@@ -87,9 +87,10 @@ def caller(
     if tools:
         name = tools[0]["function"]["name"]
         yield {"tool_calls": [{"index": 0, "id": "call_1", "type": "function", "function": {"name": name}}]}
-        for piece in ('{"city":', ' "Paris"}'):
+        for piece in ('{"city":', ' "Paris"}')[:max_tokens]:
             yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-        return {"finish_reason": "tool_calls", "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+        reason = "length" if max_tokens < 2 else "tool_calls"
+        return {"finish_reason": reason, "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
     entry = {"token": "yes", "logprob": -0.5, "bytes": [121, 101, 115], "top_logprobs": []}
     yield {"content": "yes", "logprobs": {"content": [entry], "refusal": None} if logprobs else None}
     return {"finish_reason": "stop"}

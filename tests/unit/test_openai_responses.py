@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.responses_api import OpenAIResponse, job_id_of, response_id
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
@@ -16,7 +17,7 @@ ID = "job-0b6d7bb4-38ab-4a8e-a4a0-50b5f6f3e1c2"
 
 
 def record(state: str = "running", **more: Any) -> JobRecord:
-    members: dict[str, Any] = dict.fromkeys(JobRecord._fields) | {
+    members: dict[str, Any] = dict.fromkeys(JobRecord._fields) | {"first_id": 0} | {
         "job_id": ID, "state": state, "created_at": "2026-12-01T05:00:00Z", "tags": {"user": "u", "a": "b"}, **more,
     }  # fmt: skip
     return JobRecord(**members)
@@ -30,8 +31,8 @@ def events(state: str = "completed", *texts: object) -> list[JobEvent]:
     return [JobEvent(0, "started", b"{}"), *said, JobEvent(len(said) + 1, state, dump_json(last))]
 
 
-def streamed(batches: list[list[JobEvent]], after: int = -1) -> list[dict[str, Any]]:
-    form = OpenAIResponse(record(), "m", {}, after)
+def streamed(batches: list[list[JobEvent]], after: int = -1, first_id: int = 0) -> list[dict[str, Any]]:
+    form = OpenAIResponse(record(first_id=first_id), "m", {}, after)
     text = b"".join(piece for batch in batches for piece in form.stream(0, batch)).decode()
     found = []
     for event in filter(None, text.split("\n\n")):
@@ -75,6 +76,26 @@ def test_who_can_come_back_knows_the_id_before_the_first_word(state: str) -> Non
     told = [json.loads(piece.split(b"data: ")[1]) for piece in (*pieces, *rest)]
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     assert told[-1]["type"] == f"response.{state}"
+
+
+@pytest.mark.parametrize("between", ["retrying", "restored"])
+def test_who_comes_after_another_attempt_has_begun_is_told_that_one(between: str) -> None:
+    """Each reader had an error, also those to whom nothing of the attempt before was told."""
+    lost = [JobEvent(0, "started", b"{}"), JobEvent(1, "token", b'{"text":"lost"}'), JobEvent(2, between, b"{}")]
+    log = [*lost, *(event._replace(id=event.id + 3) for event in events("completed", {"text": "kept"}))]
+    whole = streamed([[event] for event in log], first_id=3)
+    assert whole[-1]["response"]["output"][0]["content"][0]["text"] == "kept"
+    assert [event["delta"] for event in whole if event["type"] == "response.output_text.delta"] == ["kept"]
+    numbers = [event["sequence_number"] for event in whole]
+    error = 5  # of those who came before it, and have events 2 to 4, which are void
+    assert numbers[:2] == [0, 1] and numbers[2] > error and numbers[2:] == [*range(numbers[2], numbers[-1] + 1)]
+    for after in numbers:
+        assert streamed([log], after, first_id=3) == [event for event in whole if event["sequence_number"] > after]
+    for after in (2, error):
+        with pytest.raises(BegunAnew):
+            streamed([log], after, first_id=3)
+    with pytest.raises(BegunAnew):
+        streamed([log])
 
 
 def test_metadata_are_the_tags_that_identify_nobody() -> None:

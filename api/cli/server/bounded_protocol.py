@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from starlette.types import Message
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from killable.api.app import form_of
 from killable.api.cli.server.idle_connections import Admittance, Connections
@@ -79,7 +79,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Beside uvicorn's own in one dict they are more than Python shares the keys of: 1 KiB for each connection.
     __slots__ = (
         "_bounds", "_deadline", "_framing_bytes", "_header_bytes", "_header_timeout_s", "_in_header", "_is_refused",
-        "_pipelined_bytes", "_reading", "_silence_s", "_turns", "is_reserved",
+        "_pipelined_bytes", "_reading", "_running", "_silence_s", "_turns", "is_reserved",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._bounds = bounds
         self._turns = turns
         self._reading: ConnectionReading | None = None
+        self._running: RequestResponseCycle | None = None
+        """The request that is being answered, or was last; uvicorn's `cycle` is the last one that came."""
         self.is_reserved = False
         """Whether only operators are answered on it."""
         self._header_timeout_s = header_timeout_s
@@ -127,15 +129,17 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         if self._reading is not None:
             self._reading.left()
+        if self._running is not None:
+            self.cycle = self._running  # uvicorn tells only `cycle` that its client has left
         super().connection_lost(exc)
         self._forget_request()
         self.pipeline.clear()
-        self.cycle = cast(Any, None)
+        self._running = self.cycle = cast(Any, None)
 
     def data_received(self, data: bytes) -> None:
         self._take(data)
         if self._reading is not None:
-            self._reading.done()
+            self._reading.done(watches=bool(self.pipeline))
 
     def _take(self, data: bytes) -> None:
         if self._is_refused:
@@ -178,6 +182,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self._reading is not None:
             self.flow.pause_reading()  # its body, if it has one: until the application asks for it
+        elif self.pipeline:
+            self.flow.resume_reading()  # uvicorn paused it, and whoever reads the answer could leave unnoticed
         self._in_header = False
         self._header_bytes = 0
         self._disarm()
@@ -232,6 +238,10 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.transport.is_closing()
 
     # ── internal ──
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _bound_silence(self) -> None:
         """Let the kernel drop the connection to a peer that is gone: a ping would be retransmitted for 15 minutes.

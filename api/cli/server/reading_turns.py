@@ -29,13 +29,14 @@ costs 0.1 ms.
 """
 POLLED_MAX = 256
 """Connections that are taken from the kernel at once."""
-_ONCE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLONESHOT
+_LEFT = select.EPOLLRDHUP | select.EPOLLONESHOT
+_ONCE = select.EPOLLIN | _LEFT
 
 
 class ConnectionReading:
     """The reading of one connection. uvicorn's flow control has it in place of the transport."""
 
-    __slots__ = ("_fd", "_is_gone", "_is_idle", "_is_wanted", "_transport", "_turns", "source")
+    __slots__ = ("_fd", "_is_gone", "_is_wanted", "_transport", "_turns", "is_idle", "source")
 
     def __init__(self, turns: ReadingTurns, transport: asyncio.Transport, fd: int, source: str) -> None:
         self._turns = turns
@@ -45,8 +46,8 @@ class ConnectionReading:
         """Whose connection it is: an address, or a network of them."""
         self._is_wanted = True
         self._is_gone = False
-        self._is_idle = False
-        """Whether it waits for nothing, as it was not wanted when its turn came."""
+        self.is_idle = False
+        """Whether it is not to be read, as that was not wanted when its turn came."""
 
     # ── called by uvicorn's flow control ──
 
@@ -55,8 +56,8 @@ class ConnectionReading:
 
     def resume_reading(self) -> None:
         self._is_wanted = True
-        if self._is_idle and not self._is_gone:
-            self._is_idle = False
+        if self.is_idle and not self._is_gone:
+            self.is_idle = False
             if self._turns.keeps_open(self):
                 self._transport.resume_reading()
             else:
@@ -64,10 +65,15 @@ class ConnectionReading:
 
     # ── called by the protocol ──
 
-    def done(self) -> None:
-        """Note that it was read, and what came was taken."""
+    def done(self, watches: bool) -> None:
+        """Note that it was read, and what came was taken.
+
+        `watches`: it is closed when its client leaves, though it is not to be read: what comes stands behind an answer.
+        """
         if not (self._is_wanted and self._turns.keeps_open(self)):
             self._turns.shut(self)
+            if self.is_idle and watches:
+                self._turns.wait(self._fd, _LEFT)
 
     def left(self) -> None:
         """Note that the connection is closed."""
@@ -81,14 +87,18 @@ class ConnectionReading:
         if self._is_wanted:
             self._transport.resume_reading()
         else:
-            self._is_idle = True
+            self.is_idle = True
 
     def pause(self) -> None:
         """Have it wait for its next turn."""
         self._transport.pause_reading()
-        self._is_idle = not self._is_wanted
+        self.is_idle = not self._is_wanted
         if self._is_wanted:
             self._turns.wait(self._fd)
+
+    def close(self) -> None:
+        """Close it: its client has left."""
+        self._transport.close()
 
 
 class ReadingTurns:
@@ -122,10 +132,10 @@ class ReadingTurns:
         reading = self._members[fd] = ConnectionReading(self, transport, fd, source)
         return reading
 
-    def wait(self, fd: int) -> None:
-        """Have the kernel tell when a connection can be read."""
+    def wait(self, fd: int, what: int = _ONCE) -> None:
+        """Have the kernel tell when a connection can be read, or only when its client has left."""
         assert self._epoll is not None
-        self._epoll.modify(fd, _ONCE)
+        self._epoll.modify(fd, what)
 
     def keeps_open(self, reading: ConnectionReading) -> bool:
         """Return whether asyncio may read a connection as soon as it can."""
@@ -159,7 +169,10 @@ class ReadingTurns:
         assert self._epoll is not None
         for fd, _ in self._epoll.poll(0, POLLED_MAX):
             reading = self._members[fd]
-            self._readable.add(reading.source, reading)
+            if reading.is_idle:
+                reading.close()
+            else:
+                self._readable.add(reading.source, reading)
         self._serve()
 
     def _serve(self) -> None:

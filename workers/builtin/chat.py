@@ -24,8 +24,6 @@ TopK = Annotated[int, range(-1, 1 << 31)]
 """-1, as 0, is all of them."""
 VOCABULARY = 49152
 TOKEN_CHARS = 10
-UNREADABLE = "Failed to parse "
-"""How llama.cpp begins what it says of messages and tools that it cannot read."""
 
 
 @job(requires=REQUIRES, grace_s=0, openai="chat", openai_model=MODEL)
@@ -143,14 +141,16 @@ class _Run:
         """Yield the engine's chunks. Raise InputRefused for what the model does not have."""
         if foreign := [token for token in request.get("logit_bias", ()) if not _is_token(token)]:
             raise InputRefused(f"{foreign[0][:TOKEN_CHARS]} is no token of this model", "logit_bias")
+        has_begun = False
         try:
             with closing(stream(request, call)) as chunks:
-                yield from chunks
-        except ValueError as error:  # the engine has read the request, and says why it is none
-            raise InputRefused(f"the engine refuses the request: {error}") from error
-        except RuntimeError as error:
-            if not str(error).startswith(UNREADABLE):
+                for chunk in chunks:
+                    has_begun = True
+                    yield chunk
+        except (ValueError, RuntimeError) as error:
+            if has_begun:
                 raise
+            # The engine has read the request, and says why it is none; how it fails later, its chunks say.
             raise InputRefused(f"the engine refuses the request: {error}") from error
 
     def choices_of(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The signals that interrupt a command; a request that must not be lost is finished before one takes effect.
 
-Runs in: any machine, main thread.
+Runs in: any machine, main thread. Imports little: a server begins with `note_hang_ups`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,27 @@ from types import FrameType
 
 DELAYED_MAX = 2
 """Interrupts that are delayed. The next one is raised at once: the server may not answer at all."""
+
+
+_hang_up_came = False
+
+
+def note_hang_ups() -> None:
+    """Let SIGHUP only be noted in this process from now on.
+
+    It is a handler, and not SIG_IGN, which every process that is started would inherit.
+    """
+    signal.signal(signal.SIGHUP, _note_hang_up)
+
+
+def _note_hang_up(number: int, frame: FrameType | None) -> None:
+    global _hang_up_came
+    _hang_up_came = True
+
+
+def hang_up_came() -> bool:
+    """Return whether SIGHUP was noted."""
+    return _hang_up_came
 
 
 def terminations() -> list[signal.Signals]:

@@ -47,21 +47,30 @@ def terminations() -> list[signal.Signals]:
 
 
 def treat_terminations_as_interrupts() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, with the name of the signal."""
     for number in terminations():
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def reason_of(interrupt: KeyboardInterrupt) -> str:
+    """Return what interrupted: `Ctrl-C`, `SIGTERM` or `SIGHUP`."""
+    name = str(interrupt) or "SIGINT"
+    return "Ctrl-C" if name == "SIGINT" else name
 
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Delay interrupts until the end of the body, then raise KeyboardInterrupt if there was one."""
-    noted = 0
+    """Delay interrupts until the end of the body, then raise KeyboardInterrupt for the first, if there was one."""
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted += 1
-        if noted > DELAYED_MAX:
-            raise KeyboardInterrupt
+        noted.append(number)
+        if len(noted) > DELAYED_MAX:
+            _interrupt(number, frame)
 
     numbers = (signal.SIGINT, *terminations())
     before = [signal.signal(number, note) for number in numbers]
@@ -71,4 +80,4 @@ def delayed() -> Iterator[None]:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
     if noted:
-        raise KeyboardInterrupt
+        _interrupt(noted[0], None)

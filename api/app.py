@@ -55,6 +55,7 @@ from killable.api.openai import routes as routes_openai
 from killable.api.page.routes import ROUTES as PAGE_ROUTES
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
+from killable.supervisor.telemetry import log_lines
 
 
 class Tools(Protocol):
@@ -99,7 +100,7 @@ def create_app(
     )
     parts = app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks,
-        RequestMetrics(), telemetry, [] if audit_log is None else [lambda: audit_log.trouble],
+        RequestMetrics(), telemetry, [log_lines.trouble, *([] if audit_log is None else [lambda: audit_log.trouble])],
     )  # fmt: skip
     install_problems(app)
     # The first two stand first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}. They are

@@ -15,6 +15,10 @@ INTERRUPTED = 130
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     gc.disable()  # until the verb runs (`VerbCommand`): imports make no garbage, and take a tenth less time without
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "serve" and sys.platform == "linux":
+        from killable.api.cli import interrupts
+
+        interrupts.note_hang_ups()  # SIGHUP never ends a server: whoever asks one to reload may be this early
     if sys.argv[1:2] == ["run"]:
         try:
             from killable.api.cli.plain_run import run_plainly

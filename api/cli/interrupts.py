@@ -1,6 +1,6 @@
 """The signals that interrupt a command; a request that must not be lost is finished before one takes effect.
 
-Runs in: any machine, main thread.
+Runs in: any machine, main thread. Imports little: a server begins with `note_hang_ups`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,27 @@ from types import FrameType
 
 DELAYED_MAX = 2
 """Interrupts that are delayed. The next one is raised at once: the server may not answer at all."""
+
+
+_hang_up_came = False
+
+
+def note_hang_ups() -> None:
+    """Let SIGHUP only be noted in this process from now on.
+
+    It is a handler, and not SIG_IGN, which every process that is started would inherit.
+    """
+    signal.signal(signal.SIGHUP, _note_hang_up)
+
+
+def _note_hang_up(number: int, frame: FrameType | None) -> None:
+    global _hang_up_came
+    _hang_up_came = True
+
+
+def hang_up_came() -> bool:
+    """Return whether SIGHUP was noted."""
+    return _hang_up_came
 
 
 def terminations() -> list[signal.Signals]:
@@ -26,21 +47,30 @@ def terminations() -> list[signal.Signals]:
 
 
 def treat_terminations_as_interrupts() -> None:
-    """Let SIGTERM and SIGHUP raise KeyboardInterrupt."""
+    """Let SIGTERM and SIGHUP raise KeyboardInterrupt, with the name of the signal."""
     for number in terminations():
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def reason_of(interrupt: KeyboardInterrupt) -> str:
+    """Return what interrupted: `Ctrl-C`, `SIGTERM` or `SIGHUP`."""
+    name = str(interrupt) or "SIGINT"
+    return "Ctrl-C" if name == "SIGINT" else name
 
 
 @contextmanager
 def delayed() -> Iterator[None]:
-    """Delay interrupts until the end of the body, then raise KeyboardInterrupt if there was one."""
-    noted = 0
+    """Delay interrupts until the end of the body, then raise KeyboardInterrupt for the first, if there was one."""
+    noted: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted += 1
-        if noted > DELAYED_MAX:
-            raise KeyboardInterrupt
+        noted.append(number)
+        if len(noted) > DELAYED_MAX:
+            _interrupt(number, frame)
 
     numbers = (signal.SIGINT, *terminations())
     before = [signal.signal(number, note) for number in numbers]
@@ -50,4 +80,4 @@ def delayed() -> Iterator[None]:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
     if noted:
-        raise KeyboardInterrupt
+        _interrupt(noted[0], None)

@@ -17,6 +17,7 @@ from starlette.responses import Response
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.responses import Json, Responses, documented
 from killable.api.http.telemetry_sent import TelemetrySent
+from killable.supervisor.telemetry import log_lines
 from killable.supervisor.telemetry.metrics_exposition import as_text
 
 OPENMETRICS = "application/openmetrics-text"
@@ -79,6 +80,7 @@ class Counts(BaseModel):
     loop_lag_ms: float
     loop_longest_ms: float
     uptime_s: float
+    log_records_lost: int = Field(description="Records that the server's log could not take")
     audit_records_lost: int = Field(description="Records that the audit log could not take (server.audit_log)")
     requests_waiting: int = Field(description="HTTP requests that wait for their turn")
     requests_shed: int = Field(description="HTTP requests refused (503 busy), as too many of their client waited")
@@ -117,7 +119,8 @@ async def counts(request: Request, accept: Annotated[str, Header()] = "") -> Res
             break
     turns = parts_of(request).turns
     of_http = {"requests_waiting": turns.waiting, "requests_shed": turns.shed, "webhooks": _webhooks(request)}
-    return Json({**await engine.scraping.counts(), "audit_records_lost": _lost(request), **of_http})
+    lost = {"log_records_lost": log_lines.records_lost(), "audit_records_lost": _lost(request)}
+    return Json({**await engine.scraping.counts(), **lost, **of_http})
 
 
 def _webhooks(request: Request) -> dict[str, int]:
@@ -144,6 +147,9 @@ async def _text(request: Request, openmetrics: bool) -> Response:
         "# TYPE killable_requests_waiting gauge",
         f"killable_requests_waiting {turns.waiting}.0",
         *_counter("killable_requests_shed", total, "HTTP requests refused as busy", turns.shed),
+        *_counter(
+            "killable_log_records_lost", total, "Records that the server's log could not take", log_lines.records_lost()
+        ),
     ]
     if parts_of(request).audit_log is not None:
         told = "Records that the audit log could not take"

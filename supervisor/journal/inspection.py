@@ -69,7 +69,7 @@ def salvage(path: str, new: str) -> JournalFinding:
 
     If its end is missing, jobs that wait in it may have run: in the new one they are lost, and not run again.
     """
-    with _snapshot(path) as copy, _opened(copy, path) as file:
+    with _snapshot(path) as copy, _opened(copy, path, needs_pages=False) as file:
         rows, bad = file.salvage()
         found = _finding(rows, bad, file.lost())
         _write([_unsure(row) for row in rows] if found.lost else rows, _drains_of(file), new)
@@ -124,10 +124,10 @@ def _write(rows: Sequence[JournalRow], drains: Mapping[str, Mapping[str, Any]], 
 
 
 @contextmanager
-def _opened(copy: str, path: str) -> Iterator[JournalFile]:
+def _opened(copy: str, path: str, *, needs_pages: bool = True) -> Iterator[JournalFile]:
     """Open a copy; errors name the journal that it is of."""
     try:
-        with closing(JournalFile.open(copy, strict=False)) as file:
+        with closing(JournalFile.open(copy, needs_end=False, needs_pages=needs_pages)) as file:
             yield file
     except JournalRefused as error:
         raise JournalRefused(error.message.replace(copy, path), journal=path) from error

@@ -184,10 +184,10 @@ class JournalFile:
         self._mark = mark
 
     @classmethod
-    def open(cls, path: str, *, strict: bool = True) -> JournalFile:
+    def open(cls, path: str, *, needs_end: bool = True, needs_pages: bool = True) -> JournalFile:
         """Open the file; create it if it does not exist. Raise JournalRefused.
 
-        Not `strict`: also if its end is missing or its pages are damaged.
+        Not `needs_end`: also if its last transactions are missing; not `needs_pages`: also if its pages are damaged.
         """
         connection: sqlite3.Connection | None = None
         path = place_of(path)
@@ -195,12 +195,12 @@ class JournalFile:
             prepare_file(path)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             connection.text_factory = bytes  # a flipped bit may be no UTF-8
-            _prepare(connection, path, strict=strict)
+            _prepare(connection, path, needs_pages=needs_pages)
             file_id, generation = schema.identity(connection)
             mark = GenerationMark(path, file_id)
             opened = cls(connection, path, Place(path), mark)
             try:
-                if strict:
+                if needs_end:
                     mark.check(generation)
                     opened.check()
                     opened._place.check()  # from here on it knows the write-ahead log, too
@@ -475,7 +475,7 @@ class JournalFile:
         return count
 
 
-def _prepare(connection: sqlite3.Connection, path: str, *, strict: bool) -> None:
+def _prepare(connection: sqlite3.Connection, path: str, *, needs_pages: bool) -> None:
     """Check whose file it is before changing anything, then prepare it. Raise sqlite3.Error, JournalRefused."""
 
     def pragma(text: str) -> Any:
@@ -490,7 +490,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, strict: bool) -> None
         )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
-    found = pragma("quick_check(1)") if strict else b"ok"
+    found = pragma("quick_check(1)") if needs_pages else b"ok"
     if found not in ("ok", b"ok"):
         raise damaged(path, " ".join(schema.text_of(found).split()))
     schema.upgrade(connection, version)

@@ -12,6 +12,10 @@ Other text from jobs and clients is cut, or replaced (`log_cuts_and_redaction`).
 
 from __future__ import annotations
 
+import bisect
+import contextlib
+import io
+import itertools
 import json
 import logging
 import re
@@ -36,6 +40,10 @@ RECORDS_WAITING_MAX = 10_000
 LAST_WORDS_S = 1.0
 GATHER_S = 0.02
 """Time for which lines are collected before a write; a person does not notice it."""
+AGAIN_S = 1.0
+"""Time until it is tried again to say how much was lost."""
+STANDS_STILL_S = 5.0
+"""What takes no record for so long is in trouble."""
 
 _PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
 
@@ -92,6 +100,20 @@ def configure(
     return Log(writer, level)
 
 
+def records_lost() -> int:
+    """Return how many records of this process its logs could not take; 0 if there is none."""
+    return sum(each.lost for each in _writers())
+
+
+def trouble() -> str:
+    """Return what is wrong with the log of this process now, or ""."""
+    return next((text for each in _writers() if (text := each.trouble)), "")
+
+
+def _writers() -> list[_Writer]:
+    return [each for each in logging.root.handlers if isinstance(each, _Writer)]
+
+
 class _Prepared(NamedTuple):
     """A record as it is written: to a stream, and to journald."""
 
@@ -105,27 +127,55 @@ class _Target(Protocol):
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
         """Return what is written of a record; `line` is what a formatter has made of it."""
 
-    def write(self, prepared: list[_Prepared]) -> None:
-        """Write it, or drop it where it cannot be written. Blocks."""
+    fault: str
+    """Why the latest could not be written, or ""."""
+
+    def write(self, prepared: list[_Prepared]) -> int:
+        """Write it, or drop it where it cannot be written: return how many, which are the last. Blocks."""
 
     def close(self) -> None: ...
 
 
 class _Stream:
-    """A line for each record."""
+    """A line for each record. It has no buffer: what that would keep of a failed write came later, or never."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._raw: io.FileIO | None = None
+        with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
+            self._raw = io.FileIO(stream.fileno(), "w", closefd=False)
+        self._rest = b""
+        """Of a record that was written in part, as on a disk that is full: it goes before the next one."""
+        self.fault = ""
 
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
         return _Prepared(line)
 
-    def write(self, prepared: list[_Prepared]) -> None:
+    def write(self, prepared: list[_Prepared]) -> int:
+        records = [self._rest, *(f"{each.line}\n".encode("utf-8", "backslashreplace") for each in prepared)]
+        data, written = b"".join(records), 0
         try:
-            self._stream.write("".join(f"{each.line}\n" for each in prepared))
+            while written < len(data):
+                written += self._written(data[written:])
+        except (OSError, ValueError) as error:  # the disk is full, the reader is gone, the stream is closed
+            self.fault = (getattr(error, "strerror", None) or str(error)).lower()
+            ends = list(itertools.accumulate(map(len, records)))
+            first = bisect.bisect_right(ends, written)
+            is_begun = written > (ends[first - 1] if first else -1)
+            self._rest = data[written : ends[first]] if is_begun else b""
+            return len(records) - first - is_begun
+        self._rest, self.fault = b"", ""
+        return 0
+
+    def _written(self, data: bytes) -> int:
+        """Write some of it; return how much. Raise OSError, ValueError."""
+        if self._raw is None:
+            self._stream.write(data.decode())
             self._stream.flush()
-        except (OSError, ValueError):
-            pass  # the reader is gone or the stream is closed
+            return len(data)
+        if (written := self._raw.write(data)) is None:
+            raise BlockingIOError("it would block")
+        return written
 
     def close(self) -> None:
         pass
@@ -137,19 +187,22 @@ class _Journal:
     """
 
     def __init__(self, journal: JournaldConnection, instead: _Target) -> None:
-        self._journal, self._instead = journal, instead
+        self._journal, self._instead, self.fault = journal, instead, ""
 
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
         mark = f"<{journald.priority(record.levelno)}>"
         return _Prepared(mark + line.replace("\n", f"\n{mark}"), journald.datagram(record, line))
 
-    def write(self, prepared: list[_Prepared]) -> None:
+    def write(self, prepared: list[_Prepared]) -> int:
         for number, each in enumerate(prepared):
             try:
                 self._journal.send(each.datagram)
             except OSError:
-                self._instead.write(prepared[number:])
-                return
+                lost = self._instead.write(prepared[number:])
+                self.fault = self._instead.fault
+                return lost
+        self.fault = ""
+        return 0
 
     def close(self) -> None:
         self._journal.close()
@@ -167,10 +220,24 @@ class _Writer(logging.Handler):
         self._target, self._sampling = target, sampling
         self._lines: deque[_Prepared] = deque()
         self._dropped = 0
+        """Records for which there was no room, since that was said."""
+        self._unwritten = 0
+        """Records that could not be written, likewise."""
+        self.lost = 0
+        self._writes_since: float | None = None
         self._lines_waiting = threading.Event()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._write, name="killable-log", daemon=True)
         self._thread.start()
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong now, or ""."""
+        if fault := self._target.fault:
+            return f"the log cannot be written: {fault}"
+        since = self._writes_since
+        waits_s = 0.0 if since is None else clock.monotonic() - since
+        return f"the log has taken no record for {waits_s:.0f} s" if waits_s > STANDS_STILL_S else ""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -180,6 +247,7 @@ class _Writer(logging.Handler):
                 return
             if len(self._lines) >= RECORDS_WAITING_MAX:
                 self._dropped += 1
+                self.lost += 1
                 return
             if self._dropped:
                 self._put(_made("records_dropped", dropped=self._dropped))
@@ -200,22 +268,43 @@ class _Writer(logging.Handler):
         super().close()
 
     def _put(self, record: logging.LogRecord) -> None:
+        self._lines.append(self._prepared(record))
+
+    def _prepared(self, record: logging.LogRecord) -> _Prepared:
         assert isinstance(self.formatter, RedactingFormatter)
         cleaned = self.formatter.cleaned(record)
-        self._lines.append(self._target.prepared(cleaned, self.formatter.format_cleaned(cleaned)))
+        return self._target.prepared(cleaned, self.formatter.format_cleaned(cleaned))
 
     def _write(self) -> None:
         while True:
             due = self._sampling.due()
-            self._lines_waiting.wait(None if due is None else max(0.0, due - clock.monotonic()))
+            wait_s = None if due is None else max(0.0, due - clock.monotonic())
+            if self._unwritten:
+                wait_s = AGAIN_S if wait_s is None else min(wait_s, AGAIN_S)
+            self._lines_waiting.wait(wait_s)
             self._lines_waiting.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
             is_last = self._closing.wait(GATHER_S)
             self._tell_left_out(is_last)
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            if lines:
-                self._target.write(lines)
+            self._write_lines([self._lines.popleft() for _ in range(len(self._lines))])
             if is_last:
                 return
+
+    def _write_lines(self, lines: list[_Prepared]) -> None:
+        """Write these, behind how many could not be written before."""
+        unwritten = self._unwritten
+        if unwritten:
+            lines.insert(0, self._prepared(_made("records_dropped", dropped=unwritten)))
+        if not lines:
+            return
+        self._writes_since = clock.monotonic()
+        lost = self._target.write(lines)
+        self._writes_since = None
+        is_told = lost < len(lines)
+        new = lost if is_told or not unwritten else lost - 1
+        self._unwritten = new if is_told else unwritten + new
+        self.acquire()
+        self.lost += new
+        self.release()
 
     def _tell_left_out(self, is_last: bool) -> None:
         self.acquire()

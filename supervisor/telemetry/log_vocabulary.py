@@ -65,7 +65,7 @@ EVENTS: dict[str, LogEvent] = {
         "thread"),
     "left_out": _event("log", "warning", "So many further records of this name were left out (`log_burst`).",
         "name_left_out number period_s"),
-    "records_dropped": _event("log", "warning", "stderr or the journal took nothing for too long.", "dropped"),
+    "records_dropped": _event("log", "warning", "stderr or the journal took nothing for too long, or could not be written.", "dropped"),
     "connections_max_lowered": _event("server", "warning", "The limit of open files allows no more connections.",
         "from to open_files_max"),
     "accept_paused": _event("server", "warning", "No connection can be accepted.", "error attempts"),

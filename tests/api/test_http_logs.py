@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +72,18 @@ async def test_a_job_that_completes_is_submitted_started_and_completed(written: 
     assert started["queue_wait_ms"] >= 0 and started["start_ms"] > 0 and started["attempt"] == 1
     assert completed["tokens"] == 3 and completed["ran_s"] >= 0 and "code" not in completed
     assert {each["logger"] for each in (submitted, started, completed)} == {"killable.jobs"}
+
+
+async def test_a_log_that_cannot_be_written_is_told(server: Server) -> None:
+    with open("/dev/full", "w") as stream, contextlib.closing(log_lines.configure(stream=stream)):
+        logging.getLogger("killable.jobs").info("to nobody")
+        await until_async(log_lines.records_lost, "it is lost")
+        ready = (await server.client.get("/readyz")).json()
+        assert "the log cannot be written: no space left on device" in ready["degraded"]
+        assert (await server.client.get("/v1/metrics")).json()["log_records_lost"] >= 1
+        text = (await server.client.get("/metrics")).text
+        lost = float(re.findall(r"^killable_log_records_lost_total (.+)$", text, re.M)[0])
+        assert lost >= 1
 
 
 async def computes(server: OwnServer, job_id: str) -> None:

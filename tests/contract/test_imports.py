@@ -74,7 +74,7 @@ FOR_HELP = {
     "killable.api.cli.declarations.commands", "killable.api.cli.declarations.jobs",
     "killable.api.cli.declarations.machine", "killable.api.cli.declarations.server",
     "killable.api.cli.declarations.shared_options",
-    "killable.api.cli.declarations.verb_command", "killable.api.cli.parameters",
+    "killable.api.cli.declarations.verb_command", "killable.api.cli.interrupts", "killable.api.cli.parameters",
     "killable.api.cli.parameters.completion", "killable.api.cli.parameters.completion_scripts",
     "killable.api.cli.parameters.option_values", "killable.api.cli.parameters.run_arguments",
     "killable.api.cli.verbs", "killable.api.client",

@@ -59,7 +59,7 @@ BELOW = {
     "api/cli/display": ("api/client", "api/explanation"),
     "api/cli/parameters": ("api/client", "api/cli/display", "api/explanation"),
     "api/cli/server": (
-        "api/app.py", "api/client", "api/explanation", "api/http", "api/mcp", "api/openai", "api/webhooks",
+        "api/app.py", "api/client", "api/explanation", "api/http", "api/mcp", "api/openai", "api/webhooks", "api/cli",
         "api/cli/display",
     ),
     "api/cli/starter": (),

@@ -89,7 +89,7 @@ def test_a_job_that_nobody_reads_along_with_any_more_is_cancelled(command: Comma
         assert "cancelled" in process.stderr.read()
     with Client(command.url) as client, pytest.raises(JobCancelled) as caught:
         client.job(job_id).result(wait_s=60)
-    assert (caught.value.by, caught.value.reason) == ("user", "its reader has gone" if how == "head" else "Ctrl-C")
+    assert (caught.value.by, caught.value.reason) == ("user", "its reader has gone" if how == "head" else "SIGHUP")
 
 
 def test_what_nobody_reads_on_stderr_costs_no_data(command: Command) -> None:

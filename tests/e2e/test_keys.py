@@ -29,6 +29,17 @@ def twice(gate: str):
 HEARS_HANG_UP = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)
 """Under nohup it would hear nothing."""
 
+HANGS_UP_EARLY = """
+import os, signal, sys
+
+def hang_up(event, arguments):
+    if event == "import" and arguments[0] == "click":
+        os.kill(os.getpid(), signal.SIGHUP)
+
+sys.addaudithook(hang_up)
+"""
+"""As soon as the command looks what it was asked for."""
+
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
@@ -200,10 +211,14 @@ def test_who_is_forwarded_for_is_believed_of_trusted_proxies_only(
 
 @pytest.mark.row("A25")
 def test_a_hang_up_never_ends_a_server(tmp_path: Path, serve: Serve) -> None:
-    """Not one without keys, nor one that is ending."""
+    """Not one that has just begun, nor one without keys, nor one that is ending."""
     (tmp_path / "my_jobs.py").write_text(JOBS)
+    (tmp_path / "early").mkdir()
+    (tmp_path / "early" / "sitecustomize.py").write_text(HANGS_UP_EARLY)
     arguments = ("my_jobs.py", "--port", "0", "--log-format", "json")
-    server = serve(*arguments, program=COMMAND, preexec_fn=HEARS_HANG_UP)
+    early = {"PYTHONPATH": str(tmp_path / "early")}
+    server = serve(*arguments, program=COMMAND, preexec_fn=HEARS_HANG_UP, env=early)
+    assert "without keys" in log_of(server, "keys_not_reloaded")["error"], "its files may have been read before"
     for _ in range(3):
         server.process.send_signal(signal.SIGHUP)
     assert "without keys" in log_of(server, "keys_not_reloaded")["error"]

@@ -35,7 +35,7 @@ async def until_on_disk(journal: Path, folder: Path, what: Any) -> Path:
         for suffix in ("", "-wal"):
             # Not in this process, which would lose the lock by closing the file (fcntl(2)).
             subprocess.run(["cp", f"{journal}{suffix}", f"{copy}{suffix}"], check=True)
-        file = JournalFile.open(str(copy), strict=False)
+        file = JournalFile.open(str(copy), needs_end=False)
         try:
             rows = file.scan()[0]
         finally:

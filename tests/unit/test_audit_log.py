@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.full_disk import files_end_at
 from support.waiting import Pending, until
 
 from killable.api.http import audit_log
@@ -30,17 +29,6 @@ def log(path: Path) -> Iterator[AuditLog]:
     log = AuditLog(str(path), clock=lambda: 1_796_025_600.5)
     yield log
     log.close()
-
-
-@contextmanager
-def files_end_at(size: int) -> Iterator[None]:
-    """Let no file grow beyond this, as on a disk that is full: setrlimit(2), RLIMIT_FSIZE; Python ignores SIGXFSZ."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def records(path: Path) -> list[dict[str, Any]]:

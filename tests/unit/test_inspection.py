@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
@@ -120,6 +121,20 @@ def test_of_a_file_with_damaged_pages_what_can_be_read_is_saved(tmp_path: Path) 
     found = salvage(path, new)
     assert 0 < len(found.bad) <= 20 and found.jobs >= 180
     assert all(row.pieces == {"input": b"x" * 5000} for row in rows_of(new))
+
+
+@pytest.mark.row("B16")
+def test_what_a_server_refuses_is_not_called_sound(path: str) -> None:
+    """A damaged page that no job is read from: one of an index."""
+    raw, new = Path(path).read_bytes(), f"{path}.new"
+    with closing(sqlite3.connect(path)) as file:
+        (root,) = file.execute("SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_jobs_1'").fetchone()
+        (size,) = file.execute("PRAGMA page_size").fetchone()
+    Path(path).write_bytes(raw[: (root - 1) * size] + b"\xff" * size + raw[root * size :])
+    for looks in (JournalFile.open, verify, lambda path: backup(path, new)):
+        with pytest.raises(JournalRefused, match=f"the journal {path} is damaged: .*killable journal salvage {path}"):
+            looks(path)
+    assert not Path(new).exists() and salvage(path, new).jobs == len(rows_of(new)) == 4
 
 
 @pytest.mark.row("B16")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.full_disk import files_end_at
 from support.waiting import Pending, until
 
 from killable.supervisor.telemetry import log_cuts_and_redaction, log_lines
@@ -180,14 +183,17 @@ def test_closing_twice_restores_once() -> None:
 
 def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_was_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_lines, "RECORDS_WAITING_MAX", 3)
+    monkeypatch.setattr(log_lines, "STANDS_STILL_S", 0.0)
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     stream = os.fdopen(writing, "w")
     configured = log_lines.configure("json", stream=stream)
     for _ in range(200):
-        log.info("x" * 1000)  # more than the pipe takes
+        log.info("x" * 5000)  # more than the pipe takes
     threads = [thread for thread in threading.enumerate() if thread.name == "killable-log"]
     assert threads and threads[0].daemon
+    assert "has taken no record for" in until(lambda: log_lines.trouble() or Pending("no trouble"), "trouble")
     read = b""
 
     def is_lost_told() -> bool:
@@ -200,12 +206,32 @@ def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_was_lost(monkeypa
         return b'"dropped"' in read
 
     until(is_lost_told, "the number of dropped records is told")
+    assert log_lines.records_lost() > 0
     told = next(json.loads(line) for line in read.decode().split("\n") if '"dropped"' in line)
     assert told["dropped"] > 0 and told["level"] == "warning"
     os.close(reading)
     configured.close()
     with contextlib.suppress(BrokenPipeError):
         stream.close()
+
+
+def test_on_a_full_disk_what_is_lost_is_told_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "AGAIN_S", 0.01)
+    path = tmp_path / "log"
+    path.write_bytes(b" " * 99 + b"\n")
+    with path.open("a") as stream, contextlib.closing(log_lines.configure("json", stream=stream)):
+        assert (log_lines.trouble(), log_lines.records_lost()) == ("", 0)
+        with files_end_at(110):
+            for number in range(5):
+                log.info("begun", extra={"n": number})
+                until(lambda: log_lines.trouble() or Pending("no trouble"), "trouble")
+            until(lambda: log_lines.records_lost() == 4 or Pending(log_lines.records_lost()), "all but the first")
+            assert log_lines.trouble() == "the log cannot be written: file too large"
+        until(lambda: not log_lines.trouble() or Pending(log_lines.trouble()), "it goes on, without another record")
+    first, told = map(json.loads, path.read_text().splitlines()[1:])
+    assert first["n"] == 0, "the rest of what the disk had cut"
+    assert (told["event"], told["dropped"]) == ("records_dropped", 4)
+    assert log_lines.records_lost() == 0, "there is no log any more"
 
 
 def test_a_reader_that_has_gone_is_no_fault() -> None:

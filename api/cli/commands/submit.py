@@ -68,11 +68,11 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
             if not as_json:
                 stderr.print(follower.job.id, style="dim")
         follower.follow()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if follower is None:
             stderr.print("interrupted before the server answered; the job may have started (`killable ps` lists it)")
             raise
-        return _cancel(follower, as_json)
+        return _cancel(follower, interrupts.reason_of(interrupt), as_json)
     except KillableError:
         raise
     except BaseException as error:  # `submit ... | head`, a full disk: the output can no longer be written
@@ -85,11 +85,11 @@ def _follow_or_cancel(start: Callable[[], JobHandle], as_json: bool) -> int:
     return follower.finish()
 
 
-def _cancel(follower: Follower, as_json: bool) -> int:
+def _cancel(follower: Follower, reason: str, as_json: bool) -> int:
     job, stderr = follower.job, console.stderr_console()
     try:
         with interrupts.delayed():  # the next Ctrl-C may end the wait, but not this request
-            job.cancel(reason="Ctrl-C", wait_s=0)
+            job.cancel(reason=reason, wait_s=0)
             if stderr.is_terminal:
                 stderr.print()  # the terminal has echoed ^C
             stderr.print(f"cancelling {spelling.short(job.id)}; Ctrl-C again stops waiting for its end")

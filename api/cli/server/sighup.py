@@ -10,9 +10,9 @@ import contextlib
 import logging
 import signal
 from collections.abc import Collection, Iterable, Iterator
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from killable.api.cli import interrupts
 from killable.api.cli.server.configuration import InForce, reread_keys
 from killable.api.http.api_keys import ApiKey
 from killable.api.webhooks.server_webhooks import senders_of
@@ -31,21 +31,16 @@ logger = logging.getLogger("killable.server")
 
 @contextlib.contextmanager
 def no_end_by_hang_up() -> Iterator[None]:
-    """Let SIGHUP do nothing, or what a HangUp does, in the body; nothing after it, to the end of the process.
+    """Let SIGHUP do nothing after the body, to the end of the process.
 
-    It is a handler in the body, and not SIG_IGN, which every process that is started would inherit; after it SIG_IGN,
-    as Python takes its handlers back before a process ends. In between there is always one or the other: asyncio would
-    leave the signal to the system for a moment when it removes a handler.
+    Until then it has a handler (`interrupts.note_hang_ups`); after it SIG_IGN, as Python takes its handlers back before
+    a process ends. In between there is always one or the other: asyncio would leave the signal to the system for a
+    moment when it removes a handler.
     """
-    signal.signal(signal.SIGHUP, _nothing)
     try:
         yield
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    pass
 
 
 class HangUp:
@@ -70,14 +65,18 @@ class HangUp:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Reload at each SIGHUP from now on."""
+        """Reload at each SIGHUP from now on, and for those that came during the start: the files may have been read
+        before.
+        """
         loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(self._asked.set))
+        if interrupts.hang_up_came():
+            self._asked.set()
         self._task = asyncio.create_task(self._reload_when_asked())
 
     def close(self) -> None:
         """Reload no more."""
-        signal.signal(signal.SIGHUP, _nothing)
+        interrupts.note_hang_ups()
         if self._task is not None:
             self._task.cancel()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mcp_types import (
@@ -164,7 +165,8 @@ def _value(result: Any, link: str) -> ContentBlock:
     if isinstance(result, str):
         return TextContent(text=result)
     if isinstance(result, dict) and set(result) == {"base64"} and isinstance(result["base64"], str):
-        return _blob(base64.b64decode(result["base64"]), link)
+        with suppress(ValueError):  # an object of the job's own, such as one with base64url
+            return _blob(base64.b64decode(result["base64"], validate=True), link)
     return TextContent(text=dump_json(result).decode())
 
 

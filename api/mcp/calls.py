@@ -5,6 +5,8 @@ Runs in: api.
     tools/call ──► input checked ──► submitted ──► events ──► progress notifications
                                          │            └─terminal──► the answer
                                          └── the request is cancelled, or its connection closed ──► the job is cancelled
+
+A call whose cancel came first (`early_cancels`) is not submitted.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of, trace_of
 from killable.api.mcp.answers import CallEnding, CallOutput, refused
+from killable.api.mcp.early_cancels import EarlyCancels, Key
 from killable.api.mcp.progress_pace import PacedProgress
 from killable.api.mcp.tools import is_tool
 from killable.supervisor.engine import Engine
@@ -40,9 +43,6 @@ REQUEST_CANCELLED = -32800
 """Answers a request that its client has cancelled, as the SDK does, and the Language Server Protocol."""
 SESSION = "mcp-session-id"
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
-
-Key = tuple[str, str, str]
-"""Tenant, session and id of a request. Only within a session are ids of requests unique."""
 
 
 class Call:
@@ -62,22 +62,22 @@ class Calls:
     """The calls that are being answered, in one application."""
 
     def __init__(self) -> None:
-        self._running: dict[Key, Call] = {}
+        self._running: dict[Call, Key] = {}
+        """More than one may have a key: a client whose network broke sends its call again."""
+        self._early = EarlyCancels()
 
-    def cancel(self, tenant: str, session: str, request_id: RequestId, reason: str) -> str:
-        """Cancel a call of a session; return its job, or "" if there is none."""
-        call = self._running.get((tenant, session, str(request_id)))
-        if call is None:
-            return ""
-        call.cancel(reason)
-        return call.job_id
+    def cancel(self, tenant: str, session: str, request_id: RequestId, reason: str) -> list[str]:
+        """Cancel a call of a session, also one that is still to come; return its jobs."""
+        key = (tenant, session, str(request_id))
+        found = [call for call, its in self._running.items() if its == key]
+        if not found:
+            self._early.add(*key)
+        return _cancel(found, reason)
 
     def cancel_session(self, tenant: str, session: str, reason: str) -> list[str]:
-        """Cancel the calls of a session; return their jobs."""
-        found = [call for key, call in self._running.items() if key[:2] == (tenant, session)]
-        for call in found:
-            call.cancel(reason)
-        return [call.job_id for call in found if call.job_id]
+        """Cancel the calls of a session, also those that are still to come; return their jobs."""
+        self._early.add(tenant, session, None)
+        return _cancel([call for call, key in self._running.items() if key[:2] == (tenant, session)], reason)
 
     async def answer(
         self, context: ServerRequestContext[Any, Request], params: CallToolRequestParams
@@ -87,7 +87,9 @@ class Calls:
         assert request is not None
         call, key = Call(), (tenant_of(request), session_of(request), str(context.request_id))
         if key[1]:
-            self._running[key] = call
+            if self._early.meets(key):
+                raise MCPError(REQUEST_CANCELLED, "The request was cancelled", {})
+            self._running[call] = key
         try:
             with call.scope:
                 return await _answered(context, request, params, call)
@@ -97,8 +99,14 @@ class Calls:
             await note_now(request, "submit", code=error.code)
             return refused(error)
         finally:
-            if self._running.get(key) is call:
-                del self._running[key]
+            self._running.pop(call, None)
+
+
+def _cancel(calls: list[Call], reason: str) -> list[str]:
+    """Cancel calls; return those of their jobs that are known."""
+    for call in calls:
+        call.cancel(reason)
+    return [call.job_id for call in calls if call.job_id]
 
 
 def session_of(request: Request) -> str:

@@ -134,18 +134,17 @@ class McpEndpoint:
     async def _handshake(self, request: Request, receive: Receive, send: Send) -> tuple[Receive, Send]:
         """Do what a client of the versions with a handshake expects of a session."""
         message = await receive()  # the whole body, as `LargeBodies` gives it
-        body = message.get("body", b"")
-        # Few bodies are read twice, and no large one.
-        document = _read(body) if b'"initialize"' in body or b'"notifications/cancelled"' in body else {}
-        match document:
+        # Read twice: here and by the SDK. Of a large one it is the envelope. Bytes do not tell whether it is a cancel:
+        # JSON may write the name of its method with escapes, as PHP does ("notifications\/cancelled").
+        match _read(message.get("body", b"")):
             case {"method": "initialize"}:
                 send = _with_session(send)
             case {"method": "notifications/cancelled", "params": {"requestId": str() | int() as request_id, **more}}:
                 reason = str(more.get("reason") or "")[:REASON_CHARS_MAX]
                 session = session_of(request)
-                job_id = self._calls.cancel(tenant_of(request), session, request_id, reason) if session else ""
-                if job_id:
-                    await note_now(request, "cancel", [job_id])
+                jobs = self._calls.cancel(tenant_of(request), session, request_id, reason) if session else []
+                if jobs:
+                    await note_now(request, "cancel", jobs)
         waiting = [message]
 
         async def replayed() -> Message:
@@ -236,7 +235,7 @@ async def _list_tools(
 def _read(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}  # the SDK says what is wrong with it
 
 

@@ -23,10 +23,12 @@ from starlette.types import Message, Receive, Scope, Send
 from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import problem, refused
-from killable.api.http.sse import PING, WRITE_BYTES, OpenSse
+from killable.api.http.sse import PING, OpenSse
 from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.error_answers import error_of_job
+from killable.api.openai.pieces import Piece, in_writes, whole_answer
 from killable.supervisor.engine import Engine
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
@@ -67,15 +69,15 @@ class Form(Protocol):
         """Take the record of a job that has ended, whose events were taken."""
         ...
 
-    def whole(self) -> bytes:
-        """Return the whole answer; all jobs have completed."""
+    def whole(self) -> Iterable[Piece]:
+        """Return the whole answer; all jobs have completed. Raise ValueError, also as its pieces are asked for."""
         ...
 
 
 class StreamedForm(Form, Protocol):
     """How events become a stream, too."""
 
-    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
+    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[Piece]:
         """Yield what a job's events add to the stream. Raise ValueError for what no answer has."""
         ...
 
@@ -111,6 +113,8 @@ class Answer(Response):
         """Why there is no answer: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
         self._begun = begun
+        self._is_begun = bool(begun)
+        self._failure: dict[str, Any] | None = None
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -149,11 +153,11 @@ class Answer(Response):
         if self._unbegun is not None:
             return
         try:
-            content = self._form.whole()
+            answer = await whole_answer(self._jobs.ids[0], self._form.whole(), self._told)
         except ValueError as error:
             self._unbegun = self._jobs.ids[0], _why(error)
             return
-        await Response(content, headers=self._told, media_type="application/json")(scope, receive, send)
+        await answer(scope, receive, send)
 
     async def _first_failure(self) -> Failure | None:
         """Take what the jobs have said as they end. Return why there is no answer, without a wait for the others."""
@@ -217,60 +221,49 @@ class Answer(Response):
         assert self._streamed_form is not None
         return self._streamed_form
 
-    def _pieces_of(self, number: int, batch: Sequence[JobEvent]) -> tuple[list[bytes], dict[str, Any] | None]:
-        """Return what a job's events add to the stream, and how its answer has failed."""
-        pieces: list[bytes] = []
+    def _pieces_of(self, number: int, batch: Sequence[JobEvent]) -> Iterator[Piece]:
+        """Yield what a job's events add to the stream; if its answer has failed, the error at last. One that has failed
+        before there is any of it is left to `_unbegun`.
+        """
         try:
-            pieces += self._in_pieces.stream(number, batch)
+            for piece in self._in_pieces.stream(number, batch):
+                self._is_begun = True
+                yield piece
+            self._failure = self._form.failure(number)
         except BegunAnew:
-            return pieces, AGAIN
+            self._failure = AGAIN
         except ValueError:
-            return pieces, BROKEN
-        return pieces, self._form.failure(number)
+            self._failure = BROKEN
+        if self._failure is None:
+            return
+        job_id = self._jobs.ids[number]
+        if self._is_begun:
+            yield self._in_pieces.error(error_of_job(job_id, self._failure)[1])
+        else:
+            self._unbegun = job_id, self._failure
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
-        """Yield the stream. One that has failed before there is any of it is left to `_unbegun`."""
-        is_begun = bool(self._begun)
-        for part in _in_writes(self._begun):
+        """Yield the stream."""
+        for part in in_writes(self._begun):
             yield part
         try:
             async with aclosing(_events_of(self._engine, self._jobs.ids)) as source:
                 async for number, batch in source:
-                    pieces, failure = self._pieces_of(number, batch)
-                    if failure is not None:
-                        job_id = self._jobs.ids[number]
-                        if not is_begun and not pieces:
-                            self._unbegun = job_id, failure
-                            return
-                        pieces.append(self._in_pieces.error(error_of_job(job_id, failure)[1]))
-                    for part in _in_writes(pieces):
-                        is_begun = True
+                    for place, part in enumerate(in_writes(self._pieces_of(number, batch))):
+                        if place:  # the end of a large answer: a socket that takes all does not wait by itself
+                            await wakeup_turns().turn(self._jobs.ids[number])
                         yield part
-                    if failure is not None:
+                    if self._failure is not None:
                         return
         except Refused as error:
             logger.info("record_dropped", extra={"job_id": " ".join(self._jobs.ids)})
-            if not is_begun:
+            if not self._is_begun:
                 self._unbegun = error
         else:
-            if is_begun:
+            if self._is_begun:
                 yield self._in_pieces.end()
             else:
                 self._unbegun = Refused("the record of this job is no longer there", code="unknown_job")
-
-
-def _in_writes(pieces: Sequence[bytes]) -> Iterator[bytes]:
-    """Yield pieces, joined to writes of some WRITE_BYTES."""
-    joined: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        joined.append(piece)
-        size += len(piece)
-        if size >= WRITE_BYTES:
-            yield b"".join(joined)
-            joined, size = [], 0
-    if joined:
-        yield b"".join(joined)
 
 
 def _why(error: ValueError) -> dict[str, Any]:

@@ -24,6 +24,9 @@ FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter", "f
 DONE = b"data: [DONE]\n\n"
 OBJECT_BYTES_MAX = 256 << 10
 """Of a token that is an object: it is parsed and written again between two kills."""
+CALLS_MAX = 1000
+CALLS_CHARS_MAX = 8 << 20
+"""Of the calls of tools in a whole answer, their names and arguments: they are joined and written at its end."""
 _COUNTS = ("prompt_tokens", "completion_tokens")
 
 
@@ -32,35 +35,96 @@ class BegunAnew(ValueError):
 
 
 class Choice:
-    """What one job has said so far."""
+    """What one job has said so far: as the JSON that it becomes in an answer, of which nothing is parsed again."""
 
-    def __init__(self) -> None:
-        self.texts: list[bytes] = []
-        """Of the JSON string of its whole text."""
-        self.values: list[dict[str, Any]] = []
-        self.tokens = 0
+    def __init__(self, text_member: str = "content") -> None:
+        """`text_member`: that of a token which is an object."""
         self.error: dict[str, Any] | None = None
         """How it has failed."""
         self._result: Any = None
+        self._text_member = text_member
+        self.forget()
 
-    def take_token(self, data: bytes) -> tuple[bytes, dict[str, Any]]:
-        """Take a token. Return the JSON string of its text without quotes, and its other members. Raise ValueError."""
+    def forget(self) -> None:
+        """Forget what an attempt has said that another one follows."""
+        self.texts, self.thoughts = bytearray(), bytearray()
+        """The JSON strings of its whole text, and of its reasoning, without quotes."""
+        self.tokens = 0
+        self.has_calls = False
+        self._logprobs: dict[str, bytes | bytearray] = {}
+        """Members of its log probabilities: lists without their ends, joined, and other values."""
+        self._calls: dict[int, _Call] = {}
+        self._calls_chars = 0
+
+    def take_token(self, data: bytes) -> tuple[bytes, bytes]:
+        """Take a token. Return the JSON string of its text without quotes, and the list of its log probabilities.
+        Raise ValueError.
+        """
         self.tokens += 1
-        members: dict[str, Any] = {}
+        logprobs = b"[]"
         if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
             text = data[9:-2]
         else:
             value = value_of(data)
             if isinstance(value, dict):
-                self.values.append(value)
-                members, value = value, str(value.get("content") or "")
+                logprobs = self._take_members(value)
+                value = str(value.get(self._text_member) or "")
             text = dump_json(value)[1:-1]
-        self.texts.append(text)
-        return text, members
+        self.texts += text
+        return text, logprobs
+
+    def _take_members(self, value: dict[str, Any]) -> bytes:
+        """Take what an object has beside its text. Return the list of its log probabilities."""
+        self.has_calls = self.has_calls or "tool_calls" in value
+        if thought := value.get("reasoning_content"):
+            self.thoughts += dump_json(str(thought))[1:-1]
+        for piece in value.get("tool_calls") or ():
+            self._take_call(piece)
+        told = b"[]"
+        for name, member in (value.get("logprobs") or {}).items():
+            content = dump_json(member)
+            if not isinstance(member, list):
+                self._logprobs.setdefault(name, content)
+                continue
+            joined = self._logprobs.get(name)
+            if not isinstance(joined, bytearray):
+                joined = self._logprobs[name] = bytearray(b"[")
+            elif member and len(joined) > 1:
+                joined += b","
+            joined += content[1:-1]
+            told = content if name == "content" else told
+        return told
+
+    def _take_call(self, piece: dict[str, Any]) -> None:
+        """Take a piece of a call of a tool. Raise ValueError for more than a whole answer may have."""
+        call = self._calls.setdefault(piece.get("index", 0), _Call())
+        function = piece.get("function") or {}
+        call.id = piece.get("id") or call.id
+        call.names.append(function.get("name") or "")
+        call.arguments.append(function.get("arguments") or "")
+        self._calls_chars += len(call.names[-1]) + len(call.arguments[-1])
+        if len(self._calls) > CALLS_MAX or self._calls_chars > CALLS_CHARS_MAX:
+            raise ValueError("too many calls of tools")
 
     @property
-    def text(self) -> str:
-        return str(json.loads(b'"%b"' % b"".join(self.texts)))
+    def calls(self) -> list[dict[str, Any]]:
+        """Return the calls of tools that came in pieces, by their index."""
+        return [call.json() for _, call in sorted(self._calls.items())]
+
+    @property
+    def logprobs(self) -> list[bytes | bytearray]:
+        """Return the log probabilities of all tokens as pieces of JSON: lists, joined member by member."""
+        pieces: list[bytes | bytearray] = []
+        for name, content in self._logprobs.items():
+            pieces += (b"," if pieces else b"{", dump_json(name), b":", content)
+            pieces.append(b"]" if isinstance(content, bytearray) else b"")
+        return [*pieces, b"}"] if pieces else [b"null"]
+
+    @property
+    def logprobs_of_content(self) -> list[bytes | bytearray]:
+        """Return the list of those of the text as pieces of JSON."""
+        content = self._logprobs.get("content")
+        return [content, b"]"] if isinstance(content, bytearray) else [b"[]"]
 
     def take_end(self, data: bytes) -> None:
         """Take the terminal event."""
@@ -81,17 +145,13 @@ class Choice:
             elif name in BETWEEN_ATTEMPTS:
                 self.forget()
 
-    def forget(self) -> None:
-        """Forget what an attempt has said that another one follows."""
-        self.texts, self.values, self.tokens = [], [], 0
-
     @property
     def finish_reason(self) -> str:
         """Return why it ended, in OpenAI's words; a reason that these do not have is `stop`."""
         reason = self._result.get("finish_reason") if isinstance(self._result, dict) else None
         if isinstance(reason, str) and reason in FINISH_REASONS:
             return reason
-        return "tool_calls" if any("tool_calls" in value for value in self.values) else "stop"
+        return "tool_calls" if self.has_calls else "stop"
 
     @property
     def stop_sequence(self) -> str | None:
@@ -104,6 +164,19 @@ class Choice:
         """Return what it counted. A job that counts nothing has a token for each piece of its answer."""
         usage = self._result.get("usage") if isinstance(self._result, dict) else None
         return {"completion_tokens": self.tokens} | (usage if isinstance(usage, dict) else {})
+
+
+class _Call:
+    """A call of a tool, in pieces."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.names: list[str] = []
+        self.arguments: list[str] = []
+
+    def json(self) -> dict[str, Any]:
+        function = {"name": "".join(self.names), "arguments": "".join(self.arguments)}
+        return {"id": self.id, "type": "function", "function": function}
 
 
 def value_of(data: bytes) -> str | dict[str, Any]:
@@ -163,8 +236,8 @@ class Chunks:
 
     def __init__(self, kind: str, id: str, created: int, model: str, choices: int, *, n: int, usage: bool) -> None:
         """`usage`: the stream tells it, in a last chunk without choices."""
-        self.choices = [Choice() for _ in range(choices)]
         self._is_chat = kind == "chat"
+        self.choices = [Choice("content" if self._is_chat else "text") for _ in range(choices)]
         self._n, self._tells_usage = n, usage
         object = "chat.completion" if self._is_chat else "text_completion"
         streamed = "chat.completion.chunk" if self._is_chat else object
@@ -217,7 +290,7 @@ class Chunks:
     def _of_value(self, number: int, choice: Choice, value: str | dict[str, Any]) -> bytes:
         if isinstance(value, str):
             return self._chunk(number, {"delta": {"content": value}} if self._is_chat else {"text": value}, None)
-        choice.values.append(value)
+        choice.has_calls = choice.has_calls or "tool_calls" in value
         rest = {name: member for name, member in value.items() if name != "logprobs"}
         body = {"delta": rest} if self._is_chat else {"text": str(rest.get("text", ""))}
         return self._chunk(number, {**body, "logprobs": value.get("logprobs")}, None)
@@ -228,20 +301,7 @@ class Chunks:
 
     def take(self, number: int, batch: Sequence[JobEvent]) -> None:
         """Take events of a choice whose whole answer is wanted. Raise ValueError."""
-        choice = self.choices[number]
-        for _, name, data in batch:
-            if name == "token":
-                choice.tokens += 1
-                if data.startswith(TEXT_BEGINS) and data.endswith(TEXT_ENDS):
-                    choice.texts.append(data[9:-2])
-                    continue
-                value = value_of(data)
-                if isinstance(value, dict):
-                    choice.values.append(value)
-                    value = str(value.get("content" if self._is_chat else "text") or "")
-                choice.texts.append(dump_json(value)[1:-1])
-            elif name in BETWEEN_ATTEMPTS:
-                choice.forget()
+        self.choices[number].take(batch)
 
     def take_record(self, number: int, record: JobRecord) -> None:
         self.choices[number].take_record(record)
@@ -252,51 +312,26 @@ class Chunks:
     def error(self, content: dict[str, Any]) -> bytes:
         return b"data: %b\n\n" % dump_json(content)
 
-    def whole(self) -> bytes:
-        """Return the answer of choices that have all completed."""
-        choices = [self._whole(number, choice) for number, choice in enumerate(self.choices)]
-        usage = dump_json(usage_of(self.choices, self._n))
-        return b'%b,"choices":[%b],"usage":%b}' % (dump_json(self._head)[:-1], b",".join(choices), usage)
+    def whole(self) -> Iterable[bytes | bytearray]:
+        """Yield the answer of choices that have all completed."""
+        yield dump_json(self._head)[:-1]
+        for number, choice in enumerate(self.choices):
+            yield b"," if number else b',"choices":['
+            yield from self._whole(number, choice)
+        yield b'],"usage":%b}' % dump_json(usage_of(self.choices, self._n))
 
-    def _whole(self, number: int, choice: Choice) -> bytes:
-        text = b'"%b"' % b"".join(choice.texts)
-        rest = dump_json({"logprobs": _logprobs(choice.values), "finish_reason": choice.finish_reason})[1:]
-        if not self._is_chat:
-            return b'{"index":%d,"text":%b,%b' % (number, text, rest)
-        calls = joined_tool_calls(choice.values)
-        more: dict[str, Any] = {"refusal": None} | ({"tool_calls": calls} if calls else {})
-        if calls and not any(choice.texts):
-            text = b"null"
-        thought = "".join(str(value.get("reasoning_content") or "") for value in choice.values)
-        if thought:
-            more["reasoning_content"] = thought
-        message = b'{"role":"assistant","content":%b,%b' % (text, dump_json(more)[1:])
-        return b'{"index":%d,"message":%b,%b' % (number, message, rest)
-
-
-def _logprobs(values: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the log probabilities of all tokens: lists, joined member by member."""
-    joined: dict[str, Any] = {}
-    for value in values:
-        if isinstance(found := value.get("logprobs"), dict):
-            for name, member in found.items():
-                if isinstance(member, list):
-                    joined.setdefault(name, []).extend(member)
-                else:
-                    joined.setdefault(name, member)
-    return joined or None
-
-
-def joined_tool_calls(values: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the calls of tools that came in pieces, by their index."""
-    calls: dict[int, dict[str, Any]] = {}
-    for value in values:
-        for piece in value.get("tool_calls") or ():
-            call = calls.setdefault(
-                piece.get("index", 0), {"id": "", "type": "function", "function": {"name": "", "arguments": ""}}
-            )
-            call["id"] = piece.get("id") or call["id"]
-            function = piece.get("function") or {}
-            call["function"]["name"] += function.get("name") or ""
-            call["function"]["arguments"] += function.get("arguments") or ""
-    return [calls[index] for index in sorted(calls)]
+    def _whole(self, number: int, choice: Choice) -> Iterable[bytes | bytearray]:
+        calls = choice.calls
+        is_null = self._is_chat and calls and not choice.texts
+        text = (b"null",) if is_null else (b'"', choice.texts, b'"')
+        if self._is_chat:
+            yield b'{"index":%d,"message":{"role":"assistant","content":' % number
+            yield from text
+            if choice.thoughts:
+                yield from (b',"reasoning_content":"', choice.thoughts, b'"')
+            yield b"," + dump_json({"refusal": None} | ({"tool_calls": calls} if calls else {}))[1:]
+        else:
+            yield b'{"index":%d,"text":' % number
+            yield from text
+        yield from (b',"logprobs":', *choice.logprobs)
+        yield b',"finish_reason":"%b"}' % choice.finish_reason.encode()

@@ -62,7 +62,24 @@ class MessageReader:
         calls = read.get("tool_calls", [])
         if not isinstance(calls, list) or not all(isinstance(each, dict) for each in calls):
             self.wrong([*path, "tool_calls"], "must be a list of objects", "invalid_type")
+        else:
+            for number, call in enumerate(calls):
+                self._call(call, [*path, "tool_calls", number])
         return read
+
+    def _call(self, call: dict[str, Any], path: list[str | int]) -> None:
+        """Look at a call of a tool: templates and engines take for granted what it has."""
+        if call.get("type") != "function":
+            self.wrong([*path, "type"], "must be function")
+        if not isinstance(call.get("id", ""), str):
+            self.wrong([*path, "id"], "must be a string", "invalid_type")
+        function = call.get("function")
+        if not isinstance(function, dict):
+            self.wrong([*path, "function"], "must be an object", "invalid_type")
+            return
+        for name in ("name", "arguments"):
+            if not isinstance(function.get(name), str):
+                self.wrong([*path, "function", name], "must be a string", "invalid_type")
 
     def text(self, content: Any, path: list[str | int]) -> str:
         """Return the text of a message, which may be in parts."""

@@ -8,6 +8,7 @@ again by a client that does not know of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ _CODES = {
     "invalid": "invalid_value",
     "input.invalid": "invalid_value",
 }
+_COUNTS = ("prompt_tokens", "context_tokens")
+_COUNT = re.compile("[0-9]{1,18}")
+"""What a job tells as a count may be anything."""
 
 
 def error_of(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
@@ -44,7 +48,7 @@ def error_of(problem: Mapping[str, Any]) -> tuple[int, dict[str, Any], bool]:
         "param": param or None,
         "code": code,
     }
-    facts = {name: int(first[name]) for name in ("prompt_tokens", "context_tokens") if str(first.get(name)).isdigit()}
+    facts = {name: int(first[name]) for name in _COUNTS if _COUNT.fullmatch(str(first.get(name)))}
     return status, {"error": error | facts}, bool(problem.get("retryable"))
 
 

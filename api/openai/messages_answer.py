@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from killable.api.openai.chat_choices import BegunAnew, Choice, joined_tool_calls, usage_of
+from killable.api.openai.chat_choices import BegunAnew, Choice, usage_of
+from killable.api.openai.pieces import Piece
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
@@ -38,19 +39,21 @@ class Message:
     def take_record(self, number: int, record: JobRecord) -> None:
         self._choice.take_record(record)
 
-    def whole(self) -> bytes:
-        text = self._choice.text
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
-        usage = self._usage()
-        content += [block for block, _ in self._calls()]
-        return dump_json({**self._head, "content": content, **self._stop(), "usage": usage})
+    def whole(self) -> Iterable[Piece]:
+        """Yield the message. Raise ValueError for arguments of a call that are no JSON."""
+        calls, texts = [block for block, _ in self._calls()], self._choice.texts
+        yield dump_json(self._head)[:-1] + b',"content":['
+        if texts:
+            yield from (b'{"type":"text","text":"', texts, b'"},' if calls else b'"}')
+        yield dump_json(calls)[1:-1]
+        yield b"]," + dump_json({**self._stop(), "usage": self._usage()})[1:]
 
     def _calls(self) -> list[tuple[dict[str, Any], str]]:
         """Return the calls of tools, and the JSON of the input of each, which may be a part where the answer was cut:
         its input is empty then, as there is none. Raise ValueError for arguments that are no JSON.
         """
         calls = []
-        for call in joined_tool_calls(self._choice.values):
+        for call in self._choice.calls:
             function = call["function"]
             arguments = function["arguments"] or "{}"
             try:
@@ -94,7 +97,7 @@ class Message:
         """Yield what events add to the stream. Raise ValueError, BegunAnew."""
         for _, name, data in batch:
             if name == "token":
-                text, _members = self._choice.take_token(data)
+                text, _logprobs = self._choice.take_token(data)
                 yield from self._begin()
                 if text:
                     if not self._blocks:

@@ -9,6 +9,7 @@ Runs in: api, and in the processes that check inputs. Pure.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -122,10 +123,13 @@ def _stop(value: Any) -> str:
     return "" if all(texts) else "must not be empty"
 
 
+_TOKEN = re.compile("[0-9]{1,10}")
+
+
 def _bias(value: Any) -> str:
     if not isinstance(value, dict) or len(value) > 1024:
         return "must be an object with at most 1024 members"
-    fits = all(name.isascii() and name.isdigit() and not _number(-100, 100)(each) for name, each in value.items())
+    fits = all(_TOKEN.fullmatch(name) and not _number(-100, 100)(each) for name, each in value.items())
     return "" if fits else "must have ids of tokens as names and numbers from -100 to 100 as values"
 
 

@@ -16,11 +16,12 @@ from killable.api.http.record_json import usage_of as usage_of_record
 from killable.api.openai.chat_choices import (
     BegunAnew,
     Choice,
-    joined_tool_calls,
     usage_of,
 )
+from killable.api.openai.pieces import Piece
 from killable.api.openai.request_inputs import IDENTIFYING
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
+from killable.supervisor.jobs.job_events import RESULT_INLINE_BYTES_MAX
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord
 from killable.workers.protocol.messages import dump_json
@@ -69,11 +70,14 @@ class OpenAIResponse:
         if record.ended:
             self._choice.take_record(record)
 
-    def whole(self) -> bytes:
-        return dump_json(self.json())
+    def whole(self) -> list[Piece]:
+        return self._response(self._members())
 
-    def json(self) -> dict[str, Any]:
-        """Return the response object."""
+    def _response(self, members: dict[str, Any]) -> list[Piece]:
+        return [dump_json(members)[:-1], b',"output":[', *self._output(members["status"]), b"]}"]
+
+    def _members(self) -> dict[str, Any]:
+        """Return the response object without its output."""
         record = self._record
         status = _STATUSES.get(record.state, "failed")
         usage = incomplete = None
@@ -96,7 +100,6 @@ class OpenAIResponse:
             "max_output_tokens": asked.get("max_output_tokens"),
             "metadata": {name: tag for name, tag in record.tags.items() if name not in IDENTIFYING},
             "model": self._model,
-            "output": self._output(status),
             "parallel_tool_calls": asked.get("parallel_tool_calls", True),
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
@@ -114,7 +117,8 @@ class OpenAIResponse:
         """Return what was counted; of one that was stopped what its job has reported and said."""
         counted = usage_of([self._choice], 1)
         if self._record.state != "completed":
-            partial = json.loads(self._record.partial) if self._record.partial else None
+            told = self._record.partial or b"null"
+            partial = json.loads(told) if len(told) <= RESULT_INLINE_BYTES_MAX else None
             counted |= usage_of_record(None, partial, self._choice.tokens) or {}
         return {
             "input_tokens": counted["prompt_tokens"],
@@ -124,29 +128,25 @@ class OpenAIResponse:
             "total_tokens": counted["total_tokens"],
         }
 
-    def _output(self, status: str) -> list[dict[str, Any]]:
-        calls = joined_tool_calls(self._choice.values)
-        items = [] if not self._choice.texts or (calls and not self._choice.text) else [self._message(status)]
-        return [*items, *(_call_item(call, self._record.job_id, "completed") for call in calls)]
+    def _output(self, status: str) -> list[Piece]:
+        calls = self._choice.calls
+        pieces: list[Piece] = []
+        if self._choice.tokens and (self._choice.texts or not calls):
+            pieces += self._message(status)
+        for call in calls:
+            item = dump_json(_call_item(call, self._record.job_id, "completed"))
+            pieces.append(b"," + item if pieces else item)
+        return pieces
 
-    def _message(self, status: str) -> dict[str, Any]:
+    def _message(self, status: str) -> list[Piece]:
         done = "completed" if status == "completed" else "in_progress" if status == "in_progress" else "incomplete"
-        return {
-            "id": self._message_id,
-            "type": "message",
-            "status": done,
-            "role": "assistant",
-            "content": [self._part(self._choice.text)],
-        }
+        head = {"id": self._message_id, "type": "message", "status": done, "role": "assistant"}
+        return [dump_json(head)[:-1], b',"content":[', *self._part(), b"]}"]
 
-    def _part(self, text: str) -> dict[str, Any]:
-        logprobs = [
-            entry
-            for value in self._choice.values
-            if isinstance(value.get("logprobs"), dict)
-            for entry in value["logprobs"].get("content") or ()
-        ]
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+    def _part(self) -> list[Piece]:
+        logprobs = self._choice.logprobs_of_content
+        begin, end = b'{"type":"output_text","text":"', b'","annotations":[],"logprobs":'
+        return [begin, self._choice.texts, end, *logprobs, b"}"]
 
     # ── as a stream ──
 
@@ -166,13 +166,13 @@ class OpenAIResponse:
         members = {"type": "error", "code": error["code"], "message": error["message"], "param": error["param"]}
         return b"event: error\ndata: %b\n\n" % dump_json(members | {"sequence_number": self._sequence})
 
-    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[bytes]:
+    def stream(self, number: int, batch: Sequence[JobEvent]) -> Iterable[Piece]:
         """Yield the events that its reader does not have. Raise ValueError, BegunAnew."""
         for id, name, data in batch:
             if name == "token":
-                text, members = self._choice.take_token(data)
+                text, logprobs = self._choice.take_token(data)
                 yield from self._begin()
-                pieces = [*self._begin_item(), *(self._delta(text, members) if text else ())]
+                pieces = [*self._begin_item(), *((self._delta(text, logprobs),) if text else ())]
                 if id >= self._first_id:
                     yield from pieces
             elif name in BETWEEN_ATTEMPTS and self._has_item:
@@ -190,7 +190,7 @@ class OpenAIResponse:
         self._is_begun = True
         self._record = self._record._replace(state="running")
         for event in ("response.created", "response.in_progress"):
-            yield self._event(event, {"response": {**self.json(), "output": []}})
+            yield self._event(event, {"response": {**self._members(), "output": []}})
 
     def _begin_item(self) -> Iterable[bytes]:
         if self._has_item:
@@ -205,16 +205,14 @@ class OpenAIResponse:
     def _place(self) -> dict[str, Any]:
         return {"item_id": self._message_id, "output_index": 0, "content_index": 0}
 
-    def _delta(self, text: bytes, members: dict[str, Any]) -> Iterable[bytes]:
-        logprobs = (members.get("logprobs") or {}).get("content") or []
-        more = dump_json(logprobs) if logprobs else b"[]"
-        yield self._spliced(
+    def _delta(self, text: bytes, logprobs: bytes) -> bytes:
+        return self._spliced(
             b"response.output_text.delta",
             b'"item_id":"%b","output_index":0,"content_index":0,"delta":"%b","logprobs":%b'
-            % (self._message_id.encode(), text, more),
+            % (self._message_id.encode(), text, logprobs),
         )
 
-    def _end(self, name: str, data: bytes) -> Iterable[bytes]:
+    def _end(self, name: str, data: bytes) -> Iterable[Piece]:
         """Yield the end of the message, that of calls of tools, and that of the response."""
         members = json.loads(data)
         self._choice.take_end(data)
@@ -230,29 +228,36 @@ class OpenAIResponse:
             result=None if result is None else dump_json(result),
             partial=None if partial is None else dump_json(partial),
         )
-        response = self.json()
+        response = self._members()
         if name == "completed":
-            text = self._choice.text
-            yield self._event("response.output_text.done", {**self._place, "text": text, "logprobs": []})
-            yield self._event("response.content_part.done", {**self._place, "part": self._part(text)})
-            item = self._message(response["status"])
-            yield self._event("response.output_item.done", {"output_index": 0, "item": item})
-            for index, call in enumerate(joined_tool_calls(self._choice.values), 1):
+            text, place = self._choice.texts, dump_json(self._place)[1:-1]
+            yield from self._large(b"response.output_text.done", place, b',"text":"', text, b'","logprobs":[]')
+            yield from self._large(b"response.content_part.done", place, b',"part":', *self._part())
+            message = self._message(response["status"])
+            yield from self._large(b"response.output_item.done", b'"output_index":0,"item":', *message)
+            for index, call in enumerate(self._choice.calls, 1):
                 item = _call_item(call, self._record.job_id, "completed")
                 yield self._event("response.output_item.added", {"output_index": index, "item": item})
                 arguments = {"item_id": item["id"], "output_index": index, "arguments": item["arguments"]}
                 yield self._event("response.function_call_arguments.done", {**arguments, "name": item["name"]})
                 yield self._event("response.output_item.done", {"output_index": index, "item": item})
-        yield self._event(f"response.{response['status']}", {"response": response})
+        ended = f"response.{response['status']}".encode()
+        yield from self._large(ended, b'"response":', *self._response(response))
 
     def _event(self, name: str, members: dict[str, Any]) -> bytes:
         return self._spliced(name.encode(), dump_json(members)[1:-1])
 
     def _spliced(self, name: bytes, members: bytes) -> bytes:
+        return b"".join(self._large(name, members))
+
+    def _large(self, name: bytes, *members: Piece) -> Iterable[Piece]:
+        """Yield an event in pieces, none of which is copied here."""
         number, self._sequence = self._sequence, self._sequence + 1
         if number <= self._after:
-            return b""
-        return b'event: %b\ndata: {"type":"%b","sequence_number":%d,%b}\n\n' % (name, name, number, members)
+            return
+        yield b'event: %b\ndata: {"type":"%b","sequence_number":%d,' % (name, name, number)
+        yield from members
+        yield b"}\n\n"
 
 
 def seconds(time: str) -> int:

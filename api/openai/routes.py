@@ -25,6 +25,7 @@ from killable.api.openai.chat_choices import Chunks
 from killable.api.openai.documentation import body_of, described
 from killable.api.openai.messages_answer import Message
 from killable.api.openai.model_list import accepting, models_json
+from killable.api.openai.pieces import whole_answer
 from killable.api.openai.reading import options_of, read_request
 from killable.api.openai.request_inputs import Asked
 from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
@@ -133,7 +134,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
     if asked.background and not asked.stream:
         form.take_record(0, record)
-        return Response(form.whole(), headers=submitted.headers, media_type="application/json")
+        return await whole_answer(record.job_id, form.whole(), submitted.headers)
     begun = form.begin() if asked.background else ()
     streamed = form if asked.stream else None
     return _answer(request, submitted, form, streamed=streamed, watches=asked.background, begun=begun)
@@ -192,7 +193,7 @@ async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> R
     async for batch in parts.engine.events(record.job_id, follow=False):
         form.take(0, batch)
     form.take_record(0, record)
-    return Response(form.whole(), media_type="application/json")
+    return await whole_answer(record.job_id, form.whole())
 
 
 _TOLD = ("temperature", "top_p", "tool_choice", "parallel_tool_calls")

@@ -19,6 +19,15 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052: the last 32 bits are an IPv4 address, which a translator of the network connects to."""
 
 
+_DENIED = (
+    ipaddress.IPv6Network("fec0::/10"),  # site-local until RFC 3879: some machines' networks have it still
+    ipaddress.IPv6Network("3fff::/20"),  # RFC 9637, for documents
+    ipaddress.IPv4Network("192.0.0.0/24"),  # RFC 6890, between a machine and its provider
+    ipaddress.IPv4Network("192.88.99.0/24"),  # RFC 7526, relays of 6to4
+)
+"""What all of the Internet cannot reach, though Python's `is_global` says so: not every release has all of it."""
+
+
 def networks_of(texts: Iterable[str]) -> tuple[Network, ...]:
     """Return the networks that are allowed. Raise ValueError, with the text, for one that is none."""
     return tuple(ipaddress.ip_network(text) for text in texts)
@@ -34,7 +43,8 @@ def is_allowed(text: str, allowed: Sequence[Network]) -> bool:
         address = _meant(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    is_denied = any(address in network for network in _DENIED)
+    return address.is_global and not address.is_multicast and not address.is_reserved and not is_denied
 
 
 def is_listed(text: str, networks: Sequence[Network]) -> bool:

@@ -22,7 +22,9 @@ from killable.supervisor import event_loops
 from killable.workers.named_tuples import NamedTuple
 
 ADDRESSES_MAX = 4
-"""Of one name, tried one after the other."""
+"""Of one name, tried one after the other. Each has its share of the time that is left to connect: one that drops
+packets, as of a family that the network does not carry, keeps no other from being tried.
+"""
 DETAIL_CHARS_MAX = 300
 NO_ANSWER = (
     OSError, ValueError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException,
@@ -48,8 +50,8 @@ async def post(
 ) -> Posted:  # fmt: skip
     """Send one webhook. Never raises for what the other side or the network does."""
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _post(urlsplit(url), headers, body, allowed, context)
+        async with asyncio.timeout(timeout_s) as until:
+            return await _post(urlsplit(url), headers, body, allowed, context, until)
     except TimeoutError:
         return Posted(False, f"no answer within {timeout_s:g} s")
     except NO_ANSWER as error:
@@ -57,8 +59,9 @@ async def post(
 
 
 async def _post(
-    url: SplitResult, headers: Mapping[str, str], body: bytes, allowed: Sequence[Network], context: ssl.SSLContext
-) -> Posted:
+    url: SplitResult, headers: Mapping[str, str], body: bytes, allowed: Sequence[Network], context: ssl.SSLContext,
+    until: asyncio.Timeout,
+) -> Posted:  # fmt: skip
     found = await _addresses_of(url)
     addresses = [each for each in found if is_allowed(each, allowed)]
     if not addresses:
@@ -70,18 +73,26 @@ async def _post(
             return Posted(False, f"{allowed_only}, and {url.hostname} is {', '.join(found)}")
     # No environment: a proxy would resolve the name anew, and connect to whatever it means by then.
     async with httpcore.AsyncConnectionPool(context, network_backend=BoundedAnswers()) as connections:
-        for place, address in enumerate(addresses[:ADDRESSES_MAX]):
+        for left in range(len(tried := addresses[:ADDRESSES_MAX]), 0, -1):
             try:
-                return await _to_address(connections, url, address, headers, body)
-            except httpcore.ConnectError:
-                if place == len(addresses[:ADDRESSES_MAX]) - 1:
+                return await _to_address(connections, url, tried[-left], headers, body, _share_s(until, left))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if left == 1:
                     raise
     raise AssertionError("unreachable")
 
 
+def _share_s(until: asyncio.Timeout, left: int) -> float | None:
+    """Return the seconds in which one of the addresses that are left has to be connected to; None: all that is left."""
+    end = until.when()
+    assert end is not None
+    return max(0.0, end - asyncio.get_running_loop().time()) / left if left > 1 else None
+
+
 async def _to_address(
-    connections: httpcore.AsyncConnectionPool, url: SplitResult, address: str, headers: Mapping[str, str], body: bytes
-) -> Posted:
+    connections: httpcore.AsyncConnectionPool, url: SplitResult, address: str, headers: Mapping[str, str], body: bytes,
+    connect_s: float | None,
+) -> Posted:  # fmt: skip
     """Send it to this very address: between a check of the name and the connection the name could change its meaning.
 
     The certificate is that of the name (`sni_hostname`), and so is the header Host.
@@ -92,7 +103,7 @@ async def _to_address(
     # The answer's body is not read: nobody looks at it, and it may be endless.
     async with connections.stream(
         "POST", there, headers=[*more.items(), *headers.items()], content=body,
-        extensions={"sni_hostname": url.hostname},
+        extensions={"sni_hostname": url.hostname, "timeout": {"connect": connect_s}},
     ) as response:  # fmt: skip
         return _posted_of(response)
 

@@ -17,6 +17,7 @@ from support.processes import computes, read_process
 from support.waiting import Pending, until_async
 
 from killable.api.http.app_settings import HttpSettings
+from killable.api.mcp.early_cancels import KEPT_MAX
 from killable.supervisor.records import JobRecord
 from killable.supervisor.supervisor import Supervisor
 
@@ -231,6 +232,33 @@ async def test_a_session_is_only_a_name(server: OwnServer) -> None:
     assert error["code"] == -32800 and error["data"]["certificate"]["tree_empty"] is not None
 
 
+async def test_a_cancel_is_read_as_json_and_ends_each_call_with_its_id(server: OwnServer) -> None:
+    """PHP's json_encode writes a slash as an escape. A client whose network broke sends its call again."""
+    session = await session_of(server.client)
+    async with anyio.create_task_group() as group:
+        for tool in ("spin", "sleep_native"):
+            group.start_soon(post, server.client, call(tool, id=7), session)
+            await the_job(server, "running", tool)
+        cancel = json.dumps(message("notifications/cancelled", requestId=7)).replace("/", "\\/").encode()
+        assert (await post(server.client, cancel, session)).status_code == 202
+    for tool in ("spin", "sleep_native"):
+        await the_job(server, "cancelled", tool)
+
+
+async def test_a_call_whose_cancel_came_first_never_starts(server: OwnServer) -> None:
+    """The cancel overtakes a call with large arguments, which are read in another process, and others under load."""
+    session, other = await session_of(server.client), await session_of(server.client)
+    for id in range(KEPT_MAX + 1):
+        await post(server.client, message("notifications/cancelled", requestId=id), session)
+    assert (await server.client.delete("/mcp", headers={"mcp-session-id": other})).status_code == 204
+    for id, its in ((KEPT_MAX, session), (2, other)):
+        answer = answered(await post(server.client, call("echo", id=id), its))
+        assert answer["error"]["code"] == -32800, answer
+    assert (await server.supervisor.list())[0] == []
+    for id in (0, KEPT_MAX):  # the one forgotten for the last, and the one that has counted
+        assert "result" in answered(await post(server.client, call("echo", id=id), session))
+
+
 async def test_the_end_of_a_session_ends_its_calls(server: OwnServer) -> None:
     session = await session_of(server.client)
     async with anyio.create_task_group() as group:
@@ -278,6 +306,7 @@ async def test_a_server_without_tools_says_how_to_have_them(start_server: StartS
         (b"{", 400, "Parse error"),
         (b"[]", 400, "Validation error"),
         (b"[" * 100_000, 400, ""),
+        (b"[" * 10_000, 400, ""),
         (b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": []}', 400, "Validation error"),
         (b'{"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": {}}}', 202, ""),
         (b"\xff" * 20_000, 400, ""),

@@ -50,6 +50,10 @@ def error_of(answer: httpx.Response, status: int, code: str, param: str | None =
 TYPE, VALUE, MISSING, UNSUPPORTED = (
     *("invalid_type", "invalid_value", "missing_required_parameter", "unsupported_parameter"),
 )
+CALL, CALLED = (
+    {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+    "messages[0].tool_calls[0]",
+)
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": HI}, MISSING, "model"),
     (CHAT, {**PARROT, "model": 7}, TYPE, "model"),
@@ -67,6 +71,15 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         {**PARROT, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         UNSUPPORTED,
         "messages[0].content[0].type",
+    ),
+    *(
+        (CHAT, {**PARROT, "messages": [{"role": "assistant", "tool_calls": [CALL | more]}]}, code, f"{CALLED}.{at}")
+        for more, code, at in (
+            ({"type": None}, VALUE, "type"),
+            ({"id": 5}, TYPE, "id"),
+            ({"function": None}, TYPE, "function"),
+            ({"function": {"name": "f"}}, TYPE, "function.arguments"),
+        )
     ),
     (CHAT, {**PARROT, "temperature": 2.1}, VALUE, "temperature"),
     (CHAT, {**PARROT, "temperature": "hot"}, TYPE, "temperature"),
@@ -95,6 +108,7 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "logprobs": True}, UNSUPPORTED, "logprobs"),
     (CHAT, {**PARROT, "presence_penalty": 1}, UNSUPPORTED, "presence_penalty"),
     (CHAT, {**PARROT, "logit_bias": {"5": 1}}, UNSUPPORTED, "logit_bias"),
+    (CHAT, {**PARROT, "logit_bias": {"1" * 5000: 1}}, VALUE, "logit_bias"),
     (CHAT, {**PARROT, "response_format": {"type": "json_object"}}, UNSUPPORTED, "response_format"),
     (CHAT, {**PARROT, "response_format": {"type": "xml"}}, VALUE, "response_format"),
     (CHAT, {**PARROT, "response_format": {"type": "json_schema"}}, VALUE, "response_format"),

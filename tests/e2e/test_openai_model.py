@@ -98,7 +98,7 @@ def test_an_answer_in_a_schema(client: openai.OpenAI) -> None:
     assert json.loads(answer.choices[0].message.content or "")["n"] <= 9
 
 
-def test_what_only_the_engine_can_refuse_is_a_fault_of_the_request(client: openai.OpenAI) -> None:
+def test_what_only_the_engine_can_refuse_is_a_fault_of_the_request(client: openai.OpenAI, url: str) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "number", "schema": {"type": "no such"}}}
     with pytest.raises(openai.BadRequestError) as refused:
         client.chat.completions.create(**asked("A number, please.", response_format=form))
@@ -106,6 +106,13 @@ def test_what_only_the_engine_can_refuse_is_a_fault_of_the_request(client: opena
     with pytest.raises(openai.BadRequestError) as foreign:
         client.chat.completions.create(**asked("Hi", logit_bias={"49152": 1}))
     assert foreign.value.param == "logit_bias"
+    said = {"role": "user", "content": "Hi"}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"id": 5}]}
+    for more in ({"messages": [said, called, said]}, {"logit_bias": {"x": 1}}, {"logit_bias": {"1" * 5000: 1}}):
+        job = {"type": "chat", "input": {"messages": [said], "max_tokens": 1, **more}}
+        job_id = httpx.post(f"{url}/v1/jobs", json=job).json()["job_id"]
+        record = httpx.get(f"{url}/v1/jobs/{job_id}", headers={"Prefer": "wait=60"}, timeout=100).json()
+        assert record["error"]["code"] == "input.invalid", record
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -105,7 +105,14 @@ def test_values_and_documents_come_from_files(tmp_path: Path, monkeypatch: pytes
         given(f"text=@{text}")
 
 
-@pytest.mark.parametrize(("document", "why"), [("{", "not JSON"), ("[]", "must be a JSON object, not array")])
+@pytest.mark.parametrize(
+    ("document", "why"),
+    [
+        ("{", "not JSON"),
+        ("[]", "must be a JSON object, not array"),
+        ('{"a":' + "[" * 100_000, "--input is nested too deeply"),
+    ],
+)
 def test_a_document_is_a_json_object(document: str, why: str) -> None:
     with pytest.raises(Refused, match=why):
         given(document=document)

@@ -26,6 +26,15 @@ def test_half_a_character_does_not_take_the_answer_with_it(state: str) -> None:
     assert ("no \ufffd luck" if state == "failed" else "a\ufffd") in text
 
 
+@pytest.mark.parametrize("text", ["AAA", "%%%", "e30-_w", "\ud800", "ä", "AA==\n"])
+def test_an_object_that_only_looks_like_bytes_is_told_as_it_is(text: str) -> None:
+    end = {"job_id": "job-1", "state": "completed", "partial": None, "result": {"base64": text}}
+    answer = CallEnding(json.dumps(end).encode(), {}, "http://x/v1/jobs/job-1").answer(CallOutput(1000))
+    (block,) = answer.content
+    assert block.type == "text" and json.loads(block.text) == answer.structured_content
+    assert answer.structured_content == {"base64": text.replace("\ud800", "\ufffd")}
+
+
 def report_of(done: int, unit: str = "") -> JobEvent:
     return JobEvent(done, "progress", json.dumps({"done": done, "total": 20_000, "unit": unit}).encode())
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from killable.api.openai.chat_choices import DONE, OBJECT_BYTES_MAX, BegunAnew, Chunks, usage_of
+from killable.api.openai.chat_choices import (
+    CALLS_CHARS_MAX,
+    CALLS_MAX,
+    DONE,
+    OBJECT_BYTES_MAX,
+    BegunAnew,
+    Chunks,
+    usage_of,
+)
 from killable.supervisor.models import JobEvent
 from killable.workers.protocol.messages import dump_json
 
@@ -44,7 +53,35 @@ def test_another_attempt_after_the_first_piece_is_no_second_answer() -> None:
         list(form.stream(0, [again]))
     whole = chunks()
     whole.take(0, [token(0, {"text": "lost"}), again, token(2, {"text": "kept"})])
-    assert json.loads(whole.whole())["choices"][0]["message"]["content"] == "kept"
+    assert json.loads(b"".join(whole.whole()))["choices"][0]["message"]["content"] == "kept"
+
+
+def test_what_objects_have_is_joined_member_by_member() -> None:
+    form = chunks()
+    found = [{"token": "a"}, {"token": "é"}, {"token": "b"}]
+    values: list[dict[str, Any]] = [
+        {"content": "a", "reasoning_content": 'w"', "logprobs": {"content": found[:1], "refusal": None, "x": 5}},
+        {"reasoning_content": "hy", "tool_calls": [{"index": 1, "id": "d", "function": {"arguments": "{"}}]},
+        {"content": "é", "logprobs": {"content": [], "refusal": [1], "x": 6}},
+        {"logprobs": {"content": found[1:]}, "tool_calls": [{"index": 1, "function": {"name": "f", "arguments": "}"}}]},
+        {"logprobs": None, "tool_calls": [{"id": "c"}]},
+    ]
+    form.take(0, [token(number, {"value": value}) for number, value in enumerate(values)])
+    form.take(0, [token(9, {"text": "\n"})])
+    (choice,) = json.loads(b"".join(form.whole()))["choices"]
+    assert choice["logprobs"] == {"content": found, "refusal": [1], "x": 5}
+    assert choice["message"]["content"] == "aé\n" and choice["message"]["reasoning_content"] == 'w"hy'
+    first, second = choice["message"]["tool_calls"]
+    assert (first["id"], second["id"], second["function"]) == ("c", "d", {"name": "f", "arguments": "{}"})
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_calls_of_tools_are_bounded_in_a_whole_answer() -> None:
+    many = [{"tool_calls": [{"index": number} for number in range(CALLS_MAX + 1)]}]
+    long = [{"tool_calls": [{"function": {"arguments": "x" * 200_000}}]}] * (CALLS_CHARS_MAX // 200_000 + 1)
+    for values in (many, long):
+        with pytest.raises(ValueError, match="too many calls"):
+            chunks().take(0, [token(0, {"value": value}) for value in values])
 
 
 @pytest.mark.parametrize(

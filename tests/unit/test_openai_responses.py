@@ -73,7 +73,7 @@ def test_who_can_come_back_knows_the_id_before_the_first_word(state: str) -> Non
     assert len(pieces) == 2 and response_id(ID).encode() in pieces[0]
     rest = list(form.stream(0, [JobEvent(0, "retrying", b"{}"), *events(state)]))
     assert form.failure(0) is None, "it is in the stream"
-    told = [json.loads(piece.split(b"data: ")[1]) for piece in (*pieces, *rest)]
+    told = [json.loads(event.split(b"data: ")[1]) for event in b"".join((*pieces, *rest)).split(b"\n\n")[:-1]]
     assert [event["sequence_number"] for event in told] == list(range(len(told)))
     assert told[-1]["type"] == f"response.{state}"
 
@@ -99,4 +99,23 @@ def test_who_comes_after_another_attempt_has_begun_is_told_that_one(between: str
 
 
 def test_metadata_are_the_tags_that_identify_nobody() -> None:
-    assert OpenAIResponse(record("queued"), "m", {}).json()["metadata"] == {"a": "b"}
+    assert json.loads(b"".join(OpenAIResponse(record("queued"), "m", {}).whole()))["metadata"] == {"a": "b"}
+
+
+def test_what_is_long_is_spliced_into_each_event_and_not_parsed() -> None:
+    """A text may have 64 MiB, and four events have it. What comes last is in pieces, and is sent in turns."""
+    text, entry = 'ä"\n\\' * 1000, {"token": "ä", "logprob": -0.5}
+    value = {"content": text, "logprobs": {"content": [entry]}, "tool_calls": [{"id": "c", "function": {"name": "f"}}]}
+    told = events("completed", {"text": text}, {"value": value})
+    last = {event["type"]: event for event in streamed([told])}
+    part = {"type": "output_text", "text": text * 2, "annotations": [], "logprobs": [entry]}
+    assert last["response.output_text.delta"]["logprobs"] == [entry]
+    assert last["response.output_text.done"]["text"] == text * 2
+    assert last["response.content_part.done"]["part"] == part
+    message, called = last["response.completed"]["response"]["output"]
+    assert message["content"] == [part] and message["status"] == "completed"
+    assert (called["call_id"], called["name"], called["arguments"]) == ("c", "f", "")
+    form = OpenAIResponse(record(), "m", {})
+    list(form.stream(0, told[:-1]))
+    largest = [piece for piece in form.stream(0, told[-1:]) if len(piece) > len(text)]
+    assert len(largest) == 4 and len({id(piece) for piece in largest}) == 1, "nothing of it was copied"

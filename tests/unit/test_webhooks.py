@@ -7,6 +7,7 @@ import base64
 import socket
 import ssl
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ PRIVATE = (
     "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1",
     "224.0.0.1", "255.255.255.255", "240.0.0.1", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1",
     "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::",
-    "2001:0:4136:e378:8000:63bf:80ff:fffe", "nonsense", "",
+    "2001:0:4136:e378:8000:63bf:80ff:fffe", "fec0::2", "fef0::1", "3fff::1", "3fff:fff::1", "192.88.99.1",
+    "192.0.0.8", "::ffff:192.88.99.1", "nonsense", "",
 )  # fmt: skip
 PUBLIC = ("93.184.216.34", "1.1.1.1", "2606:4700:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1")
 
@@ -78,9 +80,11 @@ def test_what_is_no_address_is_told_apart_or_looked_up(url: str) -> None:
     assert fault_of(url, ()) or url in ("https://2130706433/", "https://0x7f.1/", "https://127.1/")
 
 
-async def send(url: str, context: ssl.SSLContext | None = None, allow: str = "127.0.0.0/8") -> Posted:
+async def send(
+    url: str, context: ssl.SSLContext | None = None, allow: str = "127.0.0.0/8", timeout_s: float = 10
+) -> Posted:
     made = context or ssl.create_default_context()
-    return await post(url, {}, b"{}", allowed=networks_of([allow]), timeout_s=10, context=made)
+    return await post(url, {}, b"{}", allowed=networks_of([allow]), timeout_s=timeout_s, context=made)
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f.1", "127.1", "localhost"])
@@ -106,6 +110,22 @@ async def test_of_several_addresses_only_those_that_are_allowed_are_tried(monkey
         answer(monkeypatch, "several.test", ["127.0.0.1", "127.0.0.2", "127.0.0.3"])
         posted = await send(f"http://several.test:{receiver.port}/", allow="127.0.0.2/31")
         assert posted.is_taken and forbidden.got == [], "nobody listens at the first one that is allowed"
+
+
+async def test_an_address_that_drops_packets_keeps_no_other_from_being_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of IPv6 where the network only says that it carries it."""
+    with receiving("127.0.0.1") as receiver, ExitStack() as opened:
+        silent = opened.enter_context(socket.create_server(("127.0.0.2", receiver.port), backlog=0))
+        for _ in range(3):  # its queue is full: the kernel drops what else asks for a connection
+            filling = opened.enter_context(socket.socket())
+            filling.setblocking(False)
+            filling.connect_ex(silent.getsockname())
+        answer(monkeypatch, "two.test", ["127.0.0.2", "127.0.0.1"])
+        posted = await send(f"http://two.test:{receiver.port}/", timeout_s=2)
+        assert posted.is_taken and len(receiver.got) == 1
+        answer(monkeypatch, "one.test", ["127.0.0.2"])
+        posted = await send(f"http://one.test:{receiver.port}/", timeout_s=0.1)
+        assert not posted.is_taken and posted.detail == "no answer within 0.1 s"
 
 
 async def test_a_certificate_is_that_of_the_name_and_not_of_the_address(

@@ -23,6 +23,7 @@ Tokens = Annotated[int, range(1, 1 << 31)]
 TopK = Annotated[int, range(-1, 1 << 31)]
 """-1, as 0, is all of them."""
 VOCABULARY = 49152
+TOKEN_CHARS = 10
 
 
 @job(requires=REQUIRES, grace_s=0, openai="chat", openai_model=MODEL)
@@ -138,12 +139,18 @@ class _Run:
         call: Literal["handle_chat_completions", "handle_completions"] = "handle_chat_completions",
     ) -> Generator[dict[str, Any], None, None]:
         """Yield the engine's chunks. Raise InputRefused for what the model does not have."""
-        if foreign := [token for token in request.get("logit_bias", ()) if int(token) >= VOCABULARY]:
-            raise InputRefused(f"{foreign[0]} is no token of this model", "logit_bias")
+        if foreign := [token for token in request.get("logit_bias", ()) if not _is_token(token)]:
+            raise InputRefused(f"{foreign[0][:TOKEN_CHARS]} is no token of this model", "logit_bias")
+        has_begun = False
         try:
             with closing(stream(request, call)) as chunks:
-                yield from chunks
-        except ValueError as error:  # the engine has read the request, and says why it is none
+                for chunk in chunks:
+                    has_begun = True
+                    yield chunk
+        except (ValueError, RuntimeError) as error:
+            if has_begun:
+                raise
+            # The engine has read the request, and says why it is none; how it fails later, its chunks say.
             raise InputRefused(f"the engine refuses the request: {error}") from error
 
     def choices_of(self, chunk: dict[str, Any]) -> list[dict[str, Any]]:
@@ -179,6 +186,10 @@ class _Run:
         if error.get("code") == 400:
             return InputRefused(f"the engine refuses the request: {error.get('message')}")
         return RuntimeError(f"the engine failed: {error.get('message')}")
+
+
+def _is_token(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= TOKEN_CHARS and int(text) < VOCABULARY
 
 
 def _request(**members: Any) -> dict[str, Any]:

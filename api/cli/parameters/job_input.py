@@ -216,6 +216,8 @@ def _read_document(document: str) -> dict[str, Any]:
         raise Refused(f"--input: {where} is not UTF-8 text (byte {error.start})", code="invalid") from None
     except ValueError as error:
         raise Refused(f"--input is not JSON: {error}", code="invalid") from None
+    except RecursionError:
+        raise Refused("--input is nested too deeply", code="invalid") from None
     if not isinstance(members, dict):
         raise Refused(f"--input must be a JSON object, not {_TYPE_NAMES[type(members)]}", code="invalid")
     return members

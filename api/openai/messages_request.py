@@ -33,6 +33,8 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "context_management": (),
     "output_config": ({},),
 }
+_CACHED = "cache_control"
+"""What a block says of caches changes no answer."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -67,6 +69,7 @@ def _messages_of(message: Any, path: Path, faults: Faults) -> list[dict[str, Any
     if not isinstance(message, dict):
         faults.append(wrong(path, "must be an object", WRONG_TYPE))
         return []
+    _refuse_others(message, {"role", "content"}, path, faults)
     if (role := message.get("role")) not in ("user", "assistant"):
         faults.append(wrong([*path, "role"], "must be user or assistant"))
         return []
@@ -83,17 +86,45 @@ def _messages_of(message: Any, path: Path, faults: Faults) -> list[dict[str, Any
         place = [*path, "content", number]
         match block.get("type") if isinstance(block, dict) else None:
             case "tool_use" if role == "assistant":
-                function = {"name": block.get("name"), "arguments": json.dumps(block.get("input", {}))}
-                calls.append({"id": block.get("id"), "type": "function", "function": function})
+                calls.append(_call(block, place, faults))
             case "tool_result" if role == "user":
-                said = block.get("content", "")
-                text = said if isinstance(said, str) else _text(said, [*place, "content"], faults)
-                results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": text})
+                results.append(_result(block, place, faults))
             case _:
                 texts.append(_block(block, place, faults))
     if calls:
         return [{"role": role, "content": "".join(texts), "tool_calls": calls}]
     return [*results, *([{"role": role, "content": "".join(texts)}] if texts else [])]
+
+
+def _call(block: dict[str, Any], path: Path, faults: Faults) -> dict[str, Any]:
+    _refuse_others(block, {"type", "id", "name", "input", _CACHED}, path, faults)
+    _require_text(block, ("id", "name"), path, faults)
+    input = block.get("input", {})
+    if not isinstance(input, dict):
+        faults.append(wrong([*path, "input"], "must be an object", WRONG_TYPE))
+    function = {"name": block.get("name"), "arguments": json.dumps(input)}
+    return {"id": block.get("id"), "type": "function", "function": function}
+
+
+def _result(block: dict[str, Any], path: Path, faults: Faults) -> dict[str, Any]:
+    """Return the message of a tool's result. One that is an error says so: a chat has no other place for that."""
+    _refuse_others(block, {"type", "tool_use_id", "content", "is_error", _CACHED}, path, faults)
+    _require_text(block, ("tool_use_id",), path, faults)
+    text = _text(block.get("content", ""), [*path, "content"], faults)
+    if not isinstance(is_error := block.get("is_error", False), bool):
+        faults.append(wrong([*path, "is_error"], "must be true or false", WRONG_TYPE))
+    content = f"Error: {text}" if is_error else text
+    return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content}
+
+
+def _refuse_others(members: dict[str, Any], known: set[str], path: Path, faults: Faults) -> None:
+    faults.extend(wrong([*path, name], "is not supported", UNSUPPORTED) for name in sorted(members.keys() - known))
+
+
+def _require_text(members: dict[str, Any], names: tuple[str, ...], path: Path, faults: Faults) -> None:
+    for name in names:
+        if not isinstance(members.get(name), str):
+            faults.append(wrong([*path, name], "must be a string", WRONG_TYPE))
 
 
 def _text(value: Any, path: Path, faults: Faults) -> str:
@@ -106,16 +137,15 @@ def _text(value: Any, path: Path, faults: Faults) -> str:
 
 
 def _block(block: Any, path: Path, faults: Faults) -> str:
-    """Return the text of a block. What it says of caches changes no answer."""
+    """Return the text of a block."""
     if not isinstance(block, dict):
         faults.append(wrong(path, "must be an object", WRONG_TYPE))
     elif block.get("type") != "text":
         faults.append(wrong([*path, "type"], "must be text: other blocks are not supported here", UNSUPPORTED))
     elif not isinstance(text := block.get("text"), str):
         faults.append(wrong([*path, "text"], "must be a string", WRONG_TYPE))
-    elif unknown := sorted(block.keys() - {"type", "text", "cache_control", "citations"}):
-        faults.append(wrong([*path, unknown[0]], "is not supported", UNSUPPORTED))
     else:
+        _refuse_others(block, {"type", "text", _CACHED, "citations"}, path, faults)
         return text
     return ""
 
@@ -126,13 +156,14 @@ def _take_tools(given: dict[str, Any], faults: Faults) -> None:
     if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
         faults.append(wrong(["tools"], "must be a list of objects", WRONG_TYPE))
         return
+    names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
     for number, tool in enumerate(tools):
         if tool.get("type") not in (None, "custom"):
             faults.append(wrong(["tools", number, "type"], "must be custom: no other is supported", UNSUPPORTED))
-        if not isinstance(tool.get("name"), str):
-            faults.append(wrong(["tools", number, "name"], "must be a string", WRONG_TYPE))
+        else:
+            _refuse_others(tool, {"type", _CACHED, *names}, ["tools", number], faults)
+        _require_text(tool, ("name",), ["tools", number], faults)
     if tools:
-        names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
         given["tools"] = [
             {"type": "function", "function": {other: tool[name] for name, other in names.items() if name in tool}}
             for tool in tools
@@ -141,7 +172,11 @@ def _take_tools(given: dict[str, Any], faults: Faults) -> None:
     if choice is None:
         return
     kind = choice.get("type") if isinstance(choice, dict) else None
+    if isinstance(choice, dict):
+        known = {"type", "disable_parallel_tool_use", *(("name",) if kind == "tool" else ())}
+        _refuse_others(choice, known, ["tool_choice"], faults)
     if kind == "tool":
+        _require_text(choice, ("name",), ["tool_choice"], faults)
         given["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
     elif isinstance(kind, str) and kind in _CHOICES:
         given["tool_choice"] = _CHOICES[kind]

@@ -60,16 +60,20 @@ def test_a_message_is_streamed(client: anthropic.Anthropic) -> None:
 def test_the_parts_of_a_conversation_are_messages_of_a_chat(client: anthropic.Anthropic, url: str) -> None:
     use = {"type": "tool_use", "id": "call_1", "name": "weather", "input": {"city": "Paris"}}
     result = {"type": "tool_result", "tool_use_id": "call_1", "content": [{"type": "text", "text": "rain"}]}
+    failed = {"type": "tool_result", "tool_use_id": "call_0", "content": "no net", "is_error": True}
     messages: list[Any] = [
         {"role": "user", "content": "the weather?"},
         {"role": "assistant", "content": [{"type": "text", "text": "I look."}, use]},
-        {"role": "user", "content": [result, {"type": "text", "text": "and "}, {"type": "text", "text": "now?"}]},
+        {
+            "role": "user",
+            "content": [failed, result, {"type": "text", "text": "and "}, {"type": "text", "text": "now?"}],
+        },
     ]
     system: Any = [{"type": "text", "text": "be short", "cache_control": {"type": "ephemeral"}}]
     answer = client.messages.create(model="echo", max_tokens=9, messages=messages, system=system)
     assert answer.content[0].text == (
-        'system: be short | user: the weather? | assistant: I look. weather({"city": "Paris"}) | tool: rain'
-        " | user: and now?"
+        'system: be short | user: the weather? | assistant: I look. weather({"city": "Paris"}) | tool: Error: no net'
+        " | tool: rain | user: and now?"
     )
 
 
@@ -108,6 +112,15 @@ def test_closing_a_stream_ends_its_job(client: anthropic.Anthropic, url: str) ->
 
 # ── what goes wrong ──
 
+
+def asking(block: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "assistant", "content": [block]}]}
+
+
+def telling(block: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [block]}]}
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": None}, "max_tokens: is required"),
     ({"max_tokens": 0}, "max_tokens: must be from 1"),
@@ -117,6 +130,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type: must be text"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text: must be a string"),
     ({"system": 7}, "system: must be a string or a list of blocks"),
+    ({"messages": [{"role": "user", "content": "x", "name": "x"}]}, "messages[0].name: is not supported"),
+    (asking({"type": "tool_use", "id": "a", "name": "f", "by": 1}), "messages[0].content[0].by: is not supported"),
+    (asking({"type": "tool_use", "id": {}, "name": "f"}), "messages[0].content[0].id: must be a string"),
+    (asking({"type": "tool_use", "id": "a", "name": "f", "input": "x"}), "messages[0].content[0].input: must be an"),
+    (telling({"type": "tool_result", "tool_use_id": "a", "by": 1}), "messages[0].content[0].by: is not supported"),
+    (telling({"type": "tool_result"}), "messages[0].content[0].tool_use_id: must be a string"),
+    (telling({"type": "tool_result", "tool_use_id": "a", "is_error": 1}), "messages[0].content[0].is_error: must be"),
+    ({"tools": [WEATHER | {"by": 1}]}, "tools[0].by: is not supported"),
+    ({"tool_choice": {"type": "auto", "name": "f"}}, "tool_choice.name: is not supported"),
+    ({"tool_choice": {"type": "tool"}}, "tool_choice.name: must be a string"),
     ({"temperature": 1.5}, "temperature: must be from 0 to 1"),
     ({"stop_sequences": [7]}, "stop_sequences: must be"),
     ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking: is not supported"),

@@ -48,9 +48,12 @@ class AuditLog:
         self._fault = ""
         self._moved = time.monotonic()
         """When the last record was written, or the queue was empty."""
+        self._rest = b""
+        """Of the first record that waits, of which the file has the beginning."""
         self._is_torn = False
-        """Whether the file ends in the middle of a line."""
-        self._descriptor = self._open()
+        """Whether the file ends in the middle of a line that a server before has begun."""
+        self._descriptor = -1
+        self._open()
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._reopen = threading.Event()
@@ -121,14 +124,12 @@ class AuditLog:
         if self._lines or self._reopen.is_set():
             self._follow()
         while self._lines:
-            line = self._lines[0]
-            whole = b"\n" + line if self._is_torn else line
-            written = os.write(self._descriptor, whole)
-            self._is_torn = written < len(whole)
-            if self._is_torn:
-                continue  # the next write says why; the line then comes whole, on a line of its own
-            self._lines.popleft()
-            self._moved = time.monotonic()
+            line = self._rest or (b"\n" if self._is_torn else b"") + self._lines[0]
+            self._rest = line[os.write(self._descriptor, line) :]
+            self._is_torn = False
+            if not self._rest:  # else the next write says why
+                self._lines.popleft()
+                self._moved = time.monotonic()
 
     def _follow(self) -> None:
         """Open the file anew if it is another one by now: logrotate(8) moves it away. Raise OSError."""
@@ -141,20 +142,23 @@ class AuditLog:
                     return
             except FileNotFoundError:
                 pass
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        self._descriptor = self._open()
+        self._open()
 
-    def _open(self) -> int:
+    def _open(self) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         descriptor = os.open(self.path, flags, 0o600)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise OSError(None, "it is not a regular file")
+        before, self._descriptor = self._descriptor, descriptor
+        if before >= 0:
+            is_same = os.path.samestat(found, os.fstat(before))
+            os.close(before)
+            if is_same:  # what was begun there goes on there
+                return
+        self._rest = b""
         self._is_torn = found.st_size > 0 and os.pread(descriptor, 1, found.st_size - 1) != b"\n"
-        return descriptor
 
     def _note(self, fault: str) -> None:
         """Keep what is wrong, and log when that changes."""

@@ -37,6 +37,7 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.models import JobType, Submission
+from killable.supervisor.pools.start_failures import error_line
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
 
@@ -147,7 +148,8 @@ def _stream_urls(tickets: Tickets | None, record: JobRecord) -> dict[str, str]:
 async def _find_type(engine: Engine, name: str) -> JobType:
     """Return the type with this name, else the one with this operation. Raise Refused `unknown_job_type`."""
     # Types with another codec than JSON are not for clients: nothing received over HTTP is ever unpickled.
-    types = [job_type for job_type in await engine.job_types() if job_type.codec == "json"]
+    every = await engine.job_types()
+    types = [job_type for job_type in every if job_type.codec == "json"]
     for job_type in types:
         if job_type.name == name:
             return job_type
@@ -156,9 +158,10 @@ async def _find_type(engine: Engine, name: str) -> JobType:
             return job_type
     known = sorted(job_type.name for job_type in types)
     text = f"There is no such job type; there are: {', '.join(known)}"
+    told = {job_type.pool for job_type in every}
     for pool in await engine.pools():
-        if not pool.workers_max:
-            text += f"; those of pool {pool.name} are not known: {pool.detail}"
+        if pool.name not in told:  # it is broken, or no node has it yet
+            text += f"; those of pool {pool.name} are not known: {error_line(pool.detail)}"
     raise Refused(text, code="unknown_job_type", known=known)
 
 

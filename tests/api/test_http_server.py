@@ -56,6 +56,9 @@ async def test_a_module_that_does_not_import_breaks_its_own_pool_only(
         pools = {pool["name"]: pool for pool in answer.json()["pools"]}
         assert pools["broken"]["state"] == "broken" and pools["tests"]["state"] == "ready"
         assert "Traceback" in pools["broken"]["detail"] and "no_such_module_anywhere" in pools["broken"]["detail"]
+        unknown = problem_of(await server.client.post("/v1/jobs", json={"type": "its"}), 404, "unknown_job_type")
+        why = "ModuleNotFoundError: No module named 'no_such_module_anywhere'"
+        assert unknown["detail"].endswith(f"; those of pool broken are not known: {why}")
         assert (await server.record(await server.submit("echo"), wait_s=60))["state"] == "completed"
 
 

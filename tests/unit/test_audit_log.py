@@ -84,17 +84,28 @@ def test_on_a_full_disk_records_wait_and_then_come_whole(path: Path) -> None:
     with files_end_at(SIZE_MAX):
         log.write("one")
         assert str(path) in until(lambda: log.trouble or Pending("no trouble"), "trouble")
+        log.reopen()
         for _ in range(RECORDS_MAX + 4):
             log.write("more")
         assert log.lost == 5
     until(lambda: not log.trouble or Pending(log.trouble), "no trouble any more")
     log.write("after")
     log.close()
-    lines = path.read_text().splitlines()
-    assert len(lines[1]) == 10 and "after" not in lines[1], "the line that the disk cut"
-    found = [json.loads(line) for line in lines[2:]]
+    found = records(path)[1:]
     assert [each["event"] for each in found[:2]] == ["one", "more"] and len(found) == RECORDS_MAX + 2
     assert [(each["event"], each.get("lost")) for each in found[-2:]] == [("records_lost", 5), ("after", None)]
+
+
+def test_a_line_that_was_begun_is_ended_before_the_next_one_and_is_whole_in_another_file(path: Path) -> None:
+    path.write_bytes(b'{"number": ')  # of a server that has ended on a full disk
+    log = AuditLog(str(path))
+    with files_end_at(20):
+        log.write("one")
+        until(lambda: log.trouble or Pending("no trouble"), "trouble")
+        path.rename(path.with_suffix(".1"))
+    assert [each["event"] for each in until_written(path, "one")] == ["one"]
+    assert path.with_suffix(".1").read_bytes().splitlines()[0] == b'{"number": '
+    log.close()
 
 
 def test_a_folder_that_is_gone_is_told_and_waited_for(path: Path, log: AuditLog) -> None:

@@ -231,14 +231,19 @@ class NodeLink:
     async def _live(self) -> None:
         hello: Header | None = None
         while not self._closing.is_set():
-            hello = hello or await self._hello()
-            if hello is not None and self._take(hello):
+            is_used = False
+            try:
+                hello = hello or await self._hello()
+                is_used = hello is not None and self._take(hello)
+                hello = await self._converse() if is_used else None
+            except Exception as error:  # a bug in killable: its jobs end, and are told
+                logger.exception("node_link_failed", extra={"node": self.name})
                 hello = None
-                try:
-                    hello = await self._converse()
-                except Exception:  # a bug in killable: its jobs end, and are told
-                    logger.exception("node_link_failed", extra={"node": self.name})
+                if is_used := is_used or self.state == "live":
                     await event_loops.wait_within(self._closing, self._left_s())
+                else:
+                    self._note(self.state, f"the server has failed at it: {error!r}")
+            if is_used:
                 if self.is_given_back:
                     await self._needed.wait()
                     continue

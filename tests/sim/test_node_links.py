@@ -151,3 +151,24 @@ async def _joins(be_well: Callable[[], None]) -> str:
         await sim.ended(within_s=60)
         assert {runs[0].node for runs in sim.runs.all.values()} == {"n0000", "n0001"}
     return node.detail
+
+
+def test_a_cancel_that_is_repeated_costs_nothing_more_unless_it_shortens_the_grace() -> None:
+    run(_cancelled())
+
+
+async def _cancelled() -> None:
+    async with ClusterSimulation(nodes=1) as sim:
+        supervisor, calls = sim.head.supervisor, sim.head.carrier.calls
+        job = await sim.submit(run_s=600.0)
+        assert job is not None
+        await asyncio.sleep(1)
+        (machine,) = sim.network.machines.values()
+        machine.freeze(jobs=False)
+        before = calls["do"]
+        for grace_s, sent in ((None, 1), (None, 1), (0.5, 2), (0.5, 2), (1.0, 2), (None, 2)):
+            await supervisor.cancel(job.id, grace_s=grace_s, wait_s=0.0)
+            await asyncio.sleep(0.01)
+            assert calls["do"] - before == sent
+        job.is_cancelled = True
+        machine.thaw()

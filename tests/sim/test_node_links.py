@@ -11,7 +11,7 @@ from support.virtual_loop import run
 
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.cluster.node_link import NodeLink
+from killable.supervisor.cluster.node_link import REFUSED_AGAIN_S, NodeLink
 from killable.supervisor.cluster.node_pools import MEMBERS_S, NodePools
 from killable.supervisor.cluster.node_scaling import Scaling
 from sim.cluster_simulation import ClusterSimulation
@@ -172,3 +172,24 @@ async def _cancelled() -> None:
             assert calls["do"] - before == sent
         job.is_cancelled = True
         machine.thaw()
+
+
+def test_a_refused_machine_has_its_node_started_anew_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends at once, and takes no memory of the machine meanwhile."""
+    be_well = _answering(
+        monkeypatch, lambda header: header if "refused" in header else {**header, "version": "of another day"}
+    )
+    run(_refused(be_well))
+
+
+async def _refused(be_well: Callable[[], None]) -> None:
+    async with ClusterSimulation(nodes=2) as sim:
+        machine = sim.network.machines["n0001"]
+        await asyncio.sleep(600)
+        assert 5 < machine.incarnations < 16 and machine.host is None
+        _, node = await sim.head.supervisor.nodes()
+        assert node.state == "refused" and "of another day" in node.detail
+        be_well()
+        await asyncio.sleep(REFUSED_AGAIN_S + 1)
+        _, node = await sim.head.supervisor.nodes()
+        assert node.state == "live"

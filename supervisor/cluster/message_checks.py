@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from killable.supervisor.cluster.messages import Header
+from killable.supervisor.cluster.messages import STALE_EPOCH, Header
 from killable.supervisor.models import Certificate, Outcome
 from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
 from killable.workers.error_codes import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+CountedOn = Annotated[int, Field(ge=0, lt=1 << 62)]
+"""A number from which a head goes on, in counts."""
 Seconds = Annotated[float, Field(ge=0)]
 _Limits = dict[str, float | dict[str, float | None] | None]
 WORDS_MAX = 1 << 16
@@ -138,7 +140,10 @@ _CALLS: dict[str, type[_Asked]] = {
 class _Refused(_Message):
     refused: Words
     detail: str = ""
-    epoch: Count = 0
+
+
+class _Stale(_Message):
+    epoch: CountedOn
 
 
 class _PoolState(_Message):
@@ -195,7 +200,7 @@ class _Welcome(_Message):
     version: Words
     python: Words
     held: list[_Held]
-    begun: Count
+    begun: CountedOn
 
 
 class _Polled(_Message):
@@ -279,6 +284,8 @@ def check_call(method: str, header: Header, blobs: list[bytes]) -> None:
 def check_answer(method: str, header: Header) -> None:
     """Check what a node has answered, a refusal, too."""
     _check(_Refused if "refused" in header else _ANSWERS[method], header)
+    if header.get("refused") == STALE_EPOCH:
+        _check(_Stale, header)
 
 
 def check_batch(header: Header, blobs: list[bytes]) -> None:

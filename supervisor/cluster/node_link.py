@@ -11,6 +11,7 @@ Runs in: supervisor, on the head.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -31,6 +32,10 @@ from killable.workers.named_tuples import NamedTuple
 
 JOIN_AGAIN_S = 1.0
 """How long to wait until a node that cannot be used is tried again."""
+REFUSED_AGAIN_S = 60.0
+"""How long at most, twice as long each time, if it is there and is refused: each time it is started anew, and imports
+what its jobs do.
+"""
 HELLO_S = 30.0
 """How long a hello may take: the node starts its pools before it answers, and ends what an earlier head has left."""
 FORGET_MAX = 4096
@@ -184,8 +189,7 @@ class NodeLink:
         leaves it to the other.
         """
         self._closing.set()
-        is_owned = self._owner.is_settled and not self._owner.is_deposed
-        if self.state in ("live", "suspect") and (is_owned or not self._owner.adopts):
+        if self.state in ("live", "suspect") and self._may_end_it:
             try:
                 await self.calls.call("leave", {}, LEAVE_S)
             except (TimeoutError, CarrierError):
@@ -193,6 +197,11 @@ class NodeLink:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def _may_end_it(self) -> bool:
+        """Whether nothing runs there that another head may go on with."""
+        return not self._owner.adopts or (self._owner.is_settled and not self._owner.is_deposed)
 
     def record(self, slots: int) -> NodeRecord:
         now = self._clock.now()
@@ -224,6 +233,11 @@ class NodeLink:
             except (TimeoutError, CarrierError):
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
 
+    async def _have_it_end(self, incarnation: str) -> None:
+        """Tell a node that is not used to leave. If it does not hear it, its lease ends."""
+        with contextlib.suppress(TimeoutError, CarrierError):
+            await self.calls.call("leave", {"incarnation": incarnation}, LEAVE_S)
+
     def take_again(self) -> None:
         """Use a node again that was given back."""
         self._note("joining", "it is needed again")
@@ -238,15 +252,21 @@ class NodeLink:
 
     async def _live(self) -> None:
         hello: Header | None = None
+        again_s = JOIN_AGAIN_S
         while not self._closing.is_set():
-            hello = hello or await self._hello()
-            if hello is not None and self._take(hello):
+            is_used = False
+            try:
+                hello = hello or await self._hello()
+                is_used = hello is not None and self._take(hello)
+                hello = await self._converse() if is_used else None
+            except Exception as error:  # a bug in killable: its jobs end, and are told
+                logger.exception("node_link_failed", extra={"node": self.name})
                 hello = None
-                try:
-                    hello = await self._converse()
-                except Exception:  # a bug in killable: its jobs end, and are told
-                    logger.exception("node_link_failed", extra={"node": self.name})
+                if is_used := is_used or self.state == "live":
                     await event_loops.wait_within(self._closing, self._left_s())
+                else:
+                    self._note(self.state, f"the server has failed at it: {error!r}")
+            if is_used:
                 if self.is_given_back:
                     await self._needed.wait()
                     continue
@@ -257,7 +277,8 @@ class NodeLink:
             hello = None
             if not self._is_ending:
                 self.decided.set()
-            await event_loops.wait_within(self._closing, JOIN_AGAIN_S)
+            again_s = min(2 * again_s, REFUSED_AGAIN_S) if self.state == "refused" else JOIN_AGAIN_S
+            await event_loops.wait_within(self._closing, again_s)
 
     async def _hello(self, before: str = "") -> Header | None:
         """Have a node host there, and begin to use it under the head's epoch; return its answer, None if it has none.
@@ -313,6 +334,8 @@ class NodeLink:
         self._answer, self._heard = hello["answer"], self._clock.now()
         self._ack = 0
         if why := self._owner.on_joined(self, hello):
+            if self._may_end_it:
+                self._run(self._have_it_end(self.incarnation))
             self.incarnation = ""
             self._note("refused", why)
             return False

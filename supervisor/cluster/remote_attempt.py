@@ -145,8 +145,10 @@ class RemoteAttempt:
             self.job.verdict = verdict
             grace = self.job.limits["grace_s"]
             self._grace_s = grace if grace_s is None else min(grace_s, grace)
-        elif grace_s is not None and self._grace_s is not None:
-            self._grace_s = min(grace_s, self._grace_s)
+        elif grace_s is not None and self._grace_s is not None and grace_s < self._grace_s:
+            self._grace_s = grace_s
+        else:
+            return  # it ends already, and no later
         asked = {"code": verdict.code, "by": verdict.by, "reason": verdict.reason, "facts": dict(verdict.facts)}
         whose = {"job_id": self.job.id, "attempt": self.job.attempts}
         self._orders.order({"order": "stop", "n": self.n, **whose, "verdict": asked, "grace_s": grace_s}, [b""])

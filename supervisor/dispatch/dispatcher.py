@@ -380,14 +380,15 @@ class Dispatcher:
         return Attempt(job, worker, fence, clock=self._clock, owner=self, rules=rules)
 
     def stop(self, job: Job, verdict: Verdict, grace_s: float | None) -> None:
-        """Begin to end a job in any state; harmless when it has ended or is ending."""
-        if job.is_over:
+        """Begin to end a job in any state; nothing when it has ended, or somebody had it end already, and no later."""
+        if job.is_over or job.ends_within(grace_s):
             return
         self._observer.on_cancel_asked(job, verdict, grace_s)
         job.may_retry = False
         if job.state is State.QUEUED:
             self._end_queued(job, verdict)
         elif job.attempt is not None:
+            job.is_stop_asked = True
             job.attempt.stop(verdict, grace_s)
             if self._job_notes is not None:
                 self._job_notes.stopping(job, verdict)

@@ -109,6 +109,8 @@ class Job:
     """How many of them were lost with a server and followed by another one."""
     may_retry: bool = True
     """False after a stop was requested, or when its function returned although the attempt did not complete."""
+    is_stop_asked: bool = False
+    """Whether somebody has had its present attempt stopped."""
     verdict: Verdict | None = None
     outcome: Outcome | None = None
     durable: bool | None = None
@@ -247,9 +249,16 @@ class Job:
             self.may_retry = False
             self.partial = closing or self.partial
 
+    def ends_within(self, grace_s: float | None) -> bool:
+        """Return whether somebody has had it stopped, with such a grace or less (None: its own)."""
+        if not self.is_stop_asked or self.attempt is None:
+            return False
+        in_force_s = self.attempt.grace_s
+        return grace_s is None or in_force_s is None or grace_s >= in_force_s
+
     def reset_for_retry(self, now: float) -> None:
         """Reset the job for another attempt. Only the last checkpoint of the previous one is kept."""
-        self.queued = now
+        self.queued, self.is_stop_asked = now, False
         self.attempt = self.verdict = self.certificate = self.progress = None
         self.assigned = self.started = self.started_at = self.first_token = None
         self.worker_id = self.pid = self.node = None

@@ -108,7 +108,8 @@ async def test_a_cancel_and_its_escalation_are_told_step_by_step(
     job_id = await server.submit(job_type, members={"limits": limits})
     await server.read(job_id, until="started")
     await computes(server, job_id)  # it is in its loop, or in its native call, and stays there
-    await server.client.delete(f"/v1/jobs/{job_id}{query}")
+    for prefer in ("respond-async", "wait=10"):  # the same once more is told once
+        await server.client.delete(f"/v1/jobs/{job_id}{query}", headers={"Prefer": prefer})
     _, started, asked, *sent, cancelled = written.of(job_id)
     assert (asked["event"], asked["by"], asked["reason"]) == ("cancel_requested", "user", "enough")
     assert events(sent) == signals

@@ -154,10 +154,10 @@ class FakeNodeSupervisor:
         active = self._active.get(job)
         if active is None or job.verdict is not None:
             return
-        job.verdict = verdict
+        job.verdict, job.may_retry = verdict, False
         self._move(job, Cause.STOP_REQUESTED)
         self._cancel(active)
-        self._later(active, 0.01)
+        self._later(active, active.wants["stop_s"])
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
         for job in tuple(jobs):
@@ -299,8 +299,13 @@ class FakeNodeSupervisor:
 
 
 def input_of(
-    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02
-) -> bytes:
-    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker."""
-    wants: Mapping[str, Any] = {"run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s}
+    *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02,
+    stop_s: float = 0.01,
+) -> bytes:  # fmt: skip
+    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker; from a
+    stop to its end.
+    """
+    wants: Mapping[str, Any] = {
+        "run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s, "stop_s": stop_s,
+    }  # fmt: skip
     return json.dumps(wants).encode()

@@ -278,7 +278,9 @@ class RemoteAttempt:
         self.certificate = certificate._replace(slot_ready=None, node=self._orders.name, relayed=relayed)
         job.result = self._values.get("result")
         job.partial = self._values.get("partial", job.partial)
-        if self._asked is None:  # else its node retries nothing, and whether another one does is known here
+        # Else it was stopped, so its node tries nothing again; whether another one does is known here. What is drained
+        # may have been stopped by an earlier head.
+        if self._asked is None and outcome.code != "node_drained":
             job.may_retry = job.may_retry and may_retry
         if outcome.code == "timeout.queue":  # it has waited on its node for a worker: it does not begin to wait anew
             job.may_retry = False

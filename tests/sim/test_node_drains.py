@@ -38,6 +38,27 @@ def test_a_drain_whose_deadline_passes_while_there_is_no_head_stops_what_the_nex
     run(main())
 
 
+def test_a_drained_job_that_may_be_tried_again_is_also_if_its_head_dies_within_its_grace() -> None:
+    async def main() -> None:
+        async with journaled_cluster(nodes=2) as sim:
+            sim.is_drained = True
+            again = {"attempts_max": 3, "backoff_s": 0.0}
+            job, streams = [await sim.submit(run_s=20.0, stop_s=3.0, tokens=n, limits=again) for n in range(2)]
+            await asyncio.sleep(15.0)
+            supervisor, head = sim.head.supervisor, sim.head.process  # type: ignore[attr-defined]
+            for node in ("n0000", "n0001"):
+                await head.do(supervisor.drain_node(node, deadline_s=0.0))
+                await asyncio.sleep(0.1)  # what runs there is stopped; the next head does not know why
+                await head.do(supervisor.drain_node(node, drains=False))
+            await asyncio.sleep(0.1)
+            sim.kill_head()
+            await sim.ended()
+            assert [(each.code, each.attempts) for each in (job, streams)] == [(None, 2), ("node_drained", 1)]
+            assert [attempt.how for attempt in sim.runs.of(job.id)] == ["stopped", "returned"]
+
+    run(main())
+
+
 def test_of_an_operators_drain_and_rays_the_earlier_deadline_counts_whichever_came_first() -> None:
     async def main() -> None:
         async with ClusterSimulation(nodes=3) as sim:

@@ -156,10 +156,10 @@ class FakeNodeSupervisor:
         active = self._active.get(job)
         if active is None or job.verdict is not None:
             return
-        job.verdict, active.run.grace_s = verdict, grace_s
+        job.verdict, job.may_retry, active.run.grace_s = verdict, False, grace_s
         self._move(job, Cause.STOP_REQUESTED)
         self._cancel(active)
-        self._later(active, 0.01)
+        self._later(active, active.wants["stop_s"])
 
     def stop_jobs(self, jobs: Iterable[Job], verdict: Verdict, grace_s: float | None) -> None:
         for job in tuple(jobs):
@@ -305,13 +305,13 @@ class FakeNodeSupervisor:
 
 def input_of(
     *, run_s: float = 1.0, tokens: int = 0, end: str = "returns", enter_s: float = 0.002, slot_s: float = 0.02,
-    checkpoint_bytes: int = 0,
+    stop_s: float = 0.01, checkpoint_bytes: int = 0,
 ) -> bytes:  # fmt: skip
-    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker.
-    `checkpoint_bytes`: it begins with two checkpoints of this size, an object and a list.
+    """Return the input of a job that does this: times from the order to its entry, to its end, to a new worker; from a
+    stop to its end. `checkpoint_bytes`: it begins with two checkpoints of this size, an object and a list.
     """
     wants: Mapping[str, Any] = {
-        "run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s,
+        "run_s": run_s, "tokens": tokens, "end": end, "enter_s": enter_s, "slot_s": slot_s, "stop_s": stop_s,
         "checkpoint_bytes": checkpoint_bytes,
     }  # fmt: skip
     return json.dumps(wants).encode()

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from support.fake_network import FakeCarrier
 from support.virtual_loop import run
 
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.messages import Header
-from killable.supervisor.cluster.node_link import REFUSED_AGAIN_S, NodeLink
-from killable.supervisor.cluster.node_pools import MEMBERS_S, NodePools
+from killable.supervisor.cluster.node_link import REFUSED_AGAIN_S
+from killable.supervisor.cluster.node_pools import MEMBERS_S
 from killable.supervisor.cluster.node_scaling import Scaling
+from killable.supervisor.records import NodeRecord
 from sim.cluster_simulation import ClusterSimulation
 from sim.journaled_cluster import journaled_cluster
 
@@ -66,49 +66,39 @@ async def _withdrawn() -> None:
         assert carrier.requests[-1] == {}
 
 
-def test_what_is_taken_over_is_claimed_until_its_node_has_understood_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_taken_over_is_claimed_until_its_node_has_understood_that() -> None:
     """Until then the node tells nothing of it, and keeps its lease."""
-    carry, adopts = FakeCarrier.call, 0
-
-    async def call(self: FakeCarrier, node: str, method: str, message: bytes) -> bytes:
-        nonlocal adopts
-        if method == "adopt":
-            adopts += 1
-            message = message[:-5] if adopts == 1 else message
-        return await carry(self, node, method, message)
-
-    monkeypatch.setattr(FakeCarrier, "call", call)
     run(_claimed())
-    assert adopts > 1
 
 
 async def _claimed() -> None:
+    adopts = 0
+
+    def cut_once(node: str, method: str, message: bytes) -> bytes:
+        nonlocal adopts
+        adopts += method == "adopt"
+        return message[:-5] if (method, adopts) == ("adopt", 1) else message
+
     async with journaled_cluster(nodes=1) as sim:
+        sim.network.on_call = cut_once
         await sim.submit(run_s=10.0, tokens=5)
         await asyncio.sleep(1)
         sim.kill_head()
         await sim.ended(within_s=60)
-    assert sim.counts() == {"completed": 1}
+    assert sim.counts() == {"completed": 1} and adopts > 1
 
 
-Answer = Callable[[Header], Header]
+class OddHellos:
+    """One node of two, whose hellos are answered by something else, until it is well."""
 
+    def __init__(self, change: Callable[[Header], Header]) -> None:
+        self.is_well = False
+        self._change = change
 
-def _answering(monkeypatch: pytest.MonkeyPatch, change: Answer) -> Callable[[], None]:
-    """Have the hellos of one node answered by something else, until the function that is returned is called."""
-    carry, is_well = FakeCarrier.call, False
-
-    async def call(self: FakeCarrier, node: str, method: str, message: bytes) -> bytes:
-        header, blobs = messages.unpack(answer := await carry(self, node, method, message))
-        is_changed = node == "n0001" and method == "hello" and not is_well
-        return messages.pack(change(header), blobs) if is_changed else answer
-
-    def be_well() -> None:
-        nonlocal is_well
-        is_well = True
-
-    monkeypatch.setattr(FakeCarrier, "call", call)
-    return be_well
+    def on_answer(self, node: str, method: str, answer: bytes) -> bytes:
+        header, blobs = messages.unpack(answer)
+        is_odd = node == "n0001" and method == "hello" and "refused" not in header and not self.is_well
+        return messages.pack(self._change(header), blobs) if is_odd else answer
 
 
 @pytest.mark.parametrize(
@@ -116,41 +106,51 @@ def _answering(monkeypatch: pytest.MonkeyPatch, change: Answer) -> Callable[[], 
     [lambda header: {"refused": messages.STALE_EPOCH}, lambda header: {**header, "begun": (1 << 63) - 1}],
     ids=["a refusal without its epoch", "a number after which there is none"],
 )
-def test_a_node_whose_hello_is_odd_is_used_as_soon_as_it_is_not(
-    monkeypatch: pytest.MonkeyPatch, change: Answer
-) -> None:
-    run(_joins(_answering(monkeypatch, change)))
+def test_a_node_whose_hello_is_odd_is_used_as_soon_as_it_is_not(change: Callable[[Header], Header]) -> None:
+    run(_joins(OddHellos(change)))
 
 
-def test_a_fault_of_the_head_itself_keeps_a_node_away_no_longer_than_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    right, is_well = NodePools.has_settings, False
-
-    def has_settings(self: NodePools, link: NodeLink, told: dict[str, str]) -> bool:
-        if link.name == "n0001" and not is_well:
-            raise LookupError("a fault")
-        return right(self, link, told)
-
-    def be_well() -> None:
-        nonlocal is_well
-        is_well = True
-
-    monkeypatch.setattr(NodePools, "has_settings", has_settings)
-    assert run(_joins(be_well)) == "the server has failed at it: LookupError('a fault')"
-
-
-async def _joins(be_well: Callable[[], None]) -> str:
-    """Return what is told of the node before it has joined."""
-    async with ClusterSimulation(nodes=2, workers=1) as sim:
+async def _joins(hellos: OddHellos) -> None:
+    sim = ClusterSimulation(nodes=2, workers=1)
+    sim.network.on_answer = hellos.on_answer
+    async with sim:
         await asyncio.sleep(3)
-        _, node = await sim.head.supervisor.nodes()
-        assert node.state == "joining"
-        be_well()
+        assert (await _odd_node(sim)).state == "joining"
+        hellos.is_well = True
+        await _is_used(sim)
+
+
+async def _odd_node(sim: ClusterSimulation) -> NodeRecord:
+    _, node = await sim.head.supervisor.nodes()
+    return node
+
+
+async def _is_used(sim: ClusterSimulation) -> None:
+    await asyncio.sleep(20)
+    for _ in range(2):
+        await sim.submit(run_s=1.0)
+    await sim.ended(within_s=60)
+    assert {runs[0].node for runs in sim.runs.all.values()} == {"n0000", "n0001"}
+
+
+def test_a_fault_of_the_head_itself_keeps_a_node_away_no_longer_than_it_lasts() -> None:
+    run(_faulty())
+
+
+async def _faulty() -> None:
+    def fail(step: str) -> None:
+        if step == "hello sent":
+            raise LookupError("a fault")
+
+    async with ClusterSimulation(nodes=2, workers=1) as sim:
+        sim.has_lost_nodes = True
+        sim.head.carrier.on_step = fail
+        sim.network.machines["n0001"].kill()
         await asyncio.sleep(20)
-        for _ in range(2):
-            await sim.submit(run_s=1.0)
-        await sim.ended(within_s=60)
-        assert {runs[0].node for runs in sim.runs.all.values()} == {"n0000", "n0001"}
-    return node.detail
+        node = await _odd_node(sim)
+        assert (node.state, node.detail) == ("lost", "the server has failed at it: LookupError('a fault')")
+        sim.head.carrier.on_step = lambda step: None
+        await _is_used(sim)
 
 
 def test_a_cancel_that_is_repeated_costs_nothing_more_unless_it_shortens_the_grace() -> None:
@@ -174,22 +174,20 @@ async def _cancelled() -> None:
         machine.thaw()
 
 
-def test_a_refused_machine_has_its_node_started_anew_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_machine_has_its_node_started_anew_less_and_less_often() -> None:
     """It ends at once, and takes no memory of the machine meanwhile."""
-    be_well = _answering(
-        monkeypatch, lambda header: header if "refused" in header else {**header, "version": "of another day"}
-    )
-    run(_refused(be_well))
+    run(_refused(OddHellos(lambda header: {**header, "version": "of another day"})))
 
 
-async def _refused(be_well: Callable[[], None]) -> None:
-    async with ClusterSimulation(nodes=2) as sim:
+async def _refused(hellos: OddHellos) -> None:
+    sim = ClusterSimulation(nodes=2)
+    sim.network.on_answer = hellos.on_answer
+    async with sim:
         machine = sim.network.machines["n0001"]
         await asyncio.sleep(600)
         assert 5 < machine.incarnations < 16 and machine.host is None
-        _, node = await sim.head.supervisor.nodes()
+        node = await _odd_node(sim)
         assert node.state == "refused" and "of another day" in node.detail
-        be_well()
+        hellos.is_well = True
         await asyncio.sleep(REFUSED_AGAIN_S + 1)
-        _, node = await sim.head.supervisor.nodes()
-        assert node.state == "live"
+        assert (await _odd_node(sim)).state == "live"

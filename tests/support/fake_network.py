@@ -24,6 +24,9 @@ LATENCIES_S = (0.0005, 0.001)
 """Two, as what comes at the same moment is told together: that is most of what many jobs cost here."""
 
 
+Alter = Callable[[str, str, bytes], bytes]
+
+
 @dataclass(frozen=True)
 class Trouble:
     """How often something happens to a message, of 1."""
@@ -50,6 +53,9 @@ class FakeNetwork:
         self.accepted: dict[str, str] = {}
         """By job: the head that has given it to a node last."""
         self.messages = 0
+        self.on_call: Alter = lambda node, method, message: message
+        self.on_answer: Alter = lambda node, method, answer: answer
+        """What comes in place of a message, each time."""
         self._under_way: set[asyncio.Task[None]] = set()
 
     def on_run(self, run: Run) -> None:
@@ -263,7 +269,7 @@ class FakeCarrier:
             if answered is not None and not answered.done():
                 answered.set_exception(HostGone(f"{node} is not there"))
             return
-        answer = await host.call(method, self._pass_on(message))
+        answer = await host.call(method, self.network.on_call(node, method, self._pass_on(message)))
         if machine.host is not host or machine.is_frozen:
             return  # it died, or stood still: what it would say now is looked at by the next call
         if method == "hello" and b'"refused"' not in answer[: answer.index(b"\n")] and self.name not in machine.heads:
@@ -273,4 +279,4 @@ class FakeCarrier:
             return
         await self._passes(machine, is_answer=True)
         if not answered.done():
-            answered.set_result(self._pass_on(answer))
+            answered.set_result(self.network.on_answer(node, method, self._pass_on(answer)))

@@ -147,8 +147,8 @@ class NodeLink:
         self._is_ending = False
         """Whether its last incarnation ends: the next one begins in a moment."""
         self._given = 0
-        self._least_epoch = 0
-        """Above that of an earlier head whose clock was ahead."""
+        self._epoch = owner.epoch
+        """Under which it was greeted: the head may have come to know of a later one since, from another node."""
         self._heard: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -179,8 +179,8 @@ class NodeLink:
         task.add_done_callback(self._tasks.discard)
 
     def _about(self) -> Header:
-        number, head = self._owner.epoch
-        return {"epoch": max(number, self._least_epoch), "head": head, "incarnation": self.incarnation}
+        number, head = self._epoch
+        return {"epoch": number, "head": head, "incarnation": self.incarnation}
 
     async def close(self) -> None:
         """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
@@ -288,6 +288,8 @@ class NodeLink:
         owner = self._owner
         if owner.is_deposed:  # a node host that this head had started would be taken from the other one
             return None
+        if not before:  # else the one before it may be there still
+            self._epoch = owner.epoch
         asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts}
         try:
             async with asyncio.timeout(HELLO_S):
@@ -309,7 +311,6 @@ class NodeLink:
             if self._heard is not None:
                 owner.on_deposed()
             elif owner.on_newer_epoch(hello["epoch"]):
-                self._least_epoch = hello["epoch"] + 1
                 return await self._hello()
             return None
         if hello.get("refused") == messages.NOT_UNDERSTOOD:

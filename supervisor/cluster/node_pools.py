@@ -443,10 +443,14 @@ class NodePools(PoolsByName[NodePool]):
             pool.leave(link.name)
 
     def on_newer_epoch(self, number: int) -> bool:
+        if number < self.epoch.number:  # the node was greeted before another one told of that epoch
+            return True
         # None that has begun since has a number above the time of day, unless its machine has another one.
         was_set_back = self._is_starting and number > clocks.realtime() * 1000
         if self._has_joined and not was_set_back:
             self.on_deposed()
+        else:
+            self.epoch = Epoch(number + 1, self.epoch.head)
         return not self.is_deposed
 
     def on_deposed(self) -> None:

@@ -363,14 +363,8 @@ class JobQueue:
         return queue.tenants[queue.heads[0][3]].firsts[0][1]
 
     def close_line(self, pool: str, selected: Selected) -> None:
-        """Take no job with this selector until `open_line`: others go past them."""
+        """Take no job with this selector until `open_lines`: others go past them."""
         self._pools[pool].set_open(selected, self._held_back, is_open=False)
-
-    def open_line(self, pool: str, selected: Selected) -> None:
-        """Take jobs with this selector again."""
-        queue = self._pools.get(pool)
-        if queue is not None and selected in queue.closed:
-            queue.set_open(selected, self._held_back, is_open=True)
 
     def open_lines(self, pool: str, selectors: set[Selected], most: int) -> set[Selected]:
         """Open lines so that whoever has a turn finds its jobs for `most` free slots; return those that stay closed.

@@ -54,8 +54,13 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
 
 
 def _told(input: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a response repeats of its request, as that has it and not as a chat."""
     told = {name: input[name] for name in _TOLD if name in input}
-    return told | {"max_output_tokens": input.get("max_tokens"), "tools": input.get("tools", [])}
+    choice = told.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        told["tool_choice"] = {"type": "function", **choice["function"]}
+    tools = [{"type": "function", **tool["function"]} for tool in input.get("tools", [])]
+    return told | {"max_output_tokens": input.get("max_tokens"), "tools": tools}
 
 
 def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:

@@ -14,6 +14,9 @@ from killable.workers.authoring.job_functions import job
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
+TOLD_BYTES_MAX = 64 << 10
+"""Of a member that a response repeats: each of its events that has the response is written in the event loop."""
+
 
 @job
 def read_openai(kind: str, body: bytes, accepting: dict[str, list[Any]]) -> bytes:
@@ -31,4 +34,5 @@ def read_openai(kind: str, body: bytes, accepting: dict[str, list[Any]]) -> byte
         return dump_json({"malformed": "The body is nested too deeply, or has a number that is not finite"})
     rest = asked._asdict()
     del rest["inputs"]
+    rest["told"] = {name: member for name, member in asked.told.items() if len(dump_json(member)) <= TOLD_BYTES_MAX}
     return b"\n".join([dump_json({"asked": rest}), *inputs])

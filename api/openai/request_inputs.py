@@ -42,6 +42,8 @@ class Asked(NamedTuple):
     """Answers to each prompt."""
     inputs: list[dict[str, Any]]
     """Of each job, in the order of the choices."""
+    told: Mapping[str, Any] = {}
+    """What a response repeats of its request."""
 
 
 class Accepting(NamedTuple):

@@ -129,18 +129,28 @@ class OpenAIResponse:
         }
 
     def _output(self, status: str) -> list[Piece]:
-        calls = self._choice.calls
         pieces: list[Piece] = []
-        if self._choice.tokens and (self._choice.texts or not calls):
+        if self._has_message:
             pieces += self._message(status)
-        for call in calls:
-            item = dump_json(_call_item(call, self._record.job_id, "completed"))
-            pieces.append(b"," + item if pieces else item)
+        for item in self._call_items(status):
+            pieces.append(b"," + dump_json(item) if pieces else dump_json(item))
         return pieces
 
+    @property
+    def _has_message(self) -> bool:
+        """Whether a message is among its items: one that only calls tools has none."""
+        return bool(self._choice.texts) or (self._record.state == "completed" and not self._choice.calls)
+
+    def _call_items(self, status: str) -> list[dict[str, Any]]:
+        """Return the calls of tools as items. Only the last may not be whole."""
+        calls, job_id = self._choice.calls, self._record.job_id
+        return [
+            *(_call_item(call, job_id, "completed") for call in calls[:-1]),
+            *(_call_item(call, job_id, _status_of_item(status)) for call in calls[-1:]),
+        ]
+
     def _message(self, status: str) -> list[Piece]:
-        done = "completed" if status == "completed" else "in_progress" if status == "in_progress" else "incomplete"
-        head = {"id": self._message_id, "type": "message", "status": done, "role": "assistant"}
+        head = {"id": self._message_id, "type": "message", "status": _status_of_item(status), "role": "assistant"}
         return [dump_json(head)[:-1], b',"content":[', *self._part(), b"]}"]
 
     def _part(self) -> list[Piece]:
@@ -172,15 +182,11 @@ class OpenAIResponse:
             if name == "token":
                 text, logprobs = self._choice.take_token(data)
                 yield from self._begin()
-                pieces = [*self._begin_item(), *((self._delta(text, logprobs),) if text else ())]
+                pieces = [*self._begin_item(), self._delta(text, logprobs)] if text else ()
                 if id >= self._first_id:
                     yield from pieces
-            elif name in BETWEEN_ATTEMPTS and self._has_item:
-                if id >= self._first_id or self._item_begins <= self._after <= self._sequence:
-                    raise BegunAnew
-                self._choice.forget()
-                self._has_item = False
-                self._sequence += 1  # that of the error that its readers have got
+            elif name in BETWEEN_ATTEMPTS:
+                self._forget(id)
             elif name in TERMINAL_STATES:
                 yield from self._end(name, data)
 
@@ -191,6 +197,15 @@ class OpenAIResponse:
         self._record = self._record._replace(state="running")
         for event in ("response.created", "response.in_progress"):
             yield self._event(event, {"response": {**self._members(), "output": []}})
+
+    def _forget(self, id: int) -> None:
+        """Forget what was said before the event with this id, which is void. Raise BegunAnew if its reader has it."""
+        if self._has_item:
+            if id >= self._first_id or self._item_begins <= self._after <= self._sequence:
+                raise BegunAnew
+            self._has_item = False
+            self._sequence += 1  # that of the error that its readers have got
+        self._choice.forget()
 
     def _begin_item(self) -> Iterable[bytes]:
         if self._has_item:
@@ -219,8 +234,6 @@ class OpenAIResponse:
         if not self._is_begun and self._choice.error is not None and name != "cancelled":
             return  # its answer has a status
         yield from self._begin()
-        if name == "completed":
-            yield from self._begin_item()
         result, partial = members["result"], members["partial"]
         self._record = self._record._replace(
             state=name,
@@ -230,19 +243,23 @@ class OpenAIResponse:
         )
         response = self._members()
         if name == "completed":
-            text, place = self._choice.texts, dump_json(self._place)[1:-1]
-            yield from self._large(b"response.output_text.done", place, b',"text":"', text, b'","logprobs":[]')
-            yield from self._large(b"response.content_part.done", place, b',"part":', *self._part())
-            message = self._message(response["status"])
-            yield from self._large(b"response.output_item.done", b'"output_index":0,"item":', *message)
-            for index, call in enumerate(self._choice.calls, 1):
-                item = _call_item(call, self._record.job_id, "completed")
+            if self._has_message:
+                yield from self._end_item(response["status"])
+            for index, item in enumerate(self._call_items(response["status"]), int(self._has_message)):
                 yield self._event("response.output_item.added", {"output_index": index, "item": item})
                 arguments = {"item_id": item["id"], "output_index": index, "arguments": item["arguments"]}
                 yield self._event("response.function_call_arguments.done", {**arguments, "name": item["name"]})
                 yield self._event("response.output_item.done", {"output_index": index, "item": item})
         ended = f"response.{response['status']}".encode()
         yield from self._large(ended, b'"response":', *self._response(response))
+
+    def _end_item(self, status: str) -> Iterable[Piece]:
+        yield from self._begin_item()
+        text, place = self._choice.texts, dump_json(self._place)[1:-1]
+        yield from self._large(b"response.output_text.done", place, b',"text":"', text, b'","logprobs":[]')
+        yield from self._large(b"response.content_part.done", place, b',"part":', *self._part())
+        message = self._message(status)
+        yield from self._large(b"response.output_item.done", b'"output_index":0,"item":', *message)
 
     def _event(self, name: str, members: dict[str, Any]) -> bytes:
         return self._spliced(name.encode(), dump_json(members)[1:-1])
@@ -270,6 +287,11 @@ def _error(error: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     code = "invalid_prompt" if error["code"] == _INVALID else "server_error"
     return {"code": code, "message": f"{error['code']}: {error['message']}"}
+
+
+def _status_of_item(status: str) -> str:
+    """Return how an item of a response stands that may not be whole."""
+    return status if status in ("completed", "in_progress") else "incomplete"
 
 
 def _call_item(call: dict[str, Any], job_id: str, status: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from killable.api.openai.request_inputs import (
 
 KEPT = "is not supported: the answer is kept as that of any job (server.keep_s)"
 _OF_CHAT = ("messages", "max_tokens", "max_completion_tokens", "response_format", "logprobs")
+_TOLD = ("temperature", "top_p", "tool_choice", "parallel_tool_calls")
 UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 
 
@@ -48,7 +49,18 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     given.pop("include", None)
     if faults:
         raise BadRequest(*faults)
-    return read("responses", {**given, "model": model}, accepting)
+    asked = read("responses", {**given, "model": model}, accepting)
+    return asked._replace(told=_told(asked.inputs[0]))
+
+
+def _told(input: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a response repeats of its request, as that has it and not as a chat."""
+    told = {name: input[name] for name in _TOLD if name in input}
+    choice = told.get("tool_choice")
+    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
+        told["tool_choice"] = {"type": "function", **choice["function"]}
+    tools = [{"type": "function", **tool["function"]} for tool in input.get("tools", [])]
+    return told | {"max_output_tokens": input.get("max_tokens"), "tools": tools}
 
 
 def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
@@ -131,7 +131,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     """Answer a conversation as a response. With `background` it goes on when its client leaves."""
     submitted = await _submit(request, headers, "responses")
     asked, record = submitted.asked, submitted.records[0]
-    form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **_told(asked)})
+    form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **asked.told})
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return await whole_answer(record.job_id, form.whole(), submitted.headers)
@@ -194,16 +194,6 @@ async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> R
         form.take(0, batch)
     form.take_record(0, record)
     return await whole_answer(record.job_id, form.whole())
-
-
-_TOLD = ("temperature", "top_p", "tool_choice", "parallel_tool_calls")
-
-
-def _told(asked: Asked) -> dict[str, Any]:
-    """Return what a response repeats of its request."""
-    input = asked.inputs[0] if asked.inputs else {}
-    told = {name: input[name] for name in _TOLD if name in input}
-    return told | {"max_output_tokens": input.get("max_tokens"), "tools": input.get("tools", [])}
 
 
 async def _types(engine: Engine) -> list[JobType]:

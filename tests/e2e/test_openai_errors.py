@@ -174,6 +174,9 @@ def test_a_large_request_is_read_as_a_small_one(http: httpx.Client) -> None:
     long = "word " * 8000
     whole = http.post(CHAT, json={"model": "parrot", "messages": [{"role": "user", "content": long}], "max_tokens": 2})
     assert whole.json()["choices"][0]["message"]["content"] == "word word"
+    asked = {"model": "caller", "max_output_tokens": 9, "tools": [{"type": "function", "name": "f"}]}
+    small, large = (http.post(RESPONSES, json={**asked, "input": input}).json() for input in ("word", long))
+    assert small["tools"] == asked["tools"] and (large["tools"], large["max_output_tokens"]) == (small["tools"], 9)
     for path, body, code, param in WRONG[2:30:9]:
         padded = {**body, "metadata": {"pad": "x"}, "messages": body.get("messages"), "padding": None, "pad": None}
         answer = http.post(

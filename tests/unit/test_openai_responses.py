@@ -60,6 +60,25 @@ def test_events_are_the_same_from_any_point(state: str) -> None:
     assert whole[-1]["response"]["output"][0]["content"][0]["text"] == "one two"
 
 
+@pytest.mark.parametrize("reason", ["tool_calls", "length"])
+@pytest.mark.parametrize("text", ["", "I look"])
+def test_an_item_has_the_same_place_in_the_events_as_in_the_response(text: str, reason: str) -> None:
+    """An answer that only called a tool began an empty message in the place that the call had in the end."""
+    call = {"index": 0, "id": "c1", "function": {"name": "f", "arguments": '{"a":' if reason == "length" else "{}"}}
+    said = [{"text": text}] if text else []
+    *log, last = events("completed", *said, {"value": {"tool_calls": [call]}})
+    last = last._replace(data=dump_json(json.loads(last.data) | {"result": {"finish_reason": reason}}))
+    whole = streamed([[*log, last]])
+    output = whole[-1]["response"]["output"]
+    assert [item["type"] for item in output] == (["message"] if text else []) + ["function_call"]
+    for event in whole:
+        if event["type"] == "response.output_item.done":
+            assert event["item"] == output[event["output_index"]]
+        elif "output_index" in event:
+            assert output[event["output_index"]]["id"] in (event.get("item_id"), event.get("item", {}).get("id"))
+    assert output[-1]["status"] == ("incomplete" if reason == "length" else "completed")
+
+
 def test_a_failure_before_the_first_word_is_for_the_status_of_the_answer() -> None:
     form = OpenAIResponse(record(), "m", {})
     assert list(form.stream(0, events("failed"))) == []

@@ -180,6 +180,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse_header()
             raise ValueError("the header is too large")  # the parser stops
         super().on_headers_complete()
+        if not self.pipeline:
+            self._running = self.cycle
         if self._reading is not None:
             self.flow.pause_reading()  # its body, if it has one: until the application asks for it
         elif self.pipeline:
@@ -204,6 +206,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._bounds.works(self)
 
     def on_response_complete(self) -> None:
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]  # which uvicorn begins now
         super().on_response_complete()
         if not self.pipeline and self._is_idle:
             self._bounds.rests(self)
@@ -238,10 +242,6 @@ class BoundedProtocol(HttpToolsProtocol):
         return self.transport.is_closing()
 
     # ── internal ──
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        super()._start_asgi_task(cycle, app)
 
     def _bound_silence(self) -> None:
         """Let the kernel drop the connection to a peer that is gone: a ping would be retransmitted for 15 minutes.

@@ -206,11 +206,14 @@ class WorkerProcess:
         self.base = self.sample(cpu=cpu, at_most=1) or (None if self._was_used else self.base)
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
+    def shares_cgroup(self) -> bool:
+        return self._cgroup is not None and any(pid != self.pid for pid in self._cgroup.processes(2))
+
     def release(self) -> bool:
         if not self._frames.is_settled:
             return False  # the next one would get the tokens of this one
-        if self._cgroup is not None and any(pid != self.pid for pid in self._cgroup.processes(2)):
-            return False  # it has given a child to the zygote (CLONE_PARENT, clone(2)), which its end kills
+        if self.shares_cgroup():
+            return False  # its end kills what it has left
         with self._lock:
             if self.killed_for is not None:
                 return False

@@ -13,7 +13,6 @@ from enum import Enum
 from typing import Protocol
 
 from killable.supervisor import event_loops
-from killable.supervisor.clock import monotonic
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict, WorkerId
 from killable.supervisor.pools.lane import Lane, LaneHolder
@@ -24,9 +23,6 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.frames import Frame
 from killable.workers.protocol.messages import Broken, Kind, Ready
 from killable.workers.protocol.shared_memory import MemoryFile, ResultBuffer
-
-CGROUP_LOOK_S = 0.01
-"""While calls run through, the cgroup is looked at so often at most: each look takes 4 µs, a tenth of a short call."""
 
 
 class WorkerStage(Enum):
@@ -118,8 +114,6 @@ class Worker:
         self._early_output = b""
         self.lane: Lane | None = None
         """Set while threads of the program may give the worker calls."""
-        self._looked_at = -math.inf
-        """When its cgroup was looked at last for what a call may have left, in monotonic seconds."""
         self._is_spoilt = False
         """A call that has run through has left a process there: it is to get no other."""
         self.heard = 0
@@ -197,10 +191,7 @@ class Worker:
 
     def on_ran(self, count: int, *, is_idle: bool) -> None:
         self.served += count  # `may_be_reused` has to count these calls
-        now = monotonic()
-        if now - self._looked_at > CGROUP_LOOK_S:
-            self._looked_at = now
-            self._is_spoilt = self.process.shares_cgroup()
+        self._is_spoilt = self.process.shares_cgroup()
         if self._is_spoilt and self.lane is not None:
             self.lane.is_closed = True  # nothing more is lined up, until `on_frames` ends it
         elif is_idle:

@@ -7,6 +7,7 @@ that was opened at the fork, so it can never hit a foreign process.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ from killable.supervisor.ports import FenceError, Gone, ProcessListener, Process
 from killable.workers.protocol.zygote_messages import ProcessEnding
 from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
+CGROUP_LOOK_S = 0.01
+"""While calls run through, the cgroup is looked at so often at most: each look takes 4 µs, a tenth of a short call."""
 NOTIFICATIONS_MAX = 256
 """The latest ones of a read; earlier ones are dropped. A worker never has so many unread, but a job can write any
 number, and each takes time of the event loop, in which no other job is killed.
@@ -36,10 +39,16 @@ number, and each takes time of the event loop, in which no other job is killed.
 
 
 class WorkerProcess:
-    """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone."""
+    """Implements `ports.Process`. Owns its descriptors and its cgroup until it is gone.
+
+    A thread in `kill_now` holds the lock of the lanes, for which a finalizer of the program may wait. So the loop's own
+    thread only sets values while it has the lock of the process.
+    """
 
     _used: tuple[Sample | None, Sample | None] = None, None
     """What a look for a limit had measured, and what readers are told for as long as it holds."""
+    _looked_at, _is_shared = -math.inf, False
+    """When `shares_cgroup` last looked, in monotonic seconds, and what it found."""
 
     def __init__(
         self,
@@ -87,10 +96,7 @@ class WorkerProcess:
         self._pidfd = -1
         self._fence: int | None = None
         self._lock = threading.RLock()  # reentrant: a finalizer of the host program may run inside, and cancel
-        """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors. That
-        thread holds the lock of the lanes, for which a finalizer may wait: the loop's own thread only sets values
-        while it has this one.
-        """
+        """Guards `kill_now` in another thread against the end of the attempt and the close of the descriptors."""
         self.killed_for: Verdict | None = None
         self._kill_wanted = self._was_killed = self._closed = self._exit_reported = False
         self._stack = StackFile(stack)
@@ -206,11 +212,21 @@ class WorkerProcess:
         self.base = self.sample(cpu=cpu, at_most=1) or (None if self._was_used else self.base)
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
 
+    def shares_cgroup(self) -> bool:
+        now = clock.monotonic()
+        if now - self._looked_at > CGROUP_LOOK_S:
+            self._looked_at = now
+            self._is_shared = self._has_others_in_cgroup()
+        return self._is_shared
+
+    def _has_others_in_cgroup(self) -> bool:
+        return self._cgroup is not None and any(pid != self.pid for pid in self._cgroup.processes(2))
+
     def release(self) -> bool:
         if not self._frames.is_settled:
             return False  # the next one would get the tokens of this one
-        if self._cgroup is not None and any(pid != self.pid for pid in self._cgroup.processes(2)):
-            return False  # it has given a child to the zygote (CLONE_PARENT, clone(2)), which its end kills
+        if self._has_others_in_cgroup():
+            return False  # its end kills what it has left
         with self._lock:
             if self.killed_for is not None:
                 return False

@@ -114,6 +114,8 @@ class Worker:
         self._early_output = b""
         self.lane: Lane | None = None
         """Set while threads of the program may give the worker calls."""
+        self._is_spoilt = False
+        """A call that has run through has left a process there: it is to get no other."""
         self.heard = 0
         """The fence of its last IDLE frame; 0: there was none."""
         self._result_buffer: ResultBuffer | None = None
@@ -189,7 +191,10 @@ class Worker:
 
     def on_ran(self, count: int, *, is_idle: bool) -> None:
         self.served += count  # `may_be_reused` has to count these calls
-        if is_idle:
+        self._is_spoilt = self.process.shares_cgroup()
+        if self._is_spoilt and self.lane is not None:
+            self.lane.is_closed = True  # nothing more is lined up, until `on_frames` ends it
+        elif is_idle:
             self._owner.on_worker_idle(self)
 
     def on_lane_over(self) -> None:
@@ -291,6 +296,8 @@ class Worker:
     def on_frames(self, frames: list[Frame]) -> None:
         if self.lane is not None:
             frames = frames[self.lane.ran(frames) :]
+            if self._is_spoilt:
+                self.leave()
             if not frames:
                 return
             if self.lane is not None:  # else it ended when callers heard of their results

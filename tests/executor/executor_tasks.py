@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
-from support.job_helpers import fork_one, libc
+from support.job_helpers import clone_for_parent, fork_one, libc
 from support.waiting import until
 
 from killable import Context, Retry, Stopping
@@ -281,6 +281,10 @@ class Guarded:
 
     def run(self) -> None:
         """Do nothing."""
+
+
+def leave_child_of_parent() -> tuple[int, int]:
+    return os.getpid(), clone_for_parent()
 
 
 def leave_something(what: str) -> int:

@@ -18,6 +18,7 @@ import pytest
 from support import processes
 from support.certificate_checks import was_killed
 from support.executor_lanes import ready_workers
+from support.supervisor_fixture import NEEDS_CGROUPS
 from support.waiting import until
 
 from killable import (
@@ -273,6 +274,15 @@ def test_a_worker_is_used_again_only_as_it_was(what: str) -> None:
         assert executor.submit(executor_tasks.leave_something, "nothing").result() == first
         assert executor.submit(executor_tasks.leave_something, what).result() == first
         assert executor.submit(executor_tasks.leave_something, "nothing").result() != first
+
+
+@NEEDS_CGROUPS
+def test_a_worker_that_has_made_a_child_of_its_parent_gets_no_other_call() -> None:
+    """It has no child, but its cgroup has another process."""
+    with Executor(max_workers=1) as executor:
+        worker, child = executor.submit(executor_tasks.leave_child_of_parent).result()
+        assert executor.submit(executor_tasks.leave_something, "nothing").result() != worker
+        until(lambda: is_gone(child), "its worker has taken it along")
 
 
 @pytest.mark.row("PEERS-K")

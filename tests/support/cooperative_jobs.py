@@ -19,13 +19,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from support.job_helpers import announce_entry, compute, fork_one, libc, name_process
+from support.job_helpers import announce_entry, clone_for_parent, compute, fork_one, libc, name_process
 
 from killable import Context, Stopping, job
-
-CLONE_PARENT = 0x00008000
-"""clone(2)."""
-STACK_BYTES = 64 << 10
 
 
 @job
@@ -158,8 +154,7 @@ def changes_process(ctx: Context, what: str) -> int:
         case "daemon":
             fork_one(new_session=True, twice=True)
         case "child of its parent":
-            stack = ctypes.create_string_buffer(STACK_BYTES)
-            libc().clone(libc().pause, ctypes.byref(stack, STACK_BYTES), CLONE_PARENT | signal.SIGCHLD, None)
+            clone_for_parent()
         case "nothing":
             pass
     return os.getpid()

@@ -105,6 +105,9 @@ class FakeProcess:
     def note_base(self, *, cpu: bool = True) -> None:
         self.base = self.sample(cpu=cpu, at_most=1)
 
+    def shares_cgroup(self) -> bool:
+        return False
+
     def release(self) -> bool:
         if self.killed_for is not None:
             return False

@@ -144,6 +144,9 @@ class SimulatedProcess:
     def note_base(self, *, cpu: bool = True) -> None: ...
     def retire(self) -> None: ...
 
+    def shares_cgroup(self) -> bool:
+        return False
+
     def release(self) -> bool:
         self._held = None
         return self.killed_for is None

@@ -215,7 +215,8 @@ def _methods(kind: type) -> Iterator[tuple[str, Any]]:
 HIDDEN = {
     "JobFuture": frozenset(
         (
-            *("cancel_pending", "is_wanted", "wait_until_done", "fail", "begin", "begin_in_lane", "note_cancelled"),
+            *("cancel_in_finalizer", "cancel_pending", "is_wanted", "wait_until_done"),
+            *("fail", "begin", "begin_in_lane", "note_cancelled"),
             *("on_accepted", "on_changed", "complete", "finish", "close_in_child"),
         )
     ),

@@ -508,7 +508,7 @@ class Supervisor:
         from killable.supervisor.dispatch.reload import Reload, failure_of, not_on_nodes
 
         if self._closing or self._drain.shutting_down:
-            raise Refused("the server is shutting down", code="draining")
+            raise Refused("the server is shutting down", code="draining", shutting_down=True)
         if (fleet := self._fleet_here()) is None:
             raise not_on_nodes()
         if self._reload is None:

@@ -36,7 +36,10 @@ class Drain:
         """Raise Refused: draining, when no new jobs are accepted."""
         if self.draining:  # also true during a shutdown
             state = "shutting down" if self.shutting_down else "being drained"
-            raise Refused(f"the server is {state} and takes no new jobs", code="draining", retry_after_s=RETRY_AFTER_S)
+            raise Refused(
+                f"the server is {state} and takes no new jobs",
+                code="draining", retry_after_s=RETRY_AFTER_S, shutting_down=self.shutting_down,
+            )  # fmt: skip
 
     def begin(self, clock: Clock, deadline_s: float | None, on_deadline: Callable[[], None]) -> None:
         """Accept no new jobs; call `on_deadline` after `deadline_s` (None: never). Another call replaces both."""

@@ -10,6 +10,9 @@ import pytest
 from api_server import OwnServer, Server, StartServer, problem_of
 from support.looped_cases import cases
 
+from killable.api.cli.display.error_hints import hint_for
+from killable.workers.errors import Refused
+
 pytestmark = pytest.mark.own_server
 
 NOT_WAITING = {"prefer": "respond-async"}
@@ -138,7 +141,9 @@ async def test_a_shutdown_refuses_drains_and_ends(server: OwnServer, tmp_path: P
     ending = asyncio.create_task(server.supervisor.until_shutdown())
     answer = await server.client.post("/v1/shutdown?deadline_s=600&reason=upgrade")
     assert answer.status_code == 202 and answer.json()["shutting_down"] and answer.json()["draining"]
-    problem_of(await server.client.post("/v1/jobs", json={"type": "echo"}), 503, "draining")
+    problem = problem_of(await server.client.post("/v1/jobs", json={"type": "echo"}), 503, "draining")
+    assert problem["shutting_down"], "the command's hint is then another one"
+    assert "drain --off" not in hint_for(Refused(code="draining", shutting_down=True)) != ""
     problem_of(await server.client.delete("/v1/drain"), 503, "draining")
     assert not ending.done()
     gate.touch()

@@ -37,10 +37,15 @@ _EARLY_KILL_HINT = (
 )
 
 
+_SHUTDOWN_HINT = "nothing takes a shutdown back: ask again when the server has been started anew"
+
+
 def hint_for(error: KillableError) -> str:
     """Return the hint for an error; empty: there is none."""
     if error.code == "cancelled" and certificate_of(error).get("early_kill"):
         return _EARLY_KILL_HINT
+    if error.code == "draining" and error.facts.get("shutting_down"):
+        return _SHUTDOWN_HINT
     if error.code == "invalid" and isinstance(error, JobError):
         return ""
     limit = limit_of(error.code, error.facts)

@@ -458,6 +458,19 @@ def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Serv
         os.kill(server.process.pid, signal.SIGCONT)
 
 
+def test_a_verb_says_that_it_waits_for_a_server_that_stands_still(server: Server, folder: Path) -> None:
+    impatient = Command(folder, server.url, constants={"killable.api.cli.parameters.command_client": {"SAY_S": 0.1}})
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        with impatient.start("workers", "--json") as waiting:
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline() == f"{server.url} has not answered for 0.1 s; still waiting\n"
+            os.kill(server.process.pid, signal.SIGCONT)
+            assert waiting.wait(60) == 0
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
 @pytest.mark.row("G10")
 def test_every_verb_that_asks_has_json(command: Command) -> None:
     job_id = command.ok("submit", "add", "-i", "a=1", "-d").strip()

@@ -47,6 +47,7 @@ def ps(
         if watch:
             import asyncio  # here: a list alone does not need it
 
+            client.info()
             try:
                 asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
             except BrokenPipeError:  # its reader ends it, as an interrupt does: nothing has failed

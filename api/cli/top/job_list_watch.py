@@ -60,10 +60,10 @@ class JobListWatch:
         """By job: the event of the workers that has its worker, and the job."""
 
     async def run(self, as_json: bool) -> None:
-        """Show them until an interrupt, which is raised, or (BrokenPipeError) until nobody reads. Raise Unreachable if
-        no server answers at first, Refused for what will not pass: a key that is refused.
+        """Show them until an interrupt, which is raised, or (BrokenPipeError) until nobody reads.
+
+        Raise Refused for what will not pass: a key that is refused.
         """
-        await self._client.info()
         reading = asyncio.create_task(self._feed.run())
         try:
             await (self._draw() if not as_json and sys.stdout.isatty() else self._print(as_json))

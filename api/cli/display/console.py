@@ -46,7 +46,10 @@ def has_reader(stream: TextIO) -> bool:
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()
-    poll.register(stream, 0)
+    try:
+        poll.register(stream, 0)
+    except (OSError, ValueError):  # it has no descriptor
+        return True
     return not poll.poll(0)
 
 

@@ -5,7 +5,7 @@ Runs in: supervisor. `Supervisor` implements it on this machine; callers must no
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
 from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
@@ -209,8 +209,10 @@ class Engine(Protocol):
         """Return the files of the user's own code that are not as they were when they were loaded."""
         ...
 
-    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
-        """Return what each tenant has now beside its bounds, or only this one."""
+    async def tenants(
+        self, tenant: str | None = None, *, is_operator: Callable[[str], bool] = lambda _: False
+    ) -> Sequence[TenantRecord]:
+        """Return what each tenant has now beside its bounds, or only this one. `is_operator`: by its name."""
         ...
 
     async def reader_came(

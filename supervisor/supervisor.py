@@ -410,8 +410,11 @@ class Supervisor:
         statuses = tuple((job.id, job.cancel_status) for job in matching)
         return BulkCancel(statuses, tuple(job.durable for job in matching))
 
-    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
-        return self._registry.tenant_records([tenant] if tenant is not None else self._registry.known_tenants())
+    async def tenants(
+        self, tenant: str | None = None, *, is_operator: Callable[[str], bool] = lambda _: False
+    ) -> Sequence[TenantRecord]:
+        asked = self._registry.known_tenants() if tenant is None else [tenant]
+        return self._registry.tenant_records(asked, is_operator)
 
     @functools.cached_property
     def _readers(self) -> StreamReaders:

@@ -6,7 +6,7 @@ whose a job is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NoReturn, Unpack
 
 from killable.supervisor.engine import Engine, Scrapes
@@ -98,8 +98,10 @@ class OwnJobs:
             by=by, reason=reason, grace_s=grace_s, wait_s=wait_s, dry_run=dry_run, key=key, **self._own(wanted)
         )
 
-    async def tenants(self, tenant: str | None = None) -> Sequence[TenantRecord]:
-        return await self._engine.tenants(self._tenant)
+    async def tenants(
+        self, tenant: str | None = None, *, is_operator: Callable[[str], bool] = lambda _: False
+    ) -> Sequence[TenantRecord]:
+        return await self._engine.tenants(self._tenant, is_operator=is_operator)
 
     async def reader_came(
         self, job_id: str | None, tenant: str = DEFAULT_TENANT, *, operator: bool = False, watches: bool = False,

@@ -120,9 +120,16 @@ async def undrain_node(request: Request, name: str) -> Response:
 async def list_tenants(request: Request) -> Response:
     """List what each tenant has now, beside its bounds. A key that is not an operator's gets its own tenant only."""
     sees_all = caller_of(request.scope) is None or is_operator(request.scope)
-    found = await engine_of(request).tenants(None if sees_all else tenant_of(request))
     keys = parts_of(request).keys
+    found = await engine_of(request).tenants(
+        None if sees_all else tenant_of(request), is_operator=lambda name: _is_operator(name, keys)
+    )  # fmt: skip
     return Json({"tenants": [each._asdict() | {"has_key": _has_key(each.tenant, keys)} for each in found]})
+
+
+def _is_operator(tenant: str, keys: KeyRing | None) -> bool:
+    key = None if keys is None else keys.named(tenant)
+    return tenant.startswith(SOCKET_USER) or (key is not None and key.role == "operate")
 
 
 def _has_key(tenant: str, keys: KeyRing | None) -> bool:

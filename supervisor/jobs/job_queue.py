@@ -35,11 +35,11 @@ SERVED_MAX = 1000
 
 
 class QueueFull(Exception):
-    """The queue has reached a bound, whose setting is `bound`."""
+    """The queue has reached a bound, whose setting is `bound`; `limit` has what an operator has more, too."""
 
-    def __init__(self, bound: str, limit: int) -> None:
-        super().__init__(f"{bound} of {limit} is reached")
-        self.bound, self.limit = bound, limit
+    def __init__(self, bound: str, setting: int, more: int = 0) -> None:
+        self.bound, self.limit = bound, setting + more
+        super().__init__(f"{bound} of {setting}{f', and {more} more for an operator,' if more else ''} is reached")
 
 
 class _TenantLines:
@@ -249,11 +249,11 @@ class JobQueue:
 
         There is more room by this share of it, rounded up.
         """
-        jobs_max, bytes_max = (most + ceil(most * more) for most in (self._jobs_max, self._bytes_max))
-        if len(self) >= jobs_max:
-            raise QueueFull("queue_jobs_max", self._jobs_max)
-        if self.bytes + input_bytes > bytes_max:
-            raise QueueFull("queue_bytes_max", self._bytes_max)
+        more_jobs, more_bytes = (ceil(most * more) for most in (self._jobs_max, self._bytes_max))
+        if len(self) >= self._jobs_max + more_jobs:
+            raise QueueFull("queue_jobs_max", self._jobs_max, more_jobs)
+        if self.bytes + input_bytes > self._bytes_max + more_bytes:
+            raise QueueFull("queue_bytes_max", self._bytes_max, more_bytes)
 
     def hold(self, input_bytes: int) -> None:
         """Reserve room for a job that is not queued yet."""

@@ -156,7 +156,9 @@ class Registry:
         """Return every tenant that has something now, or a table of its own."""
         return self.tenants.active() | {tenant for tenant, _, _ in self.retention.shares()}
 
-    def tenant_records(self, tenants: Iterable[str]) -> list[TenantRecord]:
+    def tenant_records(
+        self, tenants: Iterable[str], is_operator: Callable[[str], bool] = lambda _: False
+    ) -> list[TenantRecord]:
         """Return what each of these has beside its bounds, sorted by name."""
         kept = {tenant: (jobs, size) for tenant, jobs, size in self.retention.shares()}
         return [
@@ -169,7 +171,7 @@ class Registry:
                 kept_bytes=kept.get(tenant, (0, 0))[1],
                 streams=self.tenants.streams[tenant],
                 idempotency_keys=self.idempotency_keys.count_alone(tenant),
-                bounds=self.tenants.bounds(tenant).as_json(),
+                bounds=self.tenants.bounds(tenant, operator=is_operator(tenant)).as_json(),
             )
             for tenant in sorted(tenants)
         ]

@@ -234,7 +234,9 @@ def test_no_import_imports_nothing_and_a_broken_pool_is_said(command: Command) -
     done, _ = run(command, "config", "--no-import", "--json")
     assert done.returncode == 0 and "job_types" not in json.loads(done.stdout) and "imported" not in done.stderr
     done, _ = run(command, "config")
-    assert done.returncode == 0 and "pool good is broken" in done.stderr and "killable check" in done.stderr
+    assert done.returncode == 0 and "pool good is broken: `killable check` shows why" in done.stderr
+    done, _ = run(command, "config", "check")  # which is not `killable check`
+    assert done.returncode == 78 and "pool check is broken: `killable check check` shows why" in done.stderr
 
 
 def test_what_cannot_be_used_is_not_shown_but_said(command: Command) -> None:

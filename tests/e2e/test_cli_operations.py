@@ -295,6 +295,7 @@ def test_ctrl_c_ends_a_wait_and_not_its_jobs(command: Command) -> None:
 def test_a_worker_that_is_gone_is_no_job(command: Command) -> None:
     done = command.run("inspect", "w-7777")
     assert done.returncode == 4 and "there is no worker process w-7777" in done.stderr
+    assert "killable workers lists the workers" in done.stderr
 
 
 def test_wait_refuses_an_unknown_job_before_it_waits(command: Command) -> None:
@@ -454,6 +455,19 @@ def test_completion_does_not_wait_for_a_server_that_does_not_answer(server: Serv
     os.kill(server.process.pid, signal.SIGSTOP)
     try:
         assert completed(command, "submit", "gre") == []
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+
+
+def test_a_verb_says_that_it_waits_for_a_server_that_stands_still(server: Server, folder: Path) -> None:
+    impatient = Command(folder, server.url, constants={"killable.api.cli.parameters.command_client": {"SAY_S": 0.1}})
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        with impatient.start("workers", "--json") as waiting:
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline() == f"{server.url} has not answered for 0.1 s; still waiting\n"
+            os.kill(server.process.pid, signal.SIGCONT)
+            assert waiting.wait(60) == 0
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
 

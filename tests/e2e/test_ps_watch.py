@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,21 @@ def test_in_a_pipe_each_change_is_a_line(watching: Command, command: Command) ->
             process.send_signal(signal.SIGINT)
             said = process.communicate(timeout=60)
             assert process.returncode == 130 and said == ("", "")
+
+
+def test_it_ends_with_its_reader(watching: Command, command: Command) -> None:
+    """Also if it has nothing more to print, and before it was connected wholly."""
+    start_detached(command, "tick")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with running(watching, "ps", "--watch") as once, watching.start("ps", "--watch", stdout=writing) as never:
+        os.close(writing)
+        read_line(once)
+        assert once.stdout is not None
+        once.stdout.close()
+        for process in (once, never):
+            assert process.wait(60) == 0
+            assert process.stderr is not None and process.stderr.read() == ""
 
 
 def test_in_a_terminal_the_list_is_drawn_in_place_and_stays(watching: Command, command: Command) -> None:

@@ -18,7 +18,7 @@ def test_the_first_look_says_what_waits_runs_and_fails(shown: Shown, client: Cli
     for _ in range(5):
         client.submit("waits")
     tab = shown.open()
-    expect(tab.get_by_role("link", name=re.compile("Running 3"))).to_be_visible()
+    expect(tab.get_by_role("link", name=re.compile("Running 3 3 of 3 slots busy"))).to_be_visible()
     expect(tab.get_by_role("link", name=re.compile("Queued 2"))).to_be_visible()
     expect(tab.get_by_role("table").get_by_role("row", name=re.compile("main 3"))).to_be_visible()
     codes = tab.get_by_role("region", name="Endings by code")

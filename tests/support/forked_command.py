@@ -92,7 +92,8 @@ class ForkedProcess:
                 streams.append(_descriptor(given, os.O_WRONLY, theirs))
             passed = [_Passed(descriptor) for descriptor in streams]
             arguments = list(args), str(folder), dict(environment), passed, dict(constants or {}), script
-            self._process = _context.Process(target=_become, args=arguments)
+            # Not joined at the end of a run that was killed: it would wait for a server that nobody ends any more.
+            self._process = _context.Process(target=_become, args=arguments, daemon=True)
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
@@ -179,6 +180,7 @@ def _become(
     args: list[str], folder: str, environment: dict[str, str], streams: list[int], constants: Constants, script: str
 ) -> None:
     """In the fork: with its streams, its environment and its folder, as if it had been started with them."""
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it has children
     gc.freeze()  # what was imported is no garbage: a collector that goes through it copies its pages
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)

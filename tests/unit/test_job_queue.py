@@ -141,9 +141,9 @@ def test_an_operator_has_a_tenth_more_room() -> None:
     queue.check(10, more=0.1)
     with pytest.raises(QueueFull) as caught:
         queue.check(11, more=0.1)
-    assert (caught.value.bound, caught.value.limit) == ("queue_bytes_max", 100)
+    assert (caught.value.bound, caught.value.limit) == ("queue_bytes_max", 110), "which holds"
     push_over(queue, "operator's")
-    with pytest.raises(QueueFull):
+    with pytest.raises(QueueFull, match="of 10, and 1 more for an operator, is reached"):
         queue.check(0, more=0.1)
 
 

@@ -55,6 +55,17 @@ def test_events_change_what_is_known() -> None:
     assert list(board.jobs) == ["d"] and board.counts == {"running": 1}
 
 
+def test_jobs_that_go_are_remembered_only_while_pages_come_that_may_be_older() -> None:
+    board = Board()
+    board.take("jobs", {"jobs": [job("a")], "total": 2, "counts": {}})
+    board.take("gone", {"job_id": "b"})
+    board.add(job("b"))
+    assert list(board.jobs) == ["a"]
+    board.read_to_end(whole=False)  # the rest is refused
+    board.take("gone", {"job_id": "c"})
+    assert not board._gone and not board.has_all_jobs
+
+
 def test_what_is_remembered_is_bounded_and_active_jobs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boards, "JOBS_MAX", 50)
     board = board_of(job("active"))

@@ -49,7 +49,7 @@ def check(target: str | None, config: Path | None, as_json: bool) -> None:
         if as_json:
             console.print_json(_members(in_force, found, faults))
         else:
-            _print(found, faults, _serving(target, config))
+            _print(found, faults, command_of("serve", target, config))
         raise click.exceptions.Exit(CommandExit.CONFIGURATION if faults else CommandExit.OK)
 
 
@@ -67,10 +67,10 @@ def _members(in_force: InForce, found: PoolSurvey, faults: Sequence[ConfigFault]
     }
 
 
-def _serving(target: str | None, config: Path | None) -> str:
-    """Return the `serve` command for what was checked."""
+def command_of(verb: str, target: str | None, config: Path | None) -> str:
+    """Return the command by which another verb takes the same configuration."""
     words = [*(() if config is None else ("--config", str(config))), *(() if target is None else (target,))]
-    return shlex.join(["killable", "serve", *words])
+    return shlex.join(["killable", verb, *words])
 
 
 def _print(found: PoolSurvey, faults: Sequence[ConfigFault], serving: str) -> None:

@@ -16,8 +16,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from killable.api.cli.commands.check import command_of
 from killable.api.cli.commands.serve import require_linux
 from killable.api.cli.display import console, errors
+from killable.api.cli.display.exit_codes import CommandExit
 
 if TYPE_CHECKING:
     from killable.api.cli.server.configuration import InForce
@@ -41,7 +43,9 @@ def config(
             return
         in_force = load(config, os.environ, {}, target)
         found = None if no_import else _ask_pools(in_force)
-        _print(in_force, found, as_json)
+        _print(in_force, found, as_json, command_of("check", target, config))
+        if target is not None and found is not None and found.broken:  # what was asked for is not in force
+            raise click.exceptions.Exit(CommandExit.CONFIGURATION)
 
 
 def _ask_pools(in_force: InForce) -> PoolSurvey:
@@ -51,7 +55,8 @@ def _ask_pools(in_force: InForce) -> PoolSurvey:
     return survey(in_force.config)
 
 
-def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
+def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool, check: str) -> None:
+    """`check` is the command that shows why a pool is broken."""
     from killable.api.cli.server.configuration import source_of
     from killable.supervisor.configuration.values_in_force import (
         Setting,
@@ -91,7 +96,7 @@ def _print(in_force: InForce, found: PoolSurvey | None, as_json: bool) -> None:
         if others:
             console.print_table(Text(f"same as [limits]: {', '.join(others)}"))
     for name in broken:
-        stderr.print(Text.assemble((f"pool {name} is broken: ", "bold yellow"), "`killable check` shows why"))
+        stderr.print(Text.assemble((f"pool {name} is broken: ", "bold yellow"), f"`{check}` shows why"))
 
 
 def settings_table(settings: Sequence[Setting] | Iterable[Setting], heading: str) -> Table:

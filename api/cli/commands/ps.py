@@ -47,7 +47,11 @@ def ps(
         if watch:
             import asyncio  # here: a list alone does not need it
 
-            asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
+            client.info()
+            try:
+                asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
+            except BrokenPipeError:  # its reader ends it, as an interrupt does: nothing has failed
+                console.discard(sys.stdout)
             return
         jobs = in_order(list(client.jobs(**filters)))
         workers = client.workers() if jobs else []

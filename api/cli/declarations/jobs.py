@@ -182,7 +182,7 @@ PS = VerbCommand(
     reported (45%), ERROR why it ended, RAN how long its function ran. CPU is a
     share of one core, averaged over the worker's life. A wide terminal shows
     more columns. With --watch the list is drawn again each second until Ctrl-C;
-    where no terminal is, each change is a line.
+    where no terminal is, each change is a line, until nobody reads them.
     """,
     Option(["-a", "--all", "all_jobs"], is_flag=True, help="Include ended jobs."),
     Option(

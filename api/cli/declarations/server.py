@@ -59,7 +59,7 @@ CONFIG = VerbCommand(
     Precedence: flag, variable (KILLABLE_SERVER__PORT), killable.toml, decorator,
     default. Starts the pools once to read the limits of their job types. API
     keys and other secrets are never shown. Exit code 78, with every fault, if
-    the configuration is not valid.
+    the configuration is not valid, or if TARGET is given and does not load.
     """,
     TARGET,
     CONFIG_FILE,

@@ -7,9 +7,11 @@ moves the cursor, sets its title, answers into the shell), so it gets signs for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
@@ -37,6 +39,18 @@ def discard(stream: TextIO) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def has_reader(stream: TextIO) -> bool:
+    """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open."""
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    try:
+        poll.register(stream, 0)
+    except (OSError, ValueError):  # it has no descriptor
+        return True
+    return not poll.poll(0)
 
 
 _VISIBLE: dict[int, int] = {
@@ -80,9 +94,13 @@ class _Console(Console):
         for segment in segments:
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
+    def on_broken_pipe(self) -> None:
+        """Raise what happened, for who can tell what it means; rich's own ends the program, as click does then."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
 
 class _BestEffortConsole(_Console):
-    """A console that goes quiet on a broken pipe, so that stdout goes on; rich's own ends the program."""
+    """A console that goes quiet on a broken pipe, so that stdout goes on."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True

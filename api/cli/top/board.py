@@ -33,6 +33,7 @@ class Board:
         self.jobs: dict[str, Members] = {}
         self.has_all_jobs = False
         """Whether it has all jobs that are kept, and not only those of the stream's first event."""
+        self._is_read_on = False
         self._gone: set[str] = set()
         """Jobs that have gone since, while others are still read page by page: a page may be older than that."""
         self.now: Members = {}
@@ -74,6 +75,7 @@ class Board:
                 self.jobs = {str(job["job_id"]): job for job in data["jobs"]}
                 self.has_all_jobs = data["total"] <= len(data["jobs"])
                 self._gone.clear()
+                self._is_read_on = not self.has_all_jobs
                 self.counts = data.get("counts") or {}
             case "job":
                 self.jobs[str(data["job_id"])] = data
@@ -82,7 +84,7 @@ class Board:
                     self._forget_oldest()
             case "gone":
                 self.jobs.pop(str(data["job_id"]), None)
-                if not self.has_all_jobs:
+                if self._is_read_on:
                     self._gone.add(str(data["job_id"]))
             case "counts":
                 self.counts = data
@@ -97,6 +99,11 @@ class Board:
         """Add a job of a list, unless the stream has told of it: what that said is newer."""
         if str(job["job_id"]) not in self._gone:
             self.jobs.setdefault(str(job["job_id"]), job)
+
+    def read_to_end(self, *, whole: bool) -> None:
+        """Take note that no page of the list comes any more; not `whole`: the others are refused."""
+        self.has_all_jobs, self._is_read_on = whole, False
+        self._gone.clear()
 
     def forget_workers(self) -> None:
         """Forget the workers of a run of the server that is over; its jobs go when the stream has the new list."""

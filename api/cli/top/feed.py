@@ -169,9 +169,10 @@ class Feed:
             try:
                 async for job in self._client.jobs(**self._wanted):
                     self._board.add(job)
-                self._board.has_all_jobs = True
+                self._board.read_to_end(whole=True)
             except (KillableError, LookupError, TypeError, ValueError) as error:
                 if not self._failed("rest", error):
+                    self._board.read_to_end(whole=False)
                     return
                 await asyncio.sleep(AGAIN_S)
         self._is_here("rest")

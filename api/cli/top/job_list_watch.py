@@ -8,6 +8,9 @@ Runs in: any machine.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import os
 import sys
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,7 +20,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from killable.api.cli.display.console import print_json, print_lines, stderr_console, stdout_console
+from killable.api.cli.display.console import has_reader, print_json, print_lines, stderr_console, stdout_console
 from killable.api.cli.display.job_listing import ORDER, listing, ran_s, summary
 from killable.api.cli.display.job_state import job_state, state_text
 from killable.api.cli.top.board import Board, Members
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from killable.api.client.job_pages import JobFilters
 
 EVERY_S = 1.0
-"""Seconds between two pictures: people read no faster."""
+"""Seconds between two pictures: people read no faster. And between two looks whether somebody still reads."""
 AROUND_ROWS = 5
 """Lines of the screen that are no row of the table: its head, the summary, what is left out, the prompt."""
 
@@ -57,19 +60,24 @@ class JobListWatch:
         """By job: the event of the workers that has its worker, and the job."""
 
     async def run(self, as_json: bool) -> None:
-        """Show them until an interrupt, which is raised. Raise Unreachable if no server answers at first, Refused for
-        what will not pass: a key that is refused.
+        """Show them until an interrupt, which is raised, or (BrokenPipeError) until nobody reads.
+
+        Raise Refused for what will not pass: a key that is refused.
         """
-        await self._client.info()
         reading = asyncio.create_task(self._feed.run())
         try:
             await (self._draw() if not as_json and sys.stdout.isatty() else self._print(as_json))
         finally:
             reading.cancel()
+            await asyncio.wait([reading])  # the loop's end would cancel connections of anyio that have not begun
 
     async def _next(self) -> None:
-        """Wait for a change. Raise what will not pass."""
-        await self._changed.wait()
+        """Wait for a change. Raise what will not pass, BrokenPipeError."""
+        while not self._changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), EVERY_S)
+            if not has_reader(sys.stdout):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._changed.clear()
         if self._feed.trouble is not None:
             raise self._feed.trouble

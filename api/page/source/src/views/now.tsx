@@ -36,8 +36,10 @@ export function NowView(): JSX.Element {
   )
 }
 
-function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Element {
+function Tiles({ now: { jobs, queue, pools, workers, server } }: { now: Now }): JSX.Element {
   const busy = workers.filter((each) => each.state === 'busy').length
+  // Idle workers beyond these are spares: they start no job before another has ended.
+  const slots = pools.reduce((sum, each) => sum + each.workers, 0)
   let all = 0
   const ended = { completed: 0, cancelled: 0, failed: 0, timed_out: 0 } as Record<State, number>
   for (const [code, count] of Object.entries(jobs.ended ?? {})) {
@@ -51,7 +53,7 @@ function Tiles({ now: { jobs, queue, workers, server } }: { now: Now }): JSX.Ele
           {queue.oldest_s === null || jobs.queued === 0 ? 'nothing waits' : `the oldest for ${coarse(queue.oldest_s * 1000)}`}
         </Tile>
         <Tile words="Running" value={number(jobs.running)} state="running" link="#/jobs?state=running">
-          {`${busy} of ${counted(workers.length, 'worker')} busy`}
+          {`${busy} of ${counted(slots, 'slot')} busy`}
         </Tile>
         <Tile words="Stopping" value={number(jobs.stopping)} state="stopping" link="#/jobs?state=stopping">
           {jobs.stopping ? 'being ended' : 'none'}
@@ -145,7 +147,11 @@ function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
         keyOf={(pool) => pool.name}
         columns={[
           { words: 'Pool', cell: (pool) => <>{plain(pool.name)}{pool.state && pool.state !== 'ready' && <span class="tag bad">{pool.state}</span>}</> },
-          { words: 'Busy', kind: 'n', cell: (pool) => pool.busy },
+          {
+            words: 'Busy',
+            kind: 'n',
+            cell: (pool) => <span title={`${pool.busy} of at most ${counted(pool.workers, 'job')} at once`}>{`${pool.busy}/${pool.workers}`}</span>,
+          },
           { words: 'Idle', kind: 'n', cell: (pool) => pool.idle },
           { words: 'Starting', kind: 'n lo', cell: (pool) => pool.starting },
           { words: 'Queued', kind: 'n', cell: (pool) => pool.queued },

@@ -37,6 +37,8 @@ def prepare_file(path: str) -> None:
     except FileNotFoundError:
         _create(path)
         return
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(path)
     if not stat.S_ISREG(found.st_mode):
         return  # SQLite says what is wrong
     refuse_empty(path, found.st_size)

@@ -5,7 +5,6 @@ Runs in: supervisor; the command.
 
 from __future__ import annotations
 
-import os.path
 import sqlite3
 
 from killable.supervisor.models import StartRefused
@@ -49,7 +48,7 @@ def refused(path: str, error: Exception) -> JournalRefused:
         )
     if code == sqlite3.SQLITE_CORRUPT:
         return damaged(path, str(error))
-    if os.path.isdir(path):
+    if isinstance(error, IsADirectoryError):
         what = "it is a directory; name a file in it"
         return JournalRefused(f"the journal {path} cannot be opened and written: {what}", journal=path)
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -6,6 +6,7 @@ Runs in: supervisor; the command.
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from killable.supervisor.models import StartRefused
 
@@ -48,6 +49,9 @@ def refused(path: str, error: Exception) -> JournalRefused:
         )
     if code == sqlite3.SQLITE_CORRUPT:
         return damaged(path, str(error))
+    if Path(path).is_dir():
+        what = "it is a directory; name a file in it"
+        return JournalRefused(f"the journal {path} cannot be opened and written: {what}", journal=path)
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return JournalRefused(
         f"the journal {path} cannot be opened and written: {why}; it needs an existing folder that this user may write "

@@ -295,6 +295,7 @@ def test_ctrl_c_ends_a_wait_and_not_its_jobs(command: Command) -> None:
 def test_a_worker_that_is_gone_is_no_job(command: Command) -> None:
     done = command.run("inspect", "w-7777")
     assert done.returncode == 4 and "there is no worker process w-7777" in done.stderr
+    assert "killable workers lists the workers" in done.stderr
 
 
 def test_wait_refuses_an_unknown_job_before_it_waits(command: Command) -> None:

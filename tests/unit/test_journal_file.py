@@ -208,6 +208,7 @@ def test_a_place_where_no_file_can_be_is_refused(tmp_path: Path) -> None:
     for place in (tmp_path / "no" / "journal", tmp_path):
         assert "cannot be opened and written" in refusal(str(place))
     assert "No such file or directory" in refusal(str(tmp_path / "no" / "journal"))
+    assert "it is a directory; name a file in it" in refusal(str(tmp_path))
 
 
 @pytest.mark.row("B16")

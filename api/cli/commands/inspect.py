@@ -13,7 +13,7 @@ from killable.api.cli.display import console, errors
 from killable.api.cli.display.certificate import certificate_table
 from killable.api.cli.display.record_table import facts_table
 from killable.api.cli.parameters.command_client import open_client
-from killable.api.cli.parameters.job_lookup import find_job, find_worker
+from killable.api.cli.parameters.job_lookup import UNKNOWN, find_job, find_worker
 from killable.workers.errors import Refused
 
 _RECORD_ORDER = (
@@ -29,7 +29,7 @@ def inspect(name: str, as_json: bool, url: str) -> None:
         try:
             record = find_job(client, name).record()
         except Refused as refusal:
-            worker = find_worker(client, name) if refusal.code == "unknown_job" else None
+            worker = find_worker(client, name) if refusal.code in UNKNOWN else None
             if worker is None:
                 raise
             console.print_json(worker) if as_json else console.print_table(facts_table(worker))

@@ -20,7 +20,7 @@ from killable.api.cli.display.certificate import death_line
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.cli.parameters.job_input import tag_filter
-from killable.api.cli.parameters.job_lookup import find_job, find_worker
+from killable.api.cli.parameters.job_lookup import UNKNOWN, find_job, find_worker
 from killable.api.client.events import Ending
 from killable.api.explanation import spelling
 from killable.api.explanation.state_words import ended_by
@@ -163,7 +163,7 @@ def _named(client: Client, names: Sequence[str]) -> list[_Target]:
         try:
             targets.append(_Target(name, job=find_job(client, name)))
         except Refused as refusal:
-            if refusal.code != "unknown_job":
+            if refusal.code not in UNKNOWN:
                 raise
             targets.append(_Target(name, worker=find_worker(client, name)))
     return targets

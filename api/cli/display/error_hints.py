@@ -26,6 +26,7 @@ _HINTS = {
     "disk_full": "server.files_folder may be on another disk",
     "draining": "accepted jobs continue; killable drain --off ends a drain",
     "unknown_job": "killable ps -a lists the jobs that the server still keeps",
+    "unknown_worker": "killable workers lists the workers",
     "unknown_node": "killable nodes lists the nodes",
     "spawn": "killable doctor checks this machine; the server's log has details",
     "unkillable": "a process in uninterruptible sleep (state D): a hung disk or network file system is the usual cause",

@@ -19,6 +19,8 @@ PREFIX = "job-"
 _FULL = re.compile(r"job-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _WORKER = re.compile(r"(?:.+\.)?w-[0-9]+")
 _SHOWN_MAX = 5
+UNKNOWN = ("unknown_job", "unknown_worker")
+"""Codes of `find_job` for a name that no job has: the second where it looks like that of a worker."""
 
 
 class Ambiguous(KillableError):
@@ -29,14 +31,15 @@ class Ambiguous(KillableError):
 
 
 def find_job(client: Client, name: str) -> JobHandle:
-    """Return the one job of that id or prefix. Raise Refused `unknown_job`, or Ambiguous."""
+    """Return the one job of that id or prefix. Raise Refused (UNKNOWN), or Ambiguous."""
     if _FULL.fullmatch(name):
         return client.job(name)
     ids = (record["job_id"] for record in client.jobs())
     matches = matching(name, ids)
     if not matches:
-        what = "no worker process" if _WORKER.fullmatch(name) else "no job"
-        raise Refused(f"there is {what} {name}", code="unknown_job", job_id=name)
+        if _WORKER.fullmatch(name):
+            raise Refused(f"there is no worker process {name}", code="unknown_worker", worker_id=name)
+        raise Refused(f"there is no job {name}", code="unknown_job", job_id=name)
     return client.job(_only(name, matches))
 
 

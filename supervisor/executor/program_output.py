@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.executor.output_relay import Relay
 from killable.supervisor.executor.supervisor_thread import SupervisorThread
-from killable.supervisor.linux import stream_room
 from killable.workers.protocol.log_records import decode_record, decode_warning
 from killable.workers.protocol.messages import Kind
 
@@ -127,12 +126,11 @@ def _write(stream: str, text: str) -> None:
     """Write to the program's stdout or stderr. Nobody can be told when it fails: it may be closed, or a broken pipe."""
     file: Any = getattr(sys, stream)  # None in a program without a terminal
     try:
-        for piece in stream_room.pieces(file, text):
-            try:
-                file.write(piece)
-            except UnicodeEncodeError as error:
-                file.write(piece.encode(error.encoding, "backslashreplace").decode(error.encoding))
-            file.flush()
+        try:
+            file.write(text)
+        except UnicodeEncodeError as error:
+            file.write(text.encode(error.encoding, "backslashreplace").decode(error.encoding))
+        file.flush()
     except Exception:
         pass
 

@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import io
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -186,41 +185,6 @@ def test_a_slow_reader_loses_nothing() -> None:
         os.write(writing, b"END")
         reader.join()
     assert b"".join(taken) == b"".join(b"%063d\n" % number for number in range(lines))
-
-
-def test_ctrl_c_ends_a_program_whose_stdout_is_full() -> None:
-    """Nothing waits in a write of the stream, whose lock the main thread needs to print, and at its end."""
-    program = """
-        import os, time, talking_tasks
-        from killable import Executor
-        executor = Executor(max_workers=1, spares=0)
-        future = executor.submit(talking_tasks.print_for_ever)
-        while not executor._tasks.output.relay.is_stuck:
-            time.sleep(0.01)
-        print("of the program", flush=True)
-        os.write(2, b"printed")
-        future.result()
-        """
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    environment.pop("PYTHONUNBUFFERED", None)  # its streams have no lock
-    reading, writing = os.pipe()
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        stdout=writing, stderr=subprocess.PIPE, cwd=TESTS / "executor", env=environment,
-    ) as process:  # fmt: skip
-        try:
-            assert process.stderr is not None and process.stderr.read(7) == b"printed"
-            os.set_blocking(writing, False)
-            with contextlib.suppress(BlockingIOError):
-                while os.write(writing, b"full\n"):
-                    pass
-            process.send_signal(signal.SIGINT)
-            assert process.wait(60) == -signal.SIGINT and b"KeyboardInterrupt" in process.stderr.read()
-        finally:
-            process.kill()
-            os.close(writing)
-    with open(reading, "rb") as shown:
-        assert shown.read().count(b"\nof the program\n") == 1
 
 
 def test_nothing_is_lost_at_the_end_of_the_program() -> None:

@@ -19,7 +19,6 @@ from killable.workers.protocol.messages import dump_json
 
 _VALUE_BEGINS = b'{"value":'
 _TOKENS, _CONTENT = b'"tokens":[', b'"content":"'
-_BACKSLASH = ord("\\")
 _decode = json.JSONDecoder().raw_decode
 
 
@@ -172,9 +171,11 @@ def _of_string(payload: bytes, start: int, stop: int) -> Iterable[Piece]:
     """Yield what stands in a JSON string. Raise ValueError if it ends before."""
     while start < stop:
         end = min(start + LOOKED_BYTES, stop)
-        while end < stop and payload[end - 1] == _BACKSLASH:  # the next byte may be a quote that is part of the text
-            end += 1
         piece = payload[start:end]
+        backslashes = len(piece) - len(piece.rstrip(b"\\"))
+        if backslashes % 2 and end < stop:  # the next byte is part of the text, also a quote
+            end += 1
+            piece = payload[start:end]
         if b'"' in piece.replace(b"\\\\", b"").replace(b'\\"', b""):
             raise ValueError("the job has returned more than it was asked for")
         yield piece

@@ -31,7 +31,7 @@ from killable.supervisor.cluster.outbox import Outbox
 from killable.supervisor.jobs.event_log import EventLog
 from killable.supervisor.jobs.inputs import close_input, seal_large_input
 from killable.supervisor.jobs.job import Job
-from killable.supervisor.jobs.lifecycle import Cause, terminal_state_of
+from killable.supervisor.jobs.lifecycle import Cause, State, terminal_state_of
 from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
@@ -362,8 +362,11 @@ class NodeHost:
     def _stop(self, n: int, header: Header) -> None:
         verdict = Verdict(**header["verdict"])
         held = self._held.get(n)
-        if held is not None and held.job is not None:
-            self._supervisor.jobs.stop(held.job, verdict, header["grace_s"])
+        job = None if held is None else held.job
+        if job is not None and job.state is not State.QUEUED and verdict.code == "timeout.queue":
+            return  # it waits no more, which its head has not heard yet: the node's own deadline ends it
+        if job is not None:
+            self._supervisor.jobs.stop(job, verdict, header["grace_s"])
         else:  # it came before its run, which then never runs
             self._note_begun(n)
             self._parts.pop(n, None)

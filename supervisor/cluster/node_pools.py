@@ -446,7 +446,8 @@ class NodePools(PoolsByName[NodePool]):
         if number < self.epoch.number:  # the node was greeted before another one told of that epoch
             return True
         # None that has begun since has a number above the time of day, unless its machine has another one.
-        was_set_back = self._is_starting and number > clocks.realtime() * 1000
+        may_be_older = self._is_starting or (self.adopts and not self.is_settled)
+        was_set_back = may_be_older and number > clocks.realtime() * 1000
         if self._has_joined and not was_set_back:
             self.on_deposed()
         else:

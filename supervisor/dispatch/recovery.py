@@ -27,6 +27,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from killable.supervisor.attempts.exit_outcome import message_of
 from killable.supervisor.clock import Clock
 from killable.supervisor.dispatch.dispatcher import Dispatcher
 from killable.supervisor.jobs import job_events
@@ -185,7 +186,9 @@ class _Restoring:
                 self.waiting.append(job)
                 self.put_back.add(job)
             else:
-                self.lost.append((job, Outcome(terminal_state_of(stop.code), stop.code, "", _facts_of(stop))))
+                self.lost.append(
+                    (job, Outcome(terminal_state_of(stop.code), stop.code, message_of(stop), _facts_of(stop)))
+                )
         else:
             return False
         return True

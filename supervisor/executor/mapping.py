@@ -121,9 +121,14 @@ def _read(order: AsSubmitted, later: Iterator[Chunk], deadline: float | None, er
             found.reverse()
             while found:
                 yield found.pop()  # keep no reference: the reader may want to free it
-    finally:
+    except GeneratorExit:  # perhaps of a collection, which may come anywhere
+        for chunk in reversed(order.chunks.values()):
+            chunk.future.cancel_in_finalizer("")
+        raise
+    except BaseException:
         for chunk in order.chunks.values():
             chunk.future.cancel()
+        raise
 
 
 def _next(order: AsSubmitted, deadline: float | None, errors_are_items: bool) -> list[Any]:

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from killable.supervisor.clock import monotonic
@@ -189,7 +190,8 @@ def _run(act: Act) -> None:
         with mask_of_program():
             act()
     except BaseException:  # SystemExit of a callback, too: the thread serves others
-        logger.exception("relay_failed")
+        with suppress(BaseException):  # a handler of the program may raise for this record, too
+            logger.exception("relay_failed")
 
 
 def work_off_all() -> None:

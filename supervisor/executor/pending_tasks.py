@@ -95,7 +95,7 @@ class PendingTasks:
             try:
                 self.supervisor_thread.start()
             except BaseException:
-                self._is_started = False
+                self._is_started = self.supervisor_thread.is_started
                 raise
 
     # ── in any thread ──
@@ -309,10 +309,9 @@ class PendingTasks:
         """Accept no more tasks; end the thread when the last one is over. May be called again."""
         self._closed_reason = self._closed_reason or _CLOSED  # no lock: the finalizer of an Executor may run anywhere
         if cancel_pending:
-            if self._is_reentered:
-                self.supervisor_thread.call(self._cancel_pending)
-            else:
+            if not self._is_reentered:
                 self._cancel_pending()
+            self.supervisor_thread.call(self._cancel_pending)  # also what it has yet to put into the queue
         self.supervisor_thread.call(self._leave_if_done)
 
     def _cancel_pending(self) -> None:

@@ -7,6 +7,7 @@ wait for children of the program, no change of its environment, directory or uma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -91,6 +92,11 @@ class SupervisorThread:
         message = f"the executor's thread has ended: {self.failure!r}"
         return Verdict("supervisor_lost" if self.has_started else "spawn", facts={"message": message})
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the thread runs, or has run, also if its start was interrupted."""
+        return self._thread.ident is not None
+
     def start(self) -> None:
         """Start the thread. Raise RuntimeError when it cannot be started."""
         self._thread.start()
@@ -131,7 +137,8 @@ class SupervisorThread:
     def report(self, error: BaseException) -> None:
         """Have an error logged behind which work goes on. Call it only in the thread itself."""
         assert self._loop is not None
-        self._loop.call_exception_handler({"message": "a task has ended, but with an error", "exception": error})
+        with contextlib.suppress(BaseException):  # it may be of a handler of the program, which raises again
+            self._loop.call_exception_handler({"message": "a task has ended, but with an error", "exception": error})
 
     def close_in_child(self) -> None:
         """Give everything up in a fork of the program: it belongs to the parent, and the thread does not exist here."""

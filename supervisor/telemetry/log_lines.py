@@ -130,6 +130,10 @@ class _Target(Protocol):
     fault: str
     """Why the latest could not be written, or ""."""
 
+    @property
+    def rest(self) -> bytes:
+        """Of a record that was written in part: it goes before the next one, or alone."""
+
     def write(self, prepared: list[_Prepared]) -> int:
         """Write it, or drop it where it cannot be written: return how many, which are the last. Blocks."""
 
@@ -144,15 +148,14 @@ class _Stream:
         self._raw: io.FileIO | None = None
         with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
             self._raw = io.FileIO(stream.fileno(), "w", closefd=False)
-        self._rest = b""
-        """Of a record that was written in part, as on a disk that is full: it goes before the next one."""
+        self.rest = b""
         self.fault = ""
 
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
         return _Prepared(line)
 
     def write(self, prepared: list[_Prepared]) -> int:
-        records = [self._rest, *(f"{each.line}\n".encode("utf-8", "backslashreplace") for each in prepared)]
+        records = [self.rest, *(f"{each.line}\n".encode("utf-8", "backslashreplace") for each in prepared)]
         data, written = b"".join(records), 0
         try:
             while written < len(data):
@@ -162,9 +165,9 @@ class _Stream:
             ends = list(itertools.accumulate(map(len, records)))
             first = bisect.bisect_right(ends, written)
             is_begun = written > (ends[first - 1] if first else -1)
-            self._rest = data[written : ends[first]] if is_begun else b""
+            self.rest = data[written : ends[first]] if is_begun else b""
             return len(records) - first - is_begun
-        self._rest, self.fault = b"", ""
+        self.rest, self.fault = b"", ""
         return 0
 
     def _written(self, data: bytes) -> int:
@@ -193,7 +196,13 @@ class _Journal:
         mark = f"<{journald.priority(record.levelno)}>"
         return _Prepared(mark + line.replace("\n", f"\n{mark}"), journald.datagram(record, line))
 
+    @property
+    def rest(self) -> bytes:
+        return self._instead.rest
+
     def write(self, prepared: list[_Prepared]) -> int:
+        if not prepared:
+            return self._instead.write([])
         for number, each in enumerate(prepared):
             try:
                 self._journal.send(each.datagram)
@@ -279,7 +288,7 @@ class _Writer(logging.Handler):
         while True:
             due = self._sampling.due()
             wait_s = None if due is None else max(0.0, due - clock.monotonic())
-            if self._unwritten:
+            if self._unwritten or self._target.rest:
                 wait_s = AGAIN_S if wait_s is None else min(wait_s, AGAIN_S)
             self._lines_waiting.wait(wait_s)
             self._lines_waiting.clear()  # before `_closing` is checked: after it, the `set` of `close` could be lost
@@ -294,7 +303,7 @@ class _Writer(logging.Handler):
         unwritten = self._unwritten
         if unwritten:
             lines.insert(0, self._prepared(_made("records_dropped", dropped=unwritten)))
-        if not lines:
+        if not (lines or self._target.rest):
             return
         self._writes_since = clock.monotonic()
         lost = self._target.write(lines)

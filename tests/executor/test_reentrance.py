@@ -156,11 +156,13 @@ def test_what_is_dropped_waits_for_no_lock() -> None:
     """A collection runs anywhere, also where its thread has a lock for which the holder of this one waits."""
     executor = Executor(max_workers=1, grace_s=0)
     tasks = executor._tasks
+    results = executor.map(executor_tasks.square, range(3), buffersize=2)
+    assert next(results) == 0
     stream = executor.stream(executor_tasks.count, 10**9)
     assert next(stream) == 0
     future = stream.future
     with held_by_another_thread(tasks.lock):
-        del stream
+        del stream, results
         assert not future.done()
         del executor
         assert not tasks.supervisor_thread.join(0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -41,6 +42,24 @@ def test_acts_run_in_their_order_and_none_ends_the_thread(relay: Relay, caplog: 
     relay.join()
     assert done == list(range(100)) and relay.is_idle
     assert [each.message for each in caplog.records] == ["relay_failed"] * 2
+
+
+class Full(logging.Handler):
+    """A handler of a program that raises, as with a disk that is full."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise OSError("no space left")
+
+
+def test_a_handler_that_raises_for_its_own_record_does_not_end_the_thread(relay: Relay) -> None:
+    handler, done = Full(), list[int]()
+    logging.getLogger("killable.executor").addHandler(handler)
+    try:
+        relay.put(lambda: [].pop())
+        relay.put(lambda: done.append(1))
+        until(lambda: done, "the next one runs")
+    finally:
+        logging.getLogger("killable.executor").removeHandler(handler)
 
 
 def test_a_thread_that_works_off_and_the_own_one_never_meet() -> None:

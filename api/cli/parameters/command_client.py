@@ -42,7 +42,11 @@ class SilentServer:
         request.extensions["killable"] = timer
 
     def _answered(self, response: httpx.Response) -> None:
-        if timer := response.request.extensions.get("killable"):
+        self.forget(response.request)
+
+    def forget(self, request: httpx.Request) -> None:
+        """Wait no longer for its answer: it came, or it cannot come."""
+        if timer := request.extensions.get("killable"):
             timer.cancel()
 
     def _say(self) -> None:
@@ -74,7 +78,16 @@ def open_client(url: str) -> Iterator[Client]:
         endpoint = Endpoint.at(
             url, uds=None, api_key=None, headers=None, connect_s=CONNECT_S, answer_s=ANSWER_S
         )  # fmt: skip
-        http = open_httpx(endpoint, HttpClient, HTTPTransport, event_hooks=SilentServer(endpoint.address).hooks)
+        server = SilentServer(endpoint.address)
+
+        class Watched(HttpClient):
+            def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+                try:
+                    return super().send(request, **options)
+                finally:
+                    server.forget(request)  # httpx calls no hook for a request that fails
+
+        http = open_httpx(endpoint, Watched, HTTPTransport, event_hooks=server.hooks)
     for warning in caught:
         console.stderr_console().print(f"warning: {warning.message}", style="yellow")
     with warnings.catch_warnings(action="ignore"):

@@ -172,6 +172,8 @@ class _Stream:
 
     def _written(self, data: bytes) -> int:
         """Write some of it; return how much. Raise OSError, ValueError."""
+        if self._stream.closed:  # another file may have its descriptor by now
+            raise ValueError("the stream is closed")
         if self._raw is None:
             self._stream.write(data.decode())
             self._stream.flush()
@@ -202,7 +204,9 @@ class _Journal:
 
     def write(self, prepared: list[_Prepared]) -> int:
         if not prepared:
-            return self._instead.write([])
+            lost = self._instead.write([])
+            self.fault = self._instead.fault
+            return lost
         for number, each in enumerate(prepared):
             try:
                 self._journal.send(each.datagram)

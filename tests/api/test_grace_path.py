@@ -36,6 +36,7 @@ OF_A_CANCEL = EVERY_WAY | {
     "api/http/routes_operator.py",
     "supervisor/supervisor.py",
     "supervisor/dispatch/dispatcher.py",
+    "supervisor/jobs/job.py",  # whether it is shorter than that of a cancel before
     "supervisor/telemetry/observer.py",  # to the log
 }
 """Others pass on what it is in, a body, a submission, the limits of a job, and do not look at it."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from support.virtual_loop import run
 
-from killable.supervisor import clock as clocks
 from sim.journaled_cluster import journaled_cluster
 
 
@@ -31,7 +31,7 @@ def test_a_head_takes_over_every_node_also_those_that_answer_when_others_have_jo
     monkeypatch: pytest.MonkeyPatch, back_s: float, *, has_new: bool
 ) -> None:
     wall = WallClock()
-    monkeypatch.setattr(clocks, "realtime", wall)
+    monkeypatch.setattr(time, "time", wall)
 
     async def main() -> None:
         async with journaled_cluster(nodes=3, workers=1) as sim:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from support.virtual_loop import run
 
-from killable.supervisor import clock as clocks
 from killable.supervisor.cluster.node_drain import LEAVE_EARLY_S
 from sim.cluster_simulation import ClusterSimulation
 from sim.journaled_cluster import journaled_cluster
@@ -18,7 +18,7 @@ NODE = "n0000"
 @pytest.fixture(autouse=True)
 def time_of_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is that of the loop: a head that was killed comes back later."""
-    monkeypatch.setattr(clocks, "realtime", lambda: asyncio.get_running_loop().time())
+    monkeypatch.setattr(time, "time", lambda: asyncio.get_running_loop().time())
 
 
 def test_a_drain_whose_deadline_passes_while_there_is_no_head_stops_what_the_next_one_takes_over() -> None:

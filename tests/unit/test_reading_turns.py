@@ -30,7 +30,7 @@ class Peer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.stage.read.append((self.stage.turn, self.source, data))
         if self.reading is not None:
-            self.reading.done()
+            self.reading.done(watches=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.reading is not None:

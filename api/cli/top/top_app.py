@@ -259,9 +259,12 @@ class TopApp(App[int]):
         self.exit(CommandExit.OK)
 
     def action_view(self, name: str) -> None:
+        self._turn_to(name)
+        self._grid(name).focus()
+
+    def _turn_to(self, name: str) -> None:
         self._view = name
         self._arrange()
-        self._grid(name).focus()
         self._draw()
 
     def action_next_view(self) -> None:
@@ -295,7 +298,7 @@ class TopApp(App[int]):
         field = self.screen_stack[0].query_one("#filter", Input)
         if len(self.screen_stack) > 1 or field.has_focus:
             raise SkipAction
-        self.action_view("jobs")
+        self._turn_to("jobs")  # without a focus, which Textual gives late: the next keys are the filter's
         field.value = self._words
         field.display = True
         self.screen.set_focus(field)

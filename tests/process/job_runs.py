@@ -155,9 +155,9 @@ async def wait_for_tokens(supervisor: Supervisor, job_id: str, tokens: int = 1) 
                 if event.name == "token":
                     token = json.loads(event.data)
                     seen.append(token.get("text", token.get("value")))
-            if len(seen) >= tokens:
-                break
-    return seen[:tokens]
+                    if len(seen) >= tokens:
+                        return seen  # its end may be in the same batch
+    raise AssertionError("the stream has ended")
 
 
 async def wait_for_state(supervisor: Supervisor, job_id: str, state: str) -> None:

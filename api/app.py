@@ -101,6 +101,7 @@ def create_app(
     parts = app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks,
         RequestMetrics(), telemetry, [log_lines.trouble, *([] if audit_log is None else [lambda: audit_log.trouble])],
+        [],
     )  # fmt: skip
     install_problems(app)
     # The first two stand first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}. They are

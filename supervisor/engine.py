@@ -49,7 +49,8 @@ class Engine(Protocol):
 
     async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
         """Count a submission before its body is read. Return what is left of the tenant's `submissions_per_s`; None:
-        it has no such bound, or its key is known, and it starts nothing. Raise Refused: too_many_submissions.
+        it has no such bound, or its key is known, and it starts nothing: of these as many may come beside the others.
+        Raise Refused: too_many_submissions.
         """
         ...
 

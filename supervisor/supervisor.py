@@ -240,10 +240,9 @@ class Supervisor:
     # ── Engine: jobs ──
 
     async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
-        if self._admission.knows(tenant, idempotency_key):
-            return None
+        known = self._admission.knows(tenant, idempotency_key)
         try:
-            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator)
+            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator, known=known)
         except Refused as refused:
             self._observer.on_refused(Submission("", b"", tenant=tenant), refused)
             raise

@@ -46,4 +46,14 @@ def run_verb() -> None:
             stream.reconfigure(errors="backslashreplace")
     # httpx has a command of its own, which it imports where click and rich are installed. None: an ImportError.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-    app()
+    try:
+        app()
+    except OSError:  # help or version, as verbs report their own: stdout is closed, or its disk is full
+        from killable.api.cli.display import console, errors
+
+        try:
+            with errors.reporting(as_json=False):
+                raise
+        except click.exceptions.Exit as error:
+            console.discard(sys.stdout)
+            sys.exit(error.exit_code)

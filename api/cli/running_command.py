@@ -38,11 +38,11 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
         end = runner.run()
     except CommandNotStarted as error:
         words, code = _why_not(asked.argv[0], error.errno, of_program=error.of_program)
-        _say(f"killable: {words}")
+        _tell_not_started(words, asked)
         return code
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""  # /proc, which is not there
-        _say(f"killable: no process can be made: {error.strerror}{where}")
+        _tell_not_started(f"no process can be made: {error.strerror}{where}", asked)
         return NO_PROCESS
     _tell(end, asked)
     code_of_end = end.outcome.code or ""
@@ -96,17 +96,34 @@ def _write(path: str, document: str) -> None:
 def _tell(end: CommandEnd, asked: RunArguments) -> None:
     """Say how the command ended: if it was ended here, or if that is asked for."""
     if asked.as_json or asked.report:
-        import json  # here, as most commands end without
-
-        document = json.dumps(_members(end), default=str)
-        if asked.report:
-            _write(asked.report, document)
-        if asked.as_json:
-            _say(document)
-            return
+        _report(_members(end), asked)
+    if asked.as_json:
+        return
     if end.outcome.code in (None, "exit", "crash", "killed_externally"):
         return  # the shell tells it, as without `killable run`
     _say(f"killable: {end.outcome.code}: {end.outcome.message}{_death(end)}")
+
+
+def _tell_not_started(words: str, asked: RunArguments) -> None:
+    """Say why there was no command, in the form that was asked for."""
+    error = {"code": "spawn", "message": words}
+    members = {"state": "failed", "exit_code": None, "signal": None, "run_s": None, "error": error, "certificate": None}
+    _report(members, asked)
+    if not asked.as_json:
+        _say(f"killable: {words}")
+
+
+def _report(members: dict[str, Any], asked: RunArguments) -> None:
+    """Write JSON to where it is asked for."""
+    if not (asked.as_json or asked.report):
+        return
+    import json  # here, as most commands end without
+
+    document = json.dumps(members, default=str)
+    if asked.report:
+        _write(asked.report, document)
+    if asked.as_json:
+        _say(document)
 
 
 def _say(words: str) -> None:

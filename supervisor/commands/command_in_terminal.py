@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from killable.supervisor.linux import standard_streams
 from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.command_process import CommandProcess
 from killable.supervisor.linux.foreground import STOPS_OF_TERMINALS, Foreground
@@ -54,7 +53,6 @@ class CommandRunner:
 
     def run(self) -> CommandEnd:
         """Return how it ended. Raise CommandNotStarted; OSError if its keeper cannot be made."""
-        standard_streams.fill_closed()
         caught = CaughtSignals()
         try:
             terminal = self._foreground.terminal

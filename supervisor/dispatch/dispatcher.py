@@ -414,7 +414,10 @@ class Dispatcher:
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
             self._observer.on_left_queue(job, self._clock.now())
-            self._end_queued(job, queue_deadlines.verdict_of(job, limit, self._why_waits(job)))
+            workers = self.fleet.pool_of(job.type).workers.values()
+            running = [worker.attempt.job for worker in workers if worker.attempt is not None]
+            why_waits, now = self._why_waits(job), self._clock.now()
+            self._end_queued(job, queue_deadlines.verdict_of(job, limit, why_waits, running, now))
 
     def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job

@@ -238,5 +238,6 @@ class WorkerWatch:
                 **{state: states[state] for state in ("running", "stopping", "queued")},
                 # Of one tenant these are not counted.
                 "ended": self._metrics.ends_by_code() if tenant is None else None,
+                "ended_last_minute": self._metrics.ends.number(self._clock.now()) if tenant is None else None,
             },
         }

@@ -98,7 +98,13 @@ async def test_it_tells_the_queue_and_how_jobs_have_ended(start_server: StartSer
         async with reading(server.client, WORKERS) as reader:
             now = await reader.until("now", lambda now: now["queue"]["depth"] == 2)
             assert now["queue"]["by_type"] == {"spin": 2} and now["queue"]["oldest_s"] >= 0 < now["queue"]["bytes"]
-            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 2, "ended": {"exception": 1}}
+            assert now["jobs"] == {
+                "running": 1,
+                "stopping": 0,
+                "queued": 2,
+                "ended": {"exception": 1},
+                "ended_last_minute": 1,
+            }
             assert now["pools"][0]["queued"] == 2 and now["pools"][0]["workers"] == 1
             for job_id in ids:
                 await server.supervisor.cancel(job_id, grace_s=0)
@@ -148,7 +154,7 @@ async def test_a_key_sees_no_job_of_others(start_server: StartServer) -> None:
             assert theirs not in json.dumps(mine.seen)
             busy = [each for each in now["workers"] if each["state"] == "busy"]
             assert len(busy) == 2 and sorted(str(each["type"]) for each in busy) == ["None", "spin"]
-            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 0, "ended": None}
+            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 0, "ended": None, "ended_last_minute": None}
         for job_id in (theirs, own):
             await server.supervisor.cancel(job_id, grace_s=0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import cgroup_v1
 from support.killable_command import COMMAND
 from support.processes import descendants, has_ended, is_in_state, read_process
 from support.waiting import Pending, until
@@ -174,6 +176,20 @@ def test_the_environment_is_what_it_was(folder: Path) -> None:
     for given in ({}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C", "MINE": "x"}):
         done = run("--", "/usr/bin/env", env=given)
         assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == given
+
+
+@pytest.mark.parametrize("most", [1, 2], ids=["of the keeper", "of the command"])
+def test_a_fork_that_the_kernel_refuses_is_a_typed_error_and_leaves_nothing(folder: Path, most: int) -> None:
+    with cgroup_v1.group("pids", max=most) as group:
+        joined = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$0" "$@"', *COMMAND]
+        command = [*joined, "run", "--report", "report", "--run-s", "60"]
+        done = subprocess.run([*command, "--json", "--", "touch", "ran"], capture_output=True, text=True, timeout=120)
+        why = f"no process can be made: {os.strerror(errno.EAGAIN)}"
+        assert (done.returncode, done.stdout, ended(done)["error"]) == (71, "", {"code": "spawn", "message": why})
+        assert json.loads(Path("report").read_text()) == ended(done)
+        done = subprocess.run([*command, "--", "touch", "ran"], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (71, f"killable: {why}\n")
+        assert (group / "cgroup.procs").read_text() == "" and not Path("ran").exists()
 
 
 def test_without_descriptors_it_says_so(folder: Path) -> None:

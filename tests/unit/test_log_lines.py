@@ -17,7 +17,7 @@ import pytest
 from support.full_disk import files_end_at
 from support.waiting import Pending, until
 
-from killable.supervisor.linux.standard_streams import wait_for_room
+from killable.supervisor.linux.stream_room import wait_for_room
 from killable.supervisor.telemetry import log_cuts_and_redaction, log_lines
 
 SECRET = "hunter2"

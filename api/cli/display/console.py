@@ -21,6 +21,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from killable.api.cli.closed_streams import ClosedStream
+
 WIDE = 1000
 """Width of a table in a pipe, in columns."""
 RULE = 80
@@ -42,7 +44,11 @@ def discard(stream: TextIO) -> None:
 
 
 def has_reader(stream: TextIO) -> bool:
-    """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open."""
+    """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open. Raise
+    OSError if the command was started without it.
+    """
+    if isinstance(raw := getattr(stream, "buffer", None), ClosedStream):
+        raise raw.error()
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()

@@ -98,8 +98,8 @@ def opened(server: ServerSettings) -> Iterator[int]:
     """Log as the settings say, until the end of the body. Yield the descriptor for what a dying interpreter writes.
     Raise OSError if no descriptor is left.
     """
-    from killable.supervisor.linux.standard_streams import wait_for_room
     from killable.supervisor.linux.stray_lines import StrayLines
+    from killable.supervisor.linux.stream_room import wait_for_room
     from killable.supervisor.telemetry import log_lines
 
     with contextlib.ExitStack() as stack:
@@ -119,7 +119,7 @@ def opened(server: ServerSettings) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _brief_log(log_format: Any) -> Iterator[None]:
-    from killable.supervisor.linux.standard_streams import wait_for_room
+    from killable.supervisor.linux.stream_room import wait_for_room
     from killable.supervisor.telemetry import log_lines
 
     log = log_lines.configure(log_format, to_journal=_journal_socket(), wait_for_room=wait_for_room)

@@ -49,6 +49,8 @@ class Jobs(NamedTuple):
     """The jobs of one request, and whose they are."""
 
     ids: Sequence[str]
+    first_ids: Sequence[int]
+    """Of each, the id of the event with which its stream begins."""
     tenant: str
     watches: bool = False
     """Whether they go on when this client leaves."""
@@ -247,7 +249,7 @@ class Answer(Response):
         for part in in_writes(self._begun):
             yield part
         try:
-            async with aclosing(_events_of(self._engine, self._jobs.ids)) as source:
+            async with aclosing(_events_of(self._engine, self._jobs)) as source:
                 async for number, batch in source:
                     for place, part in enumerate(in_writes(self._pieces_of(number, batch))):
                         if place:  # the end of a large answer: a socket that takes all does not wait by itself
@@ -290,10 +292,10 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batch, None]:
+async def _events_of(engine: Engine, jobs: Jobs) -> AsyncGenerator[Batch, None]:
     """Yield the events of several jobs as they come, each with the job's number."""
-    if len(jobs) == 1:
-        async with aclosing(engine.events(jobs[0])) as batches:
+    if len(jobs.ids) == 1:
+        async with aclosing(engine.events(jobs.ids[0], jobs.first_ids[0] - 1)) as batches:
             async for batch in batches:
                 yield 0, batch
         return
@@ -301,16 +303,16 @@ async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batc
 
     async def follow(number: int) -> None:
         try:
-            async with aclosing(engine.events(jobs[number])) as batches:
+            async with aclosing(engine.events(jobs.ids[number], jobs.first_ids[number] - 1)) as batches:
                 async for batch in batches:
                     await found.put((number, batch))
             await found.put(None)
         except Refused as error:
             await found.put(error)
 
-    following = [asyncio.ensure_future(follow(number)) for number in range(len(jobs))]
+    following = [asyncio.ensure_future(follow(number)) for number in range(len(jobs.ids))]
     try:
-        left = len(jobs)
+        left = len(jobs.ids)
         while left:
             item = await found.get()
             if isinstance(item, BaseException):

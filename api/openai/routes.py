@@ -153,7 +153,7 @@ async def get_response(
         raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
         form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
-        jobs = Jobs([record.job_id], tenant_of(request), watches=True)
+        jobs = Jobs([record.job_id], [0], tenant_of(request), watches=True)
         await _open_stream(parts, jobs.tenant, operator=is_operator(request.scope))
         return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={}, begun=form.begin())
     if query.starting_after >= 0:
@@ -229,6 +229,8 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
         await _open_stream(parts, tenant, operator=operator)
     try:
         records = await _submit_all(parts.engine, submission, encoded)
+        if asked.stream:  # the answer to a key is that of its first request, and other attempts may have followed
+            records = [await parts.engine.get(each.job_id, at_once=True) if each.replayed else each for each in records]
     except BaseException:
         if asked.stream:
             await parts.engine.reader_left(None, tenant)
@@ -275,5 +277,7 @@ def _answer(
 ) -> Response:  # fmt: skip
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]
-    jobs = Jobs(ids, tenant_of(request), watches)
+    is_response = isinstance(form, responses_api.OpenAIResponse)  # whose events have numbers, from the first attempt on
+    first_ids = [0 if is_response else record.first_id for record in submitted.records]
+    jobs = Jobs(ids, first_ids, tenant_of(request), watches)
     return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers, begun=begun)

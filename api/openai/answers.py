@@ -101,7 +101,7 @@ class Answer(Response):
 
     def __init__(
         self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
-        headers: dict[str, str], begun: Sequence[bytes] = (),
+        headers: dict[str, str], begun: Sequence[Piece] = (),
     ) -> None:  # fmt: skip
         """`streamed`: the form, if it is to be streamed, as one stream of its tenant that was counted and is given back
         here; None: the answer comes whole. `begun`: what the stream begins with at once, and not with its first token.

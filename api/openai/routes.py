@@ -25,7 +25,7 @@ from killable.api.openai.chat_choices import Chunks
 from killable.api.openai.documentation import body_of, described
 from killable.api.openai.messages_answer import Message
 from killable.api.openai.model_list import accepting, models_json
-from killable.api.openai.pieces import whole_answer
+from killable.api.openai.pieces import Piece, whole_answer
 from killable.api.openai.reading import options_of, read_request
 from killable.api.openai.request_inputs import Asked
 from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
@@ -131,7 +131,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     """Answer a conversation as a response. With `background` it goes on when its client leaves."""
     submitted = await _submit(request, headers, "responses")
     asked, record = submitted.asked, submitted.records[0]
-    form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **asked.told})
+    form = responses_api.OpenAIResponse(record, asked.model, asked.told)
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return await whole_answer(record.job_id, form.whole(), submitted.headers)
@@ -152,7 +152,7 @@ async def get_response(
     if query.include_obfuscation:
         raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
-        form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
+        form = responses_api.OpenAIResponse(record, model, after=query.starting_after)
         jobs = Jobs([record.job_id], [0], tenant_of(request), watches=True)
         await _open_stream(parts, jobs.tenant, operator=is_operator(request.scope))
         return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={}, begun=form.begin())
@@ -189,7 +189,7 @@ async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecor
 
 
 async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> Response:
-    form = responses_api.OpenAIResponse(record, model, {})
+    form = responses_api.OpenAIResponse(record, model)
     async for batch in parts.engine.events(record.job_id, follow=False):
         form.take(0, batch)
     form.take_record(0, record)
@@ -273,7 +273,7 @@ async def _withdraw(engine: Engine, record: JobRecord) -> None:
 
 def _answer(
     request: Request, submitted: Submitted, form: Form, *, streamed: StreamedForm | None = None, watches: bool = False,
-    begun: Sequence[bytes] = (),
+    begun: Sequence[Piece] = (),
 ) -> Response:  # fmt: skip
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]

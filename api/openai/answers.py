@@ -24,9 +24,10 @@ from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import problem, refused
 from killable.api.http.sse import PING, OpenSse
+from killable.api.http.writes import Piece, in_writes
 from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.error_answers import error_of_job
-from killable.api.openai.pieces import Piece, in_writes, whole_answer
+from killable.api.openai.pieces import whole_answer
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent

@@ -13,12 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from killable.api.http.record_json import usage_of as usage_of_record
+from killable.api.http.writes import Piece
 from killable.api.openai.chat_choices import (
     BegunAnew,
     Choice,
     usage_of,
 )
-from killable.api.openai.pieces import Piece
 from killable.api.openai.request_inputs import IDENTIFYING
 from killable.api.openai.responses_api_request import TOLD
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS

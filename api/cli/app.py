@@ -5,6 +5,7 @@ Runs in: any machine; `serve` and `demo` on Linux.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -13,6 +14,10 @@ import click
 
 from killable.api.cli.parameters.completion_scripts import completion_options
 from killable.api.cli.verbs import Verbs
+
+
+UNWRITABLE = 71
+"""The exit code where no verb runs and stdout cannot be written; verbs have their own (`CommandExit.OS`)."""
 
 
 def _turn_colours_off(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -48,12 +53,8 @@ def run_verb() -> None:
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     try:
         app()
-    except OSError:  # help or version, as verbs report their own: stdout is closed, or its disk is full
-        from killable.api.cli.display import console, errors
-
-        try:
-            with errors.reporting(as_json=False):
-                raise
-        except click.exceptions.Exit as error:
-            console.discard(sys.stdout)
-            sys.exit(error.exit_code)
+    except OSError as error:  # of help or version, as verbs report their own: stdout is closed, or its disk is full
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(f"killable: {error}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what it holds would fail once more
+        sys.exit(UNWRITABLE)

@@ -13,14 +13,14 @@ rules. Those of the standard library have the real ones.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
-from killable.workers.protocol.reducers import LruCache
-
+LruCache: type = type(functools.lru_cache(len))
 MAIN = "__main__"
 _SPAWNED = "__mp_main__"
 """multiprocessing's name for `__main__` in a process that it has started with the method "spawn"."""

@@ -21,8 +21,6 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from killable.api.cli.closed_streams import ClosedStream
-
 WIDE = 1000
 """Width of a table in a pipe, in columns."""
 RULE = 80
@@ -47,8 +45,8 @@ def has_reader(stream: TextIO) -> bool:
     """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open. Raise
     OSError if the command was started without it.
     """
-    if isinstance(raw := getattr(stream, "buffer", None), ClosedStream):
-        raise raw.error()
+    if hasattr(stream, "buffer"):
+        stream.buffer.write(b"")  # a `ClosedStream` raises
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()

@@ -15,7 +15,6 @@ import click
 from killable.api.cli.parameters.completion_scripts import completion_options
 from killable.api.cli.verbs import Verbs
 
-
 UNWRITABLE = 71
 """The exit code where no verb runs and stdout cannot be written; verbs have their own (`CommandExit.OS`)."""
 

@@ -12,6 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from killable.api.cli.parameters.run_arguments import RunArguments
     from killable.supervisor.commands.command_ending import CommandEnd
 
@@ -37,7 +39,7 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
     try:
         end = runner.run()
     except CommandNotStarted as error:
-        words, code = _why_not(asked.argv[0], error.errno, of_program=error.of_program)
+        words, code = _why_not(asked.argv, error.errno, of_program=error.of_program)
         _tell_not_started(words, asked)
         return code
     except OSError as error:
@@ -66,15 +68,27 @@ def signal_number(text: str) -> int | None:
         return None
 
 
-def _why_not(program: str, number: int, *, of_program: bool) -> tuple[str, int]:
+def _why_not(argv: Sequence[str], number: int, *, of_program: bool) -> tuple[str, int]:
     """Return why a command did not start, and the exit code."""
+    program = argv[0]
     if not of_program:
         return f"no process can be made: {os.strerror(number)}", NO_PROCESS
     if number == errno.ENOENT and "/" not in program:
-        return f"{program!r} is not found on PATH", NOT_FOUND
+        return f"{program!r} is not found on PATH{_as_timeout_has_it(argv)}", NOT_FOUND
     if number in (errno.ENOENT, errno.ENOTDIR):
         return f"{program!r} is not there, or the interpreter that its first line names", NOT_FOUND
     return f"{program!r} cannot be executed: {os.strerror(number)}", NOT_EXECUTABLE
+
+
+def _as_timeout_has_it(argv: Sequence[str]) -> str:
+    """Return what helps whoever gives the time as to timeout(1): in front of the command."""
+    from killable.workers.authoring.limits_and_caps import LIMITS
+
+    try:
+        LIMITS["run_s"].unit.parse(argv[0])
+    except ValueError:
+        return ""
+    return f"; as a time limit it is --run-s {argv[0]}" if len(argv) > 1 else ""
 
 
 def _check_report(path: str) -> None:

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from killable.api.http.prefer_wait import PREFER
+from killable.api.http.prefer_wait import PREFER, Prefer
 from killable.api.http.request_patterns import (
     CODE,
     CORRELATION_ID,
@@ -260,7 +260,7 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
 class SubmissionHeaders(BaseModel):
     """The headers of a submission."""
 
-    prefer: list[str] = Field(default=[], description=PREFER)
+    prefer: Prefer = Field(default_factory=list, description=PREFER)
     x_correlation_id: str | None = Field(
         None, pattern=CORRELATION_ID, description="Id of the larger task that this job is part of"
     )

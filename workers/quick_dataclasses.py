@@ -1,7 +1,8 @@
-"""`dataclass` as in `dataclasses`, for classes of many fields, each of which takes 1 to 2 ms to define there.
+"""`dataclass` as in `dataclasses`, for classes of many fields and few instances: there each takes 1 ms to define.
 
 That is the compiler's time for a constructor with all fields as parameters. Here all have the same one, which takes
-values by name only. What the library makes of such a class (`fields`, `replace`, subclasses) works as with its own.
+values by name only. What the library makes of such a class (`fields`, `replace`, subclasses) works as with its own. An
+instance takes six times as long as one of the library's: 7 µs with fifty fields.
 
 Runs in: any. Pure.
 """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Coroutine, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer, asleep_s
@@ -22,7 +22,6 @@ from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.protocol.message_bounds import PROGRESS_BYTES_MAX
 from killable.workers.protocol.messages import NO_TAGS, Raised, dump_json
 from killable.workers.protocol.trace_context import TraceContext, trace_id_of
-from killable.workers.quick_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from killable.workers.protocol.shared_memory import MemoryFile
@@ -78,7 +77,7 @@ class CurrentAttempt(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True, eq=False, repr=False, weakref_slot=True)  # each method takes its time
+@dataclass(slots=True, eq=False, repr=False, weakref_slot=True)  # each method takes its time when the class is made
 class Job:
     """One job."""
 

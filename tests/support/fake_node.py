@@ -136,8 +136,8 @@ class FakeNodeSupervisor:
         log: EventLog, attempts: int, since: float, waits_since: float, checkpoint: bytes | None = None,
     ) -> Job:  # fmt: skip
         job = Job(
-            id=job_id, number=self.runs.starts, type=job_type, submission=submission, limits=in_force, log=log,
-            created_at="", created=since, queued=waits_since, listener=listener, attempts=attempts + 1, is_of_head=True,
+            job_id, self.runs.starts, job_type, submission, in_force, log, created_at="", created=since,
+            queued=waits_since, listener=listener, attempts=attempts + 1, is_of_head=True,
         )  # fmt: skip
         if self._is_dead:
             return job  # nobody is there who would run it

@@ -20,7 +20,7 @@ def note(event, arguments):
         constructors.append(arguments[0])
 
 sys.addaudithook(note)
-import killable.supervisor.settings, killable.supervisor.jobs.job
+import killable.supervisor.settings
 print([each for each in constructors if not each.startswith(b"# ")])
 """
 
@@ -85,6 +85,6 @@ def test_a_wrong_name_and_a_missing_value_are_refused(values: dict[str, Any]) ->
             defined_with(each)(**values)
 
 
-def test_no_constructor_is_compiled_for_the_settings_and_the_jobs_of_a_supervisor() -> None:
+def test_no_constructor_is_compiled_for_the_settings_of_a_supervisor() -> None:
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -154,26 +154,33 @@ async def test_who_shows_no_worker_gets_what_those_of_each_pool_use(server: OwnS
     await server.supervisor.cancel(job_id, grace_s=0)
 
 
-async def test_a_worker_that_is_as_it_was_is_not_recorded_again_and_grows_older(
+async def test_a_worker_that_has_not_run_is_neither_measured_nor_recorded_again_and_grows_older(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorded: list[str] = []
-    real = Worker.record
+    again: list[str | int] = []
+    real_record, real_measure = Worker.record, tree_usage.measure
 
     def record(worker: Worker, now: float, sample: Sample | None, share: float | None) -> WorkerRecord:
-        recorded.append(worker.id)
-        return real(worker, now, sample, share)
+        again.append(worker.id)
+        return real_record(worker, now, sample, share)
+
+    def measure(
+        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
+    ) -> Sample | None:
+        again.append(pid)
+        return real_measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
 
     monkeypatch.setattr(Worker, "record", record)
+    monkeypatch.setattr(tree_usage, "measure", measure)
     async with start_server(workers=1) as server, reading(server.client, WORKERS) as reader:
         await reader.until("now", lambda now: any(each["state"] == "idle" for each in now["workers"]))
         for _ in range(EVENTS_MAX):  # what it has used of a core over its life falls at first
             before = (await reader.next())[1]
-            recorded.clear()
+            again.clear()
             after = (await reader.next())[1]
-            if not recorded:
+            if not again:
                 break
-        assert not recorded, "an idle worker is recorded again and again"
+        assert not again, "an idle worker is measured or recorded again and again"
         ages = [{each["worker_id"]: each["age_s"] for each in now["workers"]} for now in (before, after)]
         assert ages[0].keys() == ages[1].keys() and all(ages[1][each] > age for each, age in ages[0].items())
 

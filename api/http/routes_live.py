@@ -39,8 +39,8 @@ router = APIRouter(tags=["live"], default_response_class=Json)
 )  # fmt: skip
 async def stream_workers(request: Request, query: Annotated[schemas.WorkerWatchQuery, Query()]) -> Response:
     """Stream the state of workers, pools, queue and server: `now` at once and each second. Each event is the whole
-    state, and a slow reader gets the latest. `end` comes when the server ends. Who shows no single worker asks for
-    `workers=false`, which costs the server half.
+    state, and a slow reader gets the latest. `end` comes when the server ends. With `workers=false` it has no single
+    worker, but what those of each pool use together.
     """
     return _stream(request, "workers", parts_of(request).engine.watch_workers(workers=query.workers))
 

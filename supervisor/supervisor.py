@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -28,7 +28,7 @@ from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id, host_name, random_id
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, StartRefused, Submission, Verdict, Wanted
+from killable.supervisor.models import DEFAULT_TENANT, JobEvents, JobType, StartRefused, Submission, Verdict, Wanted
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
@@ -318,13 +318,11 @@ class Supervisor:
     async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
         return self._registry.count(JobFilter.of(**wanted))
 
-    def watch_jobs(
-        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def watch_jobs(self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]) -> JobEvents:
         return self._watches.jobs.read(JobFilter.of(**wanted), limit, after)
 
-    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
-        return self._watches.workers.read(tenant)
+    def watch_workers(self, *, tenant: str | None = None, workers: bool = True) -> JobEvents:
+        return self._watches.workers.read(tenant, workers=workers)
 
     @functools.cached_property
     def _watches(self) -> Watches:
@@ -337,9 +335,7 @@ class Supervisor:
             disk=None if self._job_notes is None else self._job_notes.journal, own_use=own_use, node=host_name(),
         )  # fmt: skip
 
-    async def events(
-        self, job_id: str, after: int = -1, *, follow: bool = True
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    async def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> JobEvents:
         job = self._registry.get(job_id)
         while True:
             batch = visible(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))

@@ -317,6 +317,7 @@ class JobWatchQuery(JobsQuery):
 
 
 class WorkerWatchQuery(Query):
+    workers: bool = Field(True, description="Each worker; without them events have what those of a pool use together")
     ticket: str = TICKET
 
 

@@ -36,7 +36,6 @@ from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
@@ -168,10 +167,12 @@ class NodeHost:
     async def _workers(self, *, uses: bool) -> bytes:
         if uses:
             measured, retired = await self._supervisor.jobs.fleet.measured_workers()
+            now = self._clock.now()
+            workers = [each.record._asdict() | {"age_s": round(each.age_s(now), 3)} for each in measured]
+            used = [each.use._asdict() for each in measured]
         else:
-            measured = [(record, WorkerUse()) for record in await self._supervisor.workers()]
-            retired = await self._supervisor.retired()
-        workers, used = [each._asdict() for each, _ in measured], [use._asdict() for _, use in measured]
+            workers = [record._asdict() for record in await self._supervisor.workers()]
+            retired, used = await self._supervisor.retired(), []
         return messages.pack({"workers": workers, "uses": used, "retired": [each._asdict() for each in retired]})
 
     async def _kill_worker(self, header: Header) -> bytes:

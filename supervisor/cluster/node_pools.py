@@ -40,7 +40,7 @@ from killable.supervisor.models import StartRefused
 from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, NodeRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 
@@ -495,15 +495,15 @@ class NodePools(PoolsByName[NodePool]):
     async def worker_records(self) -> Sequence[WorkerRecord]:
         return [of_node(node, members) for node, answer in await self._workers() for members in answer["workers"]]
 
-    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+    async def measured_workers(self) -> tuple[Sequence[MeasuredWorker], Sequence[RetiredWorker]]:
         links = [link for link in self.links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.calls.workers(MEASURED_S, uses=True) for link in links))
         came = {link.name: answer for link, answer in zip(links, answers, strict=True)}
         # What a node has told before stands for it while it is slow.
         self._measured = {node: last for node, answer in came.items() if (last := answer or self._measured.get(node))}
-        told = self._measured.items()
+        told, now = self._measured.items(), self._clock.now()
         measured = [
-            (of_node(node, members), WorkerUse(**use))
+            MeasuredWorker(of_node(node, members), WorkerUse(**use), now)
             for node, answer in told
             for members, use in zip(answer["workers"], answer["uses"], strict=False)
         ]

@@ -19,7 +19,7 @@ from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Sample, SpawnerFactory
-from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
 
@@ -128,7 +128,7 @@ class JobPools(Protocol):
     def worker(self, worker_id: str) -> tuple[JobPool, JobWorker]: ...
     async def worker_record(self, worker: Any) -> WorkerRecord: ...
     async def worker_records(self) -> Sequence[WorkerRecord]: ...
-    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+    async def measured_workers(self) -> tuple[Sequence[MeasuredWorker], Sequence[RetiredWorker]]:
         """Return the workers with what they use now, and those that were not reused. To be called once a second at
         most.
         """

@@ -18,11 +18,14 @@ from killable.api.http.live_schemas import Now
 from killable.supervisor.linux import tree_usage
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.tree_usage import PROCESSES_MAX
+from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import Sample
+from killable.supervisor.records import WorkerRecord
 
 pytestmark = pytest.mark.own_server
 
 WORKERS = "/v1/workers/stream"
+EVENTS_MAX = 30
 OPERATE = ApiKey("boss", "operate", "boss-01234567890")
 MINE = ApiKey("mine", "submit", "mine-01234567890", visibility="own")
 
@@ -132,6 +135,60 @@ async def test_all_readers_have_one_measurement_and_nobody_none(start_server: St
         seen = one.seen[-1][1]["seq"]
         async with reading(server.client, WORKERS) as later:
             assert (await later.next())[1]["seq"] >= seen, "the last one is told again, unless it is old"
+
+
+@pytest.mark.row("A27")
+async def test_who_shows_no_worker_gets_what_those_of_each_pool_use(server: OwnServer) -> None:
+    job_id = await server.submit("spin")
+    async with reading(server.client, WORKERS) as each, reading(server.client, WORKERS, workers="false") as pools:
+        await each.until("now", lambda now: any(used["cpu_percent"] for used in now["workers"]))
+        each.seen.clear()
+        while not (common := {now["seq"] for _, now in each.seen} & {now["seq"] for _, now in pools.seen}):
+            await each.next()
+            await pools.next()
+        told, first = (next(now for _, now in reader.seen if now["seq"] in common) for reader in (each, pools))
+        Now.model_validate(first, strict=True)
+        assert first["workers"] is first["retired"] is None
+        assert {name: first[name] for name in ("pools", "jobs", "queue", "server", "nodes")} == {
+            name: told[name] for name in ("pools", "jobs", "queue", "server", "nodes")
+        }
+        for pool in first["pools"]:
+            of_pool = [used for used in told["workers"] if used["pool"] == pool["name"]]
+            assert pool["cpu_percent"] == pytest.approx(sum(used["cpu_percent"] or 0 for used in of_pool), abs=0.06)
+            assert pool["memory_bytes"] == sum(used["memory_bytes"] or 0 for used in of_pool)
+        assert sum(pool["busy"] for pool in first["pools"]) == 1
+    await server.supervisor.cancel(job_id, grace_s=0)
+
+
+async def test_a_worker_that_has_not_run_is_neither_measured_nor_recorded_again_and_grows_older(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[str | int] = []
+    real_record, real_measure = Worker.record, tree_usage.measure
+
+    def record(worker: Worker, now: float, sample: Sample | None, share: float | None) -> WorkerRecord:
+        again.append(worker.id)
+        return real_record(worker, now, sample, share)
+
+    def measure(
+        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
+    ) -> Sample | None:
+        again.append(pid)
+        return real_measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
+
+    monkeypatch.setattr(Worker, "record", record)
+    monkeypatch.setattr(tree_usage, "measure", measure)
+    async with start_server(workers=1) as server, reading(server.client, WORKERS) as reader:
+        await reader.until("now", lambda now: any(each["state"] == "idle" for each in now["workers"]))
+        for _ in range(EVENTS_MAX):  # what it has used of a core over its life falls at first
+            before = (await reader.next())[1]
+            again.clear()
+            after = (await reader.next())[1]
+            if not again:
+                break
+        assert not again, "an idle worker is measured or recorded again and again"
+        ages = [{each["worker_id"]: each["age_s"] for each in now["workers"]} for now in (before, after)]
+        assert ages[0].keys() == ages[1].keys() and all(ages[1][each] > age for each, age in ages[0].items())
 
 
 @pytest.mark.row("A27")

@@ -140,7 +140,7 @@ class Supervisor:
             self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
             if self._job_notes is not None and self._remote_pools is not None:
-                self._remote_pools.remember_drains(self._job_notes.journal.drains, self._job_notes.drains)
+                self._remote_pools.remember(self._job_notes)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
@@ -474,7 +474,7 @@ class Supervisor:
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         if self._remote_pools is None:
             raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
-        return self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
+        return await self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

@@ -200,6 +200,7 @@ class _Welcome(_Message):
     version: Words
     python: Words
     held: list[_Held]
+    dropped: list[tuple[Words, Count]]
     begun: CountedOn
 
 

@@ -23,6 +23,7 @@ from sim.seeded_histories import SEED
 
 STEPS_OF_HISTORY = 30
 TROUBLES = (Trouble(), Trouble(), Trouble(), *seeded_histories.MESSAGES_LATE)
+DISASTERS = ("off", "cut off", "freeze", "stop")
 SETS_S = (0.0, 0.0, 0.001, 0.01, 1.0, 5.0, 60.0, -0.001, -0.01, -1.0, -5.0, -60.0)
 
 
@@ -82,7 +83,21 @@ class History:
         dice, sim = self.dice, self.sim
         machine = dice.choice(list(sim.network.machines.values()))
         what = dice.choices(
-            ("submit", "cancel", "head", "trap", "second", "set", "better", "kill", "off", "cut off", "freeze", "stop", "late"),
+            (
+                "submit",
+                "cancel",
+                "head",
+                "trap",
+                "second",
+                "set",
+                "better",
+                "kill",
+                "off",
+                "cut off",
+                "freeze",
+                "stop",
+                "late",
+            ),
             (10, 2, 1, 2, 5, 3, 3, 4, 0.5, 1, 1, 0.5, 1),
         )[0]
         match what:
@@ -119,12 +134,17 @@ class History:
 
     def submit(self) -> None:
         dice = self.dice
-        self.begin(self.sim.submit(
-            tenant=dice.choice(("ann", "bob")), kind=dice.choice(("work", "work", "again")),
-            run_s=dice.choice((0.01, 0.5, 3.0, 20.0)), tokens=dice.choice((0, 0, 1, 5)),
-            end=dice.choice(("returns", "returns", "returns", "raises")), slot_s=dice.choice((0.0, 0.02)),
-            limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
-        ))
+        self.begin(
+            self.sim.submit(
+                tenant=dice.choice(("ann", "bob")),
+                kind=dice.choice(("work", "work", "again")),
+                run_s=dice.choice((0.01, 0.5, 3.0, 20.0)),
+                tokens=dice.choice((0, 0, 1, 5)),
+                end=dice.choice(("returns", "returns", "returns", "raises")),
+                slot_s=dice.choice((0.0, 0.02)),
+                limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
+            )
+        )
 
 
 def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Counter[str], Counter[str]]:
@@ -135,7 +155,9 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Coun
 
 
 @seeded_histories.seeds(60, each_test=20)
-def test_what_must_hold_holds_in_every_history_of_clocks_that_jump(seeds: range, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_must_hold_holds_in_every_history_of_clocks_that_jump(
+    seeds: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts, kills, gaps = Counter[str](), Counter[str](), Counter[str]()
     for seed in seeds:
         for sums, each in zip((counts, kills, gaps), play(seed, monkeypatch), strict=True):

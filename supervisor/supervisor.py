@@ -164,8 +164,9 @@ class Supervisor:
 
         remote = self._remote_pools
         if remote is not None:
-            running = [row.started for row in rows if row.started is not None and row.ended is None]
-            await remote.look_for([started for started in running if "node" in started])
+            left = [row for row in rows if row.ended is None]
+            running = [row.started for row in left if row.started is not None and "node" in row.started]
+            await remote.look_for(running, {row.accepted["type"] for row in left if "type" in row.accepted})
         await restore(
             rows,
             files=self.files,

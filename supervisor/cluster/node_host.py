@@ -202,11 +202,12 @@ class NodeHost:
         self._pools = await self._pool_states()
         now = self._clock.now()
         held = [each.record(now) for each in self._held.values() if not each.is_claimed]
+        dropped = [{"job_id": job_id, "attempt": attempt} for job_id, attempt in self._dropped]
         return messages.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
              "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
               "version": messages.installed_version(), "python": messages.PYTHON, "held": held,
-             "dropped": list(self._dropped), "begun": max(self._through, *self._seen, 0)}
+             "dropped": dropped, "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
 
     async def _begin_epoch(self, header: Header) -> None:

@@ -343,7 +343,7 @@ class NodeLink:
             self._note("refused", why)
             return False
         self.held = {(each["job_id"], each["attempt"]): each for each in hello["held"]}
-        self.dropped = {(job_id, attempt) for job_id, attempt in hello["dropped"]}
+        self.dropped = {(each["job_id"], each["attempt"]) for each in hello["dropped"]}
         self._note("live", "")
         self._owner.on_pools(self, hello["pools"])
         self.decided.set()

@@ -196,7 +196,7 @@ class NodePoolOwner(Protocol):
 
     def why_no_node(self, spec: PoolSpec) -> str: ...
     def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
-        """Return whether a pool has a machine beside these nodes, of which nothing is known now."""
+        """Return whether a pool may have a machine beside these nodes, of which nothing is known now."""
         ...
 
     def now(self) -> float: ...
@@ -279,6 +279,11 @@ class NodePool:
         """Return whether a slot of the node is taken, or kept for a job."""
         share = self._shares.get(node)
         return share is not None and share.used > 0
+
+    @property
+    def works(self) -> bool:
+        """Whether some node has it, and has not told that it is broken."""
+        return bool(self._shares) and self._best_state != "broken"
 
     @property
     def open_nodes(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -55,6 +55,10 @@ MEASURED_S = 2.0
 """How long a node may take to tell what its workers use now."""
 DRAIN_S = 3.0
 """How long a drain may take to be on disk."""
+MACHINES_S = 30.0
+"""How long after the start of a head that follows another one a machine may be missing in what Ray lists: it may just
+have been started again, too.
+"""
 EPOCH_S = 10.0
 """How long the epoch of a head may take to be on disk."""
 MEMBERS_S = 2.0
@@ -274,6 +278,9 @@ class NodePools(PoolsByName[NodePool]):
         return attempt
 
     def note_recorded(self, attempt: RemoteAttempt) -> None:
+        if not self._settings.journal_output and attempt.job.shown is not None and not self.is_closing:
+            attempt.job.shown = None
+            attempt.job.wake()
         link = self.links.get(attempt.node)
         if link is not None:
             link.note_recorded(attempt)
@@ -284,14 +291,28 @@ class NodePools(PoolsByName[NodePool]):
         share: NodeShare = worker.share
         return {"node": share.node, "incarnation": share.incarnation, "lease_s": self._times.lease_s}
 
-    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
+    async def look_for(self, starts: Sequence[Mapping[str, Any]], types: Collection[str]) -> None:
         """Wait until every node that may run one of these has told what it holds, or has certainly ended it: at most
-        until its lease is over, which it had from the head before this one.
+        until its lease is over, which it had from the head before this one. And, while a pool works nowhere, until each
+        of these types is known: MACHINES_S at most.
         """
         for start in starts:
             while not self._is_known(start) and (left_s := self._end_of(start) - self._clock.now()) > 0:
                 self._changed.clear()
                 await event_loops.wait_within(self._changed, left_s)
+        while not self._are_known(types) and (left_s := self._machines_s) > 0:
+            self._changed.clear()
+            await event_loops.wait_within(self._changed, left_s)
+
+    def _are_known(self, types: Collection[str]) -> bool:
+        """Return whether these types are known, or all that there are."""
+        known = {job_type.name for job_type in self._types.all()}
+        return known.issuperset(types) or all(pool.works for pool in self)
+
+    @property
+    def _machines_s(self) -> float:
+        """How long from now on a machine may be missing in what Ray lists."""
+        return max(0.0, self._began + MACHINES_S - self._clock.now()) if self._epoch_before else 0.0
 
     def _end_of(self, start: Mapping[str, Any]) -> float:
         """Return when everything of this incarnation has ended that has not heard of this head."""
@@ -360,7 +381,7 @@ class NodePools(PoolsByName[NodePool]):
         record = self._drain_node(name, drains=drains, deadline_s=deadline_s)
         if not await self._drains.until_written(DRAIN_S):
             what = "gets no more jobs" if drains else "gets jobs again"
-            why = f"node {name} {what}, but the journal cannot be written: the next start of the server knows nothing of it"
+            why = f"node {name} {what}, but the journal cannot be written: a restarted server knows nothing of it"
             raise Refused(why, code="journal_failed", node=name, retry_after_s=RETRY_AFTER_S)
         return record
 
@@ -511,6 +532,8 @@ class NodePools(PoolsByName[NodePool]):
     # ── NodePoolOwner ──
 
     def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        if self._machines_s:
+            return True
         others = (link for name, link in self.links.items() if name not in known and link.state != "refused")
         return any(fits(spec.nodes, link.labels) for link in others)
 

@@ -50,7 +50,7 @@ class FreeSlots:
         """Return the nodes that have another number of free slots since the change of this number, as far as they are
         among `nodes`; or more of these, if that is less work.
         """
-        changed = []
+        changed: list[str] = []
         for node in reversed(self._changed):
             if self._changed[node] <= number:
                 break

@@ -190,7 +190,8 @@ class _PoolQueue:
         self, lines: _TenantLines, fit: Collection[AbstractSet[Selected]], most: int
     ) -> Iterable[Selected]:
         """Return those of one tenant. So many lines are looked at, twice at most, as there are, or as fit."""
-        number, found = sum(map(len, fit)), []
+        number = sum(map(len, fit))
+        found: list[Selected] = []
         for _, selected in islice(lines.shut, number):
             if len(found) == most:
                 return found

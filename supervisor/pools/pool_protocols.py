@@ -6,7 +6,7 @@ several machines. A worker is only ever given back to what it came from: paramet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
@@ -265,8 +265,10 @@ class RemotePools(JobPools, Protocol):
 
     # ── attempts of an earlier run of this server, whose starts are in the journal ──
 
-    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
-        """Wait until every node that may run one of these has told what it holds, or has certainly ended it."""
+    async def look_for(self, starts: Sequence[Mapping[str, Any]], types: Collection[str]) -> None:
+        """Wait until every node that may run one of these has told what it holds, or has certainly ended it; and for
+        machines that know these job types, if some may still come.
+        """
         ...
 
     def find(self, job_id: str, start: Mapping[str, Any]) -> HeldRun | None:

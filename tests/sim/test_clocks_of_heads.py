@@ -15,12 +15,17 @@ from typing import Any
 import pytest
 from support.fake_network import Trouble
 from support.simulated_process import owner
+from support.virtual_loop import run
 
+from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.lease import Times
 from sim import seeded_histories
 from sim.journaled_cluster import COMMITS_S, STEPS, Trap, journaled_cluster
 from sim.seeded_histories import SEED
 
+LEASE_S = 5.0
+BEYOND_S = 2.5 * LEASE_S
+TIMES = Times(LEASE_S, 1.0, 1.0)
 STEPS_OF_HISTORY = 30
 TROUBLES = (Trouble(), Trouble(), Trouble(), *seeded_histories.MESSAGES_LATE)
 DISASTERS = ("off", "cut off", "freeze", "stop")
@@ -163,3 +168,92 @@ def test_what_must_hold_holds_in_every_history_of_clocks_that_jump(
         for sums, each in zip((counts, kills, gaps), play(seed, monkeypatch), strict=True):
             sums += each
     assert SEED or counts.total()
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> TimeOfDay:
+    wall = TimeOfDay()
+    monkeypatch.setattr(time, "time", wall)
+    return wall
+
+
+def test_a_head_whose_clock_is_ahead_takes_no_node_back_from_the_one_that_has_its_journal(wall: TimeOfDay) -> None:
+    """Not even one that was restarted, and has forgotten which head is the newer one."""
+
+    async def main() -> None:
+        wall.next_off_s = lambda: 60.0
+        async with journaled_cluster(nodes=1, times=TIMES) as sim:
+            sim.has_lost_nodes = True
+            first = sim.head
+            await sim.submit(run_s=0.1)
+            await sim.ended()
+            first.carrier.is_cut_off = True
+            wall.next_off_s = lambda: 0.0
+            (machine,) = sim.network.machines.values()
+            machine.kill()
+            await sim.second_head()
+            job = await sim.submit(run_s=3.0, tokens=1)
+            await asyncio.sleep(1.0)
+            first.carrier.is_cut_off = False
+            await sim.ended()
+            assert job.code is None and len(sim.runs.of(job.id)) == 1 and machine.heads == ["h1"]
+
+    run(main())
+
+
+@pytest.mark.parametrize("adopts", [True, False], ids=["with a journal of its own", "without a journal"])
+def test_what_another_head_has_had_ended_is_lost_and_does_not_run_again(wall: TimeOfDay, *, adopts: bool) -> None:
+    """Its node is there as it was and holds it no more: that does not mean that it has never come there."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=1, times=TIMES) as sim:
+            sim.has_lost_nodes = True
+            job = await sim.submit(run_s=60.0)
+            await asyncio.sleep(1.0)
+            sim.down_s = lambda: 1.0
+            sim.kill_head()
+            (machine,) = sim.network.machines.values()
+            assert machine.host is not None
+            about = {"epoch": int(time.time() * 1000) + 1, "head": "other", "incarnation": "n0000#1"}
+            asked = {"lease_s": LEASE_S, "given": 0, "before": "", "adopts": adopts}
+            await machine.host.call("hello", messages.pack(about | asked))
+            if adopts:
+                await machine.host.call("adopt", messages.pack(about | {"ns": []}))
+            await sim.ended()
+            assert (job.code, job.end["error"]["fenced"]) == ("node_lost", "told") and machine.incarnations == 1
+            assert len(sim.runs.of(job.id)) == 1
+
+    run(main())
+
+
+def test_a_retry_that_is_not_on_disk_is_not_told_by_a_head_that_another_one_follows(wall: TimeOfDay) -> None:
+    """It cannot reach its nodes, nor its journal: the next head has the job, and its next event by the same id."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=1, times=TIMES) as sim:
+            sim.has_lost_nodes = True
+            first = sim.head
+            job = await sim.submit(run_s=60.0, limits={"attempts_max": 3, "backoff_s": 0.0})
+            await asyncio.sleep(1.0)
+            first.carrier.is_cut_off = True
+            await sim.second_head()
+            sim.head.carrier.is_cut_off = True
+            (machine,) = sim.network.machines.values()
+            machine.turn_off()
+            await asyncio.sleep(2 * BEYOND_S)
+            assert job.events == 1, "it has started, and no more is told"
+            first.kill()  # type: ignore[attr-defined]
+            await sim.ended(within_s=60.0)
+            assert job.code == "node_lost"
+            sim.head.carrier.is_cut_off = False
+            machine.turn_on()
+
+    run(main())
+
+
+SEEDS_THAT_FAILED = ()
+
+
+@pytest.mark.parametrize("seed", SEEDS_THAT_FAILED)
+def test_seeds_that_failed_pass(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    play(seed, monkeypatch)

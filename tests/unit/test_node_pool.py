@@ -230,3 +230,26 @@ def test_of_lines_that_have_a_slot_again_as_many_are_opened_as_there_are_slots_t
     nodes.queue.let_go("cy")
     nodes.join("x3", {"zone": "x"})
     assert dispatch(nodes) == ["3"], "the one that waits for it, past all others"
+
+
+def test_what_a_slot_costs_does_not_grow_with_the_selectors_that_fit_its_node() -> None:
+    """Each of a thousand jobs names a subset of the nodes that is busy. A job ends, and the next one gets its slot."""
+    costs = []
+    for size in (10, 1000):
+        nodes = Nodes({f"n{number}": {} for number in range(20)})
+        busy = [slot for _ in range(40) if (slot := nodes.take())]
+        spare = busy.pop()
+        nodes.give_back(spare)  # so that each line is looked at, and closed
+        others = sorted({slot.share.node for slot in busy} - {spare.share.node})
+        for number in range(size):
+            names = ",".join(others[(number + place) % 19] for place in range(0, 12, 3))
+            pin(nodes, f"{number}", node=f"in({names},x{number})")
+        assert dispatch(nodes) == []
+        ended = next(slot for slot in busy if slot.share.node == others[0])
+
+        def turn(nodes: Nodes = nodes, ended: NodeSlot = ended) -> None:
+            nodes.give_back(ended)
+            assert dispatch(nodes) == ["0"]
+
+        costs.append(lines_run(turn))
+    assert 0 < costs[1] <= 1.5 * costs[0], costs

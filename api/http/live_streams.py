@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from itertools import chain
 
 import anyio
 from starlette.requests import Request
@@ -16,6 +17,7 @@ from killable.api.http.methods import IS_HEAD
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import refused
 from killable.api.http.sse import RETRY, OpenSse, encode
+from killable.api.http.writes import in_writes
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobEvent
 from killable.workers.errors import Refused
@@ -55,12 +57,12 @@ class LiveStream(OpenSse):
                 await self._engine.reader_left(None, self._tenant)
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
-        first = RETRY
+        first = [RETRY]
         async with aclosing(self._events) as batches:
             async for batch in batches:
                 if not self._may_read():
-                    yield first + KEY_GONE
+                    yield b"".join([*first, KEY_GONE])
                     return
-                for piece in encode(batch):
-                    yield first + piece
-                    first = b""
+                for write in in_writes(chain(first, encode(batch))):
+                    yield write
+                first = []

@@ -71,7 +71,9 @@ async def test_the_end_is_told_however_many_changes_there_were(server: OwnServer
 @pytest.mark.row("A27")
 async def test_who_waits_is_told_its_place_as_others_leave_the_queue(start_server: StartServer) -> None:
     async with start_server(workers=1) as server:
-        await server.submit("spin")
+        async with reading(server.client, JOBS, state="running") as reader:
+            await reader.next()
+            await reader.until_job(await server.submit("spin"), "running")
         first, second, last = [await server.submit("spin") for _ in range(3)]
 
         async with reading(server.client, JOBS, state="queued") as reader:

@@ -90,6 +90,9 @@ class InProcessCarrier:
             except (OSError, KillableError) as error:
                 await host.close()
                 raise CarrierError(f"its pools do not start: {error}") from error
+            except asyncio.CancelledError:  # the head is closed, or waits no longer
+                await host.close()
+                raise
             self.hosts[node] = host
 
     def now(self, node: str) -> float:

@@ -159,7 +159,7 @@ def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Coun
         return seeded_histories.play(lambda seed: History(seed, wall).run(), seed, __file__)
 
 
-@seeded_histories.seeds(60, each_test=20)
+@seeded_histories.seeds(12, each_test=12)
 def test_what_must_hold_holds_in_every_history_of_clocks_that_jump(
     seeds: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ def test_what_must_hold_holds_in_every_history_of_clocks_that_jump(
     for seed in seeds:
         for sums, each in zip((counts, kills, gaps), play(seed, monkeypatch), strict=True):
             sums += each
-    assert SEED or counts.total()
+    assert SEED or all(counts[end] for end in ("completed", "exception", "cancelled", "node_lost")), counts
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_a_retry_that_is_not_on_disk_is_not_told_by_a_head_that_another_one_foll
     run(main())
 
 
-SEEDS_THAT_FAILED = ()
+SEEDS_THAT_FAILED = (179, 412, 443, 1059)
 
 
 @pytest.mark.parametrize("seed", SEEDS_THAT_FAILED)

@@ -35,7 +35,6 @@ from killable.supervisor.cluster.reported_types import ReportedTypes
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
-from killable.supervisor.journal.failing_and_hanging_writes import RETRY_AFTER_S
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.models import StartRefused
 from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
@@ -55,12 +54,14 @@ MEASURED_S = 2.0
 """How long a node may take to tell what its workers use now."""
 DRAIN_S = 3.0
 """How long a drain may take to be on disk."""
+DRAIN_AGAIN_S = 5
+"""After what time one that is not is to be repeated."""
 MACHINES_S = 30.0
 """How long after the start of a head that follows another one a machine may be missing in what Ray lists: it may just
 have been started again, too.
 """
-EPOCH_S = 10.0
-"""How long the epoch of a head may take to be on disk."""
+EPOCH_SHARE = 0.25
+"""How long the epoch of a head may take to be on disk, of the lease: what its nodes run is to live until its hello."""
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
 
@@ -173,7 +174,7 @@ class NodePools(PoolsByName[NodePool]):
             answered.set()
 
         self._write_epoch(epoch, answer)
-        await event_loops.wait_within(answered, EPOCH_S)
+        await event_loops.wait_within(answered, EPOCH_SHARE * self._times.lease_s)
         if whys:
             logger.error("epoch_not_written", extra={"detail": whys[0]})
         return not whys
@@ -382,7 +383,7 @@ class NodePools(PoolsByName[NodePool]):
         if not await self._drains.until_written(DRAIN_S):
             what = "gets no more jobs" if drains else "gets jobs again"
             why = f"node {name} {what}, but the journal cannot be written: a restarted server knows nothing of it"
-            raise Refused(why, code="journal_failed", node=name, retry_after_s=RETRY_AFTER_S)
+            raise Refused(why, code="journal_failed", node=name, retry_after_s=DRAIN_AGAIN_S)
         return record
 
     def _drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:

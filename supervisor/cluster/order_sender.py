@@ -156,7 +156,7 @@ class OrderSender:
                 await event_loops.wait_within(self._closing, ASK_AGAIN_S)
                 continue
             except Exception as error:  # a bug in killable: its job ends, and is told
-                logger.exception("order_failed", extra={"orders": [order.header["n"] for order in orders]})
+                logger.exception("order_failed", extra={"node": way.calls.name})
                 why = f"its order cannot be sent: {error!r}"
             if not why:
                 return

@@ -146,7 +146,8 @@ class Engine(Protocol):
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         """Give a node no more jobs, or again. What runs there goes on until `deadline_s`, and then ends as node_drained
         with its own grace. A repeated call restarts the deadline, or removes it. A drain that is remembered of a node
-        that is not there can be ended. Raise Refused: unknown_node.
+        that is not there can be ended. With a journal it is on disk when it is told. Raise Refused: unknown_node;
+        journal_failed, if it holds only as long as this server.
         """
         ...
 

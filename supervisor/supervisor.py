@@ -140,7 +140,7 @@ class Supervisor:
             self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
             if self._job_notes is not None and self._remote_pools is not None:
-                self._remote_pools.remember_drains(self._job_notes.journal.drains, self._job_notes.drains)
+                self._remote_pools.remember(self._job_notes)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
@@ -164,8 +164,9 @@ class Supervisor:
 
         remote = self._remote_pools
         if remote is not None:
-            running = [row.started for row in rows if row.started is not None and row.ended is None]
-            await remote.look_for([started for started in running if "node" in started])
+            left = [row for row in rows if row.ended is None]
+            running = [row.started for row in left if row.started is not None and "node" in row.started]
+            await remote.look_for(running, {row.accepted["type"] for row in left if "type" in row.accepted})
         await restore(
             rows,
             files=self.files,
@@ -469,7 +470,7 @@ class Supervisor:
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         if self._remote_pools is None:
             raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
-        return self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
+        return await self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

@@ -472,6 +472,8 @@ class Dispatcher:
         """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
+        if self._remote_pools is not None and self._job_notes is not None and job.shown is None:
+            job.shown = len(job.log)  # until the retry is on disk: another head may have the job by now
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
         if self._files is not None and job.files:

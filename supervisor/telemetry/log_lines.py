@@ -48,6 +48,8 @@ LOOK_S = 1.0
 STANDS_STILL_S = 5.0
 """What takes no record for so long is in trouble."""
 
+_NO_FIELDS = frozenset((*RESERVED_ATTRS, "message"))
+"""Attributes of every record. The library has a list of them."""
 _PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
 
 
@@ -160,7 +162,7 @@ class _Stream:
         self.fault = ""
 
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
-        return _Prepared(line)
+        return _Prepared(line, b"")
 
     def write(self, prepared: list[_Prepared]) -> int:
         records = [self.rest, *(f"{each.line}\n".encode("utf-8", "backslashreplace") for each in prepared)]
@@ -360,11 +362,11 @@ class _TextLines(RedactingFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = _one_line(record.message)
-        fields = (
+        fields = [
             f"{name}={_shown(value)}"
             for name, value in record.__dict__.items()
-            if name not in RESERVED_ATTRS and name != "message" and not name.startswith("_") and value not in (None, "")
-        )
+            if name not in _NO_FIELDS and value not in (None, "") and not name.startswith("_")
+        ]
         return " ".join((super().formatMessage(record), *fields))
 
     def formatException(self, ei: Any) -> str:

@@ -379,6 +379,7 @@ class PendingTasks:
         self.output.relay.close()
 
     def on_lane(self, lane: Lane) -> None:
+        self.supervisor_thread.has_started = True  # a call may begin now
         with self.lock:
             self._lanes = [each for each in self._lanes if not each.is_over]
             self._lanes.insert(len(self._lanes) if lane.quiet else 0, lane)

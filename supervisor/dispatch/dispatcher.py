@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
@@ -169,11 +170,9 @@ class Dispatcher:
         """
         queued = []
         for job in jobs:
-            left_s = 0.0 if job.again_at is None else self._clock.left_s(job.again_at)
+            left_s = 0.0 if job.again_at is None else min(self._clock.left_s(job.again_at), RETRY_AFTER_S_MAX)
             if left_s > 0:
-                job.queue_timer = self._clock.call_at(
-                    self._clock.now() + min(left_s, RETRY_AFTER_S_MAX), lambda: self._requeue(job)
-                )
+                job.queue_timer = self._clock.call_at(self._clock.now() + left_s, partial(self._requeue, job))
             elif self._push(job):
                 queued.append(job)
         for job in queued:
@@ -485,7 +484,7 @@ class Dispatcher:
             self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
         else:
             self._note_recorded(attempt)
-        job.queue_timer = self._clock.call_at(now + wait_s, lambda: self._requeue(job))
+        job.queue_timer = self._clock.call_at(now + wait_s, partial(self._requeue, job))
         job.wake()
         self._start_let_go()
 

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from ray_cluster import ENVIRONMENT, RayCluster
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 PROGRAM = """
 import asyncio, json, sys, threading

@@ -66,7 +66,7 @@ def puts_a_line_end(ctx: Context) -> None:
         ctx.emit("quick")
     while not ring.put(b'{"text":"a"}\\n\\nevent: completed\\ndata: {}'):
         pass
-    ctx._channel._sequence += 1
+    ctx._channel.sequence += 1
     while True:
         ctx.emit("quick")
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from support.processes import is_in_state
-from support.waiting import until
+from support.waiting import until, until_empty
 
 from killable.supervisor.linux import cgroup, tmp_size, tree_usage
 
@@ -57,6 +57,8 @@ def test_more_processes_than_the_kernel_lists_at_once_are_counted_but_no_more_th
     finally:
         if root is not None and group is not None and procs is not None:
             os.close(procs)
+            # A process closes its streams before it leaves its group.
+            until_empty(lambda: group.processes(MANY), "the group is empty")
             group.remove()
             root.remove()
 

@@ -154,9 +154,8 @@ class History:
 
 def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Counter[str], Counter[str]]:
     wall = TimeOfDay()
-    with monkeypatch.context() as patch:
-        patch.setattr(time, "time", wall)
-        return seeded_histories.play(lambda seed: History(seed, wall).run(), seed, __file__)
+    monkeypatch.setattr(time, "time", wall)
+    return seeded_histories.play(lambda seed: History(seed, wall).run(), seed, __file__)
 
 
 @seeded_histories.seeds(12, each_test=12)

@@ -139,12 +139,12 @@ def forges_a_frame(ctx: Context, kind: int, payload: str, fence: int = 0, ahead:
     announce_entry(ctx)
     channel: Any = ctx.emit.__self__  # type: ignore[attr-defined]
     fence = fence or channel._fence
-    sequence = channel._sequence + ahead
+    sequence = channel.sequence + ahead
     os.write(channel._descriptor, encode(kind, fence, sequence, payload.encode()))
     if then == "exit":
         os._exit(0)
     if fence == channel._fence and not ahead:
-        channel._sequence += 1
+        channel.sequence += 1
     return "returned"
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 
-from killable.api.http.sse import WRITE_BYTES, cut
+from killable.api.http.writes import WRITE_BYTES, cut, in_writes
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.records import JobRecord
@@ -36,7 +36,7 @@ async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | 
     """
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
-            for number, piece in enumerate(decoded(tokens)):
+            for number, piece in enumerate(in_writes(decoded(tokens))):
                 if number:  # of a large token: a socket that takes all does not wait by itself
                     await wakeup_turns().turn(record.job_id)
                 yield piece
@@ -56,21 +56,13 @@ async def nothing() -> AsyncIterator[bytes]:
 def decoded(tokens: Sequence[bytes]) -> Iterator[bytes | memoryview]:
     """Yield tokens as bytes: text as UTF-8 with lone surrogates escaped, bytes as they are, else a line of JSON.
 
-    Small ones are joined, a large one comes in parts. Raise ValueError for what no worker writes.
+    A large one comes in parts. Raise ValueError for what no worker writes.
     """
-    small: list[bytes] = []
-    size = 0
     for token in tokens:
-        if len(token) <= WRITE_BYTES:
-            small.append(_decode(token))
-            size += len(small[-1])
-        if small and (len(token) > WRITE_BYTES or size >= WRITE_BYTES):
-            yield b"".join(small)
-            small, size = [], 0
         if len(token) > WRITE_BYTES:
             yield from _in_parts(token)
-    if small:
-        yield b"".join(small)
+        else:
+            yield _decode(token)
 
 
 _FORMS = ((b'{"text":"', b'"}'), (b'{"base64":"', b'"}'), (b'{"value":', b"}"))

@@ -5,8 +5,9 @@ Runs in: api.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from itertools import chain
 
 import anyio
 from starlette.requests import Request
@@ -16,8 +17,9 @@ from killable.api.http.methods import IS_HEAD
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import refused
 from killable.api.http.sse import RETRY, OpenSse, encode
+from killable.api.http.writes import in_writes
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import JobEvent
+from killable.supervisor.models import JobEvents
 from killable.workers.errors import Refused
 
 KEY_GONE = b'event: end\ndata: {"reason":"unauthorized"}\n\n'
@@ -27,7 +29,7 @@ class LiveStream(OpenSse):
     """One reader, counted by the engine while it is there."""
 
     def __init__(
-        self, engine: Engine, streams: OpenStreams, events: AsyncGenerator[Sequence[JobEvent], None],
+        self, engine: Engine, streams: OpenStreams, events: JobEvents,
         may_read: Callable[[], bool], *, of: str, tenant: str, operator: bool,
     ) -> None:  # fmt: skip
         """`may_read` says at each event whether its key still may. `of` is what the log calls it."""
@@ -55,12 +57,12 @@ class LiveStream(OpenSse):
                 await self._engine.reader_left(None, self._tenant)
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
-        first = RETRY
+        first = [RETRY]
         async with aclosing(self._events) as batches:
             async for batch in batches:
                 if not self._may_read():
-                    yield first + KEY_GONE
+                    yield b"".join([*first, KEY_GONE])
                     return
-                for piece in encode(batch):
-                    yield first + piece
-                    first = b""
+                for write in in_writes(chain(first, encode(batch))):
+                    yield write
+                first = []

@@ -24,7 +24,8 @@ from killable.api.http.prefer_wait import WAIT_S_MAX
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import Json, answer, documented
 from killable.api.http.route_roles import CALLER
-from killable.api.http.sse import WRITE_BYTES, cut, open_stream
+from killable.api.http.sse import open_stream
+from killable.api.http.writes import WRITE_BYTES, cut, in_writes
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.records import JobRecord
 from killable.workers.errors import Refused
@@ -161,7 +162,7 @@ async def _value_answer(request: Request, record: JobRecord, what: str, payload:
     """Answer in pieces, so that a slow reader keeps one piece in memory and not a copy of the whole value."""
     encoded = await encoded_bytes(record.job_id, payload)
     if encoded is None:
-        size, pieces, kind, media_type = len(payload), cut(payload), "json", "application/json"
+        size, pieces, kind, media_type = len(payload), in_writes([payload]), "json", "application/json"
     else:
         size = len(encoded) // 4 * 3 - bytes(encoded[-2:]).count(b"=")
         pieces = map(base64.b64decode, cut(encoded, WRITE_BYTES // 3 * 4))

@@ -16,6 +16,7 @@ import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from itertools import chain
 from typing import Any
 
 import anyio
@@ -30,6 +31,7 @@ from killable.api.http.audited_requests import act_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import refused
+from killable.api.http.writes import WRITE_BYTES, in_writes
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
@@ -44,8 +46,6 @@ logging.getLogger("sse_starlette").setLevel(logging.INFO)
 
 logger = logging.getLogger("killable.server")
 
-WRITE_BYTES = 64 << 10
-"""Of one write; the high-water mark of asyncio's transports. A reader has the send timeout for so many bytes."""
 RETRY = b"retry: 1000\n"
 """Stands in the first event: on its own some clients (httpx-sse) take it for an event without data."""
 PING = b": ping\n\n"
@@ -69,34 +69,15 @@ class _Names(dict[str, bytes]):
 _names = _Names()
 
 
-def encode(events: Sequence[JobEvent]) -> Iterator[bytes | memoryview]:
-    """Yield events as they stand on the wire, joined into pieces of about WRITE_BYTES.
-
-    One at a time: what waits for a reader is one piece. An event that is larger comes in parts of its data, which are
-    not copied here.
-    """
-    lines: list[bytes] = []
-    size = 0
+def encode(events: Sequence[JobEvent]) -> Iterator[bytes]:
+    """Yield events as they stand on the wire. One that is large comes in three pieces: its data are not copied here."""
     for id, name, data in events:
         if len(data) > WRITE_BYTES:
-            yield b"".join([*lines, b"id: %d\nevent: %b\ndata: " % (id, _names[name])])
-            yield from cut(memoryview(data))
+            yield b"id: %d\nevent: %b\ndata: " % (id, _names[name])
+            yield data
             yield b"\n\n"
-            lines, size = [], 0
-            continue
-        line = b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data)
-        lines.append(line)
-        size += len(line)
-        if size >= WRITE_BYTES:
-            yield b"".join(lines)
-            lines, size = [], 0
-    if lines:
-        yield b"".join(lines)
-
-
-def cut(payload: bytes | memoryview, size: int = WRITE_BYTES) -> Iterator[bytes | memoryview]:
-    """Yield it in parts: one event may be 64 MiB, and a server's `send` waits until the part before has been taken."""
-    return (payload[start : start + size] for start in range(0, len(payload), size))
+        else:
+            yield b"id: %d\nevent: %b\ndata: %b\n\n" % (id, _names[name], data)
 
 
 def in_whole_events(send: Send, timeout_s: float) -> Send:
@@ -242,18 +223,15 @@ class EventStream(OpenSse):
                     act_of(scope).event = "client_gone"
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
-        first = RETRY
+        first = [RETRY]
         try:
             async with aclosing(self._engine.events(self._reader.job_id, self._reader.after)) as batches:
                 async for batch in batches:
-                    is_begun = False
-                    for piece in encode(batch):
-                        for write in cut(first + piece):
-                            if is_begun:  # of a large event: a socket that takes all does not wait by itself
-                                await wakeup_turns().turn(self._reader.job_id)
-                            is_begun = True
-                            yield write
-                        first = b""
+                    for number, write in enumerate(in_writes(chain(first, encode(batch)))):
+                        if number:  # of a large event: a socket that takes all does not wait by itself
+                            await wakeup_turns().turn(self._reader.job_id)
+                        yield write
+                    first = []
                     _, name, data = batch[-1]
                     if self._reader.markers and name in TERMINAL_STATES:
                         yield marker(name, json.loads(data).get("error"))

@@ -24,9 +24,10 @@ from killable.api.http.audited_requests import act_of
 from killable.api.http.open_streams import OpenStreams
 from killable.api.http.problems import problem, refused
 from killable.api.http.sse import PING, OpenSse
+from killable.api.http.writes import Piece, in_writes
 from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.error_answers import error_of_job
-from killable.api.openai.pieces import Piece, in_writes, whole_answer
+from killable.api.openai.pieces import whole_answer
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent
@@ -49,6 +50,8 @@ class Jobs(NamedTuple):
     """The jobs of one request, and whose they are."""
 
     ids: Sequence[str]
+    first_ids: Sequence[int]
+    """Of each, the id of the event with which its stream begins."""
     tenant: str
     watches: bool = False
     """Whether they go on when this client leaves."""
@@ -99,7 +102,7 @@ class Answer(Response):
 
     def __init__(
         self, engine: Engine, streams: OpenStreams, jobs: Jobs, form: Form, *, streamed: StreamedForm | None = None,
-        headers: dict[str, str], begun: Sequence[bytes] = (),
+        headers: dict[str, str], begun: Sequence[Piece] = (),
     ) -> None:  # fmt: skip
         """`streamed`: the form, if it is to be streamed, as one stream of its tenant that was counted and is given back
         here; None: the answer comes whole. `begun`: what the stream begins with at once, and not with its first token.
@@ -247,7 +250,7 @@ class Answer(Response):
         for part in in_writes(self._begun):
             yield part
         try:
-            async with aclosing(_events_of(self._engine, self._jobs.ids)) as source:
+            async with aclosing(_events_of(self._engine, self._jobs)) as source:
                 async for number, batch in source:
                     for place, part in enumerate(in_writes(self._pieces_of(number, batch))):
                         if place:  # the end of a large answer: a socket that takes all does not wait by itself
@@ -290,10 +293,10 @@ async def _until_gone(receive: Receive) -> None:
         pass
 
 
-async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batch, None]:
+async def _events_of(engine: Engine, jobs: Jobs) -> AsyncGenerator[Batch, None]:
     """Yield the events of several jobs as they come, each with the job's number."""
-    if len(jobs) == 1:
-        async with aclosing(engine.events(jobs[0])) as batches:
+    if len(jobs.ids) == 1:
+        async with aclosing(engine.events(jobs.ids[0], jobs.first_ids[0] - 1)) as batches:
             async for batch in batches:
                 yield 0, batch
         return
@@ -301,16 +304,16 @@ async def _events_of(engine: Engine, jobs: Sequence[str]) -> AsyncGenerator[Batc
 
     async def follow(number: int) -> None:
         try:
-            async with aclosing(engine.events(jobs[number])) as batches:
+            async with aclosing(engine.events(jobs.ids[number], jobs.first_ids[number] - 1)) as batches:
                 async for batch in batches:
                     await found.put((number, batch))
             await found.put(None)
         except Refused as error:
             await found.put(error)
 
-    following = [asyncio.ensure_future(follow(number)) for number in range(len(jobs))]
+    following = [asyncio.ensure_future(follow(number)) for number in range(len(jobs.ids))]
     try:
-        left = len(jobs)
+        left = len(jobs.ids)
         while left:
             item = await found.get()
             if isinstance(item, BaseException):

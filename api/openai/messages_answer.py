@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from killable.api.http.writes import Piece
 from killable.api.openai.chat_choices import BegunAnew, Choice, usage_of
-from killable.api.openai.pieces import Piece
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
 from killable.supervisor.records import JobRecord

@@ -14,6 +14,8 @@ from killable.api.openai.request_inputs import Accepting, Asked, read
 from killable.api.openai.responses_api_request import read_response
 from killable.workers.errors import Refused
 
+NO_JSON = "The body is nested too deeply, or has a number that is not finite"
+
 
 def parsed(body: bytes) -> Any:
     """Return the body of a request. Raise Refused: malformed."""
@@ -28,10 +30,13 @@ def parsed(body: bytes) -> Any:
 
 
 def read_parsed(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
-    """Return the request. Raise BadRequest."""
+    """Return the request. Raise BadRequest; Refused: malformed, for what a response would repeat and cannot."""
     match kind:
         case "responses":
-            return read_response(body, accepting)
+            try:
+                return read_response(body, accepting)
+            except (ValueError, RecursionError) as error:
+                raise Refused(NO_JSON, code="malformed") from error
         case "messages":
             return read_messages(body, accepting)
         case _:

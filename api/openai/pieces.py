@@ -5,14 +5,13 @@ Runs in: api. A whole answer may have 64 MiB, and kills wait while the event loo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 from starlette.responses import Response, StreamingResponse
 
-from killable.api.http.sse import WRITE_BYTES, cut
+from killable.api.http.writes import WRITE_BYTES, Piece, in_writes
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 
-Piece = bytes | bytearray | memoryview
 LOOKED_BYTES = 16 << 10
 """Of what is looked at in one turn: a millisecond."""
 
@@ -33,24 +32,9 @@ async def whole_answer(job_id: str, pieces: Iterable[Piece], headers: Mapping[st
     return StreamingResponse(_in_turns(job_id, found), headers=told, media_type="application/json")
 
 
-async def _in_turns(job_id: str, pieces: Sequence[Piece]) -> AsyncIterator[bytes]:
+async def _in_turns(job_id: str, pieces: Sequence[Piece]) -> AsyncIterator[bytes | memoryview]:
     """Yield them, as what is sent at once: a socket that takes all does not wait by itself."""
     for number, part in enumerate(in_writes(pieces)):
         if number:
             await wakeup_turns().turn(job_id)
         yield part
-
-
-def in_writes(pieces: Iterable[Piece]) -> Iterator[bytes]:
-    """Yield pieces, cut and joined to writes of some WRITE_BYTES."""
-    joined: list[Piece] = []
-    size = 0
-    for piece in pieces:
-        for part in cut(memoryview(piece)) if len(piece) > WRITE_BYTES else (piece,):
-            joined.append(part)
-            size += len(part)
-            if size >= WRITE_BYTES:
-                yield b"".join(joined)
-                joined, size = [], 0
-    if joined:
-        yield b"".join(joined)

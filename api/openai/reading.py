@@ -33,12 +33,12 @@ async def read_request(
     Refused.
     """
     if len(body) > SMALL_BYTES_MAX:
-        head, inputs = await _read_elsewhere(kind, body, accepting, pool, tenant)
+        head, rest = await _read_elsewhere(kind, body, accepting, pool, tenant)
         if "malformed" in head:
             raise Refused(head["malformed"], code="malformed")
         if "faults" in head:
             raise _refusal(head["faults"])
-        return Asked(**head["asked"], inputs=[]), inputs
+        return Asked(**head["asked"], inputs=[], told=rest[0]), rest[1:]
     try:
         asked = read_parsed(kind, parsed(body), accepting)
     except BadRequest as error:
@@ -52,8 +52,8 @@ async def _read_elsewhere(
     """Return what `reading_job.read_openai` does. Raise Refused: input.invalid, busy."""
     members = dump_json({"kind": kind, "accepting": dict(accepting)})[:-1]
     result = await pool.run(READ, b'%b,"body":{"base64":"%s"}}' % (members, base64.b64encode(body)), tenant)
-    head, *inputs = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")
-    return json.loads(head), inputs
+    head, *rest = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")
+    return json.loads(head), rest
 
 
 def _refusal(faults: list[dict[str, str]]) -> Refused:

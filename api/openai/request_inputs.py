@@ -42,8 +42,8 @@ class Asked(NamedTuple):
     """Answers to each prompt."""
     inputs: list[dict[str, Any]]
     """Of each job, in the order of the choices."""
-    told: Mapping[str, Any] = {}
-    """What a response repeats of its request."""
+    told: bytes = b""
+    """What a response repeats of its request, as members of JSON."""
 
 
 class Accepting(NamedTuple):
@@ -360,6 +360,8 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
         elif not any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ())):
             place: list[str | int] = ["text", "format"] if (kind, name) == OF_TEXT else [cut(spelled)]
             faults.append(wrong(place, "is not supported by this model", UNSUPPORTED))
+    if input.get("tools") and "tool_choice" not in input and given.get("tool_choice") == "none":
+        faults.append(wrong(["tool_choice"], "is not supported by this model: it calls tools as it likes", UNSUPPORTED))
     _check_together(kind, input, faults)
     return input
 

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from killable.api.http.record_json import usage_of as usage_of_record
+from killable.api.http.writes import Piece
 from killable.api.openai.chat_choices import (
     BegunAnew,
     Choice,
     usage_of,
 )
-from killable.api.openai.pieces import Piece
 from killable.api.openai.request_inputs import IDENTIFYING
+from killable.api.openai.responses_api_request import TOLD
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.jobs.job_events import RESULT_INLINE_BYTES_MAX
 from killable.supervisor.models import TERMINAL_STATES, JobEvent
@@ -29,6 +30,8 @@ from killable.workers.protocol.messages import dump_json
 RESPONSE = "resp_"
 _STATUSES = {"queued": "queued", "running": "in_progress", "stopping": "in_progress", "cancelled": "cancelled"}
 _INVALID = "input.invalid"
+_NOT_KNOWN = dump_json(dict.fromkeys(TOLD))[1:-1]
+"""What a request has set is not kept with its job."""
 
 
 def response_id(job_id: str) -> str:
@@ -43,13 +46,13 @@ def job_id_of(response_id: str) -> str:
 class OpenAIResponse:
     """One response. It is a form of an `Answer`."""
 
-    def __init__(self, record: JobRecord, model: str, asked: Mapping[str, Any], after: int = -1) -> None:
-        """`asked`: what its request has set, as far as that is known. `after`: the last event that its reader has."""
+    def __init__(self, record: JobRecord, model: str, told: bytes = _NOT_KNOWN, after: int = -1) -> None:
+        """`told`: what it repeats of its request, as members of JSON. `after`: the last event that its reader has."""
         self._record = record
         self._id = response_id(record.job_id)
         self._message_id = "msg_" + record.job_id.removeprefix("job-")
         self._model = model
-        self._asked = asked
+        self._told = told
         self._after = after
         self._choice = Choice()
         self._sequence = 0
@@ -71,13 +74,14 @@ class OpenAIResponse:
             self._choice.take_record(record)
 
     def whole(self) -> list[Piece]:
-        return self._response(self._members())
+        members = self._members()
+        return self._response(members, self._output(members["status"]))
 
-    def _response(self, members: dict[str, Any]) -> list[Piece]:
-        return [dump_json(members)[:-1], b',"output":[', *self._output(members["status"]), b"]}"]
+    def _response(self, members: dict[str, Any], output: Sequence[Piece] = ()) -> list[Piece]:
+        return [dump_json(members)[:-1], b",", self._told, b',"output":[', *output, b"]}"]
 
     def _members(self) -> dict[str, Any]:
-        """Return the response object without its output."""
+        """Return the response object without its output, and without what it repeats of its request."""
         record = self._record
         status = _STATUSES.get(record.state, "failed")
         usage = incomplete = None
@@ -87,28 +91,18 @@ class OpenAIResponse:
             usage = self._usage()
         elif record.ended:
             usage = self._usage()
-        asked = self._asked
         return {
             "id": self._id,
             "object": "response",
             "created_at": seconds(record.created_at),
             "status": status,
-            "background": asked.get("background"),
             "error": _error(record.error) if status == "failed" else None,
             "incomplete_details": incomplete,
-            "instructions": asked.get("instructions"),
-            "max_output_tokens": asked.get("max_output_tokens"),
             "metadata": {name: tag for name, tag in record.tags.items() if name not in IDENTIFYING},
             "model": self._model,
-            "parallel_tool_calls": asked.get("parallel_tool_calls", True),
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": True,
-            "temperature": asked.get("temperature"),
-            "text": asked.get("text", {"format": {"type": "text"}}),
-            "tool_choice": asked.get("tool_choice", "auto"),
-            "tools": asked.get("tools", []),
-            "top_p": asked.get("top_p"),
             "truncation": "disabled",
             "usage": usage,
         }
@@ -160,7 +154,7 @@ class OpenAIResponse:
 
     # ── as a stream ──
 
-    def begin(self) -> list[bytes]:
+    def begin(self) -> list[Piece]:
         """Return the events of a response that has said nothing yet. Who can come back needs its id to do so."""
         return list(self._begin())
 
@@ -190,13 +184,13 @@ class OpenAIResponse:
             elif name in TERMINAL_STATES:
                 yield from self._end(name, data)
 
-    def _begin(self) -> Iterable[bytes]:
+    def _begin(self) -> Iterable[Piece]:
         if self._is_begun:
             return
         self._is_begun = True
         self._record = self._record._replace(state="running")
-        for event in ("response.created", "response.in_progress"):
-            yield self._event(event, {"response": {**self._members(), "output": []}})
+        for event in (b"response.created", b"response.in_progress"):
+            yield from self._large(event, b'"response":', *self._response(self._members()))
 
     def _forget(self, id: int) -> None:
         """Forget what was said before the event with this id, which is void. Raise BegunAnew if its reader has it."""
@@ -251,7 +245,7 @@ class OpenAIResponse:
                 yield self._event("response.function_call_arguments.done", {**arguments, "name": item["name"]})
                 yield self._event("response.output_item.done", {"output_index": index, "item": item})
         ended = f"response.{response['status']}".encode()
-        yield from self._large(ended, b'"response":', *self._response(response))
+        yield from self._large(ended, b'"response":', *self._response(response, self._output(response["status"])))
 
     def _end_item(self, status: str) -> Iterable[Piece]:
         yield from self._begin_item()

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from killable.api.http.request_faults import cut
 from killable.api.openai.request_inputs import (
     MISSING,
     UNSUPPORTED,
@@ -21,10 +22,23 @@ from killable.api.openai.request_inputs import (
     read,
     wrong,
 )
+from killable.workers.protocol.messages import dump_json
 
 KEPT = "is not supported: the answer is kept as that of any job (server.keep_s)"
 _OF_CHAT = ("messages", "max_tokens", "max_completion_tokens", "response_format", "logprobs")
-_TOLD = ("temperature", "top_p", "tool_choice", "parallel_tool_calls")
+TOLD: dict[str, Any] = {
+    "background": False,
+    "instructions": None,
+    "max_output_tokens": None,
+    "parallel_tool_calls": True,
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_p": None,
+}
+"""What a response repeats of its request, and what it says of a member that was not set."""
+_OF_TOOLS = ("name", "description", "parameters", "strict")
 UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 
 
@@ -50,17 +64,14 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     if faults:
         raise BadRequest(*faults)
     asked = read("responses", {**given, "model": model}, accepting)
-    return asked._replace(told=_told(asked.inputs[0]))
+    return asked._replace(told=_told(body))
 
 
-def _told(input: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a response repeats of its request, as that has it and not as a chat."""
-    told = {name: input[name] for name in _TOLD if name in input}
-    choice = told.get("tool_choice")
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        told["tool_choice"] = {"type": "function", **choice["function"]}
-    tools = [{"type": "function", **tool["function"]} for tool in input.get("tools", [])]
-    return told | {"max_output_tokens": input.get("max_tokens"), "tools": tools}
+def _told(body: Mapping[str, Any]) -> bytes:
+    """Return what a response repeats of its request, as members of JSON."""
+    told = TOLD | {name: body[name] for name in TOLD if body.get(name) is not None}
+    told["text"] = TOLD["text"] | {name: member for name, member in told["text"].items() if member is not None}
+    return dump_json(told)[1:-1]
 
 
 def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:
@@ -153,9 +164,11 @@ def _take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
     for number, tool in enumerate(tools):
         if tool.get("type") != "function":
             faults.append(wrong(["tools", number, "type"], "must be function: no other is supported", UNSUPPORTED))
+            continue
+        for name in tool.keys() - {"type", *_OF_TOOLS}:
+            faults.append(wrong(["tools", number, cut(name)], "is not supported", UNSUPPORTED))
     if tools:
-        names = ("name", "description", "parameters", "strict")
-        functions = [{name: tool[name] for name in names if tool.get(name) is not None} for tool in tools]
+        functions = [{name: tool[name] for name in _OF_TOOLS if tool.get(name) is not None} for tool in tools]
         given["tools"] = [{"type": "function", "function": function} for function in functions]
     choice = given.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "function":

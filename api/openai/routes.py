@@ -19,6 +19,7 @@ from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
+from killable.api.http.writes import Piece
 from killable.api.openai import responses_api
 from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
 from killable.api.openai.chat_choices import Chunks
@@ -131,7 +132,7 @@ async def create_response(request: Request, headers: Headers) -> Response:
     """Answer a conversation as a response. With `background` it goes on when its client leaves."""
     submitted = await _submit(request, headers, "responses")
     asked, record = submitted.asked, submitted.records[0]
-    form = responses_api.OpenAIResponse(record, asked.model, {"background": asked.background, **asked.told})
+    form = responses_api.OpenAIResponse(record, asked.model, asked.told)
     if asked.background and not asked.stream:
         form.take_record(0, record)
         return await whole_answer(record.job_id, form.whole(), submitted.headers)
@@ -152,8 +153,8 @@ async def get_response(
     if query.include_obfuscation:
         raise invalid([fault("query", ["include_obfuscation"], "is not supported: events are never padded")])
     if query.stream:
-        form = responses_api.OpenAIResponse(record, model, {}, query.starting_after)
-        jobs = Jobs([record.job_id], tenant_of(request), watches=True)
+        form = responses_api.OpenAIResponse(record, model, after=query.starting_after)
+        jobs = Jobs([record.job_id], [0], tenant_of(request), watches=True)
         await _open_stream(parts, jobs.tenant, operator=is_operator(request.scope))
         return Answer(parts.engine, parts.streams, jobs, form, streamed=form, headers={}, begun=form.begin())
     if query.starting_after >= 0:
@@ -189,7 +190,7 @@ async def _response_job(parts: Dependencies, response_id: str) -> tuple[JobRecor
 
 
 async def _as_it_stands(parts: Dependencies, record: JobRecord, model: str) -> Response:
-    form = responses_api.OpenAIResponse(record, model, {})
+    form = responses_api.OpenAIResponse(record, model)
     async for batch in parts.engine.events(record.job_id, follow=False):
         form.take(0, batch)
     form.take_record(0, record)
@@ -229,6 +230,8 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
         await _open_stream(parts, tenant, operator=operator)
     try:
         records = await _submit_all(parts.engine, submission, encoded)
+        if asked.stream:  # the answer to a key is that of its first request, and other attempts may have followed
+            records = [await parts.engine.get(each.job_id, at_once=True) if each.replayed else each for each in records]
     except BaseException:
         if asked.stream:
             await parts.engine.reader_left(None, tenant)
@@ -271,9 +274,11 @@ async def _withdraw(engine: Engine, record: JobRecord) -> None:
 
 def _answer(
     request: Request, submitted: Submitted, form: Form, *, streamed: StreamedForm | None = None, watches: bool = False,
-    begun: Sequence[bytes] = (),
+    begun: Sequence[Piece] = (),
 ) -> Response:  # fmt: skip
     parts = parts_of(request)
     ids = [record.job_id for record in submitted.records]
-    jobs = Jobs(ids, tenant_of(request), watches)
+    is_response = isinstance(form, responses_api.OpenAIResponse)  # whose events have numbers, from the first attempt on
+    first_ids = [0 if is_response else record.first_id for record in submitted.records]
+    jobs = Jobs(ids, first_ids, tenant_of(request), watches)
     return Answer(parts.engine, parts.streams, jobs, form, streamed=streamed, headers=submitted.headers, begun=begun)

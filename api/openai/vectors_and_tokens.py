@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from killable.api.http.writes import Piece
 from killable.api.openai.chat_choices import OBJECT_BYTES_MAX, TEXT_BEGINS
-from killable.api.openai.pieces import LOOKED_BYTES, Piece
+from killable.api.openai.pieces import LOOKED_BYTES
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord

@@ -414,7 +414,10 @@ class Dispatcher:
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
             self._observer.on_left_queue(job, self._clock.now())
-            self._end_queued(job, queue_deadlines.verdict_of(job, limit, self._why_waits(job)))
+            workers = self.fleet.pool_of(job.type).workers.values()
+            running = [worker.attempt.job for worker in workers if worker.attempt is not None]
+            why_waits, now = self._why_waits(job), self._clock.now()
+            self._end_queued(job, queue_deadlines.verdict_of(job, limit, why_waits, running, now))
 
     def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job
@@ -469,6 +472,8 @@ class Dispatcher:
         """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
+        if self._remote_pools is not None and self._job_notes is not None and job.shown is None:
+            job.shown = len(job.log)  # until the retry is on disk: another head may have the job by now
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
         if self._files is not None and job.files:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killable.supervisor import event_loops
-from killable.supervisor.executor import ending_imports
+from killable.supervisor.executor import ending_imports, program_handlers
 from killable.supervisor.linux import program_signals
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.program_forks import leave_loop_to_parent
@@ -167,6 +167,7 @@ class SupervisorThread:
     def _run(self) -> None:
         try:
             program_signals.leave_to_program()
+            program_handlers.guard()
             ending_imports.reserve()
             # Not asyncio.run: the program may have set an event loop policy.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:

@@ -12,7 +12,7 @@ from api_server import OwnServer, Server, problem_of
 from killable.api.explanation.story import LAST_TOKENS_CHARS
 from killable.api.http.joined_output import decoded, pieces_of
 from killable.api.http.routes_story import TOKEN_BYTES, told_token
-from killable.api.http.sse import WRITE_BYTES
+from killable.api.http.writes import WRITE_BYTES
 from killable.workers.protocol.codec import JsonCodec
 
 

@@ -10,7 +10,7 @@ from support.looped_cases import cases
 
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.routes_outputs import encoded_bytes
-from killable.api.http.sse import WRITE_BYTES
+from killable.api.http.writes import WRITE_BYTES
 from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 
 RECORD = {

@@ -27,7 +27,7 @@ from support.waiting import Pending, until_async
 from killable.api.app import create_app
 from killable.api.client.async_client import AsyncClient
 from killable.api.http.app_settings import HttpSettings
-from killable.api.http.sse import WRITE_BYTES
+from killable.api.http.writes import WRITE_BYTES
 from killable.supervisor.jobs import durable_ends
 from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.supervisor.journal.journal_file import JournalFile, Note

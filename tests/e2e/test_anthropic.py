@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from support import openai_jobs
-from support.killable_command import Serve
+from support.killable_command import Serve, open_gate
 from support.late_import import LateImport
 from support.waiting import until
 
@@ -100,6 +100,33 @@ def test_a_call_of_a_tool_that_was_cut_is_an_answer(client: anthropic.Anthropic)
 def test_the_sequence_at_which_it_has_stopped(client: anthropic.Anthropic) -> None:
     answer = client.messages.create(**ASKED, messages=says("one two"), stop_sequences=["two"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "two")
+
+
+def test_a_stream_that_is_asked_for_again_has_the_latest_attempt_only(
+    client: anthropic.Anthropic, url: str, gate: str
+) -> None:
+    asked: dict[str, Any] = {
+        "model": "anew",
+        "max_tokens": 100,
+        "messages": says("x"),
+        "stream": True,
+        "extra_body": {"gate": gate},
+        "extra_headers": {"Idempotency-Key": "anew"},
+    }
+    first = iter(client.messages.create(**asked))
+    job_id = next(first).message.id.removeprefix("msg_")
+    assert [next(first).type, next(first).delta.text] == ["content_block_start", "first"]
+    with httpx.stream("GET", f"{url}/v1/jobs/job-{job_id}/stream", timeout=60):  # who reads it, too, keeps it alive
+        open_gate(gate)
+        with pytest.raises(anthropic.APIStatusError, match="worker_lost"):
+            next(first)
+        running = iter(client.messages.create(**asked))
+        assert next(running).message.id.endswith(job_id)
+        assert [next(running).type, next(running).delta.text] == ["content_block_start", "second"]
+        open_gate(gate)
+        assert [event.type for event in running] == ["content_block_stop", "message_delta", "message_stop"]
+    ended = [event for event in client.messages.create(**asked) if event.type == "content_block_delta"]
+    assert [event.delta.text for event in ended] == ["second"]
 
 
 def test_closing_a_stream_ends_its_job(client: anthropic.Anthropic, url: str) -> None:

@@ -316,3 +316,51 @@ def test_a_process_that_is_lost_after_the_first_word_is_an_error_in_the_stream(c
         ):
             said.append(chunk.choices[0].delta.content)
     assert said == ["", "first"] and failed.value.code == "killed_externally"
+
+
+def test_a_stream_that_is_asked_for_again_has_the_latest_attempt_only(
+    client: openai.OpenAI, url: str, gate: str
+) -> None:
+    asked: dict[str, Any] = {
+        "model": "anew",
+        "messages": says("x"),
+        "stream": True,
+        "extra_body": {"gate": gate},
+        "extra_headers": {"Idempotency-Key": "anew"},
+    }
+    first = iter(client.chat.completions.create(**asked))
+    job_id = next(first).id.removeprefix("chatcmpl-")
+    assert next(first).choices[0].delta.content == "first"
+    with httpx.stream("GET", f"{url}/v1/jobs/job-{job_id}/stream", timeout=60):  # who reads it, too, keeps it alive
+        open_gate(gate)
+        with pytest.raises(openai.APIError) as failed:
+            next(first)
+        assert failed.value.code == "worker_lost"
+        running = iter(client.chat.completions.create(**asked))
+        assert next(running).id.endswith(job_id) and next(running).choices[0].delta.content == "second"
+        open_gate(gate)
+        assert [chunk.choices[0].finish_reason for chunk in running] == ["stop"]
+    ended = client.chat.completions.create(**asked)
+    assert [chunk.choices[0].delta.content for chunk in ended] == ["", "second", None]
+
+
+def test_a_response_that_is_streamed_again_has_the_latest_attempt_only(client: openai.OpenAI, gate: str) -> None:
+    asked: dict[str, Any] = {
+        "model": "anew",
+        "input": "x",
+        "stream": True,
+        "background": True,
+        "extra_body": {"gate": gate},
+        "extra_headers": {"Idempotency-Key": "anew-response"},
+    }
+
+    def texts(stream: Any) -> list[str]:
+        return [event.delta for event in stream if event.type == "response.output_text.delta"]
+
+    first = client.responses.create(**asked)
+    until(lambda: next(iter(first)).type == "response.output_text.delta", "it speaks")
+    open_gate(gate)
+    assert [event.code for event in first] == ["worker_lost"]
+    open_gate(gate)
+    assert texts(client.responses.create(**asked)) == ["second"]
+    assert texts(client.responses.create(**asked)) == ["second"]

@@ -54,6 +54,7 @@ CALL, CALLED = (
     {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}},
     "messages[0].tool_calls[0]",
 )
+TOOL = {"type": "function", "function": {"name": "f"}}
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": HI}, MISSING, "model"),
     (CHAT, {**PARROT, "model": 7}, TYPE, "model"),
@@ -125,6 +126,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {**PARROT, "limits": {"run": 1}}, VALUE, "limits.run"),
     (CHAT, {**PARROT, "priority": "high"}, VALUE, "priority"),
     (CHAT, {**PARROT, "model": "caller", "tool_choice": "required"}, UNSUPPORTED, "tool_choice"),
+    (
+        CHAT,
+        {**PARROT, "model": "caller", "tools": [TOOL], "tool_choice": "none"},
+        UNSUPPORTED,
+        "tool_choice",
+    ),
     (COMPLETIONS, {"model": "parrot"}, MISSING, "prompt"),
     (COMPLETIONS, {**COMPLETE, "prompt": [1, 2]}, TYPE, "prompt"),
     (COMPLETIONS, {**COMPLETE, "prompt": ["x"] * 17}, VALUE, "n"),
@@ -146,6 +153,12 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPONSES, {**RESPOND, "reasoning": {"effort": "high"}}, UNSUPPORTED, "reasoning"),
     (RESPONSES, {**RESPOND, "truncation": "auto"}, UNSUPPORTED, "truncation"),
     (RESPONSES, {**RESPOND, "tools": [{"type": "web_search"}]}, UNSUPPORTED, "tools[0].type"),
+    (
+        RESPONSES,
+        {**RESPOND, "model": "caller", "tools": [{"type": "function", "name": "f", "mood": 1}]},
+        UNSUPPORTED,
+        "tools[0].mood",
+    ),
     (RESPONSES, {**RESPOND, "include": ["reasoning.encrypted_content"]}, UNSUPPORTED, "include[0]"),
     (RESPONSES, {**RESPOND, "text": {"format": {"type": "xml"}}}, VALUE, "text.format"),
     (RESPONSES, {**RESPOND, "text": {"format": {"type": "json_object"}}}, UNSUPPORTED, "text.format"),
@@ -174,9 +187,6 @@ def test_a_large_request_is_read_as_a_small_one(http: httpx.Client) -> None:
     long = "word " * 8000
     whole = http.post(CHAT, json={"model": "parrot", "messages": [{"role": "user", "content": long}], "max_tokens": 2})
     assert whole.json()["choices"][0]["message"]["content"] == "word word"
-    asked = {"model": "caller", "max_output_tokens": 9, "tools": [{"type": "function", "name": "f"}]}
-    small, large = (http.post(RESPONSES, json={**asked, "input": input}).json() for input in ("word", long))
-    assert small["tools"] == asked["tools"] and (large["tools"], large["max_output_tokens"]) == (small["tools"], 9)
     for path, body, code, param in WRONG[2:30:9]:
         padded = {**body, "metadata": {"pad": "x"}, "messages": body.get("messages"), "padding": None, "pad": None}
         answer = http.post(
@@ -191,12 +201,42 @@ def test_a_large_request_is_read_as_a_small_one(http: httpx.Client) -> None:
     )
 
 
+@pytest.mark.parametrize("description", ["short", "long " * 50_000])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_response_repeats_what_was_asked(http: httpx.Client, stream: bool, description: str) -> None:
+    """Also what the model does not take, since it asks for nothing; and tools that are too large for the event loop."""
+    asked: dict[str, Any] = {
+        "instructions": "Say it.",
+        "max_output_tokens": 9,
+        "parallel_tool_calls": False,
+        "temperature": 1,
+        "text": {"format": {"type": "text"}, "verbosity": "medium"},
+        "tools": [{"type": "function", "name": "f", "description": description, "strict": None}],
+        "tool_choice": "auto",
+        "top_p": 1.0,
+    }
+    answer = http.post(RESPONSES, json={"model": "caller", "input": "hi", "stream": stream, **asked})
+    told = [answer.json()] if not stream else [
+        json.loads(line.removeprefix("data: "))["response"]
+        for line in answer.text.splitlines() if line.startswith("data: ") and '"response":{' in line
+    ]  # fmt: skip
+    assert len(told) == (3 if stream else 1)
+    for response in told:
+        assert {name: response[name] for name in asked} == asked and response["background"] is False
+    job = http.post(RESPONSES, json={**RESPOND, "tool_choice": "none", "background": True}).json()
+    assert (job["tool_choice"], job["tools"], job["background"]) == ("none", [], True)
+    later = http.get(f"{RESPONSES}/{told[-1]['id']}").json()
+    assert [later[name] for name in asked] == [None] * len(asked), "it is not kept, and nothing else is claimed"
+
+
 @pytest.mark.parametrize("padding", ["", " " * (20 << 10)])
 def test_a_body_that_is_no_object(http: httpx.Client, padding: str) -> None:
     json_type = {"content-type": "application/json"}
     for content, code in (("{", "malformed"), ("[1]", TYPE), ("\ud800".encode("utf-16", "surrogatepass"), "malformed")):
         body = content + padding.encode() if isinstance(content, bytes) else content + padding
         error_of(http.post(CHAT, content=body, headers=json_type), 400, code)
+    tools = '{"model": "caller", "input": "x", "tools": [{"type": "function", "name": "f", "parameters": {"a": NaN}}]}'
+    error_of(http.post(RESPONSES, content=tools + padding, headers=json_type), 400, "malformed")
     error_of(http.post(CHAT, content="x", headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
 
 

@@ -112,6 +112,24 @@ class FullDisk(logging.Handler):
         raise OSError(28, "no space left")
 
 
+def test_a_handler_that_raises_for_every_record_costs_nothing(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told as the standard library tells of its own handlers (`logging.raiseExceptions`)."""
+    handler = FullDisk()
+    caplog.set_level(logging.INFO)
+    logging.root.addHandler(handler)
+    try:
+        with Executor(max_workers=1) as executor:
+            assert executor.submit(executor_tasks.square, 4).result() == 16
+            assert executor.with_limits(run_s=60).submit(executor_tasks.square, 3).result() == 9
+            with pytest.raises(WorkerCrashed):
+                executor.submit(executor_tasks.end_badly, "segfault").result()
+    finally:
+        logging.root.removeHandler(handler)
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
 def test_what_raises_behind_the_end_of_a_call_costs_no_other_call_and_no_shutdown() -> None:
     """Of calls that run through together, one that fails, and one that is a job."""
     log, handler = logging.getLogger("concurrent.futures"), FullDisk()

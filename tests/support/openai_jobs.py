@@ -128,6 +128,15 @@ def again(messages: list[dict[str, Any]], late: bool = False, *, ctx: Context) -
     yield "second"
 
 
+@job(openai="chat", openai_model="anew", retry_on=ConnectionError, attempts_max=2, backoff_s=0, grace_s=0)
+def anew(messages: list[dict[str, Any]], max_tokens: int = 1000, gate: str = "", *, ctx: Context) -> Iterator[str]:
+    """Say which attempt it is and wait for a gate. The first one fails then, and is followed by another."""
+    yield "first" if ctx.attempt == 1 else "second"
+    open(gate, "rb").close()
+    if ctx.attempt == 1:
+        raise ConnectionError
+
+
 @job
 def plain(text: str) -> Iterator[str]:
     """Answer no request of OpenAI's."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.responses import StreamingResponse
 
-from killable.api.http.sse import WRITE_BYTES
+from killable.api.http.writes import WRITE_BYTES
 from killable.api.openai.chat_choices import OBJECT_BYTES_MAX
 from killable.api.openai.pieces import whole_answer
 from killable.api.openai.vectors_and_tokens import TextOfTokens, TokensOfText

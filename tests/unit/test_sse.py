@@ -9,7 +9,8 @@ import pytest
 from starlette.types import Message
 
 from killable.api.http.open_streams import OF_OPERATORS, OpenStreams
-from killable.api.http.sse import PING, WRITE_BYTES, cut, encode, in_whole_events
+from killable.api.http.sse import PING, encode, in_whole_events
+from killable.api.http.writes import WRITE_BYTES, cut, in_writes
 from killable.supervisor.models import JobEvent
 from killable.workers.errors import Refused
 from killable.workers.runtime.job_type_catalogue import REPORT_BYTES_MAX, _end_of
@@ -18,14 +19,15 @@ from killable.workers.runtime.job_type_catalogue import REPORT_BYTES_MAX, _end_o
 def test_events_go_out_in_pieces_whatever_their_sizes() -> None:
     sizes = [10] * 2000 + [3 * WRITE_BYTES, 1, WRITE_BYTES - 1] + [WRITE_BYTES // 2] * 50
     events = [JobEvent(number, "token", b'"%b"' % (b"x" * size)) for number, size in enumerate(sizes)]
-    pieces = list(encode(events))
+    pieces = list(in_writes(encode(events)))
     assert b"".join(pieces) == b"".join(piece for event in events for piece in encode([event]))
+    assert max(map(len, pieces)) == WRITE_BYTES
+    full, short = (sum((len(piece) > WRITE_BYTES // 2) is is_full for piece in pieces) for is_full in (True, False))
     large = sum(len(event.data) > WRITE_BYTES for event in events)
-    short = sum(len(piece) < WRITE_BYTES for piece in pieces[:-1])
-    # Before a large event what waits and its head, its last part, and the line behind it.
-    assert large == 2 and short <= 3 * large, "no write for each of many small ones"
-    assert max(map(len, pieces)) < 2 * WRITE_BYTES + 100, "no further copy of a large event for each reader"
-    assert next(iter(encode(events))) == pieces[0], "one at a time"
+    assert large == 2 and short <= 2 * large + 1 < full, "no write for each of many small ones"
+    views = [piece for piece in pieces if isinstance(piece, memoryview)]
+    assert len(views) == 3 + 1 and {id(view.obj) for view in views} <= {id(event.data) for event in events}, "no copy"
+    assert next(in_writes(encode(events))) == pieces[0], "one at a time"
 
 
 def test_of_a_text_its_end_is_told_as_far_as_it_fits_into_a_message() -> None:
@@ -39,7 +41,7 @@ def test_of_a_text_its_end_is_told_as_far_as_it_fits_into_a_message() -> None:
 def test_what_is_cut_is_whole_again() -> None:
     for size in (1, WRITE_BYTES, WRITE_BYTES + 1, 3 * WRITE_BYTES):
         payload = bytes(index % 251 for index in range(size))
-        parts = list(cut(payload))
+        parts = list(cut(memoryview(payload)))
         assert b"".join(parts) == payload and {len(part) for part in parts[:-1]} <= {WRITE_BYTES}
 
 
@@ -54,7 +56,7 @@ async def test_no_ping_goes_out_in_the_middle_of_an_event(beyond: int) -> None:
         sent.append(message.get("body", b"start"))
 
     send_whole = in_whole_events(send, 60)
-    bodies = [*cut(b"x" * (2 * WRITE_BYTES - 2 + beyond) + b"\n\n"), b"small\n\n"]
+    bodies = [*map(bytes, cut(memoryview(b"x" * (2 * WRITE_BYTES - 2 + beyond) + b"\n\n"))), b"small\n\n"]
     async with asyncio.TaskGroup() as group:
         group.create_task(send_whole({"type": "http.response.start"}))
         for body in bodies:

@@ -74,8 +74,8 @@ class SupervisorThread:
         self._running: asyncio.Task[None] | None = None
         """Runs the supervisor until then."""
         self.has_started = False
-        """Whether the start has finished, or a worker is there, which is some turns earlier. Until then tasks only wait,
-        or are stopped.
+        """Whether the start has finished, or a worker is there, which is some turns earlier. Until then tasks wait, or
+        are stopped.
         """
         self.failure: BaseException | None = None
         """Why the supervisor did not start, or what ended the thread early; None: neither happened."""

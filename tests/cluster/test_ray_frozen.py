@@ -66,6 +66,6 @@ def test_a_ray_that_does_not_answer_is_not_waited_for_and_is_asked_once_at_a_tim
             assert json.loads(asks.stdout.readline()) == 1
         finally:
             asks.kill()
-            asks.wait()
+            asks.communicate()
     finally:
         cluster.close()

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from killable.api.http import (
@@ -57,6 +57,9 @@ from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.telemetry import log_lines
 
+_WAITED_FOR = (routes_jobs.submit_job, routes_outputs.stream_job, routes_openai.chat)
+"""Clients wait for these. Their addresses are those of no other route."""
+
 
 class Tools(Protocol):
     """What answers at MCP_PATH (`api/mcp/endpoint`, which is imported only where it is wanted)."""
@@ -101,19 +104,25 @@ def create_app(
     parts = app.state.parts = Dependencies(
         engine, settings, checks, InputCheck(checks), streams, tickets, keys, audit_log, turns, files, webhooks,
         RequestMetrics(), telemetry, [log_lines.trouble, *([] if audit_log is None else [lambda: audit_log.trouble])],
+        [],
     )  # fmt: skip
     install_problems(app)
-    # The first two stand first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}. They are
-    # tried one after the other: what clients wait for stands before what is asked now and then.
-    for routes in (
-        routes_operator, routes_live, routes_jobs, routes_openai, routes_outputs, routes_story, routes_files,
-        routes_server, routes_metrics,
-    ):  # fmt: skip
-        app.include_router(routes.router)
+    app.router.routes += [*_api_routes(), *PAGE_ROUTES, _tools_route(tools)]
+    # They are tried one after the other.
+    app.router.routes.sort(key=lambda route: getattr(route, "endpoint", None) not in _WAITED_FOR)
     app.state.tools = tools
-    app.router.routes += [*PAGE_ROUTES, _tools_route(tools)]
     _add_middleware(app, parts)
     return app
+
+
+def _api_routes() -> list[BaseRoute]:
+    """Return the routes of the API. Not by `include_router`: FastAPI looks into each of those twice for a request."""
+    # The first two stand first: /v1/jobs/cancel and /v1/jobs/stream must be matched before /v1/jobs/{job_id}.
+    every = (
+        routes_operator, routes_live, routes_jobs, routes_openai, routes_outputs, routes_story, routes_files,
+        routes_server, routes_metrics,
+    )  # fmt: skip
+    return [route for routes in every for route in routes.router.routes]
 
 
 def _add_middleware(app: FastAPI, parts: Dependencies) -> None:

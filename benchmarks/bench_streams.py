@@ -26,10 +26,11 @@ EXTRA_MAX = 1.0
 """Percent of a core for each open reader."""
 STREAMS = {
     "workers": ("/v1/workers/stream",),
+    "no single worker": ("/v1/workers/stream?workers=false",),
     "jobs": ("/v1/jobs/stream",),
     "running jobs": ("/v1/jobs/stream?state=running&limit=200",),
     "words": ("/v1/jobs/stream?search=times+default&limit=50",),
-    "a page: both": ("/v1/workers/stream", "/v1/jobs/stream"),
+    "a page: both": ("/v1/workers/stream?workers=false", "/v1/jobs/stream"),
 }
 
 

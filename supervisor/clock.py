@@ -182,9 +182,8 @@ def realtime() -> float:
     return time.time()
 
 
-def monotonic() -> float:
-    """Return CLOCK_MONOTONIC seconds, the time of the event loop, in any thread."""
-    return time.monotonic()
+monotonic = time.monotonic
+"""Returns CLOCK_MONOTONIC seconds, the time of the event loop, in any thread."""
 
 
 def boottime() -> float:

@@ -5,10 +5,10 @@ Runs in: supervisor. `Supervisor` implements it on this machine; callers must no
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Unpack
 
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
+from killable.supervisor.models import DEFAULT_TENANT, JobEvents, JobType, Submission, Wanted
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
@@ -49,7 +49,8 @@ class Engine(Protocol):
 
     async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
         """Count a submission before its body is read. Return what is left of the tenant's `submissions_per_s`; None:
-        it has no such bound, or its key is known, and it starts nothing. Raise Refused: too_many_submissions.
+        it has no such bound, or its key is known, and it starts nothing: of these as many may come beside the others.
+        Raise Refused: too_many_submissions.
         """
         ...
 
@@ -80,21 +81,19 @@ class Engine(Protocol):
         """Return how many jobs match."""
         ...
 
-    def watch_jobs(
-        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def watch_jobs(self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]) -> JobEvents:
         """Yield the list of matching jobs (`jobs`), then what changes: `job`, `gone`, `counts`, and `end` when the
         server ends. `after` is the id of the last event received; if that is known, only what has changed since comes.
         """
         ...
 
-    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def watch_workers(self, *, tenant: str | None = None, workers: bool = True) -> JobEvents:
         """Yield the state of workers, pools, queue and server (`now`), at once and then each second, and `end` when the
-        server ends. With `tenant`, no job of others.
+        server ends. With `tenant`, no job of others; without `workers` none of them, but what those of each pool use.
         """
         ...
 
-    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> JobEvents:
         """Yield events in batches, from the one after `after` to the terminal one; without `follow`, to the latest one
         that there is now. Raise Refused: unknown_job.
 
@@ -147,7 +146,8 @@ class Engine(Protocol):
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         """Give a node no more jobs, or again. What runs there goes on until `deadline_s`, and then ends as node_drained
         with its own grace. A repeated call restarts the deadline, or removes it. A drain that is remembered of a node
-        that is not there can be ended. Raise Refused: unknown_node.
+        that is not there can be ended. With a journal it is on disk when it is told. Raise Refused: unknown_node;
+        journal_failed, if it holds only as long as this server.
         """
         ...
 

@@ -6,7 +6,7 @@ named tuples: a dataclass takes 1 ms to define, at each start of a program with 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NewType, TypedDict
 
 from killable.workers.authoring.limits_and_caps import Limits
@@ -248,6 +248,10 @@ class JobEvent(NamedTuple):
     name: str
     data: bytes
     """One line of JSON."""
+
+
+JobEvents = AsyncGenerator[Sequence[JobEvent], None]
+"""Events in batches, for one reader."""
 
 
 class Wanted(TypedDict, total=False):

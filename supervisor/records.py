@@ -174,6 +174,20 @@ class WorkerUse(NamedTuple):
     """Of all of them."""
 
 
+class MeasuredWorker(NamedTuple):
+    """A worker with what it uses, for those who are told each second: the same object while only its age changes."""
+
+    record: WorkerRecord
+    """With the age that it had at `at`."""
+    use: WorkerUse
+    at: float
+    """In monotonic seconds."""
+
+    def age_s(self, now: float) -> float:
+        """Return its age at this time."""
+        return self.record.age_s + now - self.at
+
+
 NODE_STATES = ("joining", "live", "suspect", "draining", "released", "lost", "refused")
 
 
@@ -289,6 +303,10 @@ class ReloadRecord(NamedTuple):
     """Jobs that had waited, and whose type is gone."""
     changed_since: tuple[str, ...] = ()
     """Files of the jobs' code that are not as they were when they were loaded: the code from before runs."""
+    not_read: tuple[str, ...] = ()
+    """What else could not be read again, and why, a sentence each: API keys, secrets of webhooks. They stay as they
+    were.
+    """
 
 
 class TenantRecord(NamedTuple):

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, Limits
 from killable.workers.named_tuples import NamedTuple
+from killable.workers.quick_dataclasses import dataclass
 
 if TYPE_CHECKING:
     from killable.workers.commands.command_spec import CommandSpec
@@ -142,7 +143,9 @@ Share = Annotated[float, "from 0 to 1"]
 """The types of settings. `configuration.schema` maps each to the type that validates the file."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)  # nobody compares or prints them, and each method takes its time
+@dataclass(
+    frozen=True, kw_only=True, eq=False, repr=False
+)  # nobody compares or prints them, and each method takes its time
 class SupervisorSettings:
     """The part of `[server]` that the supervisor uses: the queue, the kept jobs, the escalation."""
 

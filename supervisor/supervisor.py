@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Unpack
 
@@ -28,7 +28,7 @@ from killable.supervisor.jobs.tenants import Tenants
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.instance_id import boot_id, host_name, random_id
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, StartRefused, Submission, Verdict, Wanted
+from killable.supervisor.models import DEFAULT_TENANT, JobEvents, JobType, StartRefused, Submission, Verdict, Wanted
 from killable.supervisor.pools.lane import Given, LaneHolder
 from killable.supervisor.pools.start_failures import with_error_line
 from killable.supervisor.pools.worker import WorkerStage
@@ -140,7 +140,7 @@ class Supervisor:
             self._admission.start(self._clock, self._job_notes)
             self._registry.retention.start(self._clock)
             if self._job_notes is not None and self._remote_pools is not None:
-                self._remote_pools.remember_drains(self._job_notes.journal.drains, self._job_notes.drains)
+                self._remote_pools.remember(self._job_notes)
             await self._fleet.start(self._clock, self._open_spawner, self.instance_id, self._early_guard)
             if check is not None:
                 await check()
@@ -164,8 +164,9 @@ class Supervisor:
 
         remote = self._remote_pools
         if remote is not None:
-            running = [row.started for row in rows if row.started is not None and row.ended is None]
-            await remote.look_for([started for started in running if "node" in started])
+            left = [row for row in rows if row.ended is None]
+            running = [row.started for row in left if row.started is not None and "node" in row.started]
+            await remote.look_for(running, {row.accepted["type"] for row in left if "type" in row.accepted})
         await restore(
             rows,
             files=self.files,
@@ -240,10 +241,9 @@ class Supervisor:
     # ── Engine: jobs ──
 
     async def count_submission(self, tenant: str, *, operator: bool = False, idempotency_key: str = "") -> Quota | None:
-        if self._admission.knows(tenant, idempotency_key):
-            return None
+        known = self._admission.knows(tenant, idempotency_key)
         try:
-            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator)
+            return self._tenants.count_submission(tenant, self._clock.now(), operator=operator, known=known)
         except Refused as refused:
             self._observer.on_refused(Submission("", b"", tenant=tenant), refused)
             raise
@@ -319,13 +319,11 @@ class Supervisor:
     async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
         return self._registry.count(JobFilter.of(**wanted))
 
-    def watch_jobs(
-        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def watch_jobs(self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]) -> JobEvents:
         return self._watches.jobs.read(JobFilter.of(**wanted), limit, after)
 
-    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
-        return self._watches.workers.read(tenant)
+    def watch_workers(self, *, tenant: str | None = None, workers: bool = True) -> JobEvents:
+        return self._watches.workers.read(tenant, workers=workers)
 
     @functools.cached_property
     def _watches(self) -> Watches:
@@ -338,9 +336,7 @@ class Supervisor:
             disk=None if self._job_notes is None else self._job_notes.journal, own_use=own_use, node=host_name(),
         )  # fmt: skip
 
-    async def events(
-        self, job_id: str, after: int = -1, *, follow: bool = True
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    async def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> JobEvents:
         job = self._registry.get(job_id)
         while True:
             batch = visible(job, job.log.read(after, EVENTS_PER_BATCH, BYTES_PER_BATCH))
@@ -474,7 +470,7 @@ class Supervisor:
     async def drain_node(self, name: str, *, drains: bool = True, deadline_s: float | None = None) -> NodeRecord:
         if self._remote_pools is None:
             raise Refused("this server has no nodes: it is one machine", code="unknown_node", node=name)
-        return self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
+        return await self._remote_pools.drain_node(name, drains=drains, deadline_s=deadline_s)
 
     async def job_types(self) -> Sequence[JobType]:
         return self._fleet.types()

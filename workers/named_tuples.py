@@ -28,7 +28,10 @@ else:
 
         @classmethod
         def _make(cls, values):
-            return cls(*values)
+            made = _new(cls, values)
+            if len(made) != len(cls._fields):
+                raise TypeError(f"{cls.__name__} is made of {len(cls._fields)} values, not {len(made)}")
+            return made
 
         def _asdict(self):
             return dict(zip(self._fields, self, strict=True))

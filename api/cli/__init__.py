@@ -14,8 +14,13 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        from killable.api.cli import closed_streams
+
+        closed_streams.replace(are_passed_on=verb != "run")  # a command of `run` has what it was given
     gc.disable()  # until the verb runs (`VerbCommand`): imports make no garbage, and take a tenth less time without
-    if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "serve" and sys.platform == "linux":
+    if verb == "serve" and sys.platform == "linux":
         from killable.api.cli import interrupts
 
         interrupts.note_hang_ups()  # SIGHUP never ends a server: whoever asks one to reload may be this early

@@ -5,6 +5,7 @@ Runs in: any machine; `serve` and `demo` on Linux.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -13,6 +14,9 @@ import click
 
 from killable.api.cli.parameters.completion_scripts import completion_options
 from killable.api.cli.verbs import Verbs
+
+UNWRITABLE = 71
+"""The exit code where no verb runs and stdout cannot be written; verbs have their own (`CommandExit.OS`)."""
 
 
 def _turn_colours_off(ctx: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -46,4 +50,10 @@ def run_verb() -> None:
             stream.reconfigure(errors="backslashreplace")
     # httpx has a command of its own, which it imports where click and rich are installed. None: an ImportError.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
-    app()
+    try:
+        app()
+    except OSError as error:  # of help or version, as verbs report their own: stdout is closed, or its disk is full
+        with contextlib.suppress(OSError, ValueError):
+            click.echo(f"killable: {error}", err=True)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what it holds would fail once more
+        sys.exit(UNWRITABLE)

@@ -12,6 +12,8 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from killable.api.cli.parameters.run_arguments import RunArguments
     from killable.supervisor.commands.command_ending import CommandEnd
 
@@ -37,12 +39,12 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
     try:
         end = runner.run()
     except CommandNotStarted as error:
-        words, code = _why_not(asked.argv[0], error.errno, of_program=error.of_program)
-        _say(f"killable: {words}")
+        words, code = _why_not(asked.argv, error.errno, of_program=error.of_program)
+        _tell_not_started(words, asked)
         return code
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""  # /proc, which is not there
-        _say(f"killable: no process can be made: {error.strerror}{where}")
+        _tell_not_started(f"no process can be made: {error.strerror}{where}", asked)
         return NO_PROCESS
     _tell(end, asked)
     code_of_end = end.outcome.code or ""
@@ -66,15 +68,27 @@ def signal_number(text: str) -> int | None:
         return None
 
 
-def _why_not(program: str, number: int, *, of_program: bool) -> tuple[str, int]:
+def _why_not(argv: Sequence[str], number: int, *, of_program: bool) -> tuple[str, int]:
     """Return why a command did not start, and the exit code."""
+    program = argv[0]
     if not of_program:
         return f"no process can be made: {os.strerror(number)}", NO_PROCESS
     if number == errno.ENOENT and "/" not in program:
-        return f"{program!r} is not found on PATH", NOT_FOUND
+        return f"{program!r} is not found on PATH{_as_timeout_has_it(argv)}", NOT_FOUND
     if number in (errno.ENOENT, errno.ENOTDIR):
         return f"{program!r} is not there, or the interpreter that its first line names", NOT_FOUND
     return f"{program!r} cannot be executed: {os.strerror(number)}", NOT_EXECUTABLE
+
+
+def _as_timeout_has_it(argv: Sequence[str]) -> str:
+    """Return what helps whoever gives the time as to timeout(1): in front of the command."""
+    from killable.workers.authoring.limits_and_caps import LIMITS
+
+    try:
+        LIMITS["run_s"].unit.parse(argv[0])
+    except ValueError:
+        return ""
+    return f"; as a time limit it is --run-s {argv[0]}" if len(argv) > 1 else ""
 
 
 def _check_report(path: str) -> None:
@@ -96,17 +110,34 @@ def _write(path: str, document: str) -> None:
 def _tell(end: CommandEnd, asked: RunArguments) -> None:
     """Say how the command ended: if it was ended here, or if that is asked for."""
     if asked.as_json or asked.report:
-        import json  # here, as most commands end without
-
-        document = json.dumps(_members(end), default=str)
-        if asked.report:
-            _write(asked.report, document)
-        if asked.as_json:
-            _say(document)
-            return
+        _report(_members(end), asked)
+    if asked.as_json:
+        return
     if end.outcome.code in (None, "exit", "crash", "killed_externally"):
         return  # the shell tells it, as without `killable run`
     _say(f"killable: {end.outcome.code}: {end.outcome.message}{_death(end)}")
+
+
+def _tell_not_started(words: str, asked: RunArguments) -> None:
+    """Say why there was no command, in the form that was asked for."""
+    error = {"code": "spawn", "message": words}
+    members = {"state": "failed", "exit_code": None, "signal": None, "run_s": None, "error": error, "certificate": None}
+    _report(members, asked)
+    if not asked.as_json:
+        _say(f"killable: {words}")
+
+
+def _report(members: dict[str, Any], asked: RunArguments) -> None:
+    """Write JSON to where it is asked for."""
+    if not (asked.as_json or asked.report):
+        return
+    import json  # here, as most commands end without
+
+    document = json.dumps(members, default=str)
+    if asked.report:
+        _write(asked.report, document)
+    if asked.as_json:
+        _say(document)
 
 
 def _say(words: str) -> None:

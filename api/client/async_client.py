@@ -245,9 +245,11 @@ class AsyncClient:
         return await self._transport.do(self._calls.drain("GET"))
 
     async def reload(self) -> Record:
-        """Roll every pool over to the code as it is now, and return when the new code has the jobs that wait.
+        """Roll every pool over to the code as it is now, and return when the new code has the jobs that wait. API keys
+        and secrets of webhooks are read again, too.
 
-        Return `{state, took_s, files, pools, came, gone, changed, jobs_failed}`; the last four are about job types.
+        Return `{state, took_s, files, pools, came, gone, changed, jobs_failed, not_read}`: `came` to `jobs_failed` are
+        about job types, `not_read` says why keys or secrets stay as they were.
         Raise Refused `reload_failed` if the code does not load, with its `traceback`: all go on as they are.
         """
         return await self._transport.do(self._calls.reload())

@@ -30,6 +30,7 @@ _STAGES = {
     "timeout.start": "its worker had not entered the job's function",
     "timeout.run": "its function had not returned",
 }
+_OTHERS = {True: "other jobs", False: "jobs of other tenants"}
 _NOT_STOPPED = "No cancel, deadline or limit was involved."
 
 
@@ -58,9 +59,8 @@ def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) ->
     name = f"{code.removeprefix('timeout.')}_s"
     limit_s = error.get("limit_s")
     if error.get("limit") == "total_s" and limit_s is not None:
-        return (
-            f"The deadline total_s of {spelling.setting(float(limit_s))}: that long after acceptance, {_STAGES[code]}."
-        )
+        of = spelling.setting(float(limit_s))
+        return f"The deadline total_s of {of}: that long after acceptance, {_STAGES[code]}.{_held(error)}"
     if limit_s is None and code != "timeout.operation":
         limit_s = (record.get("limits") or {}).get(name)
     span = f" of {spelling.setting(float(limit_s))}" if limit_s is not None else ""
@@ -73,11 +73,26 @@ def _deadline(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) ->
         "timeout.operation": "that operation took longer",
     }.get(code, str(error.get("message") or CODES[code].title if code in CODES else code))
     if code != "timeout.operation":
-        return f"The deadline {name}{span}: {what}."
+        return f"The deadline {name}{span}: {what}.{_held(error)}"
     operation = f", set for operation {error.get('operation') or 'unknown'}"
     inside = f", the last part of it in {error['inside']}" if error.get("inside") else ""
     raised = " OperationTimedOut was raised in the job, which did not catch it." if error.get("traceback") else ""
     return f"The deadline {name}{span}{operation}: {what}{inside}.{raised}"
+
+
+def _held(error: Mapping[str, Any]) -> str:
+    """Return which jobs had the workers of its pool when its wait was over, as far as it may know."""
+    named = [
+        f"{spelling.short(str(each['job_id']))} ({each['type']}, for {spelling.duration(float(each['for_s']))})"
+        for each in error.get("held_by") or ()
+    ]
+    busy = int(error.get("busy_workers") or 0)
+    if not busy:
+        return ""
+    if others := busy - len(named):
+        named.append(spelling.counted(others, "other job" if named else "job of another tenant", _OTHERS[bool(named)]))
+    words = " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
+    return f" {spelling.counted(busy, 'worker')} of its pool {'was' if busy == 1 else 'were'} busy then, with {words}."
 
 
 def _failure(code: str, record: Mapping[str, Any], error: Mapping[str, Any]) -> str:

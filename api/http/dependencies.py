@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Protocol, cast
 
 from fastapi import Request
 
@@ -26,6 +26,16 @@ from killable.api.http.telemetry_sent import TelemetrySent
 from killable.api.http.webhooks import Webhooks
 from killable.supervisor.engine import Engine
 from killable.supervisor.files.file_store import FileStore
+
+
+class FilesOfServer(Protocol):
+    """What a server has read at its start, beside the code of its jobs."""
+
+    async def read_again(self) -> None:
+        """Read it as it is now. What has a fault stays as it was."""
+
+    def not_read(self) -> tuple[str, ...]:
+        """Return what stays as it was, and why: a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +60,8 @@ class Dependencies:
     """None: this server sends none."""
     troubles: list[Callable[[], str]]
     """What is asked for a fault of the server around its supervisor: each returns it, or ""."""
+    server_files: list[FilesOfServer]
+    """One, or none."""
 
     async def readiness(self) -> tuple[bool, list[str]]:
         """Return whether any job can start, and everything that is wrong with the server."""

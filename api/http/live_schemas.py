@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from killable.api.http import schemas
 from killable.supervisor.records import WorkerUse
 
+WORKERS = "Null with `workers=false`"
 LiveWorker = schemas.model_of("LiveWorker", WorkerUse, base=schemas.Worker)
 
 
@@ -38,6 +39,8 @@ class LivePool(BaseModel):
     restarts: int = Field(description="Of its zygote")
     recovery_ms: PoolRecovery
     queued: int
+    cpu_percent: float | None = Field(description="What its workers use of one core together; null: none is measured")
+    memory_bytes: int | None = Field(description="The same, as `memory_bytes` of a worker")
 
 
 class LiveQueue(BaseModel):
@@ -77,8 +80,8 @@ class Now(BaseModel):
 
     at: float = Field(description="In seconds since 1970")
     seq: int
-    workers: list[LiveWorker]  # type: ignore[valid-type]
-    retired: list[schemas.Retired]
+    workers: list[LiveWorker] | None = Field(description=WORKERS)  # type: ignore[valid-type]
+    retired: list[schemas.Retired] | None = Field(description=WORKERS)
     pools: list[LivePool]
     queue: LiveQueue
     jobs: LiveJobs

@@ -5,7 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from itertools import chain
 
@@ -19,7 +19,7 @@ from killable.api.http.problems import refused
 from killable.api.http.sse import RETRY, OpenSse, encode
 from killable.api.http.writes import in_writes
 from killable.supervisor.engine import Engine
-from killable.supervisor.models import JobEvent
+from killable.supervisor.models import JobEvents
 from killable.workers.errors import Refused
 
 KEY_GONE = b'event: end\ndata: {"reason":"unauthorized"}\n\n'
@@ -29,7 +29,7 @@ class LiveStream(OpenSse):
     """One reader, counted by the engine while it is there."""
 
     def __init__(
-        self, engine: Engine, streams: OpenStreams, events: AsyncGenerator[Sequence[JobEvent], None],
+        self, engine: Engine, streams: OpenStreams, events: JobEvents,
         may_read: Callable[[], bool], *, of: str, tenant: str, operator: bool,
     ) -> None:  # fmt: skip
         """`may_read` says at each event whether its key still may. `of` is what the log calls it."""

@@ -6,11 +6,11 @@ whose a job is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, Unpack
 
 from killable.supervisor.engine import Engine, Scrapes
-from killable.supervisor.models import DEFAULT_TENANT, JobEvent, JobType, Submission, Wanted
+from killable.supervisor.models import DEFAULT_TENANT, JobEvents, JobType, Submission, Wanted
 from killable.supervisor.records import (
     BulkCancel,
     DrainProgress,
@@ -59,22 +59,18 @@ class OwnJobs:
     async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
         return await self._engine.count(**self._own(wanted))
 
-    def watch_jobs(
-        self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    def watch_jobs(self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]) -> JobEvents:
         return self._engine.watch_jobs(limit=limit, after=after, **self._own(wanted))
 
-    def watch_workers(self, *, tenant: str | None = None) -> AsyncGenerator[Sequence[JobEvent], None]:
-        return self._engine.watch_workers(tenant=self._tenant)
+    def watch_workers(self, *, tenant: str | None = None, workers: bool = True) -> JobEvents:
+        return self._engine.watch_workers(tenant=self._tenant, workers=workers)
 
     def _own(self, wanted: Wanted) -> Wanted:
         """Return the filters with its own jobs only. Of another tenant it sees none."""
         asked = wanted.get("tenant")
         return {**wanted, "tenant": self._tenant if asked in (None, self._tenant) else NOBODY}
 
-    async def events(
-        self, job_id: str, after: int = -1, *, follow: bool = True
-    ) -> AsyncGenerator[Sequence[JobEvent], None]:
+    async def events(self, job_id: str, after: int = -1, *, follow: bool = True) -> JobEvents:
         await self.get(job_id, at_once=True)
         async for batch in self._engine.events(job_id, after, follow=follow):
             yield batch

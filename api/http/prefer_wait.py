@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header
+from pydantic import WithJsonSchema
 
 WAIT_S_MAX = 60.0
 """The longest that a request is held, in seconds: many proxies wait no longer. Clients behind a proxy ask for less."""
 PREFER = "`wait=N`: wait up to N seconds for the end, at most 60; `respond-async`: do not wait"
+
+Prefer = Annotated[list[str], WithJsonSchema({"type": "string"})]
+"""May come several times. To clients it is one text: most generators of them have no list as a header."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Preference:
         return {"Preference-Applied": self.applied} if self.applied else {}
 
 
-async def _preference(prefer: Annotated[list[str], Header(description=PREFER)] = []) -> Preference:  # noqa: B006
+async def _preference(prefer: Annotated[Prefer, Header(description=PREFER, default_factory=list)]) -> Preference:
     return Preference.of(prefer)
 
 

@@ -22,8 +22,8 @@ _PATHS = OPENAI_SUBMISSIONS | {SUBMISSION_PATH}
 
 
 class SubmissionRateCheck:
-    """Refuses a submission over its tenant's rate (429) without reading its body. One whose Idempotency-Key is known is
-    not counted: it starts nothing, and a client that has lost the first answer must get it.
+    """Refuses a submission over its tenant's rate (429) without reading its body. One whose Idempotency-Key is known
+    starts nothing, and a client that has lost the first answer must get it: these have the same rate for themselves.
     """
 
     def __init__(self, app: ASGIApp, engine: Engine) -> None:

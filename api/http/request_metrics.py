@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from time import monotonic
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 from prometheus_client.core import Metric
@@ -47,12 +48,24 @@ class RequestMetrics:
         yield from self._registry.collect()
 
 
+class _Children(dict[tuple[str, ...], Any]):
+    """What a metric keeps for labels, by these: the library takes a lock and makes texts of them at each look."""
+
+    def __init__(self, metric: Histogram | Gauge) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, labels: tuple[str, ...]) -> Any:
+        self[labels] = child = self._metric.labels(*labels)
+        return child
+
+
 class MeasuredRequests:
     """Notes each request and its answer."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics) -> None:
         self._app = app
-        self._metrics = metrics
+        self._durations, self._active = _Children(metrics.duration), _Children(metrics.active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OF_MACHINES:
@@ -66,7 +79,7 @@ class MeasuredRequests:
                 status = message["status"]
             await send(message)
 
-        active = self._metrics.active.labels(method, scheme)
+        active = self._active[method, scheme]
         active.inc()
         try:
             await self._app(scope, receive, sending)
@@ -76,7 +89,7 @@ class MeasuredRequests:
             exemplar = {"trace_id": context.trace_id} if context is not None and context.is_sampled else None
             version, fault = scope.get("http_version", ""), error_type_of(status)
             labels = method, route_of(scope), str(status) if status else "", scheme, version, fault
-            self._metrics.duration.labels(*labels).observe(monotonic() - began, exemplar)
+            self._durations[labels].observe(monotonic() - began, exemplar)
 
 
 def method_of(scope: Scope) -> str:

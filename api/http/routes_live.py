@@ -6,7 +6,6 @@ Runs in: api.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -20,7 +19,7 @@ from killable.api.http.dependencies import parts_of
 from killable.api.http.event_ids import LastEventId, after_of
 from killable.api.http.live_streams import LiveStream
 from killable.api.http.responses import Json, answer, documented
-from killable.supervisor.models import JobEvent
+from killable.supervisor.models import JobEvents
 
 router = APIRouter(tags=["live"], default_response_class=Json)
 
@@ -40,9 +39,10 @@ router = APIRouter(tags=["live"], default_response_class=Json)
 )  # fmt: skip
 async def stream_workers(request: Request, query: Annotated[schemas.WorkerWatchQuery, Query()]) -> Response:
     """Stream the state of workers, pools, queue and server: `now` at once and each second. Each event is the whole
-    state, and a slow reader gets the latest. `end` comes when the server ends.
+    state, and a slow reader gets the latest. `end` comes when the server ends. With `workers=false` it has no single
+    worker, but what those of each pool use together.
     """
-    return _stream(request, "workers", parts_of(request).engine.watch_workers())
+    return _stream(request, "workers", parts_of(request).engine.watch_workers(workers=query.workers))
 
 
 @router.get(
@@ -72,7 +72,7 @@ async def stream_jobs(
     return _stream(request, "jobs", events)
 
 
-def _stream(request: Request, of: str, events: AsyncGenerator[Sequence[JobEvent], None]) -> Response:
+def _stream(request: Request, of: str, events: JobEvents) -> Response:
     parts, caller = parts_of(request), caller_of(request.scope)
     operator = is_operator(request.scope)
     parts.streams.check(operator=operator)

@@ -49,6 +49,7 @@ class Counts(BaseModel):
     jobs_failed: int
     jobs_cancelled: int
     jobs_timed_out: int
+    ended_last_minute: int = Field(description="Jobs that have ended in the last 60 s, however")
     queued: int
     running: int
     stopping: int

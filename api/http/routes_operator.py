@@ -6,7 +6,7 @@ Runs in: api.
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
 from starlette.exceptions import HTTPException
@@ -17,10 +17,11 @@ from killable.api.http import schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import key_name_of
 from killable.api.http.cancel_wait import cancel_wait_s
-from killable.api.http.dependencies import engine_of
+from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.prefer_wait import Preferred
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import BODY_CODES, NO_BODY, Json, answer, documented
+from killable.supervisor.records import ReloadRecord
 
 RELOAD_WAIT_S = 10.0
 """Default wait for new code to be loaded."""
@@ -118,12 +119,15 @@ async def undrain(request: Request) -> Response:
     dependencies=[NO_BODY],
 )
 async def reload(request: Request, preference: Preferred) -> Response:
-    """Roll every pool over to the code as it is now. Jobs that run go on with the code that they have; those that wait
-    get the new. If the code of a pool does not load, all go on as they are. Waits until that is known, 10 s by default.
+    """Read API keys and secrets of webhooks again, open the audit log anew, and roll every pool over to the code as it
+    is now, as at SIGHUP. Jobs that run go on with the code that they have; those that wait get the new. If the code of
+    a pool does not load, all go on as they are. Waits until that is known, 10 s by default.
     """
     wait_s = RELOAD_WAIT_S if preference.wait_s is None else preference.wait_s
+    for files in parts_of(request).server_files:
+        await files.read_again()
     record = await engine_of(request).reload(wait_s=wait_s)
-    return Json(record._asdict(), 202 if record.state == "loading" else 200, preference.headers)
+    return Json(_reloaded(request, record), 202 if record.state == "loading" else 200, preference.headers)
 
 
 @router.get(
@@ -133,7 +137,12 @@ async def reload(request: Request, preference: Preferred) -> Response:
 async def reloaded(request: Request, preference: Preferred) -> Response:
     """Return the latest reload. With `Prefer: wait=N`, wait until it is over."""
     record = await engine_of(request).reloaded(wait_s=preference.wait_s or 0.0)
-    return Json(record._asdict(), 200, preference.headers)
+    return Json(_reloaded(request, record), 200, preference.headers)
+
+
+def _reloaded(request: Request, record: ReloadRecord) -> dict[str, Any]:
+    not_read = tuple(text for files in parts_of(request).server_files for text in files.not_read())
+    return record._replace(not_read=not_read)._asdict()
 
 
 @router.post("/v1/shutdown", status_code=202, responses=DRAIN_RESPONSES, dependencies=[NO_BODY])

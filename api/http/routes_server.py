@@ -98,7 +98,7 @@ async def list_nodes(request: Request) -> Response:
 
 @router.post(
     "/v1/nodes/{name}/drain",
-    responses=documented({200: answer("It gets no more jobs", schemas.Node)}, "unknown_node"),
+    responses=documented({200: answer("It gets no more jobs", schemas.Node)}, "unknown_node", "journal_failed"),
     dependencies=[NO_BODY],
 )
 async def drain_node(request: Request, name: str, query: Annotated[schemas.NodeDrainQuery, Query()]) -> Response:
@@ -108,7 +108,7 @@ async def drain_node(request: Request, name: str, query: Annotated[schemas.NodeD
 
 @router.delete(
     "/v1/nodes/{name}/drain",
-    responses=documented({200: answer("It gets jobs again", schemas.Node)}, "unknown_node"),
+    responses=documented({200: answer("It gets jobs again", schemas.Node)}, "unknown_node", "journal_failed"),
     dependencies=[NO_BODY],
 )
 async def undrain_node(request: Request, name: str) -> Response:

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from killable.api.http.prefer_wait import PREFER
+from killable.api.http.prefer_wait import PREFER, Prefer
 from killable.api.http.request_patterns import (
     CODE,
     CORRELATION_ID,
@@ -147,6 +147,8 @@ else:
             for name, limit in LIMITS.items()
         },
     )
+    # It is the default of a member, and never changed. pydantic would copy one without a hash for each request: 0.1 ms.
+    LimitsRequest.__hash__ = object.__hash__
 
 
 class _Job(Request):
@@ -260,7 +262,7 @@ def split_tag(tag: str | None) -> tuple[str, str] | None:
 class SubmissionHeaders(BaseModel):
     """The headers of a submission."""
 
-    prefer: list[str] = Field(default=[], description=PREFER)
+    prefer: Prefer = Field(default_factory=list, description=PREFER)
     x_correlation_id: str | None = Field(
         None, pattern=CORRELATION_ID, description="Id of the larger task that this job is part of"
     )
@@ -317,6 +319,7 @@ class JobWatchQuery(JobsQuery):
 
 
 class WorkerWatchQuery(Query):
+    workers: bool = Field(True, description="Each worker; without them events have what those of a pool use together")
     ticket: str = TICKET
 
 

@@ -78,7 +78,7 @@ class CallProgress:
         self._text_bytes += len(token)
         if token.startswith(b'{"base64"'):
             self._base64_bytes += len(token)
-        elif self._text_bytes <= _HELD_BYTES:
+        elif self._text_bytes - len(token) <= _HELD_BYTES:  # one that is larger is held whole, and read in part
             self._text.append(token)
 
     def _end_notes(self) -> None:

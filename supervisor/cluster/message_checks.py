@@ -190,6 +190,11 @@ class _Held(_Message):
     started_s: float | None
 
 
+class _Dropped(_Message):
+    job_id: Words
+    attempt: Count
+
+
 class _Welcome(_Message):
     answer: Count
     incarnation: Annotated[str, Field(min_length=1)]
@@ -200,6 +205,7 @@ class _Welcome(_Message):
     version: Words
     python: Words
     held: list[_Held]
+    dropped: list[_Dropped]
     begun: CountedOn
 
 

@@ -36,7 +36,6 @@ from killable.supervisor.linux import orphan_cleanup
 from killable.supervisor.linux.instance_id import InstanceId
 from killable.supervisor.models import Outcome, Submission, Verdict
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
 from killable.supervisor.telemetry.observer import Unobserved
@@ -47,6 +46,8 @@ OF_NODES = ("limits", "caps", "jobs", "ack_cpu_s", "stack", "unkillable_s", "pro
 """Settings, besides the pools, by which nodes work."""
 UNUSED_S = 60.0
 """How long a node waits for the first word of a head."""
+DROPPED_MAX = 10_000
+"""Attempts that were ended for a head which did not know them, and are remembered: the newest."""
 LEFT_S = 0.5
 """How long after its last call a node that is let go stays: its answer is on its way."""
 
@@ -88,6 +89,10 @@ class NodeHost:
         """The lease that the guards know."""
         self._is_over = False
         self._ending: asyncio.Task[None] | None = None
+        self._dropped: dict[tuple[str, int], None] = {}
+        """By job and attempt: what has begun here, and was ended for a head that did not know it. The one that does may
+        come: to it they are not such as have never come here.
+        """
         self._news = asyncio.Event()
         self._warm: set[str] = set()
         """Pools that have had a worker."""
@@ -168,10 +173,12 @@ class NodeHost:
     async def _workers(self, *, uses: bool) -> bytes:
         if uses:
             measured, retired = await self._supervisor.jobs.fleet.measured_workers()
+            now = self._clock.now()
+            workers = [each.record._asdict() | {"age_s": round(each.age_s(now), 3)} for each in measured]
+            used = [each.use._asdict() for each in measured]
         else:
-            measured = [(record, WorkerUse()) for record in await self._supervisor.workers()]
-            retired = await self._supervisor.retired()
-        workers, used = [each._asdict() for each, _ in measured], [use._asdict() for _, use in measured]
+            workers = [record._asdict() for record in await self._supervisor.workers()]
+            retired, used = await self._supervisor.retired(), []
         return messages.pack({"workers": workers, "uses": used, "retired": [each._asdict() for each in retired]})
 
     async def _kill_worker(self, header: Header) -> bytes:
@@ -196,11 +203,12 @@ class NodeHost:
         self._pools = await self._pool_states()
         now = self._clock.now()
         held = [each.record(now) for each in self._held.values() if not each.is_claimed]
+        dropped = [{"job_id": job_id, "attempt": attempt} for job_id, attempt in self._dropped]
         return messages.pack(
             {"answer": self._lease.answer(self._now()), "incarnation": self._supervisor.instance_id,
              "process": self._process, "settings": self._settings, "types": types, "pools": self._pools,
               "version": messages.installed_version(), "python": messages.PYTHON, "held": held,
-              "begun": max(self._through, *self._seen, 0)}
+             "dropped": dropped, "begun": max(self._through, *self._seen, 0)}
         )  # fmt: skip
 
     async def _begin_epoch(self, header: Header) -> None:
@@ -252,6 +260,9 @@ class NodeHost:
         return messages.pack({})
 
     async def _end_attempts(self, attempts: list[HeldAttempt], reason: str) -> None:
+        self._dropped |= dict.fromkeys((held.job_id, held.attempt) for held in attempts if held.job is not None)
+        while len(self._dropped) > DROPPED_MAX:
+            del self._dropped[next(iter(self._dropped))]
         left = [held.job for held in attempts if held.job is not None and not held.job.is_over]
         self._supervisor.jobs.stop_jobs(left, Verdict("cancelled", by="shutdown", reason=reason), 0.0)
         for job in left:
@@ -312,7 +323,7 @@ class NodeHost:
                 self._parts.setdefault(n, {})[header["place"]] = blob
             case "run" if is_new:
                 self._note_begun(n)
-                await self._run(n, header, blob)
+                await self._run_or_end(n, header, blob)
             case "stop" if is_new or n in self._held:
                 self._stop(n, header)
 
@@ -323,7 +334,18 @@ class NodeHost:
             self._through += 1
             self._seen.remove(self._through)
 
-    async def _run(self, n: int, header: Header, blob: bytes) -> None:
+    async def _run_or_end(self, n: int, header: Header, blob: bytes) -> None:
+        """Begin a run, or tell that it never will be: no other order will come for it."""
+        held = self._held[n] = self._new(n, header)
+        try:
+            await self._run(n, held, header, blob)
+        except Exception as error:  # a part that has not come, no memory for its input, or a bug in killable
+            logger.exception("run_failed", extra={"job_id": held.job_id})
+            if held.job is None and not held.is_over:
+                held.never_runs(Outcome("failed", "spawn", f"its node could not begin it: {error!r}"), {})
+
+    async def _run(self, n: int, held: HeldAttempt, header: Header, blob: bytes) -> None:
+        """Raise OSError, KeyError."""
         began = self._clock.now()
         parts = self._parts.pop(n, {})
         content = b"".join((*(parts[place] for place in range(header["parts"])), blob))
@@ -334,7 +356,6 @@ class NodeHost:
             traceparent=header.get("traceparent", ""), tracestate=header.get("tracestate", ""),
             tells_spans=header.get("tells_spans", False),
         )  # fmt: skip
-        held = self._held[n] = self._new(n, header)
         try:
             job_type = self._supervisor.type(header["type"])
         except Refused as refused:

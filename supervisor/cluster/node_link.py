@@ -95,7 +95,7 @@ class LinkOwner(Protocol):
         """It was given back."""
         ...
 
-    def on_newer_epoch(self, number: int) -> bool:
+    async def on_newer_epoch(self, number: int) -> bool:
         """Take note that another head has used a node, which this one has not. Return whether it was an earlier one, so
         that this one may take the node under a higher epoch; else it is deposed.
         """
@@ -132,6 +132,8 @@ class NodeLink:
         """Those that are not over."""
         self.held: dict[tuple[str, int], Header] = {}
         """What the node holds of an earlier head, by job and attempt, until it is settled what becomes of it."""
+        self.dropped: set[tuple[str, int]] = set()
+        """What it held, and has ended for a head that did not know it: until then, too."""
         self.ended: dict[str, tuple[str, str]] = {}
         """Incarnations that have certainly ended everything: by what that is known, and in words."""
         self._recorded: set[int] = set()
@@ -265,7 +267,7 @@ class NodeLink:
                 if is_used := is_used or self.state == "live":
                     await event_loops.wait_within(self._closing, self._left_s())
                 else:
-                    self._note(self.state, f"the server has failed at it: {error!r}")
+                    self._note_trouble(f"the server has failed at it: {error!r}")
             if is_used:
                 if self.is_given_back:
                     await self._needed.wait()
@@ -302,15 +304,15 @@ class NodeLink:
                     return None
                 self.ended[hello["incarnation"]] = _LEFT
                 owner.on_lost(self)
-                self._note(self.state, "it was started with other settings, and is started anew")
+                self._note_trouble("it was started with other settings, and is started anew")
                 return None
         except (TimeoutError, CarrierError) as error:
-            self._note(self.state, f"no answer{f': {error}' if str(error) else ' in time'}")
+            self._note_trouble(f"no answer{f': {error}' if str(error) else ' in time'}")
             return None
         if hello.get("refused") == messages.STALE_EPOCH:
             if self._heard is not None:
                 owner.on_deposed()
-            elif owner.on_newer_epoch(hello["epoch"]):
+            elif await owner.on_newer_epoch(hello["epoch"]):
                 return await self._hello()
             return None
         if hello.get("refused") == messages.NOT_UNDERSTOOD:
@@ -321,7 +323,7 @@ class NodeLink:
             return None
         if "refused" in hello or hello["incarnation"] == self.incarnation:
             self._is_ending = True
-            self._note(self.state, "the last incarnation of the node is still ending")
+            self._note_trouble("the last incarnation of the node is still ending")
             return None
         return hello
 
@@ -341,6 +343,7 @@ class NodeLink:
             self._note("refused", why)
             return False
         self.held = {(each["job_id"], each["attempt"]): each for each in hello["held"]}
+        self.dropped = {(each["job_id"], each["attempt"]) for each in hello["dropped"]}
         self._note("live", "")
         self._owner.on_pools(self, hello["pools"])
         self.decided.set()
@@ -355,6 +358,11 @@ class NodeLink:
         level, event = (logging.INFO, "node_detail") if state == self.state else (level, f"node_{state}")
         self.state, self.detail = state, detail
         logger.log(level, event, extra={"node": self.name, "detail": detail})  # a state is told once: it is counted
+
+    def _note_trouble(self, why: str) -> None:
+        """Note why it does not join. What it was refused for stays: that is to be mended."""
+        if self.state != "refused":
+            self._note(self.state, why)
 
     async def _converse(self) -> Header | None:
         """Poll until the node is lost. Return the hello of its next incarnation, if that has proven the end of this
@@ -463,6 +471,7 @@ class NodeLink:
             claimed = [each["n"] for each in self.held.values() if each["n"] in self.attempts]
             self.held.clear()
             self._run(self._claim(claimed))
+        self.dropped.clear()
         if self.drain.left_s == 0:  # it was over before they were here
             self.end_drained()
 

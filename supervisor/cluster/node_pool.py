@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from killable.supervisor.cluster.placement import Placement
+from killable.supervisor.cluster.placement import FreeSlots, Placement
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import Labels, fits
 from killable.supervisor.models import WorkerId
@@ -33,8 +33,8 @@ class NodeShare:
         self.node = node
         self.incarnation = incarnation
         self.labels = labels
-        self.lines: list[Selected] = []
-        """The lines of the pool that it fits."""
+        self.lines: set[Selected] = set()
+        """The selectors in use that it fits."""
         self.is_open = False
         """Whether it may get another job."""
         self.told: dict[str, Any] = {
@@ -196,7 +196,7 @@ class NodePoolOwner(Protocol):
 
     def why_no_node(self, spec: PoolSpec) -> str: ...
     def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
-        """Return whether a pool has a machine beside these nodes, of which nothing is known now."""
+        """Return whether a pool may have a machine beside these nodes, of which nothing is known now."""
         ...
 
     def now(self) -> float: ...
@@ -209,14 +209,14 @@ class NodePool:
         self.spec = spec
         self._owner = owner
         self._dispatcher: RemotePoolsOwner | None = None
-        self._packs = packs
-        self._lines: dict[Selected, Placement] = {(): Placement(packs=packs)}
+        self._free = FreeSlots(packs=packs)
+        self._any = Placement(self._free)
+        """All nodes."""
+        self._lines: dict[Selected, Placement] = {}
         """By selector, of jobs that wait or may come again: the nodes that fit it."""
         self._lines_max = LINES_MAX
-        self._freed: set[Selected] = set()
-        """Lines that may be closed, and have had a free slot again since."""
-        self._freed_nodes: set[str] = set()
-        """Those of these slots."""
+        self._freed: set[str] = set()
+        """Nodes with a free slot for which a line may be closed: of each closed line all that have one."""
         self._shares: dict[str, NodeShare] = {}
         self._states: Counter[str] = Counter()
         """How many nodes have it in each state. It is asked for at every submission."""
@@ -236,7 +236,15 @@ class NodePool:
         self.leave(share.node)
         self._shares[share.node] = share
         self._count(share, 1)
-        share.lines = [selected for selected in self._lines if fits(dict(selected), share.labels)]
+        share.lines = {selected for selected in self._lines if fits(dict(selected), share.labels)}
+        for placement in self._placements(share):
+            placement.nodes.add(share.node)
+
+    def _placements(self, share: NodeShare) -> Iterator[Placement]:
+        """Yield what a node is looked for in."""
+        yield self._any
+        for selected in share.lines:
+            yield self._lines[selected]
 
     def _count(self, share: NodeShare | None, sign: int) -> None:
         """Add what a node has, or (-1) take it away."""
@@ -273,6 +281,11 @@ class NodePool:
         return share is not None and share.used > 0
 
     @property
+    def works(self) -> bool:
+        """Whether some node has it, and has not told that it is broken."""
+        return bool(self._shares) and self._best_state != "broken"
+
+    @property
     def open_nodes(self) -> int:
         """On how many nodes it may start jobs."""
         return sum(share.is_open and share.told["state"] == "ready" for share in self._shares.values())
@@ -285,52 +298,46 @@ class NodePool:
         self._count(share, -1)
         if share is not None:
             share.is_open = False
-            for selected in share.lines:
-                self._lines[selected].note(node, 0, 0)
+            self._free.note(node, 0, 0)
+            self._freed.discard(node)
+            for placement in self._placements(share):
+                placement.nodes.discard(node)
 
     def note(self, node: str) -> None:
         """Take note that a node's slots or load have changed."""
         share = self._shares.get(node)
         if share is None:
             return
-        free, running = share.free, self._owner.running_on(node)
-        for selected in share.lines:
-            placement = self._lines[selected]
-            if free > 0 and placement.is_empty:
-                self._freed.add(selected)
-            placement.note(node, free, running)
-        if free > 0:
-            self._freed_nodes.add(node)
-
-    def freed(self) -> set[Selected]:
-        """Return the lines that have a free slot again, and may be closed."""
-        return {selected for selected in self._freed if not self._lines[selected].is_empty}
+        self._free.note(node, share.free, self._owner.running_on(node))
+        if share.free > 0:
+            self._freed.add(node)
+        else:
+            self._freed.discard(node)
 
     def open_lines(self) -> None:
         if self._freed and self._dispatcher is not None:
-            slots = sum(share.free for node in self._freed_nodes if (share := self._shares.get(node)))
-            self._freed = self._dispatcher.job_queue.open_lines(self.spec.name, self.freed(), slots)
-        if not self._freed:
-            self._freed_nodes.clear()
+            freed = [self._shares[node] for node in self._freed]
+            fit, slots = [share.lines for share in freed], sum(share.free for share in freed)
+            if not self._dispatcher.job_queue.open_lines(self.spec.name, fit, slots):
+                self._freed.clear()
 
     def pass_over(self, selected: Selected) -> bool:
-        if self._dispatcher is None or self._lines[()].is_empty:
+        if self._dispatcher is None or self._free.is_empty:
             return False
         self._dispatcher.job_queue.close_line(self.spec.name, selected)
         self.open_lines()
         return True
 
     def _line(self, selected: Selected) -> Placement:
-        """Return the nodes of a selector. It is remembered: a job with the same one looks at no node again."""
-        found = self._lines.get(selected)
+        """Return the nodes of a selector. It is remembered: a job with the same one looks at no labels again."""
+        found = self._lines.get(selected) if selected else self._any
         if found is None:
             self._forget_lines()
-            found = self._lines[selected] = Placement(packs=self._packs)
             selector = dict(selected)
-            for node, share in self._shares.items():
-                if fits(selector, share.labels):
-                    share.lines.append(selected)
-                    found.note(node, share.free, self._owner.running_on(node))
+            fitting = [share for share in self._shares.values() if fits(selector, share.labels)]
+            found = self._lines[selected] = Placement(self._free, (share.node for share in fitting))
+            for share in fitting:
+                share.lines.add(selected)
         return found
 
     def _forget_lines(self) -> None:
@@ -340,10 +347,9 @@ class NodePool:
         if len(self._lines) < self._lines_max or self._dispatcher is None:
             return
         has_line, name = self._dispatcher.job_queue.has_line, self.spec.name
-        self._lines = {key: line for key, line in self._lines.items() if not key or has_line(name, key)}
+        self._lines = {key: line for key, line in self._lines.items() if has_line(name, key)}
         for share in self._shares.values():
-            share.lines = [selected for selected in share.lines if selected in self._lines]
-        self._freed &= self._lines.keys()
+            share.lines &= self._lines.keys()
         self._lines_max = max(LINES_MAX, 2 * len(self._lines))
 
     def on_free(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -29,7 +29,7 @@ from killable.supervisor.cluster.node_host import fingerprints
 from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
 from killable.supervisor.cluster.node_scaling import FIXED, Scaling
-from killable.supervisor.cluster.remembered_drains import RememberedDrains, WriteDrain
+from killable.supervisor.cluster.remembered_drains import RememberedDrains
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.cluster.reported_types import ReportedTypes
 from killable.supervisor.jobs.job import Job
@@ -40,16 +40,28 @@ from killable.supervisor.models import StartRefused
 from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import NodeRecord, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, NodeRecord, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.workers.errors import Refused
 
 if TYPE_CHECKING:
     from killable.supervisor.jobs.job_queue import JobQueue
-    from killable.supervisor.pools.pool_protocols import RemotePoolsOwner
+    from killable.supervisor.pools.pool_protocols import HeadNotes, RemotePoolsOwner
 
+WriteEpoch = Callable[[int, Callable[[str], None]], None]
+"""Writes an epoch down, and tells why it is not on disk, or nothing."""
 MEASURED_S = 2.0
 """How long a node may take to tell what its workers use now."""
+DRAIN_S = 3.0
+"""How long a drain may take to be on disk."""
+DRAIN_AGAIN_S = 5
+"""After what time one that is not is to be repeated."""
+MACHINES_S = 30.0
+"""How long after the start of a head that follows another one a machine may be missing in what Ray lists: it may just
+have been started again, too.
+"""
+EPOCH_SHARE = 0.25
+"""How long the epoch of a head may take to be on disk, of the lease: what its nodes run is to live until its hello."""
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
 
@@ -83,6 +95,9 @@ class NodePools(PoolsByName[NodePool]):
         """Why jobs wait, by pool and selector: found anew when a node has changed, or machines were looked for."""
         self._drains = RememberedDrains()
         """By operators."""
+        self._epoch_before = 0
+        """The highest of the heads that had the journal before; 0: none is known."""
+        self._write_epoch: WriteEpoch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -96,8 +111,9 @@ class NodePools(PoolsByName[NodePool]):
         """Whether a node was ever used."""
         self._is_starting = True
 
-    def remember_drains(self, drains: Mapping[str, Mapping[str, Any]], note: WriteDrain) -> None:
-        self._drains.take_over(drains, note)
+    def remember(self, notes: HeadNotes) -> None:
+        self._drains.take_over(notes.journal.drains, notes.drains)
+        self._epoch_before, self._write_epoch = notes.journal.epoch, notes.epoch
 
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
@@ -117,9 +133,8 @@ class NodePools(PoolsByName[NodePool]):
         """
         self._clock = clock
         self._size.use(clock)
-        # Later heads have higher epochs, also for nodes that only they have seen; a clock that was set back is noticed.
-        self.epoch = Epoch(int(clocks.realtime() * 1000), instance_id)
         self._began = clock.now()
+        self.epoch = Epoch(await self._first_epoch(), instance_id)
         await self._carrier.open()
         try:
             await self._look_for_members()
@@ -138,6 +153,31 @@ class NodePools(PoolsByName[NodePool]):
                     " --num-cpus=0"
                 )
             raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
+
+    async def _first_epoch(self) -> int:
+        """Return a number above those of all heads that had this journal, by whatever clocks. Without a journal it is
+        the time of day: above those of earlier heads, unless that was set back, which is noticed.
+        """
+        now, after = int(clocks.realtime() * 1000), self._epoch_before + 1
+        # What cannot be written is at least no higher than what the next head takes.
+        return max(now, after) if await self._is_written(max(now, after)) or after == 1 else after
+
+    async def _is_written(self, epoch: int) -> bool:
+        """Have the journal keep an epoch; return whether that is on disk. It is not if another head has the journal."""
+        if self._write_epoch is None:
+            return True
+        answered = asyncio.Event()
+        whys = ["the write does not end"]
+
+        def answer(why: str) -> None:
+            whys[:] = [why] if why else []
+            answered.set()
+
+        self._write_epoch(epoch, answer)
+        await event_loops.wait_within(answered, EPOCH_SHARE * self._times.lease_s)
+        if whys:
+            logger.error("epoch_not_written", extra={"detail": whys[0]})
+        return not whys
 
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
@@ -239,6 +279,9 @@ class NodePools(PoolsByName[NodePool]):
         return attempt
 
     def note_recorded(self, attempt: RemoteAttempt) -> None:
+        if not self._settings.journal_output and attempt.job.shown is not None and not self.is_closing:
+            attempt.job.shown = None
+            attempt.job.wake()
         link = self.links.get(attempt.node)
         if link is not None:
             link.note_recorded(attempt)
@@ -249,14 +292,28 @@ class NodePools(PoolsByName[NodePool]):
         share: NodeShare = worker.share
         return {"node": share.node, "incarnation": share.incarnation, "lease_s": self._times.lease_s}
 
-    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
+    async def look_for(self, starts: Sequence[Mapping[str, Any]], types: Collection[str]) -> None:
         """Wait until every node that may run one of these has told what it holds, or has certainly ended it: at most
-        until its lease is over, which it had from the head before this one.
+        until its lease is over, which it had from the head before this one. And, while a pool works nowhere, until each
+        of these types is known: MACHINES_S at most.
         """
         for start in starts:
             while not self._is_known(start) and (left_s := self._end_of(start) - self._clock.now()) > 0:
                 self._changed.clear()
                 await event_loops.wait_within(self._changed, left_s)
+        while not self._are_known(types) and (left_s := self._machines_s) > 0:
+            self._changed.clear()
+            await event_loops.wait_within(self._changed, left_s)
+
+    def _are_known(self, types: Collection[str]) -> bool:
+        """Return whether these types are known, or all that there are."""
+        known = {job_type.name for job_type in self._types.all()}
+        return known.issuperset(types) or all(pool.works for pool in self)
+
+    @property
+    def _machines_s(self) -> float:
+        """How long from now on a machine may be missing in what Ray lists."""
+        return max(0.0, self._began + MACHINES_S - self._clock.now()) if self._epoch_before else 0.0
 
     def _end_of(self, start: Mapping[str, Any]) -> float:
         """Return when everything of this incarnation has ended that has not heard of this head."""
@@ -273,17 +330,21 @@ class NodePools(PoolsByName[NodePool]):
             return None
         return HeldRun(**{name: held[name] for name in HeldRun._fields if name != "node"}, node=link.name)
 
-    def never_began(self, start: Mapping[str, Any]) -> bool:
+    def never_began(self, job_id: str, start: Mapping[str, Any]) -> bool:
         link = self.links.get(start["node"])
         if link is None or start["incarnation"] in link.ended:  # one that was lost since its hello may have run it
+            return False
+        if (job_id, start["attempt"]) in link.dropped:
             return False
         is_as_it_was: bool = link.incarnation == start["incarnation"]
         return is_as_it_was
 
-    def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
+    def fence_of(self, job_id: str, start: Mapping[str, Any]) -> tuple[str, str]:
         link = self.links.get(start["node"])
         if link is not None and start["incarnation"] in link.ended:
             return link.ended[start["incarnation"]]
+        if link is not None and (job_id, start["attempt"]) in link.dropped:
+            return "told", "another server has used the node meanwhile, which has ended what that did not know"
         lease_s = max(start["lease_s"], self._times.lease_s)
         return "lease", f"it did not come back within its lease of {lease_s:g} s, so it has ended everything"
 
@@ -314,10 +375,18 @@ class NodePools(PoolsByName[NodePool]):
                 slots[node] += number
         return [link.record(slots[name]) for name, link in sorted(self.links.items())]
 
-    def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
+    async def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
         """Give a node no more jobs, or again; stop what it runs after `deadline_s`. A drain of a node that is not there
-        can only be ended. Raise Refused: unknown_node.
+        can only be ended. Return when that is on disk. Raise Refused: unknown_node, journal_failed.
         """
+        record = self._drain_node(name, drains=drains, deadline_s=deadline_s)
+        if not await self._drains.until_written(DRAIN_S):
+            what = "gets no more jobs" if drains else "gets jobs again"
+            why = f"node {name} {what}, but the journal cannot be written: a restarted server knows nothing of it"
+            raise Refused(why, code="journal_failed", node=name, retry_after_s=DRAIN_AGAIN_S)
+        return record
+
+    def _drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
         link = self.links.get(name)
         if link is None:
             if not drains and self._drains.forget(name):
@@ -442,16 +511,18 @@ class NodePools(PoolsByName[NodePool]):
         for pool in self:
             pool.leave(link.name)
 
-    def on_newer_epoch(self, number: int) -> bool:
+    async def on_newer_epoch(self, number: int) -> bool:
         if number < self.epoch.number:  # the node was greeted before another one told of that epoch
             return True
-        # None that has begun since has a number above the time of day, unless its machine has another one.
-        may_be_older = self._is_starting or (self.adopts and not self.is_settled)
-        was_set_back = may_be_older and number > clocks.realtime() * 1000
-        if self._has_joined and not was_set_back:
+        if self.adopts:  # a head after this one has the journal, which this one cannot write any more
+            is_later = self.is_settled or not await self._is_written(number + 1)
+        else:  # none that has begun since has a number above the time of day, unless its machine has another one
+            was_set_back = self._is_starting and number > clocks.realtime() * 1000
+            is_later = self._has_joined and not was_set_back
+        if is_later:
             self.on_deposed()
         else:
-            self.epoch = Epoch(number + 1, self.epoch.head)
+            self.epoch = Epoch(max(number + 1, self.epoch.number), self.epoch.head)
         return not self.is_deposed
 
     def on_deposed(self) -> None:
@@ -462,6 +533,8 @@ class NodePools(PoolsByName[NodePool]):
     # ── NodePoolOwner ──
 
     def has_other(self, spec: PoolSpec, known: Container[str]) -> bool:
+        if self._machines_s:
+            return True
         others = (link for name, link in self.links.items() if name not in known and link.state != "refused")
         return any(fits(spec.nodes, link.labels) for link in others)
 
@@ -495,15 +568,15 @@ class NodePools(PoolsByName[NodePool]):
     async def worker_records(self) -> Sequence[WorkerRecord]:
         return [of_node(node, members) for node, answer in await self._workers() for members in answer["workers"]]
 
-    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+    async def measured_workers(self) -> tuple[Sequence[MeasuredWorker], Sequence[RetiredWorker]]:
         links = [link for link in self.links.values() if link.state == "live"]
         answers = await asyncio.gather(*(link.calls.workers(MEASURED_S, uses=True) for link in links))
         came = {link.name: answer for link, answer in zip(links, answers, strict=True)}
         # What a node has told before stands for it while it is slow.
         self._measured = {node: last for node, answer in came.items() if (last := answer or self._measured.get(node))}
-        told = self._measured.items()
+        told, now = self._measured.items(), self._clock.now()
         measured = [
-            (of_node(node, members), WorkerUse(**use))
+            MeasuredWorker(of_node(node, members), WorkerUse(**use), now)
             for node, answer in told
             for members, use in zip(answer["workers"], answer["uses"], strict=False)
         ]

@@ -6,6 +6,7 @@ Runs in: supervisor, on the head.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any, Protocol
@@ -26,6 +27,9 @@ RUNS_MAX = 64
 """Runs in one message."""
 ORDER_BYTES = 1024
 """What a run costs beside its input, about."""
+
+
+logger = logging.getLogger("killable.cluster")
 
 
 class Order(NamedTuple):
@@ -147,26 +151,35 @@ class OrderSender:
             if not orders:
                 return
             try:
-                began = self._clock.now()
-                given = {"orders": [order.header_at(began) for order in orders]}
-                answer, _ = await way.calls.call("do", given, self._patience_s, [order.blob for order in orders])
-                self.delay_s = round(self._clock.now() - began, 6)
-                if answer.get("refused") != messages.NOT_UNDERSTOOD:
-                    return  # another refusal, too: then the node has ended, or belongs to another head
-                if len(orders) > 1:  # each alone: one of them is at fault
-                    for order in orders:
-                        self._run(self._deliver([order]))
-                    return
-                if orders[0].header["order"] == "stop":  # it arrives, whatever of its words is not understood
-                    orders = [orders[0].without_reason()]
-                else:
-                    self._end_not_understood(orders[0].header["n"], answer.get("detail", ""))
-                    return
+                why = await self._why_not(orders)
             except (TimeoutError, CarrierError):
-                pass
+                await event_loops.wait_within(self._closing, ASK_AGAIN_S)
+                continue
+            except Exception as error:  # a bug in killable: its job ends, and is told
+                logger.exception("order_failed", extra={"node": way.calls.name})
+                why = f"its order cannot be sent: {error!r}"
+            if not why:
+                return
+            if len(orders) > 1:  # each alone: one of them is at fault
+                for order in orders:
+                    self._run(self._deliver([order]))
+                return
+            if orders[0].header["order"] != "stop":
+                attempt = way.attempts.get(orders[0].header["n"])
+                if attempt is not None:
+                    attempt.on_broken(why)
+                return
+            orders = [orders[0].without_reason()]  # it arrives, whatever of its words is not understood
             await event_loops.wait_within(self._closing, ASK_AGAIN_S)
 
-    def _end_not_understood(self, n: int, why: str) -> None:
-        attempt = self._way.attempts.get(n)
-        if attempt is not None:
-            attempt.on_broken(f"it does not understand its order: {why}")
+    async def _why_not(self, orders: list[Order]) -> str:
+        """Send orders in one message; return why that cannot be done, empty: it is answered. Raise TimeoutError,
+        CarrierError.
+        """
+        began = self._clock.now()
+        given = {"orders": [order.header_at(began) for order in orders]}
+        answer, _ = await self._way.calls.call("do", given, self._patience_s, [order.blob for order in orders])
+        self.delay_s = round(self._clock.now() - began, 6)
+        if answer.get("refused") != messages.NOT_UNDERSTOOD:
+            return ""  # another refusal, too: then the node has ended, or belongs to another head
+        return f"it does not understand its order: {answer.get('detail', '')}"

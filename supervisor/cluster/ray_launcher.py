@@ -51,6 +51,8 @@ ENVIRONMENT = {
 }
 """Of the actors."""
 
+MEMBERS_S = 15.0
+"""How long Ray may take to tell its nodes: its own call has no limit of time."""
 DRAINING_S = 5.0
 """How long Ray may take to tell which of its nodes it drains."""
 OTHER_CLUSTER = "WrongClusterID"
@@ -79,6 +81,8 @@ class RayLauncher:
         self._node_ids: dict[str, str] = {}
         self._labels: dict[str, dict[str, str]] = {}
         self._addresses: dict[str, str] = {}
+        self._looking: asyncio.Future[tuple[list[dict[str, Any]], dict[str, float]]] | None = None
+        """The call that asks Ray for its nodes: one at a time, as each that is not answered keeps a thread."""
 
     async def open(self) -> None:
         """Connect. Raise StartRefused."""
@@ -114,8 +118,13 @@ class RayLauncher:
         return await event_loops.in_thread(asyncio.get_running_loop(), act, is_waited_for=False)
 
     async def members(self) -> Sequence[Machine]:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(self._in_thread(_nodes_and_leaving))
         try:
-            found, leaving = await self._in_thread(_nodes_and_leaving)
+            async with asyncio.timeout(MEMBERS_S):
+                found, leaving = await asyncio.shield(self._looking)
+        except TimeoutError as error:
+            raise CarrierError(f"Ray has not told its machines within {MEMBERS_S:g} s") from error
         except (RayError, RuntimeError) as error:
             said = str(error)  # Ray's own words: it has no type for that
             if OTHER_CLUSTER in said:

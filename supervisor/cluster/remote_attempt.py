@@ -114,6 +114,13 @@ class RemoteAttempt:
             why = f"node {self._orders.name} has not told of a worker for it"
             self.stop(queue_deadlines.verdict_of(self.job, "total_s", why))
 
+    def _take_back_wait(self) -> None:
+        """Take back that it has waited too long: it has a worker, or was lost and may have had one. Its node has not
+        stopped it for that, and has its deadline itself.
+        """
+        if self._asked is not None and self._asked.code == "timeout.queue":
+            self._asked = self._asked_at = self._grace_s = self.job.verdict = None
+
     def _stop_timer(self) -> None:
         if self._total_timer is not None:
             self._total_timer.cancel()
@@ -234,6 +241,7 @@ class RemoteAttempt:
         if cause is Cause.ASSIGNED:
             self._has_worker = True
             self._stop_timer()
+            self._take_back_wait()
             self.job.worker_id, self.job.pid = f"{self._orders.name}.{note['worker_id']}", note["pid"]
         else:
             if self._verdict is None and note.get("verdict") is not None:
@@ -294,6 +302,7 @@ class RemoteAttempt:
         if self.is_over:
             return
         name = self._orders.name
+        self._take_back_wait()
         verdict = self._verdict
         if verdict is None:
             outcome = Outcome("failed", "node_lost", f"node {name} was lost: {how}", {"node": name, **facts})

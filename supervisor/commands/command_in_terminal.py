@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from killable.supervisor.linux import standard_streams
 from killable.supervisor.linux.caught_signals import CaughtSignals
 from killable.supervisor.linux.command_process import CommandProcess
 from killable.supervisor.linux.foreground import STOPS_OF_TERMINALS, Foreground
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from killable.supervisor.commands.command_ending import CommandEnd, CommandRun
     from killable.workers.authoring.limits_and_caps import Limits
 
-SIGCONT = 18
+SIGCONT, SIGTSTP = 18, 20
 INTERRUPTS = frozenset({2, 3})
 """SIGINT and SIGQUIT, which a terminal sends for Ctrl-C and Ctrl-\\."""
 
@@ -54,10 +53,9 @@ class CommandRunner:
 
     def run(self) -> CommandEnd:
         """Return how it ended. Raise CommandNotStarted; OSError if its keeper cannot be made."""
-        standard_streams.fill_closed()
         caught = CaughtSignals()
         try:
-            terminal = self._foreground.terminal
+            terminal = self._foreground.terminal if self._foreground.is_lent else -1
             self._process.start(self._argv, caught, terminal=terminal, files_max=self._limits["files_max"])
             self._run = self._make_run()
             self._loop.add_reader(caught.readable, lambda: caught.read(self._on_signal))
@@ -72,7 +70,7 @@ class CommandRunner:
         if end.status.signal is not None:
             self._foreground.reset()
             self.was_interrupted_by_terminal = (
-                terminal >= 0 and end.outcome.code != "cancelled" and end.status.signal in INTERRUPTS
+                self._foreground.is_lent and end.outcome.code != "cancelled" and end.status.signal in INTERRUPTS
             )
         return end
 
@@ -88,8 +86,8 @@ class CommandRunner:
             self._early.append(number)
             self._process.wake_keeper()
             return
-        if number == SIGCONT:
-            self._foreground.give_to(self._pid)
+        if number == SIGCONT and self._foreground.is_lent:
+            self._foreground.lend_to(self._pid)
         self._run.on_signal(number)
 
     # ── CommandListener ──
@@ -104,11 +102,19 @@ class CommandRunner:
         self._not_started = CommandNotStarted(errno, of_program=of_program)
 
     def on_paused(self, number: int) -> None:
-        """Stop with the command if the terminal has stopped it, so that the shell has the terminal again."""
+        """Stop with the command if the terminal has stopped it, so that the shell has the terminal again. Lend it to
+        one that was stopped because it has asked for it, as soon as there is something to lend.
+        """
         if self._foreground.terminal < 0 or number not in STOPS_OF_TERMINALS:
             return
         self._foreground.take_from(self._pid)
-        stop_own_group()
+        is_asked_for = number != SIGTSTP
+        if not (is_asked_for and self._foreground.is_own):
+            stop_own_group()
+        if is_asked_for:
+            self._foreground.lend_to(self._pid)
+            if not self._foreground.is_of(self._pid):
+                return  # it would only ask again: a shell that has continued this group has sent SIGCONT, too
         self._on_signal(SIGCONT)  # also if nothing could stop this group, which no shell then looks after
 
     def on_ended(self) -> None:

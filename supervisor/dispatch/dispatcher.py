@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor.clock import Clock
@@ -169,9 +170,9 @@ class Dispatcher:
         """
         queued = []
         for job in jobs:
-            left_s = 0.0 if job.again_at is None else self._clock.left_s(job.again_at)
+            left_s = 0.0 if job.again_at is None else min(self._clock.left_s(job.again_at), RETRY_AFTER_S_MAX)
             if left_s > 0:
-                self._requeue_at(job, self._clock.now() + min(left_s, RETRY_AFTER_S_MAX))
+                job.queue_timer = self._clock.call_at(self._clock.now() + left_s, partial(self._requeue, job))
             elif self._push(job):
                 queued.append(job)
         for job in queued:
@@ -413,8 +414,10 @@ class Dispatcher:
 
     def _on_queue_deadline(self, job: Job, limit: str) -> None:
         if job.state is State.QUEUED:
-            self._observer.on_left_queue(job, self._clock.now())
-            self._end_queued(job, queue_deadlines.verdict_of(job, limit, self._why_waits(job)))
+            now, workers = self._clock.now(), self.fleet.pool_of(job.type).workers.values()
+            self._observer.on_left_queue(job, now)
+            running = [each.attempt.job for each in workers if each.attempt is not None]
+            self._end_queued(job, queue_deadlines.verdict_of(job, limit, self._why_waits(job), running, now))
 
     def on_entered(self, attempt: RunningAttempt) -> None:
         job = attempt.job
@@ -469,6 +472,8 @@ class Dispatcher:
         """Schedule another attempt; until then the job waits outside of the queue."""
         now = self._clock.now()
         self._observer.on_retrying(job, outcome, wait_s)
+        if self._remote_pools is not None and self._job_notes is not None and job.shown is None:
+            job.shown = len(job.log)  # until the retry is on disk: another head may have the job by now
         job_events.note_retry(job, outcome, wait_s)
         self.transition(job, Cause.REQUEUED)
         if self._files is not None and job.files:
@@ -479,12 +484,9 @@ class Dispatcher:
             self._job_notes.waits(job, lambda _: self._note_recorded(attempt))
         else:
             self._note_recorded(attempt)
-        self._requeue_at(job, now + wait_s)
+        job.queue_timer = self._clock.call_at(now + wait_s, partial(self._requeue, job))
         job.wake()
         self._start_let_go()
-
-    def _requeue_at(self, job: Job, due: float) -> None:
-        job.queue_timer = self._clock.call_at(due, lambda: self._requeue(job))
 
     def _requeue(self, job: Job) -> None:
         job.queued, job.queue_timer, job.again_at = self._clock.now(), None, None

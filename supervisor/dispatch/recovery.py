@@ -177,7 +177,7 @@ class _Restoring:
             job.log = self._log_at(job, held.at_event, started, row.pieces)
             job.worker_id = started["worker_id"]
             self.running.append((job, held, stop, grace_s))
-        elif remote.never_began(started):
+        elif remote.never_began(job.id, started):
             job.attempts = started["attempt"] - 1
             job.log = self._log_at(job, started["at_event"], started, row.pieces)
             if stop is None:
@@ -239,7 +239,7 @@ class _Restoring:
 
     def _lose(self, job: Job, started: dict[str, Any], pieces: dict[str, bytes], *, may_rerun: bool) -> None:
         """End the job as lost, with the facts that are known; or queue it again if its type says so."""
-        outcome = self._loss_of(started)
+        outcome = self._loss_of(job.id, started)
         job.attempts = started["attempt"]
         job.log = self._log_of(job, started, pieces)
         if may_rerun and job.type.on_loss == "rerun" and job.lost_attempts < RERUNS_MAX:
@@ -257,7 +257,7 @@ class _Restoring:
             return _log_from_journal(job, pieces.get("output", b""))
         return _log_after_gap(job)
 
-    def _loss_of(self, started: dict[str, Any]) -> Outcome:
+    def _loss_of(self, job_id: str, started: dict[str, Any]) -> Outcome:
         """Return how an attempt has ended of which no more is known than its start."""
         if started.get("unsure"):
             message = "the journal had lost its end when it was salvaged: whether the job has run is not known"
@@ -272,7 +272,7 @@ class _Restoring:
             code, what = "node_lost", f"the server died while node {started['node']} ran the job: {where}"
             fenced, how = "", "this server has no nodes, and does not know whether it has ended"
             if self._remote is not None:
-                fenced, how = self._remote.fence_of(started)
+                fenced, how = self._remote.fence_of(job_id, started)
             what += f"; {how}"
             facts |= {"node": started["node"], "incarnation": started["incarnation"], "fenced": fenced}
         elif started["boot"] == self._boot:

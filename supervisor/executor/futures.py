@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
+from _thread import RLock  # what `threading.RLock` calls, for each future
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER, PENDING, RUNNING
@@ -100,7 +101,7 @@ class JobFuture(Future[T]):
     def __init__(self, owner: FutureOwner) -> None:
         super().__init__()
         self._owner = owner
-        self._unpickle_lock = threading.RLock()  # reentrant: unpickling runs the program's code, and signal handlers
+        self._unpickle_lock = RLock()  # reentrant: unpickling runs the program's code, and signal handlers
 
     # ── for the caller ──
 
@@ -356,13 +357,17 @@ class JobFuture(Future[T]):
         """Finish a task that ran undisturbed and never became a job; its worker is free. Does nothing if the task was
         given up meanwhile, because its caller was interrupted.
         """
-        with self._condition:  # what `set_result` does, of which a call that does nothing would take a tenth
+        condition = self._condition  # what `set_result` does, of which a call that does nothing would take a tenth
+        condition.acquire()  # no signal handler runs in this thread: `with` would be two calls in Python
+        try:
             if self._state in _DONE:
                 return
             self._payload, self._has_run_through, self._state = result, True, FINISHED
             for waiter in self._waiters:
                 waiter.add_result(self)
-            self._condition.notify_all()
+            condition.notify_all()
+        finally:
+            condition.release()
         if self._done_callbacks:
             self._invoke_callbacks()
 
@@ -400,7 +405,7 @@ class JobFuture(Future[T]):
     def close_in_child(self) -> None:
         """Fail the future in a fork of the program: its job belongs to the parent."""
         self._condition = threading.Condition()  # another thread may have held the locks at the fork
-        self._unpickle_lock = threading.RLock()
+        self._unpickle_lock = RLock()
         self._done_callbacks: list[Callable[[JobFuture[T]], object]] = []  # they and the waiters are the parent's
         self._waiters: list[Any] = []
         if not self.done():

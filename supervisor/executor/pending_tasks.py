@@ -140,7 +140,8 @@ class PendingTasks:
             is_first, why_closed = not self._waiting, self._closed_reason
             if why_closed:
                 return why_closed
-            self._start_thread()
+            if not self._is_started:
+                self._start_thread()
             self._under_way[task.future] = self._waiting[task.future] = task
             if next(iter(self._waiting)).job_id != self._without_room:
                 self._match()
@@ -378,6 +379,7 @@ class PendingTasks:
         self.output.relay.close()
 
     def on_lane(self, lane: Lane) -> None:
+        self.supervisor_thread.has_started = True  # a call may begin now
         with self.lock:
             self._lanes = [each for each in self._lanes if not each.is_over]
             self._lanes.insert(len(self._lanes) if lane.quiet else 0, lane)
@@ -409,10 +411,17 @@ class PendingTasks:
 
     def _share_lines(self) -> None:
         """Let a lane without a call have half of the longest line. The lock is held."""
-        if self._waiting or not any(lane.is_idle for lane in self._lanes):
+        if self._waiting:
             return
-        longest = max(self._lanes, key=len)
-        if len(longest) > 1:
+        longest: Lane | None = None
+        most = 1
+        has_idle = False
+        for lane in self._lanes:  # a comprehension and `max` would take twice as long, after each call
+            count = len(lane)
+            if count > most:
+                longest, most = lane, count
+            has_idle = has_idle or lane.is_idle
+        if longest is not None and has_idle:
             self.put_back(longest.take_back())
             self._match()
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from killable.supervisor import event_loops
-from killable.supervisor.executor import ending_imports
+from killable.supervisor.executor import ending_imports, program_handlers
 from killable.supervisor.linux import program_signals
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.program_forks import leave_loop_to_parent
@@ -71,8 +71,12 @@ class SupervisorThread:
         self._supervisor: Supervisor | None = None
         self._end: asyncio.Future[None] | None = None
         """Done when the thread is to end; with an exception, when it must."""
+        self._running: asyncio.Task[None] | None = None
+        """Runs the supervisor until then."""
         self.has_started = False
-        """Whether the start has finished. Until then tasks only wait, or are stopped."""
+        """Whether the start has finished, or a worker is there, which is some turns earlier. Until then tasks wait, or
+        are stopped.
+        """
         self.failure: BaseException | None = None
         """Why the supervisor did not start, or what ended the thread early; None: neither happened."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -163,6 +167,7 @@ class SupervisorThread:
     def _run(self) -> None:
         try:
             program_signals.leave_to_program()
+            program_handlers.guard()
             ending_imports.reserve()
             # Not asyncio.run: the program may have set an event loop policy.
             with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
@@ -191,6 +196,7 @@ class SupervisorThread:
 
     async def _run_supervisor(self) -> None:
         self._end = asyncio.get_running_loop().create_future()
+        self._running = asyncio.current_task()
         self._supervisor = Supervisor(
             self._settings, observer=Unobserved(), lane_holder=self._callbacks, early_guard=self._early_guard
         )
@@ -212,6 +218,8 @@ class SupervisorThread:
         await self._supervisor.close()  # also after an incomplete start
 
     async def _end_lost(self, supervisor: Supervisor) -> None:
+        assert self._running is not None
+        self._running.cancel()  # the loop may have ended in the middle of the start, of which nothing is to be noted
         supervisor.jobs.close()
         try:
             self._callbacks.on_thread_failed()

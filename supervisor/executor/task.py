@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextvars
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from killable.supervisor.attempts.run_order import announces, limits_as_json
 from killable.supervisor.clock import monotonic
@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from killable.supervisor.jobs.job import Job
     from killable.supervisor.pools.lane import Given, Lane
     from killable.supervisor.supervisor import Supervisor
+
+
+How = TypeVar("How")
 
 
 class TaskLimits(NamedTuple):
@@ -155,7 +158,7 @@ class Task:
     # ── in any thread ──
 
     def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
-        limits, content, parts = self.rules, self._input, self._shared
+        limits, content, parts = self._rules or self.rules, self._input, self._shared
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
         if limits.announced:
@@ -207,14 +210,7 @@ class Task:
         self._become_job(given)
 
     def complete(self, result: bytes | memoryview) -> None:
-        try:
-            if self._shared is not None or type(self._input) is not bytes:
-                self._close_input()
-            self.future.complete(result)
-        except BaseException as error:
-            self._leave_after(error)
-        else:
-            self._owner.forget(self)
+        self._end(self.future.complete, result)
 
     def enter(self) -> None:
         """Make the waiting task a job, or end it if no worker will come."""
@@ -223,7 +219,7 @@ class Task:
             return
         fault = self._owner.supervisor_thread.fault
         if fault:
-            self._end(Outcome("failed", "spawn", fault))
+            self._end(self.future.finish, Outcome("failed", "spawn", fault))
             return
         self._become_job(None)
 
@@ -236,7 +232,9 @@ class Task:
         try:
             self._create_job(given)
         except Refused as refused:
-            self._end(Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message))
+            self._end(
+                self.future.finish, Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message)
+            )
         except BaseException as error:
             self._owner.supervisor_thread.fail(error)
 
@@ -274,7 +272,7 @@ class Task:
         """End the task before it has begun."""
         reason = "" if self._asked is None else self._asked[0].reason
         self.future.note_cancelled(reason)
-        self._end(Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
+        self._end(self.future.finish, Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
 
     def give_up(self, fault: str) -> None:
         """End the task in any state."""
@@ -283,40 +281,30 @@ class Task:
         if self._job is not None and self._asked is not None:
             self._owner.supervisor.jobs.stop(self._job, *self._asked)
         elif fault:
-            self._end(Outcome("failed", "spawn", fault))
+            self._end(self.future.finish, Outcome("failed", "spawn", fault))
         else:
             self.drop()
 
     def fail_lost(self, loss: Verdict) -> None:
         """End the task: the supervisor and every process that it started are gone."""
-        self._end(Outcome("failed", loss.code, loss.facts["message"]))
+        self._end(self.future.finish, Outcome("failed", loss.code, loss.facts["message"]))
 
-    def _end(self, outcome: Outcome) -> None:
-        """End a task that is not a job, or no longer one."""
-        try:
-            self._close_input()
-            self.future.finish(outcome)
-        except BaseException as error:
-            self._leave_after(error)
-        else:
-            self._owner.forget(self)
-
-    def _leave_after(self, error: BaseException) -> None:
-        """End a task whose end has raised. If its future is done that was behind it, in a logging handler of the
-        program for example, and costs no other task anything. Else the thread ends, as in `_become_job`.
+    def _end(self, finish: Callable[[How], object], how: How) -> None:
+        """End the task by `finish(how)`. If that raises and its future is done, it was behind that, in a logging
+        handler of the program for example, and costs no other task anything. Else the thread ends, as in `_become_job`.
         """
-        thread = self._owner.supervisor_thread
-        if self.future.done():
-            thread.report(error)
-            self._owner.forget(self)
-        else:
-            thread.fail(error)
-
-    def _close_input(self) -> None:
-        if isinstance(self._input, SealedInput):
-            self._input.close()
-        if self._shared is not None:
-            self._shared.close()
+        try:
+            if isinstance(self._input, SealedInput):
+                self._input.close()
+            if self._shared is not None:
+                self._shared.close()
+            finish(how)
+        except BaseException as error:
+            if not self.future.done():
+                self._owner.supervisor_thread.fail(error)
+                return
+            self._owner.supervisor_thread.report(error)
+        self._owner.forget(self)
 
     # ── JobListener ──
 
@@ -328,17 +316,9 @@ class Task:
         if not job.is_over:
             self.future.on_changed(job)
         elif self._output is None and job.progress is None:
-            self._on_over(job)
+            self._end(self.future.on_changed, job)
         else:
-            self._output_in_program().when_shown(lambda: self._on_over(job))
-
-    def _on_over(self, job: Job) -> None:
-        try:
-            self.future.on_changed(job)
-        except BaseException as error:
-            self._leave_after(error)
-        else:
-            self._owner.forget(self)
+            self._output_in_program().when_shown(lambda: self._end(self.future.on_changed, job))
 
     def on_output(self, job: Job, data: bytes, stream: str) -> None:
         self._output_in_program().print(job, data, stream)

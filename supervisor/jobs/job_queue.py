@@ -5,15 +5,17 @@ Runs in: supervisor. Pure.
 A job may select its nodes. Jobs of one tenant with the same selector are one line; a tenant's lines share its turns. A
 line whose nodes are all busy is closed until one of them is free: it keeps nobody waiting. What a turn costs grows with
 the logarithm of the jobs, and with the number of lines that are opened or closed: of those whose nodes have a slot
-again, no more than there are such slots.
+again, no more than there are such slots. They are found in the order of their turns, past those that do not fit.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from heapq import nsmallest
+from itertools import islice
 from math import ceil
 
 from killable.workers.named_tuples import NamedTuple
@@ -45,7 +47,7 @@ class QueueFull(Exception):
 class _TenantLines:
     """The jobs of one tenant that wait for one pool; at least one."""
 
-    __slots__ = ("firsts", "lines", "round")
+    __slots__ = ("firsts", "lines", "round", "shut")
 
     def __init__(self, round: int) -> None:
         self.round = round
@@ -56,12 +58,14 @@ class _TenantLines:
         """
         self.firsts: list[tuple[Place, Selected]] = []
         """Sorted: the first job of each line that is open."""
+        self.shut: list[tuple[Place, Selected]] = []
+        """The same of those that are closed."""
 
 
 class _PoolQueue:
     """The queue of one pool. In each round, every tenant has one turn."""
 
-    __slots__ = ("closed", "depth", "heads", "pinned", "round", "served", "startable", "tenants")
+    __slots__ = ("closed", "depth", "heads", "pinned", "round", "served", "shut", "startable", "tenants")
 
     def __init__(self) -> None:
         self.tenants: dict[str, _TenantLines] = {}
@@ -79,6 +83,8 @@ class _PoolQueue:
         """By selector, if a job waits that has one: the tenants of such jobs."""
         self.closed: set[Selected] = set()
         """Those of which no node has a free slot."""
+        self.shut: dict[str, None] = {}
+        """Tenants with such jobs."""
 
     def head(self, tenant: str) -> Head:
         lines = self.tenants[tenant]
@@ -107,28 +113,38 @@ class _PoolQueue:
             places = lines.lines[selected] = []
             if selected:
                 self.pinned.setdefault(selected, {})[tenant] = None
-        is_open = selected not in self.closed
-        if is_open and places:
-            self._close(lines, selected)
+        firsts = self._firsts(lines, selected)
+        if places:
+            _take_out(firsts, places, selected)
         insort(places, place)
-        if is_open:
-            self._open(lines, selected)
+        insort(firsts, (places[0], selected))
+        self._note_shut(tenant, lines)
         self.depth += 1
 
     def drop(self, tenant: str, selected: Selected, place: Place) -> None:
         """Remove a job of a tenant that is hidden."""
         lines = self.tenants[tenant]
         places = lines.lines[selected]
-        is_open = selected not in self.closed
-        if is_open:
-            self._close(lines, selected)
+        firsts = self._firsts(lines, selected)
+        _take_out(firsts, places, selected)
         del places[bisect_left(places, place)]
-        if not places:
+        if places:
+            insort(firsts, (places[0], selected))
+        else:
             del lines.lines[selected]
             self._unpin(tenant, selected)
-        elif is_open:
-            self._open(lines, selected)
+        self._note_shut(tenant, lines)
         self.depth -= 1
+
+    def _note_shut(self, tenant: str, lines: _TenantLines) -> None:
+        if lines.shut:
+            self.shut[tenant] = None
+        elif self.shut:
+            self.shut.pop(tenant, None)
+
+    def _firsts(self, lines: _TenantLines, selected: Selected) -> list[tuple[Place, Selected]]:
+        """Return where the first job of a line is."""
+        return lines.shut if selected in self.closed else lines.firsts
 
     def _unpin(self, tenant: str, selected: Selected) -> None:
         """Forget that a tenant has jobs with this selector; and the selector, if no other one has."""
@@ -139,39 +155,56 @@ class _PoolQueue:
                 del self.pinned[selected]
                 self.closed.discard(selected)
 
-    @staticmethod
-    def _open(lines: _TenantLines, selected: Selected) -> None:
-        insort(lines.firsts, (lines.lines[selected][0], selected))
-
-    @staticmethod
-    def _close(lines: _TenantLines, selected: Selected) -> None:
-        del lines.firsts[bisect_left(lines.firsts, (lines.lines[selected][0], selected))]
-
     def set_open(self, selected: Selected, held_back: set[str], *, is_open: bool) -> None:
         """Open or close the lines of a selector, which must be the other."""
         if is_open:
             self._catch_up(selected)
-        change = self._open if is_open else self._close
         for tenant in self.pinned[selected]:
             shown = tenant not in held_back
             if shown:
                 self.hide(tenant)
-            change(self.tenants[tenant], selected)
+            lines = self.tenants[tenant]
+            places = lines.lines[selected]
+            was, becomes = (lines.shut, lines.firsts) if is_open else (lines.firsts, lines.shut)
+            _take_out(was, places, selected)
+            insort(becomes, (places[0], selected))
             if shown:
                 self.show(tenant)
+            self._note_shut(tenant, lines)
         if is_open:
             self.closed.remove(selected)
         else:
             self.closed.add(selected)
 
-    def first_closed(self, closed: set[Selected], held_back: set[str], most: int) -> set[Selected]:
-        """Return the closed lines that have the first jobs of each tenant that is not held back, so many of each."""
-        firsts: dict[str, list[tuple[Place, Selected]]] = {}
-        for selected in closed:
-            for tenant in self.pinned[selected]:
-                if tenant not in held_back:
-                    firsts.setdefault(tenant, []).append((self.tenants[tenant].lines[selected][0], selected))
-        return {selected for lines in firsts.values() for _, selected in nsmallest(most, lines)}
+    def first_closed(self, fit: Collection[AbstractSet[Selected]], held_back: set[str], most: int) -> set[Selected]:
+        """Return the closed lines in one of these sets that have the first jobs of each tenant that is not held back,
+        so many of each.
+        """
+        found: set[Selected] = set()
+        for tenant in self.shut:
+            if tenant not in held_back:
+                found.update(self._first_closed(self.tenants[tenant], fit, most))
+        return found
+
+    def _first_closed(
+        self, lines: _TenantLines, fit: Collection[AbstractSet[Selected]], most: int
+    ) -> Iterable[Selected]:
+        """Return those of one tenant. So many lines are looked at, twice at most, as there are, or as fit."""
+        number = sum(map(len, fit))
+        found: list[Selected] = []
+        for _, selected in islice(lines.shut, number):
+            if len(found) == most:
+                return found
+            if any(selected in each for each in fit):
+                found.append(selected)
+        if len(found) == most or number >= len(lines.shut):
+            return found
+        fitting = {selected for each in fit for selected in each if selected in self.closed and selected in lines.lines}
+        return nsmallest(most, fitting, key=lambda selected: lines.lines[selected][0])
+
+    def has_closed(self, fit: Collection[AbstractSet[Selected]]) -> bool:
+        """Return whether a line in one of these sets is closed."""
+        return any(not self.closed.isdisjoint(each) for each in fit)
 
     def _catch_up(self, selected: Selected) -> None:
         """Have tenants that had no open line begin in this round: those that had a turn last come after the others."""
@@ -366,19 +399,18 @@ class JobQueue:
         """Take no job with this selector until `open_lines`: others go past them."""
         self._pools[pool].set_open(selected, self._held_back, is_open=False)
 
-    def open_lines(self, pool: str, selectors: set[Selected], most: int) -> set[Selected]:
-        """Open lines so that whoever has a turn finds its jobs for `most` free slots; return those that stay closed.
+    def open_lines(self, pool: str, fit: Collection[AbstractSet[Selected]], most: int) -> bool:
+        """Open lines so that whoever has a turn finds its jobs for `most` free slots, whose nodes fit the selectors in
+        one of these sets. Return whether another one of them stays closed.
 
         A tenant that is held back has no turn.
         """
         queue = self._pools.get(pool)
-        closed = selectors & queue.closed if queue is not None else set()
-        if queue is None or not closed:
-            return set()
-        opened = closed if len(closed) <= most else queue.first_closed(closed, self._held_back, most)
-        for selected in opened:
+        if queue is None or not queue.closed:
+            return False
+        for selected in queue.first_closed(fit, self._held_back, most):
             queue.set_open(selected, self._held_back, is_open=True)
-        return closed - opened
+        return queue.has_closed(fit)
 
     def has_line(self, pool: str, selected: Selected) -> bool:
         """Return whether a job with this selector waits."""
@@ -447,6 +479,11 @@ class JobQueue:
                 for at, place in enumerate(sorted(place for line in lines.lines.values() for place in line))
             )
         ]
+
+
+def _take_out(firsts: list[tuple[Place, Selected]], places: list[Place], selected: Selected) -> None:
+    """Remove the first job of a line from where the first jobs are."""
+    del firsts[bisect_left(firsts, (places[0], selected))]
 
 
 def _next_round(queue: _PoolQueue, tenant: str) -> int:

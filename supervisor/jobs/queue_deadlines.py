@@ -6,10 +6,15 @@ Runs in: supervisor. Pure. Deadlines of a job that has a worker: `attempts/deadl
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Verdict
 from killable.workers.authoring.limits_and_caps import value_of
+
+HOLDERS_MAX = 5
+"""Jobs that are named of those that had the workers."""
 
 
 def deadline_of(job: Job) -> tuple[str, float]:
@@ -21,8 +26,20 @@ def deadline_of(job: Job) -> tuple[str, float]:
     return "" if queue_s is None else "queue_s", due
 
 
-def verdict_of(job: Job, limit: str, why_waits: str) -> Verdict:
-    """Return why a job ends whose wait is over. `why_waits`: what it has waited for; empty: for a worker."""
+def verdict_of(job: Job, limit: str, why_waits: str, running: Sequence[Job] = (), now: float = 0.0) -> Verdict:
+    """Return why a job ends whose wait is over. `why_waits`: what it has waited for; empty: for a worker. `running`:
+    the jobs that have the workers of its pool.
+    """
     limit_s = value_of(job.limits, limit)
     message = f"{limit} of {limit_s:g} s is over" + (f": {why_waits}" if why_waits else "")
-    return Verdict("timeout.queue", facts={"limit": limit, "limit_s": limit_s, "message": message})
+    facts: dict[str, Any] = {"limit": limit, "limit_s": limit_s, "message": message}
+    if running:
+        facts |= {"busy_workers": len(running), "held_by": _holders(job, running, now)}
+    return Verdict("timeout.queue", facts=facts)
+
+
+def _holders(job: Job, running: Sequence[Job], now: float) -> list[dict[str, Any]]:
+    """Return those of the same tenant that have had a worker for longest: of jobs of others only the number is told."""
+    ours = [(now - (each.assigned or now), each) for each in running if each.submission.tenant == job.submission.tenant]
+    ours.sort(key=lambda pair: pair[0], reverse=True)
+    return [{"job_id": each.id, "type": each.type.name, "for_s": round(s, 3)} for s, each in ours[:HOLDERS_MAX]]

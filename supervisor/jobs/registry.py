@@ -53,6 +53,8 @@ class Registry:
         self._on_dropped = on_dropped
         self._on_forgotten = on_forgotten
         self._jobs: dict[str, Job] = {}
+        self._active: dict[str, Job] = {}
+        """Those that were not over when they came, until their end is noted."""
         self._numbers = 0
         self._keep_input_bytes = settings.keep_input_bytes
 
@@ -65,6 +67,8 @@ class Registry:
 
     def add(self, job: Job) -> None:
         self._jobs[job.id] = job
+        if not job.is_over:
+            self._active[job.id] = job
         if self._keep_input_bytes:
             job.input_head = head_of(job.submission.input, self._keep_input_bytes), len(job.submission.input)
         if job.state is State.QUEUED:
@@ -83,6 +87,7 @@ class Registry:
         """Remove a job that was not accepted in the end."""
         self.retention.forget(job)
         self._jobs.pop(job.id, None)
+        self._active.pop(job.id, None)
 
     def make_way(self, job_id: str) -> None:
         """Remove an ended job of this id, if there is one: another supervisor runs it again here."""
@@ -139,14 +144,15 @@ class Registry:
             self._on_forgotten(job.number, False)
 
     def active(self) -> list[Job]:
-        return [job for job in self._jobs.values() if not job.is_over]
+        return [job for job in self._active.values() if not job.is_over]
 
     def has_active(self) -> bool:
         """Return whether any job is not over yet; the newest are checked first."""
-        return any(not job.is_over for job in reversed(self._jobs.values()))
+        return any(not job.is_over for job in reversed(self._active.values()))
 
     def note_end(self, job: Job, now: float) -> None:
         """Hand an ended job to retention, which may drop it. A task of an Executor is removed at once."""
+        self._active.pop(job.id, None)
         if job.is_executor_task:
             del self._jobs[job.id]
             return

@@ -24,13 +24,17 @@ class SubmissionRate:
         self._size = self._left = float(max(1, math.floor(rate * WINDOW_S)))
         self._at = now
 
-    def take(self, tenant: str, now: float) -> Quota:
+    def take(self, tenant: str, now: float, *, known: bool = False) -> Quota:
+        """Count one submission; `known`: one that repeats an Idempotency-Key. Return what is left. Raise Refused:
+        too_many_submissions.
+        """
         self._left = min(self._size, self._left + (now - self._at) * self._rate)
         self._at = now
         if self._left < 1:
             again_s = (1 - self._left) / self._rate
             raise Refused(
-                f"tenant {tenant} submits more than {self._rate:g} jobs a second, its submissions_per_s",
+                f"tenant {tenant} {'repeats' if known else 'submits'} more than {self._rate:g} "
+                f"{'submissions' if known else 'jobs'} a second, its submissions_per_s",
                 code="too_many_submissions",
                 bound="submissions_per_s",
                 limit=self._rate,

@@ -43,7 +43,8 @@ class Tenants:
         self._reserved: Counter[str] = Counter()
         """Jobs for which a worker is kept while their start is written to the journal."""
         self.streams: Counter[str] = Counter()
-        self._rates: dict[str, SubmissionRate] = {}
+        self._rates: dict[tuple[str, bool], SubmissionRate] = {}
+        """By tenant, and whether they are repeats."""
 
     def bounds(self, tenant: str, *, operator: bool = False) -> TenantSettings:
         """Return a tenant's bounds."""
@@ -85,15 +86,19 @@ class Tenants:
         most = self.bounds_of(submission).running_max
         return most is not None and self.running[submission.tenant] + self._reserved[submission.tenant] >= most
 
-    def count_submission(self, tenant: str, now: float, *, operator: bool = False) -> Quota | None:
-        """Count one submission. Return what is left; None: it has no bound. Raise Refused: too_many_submissions."""
+    def count_submission(self, tenant: str, now: float, *, operator: bool = False, known: bool = False) -> Quota | None:
+        """Count one submission. Return what is left; None: it has no bound, or is `known`: it repeats an
+        Idempotency-Key. Of these a tenant may send as many beside its others, so that a client which has lost an answer
+        gets it, and one that asks without end does not stop others. Raise Refused: too_many_submissions.
+        """
         rate = self.bounds(tenant, operator=operator).submissions_per_s
         if rate is None:
             return None
-        counted = self._rates.get(tenant)
+        counted = self._rates.get((tenant, known))
         if counted is None:
-            counted = self._rates[tenant] = SubmissionRate(rate, now)
-        return counted.take(tenant, now)
+            counted = self._rates[tenant, known] = SubmissionRate(rate, now)
+        left = counted.take(tenant, now, known=known)
+        return None if known else left
 
     # ── what becomes of jobs ──
 

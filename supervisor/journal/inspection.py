@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from killable.supervisor.journal.file_permissions import MARK, MODE, WAL, place_of
-from killable.supervisor.journal.journal_file import BadRow, JournalFile, JournalRow
+from killable.supervisor.journal.journal_file import BadRow, EpochNote, JournalFile, JournalRow, NodeDrainNote, Note
 from killable.supervisor.journal.start_refusals import JournalRefused
 from killable.workers.named_tuples import NamedTuple
+from killable.workers.protocol.messages import dump_json
 
 TRIES_MAX = 100
 """Copies of a file that its server resets meanwhile. It does after some thousand pages."""
@@ -60,7 +60,7 @@ def backup(path: str, new: str) -> JournalFinding:
                 f"{path} {new}` writes what can be read",
                 journal=path,
             )
-        _write(rows, file.read_drains(), new)
+        _write(rows, _of_cluster(file), new)
         return found
 
 
@@ -72,7 +72,11 @@ def salvage(path: str, new: str) -> JournalFinding:
     with _snapshot(path) as copy, _opened(copy, path, needs_pages=False) as file:
         rows, bad = file.salvage()
         found = _finding(rows, bad, file.lost())
-        _write([_unsure(row) for row in rows] if found.lost else rows, _drains_of(file), new)
+        try:
+            of_cluster = _of_cluster(file)
+        except JournalRefused:  # it cannot be read
+            of_cluster = []
+        _write([_unsure(row) for row in rows] if found.lost else rows, of_cluster, new)
         return found
 
 
@@ -107,20 +111,20 @@ def _unsure(row: JournalRow) -> JournalRow:
     return replace(row, started=known | members)
 
 
-def _drains_of(file: JournalFile) -> dict[str, dict[str, Any]]:
-    """Return what can be read of the drains of nodes: all of them, or none."""
-    try:
-        return file.read_drains()
-    except JournalRefused:
-        return {}
+def _of_cluster(file: JournalFile) -> list[Note]:
+    """Return what the head of a cluster has written that is about no job. Raise JournalRefused."""
+    drains: list[Note] = [NodeDrainNote(node, dump_json(members)) for node, members in file.read_drains().items()]
+    epoch = file.read_epoch()
+    return [*drains, EpochNote(epoch)] if epoch else drains
 
 
-def _write(rows: Sequence[JournalRow], drains: Mapping[str, Mapping[str, Any]], new: str) -> None:
+def _write(rows: Sequence[JournalRow], notes: Sequence[Note], new: str) -> None:
     if Path(new).exists() or Path(new).is_symlink():
         raise JournalRefused(f"{new} exists, and was not changed; name a file that does not", journal=new)
     with closing(JournalFile.open(new)) as file:
         file.put_rows(rows)
-        file.put_drains(drains)
+        if notes:
+            file.write(notes)
 
 
 @contextmanager

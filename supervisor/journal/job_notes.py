@@ -21,6 +21,7 @@ from killable.supervisor.journal.journal_file import (
     CheckpointNote,
     DroppedNote,
     EndedNote,
+    EpochNote,
     JournalRow,
     NodeDrainNote,
     Note,
@@ -50,6 +51,8 @@ class JournalPort(Protocol):
     @property
     def drains(self) -> Mapping[str, Mapping[str, Any]]: ...
     @property
+    def epoch(self) -> int: ...
+    @property
     def trouble(self) -> str: ...
     @property
     def fails(self) -> bool: ...
@@ -59,7 +62,7 @@ class JournalPort(Protocol):
     def accept(
         self, accepted: AcceptedNote, started: StartedNote | None, answer: Callable[[str, bool], None]
     ) -> None: ...
-    def start(self, started: StartedNote, answer: Callable[[str, bool], None]) -> None: ...
+    def start(self, started: StartedNote | EpochNote, answer: Callable[[str, bool], None]) -> None: ...
     def note(self, note: Note, answer: Callable[[str, bool], None] | None = None) -> None: ...
     async def close(self) -> None: ...
 
@@ -177,9 +180,14 @@ class JobNotes:
             members = {"code": first.code, "by": first.by, "reason": first.reason, "grace_s": grace_s}
             self.journal.note(StoppedNote(job.number, dump_json(members)))
 
-    def drains(self, node: str, members: Mapping[str, Any] | None) -> None:
-        """Record that a node is to get no jobs, or (None) is to get some again."""
-        self.journal.note(NodeDrainNote(node, None if members is None else dump_json(members)))
+    def drains(self, node: str, members: Mapping[str, Any] | None, answer: Callable[[str], None]) -> None:
+        """Record that a node is to get no jobs, or (None) is to get some again. `answer` gets "" when it is on disk."""
+        note = NodeDrainNote(node, None if members is None else dump_json(members))
+        self.journal.note(note, lambda why, _: answer(why))
+
+    def epoch(self, epoch: int, answer: Callable[[str], None]) -> None:
+        """Record under which epoch this head speaks. `answer` gets why it is not on disk; empty: it is."""
+        self.journal.start(EpochNote(epoch), lambda why, _: answer(why))
 
     def set_aside(self, row: JournalRow, why: str) -> None:
         """Move a row out of the way that cannot be used."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,15 @@ class NodeDrainNote:
     """That of no job."""
 
 
+@dataclass(frozen=True, slots=True)
+class EpochNote:
+    """A head of a cluster speaks under this epoch."""
+
+    epoch: int
+    number: int = 0
+    """That of no job."""
+
+
 Note = (
     AcceptedNote
     | StartedNote
@@ -148,6 +157,7 @@ Note = (
     | DroppedNote
     | SetAsideNote
     | NodeDrainNote
+    | EpochNote
 )
 
 
@@ -256,6 +266,20 @@ class JournalFile:
             else:
                 logger.error("journal_drain_lost", extra={"node": node, "path": self._path})
         return drains
+
+    def read_epoch(self) -> int:
+        """Return the highest epoch of a head that had this journal; 0: none is known. Raise JournalRefused."""
+        execute = self._connection.execute
+        try:
+            if execute("SELECT 1 FROM sqlite_master WHERE name = 'epochs'").fetchone() is None:
+                return 0
+            row = execute("SELECT number, sum FROM epochs").fetchone()
+        except sqlite3.Error as error:
+            raise damaged(self._path, str(error)) from error
+        if row is not None and row[1] == _epoch_sum(row[0]):
+            return int(row[0])
+        logger.error("journal_epoch_lost", extra={"path": self._path})
+        return 0
 
     def scan(self) -> tuple[list[JournalRow], list[BadRow]]:
         """Return all jobs in the order of submission, and the rows that are not what was written. Raise
@@ -433,11 +457,10 @@ class JournalFile:
                 self._set_aside(note)
             case NodeDrainNote():
                 self._put_drain(note.node, note.members)
-
-    def put_drains(self, drains: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write the drains of another journal. Raise sqlite3.Error."""
-        for node, members in drains.items():
-            self._put_drain(node, dump_json(members))
+            case EpochNote():
+                execute(schema.EPOCHS)
+                execute("DELETE FROM epochs")
+                execute("INSERT INTO epochs VALUES (?, ?)", (note.epoch, _epoch_sum(note.epoch)))
 
     def _put_drain(self, node: str, members: bytes | None) -> None:
         self._connection.execute(schema.DRAINS)
@@ -473,6 +496,10 @@ class JournalFile:
             self._connection.execute("INSERT INTO pieces VALUES (?, ?, ?, ?, ?)", row)
             count += 1
         return count
+
+
+def _epoch_sum(epoch: object) -> int:
+    return schema.checksum(0, "epoch", 0, str(epoch).encode())
 
 
 def _prepare(connection: sqlite3.Connection, path: str, *, needs_pages: bool) -> None:

@@ -29,6 +29,7 @@ from killable.supervisor.journal.failing_and_hanging_writes import CLOSE_S, RETR
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
+    EpochNote,
     JournalFile,
     JournalRow,
     Note,
@@ -67,6 +68,8 @@ class Journal:
         self.path = path
         self.drains: Mapping[str, Mapping[str, Any]] = {}
         """Of nodes, as they were when the file was opened."""
+        self.epoch = 0
+        """The highest of a cluster's heads that had this file before."""
         self._on_works = on_works
         self._trouble = ""
         """Why the latest write failed; empty when one works again."""
@@ -125,8 +128,8 @@ class Journal:
         notes: tuple[Note, ...] = (accepted,) if started is None else (accepted, started)
         self._enter(notes, answer, is_owed=False)
 
-    def start(self, started: StartedNote, answer: Answer) -> None:
-        """Write that a job starts and call `answer` in the event loop, however long a write hangs."""
+    def start(self, started: StartedNote | EpochNote, answer: Answer) -> None:
+        """Write that a job, or a head, starts and call `answer` in the event loop, however long a write hangs."""
         self._enter((started,), answer, is_owed=False)
 
     def note(self, note: Note, answer: Answer | None = None) -> None:
@@ -180,7 +183,7 @@ class Journal:
         try:
             file = JournalFile.open(self.path)
             try:
-                self.drains = file.read_drains()
+                self.drains, self.epoch = file.read_drains(), file.read_epoch()
                 self._tell(partial(_resolve, opened, file.read()))
                 file.make_room()  # while the pools start
                 while self._write(file, *self._next()):

@@ -6,6 +6,7 @@ Runs in: supervisor; the journal's thread. The command.
     pieces        bytes of a job: its input, output and checkpoint until it has ended; then result, partial, events
     state         one row: an id of the file, and the number of the last transaction
     drains        nodes of a cluster that are to get no jobs, by name, as JSON
+    epochs        one row: the highest epoch of a cluster's heads that had this journal
     set_aside, set_aside_pieces   rows that are not what was written, as they were found
 """
 
@@ -42,6 +43,8 @@ _LATER_TABLES = (
 )
 DRAINS = "CREATE TABLE IF NOT EXISTS drains (node TEXT PRIMARY KEY, members TEXT NOT NULL, sum INTEGER NOT NULL)"
 """In a file with the first drain. Releases that do not know it leave it alone."""
+EPOCHS = "CREATE TABLE IF NOT EXISTS epochs (number INTEGER NOT NULL, sum INTEGER NOT NULL)"
+"""In a file that a head of a cluster had; other releases leave it alone, too."""
 
 
 def checksum(number: int, kind: str, place: object, data: bytes | memoryview, job_id: str = "") -> int:

@@ -14,15 +14,13 @@ import os
 import socket
 import struct
 import termios
-from array import array
 from collections.abc import Sequence
-from typing import Any
 
+from killable.workers.protocol import fd_passing
 from killable.workers.protocol.call_message import LINE_BYTES_MAX
 from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 
-_DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
+_ROOM = fd_passing.room_for(2 + SHARED_PARTS_MAX)
 _FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 
 
@@ -40,8 +38,7 @@ class CallSocket:
         An interrupt (Ctrl-C) may come at any moment: in one call into C the message is sent and noted, or neither.
         """
         if passed:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", passed))]
-            sent.extend(map(self._ours.sendmsg, ((message,),), (rights,)))
+            sent.extend(map(self._ours.sendmsg, ((message,),), (fd_passing.rights(passed),)))
         else:
             sent.extend(map(self._ours.send, (message,)))
 
@@ -61,7 +58,8 @@ class CallSocket:
                 message, ancillary, _, _ = self._theirs.recvmsg(LINE_BYTES_MAX, _ROOM, _FLAGS)
             except OSError:  # there is none now, or the line is closed
                 return messages
-            _close_passed(ancillary)
+            for descriptor in fd_passing.passed(ancillary):
+                os.close(descriptor)
             if not message:
                 return messages
             messages.append(message)
@@ -70,10 +68,3 @@ class CallSocket:
         """Close both ends; may be called twice."""
         self._ours.close()
         self._theirs.close()
-
-
-def _close_passed(ancillary: Sequence[tuple[int, int, Any]]) -> None:
-    for level, kind, packed in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            for descriptor in array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]):
-                os.close(descriptor)

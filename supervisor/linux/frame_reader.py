@@ -175,7 +175,8 @@ class FrameReader(PipeReader):
             frames = self._decoder.feed(data)
         except FrameError as error:
             frames, damage = error.frames, str(error)
-        self.read_bytes = min(max(self._decoder.missing, READ_BYTES), LARGE_READ_BYTES)
+        missing = self._decoder.missing
+        self.read_bytes = READ_BYTES if missing <= READ_BYTES else min(missing, LARGE_READ_BYTES)
         if self._ring is not None:
             self._waiting.extend(frames)
         elif frames:

@@ -47,6 +47,8 @@ class WorkerProcess:
 
     _used: tuple[Sample | None, Sample | None] = None, None
     """What a look for a limit had measured, and what readers are told for as long as it holds."""
+    _readers_look: LastLook | None = None
+    """What was measured for readers alone."""
     _looked_at, _is_shared = -math.inf, False
     """When `shares_cgroup` last looked, in monotonic seconds, and what it found."""
 
@@ -365,7 +367,8 @@ class WorkerProcess:
                 return used if self._alive() else None
             cpu_s = tree_usage.cpu_s(self.pid, self._cgroup)
         if known is None or cpu_s is None:
-            used = tree_usage.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)
+            look = self._readers_look = self._readers_look or LastLook()
+            used = look.measure(self.pid, self._cgroup, cpu=True, at_most=tree_usage.PROCESSES_MAX)
         else:
             used = known._replace(cpu_s=cpu_s)
         if not self._alive():

@@ -24,7 +24,7 @@ from killable.supervisor.pools.succession import Candidate, Elder, all_decided
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import SpawnerFactory
-from killable.supervisor.records import PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import Settings
 from killable.workers.errors import Refused
 from killable.workers.protocol.zygote_messages import SourceFile
@@ -293,7 +293,7 @@ class Fleet(PoolsByName[Pool]):
         workers = [worker for pool in self.with_workers() for worker in pool.workers.values()]
         return await asyncio.gather(*map(self.worker_record, workers))
 
-    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+    async def measured_workers(self) -> tuple[Sequence[MeasuredWorker], Sequence[RetiredWorker]]:
         if self._uses is None:
             from killable.supervisor.pools.worker_uses import WorkerUses  # here: an Executor has no reader
 

@@ -6,7 +6,7 @@ several machines. A worker is only ever given back to what it came from: paramet
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from killable.supervisor.clock import Clock
@@ -19,7 +19,7 @@ from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
 from killable.supervisor.ports import Sample, SpawnerFactory
-from killable.supervisor.records import NodeRecord, PoolRecord, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, NodeRecord, PoolRecord, RetiredWorker, WorkerRecord
 from killable.supervisor.settings import PoolSpec
 from killable.workers.named_tuples import NamedTuple
 
@@ -128,7 +128,7 @@ class JobPools(Protocol):
     def worker(self, worker_id: str) -> tuple[JobPool, JobWorker]: ...
     async def worker_record(self, worker: Any) -> WorkerRecord: ...
     async def worker_records(self) -> Sequence[WorkerRecord]: ...
-    async def measured_workers(self) -> tuple[Sequence[tuple[WorkerRecord, WorkerUse]], Sequence[RetiredWorker]]:
+    async def measured_workers(self) -> tuple[Sequence[MeasuredWorker], Sequence[RetiredWorker]]:
         """Return the workers with what they use now, and those that were not reused. To be called once a second at
         most.
         """
@@ -193,6 +193,36 @@ class RemotePoolsOwner(RunningAttemptOwner, Protocol):
         ...
 
 
+class HeadsJournal(Protocol):
+    """What heads before this one have written that is about no job."""
+
+    @property
+    def drains(self) -> Mapping[str, Mapping[str, Any]]:
+        """Of nodes."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The highest of theirs; 0: none is known."""
+        ...
+
+
+class HeadNotes(Protocol):
+    """Where a head writes that."""
+
+    @property
+    def journal(self) -> HeadsJournal: ...
+    def drains(self, node: str, members: Mapping[str, Any] | None, answer: Callable[[str], None]) -> None:
+        """Write the drain of a node down, or (None) that it has ended; call `answer` with why it never will be on disk,
+        empty: it is.
+        """
+        ...
+
+    def epoch(self, epoch: int, answer: Callable[[str], None]) -> None:
+        """Write down under which epoch this head speaks; call `answer` with why it is not on disk, empty: it is."""
+        ...
+
+
 class RemotePools(JobPools, Protocol):
     """Pools on other machines, which make their own attempts."""
 
@@ -235,19 +265,21 @@ class RemotePools(JobPools, Protocol):
 
     # ── attempts of an earlier run of this server, whose starts are in the journal ──
 
-    async def look_for(self, starts: Sequence[Mapping[str, Any]]) -> None:
-        """Wait until every node that may run one of these has told what it holds, or has certainly ended it."""
+    async def look_for(self, starts: Sequence[Mapping[str, Any]], types: Collection[str]) -> None:
+        """Wait until every node that may run one of these has told what it holds, or has certainly ended it; and for
+        machines that know these job types, if some may still come.
+        """
         ...
 
     def find(self, job_id: str, start: Mapping[str, Any]) -> HeldRun | None:
         """Return the attempt of this start, if its node holds it."""
         ...
 
-    def never_began(self, start: Mapping[str, Any]) -> bool:
-        """Return whether its node is there as it was, does not hold it, and so has never got it."""
+    def never_began(self, job_id: str, start: Mapping[str, Any]) -> bool:
+        """Return whether its node is there as it was, and has never got it."""
         ...
 
-    def fence_of(self, start: Mapping[str, Any]) -> tuple[str, str]:
+    def fence_of(self, job_id: str, start: Mapping[str, Any]) -> tuple[str, str]:
         """Return by what it is known that nothing of an attempt runs any more that no node holds, and in words."""
         ...
 
@@ -256,17 +288,15 @@ class RemotePools(JobPools, Protocol):
         """Have all others ended that the nodes hold: nobody else asks for them."""
         ...
 
-    def remember_drains(
-        self, drains: Mapping[str, Mapping[str, Any]], note: Callable[[str, Mapping[str, Any] | None], None]
-    ) -> None:
-        """Drain these nodes from the start; `note` is called with each later drain by an operator, or (None) its end.
-        Called before `start`, if there is a journal.
+    def remember(self, notes: HeadNotes) -> None:
+        """Go on where the head before this one has stopped, and write down what the next one has to know. Called before
+        `start`, if there is a journal.
         """
         ...
 
     def node_records(self) -> Sequence[NodeRecord]: ...
-    def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
+    async def drain_node(self, name: str, *, drains: bool, deadline_s: float | None) -> NodeRecord:
         """Give a node no more jobs, or again; stop what it runs after `deadline_s`. A drain of a node that is not there
-        can only be ended. Raise Refused: unknown_node.
+        can only be ended. Return when that is on disk. Raise Refused: unknown_node, journal_failed.
         """
         ...

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux.tree_usage import measure_all
+from killable.supervisor.models import WorkerId
 from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import Sample
-from killable.supervisor.records import WorkerRecord, WorkerUse
-from killable.workers.named_tuples import NamedTuple
+from killable.supervisor.records import MeasuredWorker, WorkerUse
 
 COST_S_MAX = 0.0025
 """Processor seconds of one measurement, after which the workers take turns."""
@@ -25,27 +26,65 @@ MEMORY_S = 15.0
 """An older measurement is no base for what a worker uses now."""
 
 
-class _Measured(NamedTuple):
-    sample: Sample
-    at: float
-    percent: float | None
-    """Of one core, since the measurement before."""
-    share: float | None
-    """The same over the worker's life, 1.0 being a core."""
+class _Known:
+    """What is known of one worker."""
+
+    __slots__ = ("at", "measured", "percent", "sample", "share", "told")
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        """When it was measured last; 0: not yet."""
+        self.sample: Sample | None = None
+        self.percent: float | None = None
+        """Of one core, since the measurement before."""
+        self.share: float | None = None
+        """The same over the worker's life, 1.0 being a core."""
+        self.told: tuple[object, ...] = ()
+        """What `measured` was made of."""
+        self.measured: MeasuredWorker | None = None
+
+    def note(self, worker: Worker, taken: tuple[Sample, float] | None, now: float) -> None:
+        before, was_at = self.sample, self.at
+        self.percent = self.share = None
+        if taken is None:
+            self.sample, self.at = None, 0.0
+            return
+        self.sample, self.at = taken
+        self.share = worker.share(self.sample, now)
+        if before is not None and was_at < self.at <= was_at + MEMORY_S:
+            self.percent = round(max(0.0, self.sample.cpu_s - before.cpu_s) / (self.at - was_at) * 100, 1)
+
+    def shown(self, worker: Worker, now: float) -> MeasuredWorker:
+        """Return what readers are told: most workers are what they were, and making a record of each took a third of
+        what a reader cost.
+        """
+        attempt, process, sample = worker.attempt, worker.process, self.sample
+        job_id = None if attempt is None else attempt.job.id
+        used: tuple[Any, ...] = ()
+        if sample is not None:
+            memory = sample.own_bytes + sample.others_bytes + sample.shared_bytes
+            used = self.percent, memory, sample.processes, sample.threads, sample.resident_bytes
+        told = worker.state, job_id, worker.served, process.pid, process.proof, self.share, used
+        if self.measured is None or told != self.told:
+            record = worker.record(now, sample, self.share)
+            self.told, self.measured = told, MeasuredWorker(record, WorkerUse(*used[:4]), now)
+        return self.measured
 
 
 class WorkerUses:
     """The latest measurement of each worker of a fleet."""
 
     def __init__(self) -> None:
-        self._latest: dict[str, _Measured] = {}
+        self._known: dict[WorkerId, _Known] = {}
         self._at_once = AT_ONCE_MIN
 
-    async def measured(self, workers: Sequence[Worker], now: float) -> list[tuple[WorkerRecord, WorkerUse]]:
+    async def measured(self, workers: Sequence[Worker], now: float) -> list[MeasuredWorker]:
         """Measure the workers, or those whose turn it is, and return the records of all with what is known."""
-        known = self._latest
-        order = sorted(workers, key=lambda worker: known[worker.id].at if worker.id in known else 0.0)
-        due = order[: self._at_once]
+        before = self._known
+        self._known = known = {worker.id: before.get(worker.id) or _Known() for worker in workers}
+        due = workers
+        if len(workers) > self._at_once:
+            due = sorted(workers, key=lambda worker: known[worker.id].at)[: self._at_once]
         try:
             loop = asyncio.get_running_loop()
             samples, cost_s = await event_loops.in_bounded_threads(
@@ -56,27 +95,5 @@ class WorkerUses:
         if cost_s > 0:
             self._at_once = max(AT_ONCE_MIN, int(COST_S_MAX / cost_s * len(due)))
         for worker, taken in zip(due, samples, strict=True):
-            self._note(worker, taken, now)
-        there = {worker.id for worker in workers}
-        self._latest = {id: measured for id, measured in self._latest.items() if id in there}
-        return [self._shown(worker, now) for worker in workers]
-
-    def _note(self, worker: Worker, taken: tuple[Sample, float] | None, now: float) -> None:
-        before = self._latest.pop(worker.id, None)
-        if taken is None:
-            return
-        sample, at = taken
-        percent = None
-        if before is not None and before.at < at <= before.at + MEMORY_S:
-            percent = round(max(0.0, sample.cpu_s - before.sample.cpu_s) / (at - before.at) * 100, 1)
-        self._latest[worker.id] = _Measured(sample, at, percent, worker.share(sample, now))
-
-    def _shown(self, worker: Worker, now: float) -> tuple[WorkerRecord, WorkerUse]:
-        measured = self._latest.get(worker.id)
-        if measured is None:
-            return worker.record(now, None, None), WorkerUse()
-        sample = measured.sample
-        record = worker.record(now, sample, measured.share)
-        memory = sample.own_bytes + sample.others_bytes + sample.shared_bytes
-        use = WorkerUse(measured.percent, memory, sample.processes, sample.threads)
-        return record, use
+            known[worker.id].note(worker, taken, now)
+        return [known[worker.id].shown(worker, now) for worker in workers]

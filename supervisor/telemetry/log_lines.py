@@ -22,6 +22,7 @@ import re
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Literal, Protocol, TextIO
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -42,10 +43,18 @@ GATHER_S = 0.02
 """Time for which lines are collected before a write; a person does not notice it."""
 AGAIN_S = 1.0
 """Time until it is tried again to say how much was lost."""
+LOOK_S = 1.0
+"""While there is no room in a stream that does not block, it is looked after so long whether it was closed."""
 STANDS_STILL_S = 5.0
 """What takes no record for so long is in trouble."""
 
+_NO_FIELDS = frozenset((*RESERVED_ATTRS, "message"))
+"""Attributes of every record. The library has a list of them."""
 _PLAIN = re.compile(r"[\w.:/+@~-]+", re.ASCII)
+
+
+WaitForRoom = Callable[[int, float], None]
+"""Waits for room in a descriptor, for so many seconds at most."""
 
 
 class JournaldConnection(Protocol):
@@ -78,13 +87,14 @@ class Log:
 
 def configure(
     log_format: Format = "text", log_level: str = "info", redact: bool = False, stream: TextIO | None = None,
-    *, burst: int = 0, to_journal: JournaldConnection | None = None,
+    *, burst: int = 0, to_journal: JournaldConnection | None = None, wait_for_room: WaitForRoom | None = None,
 ) -> Log:  # fmt: skip
     """Write the records of this process to `stream` (stderr). The caller must `close` the returned Log at the end.
 
     `log_level` applies to killable's loggers; other libraries log warnings and worse. `burst`: records of one noisy
-    name in ten seconds; 0: all. `to_journal`: send them there instead; it is closed with the log. Raise ValueError for
-    an unknown level.
+    name in ten seconds; 0: all. `to_journal`: send them there instead; it is closed with the log. `wait_for_room`:
+    called in the log's thread when a stream that does not block has no room; without it what finds none is lost. Raise
+    ValueError for an unknown level.
     """
     level = logging.getLevelNamesMapping().get(log_level.upper())
     if level is None:
@@ -92,7 +102,7 @@ def configure(
     lines: RedactingFormatter = _JsonLines(redact)
     if log_format != "json":
         lines = _TextLines(redact, _TEXT if to_journal is None else _TEXT_IN_JOURNAL)
-    target: _Target = _Stream(stream or sys.stderr)
+    target: _Target = _Stream(stream or sys.stderr, wait_for_room)
     if to_journal is not None:
         target = _Journal(to_journal, target)
     writer = _Writer(target, Sampling(burst))
@@ -143,8 +153,8 @@ class _Target(Protocol):
 class _Stream:
     """A line for each record. It has no buffer: what that would keep of a failed write came later, or never."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, wait_for_room: WaitForRoom | None) -> None:
+        self._stream, self._wait_for_room = stream, wait_for_room
         self._raw: io.FileIO | None = None
         with contextlib.suppress(OSError, ValueError):  # a stream in memory has no descriptor
             self._raw = io.FileIO(stream.fileno(), "w", closefd=False)
@@ -152,7 +162,7 @@ class _Stream:
         self.fault = ""
 
     def prepared(self, record: logging.LogRecord, line: str) -> _Prepared:
-        return _Prepared(line)
+        return _Prepared(line, b"")
 
     def write(self, prepared: list[_Prepared]) -> int:
         records = [self.rest, *(f"{each.line}\n".encode("utf-8", "backslashreplace") for each in prepared)]
@@ -172,15 +182,18 @@ class _Stream:
 
     def _written(self, data: bytes) -> int:
         """Write some of it; return how much. Raise OSError, ValueError."""
-        if self._stream.closed:  # another file may have its descriptor by now
-            raise ValueError("the stream is closed")
-        if self._raw is None:
-            self._stream.write(data.decode())
-            self._stream.flush()
-            return len(data)
-        if (written := self._raw.write(data)) is None:
-            raise BlockingIOError("it would block")
-        return written
+        while True:
+            if self._stream.closed:  # another file may have its descriptor by now
+                raise ValueError("the stream is closed")
+            if self._raw is None:
+                self._stream.write(data.decode())
+                self._stream.flush()
+                return len(data)
+            if (written := self._raw.write(data)) is not None:
+                return written
+            if self._wait_for_room is None:
+                raise BlockingIOError("it would block")
+            self._wait_for_room(self._raw.fileno(), LOOK_S)
 
     def close(self) -> None:
         pass
@@ -349,11 +362,11 @@ class _TextLines(RedactingFormatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = _one_line(record.message)
-        fields = (
+        fields = [
             f"{name}={_shown(value)}"
             for name, value in record.__dict__.items()
-            if name not in RESERVED_ATTRS and name != "message" and not name.startswith("_") and value not in (None, "")
-        )
+            if name not in _NO_FIELDS and value not in (None, "") and not name.startswith("_")
+        ]
         return " ".join((super().formatMessage(record), *fields))
 
     def formatException(self, ei: Any) -> str:

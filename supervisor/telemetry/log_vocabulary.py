@@ -133,6 +133,7 @@ EVENTS: dict[str, LogEvent] = {
     "journal_left": _event("journal", "error", "At the end something was not written.", "detail path"),
     "journal_row_set_aside": _event("journal", "error", "A row is damaged; its job is lost.", "job_id detail path"),
     "journal_drain_lost": _event("journal", "error", "The row of a node's drain is damaged.", "node path"),
+    "journal_epoch_lost": _event("journal", "error", "The row of a cluster's epoch is damaged.", "path"),
     "journal_mode_set": _event("journal", "warning", "Others had access to the file.", "path detail"),
     # ── what was left behind ──
     "swept": _event("system", "warning", "What a dead server had left was ended or removed.",
@@ -161,6 +162,9 @@ EVENTS: dict[str, LogEvent] = {
     "node_not_told": _event("cluster", "warning", "A node did not hear that the server ends.", "node"),
     "node_broken": _event("cluster", "error", "A fault while a node's word was taken.", "node job_id detail"),
     "node_link_failed": _event("cluster", "error", "A fault of the connection to a node.", "node"),
+    "order_failed": _event("cluster", "error", "A fault: an order cannot be sent to its node.", "node"),
+    "epoch_not_written": _event("cluster", "error", "The journal does not take the epoch of this head.", "detail"),
+    "run_failed": _event("node", "error", "This node cannot begin a run.", "job_id"),
     "node_ready": _event("node", "info", "This node has started.", "incarnation"),
     "node_ends": _event("node", "warning", "This node ends all that it has.", "detail attempts"),
     "node_call_failed": _event("node", "error", "A fault in the answer of this node.", "detail"),

@@ -28,8 +28,9 @@ class MeasuredSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         now = monotonic()
-        if self._woken_at is not None:
-            self._note(now - self._woken_at, now)
+        turn_s = 0.0 if self._woken_at is None else now - self._woken_at
+        if turn_s > self._longest or now - self._window_at > WINDOW_S:  # mostly not: a request takes several turns
+            self._note(turn_s, now)
         try:
             return super().select(timeout)
         finally:

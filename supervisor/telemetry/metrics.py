@@ -19,6 +19,7 @@ from killable.workers.error_codes import CODES
 
 WINDOW = 1024
 """Number of latest values behind a percentile: p99 still rests on ten of them."""
+MINUTE_S = 60
 ACCEPTED, REPLAYED = "accepted", "replayed"
 TIMEOUT = "timeout."
 KINDS = tuple(code.removeprefix(TIMEOUT) for code in CODES if code.startswith(TIMEOUT))
@@ -69,6 +70,31 @@ class Window:
         }
 
 
+class EndsLately:
+    """The jobs that have ended in the last minute, counted by the second."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[list[int]] = deque()
+        """A second of CLOCK_MONOTONIC and its jobs, the latest last."""
+
+    def note(self, at: float) -> None:
+        """Count one that has ended at this time, in monotonic seconds."""
+        if self._seconds and self._seconds[-1][0] == int(at):
+            self._seconds[-1][1] += 1
+        else:
+            self._seconds.append([int(at), 1])
+            self._forget(at)
+
+    def number(self, now: float) -> int:
+        """Return how many there were in the 60 s before `now`, to the second."""
+        self._forget(now)
+        return sum(jobs for _, jobs in self._seconds)
+
+    def _forget(self, now: float) -> None:
+        while self._seconds and self._seconds[0][0] <= int(now) - MINUTE_S:
+            self._seconds.popleft()
+
+
 class Metrics:
     """The counts of one supervisor. Times are in seconds. `on_ended` is called once per job, for any outcome."""
 
@@ -86,6 +112,7 @@ class Metrics:
         """Signals by code and signal."""
         self.retries: Counter[str] = Counter(dict.fromkeys(RETRYABLE, 0))
         """Retries by the code of the attempt that ended."""
+        self.ends = EndsLately()
         self.unproven = 0
         """Attempts of which it is not proven that no process is left."""
         self.timeouts: Counter[str] = Counter(dict.fromkeys(KINDS, 0))

@@ -116,6 +116,7 @@ class Observer:
             tokens_left=_tokens_left(job),
             exemplar=job.exemplar,
         )
+        self.metrics.ends.note(job.ended)
         self.metrics.genai.on_ended(job)
         job_log.ended(job, ran_s)
         if self.job_watch is not None:

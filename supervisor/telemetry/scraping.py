@@ -57,8 +57,9 @@ class Scraping:
 
     async def counts(self) -> Mapping[str, Any]:
         """Return the document of `GET /v1/metrics`."""
-        uptime_s = self._clock.now() - self._started
-        return metrics_exposition.as_json(self._observer.metrics, await self._gauges(), uptime_s)
+        uptime_s, metrics = self._clock.now() - self._started, self._observer.metrics
+        found = metrics_exposition.as_json(metrics, await self._gauges(), uptime_s)
+        return found | {"ended_last_minute": metrics.ends.number(self._clock.now())}
 
     async def families(self) -> Sequence[Metric]:
         """Return all metrics."""

@@ -6,7 +6,7 @@ Runs in: supervisor. While nobody reads, nothing is measured and no timer runs.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobEvent
-from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import MeasuredWorker, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.telemetry import loop_turns
 from killable.supervisor.telemetry.metrics import Metrics
 from killable.supervisor.telemetry.waiting_readers import WaitingReaders
@@ -39,14 +39,30 @@ class _Measurement(NamedTuple):
     """What one event is made of, for any reader."""
 
     number: int
-    workers: Sequence[tuple[WorkerRecord, WorkerUse]]
+    workers: Sequence[MeasuredWorker]
     retired: Sequence[RetiredWorker]
-    tenants: Mapping[str, str]
-    """Of each job that a worker has, or that has cost one its reuse."""
     active: Sequence[Job]
-    """The jobs that have not ended: found once, as that takes a look at every job that is kept."""
+    """The jobs that have not ended."""
     common: Mapping[str, Any]
     """What all readers see."""
+
+
+class _Used:
+    """What the workers of a pool use together; None: none of them was measured."""
+
+    __slots__ = ("cpu_percent", "memory_bytes", "starting")
+
+    def __init__(self) -> None:
+        self.cpu_percent: float | None = None
+        self.memory_bytes: int | None = None
+        self.starting = 0
+
+    def add(self, record: WorkerRecord, use: WorkerUse) -> None:
+        self.starting += record.state == "spawning"
+        if use.cpu_percent is not None:
+            self.cpu_percent = use.cpu_percent + (self.cpu_percent or 0.0)
+        if use.memory_bytes is not None:
+            self.memory_bytes = use.memory_bytes + (self.memory_bytes or 0)
 
 
 class WorkerWatch:
@@ -76,19 +92,19 @@ class WorkerWatch:
         self._timer: Timer | None = None
         self._measuring: asyncio.Task[None] | None = None
         self._latest: _Measurement | None = None
-        self._events: dict[str | None, JobEvent] = {}
-        """The latest event for each tenant that reads it; None: who sees all jobs."""
-        self._encodings: dict[tuple[str, str | None], tuple[tuple[Any, ...], bytes]] = {}
-        """Each worker as it was told last, without its age."""
+        self._events: dict[tuple[str | None, bool], JobEvent] = {}
+        """The latest event for each tenant that reads it, with and without workers; None: who sees all jobs."""
+        self._encodings: dict[tuple[str, bool], tuple[MeasuredWorker, bytes]] = {}
+        """Each worker as it was told last, without its age; and as those see it who may not see its job."""
         self._measured_at = -PERIOD_S
         self._cpu: tuple[float, float] | None = None
         """The processor seconds of this process, and when."""
         self._number = 0
         self._is_closed = False
 
-    async def read(self, tenant: str | None = None) -> AsyncGenerator[list[JobEvent], None]:
+    async def read(self, tenant: str | None = None, *, workers: bool = True) -> AsyncGenerator[list[JobEvent], None]:
         """Yield the latest state, then the next one each second. A slow reader gets the latest; with `tenant`, no job
-        of others.
+        of others; without `workers` none of them, but what they use together.
         """
         self._readers += 1
         self._arm()
@@ -97,7 +113,7 @@ class WorkerWatch:
         try:
             while not self._is_closed:
                 if self._latest is not None and self._latest.number != seen:
-                    event = self._event(self._latest, tenant)
+                    event = self._event(self._latest, tenant, workers=workers)
                     seen = event.id
                     yield [event]
                 else:
@@ -144,28 +160,30 @@ class WorkerWatch:
 
     async def _measure(self) -> _Measurement:
         workers, retired = await self._pools.measured_workers()
-        named = [record.job_id for record, _ in workers if record.job_id] + [each.job_id for each in retired]
-        tenants = {job_id: tenant for job_id in named if (tenant := self._registry.tenant_of(job_id)) is not None}
         self._number += 1
-        starting = Counter(record.pool for record, _ in workers if record.state == "spawning")
+        used: dict[str, _Used] = defaultdict(_Used)
+        for record, use, _ in workers:
+            used[record.pool].add(record, use)
         common = {
-            "pools": [self._pool(record._asdict(), starting) for record in self._pools.pool_records()],
+            "pools": [self._pool(record._asdict(), used[record.name]) for record in self._pools.pool_records()],
             "server": self._server(),
             "nodes": [each._asdict() for each in self._nodes()],
         }
-        return _Measurement(self._number, workers, retired, tenants, self._registry.active(), common)
+        return _Measurement(self._number, workers, retired, self._registry.active(), common)
 
-    def _pool(self, record: Mapping[str, Any], starting: Mapping[str, int]) -> dict[str, Any]:
+    def _pool(self, record: Mapping[str, Any], used: _Used) -> dict[str, Any]:
         name = record["name"]
         recovery = self._metrics.recovery_of.get(name)
         p50 = None if recovery is None else recovery.percentiles(MS)["p50"]
         members = ("name", "state", "start_method", "spares", "idle", "busy", "quarantined", "generation")
         return {member: record[member] for member in members} | {
             "workers": record["workers_max"],
-            "starting": starting[name],
+            "starting": used.starting,
             "restarts": record["zygote_restarts"],
             "recovery_ms": {"last": None if recovery is None else recovery.last(MS), "p50": p50},
             "queued": self._job_queue.depth(name),
+            "cpu_percent": None if used.cpu_percent is None else round(used.cpu_percent, 1),
+            "memory_bytes": used.memory_bytes,
         }
 
     def _server(self) -> dict[str, Any]:
@@ -186,46 +204,46 @@ class WorkerWatch:
 
     # ── what a reader sees ──
 
-    def _event(self, latest: _Measurement, tenant: str | None) -> JobEvent:
-        event = self._events.get(tenant)
+    def _event(self, latest: _Measurement, tenant: str | None, *, workers: bool) -> JobEvent:
+        event = self._events.get((tenant, workers))
         if event is None:
-            event = self._events[tenant] = JobEvent(latest.number, "now", self._shown(latest, tenant))
+            data = self._shown(latest, tenant, workers=workers)
+            event = self._events[tenant, workers] = JobEvent(latest.number, "now", data)
         return event
 
-    def _shown(self, latest: _Measurement, tenant: str | None) -> bytes:
-        def is_seen(job_id: str | None) -> bool:
-            return tenant is None or job_id is None or latest.tenants.get(job_id) == tenant
+    def _shown(self, latest: _Measurement, tenant: str | None, *, workers: bool) -> bytes:
+        def is_hidden(job_id: str | None) -> bool:
+            return tenant is not None and job_id is not None and self._registry.tenant_of(job_id) != tenant
 
         told = {
-            "at": round(realtime(), 3),
-            "seq": latest.number,
-            "retired": [each._asdict() for each in latest.retired if is_seen(each.job_id)],
-            **latest.common,
-            **self._jobs(latest.active, tenant),
-        }
-        seen = [
-            (record if is_seen(record.job_id) else record._replace(job_id=None, type=None, attempt=None), use)
-            for record, use in latest.workers
-        ]
-        workers = b",".join(self._encoded(record, use) for record, use in seen)
-        return b'%b,"workers":[%b]}' % (dump_json(told)[:-1], workers)
+            "at": round(realtime(), 3), "seq": latest.number, **latest.common, **self._jobs(latest.active, tenant)
+        }  # fmt: skip
+        if not workers:
+            return dump_json(told | {"workers": None, "retired": None})
+        told["retired"] = [each._asdict() for each in latest.retired if not is_hidden(each.job_id)]
+        now = self._clock.now()
+        rows = b",".join(self._encoded(each, now, is_hidden=is_hidden(each.record.job_id)) for each in latest.workers)
+        return b'%b,"workers":[%b]}' % (dump_json(told)[:-1], rows)
 
-    def _encoded(self, record: WorkerRecord, use: WorkerUse) -> bytes:
+    def _encoded(self, worker: MeasuredWorker, now: float, *, is_hidden: bool) -> bytes:
         """Return a worker as JSON. Most are what they were but for their age, and encoding takes most of an event."""
-        same = record[:_AGE], record[_AGE + 1 :], use
-        key = record.worker_id, record.job_id
+        record = worker.record
+        key = record.worker_id, is_hidden
         known = self._encodings.get(key)
-        if known is None or known[0] != same:
-            members = record._asdict() | use._asdict()
+        if known is None or (known[0] is not worker and _but_for_age(known[0]) != _but_for_age(worker)):
+            members = record._asdict() | worker.use._asdict()
             del members["age_s"]
-            known = self._encodings[key] = same, dump_json(members)[:-1]
-        return b'%b,"age_s":%.3f}' % (known[1], record.age_s)
+            if is_hidden:
+                members.update(job_id=None, type=None, attempt=None)
+            known = self._encodings[key] = worker, dump_json(members)[:-1]
+        return b'%b,"age_s":%.3f}' % (known[1], worker.age_s(now))
 
     def _jobs(self, every: Sequence[Job], tenant: str | None) -> dict[str, Any]:
         """Return the queue and the jobs, of one tenant or of all."""
-        active = [job for job in every if tenant in (None, job.submission.tenant)]
-        states = Counter(job.public_state for job in active)
-        waiting = [job for job in active if job.public_state == "queued"]
+        active = every if tenant is None else [job for job in every if job.submission.tenant == tenant]
+        each_state = [job.public_state for job in active]
+        states = Counter(each_state)
+        waiting = [job for job, state in zip(active, each_state, strict=True) if state == "queued"]
         oldest = min((job.queued for job in waiting), default=None)
         return {
             "queue": {
@@ -238,5 +256,11 @@ class WorkerWatch:
                 **{state: states[state] for state in ("running", "stopping", "queued")},
                 # Of one tenant these are not counted.
                 "ended": self._metrics.ends_by_code() if tenant is None else None,
+                "ended_last_minute": self._metrics.ends.number(self._clock.now()) if tenant is None else None,
             },
         }
+
+
+def _but_for_age(worker: MeasuredWorker) -> tuple[Any, ...]:
+    record = worker.record
+    return record[:_AGE], record[_AGE + 1 :], worker.use

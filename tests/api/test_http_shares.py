@@ -113,6 +113,17 @@ async def test_a_submission_that_is_repeated_is_answered_also_at_its_tenants_rat
     assert theirs.status_code == 429
 
 
+async def test_repeats_of_known_keys_have_the_same_rate_for_themselves(shared_out: OwnServer) -> None:
+    echo, key = {"type": "echo", "input": {}}, {"idempotency-key": "mine"}
+    first = await shared_out.client.post("/v1/jobs", json=echo, headers=of(BOB) | key)
+    again = [await shared_out.client.post("/v1/jobs", json=echo, headers=of(BOB) | key) for _ in range(6)]
+    assert [answer.status_code for answer in (first, *again)] == [202] * 6 + [429]
+    told = problem_of(again[-1], 429, "too_many_submissions")
+    assert told["retryable"] and "repeats" in told["detail"] and 100 < told["retry_after_s"] <= 200
+    others = [await post(shared_out, BOB, "echo") for _ in range(4)]
+    assert [other.status_code for other in others] == [202] * 4, "what is new has its own"
+
+
 async def test_streams_are_bounded_by_tenant_and_a_ticket_counts_for_its_jobs(shared_out: OwnServer) -> None:
     job = (await post(shared_out, ANN)).json()
     urls = (job["stream_url"], job["stream_url"].partition("?")[0])

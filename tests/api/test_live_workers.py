@@ -18,11 +18,14 @@ from killable.api.http.live_schemas import Now
 from killable.supervisor.linux import tree_usage
 from killable.supervisor.linux.cgroup import Cgroup
 from killable.supervisor.linux.tree_usage import PROCESSES_MAX
+from killable.supervisor.pools.worker import Worker
 from killable.supervisor.ports import Sample
+from killable.supervisor.records import WorkerRecord
 
 pytestmark = pytest.mark.own_server
 
 WORKERS = "/v1/workers/stream"
+EVENTS_MAX = 30
 OPERATE = ApiKey("boss", "operate", "boss-01234567890")
 MINE = ApiKey("mine", "submit", "mine-01234567890", visibility="own")
 
@@ -98,7 +101,13 @@ async def test_it_tells_the_queue_and_how_jobs_have_ended(start_server: StartSer
         async with reading(server.client, WORKERS) as reader:
             now = await reader.until("now", lambda now: now["queue"]["depth"] == 2)
             assert now["queue"]["by_type"] == {"spin": 2} and now["queue"]["oldest_s"] >= 0 < now["queue"]["bytes"]
-            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 2, "ended": {"exception": 1}}
+            assert now["jobs"] == {
+                "running": 1,
+                "stopping": 0,
+                "queued": 2,
+                "ended": {"exception": 1},
+                "ended_last_minute": 1,
+            }
             assert now["pools"][0]["queued"] == 2 and now["pools"][0]["workers"] == 1
             for job_id in ids:
                 await server.supervisor.cancel(job_id, grace_s=0)
@@ -129,6 +138,60 @@ async def test_all_readers_have_one_measurement_and_nobody_none(start_server: St
 
 
 @pytest.mark.row("A27")
+async def test_who_shows_no_worker_gets_what_those_of_each_pool_use(server: OwnServer) -> None:
+    job_id = await server.submit("spin")
+    async with reading(server.client, WORKERS) as each, reading(server.client, WORKERS, workers="false") as pools:
+        await each.until("now", lambda now: any(used["cpu_percent"] for used in now["workers"]))
+        each.seen.clear()
+        while not (common := {now["seq"] for _, now in each.seen} & {now["seq"] for _, now in pools.seen}):
+            await each.next()
+            await pools.next()
+        told, first = (next(now for _, now in reader.seen if now["seq"] in common) for reader in (each, pools))
+        Now.model_validate(first, strict=True)
+        assert first["workers"] is first["retired"] is None
+        assert {name: first[name] for name in ("pools", "jobs", "queue", "server", "nodes")} == {
+            name: told[name] for name in ("pools", "jobs", "queue", "server", "nodes")
+        }
+        for pool in first["pools"]:
+            of_pool = [used for used in told["workers"] if used["pool"] == pool["name"]]
+            assert pool["cpu_percent"] == pytest.approx(sum(used["cpu_percent"] or 0 for used in of_pool), abs=0.06)
+            assert pool["memory_bytes"] == sum(used["memory_bytes"] or 0 for used in of_pool)
+        assert sum(pool["busy"] for pool in first["pools"]) == 1
+    await server.supervisor.cancel(job_id, grace_s=0)
+
+
+async def test_a_worker_that_has_not_run_is_neither_measured_nor_recorded_again_and_grows_older(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again: list[str | int] = []
+    real_record, real_measure = Worker.record, tree_usage.measure
+
+    def record(worker: Worker, now: float, sample: Sample | None, share: float | None) -> WorkerRecord:
+        again.append(worker.id)
+        return real_record(worker, now, sample, share)
+
+    def measure(
+        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
+    ) -> Sample | None:
+        again.append(pid)
+        return real_measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
+
+    monkeypatch.setattr(Worker, "record", record)
+    monkeypatch.setattr(tree_usage, "measure", measure)
+    async with start_server(workers=1) as server, reading(server.client, WORKERS) as reader:
+        await reader.until("now", lambda now: any(each["state"] == "idle" for each in now["workers"]))
+        for _ in range(EVENTS_MAX):  # what it has used of a core over its life falls at first
+            before = (await reader.next())[1]
+            again.clear()
+            after = (await reader.next())[1]
+            if not again:
+                break
+        assert not again, "an idle worker is measured or recorded again and again"
+        ages = [{each["worker_id"]: each["age_s"] for each in now["workers"]} for now in (before, after)]
+        assert ages[0].keys() == ages[1].keys() and all(ages[1][each] > age for each, age in ages[0].items())
+
+
+@pytest.mark.row("A27")
 async def test_a_key_sees_no_job_of_others(start_server: StartServer) -> None:
     async with start_server(http=HttpSettings(keys=(OPERATE, MINE)), workers=2) as server:
         answer = await server.client.post("/v1/jobs", json={"type": "spin"}, headers=as_(OPERATE))
@@ -148,7 +211,7 @@ async def test_a_key_sees_no_job_of_others(start_server: StartServer) -> None:
             assert theirs not in json.dumps(mine.seen)
             busy = [each for each in now["workers"] if each["state"] == "busy"]
             assert len(busy) == 2 and sorted(str(each["type"]) for each in busy) == ["None", "spin"]
-            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 0, "ended": None}
+            assert now["jobs"] == {"running": 1, "stopping": 0, "queued": 0, "ended": None, "ended_last_minute": None}
         for job_id in (theirs, own):
             await server.supervisor.cancel(job_id, grace_s=0)
 

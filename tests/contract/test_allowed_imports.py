@@ -19,7 +19,7 @@ PURE = [
 LINUX = {each.name for each in sources("supervisor") if each.name.startswith("supervisor/linux/")}
 SYSTEM_MODULES = LINUX - {"supervisor/linux/__init__.py"}
 """The only files of the supervisor that touch processes, signals, cgroups and pipes."""
-SYSTEM = {"os", "signal", "socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
+SYSTEM = {"os", "signal", "socket", "_socket", "subprocess", "select", "fcntl", "psutil", "resource", "ctypes"}
 USERS_SIDE = {
     "workers/authoring/pydantic_types.py",
     *(f"workers/builtin/{name}.py" for name in ("embed", "generate", "tokenize")),

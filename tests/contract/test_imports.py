@@ -22,9 +22,12 @@ from killable.workers.authoring.limits_and_caps import LIMITS
 
 RUNTIME = (
     "asyncio", "pydantic", "importlib.metadata", "tempfile", "pathlib", "urllib", "hashlib", "subprocess", "base64",
+    "socket", "selectors", "array",
 )  # fmt: skip
 """Nothing of these is needed in a guard, zygote or worker of an Executor."""
-NOT_IN_A_GUARD = (*RUNTIME, "logging", "dataclasses", "inspect", "traceback", "multiprocessing", "pickle", "threading")
+NOT_IN_A_GUARD = (
+    *RUNTIME, "logging", "dataclasses", "inspect", "traceback", "multiprocessing", "pickle", "threading",
+)  # fmt: skip
 NOT_FOR_A_NAMED_FUNCTION = (
     *RUNTIME, "cloudpickle", "dataclasses", "inspect", "uuid", "platform", "logging", "multiprocessing",
 )  # fmt: skip

@@ -28,6 +28,7 @@ _MASKS = tuple(
         (r"(less than )?\b\d[\d,.]*\s*(µs|ms|s|min|h)\b", "SPAN"),
         (r"\b\d[\d,.]*\s+(B|KiB|MiB|GiB)\b", "SIZE"),
         (r"\b\d+%", "PERCENT"),
+        (r"\d+ ended in the last minute", "N ended in the last minute"),
         (r"\b\d+\.\d+(e[+-]?\d+)?\b|\b\d{3,}\b", "N"),
         (r"\b(cgroup\+)?descendants\b", "PROOF"),
         (r"[─━]+", "─"),

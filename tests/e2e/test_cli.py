@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from support import user_jobs
 from support.killable_command import COMMAND, Command, Serve, open_gate, read_line, start_detached
+from support.waiting import Pending, until
 
 from killable.api.cli.app import app
 from killable.api.cli.verbs import VERBS
@@ -100,6 +102,65 @@ def test_what_nobody_reads_on_stderr_costs_no_data(command: Command) -> None:
         os.close(writable)
         assert process.stdout is not None and process.stdout.read() == "hello you.\n"
         assert process.wait(60) == 0
+
+
+CLOSED = "is closed"
+
+
+def closing(command: Command, streams: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run the command without streams, as in `killable ps >&-`."""
+    program = ("sh", "-c", f'exec "$0" "$@" {streams}', *COMMAND)
+    return Command(command.folder, command.url, program=program).run(*args)
+
+
+def test_a_stdout_that_is_closed_is_told_whatever_was_asked(command: Command) -> None:
+    """It is no fault of the server, and nothing that was asked for is lost without a word."""
+    job_id = command.ok("submit", "add", "-i", "a=1", "--detach").strip()
+    streamed = command.ok("submit", "greet", "-i", "name=ada", "--detach").strip()
+    command.ok("wait", job_id, streamed)
+    for args in (
+        ("--help",), ("--version",), ("types",), ("ps", "--json"), ("ps", "--all"), ("ps", "--watch"),
+        ("ps", "--watch", "--json"), ("workers",), ("metrics",), ("result", job_id), ("explain", job_id),
+        ("inspect", job_id), ("wait", job_id), ("kill", job_id), ("completion", "bash"), ("config", "my_jobs.py"),
+        ("submit", "greet", "-i", "name=ada"), ("stream", streamed),
+    ):  # fmt: skip
+        done = closing(command, ">&-", *args)
+        assert (done.returncode, done.stderr.splitlines()[-1:]) == (71, [f"killable: stdout {CLOSED}"]), args
+
+
+def test_streams_that_are_closed_and_not_asked_for_cost_nothing(command: Command) -> None:
+    job_id = command.ok("submit", "add", "-i", "a=1", "--detach").strip()
+    command.ok("wait", job_id)
+    assert closing(command, "2>&-", "result", job_id).stdout == command.ok("result", job_id)
+    assert closing(command, "<&-", "result", job_id).stdout == command.ok("result", job_id)
+    done = closing(command, "2>&-", "run", "--", "no-such-program")
+    assert (done.returncode, done.stdout) == (127, ""), "no message stands in the output"
+    done = closing(command, "<&-", "submit", "add", "--input", "-")
+    assert done.returncode == 65 and f"stdin {CLOSED}" in done.stderr
+    assert closing(command, "<&-", "top").returncode == 2
+
+
+def test_a_server_without_streams_serves(tmp_path: Path) -> None:
+    """None of its sockets and pipes gets their numbers: what is written there would go to a client, or a worker."""
+    (tmp_path / "my_jobs.py").write_text(Path(user_jobs.__file__).read_text())
+    program = ("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *COMMAND)
+    with Command(tmp_path, program=program).start("serve", "my_jobs.py", "--uds", "socket") as process:
+        try:
+            until(lambda: is_listening(tmp_path / "socket"), "it listens")
+            with Client(f"unix:{tmp_path}/socket") as client:
+                assert client.run("add", {"a": 1}) == 3
+            for number in range(3):
+                assert os.readlink(f"/proc/{process.pid}/fd/{number}") == os.devnull
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def is_listening(path: Path) -> bool | Pending:
+    with socket.socket(socket.AF_UNIX) as asking:
+        error = asking.connect_ex(str(path))
+    return not error or Pending(error)
 
 
 def test_members_of_the_input_may_stand_behind_the_type(command: Command) -> None:

@@ -56,6 +56,31 @@ def test_workers_are_listed_with_what_they_use(server: Server, command: Command)
 
 @pytest.mark.own_server
 @pytest.mark.row("G4")
+def test_pools_are_listed_with_their_slots_and_what_they_recover_from(server: Server, command: Command) -> None:
+    id = start_detached(command, "tick")
+    command.ok("kill", id, "--now")
+    command.ok("submit", "add", "-i", "a=1")  # on the worker that has come in its place
+    start_detached(command, "tick")
+    (announced,) = server.announcement["pools"]
+    done = command.run("workers", "--pools")
+    head, _, row = done.stdout.splitlines()
+    assert head.split()[:5] == ["POOL", "STATE", "START", "BUSY", "IDLE"] and "RECOVERY" in head
+    assert row.split()[:4] == [announced["name"], "ready", announced["start_method"], f"1/{announced['workers_max']}"]
+    (pool,) = command.json("workers", "--pools")["pools"]
+    assert (pool["state"], pool["busy"], pool["quarantined"], pool["restarts"]) == ("ready", 1, 0, 0)
+    assert pool["recovery_ms"]["last"] > 0
+    refused = command.run("workers", "--pools", "--node", "a")
+    assert refused.returncode == 65 and "--node" in refused.stderr
+
+
+def test_ps_says_how_many_jobs_have_ended_in_the_last_minute(command: Command) -> None:
+    before = command.json("metrics")["ended_last_minute"]
+    command.ok("submit", "add", "-i", "a=1")
+    after = command.json("metrics")["ended_last_minute"]
+    assert 1 <= after <= before + 1
+    assert re.search(r"; \d+ ended in the last minute$", command.run("ps").stderr.strip())
+
+
 def test_an_idle_worker_that_is_killed_is_replaced_by_a_warm_one(command: Command) -> None:
     def warm() -> dict[str, Any] | Pending:
         found = workers(command)
@@ -194,6 +219,17 @@ def test_explain_tells_the_story_of_a_job_in_native_code(folder: Path) -> None:
     assert document["steps"][0]["step"] == "SIGTERM was sent"
 
 
+def test_explain_of_a_wait_says_which_jobs_had_the_workers(server: Server, command: Command) -> None:
+    (pool,) = server.announcement["pools"]
+    running = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
+    done = command.run("submit", "add", "-i", "a=1", "--queue-s", "0.2")
+    assert done.returncode == 124
+    told = " ".join(command.ok("explain", done.stderr.split()[0]).split())
+    number = "1 worker of its pool was" if len(running) == 1 else f"{len(running)} workers of its pool were"
+    assert f"{number} busy then, with " in told
+    assert all(f"{id[:12]} (tick, for " in told for id in running)
+
+
 def test_explain_of_a_failure_has_its_traceback(command: Command) -> None:
     done = command.run("submit", "fails")
     job_id = done.stderr.splitlines()[0]
@@ -220,7 +256,9 @@ def test_ps_is_an_overview_with_what_is_at_work_first(server: Server, command: C
     running = [start_detached(command, "tick") for _ in range(pool["workers_max"])]
     queued = [command.ok("submit", "tick", "-d").strip() for _ in range(3)]
     done = command.run("ps")
-    assert done.stderr == f"{len(running) + 3} jobs: {len(running)} running, 3 queued\n"
+    said, _, ended = done.stderr.partition("; ")
+    assert said == f"{len(running) + 3} jobs: {len(running)} running, 3 queued"
+    assert re.fullmatch(r"\d+ ended in the last minute\n", ended)
     rows = [line.split()[:4] for line in done.stdout.splitlines()[2:]]
     assert {row[0] for row in rows[: len(running)]} == {id[:12] for id in running}
     assert rows[len(running) :] == [[id[:12], "tick", "queued", f"#{n}"] for n, id in enumerate(queued, 1)]

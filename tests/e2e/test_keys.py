@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,48 @@ def test_doctor_says_which_keys_stand_there_in_clear_text(command: Command) -> N
         file.write("old operate 0123456789abcdef\n")
     told = found()
     assert told["status"] == "warn" and "old" in told["found"] and "0123456789abcdef" not in told["found"]
+
+
+@pytest.mark.row("A25")
+def test_a_reload_reads_the_keys_again_as_a_hang_up_does(command: Command, serve: Serve) -> None:
+    """What could not be read is said to who asked for it, too."""
+    (command.folder / "killable.toml").write_text(KEYS)
+    first = command.json("keys", "make", "first", "--role", "operate")["key"]
+    server = serve("my_jobs.py", "--port", "0")
+    asking = Command(command.folder, server.url)
+
+    def reload(*args: str) -> subprocess.CompletedProcess[str]:
+        return asking.run("reload", *args, env={"KILLABLE_API_KEY": first})
+
+    second = command.json("keys", "make", "second", "--role", "read")["key"]
+    assert status(server.url, second) == 401
+    done = reload()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert status(server.url, second) == 200
+    (command.folder / "keys").write_text("first\n")
+    done = reload()
+    assert done.returncode == 1 and "has the new code" in done.stdout
+    assert done.stderr.startswith("killable: the keys stay as they are: ")
+    done = reload("--json")
+    (told,) = json.loads(done.stdout)["not_read"]
+    assert done.returncode == 1 and told.startswith("the keys stay as they are: ")
+    assert status(server.url, second) == 200
+
+
+@pytest.mark.row("A25")
+def test_a_hang_up_before_the_first_line_of_ours_does_nothing_where_it_is_ignored(
+    command: Command, serve: Serve
+) -> None:
+    """As `trap '' HUP; exec killable serve` has it. The server hears the later ones all the same."""
+    (command.folder / "killable.toml").write_text(KEYS)
+    first = command.json("keys", "make", "first", "--role", "operate")["key"]
+    hangs_up = ("sh", "-c", """trap '' HUP; kill -HUP $$; exec "$0" -c "$HANGS_UP" "$@" """, sys.executable)
+    program = "import os, signal, sys; os.kill(os.getpid(), signal.SIGHUP); from killable.api.cli import main; main()"
+    server = serve("my_jobs.py", "--port", "0", program=hangs_up, env={"HANGS_UP": program})
+    second = command.json("keys", "make", "second", "--role", "read")["key"]
+    server.process.send_signal(signal.SIGHUP)
+    until(lambda: status(server.url, second) == 200 or Pending(status(server.url, second)), "it has read them again")
+    assert status(server.url, first) == 200
 
 
 @pytest.mark.row("A25")

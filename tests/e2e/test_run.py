@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import cgroup_v1
 from support.killable_command import COMMAND
 from support.processes import descendants, has_ended, is_in_state, read_process
 from support.waiting import Pending, until
@@ -118,6 +120,11 @@ def test_what_cannot_be_run_is_said_with_the_exit_code_of_a_shell(folder: Path) 
     (folder / "no-format").chmod(0o755)
     done = run("--", "no-such-program")
     assert (done.returncode, done.stderr) == (127, "killable: 'no-such-program' is not found on PATH\n")
+    done = run("60", "sleep", "1")
+    assert (done.returncode, done.stderr) == (
+        127,
+        "killable: '60' is not found on PATH; as a time limit it is --run-s 60\n",
+    )
     done = run("")
     assert (done.returncode, done.stderr) == (127, "killable: '' is not found on PATH\n")
     done = run("--", "./no-interpreter")
@@ -153,6 +160,7 @@ def test_a_usage_that_is_wrong_is_answered_with_an_example(folder: Path) -> None
         assert cause in done.stderr and "The command follows --, as in: killable run --run-s 60" in done.stderr
     assert "must be more than 0" in run("--run-s", "0", "--", "true").stderr  # as timeout(1) it would be no limit
     assert "cannot be none" in run("--grace-s", "none", "--", "true").stderr
+    assert run("-k", "0.1", "--run-s", "0.1", "sh", "-c", "trap '' TERM; sleep 60").returncode == 124
     assert "'NONE' is no signal" in run("-s", "NONE", "--", "true").stderr
     done = run("--report", "no/such/folder", "--", "touch", "ran")
     assert done.returncode == 2 and "cannot be written" in done.stderr
@@ -174,6 +182,20 @@ def test_the_environment_is_what_it_was(folder: Path) -> None:
     for given in ({}, {"LC_CTYPE": "C.UTF-8"}, {"LANG": "C", "MINE": "x"}):
         done = run("--", "/usr/bin/env", env=given)
         assert dict(line.split("=", 1) for line in done.stdout.splitlines()) == given
+
+
+@pytest.mark.parametrize("most", [1, 2], ids=["of the keeper", "of the command"])
+def test_a_fork_that_the_kernel_refuses_is_a_typed_error_and_leaves_nothing(folder: Path, most: int) -> None:
+    with cgroup_v1.group("pids", max=most) as group:
+        joined = ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$0" "$@"', *COMMAND]
+        command = [*joined, "run", "--report", "report", "--run-s", "60"]
+        done = subprocess.run([*command, "--json", "--", "touch", "ran"], capture_output=True, text=True, timeout=120)
+        why = f"no process can be made: {os.strerror(errno.EAGAIN)}"
+        assert (done.returncode, done.stdout, ended(done)["error"]) == (71, "", {"code": "spawn", "message": why})
+        assert json.loads(Path("report").read_text()) == ended(done)
+        done = subprocess.run([*command, "--", "touch", "ran"], capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (71, f"killable: {why}\n")
+        assert (group / "cgroup.procs").read_text() == "" and not Path("ran").exists()
 
 
 def test_without_descriptors_it_says_so(folder: Path) -> None:
@@ -523,6 +545,49 @@ def test_in_the_background_it_leaves_the_terminal_alone(terminal: Terminal, fold
     terminal.wait_for("here 2")
     terminal.type("kill %1; wait\n")
     until(has_ended(command), "it has ended")
+
+
+def test_what_asks_for_the_terminal_in_the_background_stops_and_fg_brings_it_back(
+    terminal: Terminal, folder: Path
+) -> None:
+    terminal.type("k -- sh -c 'echo $$ > pid; read line; echo got $line; read line; echo and $line' &\n")
+    command = pid_in(folder / "pid")
+    keeper = read_process(command).parent  # type: ignore[union-attr]
+    until(is_in_state(read_process(keeper).parent, "T"), "it has asked")  # type: ignore[union-attr]
+    terminal.type("\n")
+    terminal.wait_for("Stopped")
+    terminal.type("fg\n")
+    until(lambda: not is_in_state(command, "T")() or Pending("stopped"), "it goes on")
+    terminal.type("words\n")
+    terminal.wait_for("got words")
+    terminal.type("\x1a")
+    terminal.wait_for("Stopped")
+    terminal.type("fg\n")
+    until(lambda: not is_in_state(command, "T")() or Pending("stopped"), "it goes on")
+    terminal.type("more\n")
+    terminal.wait_for("and more")
+    terminal.wait_for("$ ")
+
+
+def test_a_pager_behind_it_reads_from_the_terminal(terminal: Terminal) -> None:
+    """The whole pipeline was stopped when it did, for the command had the terminal."""
+    program = "read first; echo $first, ready; read key < /dev/tty; echo got $key"
+    terminal.type(f"k -- sh -c 'echo one; exec sleep 60' | sh -c '{program}'\n")
+    terminal.wait_for("\none, ready")
+    terminal.type("a key\n")
+    terminal.wait_for("got a key")
+    terminal.type("\x03")
+    terminal.wait_for("$ ")
+
+
+def test_in_a_pipeline_it_has_the_terminal_when_it_asks_for_it(terminal: Terminal) -> None:
+    terminal.type("k -- sh -c 'echo $((6 * 7)) > /dev/tty; read line < /dev/tty; echo got $line' | cat\n")
+    terminal.wait_for("\n42")
+    terminal.type("words\n")
+    terminal.wait_for("got words")
+    terminal.wait_for("$ ")
+    terminal.type("echo still $((40 + 2))\n")
+    terminal.wait_for("still 42")
 
 
 def test_attributes_of_the_terminal_are_restored_behind_a_kill(terminal: Terminal, folder: Path) -> None:

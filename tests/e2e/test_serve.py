@@ -5,6 +5,7 @@ Whatever a test waits for comes through a pipe.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ import psutil
 import pytest
 from support import user_jobs
 from support.certificate_checks import was_killed
-from support.killable_command import COMMAND, Command, Server, open_gate
+from support.killable_command import COMMAND, Command, Server, client_of, open_gate, read_line
 from support.waiting import Pending, until
 
 from killable.api.client.client import Client
@@ -403,6 +404,32 @@ def test_what_cannot_be_is_one_clear_line_each(tmp_path: Path) -> None:
         done = command.run("serve", "my_jobs.py", *args, env=env)
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         assert words in done.stderr and len(done.stderr.splitlines()) <= 2, done.stderr
+
+
+def test_a_log_that_another_program_made_non_blocking_loses_no_record(tmp_path: Path) -> None:
+    """`serve` beside a program that sets O_NONBLOCK on the stderr of both, and a reader who is slow."""
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    command = Command(tmp_path)
+    arguments = ("serve", "my_jobs.py", "--port", "0", "--json", "--log-format", "json")
+    with os.fdopen(reading) as lines, command.start(*arguments, stderr=writing) as process, ExitStack() as at_end:
+        at_end.callback(process.kill)
+        url = json.loads(read_line(process))["url"]
+        os.set_blocking(writing, False)
+        os.close(writing)
+        with client_of(url) as client:
+            jobs = [client.submit("environment") for _ in range(30)]
+            assert all(job.result(60) for job in jobs)
+        completed = set()
+        while completed != {job.id for job in jobs}:
+            record = json.loads(lines.readline())
+            assert record["event"] != "records_dropped", record
+            if record["event"] == "completed":
+                completed.add(record["job_id"])
+        process.send_signal(signal.SIGTERM)
+        lines.read()
+        assert process.wait(60) == 0
 
 
 @pytest.mark.row("D3")

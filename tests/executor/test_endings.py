@@ -96,7 +96,8 @@ def test_nothing_of_the_tree_is_left(own_executor: Executor, tmp_path: Path) -> 
     before = {seen.pid for seen in processes.started_by_tests()}
     future = own_executor.submit(executor_tasks.fork_and_loop, str(tmp_path / "in"))
     arrived(tmp_path / "in")
-    assert len({seen.pid for seen in processes.started_by_tests()} - before) >= 3
+    tree = {seen.pid for seen in processes.started_by_tests()} - before | {future.pid}  # the worker may be older
+    assert len(tree) >= 3
     future.cancel(grace_s=0)
     with pytest.raises(JobCancelled):
         future.result()

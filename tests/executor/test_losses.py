@@ -4,6 +4,7 @@ supervisor's thread that is lost.
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import logging
 import os
@@ -29,6 +30,7 @@ from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.pools.fleet import Fleet
 from killable.supervisor.pools.lane import Lane, LaneCall
 from killable.supervisor.pools.pool import Pool
+from killable.supervisor.supervisor import Supervisor
 
 
 def in_thread(act: Any) -> concurrent.futures.Future[Any]:
@@ -108,6 +110,24 @@ class FullDisk(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         raise OSError(28, "no space left")
+
+
+def test_a_handler_that_raises_for_every_record_costs_nothing(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told as the standard library tells of its own handlers (`logging.raiseExceptions`)."""
+    handler = FullDisk()
+    caplog.set_level(logging.INFO)
+    logging.root.addHandler(handler)
+    try:
+        with Executor(max_workers=1) as executor:
+            assert executor.submit(executor_tasks.square, 4).result() == 16
+            assert executor.with_limits(run_s=60).submit(executor_tasks.square, 3).result() == 9
+            with pytest.raises(WorkerCrashed):
+                executor.submit(executor_tasks.end_badly, "segfault").result()
+    finally:
+        logging.root.removeHandler(handler)
+    assert "--- Logging error ---" in capsys.readouterr().err
 
 
 def test_what_raises_behind_the_end_of_a_call_costs_no_other_call_and_no_shutdown() -> None:
@@ -271,6 +291,36 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path, l
     with pytest.raises(RuntimeError, match="of a thread"):
         executor.submit(executor_tasks.square, 2)
     executor.shutdown()
+
+
+def test_a_thread_that_is_lost_before_it_knows_of_its_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first worker may have its first call some turns of the loop before the supervisor's start is over."""
+    start, on_lane, submitted, has_lane = Supervisor.start, PendingTasks.on_lane, threading.Event(), asyncio.Event()
+
+    async def slow_start(supervisor: Supervisor) -> None:
+        await start(supervisor)
+        await has_lane.wait()
+
+    def then_lost(tasks: PendingTasks, lane: Lane) -> None:
+        submitted.wait()
+        on_lane(tasks, lane)
+        has_lane.set()
+        sys.exit("of a thread")
+
+    monkeypatch.setattr(Supervisor, "start", slow_start)
+    monkeypatch.setattr(PendingTasks, "on_lane", then_lost)
+    executor = Executor(max_workers=1)
+    calls = [executor.submit(executor_tasks.loop, str(tmp_path / "in")), executor.submit(executor_tasks.square, 2)]
+    submitted.set()
+    assert executor._tasks.supervisor_thread.join(60)
+    for call in calls:
+        with pytest.raises(WorkerCrashed, match="of a thread") as lost:
+            call.result(60)
+        assert lost.value.code == "supervisor_lost"
+    with pytest.raises(WorkerCrashed, match="of a thread"):
+        executor.submit(executor_tasks.square, 2)
 
 
 def test_an_interrupt_while_a_large_result_is_unpickled_costs_nothing() -> None:

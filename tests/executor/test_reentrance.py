@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import os
 import sys
 import threading
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import executor_tasks
 import pytest
@@ -50,6 +51,20 @@ def tracer_of(executor: Executor, step: int, act: Callable[[], None]) -> Callabl
 
 
 @contextmanager
+def two_gates(folder: Path) -> Iterator[tuple[IO[str], IO[str]]]:
+    """Two files, each of which stops a call as long as it is locked here."""
+    with open(folder / "first", "w") as first, open(folder / "second", "w") as second:
+        yield first, second
+
+
+def wait_for_turn(executor: Executor) -> None:
+    """Wait until the supervisor's thread has done what it is about."""
+    turned = threading.Event()
+    executor._tasks.supervisor_thread.call(turned.set)
+    assert turned.wait(20)
+
+
+@contextmanager
 def acting_here(executor: Executor, step: int, act: Callable[[], None]) -> Iterator[None]:
     """Act in this thread."""
     before = sys.gettrace()
@@ -75,8 +90,9 @@ def acting_in_supervisors_thread(executor: Executor, step: int, act: Callable[[]
     ("acting", "steps"), [(acting_here, range(1, 120, 2)), (acting_in_supervisors_thread, range(1, 800, 17))]
 )
 def test_what_is_asked_for_in_the_middle_of_a_step_is_done_and_costs_no_other_call(
-    acting: Callable[[Executor, int, Callable[[], None]], Any], steps: range
+    acting: Callable[[Executor, int, Callable[[], None]], Any], steps: range, tmp_path: Path
 ) -> None:
+    """The first call ends where the act is waited for, and the next one holds the worker until it had its time."""
     unwanted: list[JobFuture[int]] = []
     more: list[JobFuture[int]] = []
 
@@ -87,24 +103,33 @@ def test_what_is_asked_for_in_the_middle_of_a_step_is_done_and_costs_no_other_ca
         more.extend(executor.submit(executor_tasks.square, number) for number in range(3))
         more[1].cancel()
 
-    acted = cancelled = 0
-    with Executor(max_workers=1, spares=2) as executor:
+    acted = acted_in_time = 0
+    with Executor(max_workers=1, spares=2) as executor, two_gates(tmp_path) as gates:
         wait_for_lanes(executor, 1)
         for step in steps:
             more.clear()
-            first = executor.submit(time.sleep, 0.001)
+            for gate in gates:
+                fcntl.flock(gate, fcntl.LOCK_EX)
+            first, held = [executor.submit(executor_tasks.pass_through, gate.name) for gate in gates]
             unwanted = [executor.submit(executor_tasks.square, 5) for _ in range(3)]
             with acting(executor, step, act):
                 wanted = [executor.submit(executor_tasks.square, number) for number in range(CALLS)]
-                assert [future.result(20) for future in wanted] == [number**2 for number in range(CALLS)]
+                fcntl.flock(gates[0], fcntl.LOCK_UN)
                 first.result(20)
+                wait_for_turn(executor)
+                in_time = bool(more)
+                fcntl.flock(gates[1], fcntl.LOCK_UN)
+                assert [future.result(20) for future in wanted] == [number**2 for number in range(CALLS)]
+                held.result(20)
             _, late = concurrent.futures.wait([*unwanted, *more], timeout=20)
             assert not late
             if more:
                 assert (more[0].result(), more[2].result()) == (0, 4)
                 acted += 1
-                cancelled += sum(future.cancelled() for future in unwanted)
-    assert acted > 20 and cancelled > 5, (acted, cancelled)
+            if in_time:
+                assert all(future.cancelled() for future in unwanted), step
+                acted_in_time += 1
+    assert acted > 20 and acted_in_time > 5, (acted, acted_in_time)
 
 
 def test_a_shutdown_in_the_middle_of_a_step_cancels_what_waits_and_waits_for_nothing() -> None:

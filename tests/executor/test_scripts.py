@@ -229,6 +229,60 @@ def test_what_the_program_changes_replaces_what_a_worker_has(tmp_path: Path) -> 
     assert run(tmp_path, text).splitlines() == [*told, "True False", "new x 2 1 3 1 2"]
 
 
+def test_a_cache_forgets_what_code_made_that_was_written_anew(tmp_path: Path) -> None:
+    """And nothing else: what it has loaded is to last."""
+    text = """
+        import functools, time
+        from killable import Executor
+
+        def scale():
+            return 1
+
+        class Scale:
+            shown = 0
+
+            def of(self):
+                return scale()
+
+        @functools.lru_cache
+        def scaled(n):
+            return [n * each() for each in (lambda: Scale().of(),)][0]
+
+        @functools.cache
+        def loaded():
+            return time.perf_counter_ns()
+
+        class Model:
+            @staticmethod
+            @functools.cache
+            def weights():
+                return scaled(5)
+
+        def weights():
+            return Model.weights()
+
+        with Executor(1) as executor:
+            first = executor.submit(loaded).result()
+            print(executor.submit(scaled, 3).result(), executor.submit(weights).result())
+            Scale.shown = 1
+
+            def scale():
+                return 2
+
+            print(executor.submit(scaled, 3).result(), executor.submit(weights).result())
+
+            class Scale:
+                shown = 1
+
+                def of(self):
+                    return 10 * scale()
+
+            print(executor.submit(scaled, 3).result(), executor.submit(weights).result())
+            print(executor.submit(loaded).result() == first)
+    """
+    assert run(tmp_path, text).splitlines() == ["3 5", "6 10", "60 100", "True"]
+
+
 def test_what_changes_inside_of_a_class_or_a_value_reaches_a_worker(tmp_path: Path) -> None:
     text = """
         import abc, collections, enum

@@ -130,6 +130,26 @@ def test_a_worker_is_killed_when_that_is_confirmed(shown: Shown, client: Client)
     assert (record["state"], record["error"]["by"]) == ("cancelled", "operator")
 
 
+def test_workers_are_asked_for_by_the_view_that_shows_them(shown: Shown, client: Client) -> None:
+    job = client.submit("waits")
+    tab = shown.open()
+    expect(tab.get_by_role("link", name=re.compile("Running"))).to_be_visible()
+    shown.go("jobs")
+    expect(row_of(tab, job.id)).to_be_visible()
+    for _ in range(2):
+        with tab.expect_request(re.compile(r"/v1/workers/stream$")):
+            shown.go("workers")
+        expect(tab.get_by_role("row").filter(has_text=job.id[4:12])).to_be_visible()
+        expect(tab.get_by_text("live", exact=True)).to_be_visible()
+        with tab.expect_request(re.compile(r"/v1/workers/stream\?workers=false$")):
+            shown.go("")
+        expect(tab.get_by_role("link", name=re.compile("Running"))).to_be_visible()
+    job.cancel(grace_s=0)
+    asked = [url.partition("/v1/workers/stream")[2] for url in shown.requests if "/v1/workers/stream" in url]
+    assert asked == ["?workers=false", "", "?workers=false", "", "?workers=false"]
+    assert len([url for url in shown.requests if url.endswith("/v1/info")]) <= 2, "the server is the same one"
+
+
 def test_a_server_is_drained_and_takes_jobs_again(shown: Shown, client: Client) -> None:
     tab = shown.open("workers")
     tab.get_by_role("button", name="Drain…").click()

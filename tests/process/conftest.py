@@ -1,7 +1,7 @@
 """A test that claims codes of endings by `pytest.mark.code` must have seen jobs end with them.
 
 A supervisor that starts takes longer than most tests: those of a module with a `SHARED_POOL`, which has to have one
-event loop for all its tests, share the supervisor that has this pool and no settings.
+event loop for all its tests, share the supervisors that have this pool and no settings but a proof.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from job_runs import ENDED_WITH
 from support.engines import new_supervisor
-from support.shared_supervisor import SharedSupervisor
+from support.shared_supervisor import SharedSupervisors
 from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec, Settings
@@ -30,21 +30,20 @@ def about_no_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_supervisor(
     nothing_left_of_module: None, request: pytest.FixtureRequest
-) -> AsyncIterator[SharedSupervisor]:
-    shared = SharedSupervisor(request.module.SHARED_POOL)
-    await shared.start()
+) -> AsyncIterator[SharedSupervisors]:
+    shared = SharedSupervisors(request.module.SHARED_POOL)
     yield shared
     await shared.close()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def shared_or_own_supervisor(shared_supervisor: SharedSupervisor) -> AsyncIterator[StartSupervisor]:
-    """Give the module's supervisor to who asks for its pool, and start one for any other."""
+async def shared_or_own_supervisor(shared_supervisor: SharedSupervisors) -> AsyncIterator[StartSupervisor]:
+    """Give one of the module's to who asks for its pool, and start one for any other."""
     started: list[Supervisor] = []
 
     async def start(*pools: PoolSpec, **settings: Any) -> Supervisor:
-        if pools == (shared_supervisor.pool,) and not settings:
-            return shared_supervisor.supervisor
+        if shared := await shared_supervisor.get(pools, settings):
+            return shared
         started.append(one := new_supervisor(Settings(pools=pools, **settings)))
         await one.start()
         return one

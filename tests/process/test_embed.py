@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from job_runs import run, stop, submit, wait_for_tokens
 from support.certificate_checks import was_killed
 from support.supervisor_fixture import StartSupervisor
@@ -10,6 +11,15 @@ from support.waiting import Pending, until_async
 from killable.supervisor.settings import PoolSpec
 
 POOL = PoolSpec("embeddings", ("killable.workers.builtin.embed",), workers=1, spares=0)
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = POOL
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 LONG = "A long sentence about nothing in particular, over and over again. " * 40
 """More than the 256 tokens that count."""
 

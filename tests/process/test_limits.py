@@ -51,6 +51,15 @@ def gluttons(**changes: Any) -> PoolSpec:
     return PoolSpec("gluttons", **members)
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = gluttons(workers=1, spares=0)
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 @dataclass(frozen=True)
 class Excess:
     type: str
@@ -247,7 +256,7 @@ def memory_group() -> Iterator[Path]:
 
 
 @pytest.mark.row("PEERS-G")
-def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> None:
+async def test_the_kernels_own_out_of_memory_kill_is_proven(memory_group: Path) -> None:
     """Supervisor and workers are in one group, whose memory the job fills before it comes to its own limit."""
     pool = {**HOSTILE_POOL, "modules": ("support.resource_hungry_jobs",), "workers": 1, "spares": 0}
     arguments = {"settings": {}, "pools": {"gluttons": pool}, "jobs": [["grows", {"mib": 8}, 99]]}

@@ -302,3 +302,13 @@ async def test_a_node_whose_lease_is_over_ends_everything_and_delivers_nothing()
         await head.host.close()
         assert processes.read_process(pid) is None
         assert (await head.hello())["refused"] == "lease_over", "it never works again"
+
+
+async def test_a_run_that_cannot_begin_ends_and_is_told() -> None:
+    """A part of its input has not come. No order for it comes again."""
+    async with node() as head:
+        await head.hello()
+        assert await head.do(run_order(1, "sleep") | {"parts": 1}, b"{}") == {}
+        _, end = await head.until_end(1)
+        assert (end["outcome"]["state"], end["outcome"]["code"]) == ("failed", "spawn")
+        assert "its node could not begin it" in end["outcome"]["message"]

@@ -23,6 +23,15 @@ SUPPORT = Path(processes.__file__).parent
 TESTS = str(SUPPORT.parent)
 POOL = PoolSpec("p", (str(SUPPORT / "retried_jobs.py"),), 2, env={"PYTHONPATH": TESTS})
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = POOL
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 EVERY_CODE = tuple(code for code, row in CODES.items() if row.state is not None and code not in NEVER_AGAIN)
 """As the job `asks` has them."""
 LIMITS: dict[str, dict[str, Any]] = {
@@ -66,7 +75,7 @@ async def test_the_same_end_is_final_when_nobody_has_asked(supervisor: StartSupe
         assert story.code == how and story.names[-1] == story.state and "retrying" not in story.names
 
 
-def test_the_table_has_every_end() -> None:
+async def test_the_table_has_every_end() -> None:
     beside = {"timeout.idle", "timeout.start", "worker_lost", "node_lost", "node_drained"}  # test_retry_after_losses.py
     never_begun = {"spawn"}  # a pool tries three times by itself, and then has no worker for anybody
     assert set(ENDS) | beside | never_begun == set(EVERY_CODE)

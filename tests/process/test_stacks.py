@@ -13,6 +13,15 @@ from support.supervisor_fixture import StartSupervisor
 
 from killable.supervisor.settings import PoolSpec
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = hostile_pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 LONG_S = 60.0
 
 

@@ -25,6 +25,15 @@ def pool(**changes: Any) -> Any:
     return hostile_pool(**{"modules": MODULES, **changes})
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 @EVERY_PROOF
 @pytest.mark.parametrize("stops_at_exit", [False, True])
 @pytest.mark.parametrize("is_detached", [False, True])
@@ -125,7 +134,7 @@ async def test_a_debugger_that_is_no_job_is_left_alone(supervisor: StartSupervis
 
 
 async def test_a_guard_that_a_job_keeps_as_a_zombie_holds_nobody_up(supervisor: StartSupervisor) -> None:
-    server = await supervisor(pool())
+    server = await supervisor(pool(name="of its own"))
     job_id = await submit(server, "traces_and_kills_the_guard")
     (guard,) = map(int, await wait_for_tokens(server, job_id))
     record = await server.wait(job_id)

@@ -30,6 +30,15 @@ from killable.supervisor.settings import SandboxSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.runtime.sandbox import why_no_file_rules, why_no_network_rule
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+SHARED_POOL = hostile_pool()
+
+
+@pytest.fixture
+def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
+    return shared_or_own_supervisor
+
+
 KINDS = ["children", "setsid", "daemon", "each", "stopped"]
 ENDS = ["returns", "crashes", "cancelled", "killed"]
 COUNTS = {"children": 1, "setsid": 2, "daemon": 1, "each": 4, "stopped": 2}

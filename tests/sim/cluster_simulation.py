@@ -259,7 +259,9 @@ class ClusterSimulation:
         check(len(runs) <= attempt, f"{job.id}: {len(runs)} runs by attempt {attempt}")
         if code == "node_lost":
             check(self.has_lost_nodes, f"{job.id}: a node is lost to which nothing has happened")
-            check(told["error"]["fenced"] in ("swept", "lease"), f"{job.id}: {told} says by nothing that it is so")
+            check(
+                told["error"]["fenced"] in ("swept", "lease", "told"), f"{job.id}: {told} says by nothing that it is so"
+            )
 
     def _runs_until(self, job: Submitted, attempt: int) -> list[Run]:
         """Return the runs that there may be when the end of an attempt is told: a reader hears of it at once."""

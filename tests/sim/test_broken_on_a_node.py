@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times, end_of_node
+from killable.supervisor.cluster.node_pools import MACHINES_S
 from sim.cluster_simulation import ClusterSimulation, Submitted
+from sim.journaled_cluster import journaled_cluster
 
 LEASE_S = Times().lease_s
 AWAY_S = end_of_node(0.0, LEASE_S) + 0.1
@@ -60,5 +63,32 @@ def test_a_pool_that_is_broken_on_every_machine_that_there_is_ends_what_waits() 
             await sim.ended(within_s=AWAY_S)
             assert sim.counts() == {"spawn": 5}
             assert jobs[0].end["error"]["message"] == f"pool a is broken: {WHY}"
+
+    run(main())
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["which comes", "which does not come"])
+def test_a_restarted_head_waits_for_the_machine_on_which_a_pool_works(*, comes: bool) -> None:
+    """Ray has it in its list again a moment later than the one on which the pool is broken."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=2, workers=2) as sim:
+            broken, works = sim.network.machines.values()
+            sim.tell_pools(broken.name, state="broken", detail=WHY)
+            await asyncio.sleep(0.1)
+            jobs = [await sim.submit(run_s=5.0) for _ in range(4)]
+            sim.has_lost_nodes = True
+            works.turn_off()
+            sim.kill_head()
+            await asyncio.sleep(0.8 * MACHINES_S)
+            new = asyncio.create_task(sim.submit(run_s=5.0))
+            await asyncio.sleep(1.0)
+            waiting = [job for job in jobs if not job.end]
+            assert len(waiting) == 2 and {job.code for job in jobs if job.end} == {"node_lost"} and not (await new).end
+            sim.has_broken_pools = not comes
+            if comes:
+                works.turn_on()
+            await sim.ended(within_s=0.2 * MACHINES_S + 20.0)
+            assert {job.code for job in (*waiting, await new)} == {None if comes else "spawn"}
 
     run(main())

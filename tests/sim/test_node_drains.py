@@ -9,6 +9,7 @@ import pytest
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.node_drain import LEAVE_EARLY_S
+from killable.workers.errors import Refused
 from sim.cluster_simulation import ClusterSimulation
 from sim.journaled_cluster import journaled_cluster
 
@@ -29,7 +30,6 @@ def test_a_drain_whose_deadline_passes_while_there_is_no_head_stops_what_the_nex
             other = await sim.submit(run_s=5.0, nodes={"node": "n0001"})
             await asyncio.sleep(1.0)
             await sim.head.process.do(sim.head.supervisor.drain_node(NODE, deadline_s=2.0))  # type: ignore[attr-defined]
-            await asyncio.sleep(0.1)  # it is on disk
             sim.down_s = lambda: 4.0
             sim.kill_head()
             await sim.ended(within_s=7.0)
@@ -84,3 +84,28 @@ def test_of_an_operators_drain_and_rays_the_earlier_deadline_counts_whichever_ca
             assert (await supervisor.drain_node("n0000", drains=False)).state == "live"
 
     run(main())
+
+
+def test_a_drain_that_cannot_be_written_is_refused_and_holds_as_long_as_its_head() -> None:
+    async def main() -> None:
+        async with journaled_cluster(nodes=2) as sim:
+            head = sim.head
+            journal = head.journals[0]  # type: ignore[attr-defined]
+            disk, journal._file.write = journal._file.write, _full
+            with pytest.raises(Refused) as refused:
+                await head.process.do(head.supervisor.drain_node(NODE))  # type: ignore[attr-defined]
+            assert (refused.value.code, refused.value.facts["node"]) == ("journal_failed", NODE)
+            assert (await head.supervisor.nodes())[0].state == "draining"
+            journal._file.write = disk
+            await asyncio.sleep(3.0)
+            record = await head.process.do(head.supervisor.drain_node(NODE))  # type: ignore[attr-defined]
+            assert record.state == "draining"
+            sim.kill_head()
+            await asyncio.sleep(3.0)
+            assert (await sim.head.supervisor.nodes())[0].state == "draining"
+
+    run(main())
+
+
+def _full(notes: object) -> None:
+    raise OSError("no space left on device")

@@ -188,6 +188,9 @@ async def _refused(hellos: OddHellos) -> None:
         assert 5 < machine.incarnations < 16 and machine.host is None
         node = await _odd_node(sim)
         assert node.state == "refused" and "of another day" in node.detail
-        hellos.is_well = True
+        machine.is_cut_off = True
+        await asyncio.sleep(3 * REFUSED_AGAIN_S)
+        assert (await _odd_node(sim)).detail == node.detail, "that it has no answer then is not why it is refused"
+        machine.is_cut_off, hellos.is_well = False, True
         await asyncio.sleep(REFUSED_AGAIN_S + 1)
         assert (await _odd_node(sim)).state == "live"

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from support.fake_node import input_of
 from support.virtual_loop import run
 
@@ -130,3 +131,63 @@ async def _cancels() -> None:
     assert [job.code for job in jobs if job is not None] == ["cancelled"] * 2
     reasons = [job.end["certificate"].get("reason", "") for job in jobs if job is not None]
     assert reasons == ["half a character: \ud83d", ""]
+
+
+def test_an_order_that_cannot_be_sent_ends_its_own_job_and_a_stop_is_sent_without_its_reason() -> None:
+    """Whatever it is: nothing else would ever tell of the job."""
+    run(_fails())
+
+
+async def _fails() -> None:
+    async with ClusterSimulation(nodes=1, workers=10) as sim:
+        sim.has_garbled_messages = True
+        carrier, supervisor = sim.head.carrier, sim.head.supervisor
+        call = carrier.call
+
+        async def fail(node: str, method: str, message: bytes) -> bytes:
+            orders = messages.unpack(message)[0].get("orders", ())
+            if any(order["n"] == 3 and order["order"] == "run" for order in orders) or b"odd" in message:
+                raise LookupError("a fault")
+            return await call(node, method, message)
+
+        carrier.call = fail  # type: ignore[method-assign]
+        jobs = [await sim.submit(run_s=60.0 if number == 4 else 1.0) for number in range(5)]
+        await asyncio.sleep(2.0)
+        _, _, broken, _, stopped = jobs
+        assert broken is not None and stopped is not None
+        stopped.is_cancelled = True
+        await supervisor.cancel(stopped.id, reason="odd", wait_s=0.0)
+        await sim.ended(within_s=5.0)
+        assert [job.code for job in jobs if job is not None] == [None, None, "protocol", None, "cancelled"]
+        assert "its order cannot be sent: LookupError('a fault')" in broken.end["error"]["message"]
+
+
+@pytest.mark.parametrize("knows", [True, False], ids=["its head knows that", "its head does not"])
+def test_a_job_that_ran_on_a_node_that_is_lost_has_not_waited_too_long_for_it(*, knows: bool) -> None:
+    """Its order came at once, and the word of that after its `total_s`, or never."""
+    run(_ran(knows=knows))
+
+
+async def _ran(*, knows: bool) -> None:
+    async with ClusterSimulation(nodes=1, times=Times(5.0, 1.0, 1.0)) as sim:
+        sim.has_lost_nodes = True
+        (machine,) = sim.network.machines.values()
+        on_answer, hides = sim.network.on_answer, True
+
+        def hide(node: str, method: str, answer: bytes) -> bytes:
+            header, blobs = messages.unpack(answer)
+            return messages.pack(header) if hides and method == "poll" and blobs else on_answer(node, method, answer)
+
+        sim.network.on_answer = hide
+        job = await sim.submit(run_s=60.0, limits={"total_s": 2.0})
+        assert job is not None
+        await asyncio.sleep(2.5)
+        record = await sim.head.supervisor.get(job.id)
+        assert (record.state, sim.runs.starts) == ("stopping", 1)
+        if knows:
+            hides = False
+            await asyncio.sleep(1.5)
+            assert (await sim.head.supervisor.get(job.id)).state == "running"
+        machine.turn_off()
+        await sim.ended(within_s=20.0)
+        assert job.code == "node_lost"

@@ -17,6 +17,7 @@ from killable.supervisor.journal.journal_file import (
     AmendedNote,
     DroppedNote,
     EndedNote,
+    EpochNote,
     JournalRow,
     NodeDrainNote,
     Note,
@@ -59,6 +60,7 @@ class FakeDisk:
     is_over: bool = False
     drains: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of nodes."""
+    epoch: int = 0
 
     def __post_init__(self) -> None:
         self._inbox: list[tuple[tuple[Note, ...], Answer | None, bool]] = []
@@ -84,7 +86,7 @@ class FakeDisk:
     def accept(self, accepted: AcceptedNote, started: StartedNote | None, answer: Answer) -> None:
         self._enter((accepted,) if started is None else (accepted, started), answer, False)
 
-    def start(self, started: StartedNote, answer: Answer) -> None:
+    def start(self, started: StartedNote | EpochNote, answer: Answer) -> None:
         self._enter((started,), answer, False)
 
     def note(self, note: Note, answer: Answer | None = None) -> None:
@@ -152,3 +154,5 @@ class FakeDisk:
                 self.drains.pop(note.node, None)
                 if note.members is not None:
                     self.drains[note.node] = json.loads(note.members)
+            case EpochNote():
+                self.epoch = note.epoch

@@ -77,8 +77,9 @@ def all_processes() -> list[ProcessInfo]:
 
 
 def named(name: str) -> list[ProcessInfo]:
-    """Return all processes of that short name."""
-    return [seen for seen in read_processes(pid for pid in all_pids() if _name(pid) == name) if seen.name == name]
+    """Return all processes of that short name that tests have started."""
+    ours = all_pids() - _strangers
+    return [seen for seen in read_processes(pid for pid in ours if _name(pid) == name) if seen.name == name]
 
 
 def _name(pid: int) -> str | None:

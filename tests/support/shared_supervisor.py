@@ -1,9 +1,10 @@
-"""A supervisor of several tests, each of which leaves it as if it had not been there."""
+"""Supervisors of several tests, each of which leaves them as if it had not been there."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from support.engines import new_supervisor, until_warm, with_workers
@@ -11,6 +12,7 @@ from support.processes import ProcessInfo, descendants, permanent_pids, shared_s
 from support.waiting import Pending, until_async
 
 from killable.supervisor.settings import PoolSpec, Settings
+from killable.supervisor.supervisor import Supervisor
 
 
 class SharedSupervisor:
@@ -18,9 +20,8 @@ class SharedSupervisor:
     the pool has spares.
     """
 
-    def __init__(self, pool: PoolSpec) -> None:
-        self.pool = pool
-        self.supervisor = new_supervisor(Settings(pools=(pool,)))
+    def __init__(self, settings: Settings) -> None:
+        self.supervisor = new_supervisor(settings)
         self._unhandled: list[dict[str, Any]] = []
 
     async def start(self) -> None:
@@ -63,3 +64,30 @@ class SharedSupervisor:
         permanent_pids.difference_update(self._guards)
         shared_servers.difference_update(self._guards)
         assert not self._unhandled, self._unhandled
+
+
+class SharedSupervisors:
+    """Those of one pool: one for each proof that a test asks for, each started by the first of these tests."""
+
+    def __init__(self, pool: PoolSpec) -> None:
+        self._pool = pool
+        self._started: dict[str, SharedSupervisor] = {}
+
+    async def get(self, pools: Sequence[PoolSpec], settings: Mapping[str, Any]) -> Supervisor | None:
+        """Return the one that has these pools and settings, if it is shared."""
+        if pools != (self._pool,) or settings.keys() - {"proof"}:
+            return None
+        proof = settings.get("proof", "")
+        if proof not in self._started:
+            shared = SharedSupervisor(Settings(pools=(self._pool,), proof=proof))
+            await shared.start()
+            self._started[proof] = shared
+        return self._started[proof].supervisor
+
+    async def tidy(self) -> None:
+        for shared in self._started.values():
+            await shared.tidy()
+
+    async def close(self) -> None:
+        for shared in reversed(self._started.values()):
+            await shared.close()

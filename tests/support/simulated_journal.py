@@ -34,7 +34,7 @@ class SimulatedJournal(Journal):
     async def open(self) -> list[JournalRow]:
         self._loop = asyncio.get_running_loop()
         self._file = JournalFile.open(self.path)
-        self.drains = self._file.read_drains()
+        self.drains, self.epoch = self._file.read_drains(), self._file.read_epoch()
         return self._file.read()
 
     def die(self) -> None:

@@ -74,6 +74,11 @@ class SimulatedProcess:
             self._loop.call_soon(self._end, turns - 1, context=Context())
 
 
+def owner() -> SimulatedProcess | None:
+    """Return the process that what runs now belongs to."""
+    return _OWNER.get()
+
+
 def watch_tasks(loop: asyncio.AbstractEventLoop) -> None:
     """Have each task of a loop noted by the process that has begun it."""
 

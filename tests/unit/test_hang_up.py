@@ -29,6 +29,7 @@ class Parts:
 
     def __init__(self) -> None:
         self.troubles: list[Any] = []
+        self.server_files: list[Any] = []
         self.reloaded: list[str] = []
 
     def replace_keys(self, keys: Any) -> tuple[list[str], list[str]]:

@@ -15,6 +15,7 @@ from killable.supervisor.journal.inspection import JournalFinding, backup, salva
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     EndedNote,
+    EpochNote,
     JournalFile,
     JournalRow,
     NodeDrainNote,
@@ -66,14 +67,14 @@ def test_a_journal_in_use_is_copied_as_it_is_at_that_moment(tmp_path: Path) -> N
     path, new = str(tmp_path / "journal"), str(tmp_path / "new")
     with closing(JournalFile.open(path)) as file:
         fill(file)
-        file.write([NodeDrainNote("a", b'{"until":1}')])
+        file.write([NodeDrainNote("a", b'{"until":1}'), EpochNote(7)])
         assert verify(path) == backup(path, new) == JournalFinding(4, 2, 1, 1, [], 0)
         file.write([AcceptedNote(n, f"job-{n}", b"{}", b"x" * 40_000) for n in range(5, 300)])
         file.write([AcceptedNote(300, "job-300", b"{}", b"x")])
         assert verify(path).jobs == 300
     assert len(rows_of(new)) == 4
     with closing(JournalFile.open(new)) as copy:
-        assert copy.read_drains() == {"a": {"until": 1}}
+        assert copy.read_drains() == {"a": {"until": 1}} and copy.read_epoch() == 7
 
 
 @pytest.mark.row("B16")

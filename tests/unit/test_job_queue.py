@@ -284,8 +284,8 @@ def test_a_closed_line_keeps_nobody_waiting_and_is_in_its_place_when_it_is_opene
     queue.close_line("p", A)
     assert queue.pop("p") == "any" and queue.next_selector("p") == B
     assert queue.startable("p") == queue.depth("p") == 3
-    queue.open_lines("p", {A}, 1)
-    queue.open_lines("p", {A}, 1)
+    queue.open_lines("p", [{A}], 1)
+    queue.open_lines("p", [{A}], 1)
     assert drain(queue) == ["a0", "a1", "b"]
 
 
@@ -308,7 +308,7 @@ def test_turns_that_a_tenant_could_not_use_while_its_line_was_closed_are_no_cred
         pin(queue, f"cy{number}", (), tenant="cy")
     queue.close_line("p", A)
     assert [queue.pop("p") for _ in range(4)] == ["bob0", "cy0", "bob1", "cy1"]
-    queue.open_lines("p", {A}, 1)
+    queue.open_lines("p", [{A}], 1)
     assert drain(queue) == ["a0", "a1", "bob2", "cy2", "a2"]
 
 
@@ -321,7 +321,7 @@ def test_tenants_of_a_line_have_turns_also_when_others_have_some_between_its_ope
         pin(queue, f"cy{number}", (), tenant="cy")
     taken = []
     for _ in range(6):
-        queue.open_lines("p", {A}, 1)
+        queue.open_lines("p", [{A}], 1)
         taken.append(next(job_id for _ in range(4) if not (job_id := queue.pop("p") or "").startswith("cy")))
         if queue.has_line("p", A):
             queue.close_line("p", A)

@@ -17,6 +17,7 @@ from killable.supervisor.journal.journal_file import (
     AmendedNote,
     DroppedNote,
     EndedNote,
+    EpochNote,
     JournalFile,
     JournalRow,
     NodeDrainNote,
@@ -389,3 +390,20 @@ def test_a_link_is_the_journal_that_it_leads_to(path: str, tmp_path: Path) -> No
     assert [row.job_id for row in rows_of(path)] == ["job-1"]
     Path(other).symlink_to(link)
     assert [row.job_id for row in rows_of(other)] == ["job-1"]
+
+
+def test_the_epoch_of_heads_is_read_unless_it_is_damaged(
+    file: JournalFile, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert file.read_epoch() == 0
+    file.write([EpochNote(5)])
+    file.write([EpochNote(1_700_000_000_000)])
+    file.close()
+    with closing(JournalFile.open(path)) as again:
+        assert again.read_epoch() == 1_700_000_000_000
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE epochs SET number = 4")
+        connection.commit()
+    with closing(JournalFile.open(path)) as again:
+        assert again.read_epoch() == 0
+    assert "journal_epoch_lost" in caplog.text

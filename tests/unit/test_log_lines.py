@@ -17,6 +17,7 @@ import pytest
 from support.full_disk import files_end_at
 from support.waiting import Pending, until
 
+from killable.supervisor.linux.stream_room import wait_for_room
 from killable.supervisor.telemetry import log_cuts_and_redaction, log_lines
 
 SECRET = "hunter2"
@@ -213,6 +214,26 @@ def test_a_log_that_nobody_reads_holds_nobody_up_and_says_what_was_lost(monkeypa
     configured.close()
     with contextlib.suppress(BrokenPipeError):
         stream.close()
+
+
+def test_a_stream_that_does_not_block_is_waited_for_until_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_lines, "LOOK_S", 0.01)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    stream = os.fdopen(writing, "w")
+    configured = log_lines.configure("json", stream=stream, wait_for_room=wait_for_room)
+    for number in range(20):
+        log.info("begun", extra={"n": number, "detail": "x" * 900})
+    with os.fdopen(reading) as lines:
+        assert [json.loads(lines.readline())["n"] for _ in range(20)] == list(range(20))
+        assert (log_lines.trouble(), log_lines.records_lost()) == ("", 0)
+        log.info("x" * 5000)
+        until(lambda: configured._handler._writes_since or Pending("no write"), "it waits for room")
+        stream.close()
+        until(lambda: log_lines.trouble() or Pending("no trouble"), "the wait is over")
+    assert log_lines.trouble() == "the log cannot be written: the stream is closed"
+    configured.close()
 
 
 def test_on_a_full_disk_what_is_lost_is_told_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

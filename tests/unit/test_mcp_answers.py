@@ -68,6 +68,14 @@ def test_a_message_has_its_size_however_much_has_come(text: str) -> None:
     assert note.progress == MESSAGE_CHARS_MAX, "it counts all tokens"
 
 
+@pytest.mark.parametrize("before", [0, 3])
+def test_of_a_token_that_is_too_large_to_be_held_the_beginning_is_told(before: int) -> None:
+    progress = CallProgress()
+    progress.add([token_of("a")] * before + [token_of("x" * (200 << 10)), token_of("y")])
+    (note,) = progress.take()
+    assert note.message == "a" * before + "x" * (MESSAGE_CHARS_MAX - 1 - before) + "…"
+
+
 async def told_of(reports: int, seconds: float) -> tuple[list[float], list[str]]:
     """Report so often in a time, evenly; return when a client was told, and what."""
     loop, at, told = asyncio.get_running_loop(), list[float](), list[str]()

@@ -76,6 +76,13 @@ def test_an_instance_is_as_one_of_typing(values: tuple[Any, ...], named: dict[st
     assert type(Subclass(*values, **named)._replace(count=1)) is Subclass
 
 
+@pytest.mark.parametrize("values", [(), ("a", 1), ("a", 1, (), 4)])
+def test_a_list_of_values_is_taken_whole_or_refused(values: tuple[Any, ...]) -> None:
+    for each in (Ours, Theirs):
+        with pytest.raises(TypeError):
+            each._make(values)
+
+
 @pytest.mark.parametrize(("values", "named"), REFUSED)
 def test_what_typing_refuses_is_refused(values: tuple[Any, ...], named: dict[str, Any]) -> None:
     for each in (Theirs, Ours):

@@ -80,25 +80,28 @@ def test_a_selector_gets_the_best_of_the_nodes_that_fit_and_no_other() -> None:
     assert found is not None and found.share.node == "a2"
 
 
-def test_a_line_is_freed_when_a_node_that_fits_it_has_a_slot_again_or_joins_or_is_no_longer_drained() -> None:
+def test_a_line_is_opened_when_a_node_that_fits_it_has_a_slot_again_or_joins_or_is_no_longer_drained() -> None:
     nodes = Nodes(ZONES)
     slots = [nodes.take(zone="a") for _ in range(4)]
-    assert nodes.take(zone="a") is None
-    for _ in range(2):
-        assert nodes.take(zone="b") is not None
-    assert nodes.pool.freed() == set()
+    for number in range(5):
+        pin(nodes, f"{number}", zone="a")
+    assert dispatch(nodes) == []
+    other = nodes.take(zone="b")
     slot = slots[0]
-    assert slot is not None
+    assert slot is not None and other is not None
+    nodes.give_back(other)
+    assert dispatch(nodes) == [], "it fits none"
     nodes.give_back(slot)
-    a: Selected = (("zone", "a"),)
-    assert a in nodes.pool.freed()
-    assert nodes.take(zone="a") is not None and nodes.take(zone="a") is None
+    assert dispatch(nodes) == ["0"]
     nodes.join("a3", {"zone": "a"})
-    assert a in nodes.pool.freed() and nodes.take(zone="a") is not None
-    nodes.pool.set_open("a3", is_open=False)
-    assert nodes.take(zone="a") is None
-    nodes.pool.set_open("a3", is_open=True)
-    assert a in nodes.pool.freed() and nodes.take(zone="a") is not None
+    assert dispatch(nodes) == ["1", "2"]
+    nodes.pool.set_open("a2", is_open=False)
+    slot = slots[1]
+    assert slot is not None and slot.share.node == "a2"
+    nodes.give_back(slot)
+    assert dispatch(nodes) == []
+    nodes.pool.set_open("a2", is_open=True)
+    assert dispatch(nodes) == ["3"]
 
 
 def test_a_node_that_comes_back_with_other_labels_fits_other_selectors() -> None:
@@ -222,8 +225,31 @@ def test_of_lines_that_have_a_slot_again_as_many_are_opened_as_there_are_slots_t
         nodes.give_back(slot)
     nodes.pool.open_lines()
     assert len(closed) == 36
-    assert dispatch(nodes) == ["19", "bob0"] and len(nodes.pool.freed()) == 0
+    assert dispatch(nodes) == ["19", "bob0"]
     assert nodes.take(node="a2") is not None
     nodes.queue.let_go("cy")
     nodes.join("x3", {"zone": "x"})
     assert dispatch(nodes) == ["3"], "the one that waits for it, past all others"
+
+
+def test_what_a_slot_costs_does_not_grow_with_the_selectors_that_fit_its_node() -> None:
+    """Each of a thousand jobs names a subset of the nodes that is busy. A job ends, and the next one gets its slot."""
+    costs = []
+    for size in (10, 1000):
+        nodes = Nodes({f"n{number}": {} for number in range(20)})
+        busy = [slot for _ in range(40) if (slot := nodes.take())]
+        spare = busy.pop()
+        nodes.give_back(spare)  # so that each line is looked at, and closed
+        others = sorted({slot.share.node for slot in busy} - {spare.share.node})
+        for number in range(size):
+            names = ",".join(others[(number + place) % 19] for place in range(0, 12, 3))
+            pin(nodes, f"{number}", node=f"in({names},x{number})")
+        assert dispatch(nodes) == []
+        ended = next(slot for slot in busy if slot.share.node == others[0])
+
+        def turn(nodes: Nodes = nodes, ended: NodeSlot = ended) -> None:
+            nodes.give_back(ended)
+            assert dispatch(nodes) == ["0"]
+
+        costs.append(lines_run(turn))
+    assert 0 < costs[1] <= 1.5 * costs[0], costs

@@ -11,7 +11,7 @@ from support.virtual_loop import run
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.jobs import retention
-from killable.supervisor.jobs.job import EVENT_BYTES
+from killable.supervisor.jobs.job import EVENT_BYTES, Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.retention import JOB_BYTES
@@ -74,6 +74,23 @@ def test_live_jobs_are_never_dropped() -> None:
     jobs.retention.expire(1e9)
     assert ids(jobs) == [4, 3, 2, 1]
     assert jobs.active() == live
+
+
+def test_the_jobs_that_are_not_over_are_found_without_a_look_at_those_that_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = registry(keep_jobs=1000)
+    live = [add(jobs, state=state) for state in (State.QUEUED, State.RUNNING)]
+    for moment in range(500):
+        end(jobs, add(jobs), moment)
+    jobs.withdraw(add(jobs, state=State.QUEUED))
+    live[1].state = State.COMPLETED  # its end is not noted yet
+    looked_at: list[str] = []
+    real = Job.is_over.fget
+    assert real is not None
+    monkeypatch.setattr(Job, "is_over", property(lambda job: looked_at.append(job.id) or real(job)))
+    assert jobs.active() == live[:1] and jobs.has_active()
+    assert set(looked_at) <= {job.id for job in live}
+    end(jobs, live[0], 501)
+    assert jobs.active() == [] and not jobs.has_active()
 
 
 def test_the_newest_ended_job_stays_readable_however_large_it_is_until_its_time_is_over() -> None:

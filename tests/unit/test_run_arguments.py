@@ -25,7 +25,7 @@ WORDS = [
     "f", "--report=f", "--report=", "--help", "--nothing", "--run-s", "--run-s=2s", "--run-s=0", "--grace-s=0",
     "--grace-s", "--memory", "--memory=1GiB", "--memory-bytes=1MiB", "--memory=none", "--processes-max=3",
     "--cpu-s=none", "--files-max=x", "5", "1h30m", "none", "-1", "", "--tokens", "--output-bytes=3", "a=b", "-x",
-    "--run-s=", "--grace-s=none",
+    "--run-s=", "--grace-s=none", "-k", "-k=5", "-k5",
 ]  # fmt: skip
 
 

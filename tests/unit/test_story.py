@@ -103,6 +103,19 @@ ENDINGS: dict[str, tuple[dict[str, Any], str | None, tuple[str, ...]]] = {
         never_started(record("timed_out", "timeout.queue", NO_PROCESS, limit_s=300.0)), "workers",
         ("The deadline queue_s of 5m", "no worker became free", "[pools.NAME]"),
     ),
+    "timeout.queue, held by its own": (
+        never_started(record("timed_out", "timeout.queue", NO_PROCESS, limit_s=300.0, busy_workers=4, held_by=[
+            {"job_id": "job-11111111-aa", "type": "tick", "for_s": 125.0},
+            {"job_id": "job-22222222-aa", "type": "split", "for_s": 3.0},
+        ])), "workers",
+        ("4 workers of its pool were busy then, with job-11111111 (tick, for 2m05s), job-22222222 (split, for 3.0 s) "
+         "and 2 other jobs.",),
+    ),
+    "timeout.queue, held by others": (
+        never_started(record("timed_out", "timeout.queue", NO_PROCESS, limit_s=9.0, busy_workers=1, held_by=[])),
+        "workers",
+        ("1 worker of its pool was busy then, with 1 job of another tenant.",),
+    ),
     "timeout.start": (record("timed_out", "timeout.start", HEARD, limit_s=60.0), "start_s", ("--start-s 2m",)),
     "timeout.first_token": (
         limited(record("timed_out", "timeout.first_token", HEARD, limit_s=10.0), first_token_s=10.0), "first_token_s",

@@ -155,7 +155,7 @@ def test_the_overview_of_a_server_of_any_version_is_there() -> None:
     now = {
         "workers": [worker("w-1", "a", cpu_percent=50.0, memory_bytes=1 << 20)],
         "server": {"uptime_s": 65, "cpu_percent": 3.2, "memory_bytes": 1 << 26, "version": "9", "draining": True},
-        "queue": {"depth": 4, "oldest_s": 2.0}, "jobs": {"ended": {"crash": 2}},
+        "queue": {"depth": 4, "oldest_s": 2.0}, "jobs": {"ended": {"crash": 2}, "ended_last_minute": 1},
     }  # fmt: skip
     board = Board()
     board.take("now", now)
@@ -164,7 +164,7 @@ def test_the_overview_of_a_server_of_any_version_is_there() -> None:
         "killable 9   http://x   live   draining: it takes no new jobs   ada (read)",
         "server   up 1m05s   cpu 3%   memory 64 MiB",
         "workers  1  1 busy   cpu 50%   memory 1.0 MiB   queue 4, oldest 2.0 s",
-        "ended    2 crash",
+        "ended    1 in the last minute   2 crash",
     ]
     board.degraded = ("journal: database or disk is full", "draining")
     assert str(overview.lines(board, "http://x", Text("live"))[1]).startswith(

@@ -6,12 +6,12 @@ its child. It stays in the session of its owner, so that the command has the ter
 
 from __future__ import annotations
 
+import _socket
 import errno
 import os
 import resource
 import select
 import signal
-import socket
 import struct
 import time
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class CommandStart(NamedTuple):
     """The signals that were blocked when `killable run` was started."""
 
 
-def main(sock: socket.socket, owner: int, start: CommandStart) -> None:
+def main(sock: _socket.socket, owner: int, start: CommandStart) -> None:
     """Serve until the command and everything below it are gone. `owner` is the pid of the process that forked this."""
     signal.set_wakeup_fd(-1)
     for number in _IGNORED:  # by a handler: the command gets the default, or what was ignored before
@@ -83,7 +83,7 @@ def _do_nothing(_number: int, _frame: object) -> None: ...
 class Keeper:
     """Has one command, and the orphans that it leaves."""
 
-    def __init__(self, sock: socket.socket, owner_pidfd: int, cgroup: CommandCgroup | None) -> None:
+    def __init__(self, sock: _socket.socket, owner_pidfd: int, cgroup: CommandCgroup | None) -> None:
         self._sock = sock
         self._owner_pidfd = owner_pidfd
         self._command = 0

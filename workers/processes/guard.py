@@ -6,12 +6,12 @@ orphan, and it imports no user code, so that no user code can hang or crash it.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import math
 import os
 import select
 import signal
-import socket
 import time
 from collections import deque
 
@@ -36,7 +36,7 @@ def main(socket_fd: int, owner: int, packages: dict[str, str]) -> int:
         return ExitCode.PIPE_GONE
     if os.getppid() != owner:
         return ExitCode.PIPE_GONE  # it died before pidfd_open, which may have opened another process
-    sock = socket.socket(fileno=socket_fd)
+    sock = _socket.socket(fileno=socket_fd)
     zygote_start = Guard(sock, owner_pidfd).serve()
     if zygote_start is not None:
         # This is the forked child, with the guard's stack unwound: it is the zygote now.
@@ -58,7 +58,7 @@ _PF_EXITING = 0x4
 class Guard:
     """Has at most one zygote, and the orphans of dead ones."""
 
-    def __init__(self, sock: socket.socket, owner_pidfd: int) -> None:
+    def __init__(self, sock: _socket.socket, owner_pidfd: int) -> None:
         self._sock = sock
         self._sock.setblocking(False)
         self._owner_pidfd = owner_pidfd
@@ -76,7 +76,7 @@ class Guard:
         self._orphans = child_reaper.Orphans()
         self._wakeups, _ = child_reaper.watch_children()
 
-    def serve(self) -> socket.socket | None:
+    def serve(self) -> _socket.socket | None:
         """Return None when the owner and all processes below are gone; in a forked child, the zygote's socket."""
         poll = select.poll()
         for descriptor in (self._sock.fileno(), self._owner_pidfd, self._wakeups):
@@ -144,7 +144,7 @@ class Guard:
         if segments := leftover_memory.segments_of(ended, self._since):
             leftover_memory.remove_segments(segments)
 
-    def _start_zygote(self, descriptor: int) -> socket.socket | None:
+    def _start_zygote(self, descriptor: int) -> _socket.socket | None:
         parent = os.getpid()
         try:
             pid = os.fork()
@@ -161,7 +161,7 @@ class Guard:
             process_setup.die_before_owner(process_setup.ZYGOTE_OOM_SCORE)
             self._sock.detach()  # else the object's finalizer would close a later descriptor of the same number
             process_setup.close_descriptors_except([descriptor])
-            return socket.socket(fileno=descriptor)
+            return _socket.socket(fileno=descriptor)
         os.close(descriptor)
         self._zygote = pid
         return None

@@ -6,11 +6,11 @@ locked in every worker. With more than one thread after the preloads it refuses 
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
 import signal
 import site
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class _Child:
         self.orphans: list[int] = []
 
 
-def main(sock: socket.socket, packages: dict[str, str]) -> int:
+def main(sock: _socket.socket, packages: dict[str, str]) -> int:
     """Serve until the supervisor closes the socket. In a forked child it runs the worker."""
     _send_pid(sock)
     site.main()  # the guard, which forked this process, runs without site-packages
@@ -67,7 +67,7 @@ def main(sock: socket.socket, packages: dict[str, str]) -> int:
     return become_worker(start, configure, packages)
 
 
-def _send_pid(sock: socket.socket) -> None:
+def _send_pid(sock: _socket.socket) -> None:
     """Send this process's pid and pidfd before any user code runs.
 
     They go through the same socket as later messages, so that the supervisor can signal this process once Preloaded
@@ -79,14 +79,14 @@ def _send_pid(sock: socket.socket) -> None:
     os.close(pidfd)
 
 
-def _tell(sock: socket.socket, message: zygote_messages.Message, descriptors: Sequence[int] = ()) -> None:
+def _tell(sock: _socket.socket, message: zygote_messages.Message, descriptors: Sequence[int] = ()) -> None:
     try:
         fd_passing.send(sock, zygote_messages.to_wire(message), descriptors)
     except (BrokenPipeError, ConnectionResetError):
         pass  # the supervisor is gone: the next read reports it
 
 
-def _receive_configure(sock: socket.socket) -> zygote_messages.Configure | None:
+def _receive_configure(sock: _socket.socket) -> zygote_messages.Configure | None:
     while (received := fd_passing.receive(sock)) is not None:
         message = zygote_messages.from_wire(received[0])
         if isinstance(message, zygote_messages.Configure):
@@ -117,7 +117,7 @@ def _leave(code: ExitCode) -> NoReturn:
 class Zygote:
     """Forks workers, and reaps them and the orphans that dead workers leave."""
 
-    def __init__(self, sock: socket.socket, configure: zygote_messages.Configure, packages: dict[str, str]) -> None:
+    def __init__(self, sock: _socket.socket, configure: zygote_messages.Configure, packages: dict[str, str]) -> None:
         self._sock = sock
         self._configure = configure
         self._packages = packages

@@ -30,7 +30,7 @@ from types import (
 from typing import Any
 
 from killable.workers.protocol import reducers
-from killable.workers.protocol.script_globals import MAINS, globals_of_main, is_real
+from killable.workers.protocol.script_globals import MAINS, LruCache, globals_of_main, is_real
 
 FIXED: tuple[type, ...] = (
     *(bool, int, float, complex, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range),
@@ -122,7 +122,7 @@ class _Walk:
                 self.enter(value.__func__)
             case property():
                 self._all((value.fget, value.fset, value.fdel))
-            case _ if type(value) is reducers.LruCache:
+            case _ if type(value) is LruCache:
                 self.enter(vars(value)["__wrapped__"])
             case _ if type(value) in _CONTAINERS and len(value) <= ITEMS_MAX:
                 self._look(_CONTAINERS[type(value)], value)

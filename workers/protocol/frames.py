@@ -49,18 +49,22 @@ class FrameError(Exception):
         self.frames = frames or []
 
 
+def _seed(fence: int, sequence: int, kind: int) -> int:
+    """Return what the checksum of a frame starts from."""
+    return (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF
+
+
 def encode(kind: int, fence: int, sequence: int, payload: bytes) -> bytes:
     """Return one frame as bytes. Raise FrameError when the payload is over FRAME_BYTES_MAX."""
     length = len(payload)
     if length > FRAME_BYTES_MAX:
         raise FrameError(f"a payload of {length} bytes is over the bound of {FRAME_BYTES_MAX}")
-    seed = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF
-    return _pack(length, crc32(payload, seed), fence, sequence, kind) + payload
+    return _pack(length, crc32(payload, _seed(fence, sequence, kind)), fence, sequence, kind) + payload
 
 
 def head(kind: int, fence: int, sequence: int, pieces: Iterable[bytes]) -> bytes:
     """Return what stands before these pieces of a payload: a large one is written without a copy of it."""
-    checksum, length = (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF, 0
+    checksum, length = _seed(fence, sequence, kind), 0
     for piece in pieces:
         checksum, length = crc32(piece, checksum), length + len(piece)
     return _pack(length, checksum, fence, sequence, kind)
@@ -119,7 +123,7 @@ class Decoder:
                 self._missing = stop - end
                 break
             payload = chunk[start:stop]
-            if crc32(payload, (fence * 0x9E3779B1 + sequence * 0x85EBCA6B + kind + _SEED) & 0xFFFFFFFF) != checksum:
+            if crc32(payload, _seed(fence, sequence, kind)) != checksum:
                 raise self._wrong(kind, sequence, length, frames)
             add(make((kind, fence, sequence, payload)))
             position = stop

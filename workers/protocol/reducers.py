@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
-Reduction = str | tuple[Any, ...]
+from killable.workers.protocol.script_globals import LruCache
 
-LruCache: type = type(functools.lru_cache(len))
+Reduction = str | tuple[Any, ...]
 
 NAMED: tuple[type, ...] = (LruCache, typing.TypeVar, typing.ParamSpec, typing.TypeVarTuple, typing.NewType)
 """What is pickled by its name in a module, besides functions and classes."""

@@ -13,12 +13,14 @@ rules. Those of the standard library have the real ones.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from collections.abc import Iterator, Mapping, Sequence
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
+LruCache: type = type(functools.lru_cache(len))
 MAIN = "__main__"
 _SPAWNED = "__mp_main__"
 """multiprocessing's name for `__main__` in a process that it has started with the method "spawn"."""
@@ -46,14 +48,70 @@ class Namespace:
         """Bind a name to what came for it, unless this process has bound the name itself."""
         global _bound
         _bound += 1
+        is_new_code = self._digests.get(name, digest) != digest and _is_other_code(value, self.latest[name])
         if name not in self.globals or (name in self._brought and self.globals[name] is self._brought[name]):
             self.globals[name] = self._brought[name] = value
         self.latest[name] = value
         self._digests[name] = digest
+        if is_new_code:
+            self._clear_caches(name)
+
+    def _clear_caches(self, name: str) -> None:
+        """Forget what functions with a cache have returned that call, by its name, code which is another one now. Only
+        `functools.lru_cache` and `cache` are known.
+        """
+        for value in list(self.globals.values()):
+            for cache in _caches_of(value):
+                if name in self._called_by(cache.__wrapped__):
+                    cache.cache_clear()
+
+    def _called_by(self, function: Any) -> set[str]:
+        """Return the names of globals that a function refers to, also through functions and classes of those."""
+        found: set[str] = set()
+        looked_at = [function]
+        while looked_at:
+            for code in _codes_of(looked_at.pop()):
+                new = {each for each in _names_in(code) if each in self.globals} - found
+                found |= new
+                looked_at += [self.globals[each] for each in new]
+        return found
 
     def settle(self) -> None:
         """Keep all values from now on, except code, which its author may change between two tasks."""
         self._brought = {name: value for name, value in self._brought.items() if isinstance(value, _CODE)}
+
+
+def _is_other_code(value: object, before: object) -> bool:
+    """Return whether a function was written anew, or one of a class: its attributes may change with each task."""
+    if isinstance(value, type):
+        return [*_codes_of(value)] != [*_codes_of(before)]
+    return isinstance(value, FunctionType) or type(value) is LruCache
+
+
+def _caches_of(value: object) -> Iterator[Any]:
+    """Yield a cache, or those among the members of a class."""
+    yield from (each for each in _members(value) if type(each) is LruCache)
+
+
+def _codes_of(value: object) -> Iterator[CodeType]:
+    """Yield the code of a function, with a cache or without, or of those among the members of a class."""
+    for each in _members(value):
+        plain = getattr(each, "__wrapped__", None) if type(each) is LruCache else each
+        if isinstance(plain, FunctionType):
+            yield plain.__code__
+
+
+def _members(value: object) -> Iterator[Any]:
+    """Yield a value, or what is in a class, without what makes a method of it."""
+    for each in vars(value).values() if isinstance(value, type) else [value]:
+        yield each.__func__ if isinstance(each, (staticmethod, classmethod)) else each
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # of a lambda, a comprehension, an inner function
+            yield from _names_in(constant)
 
 
 _namespaces: dict[str, Namespace] | None = None

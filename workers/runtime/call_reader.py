@@ -6,24 +6,23 @@ one of them, so a call that was not received here has not begun and can be given
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
-from array import array
 from collections import deque
 
+from killable.workers.protocol import fd_passing
 from killable.workers.protocol.call_message import LINE_BYTES_MAX
 from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 
-_DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
-_FLAGS = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+_ROOM = fd_passing.room_for(2 + SHARED_PARTS_MAX)
+_FLAGS = _socket.MSG_DONTWAIT | _socket.MSG_CMSG_CLOEXEC
 
 
 class CallReader:
     """Receives calls; owns the socket."""
 
     def __init__(self, descriptor: int) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, descriptor)
         self._buffer = bytearray(LINE_BYTES_MAX)
         """Kept: an allocation of this size for each message would cost its page faults."""
         self._view = memoryview(self._buffer)
@@ -39,9 +38,8 @@ class CallReader:
             size, ancillary, _, _ = self._socket.recvmsg_into(self._into, _ROOM, _FLAGS)
         except BlockingIOError:
             return None
-        for level, kind, packed in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._descriptors.extend(array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]))
+        if ancillary:
+            self._descriptors.extend(fd_passing.passed(ancillary))
         return bytes(self._view[:size]) if size else None
 
     def take_descriptor(self) -> int | None:

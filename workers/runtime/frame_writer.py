@@ -45,7 +45,8 @@ class FrameWriter:
         self._lock = threading.Lock()
         self._main = get_ident()
         self._fence = 0
-        self._sequence = 0
+        self.sequence = 0
+        """How many frames of the attempt were written."""
         self._open = False
         self.busy = False
         self.rang = False
@@ -58,14 +59,9 @@ class FrameWriter:
         """Whether frames of an attempt are accepted."""
         return self._open
 
-    @property
-    def sequence(self) -> int:
-        """How many frames of the attempt were written."""
-        return self._sequence
-
     def begin(self, fence: int) -> None:
         """Start an attempt. From here on frames are accepted, and carry its fence."""
-        self._fence, self._sequence, self._open = fence, 0, True
+        self._fence, self.sequence, self._open = fence, 0, True
 
     def token(self, value: Any) -> None:
         """Send a value that the job yielded or emitted. Raise Unserializable; RuntimeError if the job has ended."""
@@ -83,14 +79,14 @@ class FrameWriter:
 
         There the first frame of an attempt goes too: it has the fence.
         """
-        if self.busy or self._queued or not (self._sequence and self._open) or get_ident() != self._main:
+        if self.busy or self._queued or not (self.sequence and self._open) or get_ident() != self._main:
             return False
         self.busy = True
         try:
             with self._lock:
                 if not ring.put(token):
                     return False
-                self._sequence += 1
+                self.sequence += 1
             if not ring.is_watched():  # it may be asleep already
                 with self._lock:
                     self._write(Kind.TOKENS, b"")
@@ -165,7 +161,7 @@ class FrameWriter:
         self._open, self.busy = False, True  # a handler of the job that emits in here would deadlock on the lock
         try:
             with self._lock:
-                data, number = b"", self._sequence
+                data, number = b"", self.sequence
                 for kind, payload in closing:
                     if isinstance(payload, bytes):
                         data += encode(kind, self._fence, number, payload)
@@ -175,7 +171,7 @@ class FrameWriter:
                     number += 1
                 if data:
                     self._write_all(data)
-                self._sequence = number
+                self.sequence = number
         finally:
             self.busy = False
 
@@ -202,8 +198,8 @@ class FrameWriter:
     def _write(self, kind: int, payload: bytes) -> None:
         if not self._open:
             raise RuntimeError("nothing can be emitted: the job has ended, or this is a process that it forked")
-        self._write_all(encode(kind, self._fence, self._sequence, payload))
-        self._sequence += 1
+        self._write_all(encode(kind, self._fence, self.sequence, payload))
+        self.sequence += 1
 
     def _write_pieces(self, pieces: Sequence[bytes]) -> None:
         size = sum(map(len, pieces))

@@ -5,19 +5,18 @@ Runs in: worker. They come through a stream socket, because a pipe cannot pass d
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-import socket
-from array import array
 from collections import deque
 
+from killable.workers.protocol import fd_passing
 from killable.workers.protocol.frames import Decoder, Frame
 from killable.workers.protocol.message_bounds import SHARED_PARTS_MAX
 from killable.workers.protocol.messages import Kind
 
 READ_BYTES = 1 << 16
-_DESCRIPTOR_BYTES = array("i").itemsize
-_ROOM = socket.CMSG_SPACE((2 + SHARED_PARTS_MAX) * _DESCRIPTOR_BYTES)
+_ROOM = fd_passing.room_for(2 + SHARED_PARTS_MAX)
 """Space for the descriptors of one order: a read ends after the data that they were sent with (unix(7))."""
 
 
@@ -26,7 +25,7 @@ class OrderReader:
 
     def __init__(self, descriptor: int, line: int | None = None) -> None:
         """`line` is a descriptor that `wait` watches, too."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket, select.POLLIN)
@@ -77,11 +76,9 @@ class OrderReader:
     def _read(self) -> bool:
         """Read once, without blocking. Return False at end-of-file."""
         try:
-            chunk, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            chunk, ancillary, _, _ = self._socket.recvmsg(READ_BYTES, _ROOM, _socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return True
-        for level, kind, packed in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._descriptors.extend(array("i", packed[: len(packed) // _DESCRIPTOR_BYTES * _DESCRIPTOR_BYTES]))
+        self._descriptors.extend(fd_passing.passed(ancillary))
         self._waiting.extend(self._decoder.feed(chunk))
         return bool(chunk)

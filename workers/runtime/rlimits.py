@@ -52,6 +52,8 @@ class ResourceLimits:
 
     def restore(self) -> None:
         """Restore the previous soft limits. May be called when nothing was set."""
+        if not self._changed:
+            return
         for kind, soft in self._changed.items():
             resource.setrlimit(kind, (_at_most(soft, hard := resource.getrlimit(kind)[1]), hard))
         self._changed.clear()

@@ -7,8 +7,8 @@ Executor also runs a call (`Harness.rehearse`): its first one then begins 1.5 ms
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 from functools import cache
 from typing import Any
 
@@ -70,7 +70,7 @@ def _called() -> tuple[RegisteredJob, dict[str, Any]]:
 def warm_up(tmp: str, codec: Codec) -> None:
     """Read and decode an order, bind its input, call the job, emit and close; the frames go to /dev/null."""
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
     orders = OrderReader(theirs.detach())
     try:
         stop_signal = StopSignal(null, null, lambda fence: None)

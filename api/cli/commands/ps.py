@@ -64,11 +64,12 @@ def ps(
         stderr = console.stderr_console()
         if degraded := _degraded(client):
             stderr.print(f"degraded: {degraded}", style="yellow")
+        ended = _ended_lately(client)
         if not jobs:
             hint = "" if all_jobs or state else "; `killable ps -a` includes ended ones"
-            stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}")
+            stderr.print(f"no {'' if all_jobs else f'{wanted} '}jobs{hint}{ended}")
             return
-        stderr.print(summary(jobs), style="dim")
+        stderr.print(f"{summary(jobs)}{ended}", style="dim")
         console.print_table(listing(shown, workers, full=full, pools=pools))
         if len(shown) < len(jobs):
             stderr.print(f"… and {len(jobs) - len(shown)} more (ps -n 0 shows all)", style="dim")
@@ -93,6 +94,15 @@ def _degraded(client: Client) -> str:
     except Refused as refusal:  # no job can start
         found = refusal.facts.get("degraded") or [refusal.message]
     return "; ".join(spelling.plain(each) for each in found or () if not str(each).startswith(STALL))
+
+
+def _ended_lately(client: Client) -> str:
+    """Return how many jobs ended in the last minute, as the end of a line; empty for a key that may not know."""
+    try:
+        lately = client.metrics().get("ended_last_minute")  # absent from older servers
+    except Refused:
+        return ""
+    return "" if lately is None else f"; {lately} ended in the last minute"
 
 
 def _pools(client: Client) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`killable reload`: roll the pools of a server over to the code as it is now.
+"""`killable reload`: a server reads its keys again, and rolls its pools over to the code as it is now.
 
 Runs in: any machine.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from killable.api.cli.display import console, errors
+from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.explanation import spelling
 
@@ -19,6 +20,10 @@ def reload(as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
         record = client.reload()
         console.print_json(record) if as_json else click.echo(reload_line(record))
+        if not_read := record.get("not_read"):  # a server from before reads only the code
+            for fault in () if as_json else not_read:
+                console.stderr_console().print(f"killable: {spelling.plain(fault)}")
+            raise click.exceptions.Exit(CommandExit.FAILED)
 
 
 def reload_line(record: Mapping[str, Any]) -> str:

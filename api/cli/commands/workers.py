@@ -1,4 +1,4 @@
-"""`killable workers`: list the server's worker processes.
+"""`killable workers`: list the server's worker processes, or its pools.
 
 Runs in: any machine.
 """
@@ -16,10 +16,18 @@ from killable.api.cli.display.fitted_table import Column, Listing
 from killable.api.cli.display.job_state import state_text
 from killable.api.cli.parameters.command_client import open_client
 from killable.api.explanation import spelling
+from killable.workers.errors import Refused
 
 
-def workers(node: str | None, as_json: bool, url: str) -> None:
+def workers(node: str | None, pools: bool, as_json: bool, url: str) -> None:
     with errors.reporting(as_json), open_client(url) as client:
+        if pools:
+            if node is not None:
+                raise Refused("--pools lists those of all machines: leave --node out", code="invalid")
+            now = next(client.watch_workers())
+            document = {"pools": now["pools"]}
+            console.print_json(document) if as_json else console.print_table(pool_listing(now["pools"]))
+            return
         answer = client.workers_and_retired()
         if node is not None:
             answer = answer | {"workers": [each for each in answer["workers"] if each.get("node") == node]}
@@ -63,6 +71,27 @@ def worker_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
             spelling.short(job_id) if job_id else "-", spelling.plain(worker.get("type") or "-"), spelling.pid(worker),
             spelling.duration(worker.get("age_s")), str(worker.get("jobs", "-")), spelling.share(worker.get("cpu")),
             spelling.size(worker.get("rss_bytes")), spelling.size(worker.get("uss_bytes")),
+        )  # fmt: skip
+    return listing
+
+
+def pool_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
+    """Return POOL STATE START BUSY IDLE STARTING SPARES QUEUED LOST RESTARTS RECOVERY CODE."""
+    listing = Listing(
+        [
+            Column("POOL", cut=True), Column("STATE"), Column("START", 5), Column("BUSY", numeric=True),
+            Column("IDLE", numeric=True), Column("STARTING", 4, numeric=True), Column("SPARES", 6, numeric=True),
+            Column("QUEUED", numeric=True), Column("LOST", 1, numeric=True), Column("RESTARTS", 1, numeric=True),
+            Column("RECOVERY", 2, numeric=True), Column("CODE", 7, numeric=True),
+        ]
+    )  # fmt: skip
+    for pool in records:
+        recovery = [pool["recovery_ms"][name] for name in ("last", "p50")]
+        told = "-" if recovery[0] is None else ", ".join(spelling.milliseconds(ms) for ms in recovery)
+        listing.add(
+            spelling.plain(pool["name"]), state_text(str(pool["state"])), str(pool["start_method"]),
+            f"{pool['busy']}/{pool['workers']}", str(pool["idle"]), str(pool["starting"]), str(pool["spares"]),
+            str(pool["queued"]), str(pool["quarantined"]), str(pool["restarts"]), told, str(pool["generation"]),
         )  # fmt: skip
     return listing
 

@@ -13,7 +13,7 @@ from click import Argument, Option
 
 from killable.api.cli.declarations.shared_options import limit_options
 from killable.api.cli.declarations.verb_command import VerbCommand
-from killable.api.cli.parameters.run_arguments import DEFAULT_SIGNAL, LIMITS_OF_COMMANDS, MEMORY
+from killable.api.cli.parameters.run_arguments import DEFAULT_SIGNAL, GRACE, LIMITS_OF_COMMANDS, MEMORY
 
 EXAMPLE = "killable run --run-s 60 --grace-s 5 --memory 2GiB -- ffmpeg -i in.mp4 out.webm"
 
@@ -39,6 +39,8 @@ def _limits() -> Iterator[click.Option]:
             option.help = LIMITS_OF_COMMANDS[name]
             if name == "memory_bytes":
                 option.opts.insert(0, MEMORY)
+            if name == "grace_s":
+                option.opts.insert(0, GRACE)
             yield option
 
 

@@ -29,8 +29,8 @@ SERVE = VerbCommand(
     from the variable KILLABLE_API_KEY. If the server is killed, its guards end
     every process that it started; if they are killed too, the next start does.
     With --journal, accepted jobs survive a restart: the next server with the same file runs those that were queued, and
-    knows how the others ended. SIGHUP reads the file of keys again, and rolls the pools over to the code as it is now;
-    with --reload, each change of a file that they have imported does.
+    knows how the others ended. SIGHUP and `killable reload` read the file of keys again, and roll the pools over to the
+    code as it is now; with --reload, each change of a file that they have imported does.
     """,
     TARGET,
     CONFIG_FILE,
@@ -148,13 +148,19 @@ WORKERS = VerbCommand(
     memory that no other process shares. Below are the latest workers that were
     not reused, with the reason: what their last job left behind (a thread, a
     child process, a signal handler). `killable kill w-7` ends one.
+    With --pools it lists what they belong to: state, workers and spares by state,
+    queue, slots lost to processes that nothing ends, restarts of the zygote, and
+    RECOVERY, the latest and the median time from the end of a job that cost its
+    worker until there was a warm one again.
     """,
     Option(["--node"], metavar="NODE", help="Only those of this machine of a cluster."),
+    Option(["--pools"], is_flag=True, help="List the pools in place of their workers."),
     JSON,
     URL,
     runs="workers.workers",
     examples=(
         "killable workers",
+        "killable workers --pools",
         "killable workers --json",
     ),
 )
@@ -278,7 +284,9 @@ RELOAD = VerbCommand(
 
     New workers are warm before they get the jobs that wait, so that no request
     waits for an import. If the code of a pool does not load, every pool goes on
-    as it is: exit code 1, with the traceback. SIGHUP does the same. killable.toml
+    as it is: exit code 1, with the traceback. The server also reads its API keys
+    and secrets of webhooks again, and opens its audit log anew; what of that has
+    a fault stays as it was: exit code 1, too. SIGHUP does the same. killable.toml
     is read at the start only.
     """,
     JSON,

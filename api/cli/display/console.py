@@ -42,7 +42,11 @@ def discard(stream: TextIO) -> None:
 
 
 def has_reader(stream: TextIO) -> bool:
-    """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open."""
+    """Return whether somebody may still read what is written to a stream: its pipe, socket or terminal is open. Raise
+    OSError if the command was started without it.
+    """
+    if hasattr(stream, "buffer"):
+        stream.buffer.write(b"")  # a `ClosedStream` raises
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()

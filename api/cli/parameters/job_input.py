@@ -224,8 +224,6 @@ def _read_document(document: str) -> dict[str, Any]:
 
 
 def _read_file(name: str, option: str) -> bytes:
-    if name == "-" and sys.stdin is None:
-        raise Refused(f"{option}: stdin is closed", code="invalid")
     try:
         return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
     except OSError as error:

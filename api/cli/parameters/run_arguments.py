@@ -24,6 +24,8 @@ LIMITS_OF_COMMANDS = {
 """The limits that a command can have, and what help says of them: it has no tokens, no queue and no attempts."""
 MEMORY = "--memory"
 """A second name of the option of `memory_bytes`."""
+GRACE = "-k"
+"""That of `grace_s`, as timeout(1) has it."""
 DEFAULT_SIGNAL = "TERM"
 _NONE: dict[str, Any] = {
     name: limit.default if limit.default_of_executor is UNSET else limit.default_of_executor
@@ -31,7 +33,7 @@ _NONE: dict[str, Any] = {
 }
 """No limit, but a grace."""
 _OPTIONS = {f"--{name.replace('_', '-')}": name for name in LIMITS_OF_COMMANDS} | {
-    MEMORY: "memory_bytes", "-s": "signal", "--signal": "signal", "--report": "report",
+    GRACE: "grace_s", MEMORY: "memory_bytes", "-s": "signal", "--signal": "signal", "--report": "report",
 }  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def read_arguments(arguments: Sequence[str]) -> RunArguments | None:
         else:
             option, equals, value = word.partition("=")
             name = _OPTIONS.get(option)
-            if name is None or (equals and option == "-s"):
+            if name is None or (equals and option in ("-s", GRACE)):
                 return None
             found[name] = value if equals else next(words, "")
     signal, report = found.pop("signal", DEFAULT_SIGNAL), found.pop("report", None)

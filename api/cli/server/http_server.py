@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from killable.api.app import Tools
+    from killable.api.http.dependencies import FilesOfServer
     from killable.api.http.telemetry_sent import TelemetrySent
     from killable.api.webhooks.deliveries import Deliveries
     from killable.supervisor.engine import Engine
@@ -74,6 +75,8 @@ class HttpServer:
         self.troubles: list[Callable[[], str]] = self._app.state.parts.troubles
         """What /readyz, the metrics and the service manager are told, each as a sentence, or "" if nothing is wrong."""
         self.troubles.append(self._server.trouble)
+        self.server_files: list[FilesOfServer] = self._app.state.parts.server_files
+        """What `POST /v1/reload` reads again."""
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

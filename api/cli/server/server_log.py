@@ -99,6 +99,7 @@ def opened(server: ServerSettings) -> Iterator[int]:
     Raise OSError if no descriptor is left.
     """
     from killable.supervisor.linux.stray_lines import StrayLines
+    from killable.supervisor.linux.stream_room import wait_for_room
     from killable.supervisor.telemetry import log_lines
 
     with contextlib.ExitStack() as stack:
@@ -108,7 +109,7 @@ def opened(server: ServerSettings) -> Iterator[int]:
             stack.callback(stray.close)
         log = log_lines.configure(
             server.log_format, server.log_level, server.redact, None if stray is None else stray.stream,
-            burst=server.log_burst, to_journal=to_journal,
+            burst=server.log_burst, to_journal=to_journal, wait_for_room=wait_for_room,
         )  # fmt: skip
         stack.callback(log.close)
         if stray is not None:
@@ -118,9 +119,10 @@ def opened(server: ServerSettings) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _brief_log(log_format: Any) -> Iterator[None]:
+    from killable.supervisor.linux.stream_room import wait_for_room
     from killable.supervisor.telemetry import log_lines
 
-    log = log_lines.configure(log_format, to_journal=_journal_socket())
+    log = log_lines.configure(log_format, to_journal=_journal_socket(), wait_for_room=wait_for_room)
     try:
         yield
     finally:

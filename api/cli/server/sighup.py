@@ -1,4 +1,5 @@
-"""What SIGHUP does to a server: it reads its keys, opens its logs and loads its jobs' code again. It never ends one.
+"""What SIGHUP and `POST /v1/reload` do to a server: it reads its keys, opens its logs and loads its jobs' code again.
+SIGHUP never ends one.
 
 Runs in: supervisor, in its event loop; files are read in a thread.
 """
@@ -62,6 +63,9 @@ class HangUp:
         self._faults = {"keys": "", "secrets": ""}
         """Why what the files have now is not in force: a key that was revoked there may be valid here."""
         web.troubles += [lambda: self._faults["keys"], lambda: self._faults["secrets"]]
+        web.server_files.append(self)
+        self._reading = asyncio.Lock()
+        """Held while files are read: what is read last is what is in force."""
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -92,11 +96,20 @@ class HangUp:
 
     async def _reload_all(self) -> None:
         with self._manager.reloading():
+            await self.read_again()
+            await self._reload_pools()
+
+    async def read_again(self) -> None:
+        """Read keys and secrets, and open the audit log, as they are now. What has a fault stays as it was."""
+        async with self._reading:
             if self._audit_log is not None:
                 self._audit_log.reopen()
             await self._reload_keys()
             await self._reload_webhook_secrets()
-            await self._reload_pools()
+
+    def not_read(self) -> tuple[str, ...]:
+        """Return what stays as it was, and why."""
+        return tuple(filter(None, self._faults.values()))
 
     async def _reload_pools(self) -> None:
         """Roll the pools over to the code as it is now, until that is done, or asked for again."""

@@ -107,6 +107,8 @@ class JobListWatch:
         room = max(1, stdout_console().height - AROUND_ROWS)
         shown = jobs[: min(self._at_most or room, room)]
         head = summary(jobs) if jobs else f"no {self._wanted.get('state') or ''} jobs".replace("  ", " ")
+        lately = (self._board.now.get("jobs") or {}).get("ended_last_minute")
+        head += "" if lately is None else f"; {lately} ended in the last minute"
         said, style = (f"{head}  (Ctrl-C ends)", "dim")
         if self._feed.waits_for:
             said, style = f"{self._feed.waits_for}; this is how it was", "yellow"

@@ -71,6 +71,8 @@ def _ends(board: Board) -> Text:
     rows = code_rows(board)
     if not rows:
         return line.append("none yet")
+    if (lately := (board.now.get("jobs") or {}).get("ended_last_minute")) is not None:
+        line.append(f"{lately} in the last minute{GAP}")
     for number, row in enumerate(rows):
         if number:
             line.append("  ")

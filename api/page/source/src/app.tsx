@@ -46,6 +46,7 @@ export function App(): JSX.Element {
   useEffect(() => {
     document.title = `${TITLES[at.view]} · killable`
     say(TITLES[at.view])
+    feed.tellWorkers(at.view === 'workers')
   }, [at.view, at.id])
   useEffect(() => {
     if (asked.value !== null) feed.close()

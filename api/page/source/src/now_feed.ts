@@ -4,7 +4,7 @@ import { noteServerTime } from './clock'
 import { type StreamEvent, type StreamState, openStream } from './event_stream'
 import { json, signOut, troubles } from './http'
 import { info } from './session'
-import type { Info, Now, Worker } from './types'
+import type { Info, Now, PoolNow } from './types'
 
 export interface PoolPoint {
   cpu: number
@@ -48,11 +48,29 @@ const TOLD_ELSEWHERE = /^(draining$|the event loop stood still)/
 
 let stream: ReturnType<typeof openStream> | null = null
 let timer = 0
+/** Whether each worker is told: one view shows them, and with hundreds they are most of what a reader costs. */
+let withWorkers = false
 
 export function open(): void {
   close()
+  read()
+  timer = setInterval(() => {
+    if (connection.peek().state === 'live' && document.visibilityState === 'visible') void lookForTrouble()
+  }, TROUBLE_EVERY_MS)
+}
+
+/** Have each worker told from now on, or no more. */
+export function tellWorkers(wanted: boolean): void {
+  if (wanted === withWorkers) return
+  withWorkers = wanted
+  if (stream === null) return
+  stream.close()
+  read()
+}
+
+function read(): void {
   stream = openStream({
-    path: () => '/v1/workers/stream',
+    path: () => (withWorkers ? '/v1/workers/stream' : '/v1/workers/stream?workers=false'),
     onEvents: (events) => {
       const last = events.findLast((event) => event.name === 'now')
       if (last) take(JSON.parse(last.data) as Now)
@@ -60,6 +78,8 @@ export function open(): void {
     },
     onState: (state, why, againInMs) => {
       const before = connection.peek().state
+      // A view that wants more, or less, of a server that answers.
+      if (state === 'connecting' && before === 'live') return
       connection.value = { state, why, againAt: Date.now() + againInMs }
       if (state === 'live' && before !== 'live') {
         void lookAtServer()
@@ -67,9 +87,6 @@ export function open(): void {
       }
     },
   })
-  timer = setInterval(() => {
-    if (connection.peek().state === 'live' && document.visibilityState === 'visible') void lookForTrouble()
-  }, TROUBLE_EVERY_MS)
 }
 
 /** The server says why it ends a stream: a key that is no longer valid is not tried again. */
@@ -124,8 +141,7 @@ function take(found: Now): void {
 function pointOf(found: Now): Point {
   const pools: Record<string, PoolPoint> = {}
   for (const pool of found.pools) {
-    const used = usedBy(found.workers.filter((each) => each.pool === pool.name))
-    pools[pool.name] = { ...used, busy: pool.busy, restarts: pool.restarts, recovery: pool.recovery_ms.last }
+    pools[pool.name] = { ...usedBy([pool]), busy: pool.busy, restarts: pool.restarts, recovery: pool.recovery_ms.last }
   }
   return {
     at: found.at,
@@ -137,10 +153,10 @@ function pointOf(found: Now): Point {
   }
 }
 
-/** What workers use together: percent of one core, and bytes. */
-export function usedBy(workers: Worker[]): { cpu: number; memory: number } {
+/** What the workers of pools use together: percent of one core, and bytes. */
+export function usedBy(pools: PoolNow[]): { cpu: number; memory: number } {
   const used = { cpu: 0, memory: 0 }
-  for (const each of workers) {
+  for (const each of pools) {
     used.cpu += each.cpu_percent ?? 0
     used.memory += each.memory_bytes ?? 0
   }

@@ -108,6 +108,8 @@ export interface PoolNow {
   restarts: number
   recovery_ms: { last: number | null; p50: number | null }
   queued: number
+  cpu_percent: number | null
+  memory_bytes: number | null
 }
 
 export interface Node {
@@ -125,8 +127,9 @@ export interface Node {
 export interface Now {
   at: number
   seq: number
-  workers: Worker[]
-  retired: Retired[]
+  /** Null where they were not asked for. */
+  workers: Worker[] | null
+  retired: Retired[] | null
   pools: PoolNow[]
   queue: { depth: number; bytes: number; oldest_s: number | null; by_type: Record<string, number> }
   jobs: { running: number; stopping: number; queued: number; ended: Record<string, number> | null }

@@ -36,8 +36,8 @@ export function NowView(): JSX.Element {
   )
 }
 
-function Tiles({ now: { jobs, queue, pools, workers, server } }: { now: Now }): JSX.Element {
-  const busy = workers.filter((each) => each.state === 'busy').length
+function Tiles({ now: { jobs, queue, pools, server } }: { now: Now }): JSX.Element {
+  const busy = pools.reduce((sum, each) => sum + each.busy, 0)
   // Idle workers beyond these are spares: they start no job before another has ended.
   const slots = pools.reduce((sum, each) => sum + each.workers, 0)
   let all = 0

@@ -17,10 +17,11 @@ type Asked = { what: 'kill'; worker: Worker } | { what: 'drain' } | { what: 'und
 export function WorkersView(): JSX.Element {
   const [asked, ask] = useState<Asked | null>(null)
   const found = now.value
-  if (found === null) return <p class="loading">Waiting for the first measurement…</p>
+  if (!found?.workers) return <p class="loading">Waiting for the first measurement…</p>
   const mayKill = mayOperateAll()
   const workers = [...found.workers].sort((a, b) => order(a) - order(b) || numberOf(a) - numberOf(b))
-  const used = usedBy(workers)
+  const retired = found.retired ?? []
+  const used = usedBy(found.pools)
   return (
     <div class="view">
       <div class="view-head">
@@ -64,12 +65,12 @@ export function WorkersView(): JSX.Element {
       />
       {found.nodes.length > 0 && <Nodes nodes={found.nodes} mayDrain={mayKill} onAsk={ask} />}
       <Panel title="Not reused">
-        {found.retired.length === 0 ? (
+        {retired.length === 0 ? (
           <p class="empty">No worker was retired: every job left its worker as it found it.</p>
         ) : (
           <Table
             of="retired workers"
-            rows={found.retired}
+            rows={retired}
             keyOf={(each) => `${each.worker_id} ${each.at}`}
             linkOf={(each) => `#/jobs/${each.job_id}`}
             columns={[

@@ -8,12 +8,10 @@ not.
 from __future__ import annotations
 
 import atexit
-import gc
 import io
 import multiprocessing
 import operator
 import os
-import pkgutil
 import runpy
 import signal
 import subprocess
@@ -29,28 +27,18 @@ from unittest.mock import patch
 
 from support.processes import permanent_pids
 
-import killable.api.cli
-
 MODULE = "killable.api.cli"
 Constants = Mapping[str, Mapping[str, Any]]
-_ITS_OWN = [found.name for found in pkgutil.walk_packages(killable.api.cli.__path__, f"{MODULE}.")]
-_LATE = [
-    *["killable.api.app", "killable.supervisor.supervisor", "killable.supervisor.configuration.values_in_force"],
-    *["killable.supervisor.telemetry.log_lines", "killable.supervisor.telemetry.metrics"],
-    *["killable.supervisor.telemetry.loop_turns", "killable.supervisor.linux.adopted_zombies"],
-    *["killable.supervisor.attempts.attempt", "killable.workers.runtime.sandbox"],
-    *["killable.api.client.client", "httpx_sse", "httpcore", "h11", "uvicorn", "uvicorn.lifespan.off"],
-    *["concurrent.futures.process", "encodings.idna", "encodings.unicode_escape"],
-]
-"""What it imports where it needs it."""
+_TESTS = str(Path(__file__).parents[1])
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload([name for name in [*_ITS_OWN, *_LATE] if not name.endswith("__main__")])
+_context.set_forkserver_preload(["support.preloaded"])
 
 
 def start_importing() -> None:
     """Start the process that is forked, and what the library starts with it; they end with this one."""
-    forkserver.ensure_running()
+    with patch.dict(os.environ, PYTHONPATH=_TESTS):  # a fork has an environment of its own
+        forkserver.ensure_running()
     permanent_pids.update((forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid))
 
 
@@ -181,7 +169,6 @@ def _become(
 ) -> None:
     """In the fork: with its streams, its environment and its folder, as if it had been started with them."""
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it has children
-    gc.freeze()  # what was imported is no garbage: a collector that goes through it copies its pages
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)

@@ -181,6 +181,9 @@ class SupervisorThread:
                     self._closed = True
                     logger.exception("executor_lost")
                     if self._supervisor is not None:
+                        assert self._running is not None
+                        # Before any step of the loop: it may be in the middle of the start, and would note it.
+                        self._running.cancel()
                         runner.run(self._end_lost(self._supervisor))
         except OSError as error:  # no descriptor is left for the start
             self.failure = error
@@ -218,8 +221,6 @@ class SupervisorThread:
         await self._supervisor.close()  # also after an incomplete start
 
     async def _end_lost(self, supervisor: Supervisor) -> None:
-        assert self._running is not None
-        self._running.cancel()  # the loop may have ended in the middle of the start, of which nothing is to be noted
         supervisor.jobs.close()
         try:
             self._callbacks.on_thread_failed()

@@ -293,8 +293,9 @@ def test_calls_end_when_the_thread_of_their_supervisor_is_lost(tmp_path: Path, l
     executor.shutdown()
 
 
+@pytest.mark.parametrize("turns", range(5))
 def test_a_thread_that_is_lost_before_it_knows_of_its_start_says_why(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    turns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The first worker may have its first call some turns of the loop before the supervisor's start is over."""
     start, on_lane, submitted, has_lane = Supervisor.start, PendingTasks.on_lane, threading.Event(), asyncio.Event()
@@ -307,7 +308,12 @@ def test_a_thread_that_is_lost_before_it_knows_of_its_start_says_why(
         submitted.wait()
         on_lane(tasks, lane)
         has_lane.set()
-        sys.exit("of a thread")
+        lose_after(turns)
+
+    def lose_after(turns: int) -> None:
+        if turns == 0:
+            sys.exit("of a thread")
+        asyncio.get_running_loop().call_soon(lose_after, turns - 1)
 
     monkeypatch.setattr(Supervisor, "start", slow_start)
     monkeypatch.setattr(PendingTasks, "on_lane", then_lost)

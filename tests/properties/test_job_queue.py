@@ -114,7 +114,7 @@ class Queue(RuleBasedStateMachine):
 
     @rule(pool=st.sampled_from(POOLS), selected=st.sampled_from(SELECTED[-2:]))
     def open_line(self, pool: str, selected: Selected) -> None:
-        self.queue.open_lines(pool, {selected}, 1)
+        self.queue.open_lines(pool, [{selected}], 1)
         self.closed.discard((pool, selected))
         for tenant in TENANTS:
             self.passed.pop(f"{pool} {tenant}", None)

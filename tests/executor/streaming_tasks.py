@@ -82,15 +82,22 @@ def scribble(seed: int) -> Iterator[int]:
             ctypes.memmove(begin + place, content, len(content))
 
 
-def wake_writer_only(number: int) -> Iterator[int]:
-    """Count. When the supervisor does not look into the ring any more, claim that it does: no token wakes it then."""
-    for each in range(number):
-        yield each
-        if each == 20_000:
-            watched = ctypes.c_uint64.from_address(_ring_addresses()[0] + WATCHED_AT)
-            while watched.value:
-                pass
-            watched.value = 1
+def wake_writer_only(at_least: int, more: int) -> Iterator[int]:
+    """Count. When the supervisor does not look into the ring any more, claim that it does, and count on for so many: no
+    token wakes it then.
+
+    Not before it has looked once: until then it has not mapped the ring, and reads the pipe only.
+    """
+    watched = ctypes.c_uint64.from_address(_ring_addresses()[0] + WATCHED_AT)
+    number, has_looked = 0, False
+    while number < at_least or not has_looked:
+        yield number
+        number += 1
+        has_looked = has_looked or watched.value != 0
+    while watched.value:
+        pass
+    watched.value = 1
+    yield from range(number, number + more)
 
 
 def publish_more_at_the_end(number: int) -> Iterator[int]:

@@ -201,7 +201,7 @@ async def raw_call(server: OwnServer, content: dict[str, Any], receive_bytes: in
 async def test_a_client_that_reads_nothing_has_left(start_server: StartServer) -> None:
     """Its job is cancelled after the send timeout: what it streams has nowhere to go."""
     async with start_server(tools=tools, http=HttpSettings(send_timeout_s=0.5)) as server:
-        flood = call("flood", n=100_000, chars=1000, gate="/no/such/gate")
+        flood = call("flood", n=50_000, chars=1000, gate="/no/such/gate")
         flood["params"]["_meta"] = {"progressToken": "p"}
         writer = await raw_call(server, flood, receive_bytes=4096)
         ended = await the_job(server, "cancelled")

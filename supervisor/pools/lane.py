@@ -17,6 +17,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Protocol
 
 from killable.supervisor.clock import monotonic
@@ -83,7 +84,7 @@ class LaneCall(Protocol):
         """Return what stands for the definitions that it brings; None: it brings none."""
         ...
 
-    def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
+    def message(self, fence: int, after: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed.
         `is_defined`: the worker has its definitions.
         """
@@ -147,7 +148,7 @@ class LaneWorker(Protocol):
 
     id: WorkerId
     process: Process
-    heard: int
+    last: int
 
     def on_ran(self, count: int, *, is_idle: bool) -> None:
         """Count calls that have run through. `is_idle`: the line is empty."""
@@ -286,7 +287,8 @@ class Lane:
         fence, passes = next(self._fences), self._passes_result_buffer
         brought = None if call.definitions is None else self._brought_with(call.definitions)
         is_defined = brought is not None and brought.is_loaded
-        message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1, is_defined)
+        after = line[-1].fence if line else self._worker.last
+        message, passed = call.message(fence, after, self._result_buffer if passes else -1, is_defined)
         place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes, brought)
         line.append(place)
         try:
@@ -344,14 +346,18 @@ class Lane:
         return is_first and self.process.line.unreceived_bytes() < sum(sum(place.sent) for place in line)
 
     def take_back(self) -> list[LaneCall]:
-        """Take back what the worker has not received; return these calls, in order."""
+        """Take back what the worker has not received; return these calls, in order.
+
+        It may receive a call between one that is taken back and the next, and passes it over: that one comes back, too.
+        """
         if not self._line:
             return []
         unreceived = set(map(fence_of, self.process.line.take_back()))
         self._is_full = False
-        back = [place for place in self._line if place.fence in unreceived]
+        kept = list(takewhile(lambda place: place.fence not in unreceived, self._line))
+        back = list(islice(self._line, len(kept), None))
         if back:
-            self._line = deque(place for place in self._line if place.fence not in unreceived)
+            self._line = deque(kept)
         return self._released(back)
 
     def _released(self, places: Sequence[LinedUp]) -> list[LaneCall]:
@@ -382,6 +388,7 @@ class Lane:
                     break
                 place = line.popleft()
                 place.call.lane = None
+                self._worker.last = fence
                 if place.brought is not None:
                     place.brought.is_loaded = True
                 if place.passes_result_buffer:

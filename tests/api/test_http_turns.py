@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from api_server import OwnServer, Server, StartServer
-from support.waiting import Pending, until_async
+from support.waiting import TIMEOUT_S, Countdown, Pending, until_async
 
 from killable.api.http import operators_first
 from killable.api.http.api_keys import ApiKey
@@ -39,6 +39,7 @@ class Crowd:
 
     def __init__(self, server: Server, number: int, request: bytes, address: str = "127.0.0.1") -> None:
         self.answers: list[bytes] = []
+        self._number = number
         self._open: list[socket.socket] = []
         for _ in range(number):
             client = socket.create_connection(("127.0.0.1", server.port), source_address=(address, 0))
@@ -59,10 +60,11 @@ class Crowd:
         return len(self.answers)
 
     async def all_answered(self) -> None:
-        async def come() -> Any:
-            return (self.answered() and not self._open) or Pending(len(self._open))
-
-        await until_async(come, "every request has its answer")
+        """Look in each turn of the loop: so soon after the last answer nobody else has had more than one."""
+        patience = Countdown(TIMEOUT_S)
+        while self.answered() < self._number:
+            assert not patience.is_over(), f"{len(self._open)} requests have no answer"
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         for client in self._open:

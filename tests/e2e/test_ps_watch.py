@@ -111,8 +111,9 @@ def test_it_ends_with_its_reader(watching: Command, command: Command) -> None:
 
 
 def test_in_a_terminal_the_list_is_drawn_in_place_and_stays(watching: Command, command: Command) -> None:
+    """It says how it ends, however narrow the terminal is."""
     job = start_detached(command, "tick")
-    with LiveScreen(watching, "ps", "-w", "-a", lines=30) as screen:
+    with LiveScreen(watching, "ps", "-w", "-a", columns=60, lines=30) as screen:
         screen.until(lambda text: state_in(text, job) == "running" and "(Ctrl-C ends)" in text)
         with client_of(command.url) as client:
             client.job(job).cancel()

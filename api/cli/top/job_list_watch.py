@@ -109,7 +109,7 @@ class JobListWatch:
         head = summary(jobs) if jobs else f"no {self._wanted.get('state') or ''} jobs".replace("  ", " ")
         lately = (self._board.now.get("jobs") or {}).get("ended_last_minute")
         head += "" if lately is None else f"; {lately} ended in the last minute"
-        said, style = (f"{head}  (Ctrl-C ends)", "dim")
+        said, style = f"(Ctrl-C ends)  {head}", "dim"  # a narrow terminal cuts what comes last
         if self._feed.waits_for:
             said, style = f"{self._feed.waits_for}; this is how it was", "yellow"
         parts: list[RenderableType] = [_line(f"{datetime.now():%H:%M:%S}  {said}", style)]

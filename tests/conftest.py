@@ -20,6 +20,7 @@ from support.hung_tests import pytest_configure as pytest_configure
 from support.hung_tests import pytest_runtest_protocol as pytest_runtest_protocol
 from support.nothing_left import LEAVE_S, leaves_no_task, leaves_nothing
 from support.processes import started_by_tests
+from support.shared_supervisor import SharedSupervisors
 from support.supervisor_fixture import (
     CGROUP_PROOF,
     LONG_DUMP_WAITS,
@@ -94,9 +95,9 @@ async def no_task_left() -> AsyncIterator[None]:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def no_task_left_in_module() -> AsyncIterator[None]:
-    """The same where the tests of a module have one loop."""
-    async with leaves_no_task():
+async def no_task_left_in_module(shared_supervisor: SharedSupervisors) -> AsyncIterator[None]:
+    """The same where the tests of a module have one loop. A head that they share has tasks of its own to the end."""
+    async with leaves_no_task(lambda: shared_supervisor.tasks):
         yield
 
 

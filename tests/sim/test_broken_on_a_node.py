@@ -92,3 +92,30 @@ def test_a_restarted_head_waits_for_the_machine_on_which_a_pool_works(*, comes: 
             assert {job.code for job in (*waiting, await new)} == {None if comes else "spawn"}
 
     run(main())
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["which comes", "which does not come"])
+def test_a_restarted_head_waits_for_the_machine_that_knows_the_type_of_a_job(*, comes: bool) -> None:
+    """No other one can import it: until then nobody knows whether the type is gone."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=2, workers=1) as sim:
+            broken, works = sim.network.machines.values()
+            jobs = [await sim.submit(run_s=60.0) for _ in range(2)]
+            waiting = await sim.submit(run_s=1.0)
+            await asyncio.sleep(1.0)
+            sim.has_lost_nodes = True
+            sim.kill_head()
+            for machine in (broken, works):
+                machine.turn_off()
+            broken.has_jobs = False
+            broken.turn_on()
+            await asyncio.sleep(0.8 * MACHINES_S)
+            assert not waiting.end and not sim.is_served, "its lease is over, and what it ran is lost"
+            sim.has_broken_pools = not comes
+            if comes:
+                works.turn_on()
+            await sim.ended(within_s=0.2 * MACHINES_S + 5.0)
+            assert [job.code for job in (*jobs, waiting)] == ["node_lost", "node_lost", None if comes else "spawn"]
+
+    run(main())

@@ -97,6 +97,8 @@ class FakeMachine:
         """When Ray takes it away, if that is announced."""
         self.late_s = 0.0
         """How late each message comes, beside those of other machines."""
+        self.has_jobs = True
+        """Whether the job types can be imported there; else the pool is broken, and nothing is known of them."""
         self.is_off = False
         self.is_cut_off = False
         """No message comes, and none goes."""

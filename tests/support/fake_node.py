@@ -111,8 +111,9 @@ class FakeNodeSupervisor:
         self._guard_until: float | None = None
         self._is_dead = False
         spec = settings.pools[0]
+        state = "ready" if machine.has_jobs else "broken"
         self._pools = (
-            PoolRecord(spec.name, "ready", "fork", spec.workers, 0, spec.workers, 0, 0, 1, 0, "cgroup+descendants"),
+            PoolRecord(spec.name, state, "fork", spec.workers, 0, spec.workers, 0, 0, 1, 0, "cgroup+descendants"),
         )
 
     # ── what NodeHost asks ──
@@ -123,7 +124,7 @@ class FakeNodeSupervisor:
         return self._pools
 
     async def job_types(self) -> tuple[JobType, ...]:
-        return tuple(TYPES.values())
+        return tuple(TYPES.values()) if self.machine.has_jobs else ()
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return ()

@@ -7,7 +7,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,13 +75,14 @@ def leaves_nothing(who: str, besides: Collection[str] = ()) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def leaves_no_task() -> AsyncIterator[None]:
+async def leaves_no_task(stay: Callable[[], Collection[asyncio.Task[Any]]] = tuple) -> AsyncIterator[None]:
+    """`stay`: those that are of something which tests share."""
     before = asyncio.all_tasks()
     yield
     here = asyncio.current_task()
 
     def left() -> list[asyncio.Task[Any]]:
-        new = [task for task in asyncio.all_tasks() if task not in before and task is not here]
+        new = [task for task in asyncio.all_tasks() if task not in before and task is not here and task not in stay()]
         return [task for task in new if "_shutdown_watcher" not in repr(task.get_coro())]
 
     await until_async(lambda: Pending(tasks) if (tasks := left()) else True, "the test leaves no task", LEAVE_S)

@@ -72,6 +72,8 @@ class SharedSupervisors:
     def __init__(self, pool: PoolSpec) -> None:
         self._pool = pool
         self._started: dict[str, SharedSupervisor] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+        """What they have begun at their start, and is not over."""
 
     async def get(self, pools: Sequence[PoolSpec], settings: Mapping[str, Any]) -> Supervisor | None:
         """Return the one that has these pools and settings, if it is shared."""
@@ -80,7 +82,9 @@ class SharedSupervisors:
         proof = settings.get("proof", "")
         if proof not in self._started:
             shared = SharedSupervisor(Settings(pools=(self._pool,), proof=proof))
+            before = asyncio.all_tasks()
             await shared.start()
+            self.tasks |= asyncio.all_tasks() - before
             self._started[proof] = shared
         return self._started[proof].supervisor
 

@@ -9,10 +9,12 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from killable.api.http import (
+    live_schemas,
     routes_files,
     routes_jobs,
     routes_live,
@@ -122,7 +124,11 @@ def _api_routes() -> list[BaseRoute]:
         routes_operator, routes_live, routes_jobs, routes_openai, routes_outputs, routes_story, routes_files,
         routes_server, routes_metrics,
     )  # fmt: skip
-    return [route for routes in every for route in routes.router.routes]
+    found = [route for routes in every for route in routes.router.routes]
+    for route in found:
+        if isinstance(route, APIRoute):  # generated clients name their calls by it
+            route.operation_id = route.operation_id or route.name
+    return found
 
 
 def _add_middleware(app: FastAPI, parts: Dependencies) -> None:
@@ -183,13 +189,15 @@ class _NoTools:
 
 
 class _App(FastAPI):
-    """FastAPI with two additions to `/openapi.json`: the schema of problem answers, and which routes need a key."""
+    """FastAPI with additions to `/openapi.json`: schemas of problems and events, and which routes need a key."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             description = super().openapi()
             components = description.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            schemas = components.setdefault("schemas", {})
+            schemas["Problem"] = Problem.model_json_schema()
+            components["schemas"] = live_schemas.definitions() | schemas
             if self.state.parts.settings.keys:
                 _describe_keys(description)
         return super().openapi()

@@ -110,20 +110,30 @@ JobChange = JobsEvent
 
 def of_events(data: type[BaseModel]) -> dict[str, Any]:
     """Return the description of a stream whose events have such data."""
-    return {
-        "schema": {
-            "type": "object",
-            "description": "Each event",
-            "properties": {
-                "id": {"type": "string", "pattern": "^[0-9]+$"},
-                "event": {"type": "string"},
-                "data": {
-                    "type": "string",
-                    "contentMediaType": "application/json",
-                    "contentSchema": data.model_json_schema(),
-                },
-                "retry": {"type": "integer"},
-            },
-            "required": ["data"],
-        }
+    schema, _definitions = _schema(data)
+    return event_stream({"type": "string", "contentMediaType": "application/json", "contentSchema": schema})
+
+
+def definitions() -> dict[str, Any]:
+    """Return what the descriptions of streams refer to: it belongs to the components of the whole."""
+    return _schema(Now)[1] | _schema(JobChange)[1]
+
+
+def _schema(data: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    schema = data.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    return schema, schema.pop("$defs", {})
+
+
+def event_stream(data: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return the description of a stream. It is a text, as which generated clients have to take it, and the events are
+    its content.
+    """
+    members = {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string"} | ({"examples": list(names)} if names else {}),
+        "data": data,
+        "retry": {"type": "integer"},
     }
+    event = {"type": "object", "description": "Each event", "properties": members, "required": ["data"]}
+    content = {"contentMediaType": "text/event-stream", "contentSchema": {"type": "array", "items": event}}
+    return {"schema": {"type": "string", **content}}

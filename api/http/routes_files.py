@@ -55,7 +55,7 @@ router = APIRouter(tags=["files"], default_response_class=Json)
     "/v1/files",
     status_code=201,
     responses=documented(
-        {201: answer("The file is whole", schemas.File, "Location")},
+        {201: answer("The file is whole", schemas.UploadedFile, "Location")},
         *("malformed", "slow_request", "too_large", "files_full", "disk_full", "files_off", "invalid", "busy"),
     ),
     openapi_extra=UPLOAD_BODY,
@@ -81,7 +81,8 @@ async def list_files(request: Request, query: Annotated[schemas.FilesQuery, Quer
 
 
 @router.get(
-    "/v1/files/{file_id}", responses=documented({200: answer("The file", schemas.File)}, "unknown_file", "files_off")
+    "/v1/files/{file_id}",
+    responses=documented({200: answer("The file", schemas.UploadedFile)}, "unknown_file", "files_off"),
 )
 async def get_file(request: Request, file_id: str) -> Response:
     """Return what is known of an uploaded file."""
@@ -103,7 +104,7 @@ async def get_file_content(request: Request, file_id: str) -> Response:
 @router.delete(
     "/v1/files/{file_id}",
     responses=documented(
-        {200: answer("It is removed", schemas.File)}, "unknown_file", "file_in_use", "files_off", "invalid"
+        {200: answer("It is removed", schemas.UploadedFile)}, "unknown_file", "file_in_use", "files_off", "invalid"
     ),
     dependencies=[NO_BODY],
 )

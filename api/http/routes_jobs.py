@@ -201,7 +201,7 @@ CANCEL_RESPONSES = documented(
 
 
 @router.delete("/{job_id}", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
-@router.post("/{job_id}/cancel", responses=CANCEL_RESPONSES, dependencies=[NO_BODY])
+@router.post("/{job_id}/cancel", responses=CANCEL_RESPONSES, dependencies=[NO_BODY], operation_id="cancel_job_by_post")
 async def cancel_job(
     request: Request, job_id: str, query: Annotated[schemas.CancelQuery, Query()], preference: Preferred
 ) -> Response:

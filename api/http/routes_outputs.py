@@ -19,6 +19,7 @@ from killable.api.http.auth import TICKET, caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.event_ids import LastEventId, after_of
 from killable.api.http.joined_output import as_attachment, media_type_of, nothing, pieces_of
+from killable.api.http.live_schemas import event_stream
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.prefer_wait import WAIT_S_MAX
 from killable.api.http.record_json import record_json
@@ -32,22 +33,16 @@ from killable.workers.errors import Refused
 
 VALUE = {
     "description": "The value as JSON; bytes unchanged",
-    "content": {"application/json": {}, "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    "content": {
+        "application/json": {"schema": {}},
+        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+    },
 }
 TEXT = {"schema": {"type": "string"}}
-EVENT = {
-    "schema": {
-        "type": "object",
-        "description": "Each event",
-        "properties": {
-            "id": {"type": "string", "pattern": "^[0-9]+$"},
-            "event": {"type": "string", "examples": ["started", "token", "retrying", "completed"]},
-            "data": {"type": "string", "description": "One line of JSON; in a marker, plain text"},
-            "retry": {"type": "integer"},
-        },
-        "required": ["data"],
-    }
-}
+EVENTS = event_stream(
+    {"type": "string", "description": "One line of JSON; in a marker, plain text"},
+    *("started", "token", "retrying", "completed"),
+)
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_class=Json)
 
@@ -57,7 +52,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
     response_class=Response,
     responses=documented(
         {
-            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENT}),
+            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENTS}),
             204: answer("The terminal event was already received", None, "Cache-Control"),
         },
         "unknown_job",

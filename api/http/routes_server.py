@@ -138,7 +138,7 @@ def _has_key(tenant: str, keys: KeyRing | None) -> bool:
 
 
 @router.get("/livez", responses=LIVE_RESPONSES)
-@router.get("/health", responses=LIVE_RESPONSES)
+@router.get("/health", responses=LIVE_RESPONSES, operation_id="health")
 async def live() -> Response:
     """Answer while the event loop runs. Does not check the workers."""
     return Json({"status": "healthy"})

@@ -499,8 +499,8 @@ TenantList = _answer("TenantList", tenants=_list_of(Tenant))
 Readiness = _answer("Readiness", status=Literal["ok", "degraded"], degraded=list[str], pools=_list_of(Pool))
 
 
-File = model_of("File", FileRecord)
-FileList = _answer("FileList", files=_list_of(File), next_cursor=str | None)
+UploadedFile = model_of("UploadedFile", FileRecord)
+FileList = _answer("FileList", files=_list_of(UploadedFile), next_cursor=str | None)
 
 
 class JobFile(BaseModel):

@@ -12,6 +12,8 @@ from killable.api.http.request_faults import FAULTS_MAX, cut, fault
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MEMBERS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+PART_MEMBERS = frozenset({"type", "annotations", "logprobs", "prompt_cache_breakpoint", "cache_control"})
+"""Of a part beside its text: what it says of itself, as one of an earlier answer, and of caches. No answer changes."""
 
 
 class MessageReader:
@@ -92,12 +94,16 @@ class MessageReader:
 
     def _part(self, part: Any, path: list[str | int]) -> str:
         kind = part.get("type") if isinstance(part, dict) else None
+        name = "refusal" if kind == "refusal" else "text"
         if not isinstance(part, dict):
             self.wrong(path, "must be an object", "invalid_type")
         elif kind not in TEXT_PARTS:
             self.wrong([*path, "type"], "must be text: other parts are not supported", "unsupported_parameter")
-        elif not isinstance(text := part.get("refusal" if kind == "refusal" else "text"), str):
-            self.wrong([*path, "text"], "must be a string", "invalid_type")
+        elif not isinstance(text := part.get(name), str):
+            self.wrong([*path, name], "must be a string", "invalid_type")
         else:
+            for other in part.keys() - PART_MEMBERS - {name}:
+                if part[other] is not None:
+                    self.wrong([*path, cut(other)], "is not supported", "unsupported_parameter")
             return text
         return ""

@@ -18,7 +18,10 @@ from killable.api.openai.request_inputs import (
     Asked,
     BadRequest,
     model_of,
+    not_json,
     read,
+    refuse_others,
+    require_texts,
     wrong,
 )
 
@@ -34,7 +37,7 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "output_config": ({},),
 }
 _CACHED = "cache_control"
-"""What a block says of caches changes no answer."""
+"""What a request or a block says of caches changes no answer."""
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -50,6 +53,7 @@ def read_messages(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     for name, neutral in _NEUTRAL.items():
         if name in given and given.pop(name) not in neutral:
             faults.append(wrong([name], "is not supported", UNSUPPORTED))
+    given.pop(_CACHED, None)
     system = given.pop("system", None)
     messages = [] if system is None else [{"role": "system", "content": _text(system, ["system"], faults)}]
     found = given.pop("messages", None)
@@ -69,7 +73,7 @@ def _messages_of(message: Any, path: Path, faults: Faults) -> list[dict[str, Any
     if not isinstance(message, dict):
         faults.append(wrong(path, "must be an object", WRONG_TYPE))
         return []
-    _refuse_others(message, {"role", "content"}, path, faults)
+    faults += refuse_others(message, {"role", "content"}, path)
     if (role := message.get("role")) not in ("user", "assistant"):
         faults.append(wrong([*path, "role"], "must be user or assistant"))
         return []
@@ -97,34 +101,26 @@ def _messages_of(message: Any, path: Path, faults: Faults) -> list[dict[str, Any
 
 
 def _call(block: dict[str, Any], path: Path, faults: Faults) -> dict[str, Any]:
-    _refuse_others(block, {"type", "id", "name", "input", _CACHED}, path, faults)
-    _require_text(block, ("id", "name"), path, faults)
+    faults += refuse_others(block, {"type", "id", "name", "input", _CACHED}, path)
+    faults += require_texts(block, ("id", "name"), path)
     input = block.get("input", {})
     if not isinstance(input, dict):
         faults.append(wrong([*path, "input"], "must be an object", WRONG_TYPE))
-    function = {"name": block.get("name"), "arguments": json.dumps(input)}
+    elif why := not_json(input):
+        faults.append(wrong([*path, "input"], why))
+    function = {"name": block.get("name"), "arguments": "" if faults else json.dumps(input)}
     return {"id": block.get("id"), "type": "function", "function": function}
 
 
 def _result(block: dict[str, Any], path: Path, faults: Faults) -> dict[str, Any]:
     """Return the message of a tool's result. One that is an error says so: a chat has no other place for that."""
-    _refuse_others(block, {"type", "tool_use_id", "content", "is_error", _CACHED}, path, faults)
-    _require_text(block, ("tool_use_id",), path, faults)
+    faults += refuse_others(block, {"type", "tool_use_id", "content", "is_error", _CACHED}, path)
+    faults += require_texts(block, ("tool_use_id",), path)
     text = _text(block.get("content", ""), [*path, "content"], faults)
     if not isinstance(is_error := block.get("is_error", False), bool):
         faults.append(wrong([*path, "is_error"], "must be true or false", WRONG_TYPE))
     content = f"Error: {text}" if is_error else text
     return {"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": content}
-
-
-def _refuse_others(members: dict[str, Any], known: set[str], path: Path, faults: Faults) -> None:
-    faults.extend(wrong([*path, name], "is not supported", UNSUPPORTED) for name in sorted(members.keys() - known))
-
-
-def _require_text(members: dict[str, Any], names: tuple[str, ...], path: Path, faults: Faults) -> None:
-    for name in names:
-        if not isinstance(members.get(name), str):
-            faults.append(wrong([*path, name], "must be a string", WRONG_TYPE))
 
 
 def _text(value: Any, path: Path, faults: Faults) -> str:
@@ -145,7 +141,7 @@ def _block(block: Any, path: Path, faults: Faults) -> str:
     elif not isinstance(text := block.get("text"), str):
         faults.append(wrong([*path, "text"], "must be a string", WRONG_TYPE))
     else:
-        _refuse_others(block, {"type", "text", _CACHED, "citations"}, path, faults)
+        faults += refuse_others(block, {"type", "text", _CACHED, "citations"}, path)
         return text
     return ""
 
@@ -161,8 +157,8 @@ def _take_tools(given: dict[str, Any], faults: Faults) -> None:
         if tool.get("type") not in (None, "custom"):
             faults.append(wrong(["tools", number, "type"], "must be custom: no other is supported", UNSUPPORTED))
         else:
-            _refuse_others(tool, {"type", _CACHED, *names}, ["tools", number], faults)
-        _require_text(tool, ("name",), ["tools", number], faults)
+            faults += refuse_others(tool, {"type", _CACHED, *names}, ["tools", number])
+        faults += require_texts(tool, ("name",), ["tools", number])
     if tools:
         given["tools"] = [
             {"type": "function", "function": {other: tool[name] for name, other in names.items() if name in tool}}
@@ -174,13 +170,15 @@ def _take_tools(given: dict[str, Any], faults: Faults) -> None:
     kind = choice.get("type") if isinstance(choice, dict) else None
     if isinstance(choice, dict):
         known = {"type", "disable_parallel_tool_use", *(("name",) if kind == "tool" else ())}
-        _refuse_others(choice, known, ["tool_choice"], faults)
+        faults += refuse_others(choice, known, ["tool_choice"])
     if kind == "tool":
-        _require_text(choice, ("name",), ["tool_choice"], faults)
+        faults += require_texts(choice, ("name",), ["tool_choice"])
         given["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
     elif isinstance(kind, str) and kind in _CHOICES:
         given["tool_choice"] = _CHOICES[kind]
     else:
         faults.append(wrong(["tool_choice", "type"], "must be auto, any, tool or none", WRONG_VALUE))
-    if isinstance(choice, dict) and choice.get("disable_parallel_tool_use"):
+    if isinstance(choice, dict) and not isinstance(single := choice.get("disable_parallel_tool_use") or False, bool):
+        faults.append(wrong(["tool_choice", "disable_parallel_tool_use"], "must be true or false", WRONG_TYPE))
+    elif isinstance(choice, dict) and single:
         given["parallel_tool_calls"] = False

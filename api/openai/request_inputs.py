@@ -8,9 +8,10 @@ Runs in: api, and in the processes that check inputs. Pure.
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from killable.api.http.request_faults import cut, fault
@@ -65,6 +66,28 @@ class BadRequest(Exception):
 def wrong(path: Sequence[str | int], message: str, code: str = WRONG_VALUE) -> dict[str, str]:
     """Return a fault of the body, with its code."""
     return {**fault("body", path, message), "code": code}
+
+
+def refuse_others(members: dict[str, Any], known: Collection[str], path: list[str | int]) -> list[dict[str, str]]:
+    """Return a fault for each member that is not known. One that is null asks for nothing."""
+    others = sorted(name for name in members.keys() - known if members[name] is not None)
+    return [wrong([*path, cut(name)], "is not supported", UNSUPPORTED) for name in others]
+
+
+def require_texts(members: dict[str, Any], names: Sequence[str], path: list[str | int]) -> list[dict[str, str]]:
+    """Return a fault for each of these members that is no text."""
+    return [
+        wrong([*path, name], "must be a string", WRONG_TYPE) for name in names if not isinstance(members.get(name), str)
+    ]
+
+
+def not_json(value: Any) -> str:
+    """Return why a value that was parsed cannot be written again: Python takes NaN, and a number that is too large."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        return "has a number that is not finite, or is nested too deeply"
+    return ""
 
 
 Check = Callable[[Any], str]
@@ -232,7 +255,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
+    "parallel_tool_calls": (True,),
     "stop": ([],),
     "top_k": (-1, 0),
     "min_p": (0,),
@@ -252,8 +275,12 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 IDENTIFYING = ("user", "safety_identifier", "prompt_cache_key")
 """They change no answer. The job has them as tags."""
 TAG_CHARS_MAX = 256
-OF_TEXT = ("responses", "response_format")
-"""A field that stands elsewhere in its request: `text.format`."""
+PLACES: dict[tuple[str, str], list[str | int]] = {
+    ("responses", "response_format"): ["text", "format"],
+    ("responses", "logprobs"): ["include"],
+    ("messages", "parallel_tool_calls"): ["tool_choice", "disable_parallel_tool_use"],
+}
+"""Of fields that stand elsewhere in their requests."""
 
 
 def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
@@ -350,20 +377,26 @@ def _model_fields(kind: str, given: dict[str, Any], taken: Accepting, reader: Me
         if name in _OPTIONS and (taken.members is None or name not in taken.members):
             continue
         check = FIELDS[kind].get(spelled) or FIELDS[kind].get(name) or SAMPLING.get(name)
-        why = check(value) if check else ""
+        why = (check(value) if check else "") or not_json(value)
         if why:
             faults.append(wrong([spelled], why, _code(why)))
         elif name in input:
             faults.append(wrong([spelled], f"is another name of {name}: give one of them"))
         elif taken.members is None or name in taken.members:
             input[name] = [value] if name == "stop" and isinstance(value, str) else value
-        elif not any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ())):
-            place: list[str | int] = ["text", "format"] if (kind, name) == OF_TEXT else [cut(spelled)]
+        elif not _asks_for_nothing(name, value, given):
+            place = PLACES.get((kind, name), [cut(spelled)])
             faults.append(wrong(place, "is not supported by this model", UNSUPPORTED))
     if input.get("tools") and "tool_choice" not in input and given.get("tool_choice") == "none":
         faults.append(wrong(["tool_choice"], "is not supported by this model: it calls tools as it likes", UNSUPPORTED))
     _check_together(kind, input, faults)
     return input
+
+
+def _asks_for_nothing(name: str, value: Any, given: dict[str, Any]) -> bool:
+    if name == "parallel_tool_calls" and not given.get("tools"):
+        return True
+    return any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ()))
 
 
 def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str]]) -> None:

@@ -5,11 +5,11 @@ Runs in: api, and in the processes that check inputs. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from killable.api.http.request_faults import cut
+from killable.api.openai.chat_messages import MessageReader
 from killable.api.openai.request_inputs import (
     MISSING,
     UNSUPPORTED,
@@ -20,6 +20,8 @@ from killable.api.openai.request_inputs import (
     BadRequest,
     model_of,
     read,
+    refuse_others,
+    require_texts,
     wrong,
 )
 from killable.workers.protocol.messages import dump_json
@@ -38,6 +40,8 @@ TOLD: dict[str, Any] = {
     "top_p": None,
 }
 """What a response repeats of its request, and what it says of a member that was not set."""
+_OF_ITEMS = ("type", "id", "status")
+"""What an item says of itself, as one of an earlier answer: it changes no other."""
 _OF_TOOLS = ("name", "description", "parameters", "strict")
 UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 
@@ -49,6 +53,9 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     given = {name: value for name, value in body.items() if value is not None}
     model = model_of("responses", given, accepting)
     faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
+    instructions = given.pop("instructions", None)
+    if not (instructions is None or isinstance(instructions, str)):
+        raise BadRequest(wrong(["instructions"], "must be a string", WRONG_TYPE))
     given["messages"] = _messages(given, faults)
     for name, why in (("previous_response_id", UNKNOWN_STATE), ("conversation", UNKNOWN_STATE)):
         if name in given:
@@ -64,6 +71,8 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     if faults:
         raise BadRequest(*faults)
     asked = read("responses", {**given, "model": model}, accepting)
+    if instructions is not None:  # only now: the items are counted as they stand in the request
+        asked.inputs[0]["messages"].insert(0, {"role": "system", "content": instructions})
     return asked._replace(told=_told(body))
 
 
@@ -75,26 +84,18 @@ def _told(body: Mapping[str, Any]) -> bytes:
 
 
 def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:
-    instructions = given.pop("instructions", None)
-    messages: list[Any] = [] if instructions is None else [{"role": "system", "content": instructions}]
-    if not (instructions is None or isinstance(instructions, str)):
-        raise BadRequest(wrong(["instructions"], "must be a string", WRONG_TYPE))
     input = given.pop("input", None)
     if input is None:
         raise BadRequest(wrong(["input"], "is required", MISSING))
     if isinstance(input, str):
-        return [*messages, {"role": "user", "content": input}]
+        return [{"role": "user", "content": input}]
     if not isinstance(input, list) or not input:
         raise BadRequest(wrong(["input"], "must be a string or a list of items", WRONG_TYPE))
-    for number, item in enumerate(input):
-        message = _message(item, ["input", number], faults)
-        if message is not None:
-            messages.append(message)
-    return messages
+    return [_message(item, ["input", number], faults) for number, item in enumerate(input)]
 
 
 def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> dict[str, Any] | None:
-    """Return an item of the input as a message of a chat; None: it has a fault."""
+    """Return an item of the input as a message of a chat; None, if it has a fault."""
     if not isinstance(item, dict):
         faults.append(wrong(path, "must be an object", WRONG_TYPE))
         return None
@@ -103,15 +104,21 @@ def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> 
             if "role" not in item or "content" not in item:
                 faults.append(wrong([*path, "role" if "role" not in item else "content"], "is required", MISSING))
                 return None
+            faults += refuse_others(item, {"role", "content", "phase", *_OF_ITEMS}, path)
             return {"role": item["role"], "content": item["content"]}
         case "function_call":
-            function = {"name": item.get("name", ""), "arguments": item.get("arguments", "")}
-            call = {"id": item.get("call_id", ""), "type": "function", "function": function}
+            names = ("call_id", "name", "arguments")
+            faults += refuse_others(item, {*names, *_OF_ITEMS}, path) + require_texts(item, names, path)
+            function = {name: item.get(name) for name in ("name", "arguments")}
+            call = {"id": item.get("call_id"), "type": "function", "function": function}
             return {"role": "assistant", "content": "", "tool_calls": [call]}
         case "function_call_output":
-            output = item.get("output", "")
-            text = output if isinstance(output, str) else json.dumps(output)
-            return {"role": "tool", "tool_call_id": item.get("call_id", ""), "content": text}
+            faults += refuse_others(item, {"call_id", "output", *_OF_ITEMS}, path)
+            faults += require_texts(item, ("call_id",), path)
+            reader = MessageReader()
+            text = reader.text(item.get("output"), [*path, "output"])
+            faults += reader.faults
+            return {"role": "tool", "tool_call_id": item.get("call_id"), "content": text}
         case _:
             faults.append(wrong([*path, "type"], "is not supported", UNSUPPORTED))
             return None

@@ -246,11 +246,12 @@ class Attempt:
                     self._on_closing(payload)
                 case Kind.RAN if self._entered and self._closing is None and not self._json:
                     self._on_closing(payload[struct.calcsize(RAN_SECONDS) :])
+                    self.worker.last = self.fence
                     self._on_idle(Idle(reusable=True))
                 case Kind.RAISED if self._closing is None:
                     self._on_closing(Raised.decode(payload))
                 case Kind.IDLE if self._closing is not None:
-                    self.worker.heard = self.fence
+                    self.worker.last = -self.fence
                     self._on_idle(Idle.decode(payload))
                 case Kind.OPERATION if self._entered:
                     self._on_operation(OperationEntered.decode(payload))

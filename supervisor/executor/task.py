@@ -157,7 +157,7 @@ class Task:
 
     # ── in any thread ──
 
-    def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
+    def message(self, fence: int, after: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
         limits, content, parts = self._rules or self.rules, self._input, self._shared
         flags = STREAM if self._type == executor_setup.STREAM else 0
         passed: tuple[int, ...] = ()
@@ -179,7 +179,7 @@ class Task:
             flags |= RESULT_BUFFER
             passed = (*passed, result_buffer)
         job_id = self.future.job_id.encode()
-        return encode_call(fence, heard, flags, shared, job_id, limits.as_json, content, self._headers()), passed
+        return encode_call(fence, after, flags, shared, job_id, limits.as_json, content, self._headers()), passed
 
     def _headers(self) -> dict[str, str]:
         """Return those of the span that was the program's current one where the task was submitted."""

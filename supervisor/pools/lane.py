@@ -17,6 +17,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import Protocol
 
 from killable.supervisor.clock import monotonic
@@ -83,7 +84,7 @@ class LaneCall(Protocol):
         """Return what stands for the definitions that it brings; None: it brings none."""
         ...
 
-    def message(self, fence: int, heard: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
+    def message(self, fence: int, after: int, result_buffer: int, is_defined: bool) -> tuple[bytes, Sequence[int]]:
         """Return the message that gives it to a worker, and the descriptors to pass. -1: no result buffer is passed.
         `is_defined`: the worker has its definitions.
         """
@@ -117,11 +118,11 @@ class LaneHolder(Protocol):
         ...
 
     def repair(self) -> None:
-        """Complete a `line_up` that was interrupted. The lock is held."""
+        """Complete a `line_up` or `take_back` that was interrupted. The lock is held."""
         ...
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
-        """Let calls wait again, before all others. The lock is held."""
+        """Let calls wait again, before all others. The lock is held. After an interrupt it is called once more."""
         ...
 
     def on_room(self) -> None:
@@ -147,7 +148,7 @@ class LaneWorker(Protocol):
 
     id: WorkerId
     process: Process
-    heard: int
+    last: int
 
     def on_ran(self, count: int, *, is_idle: bool) -> None:
         """Count calls that have run through. `is_idle`: the line is empty."""
@@ -286,7 +287,8 @@ class Lane:
         fence, passes = next(self._fences), self._passes_result_buffer
         brought = None if call.definitions is None else self._brought_with(call.definitions)
         is_defined = brought is not None and brought.is_loaded
-        message, passed = call.message(fence, self._worker.heard, self._result_buffer if passes else -1, is_defined)
+        after = line[-1].fence if line else self._worker.last
+        message, passed = call.message(fence, after, self._result_buffer if passes else -1, is_defined)
         place = LinedUp(call, fence, at, not self.quiet or rules.is_alone, passes, brought)
         line.append(place)
         try:
@@ -343,22 +345,25 @@ class Lane:
         is_first = bool(line) and line[0].call is call
         return is_first and self.process.line.unreceived_bytes() < sum(sum(place.sent) for place in line)
 
-    def take_back(self) -> list[LaneCall]:
-        """Take back what the worker has not received; return these calls, in order."""
-        if not self._line:
-            return []
-        unreceived = set(map(fence_of, self.process.line.take_back()))
-        self._is_full = False
-        back = [place for place in self._line if place.fence in unreceived]
-        if back:
-            self._line = deque(place for place in self._line if place.fence not in unreceived)
-        return self._released(back)
+    def take_back(self) -> None:
+        """Let wait again what the worker has not received. After an interrupt call it once more.
 
-    def _released(self, places: Sequence[LinedUp]) -> list[LaneCall]:
+        The worker may receive a call between one that is taken back and the next, and passes it over: it waits, too.
+        """
+        if self._line:
+            unreceived = set(map(fence_of, self.process.line.take_back()))
+            self._is_full = False
+            kept = list(takewhile(lambda place: place.fence not in unreceived, self._line))
+            if len(kept) < len(self._line):
+                self._put_back(list(islice(self._line, len(kept), None)))
+                self._line = deque(kept)  # now: until then an interrupt leaves all of it to be done again
+            self.process.line.forget_taken()
+
+    def _put_back(self, places: Sequence[LinedUp]) -> None:
         for place in places:
             place.call.lane = None
             self._passes_result_buffer = self._passes_result_buffer or place.passes_result_buffer
-        return [place.call for place in places]
+        self._holder.put_back([place.call for place in places])
 
     def kill(self, call: LaneCall, verdict: Verdict) -> None:
         """Send SIGKILL if the worker has this call. What it has not received was taken back before."""
@@ -382,6 +387,7 @@ class Lane:
                     break
                 place = line.popleft()
                 place.call.lane = None
+                self._worker.last = fence
                 if place.brought is not None:
                     place.brought.is_loaded = True
                 if place.passes_result_buffer:
@@ -412,10 +418,11 @@ class Lane:
             return
         with self._lock:
             self._holder.repair()
-            back = [] if keeps_its_call else self.take_back()
+            if not keeps_its_call:
+                self.take_back()
             first = self._line.popleft() if self._line else None
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
-            self._holder.put_back([*self._released(self._line), *back])
+            self._put_back(self._line)
             self._line.clear()
             self.is_over = self.is_closed = True
             if first is not None:
@@ -461,6 +468,6 @@ class Lane:
             self._holder.repair()
             self.is_closed = True
             if not self._keeps_its_call:
-                self._holder.put_back(self.take_back())
+                self.take_back()
         self.process.read_frames()  # of calls that have run through; any other frame promotes the first call
         return bool(self._line)

@@ -116,8 +116,8 @@ class Worker:
         """Set while threads of the program may give the worker calls."""
         self._is_spoilt = False
         """A call that has run through has left a process there: it is to get no other."""
-        self.heard = 0
-        """The fence of its last IDLE frame; 0: there was none."""
+        self.last = 0
+        """The fence of the last call or job that it has ended, as far as its frames were read; negative: with IDLE."""
         self._result_buffer: ResultBuffer | None = None
         """The supervisor's side of the shared memory that takes a large result."""
         self._result_buffer_passed = False

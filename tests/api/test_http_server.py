@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,37 @@ def _check(description: dict[str, Any], path: str, method: str, status: int, kin
     if kind == "application/json":
         described = description["components"]["schemas"][schema["$ref"].split("/")[-1]]["properties"]
         assert set(body) <= set(described), path
+
+
+async def test_what_is_streamed_is_described_as_text(server: Server) -> None:
+    """A generated client hands it to its caller as such. One called an object was parsed as one, which failed. So did
+    one whose name is that of the generator's own class for files, in the module of each upload.
+    """
+    description = (await server.client.get("/openapi.json")).json()
+    streams = [
+        content["text/event-stream"]["schema"]
+        for methods in description["paths"].values()
+        for described in methods.values()
+        for answer in described["responses"].values()
+        if "text/event-stream" in (content := answer.get("content", {}))
+    ]
+    assert len(streams) >= 7 and {each["type"] for each in streams} == {"string"}
+    schemas = description["components"]["schemas"]
+    assert not {"File", "Client", "Response", "Unset"} & schemas.keys()
+    for value in ("result", "partial"):
+        answer = description["paths"][f"/v1/jobs/{{job_id}}/{value}"]["get"]["responses"]["200"]
+        assert answer["content"]["application/json"] == {"schema": {}}, "a client without one returns nothing"
+    refers_to = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(description)))
+    assert {each.removeprefix("#/components/schemas/") for each in refers_to} <= schemas.keys(), "all is there"
+
+
+async def test_each_operation_has_a_name_of_its_own(server: Server) -> None:
+    """They are the names of a generated client's calls: a new one of an old operation breaks its users' programs."""
+    description = (await server.client.get("/openapi.json")).json()
+    names = [each["operationId"] for methods in description["paths"].values() for each in methods.values()]
+    assert len(set(names)) == len(names)
+    assert {"submit_job", "get_job", "cancel_job", "list_jobs", "get_result", "stream_job", "chat"} <= set(names)
+    assert not [name for name in names if "_v1_" in name]
 
 
 @pytest.mark.row("B15")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ JOBS = Path(openai_jobs.__file__).read_text()
 PATH = "/v1/messages"
 HI = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"model": "parrot", "max_tokens": 100}
+NAN = float("nan")
+ONE = {"type": "auto", "disable_parallel_tool_use": True}
 WEATHER = {"name": "weather", "description": "Look outside", "input_schema": {"type": "object"}}
 
 
@@ -164,6 +167,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (telling({"type": "tool_result", "tool_use_id": "a", "by": 1}), "messages[0].content[0].by: is not supported"),
     (telling({"type": "tool_result"}), "messages[0].content[0].tool_use_id: must be a string"),
     (telling({"type": "tool_result", "tool_use_id": "a", "is_error": 1}), "messages[0].content[0].is_error: must be"),
+    (asking({"type": "tool_use", "id": "a", "name": "f", "input": {"x": NAN}}), "messages[0].content[0].input: has a"),
+    ({"model": "caller", "tools": [WEATHER], "tool_choice": ONE}, "tool_choice.disable_parallel_tool_use: is not"),
+    ({"tool_choice": ONE | {"disable_parallel_tool_use": 1}}, "tool_choice.disable_parallel_tool_use: must be true"),
     ({"tools": [WEATHER | {"by": 1}]}, "tools[0].by: is not supported"),
     ({"tool_choice": {"type": "auto", "name": "f"}}, "tool_choice.name: is not supported"),
     ({"tool_choice": {"type": "tool"}}, "tool_choice.name: must be a string"),
@@ -180,7 +186,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("changed", "message"), WRONG, ids=lambda value: next(iter(value), "") if value else "")
 def test_each_wrong_field_is_named(url: str, changed: dict[str, Any], message: str) -> None:
-    answer = httpx.post(url + PATH, json={**ASKED, "messages": HI} | changed)
+    asked = json.dumps({**ASKED, "messages": HI} | changed)  # httpx writes no NaN, others do
+    answer = httpx.post(url + PATH, content=asked, headers={"content-type": "application/json"})
     assert answer.status_code == 400 and answer.headers["x-should-retry"] == "false"
     body = answer.json()
     assert body["type"] == "error" and body["error"]["type"] == "invalid_request_error"

@@ -167,6 +167,14 @@ def test_settings_for_job_types_that_there_are_not(command: Command) -> None:
     assert "jobs.spilt: there is no such job type (there are spin, split) (killable.toml:11)" in done.stderr
 
 
+def test_a_command_with_a_fault_is_the_only_fault(command: Command) -> None:
+    """Its pool has no module that could have forgotten a job."""
+    (command.folder / "killable.toml").write_text("[commands.bad]\nargv = []\n")
+    done, _ = run(command, "check")
+    assert done.returncode == 78
+    assert "1 fault:\n  commands.bad.argv: expected a list of texts" in done.stderr, done.stderr
+
+
 def test_a_file_that_is_no_toml_is_the_only_fault(command: Command) -> None:
     (command.folder / "killable.toml").write_text("[server\n")
     done, _ = run(command, "check", "--json")

@@ -296,6 +296,22 @@ def test_calls_of_tools_in_a_response(client: openai.OpenAI) -> None:
     assert (call.type, call.name, call.arguments) == ("function_call", "weather", '{"city": "Paris"}')  # type: ignore[union-attr]
 
 
+def test_a_response_is_the_input_of_the_next_as_its_parts_are(client: openai.OpenAI) -> None:
+    """As agents send it: the items that came, and the result of the tool as a text or in parts."""
+    tools: Any = [{"type": "function", "name": "weather", "parameters": {"type": "object"}}]
+    asked = client.responses.create(model="caller", input="the weather?", tools=tools)
+    said = client.responses.create(model="parrot", input="I look.")
+    parts = [{"type": "input_text", "text": "rain, "}, {"type": "input_text", "text": "wind"}]
+    for output in ("rain, wind", parts):
+        result = {"type": "function_call_output", "call_id": asked.output[0].call_id, "output": output}  # type: ignore[union-attr]
+        items: Any = [{"role": "user", "content": "the weather?"}, *said.output, *asked.output, result]
+        answer = client.responses.create(model="echo", instructions="be short", input=items)
+        assert answer.output_text == (
+            'system: be short | user: the weather? | assistant: I look. | assistant:  weather({"city": "Paris"})'
+            " | tool: rain, wind"
+        )
+
+
 # ── attempts ──
 
 

@@ -55,6 +55,8 @@ CALL, CALLED = (
     "messages[0].tool_calls[0]",
 )
 TOOL = {"type": "function", "function": {"name": "f"}}
+PART = {"type": "text", "text": "hi"}
+RESPONDED = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": HI}, MISSING, "model"),
     (CHAT, {**PARROT, "model": 7}, TYPE, "model"),
@@ -132,6 +134,24 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
         UNSUPPORTED,
         "tool_choice",
     ),
+    (
+        CHAT,
+        {**PARROT, "model": "caller", "tools": [TOOL], "parallel_tool_calls": False},
+        UNSUPPORTED,
+        "parallel_tool_calls",
+    ),
+    (
+        CHAT,
+        {**PARROT, "messages": [{"role": "user", "content": [{**PART, "mood": 1}]}]},
+        UNSUPPORTED,
+        "messages[0].content[0].mood",
+    ),
+    (
+        CHAT,
+        {**PARROT, "messages": [{"role": "user", "content": [{"type": "refusal"}]}]},
+        TYPE,
+        "messages[0].content[0].refusal",
+    ),
     (COMPLETIONS, {"model": "parrot"}, MISSING, "prompt"),
     (COMPLETIONS, {**COMPLETE, "prompt": [1, 2]}, TYPE, "prompt"),
     (COMPLETIONS, {**COMPLETE, "prompt": ["x"] * 17}, VALUE, "n"),
@@ -146,6 +166,29 @@ WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     (RESPONSES, {**RESPOND, "input": 5}, TYPE, "input"),
     (RESPONSES, {**RESPOND, "input": [{"type": "reasoning"}]}, UNSUPPORTED, "input[0].type"),
     (RESPONSES, {**RESPOND, "input": [{"role": "user"}]}, MISSING, "input[0].content"),
+    (RESPONSES, {**RESPOND, "input": [{**HI[0], "mood": 1}]}, UNSUPPORTED, "input[0].mood"),
+    *(
+        (RESPONSES, {**RESPOND, "input": [{**RESPONDED, **more}]}, code, f"input[0].{at}")
+        for more, code, at in (
+            ({"name": None}, TYPE, "name"),
+            ({"arguments": {}}, TYPE, "arguments"),
+            ({"namespace": "x"}, UNSUPPORTED, "namespace"),
+        )
+    ),
+    (RESPONSES, {**RESPOND, "input": [{"type": "function_call_output", "output": "x"}]}, TYPE, "input[0].call_id"),
+    (
+        RESPONSES,
+        {**RESPOND, "input": [{"type": "function_call_output", "call_id": "1", "output": [{"type": "input_image"}]}]},
+        UNSUPPORTED,
+        "input[0].output[0].type",
+    ),
+    (
+        RESPONSES,
+        {**RESPOND, "instructions": "x", "input": [*HI, {"role": "king", "content": "hi"}]},
+        VALUE,
+        "input[1].role",
+    ),
+    (RESPONSES, {**RESPOND, "include": ["message.output_text.logprobs"]}, UNSUPPORTED, "include"),
     (RESPONSES, {**RESPOND, "instructions": 5}, TYPE, "instructions"),
     (RESPONSES, {**RESPOND, "previous_response_id": "resp_1"}, UNSUPPORTED, "previous_response_id"),
     (RESPONSES, {**RESPOND, "store": False}, UNSUPPORTED, "store"),
@@ -208,7 +251,7 @@ def test_a_response_repeats_what_was_asked(http: httpx.Client, stream: bool, des
     asked: dict[str, Any] = {
         "instructions": "Say it.",
         "max_output_tokens": 9,
-        "parallel_tool_calls": False,
+        "parallel_tool_calls": True,
         "temperature": 1,
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
         "tools": [{"type": "function", "name": "f", "description": description, "strict": None}],
@@ -223,8 +266,9 @@ def test_a_response_repeats_what_was_asked(http: httpx.Client, stream: bool, des
     assert len(told) == (3 if stream else 1)
     for response in told:
         assert {name: response[name] for name in asked} == asked and response["background"] is False
-    job = http.post(RESPONSES, json={**RESPOND, "tool_choice": "none", "background": True}).json()
-    assert (job["tool_choice"], job["tools"], job["background"]) == ("none", [], True)
+    rest = {"tool_choice": "none", "parallel_tool_calls": False, "background": True}
+    job = http.post(RESPONSES, json={**RESPOND, **rest}).json()
+    assert {name: job[name] for name in rest} == rest and job["tools"] == []
     later = http.get(f"{RESPONSES}/{told[-1]['id']}").json()
     assert [later[name] for name in asked] == [None] * len(asked), "it is not kept, and nothing else is claimed"
 
@@ -236,7 +280,11 @@ def test_a_body_that_is_no_object(http: httpx.Client, padding: str) -> None:
         body = content + padding.encode() if isinstance(content, bytes) else content + padding
         error_of(http.post(CHAT, content=body, headers=json_type), 400, code)
     tools = '{"model": "caller", "input": "x", "tools": [{"type": "function", "name": "f", "parameters": {"a": NaN}}]}'
-    error_of(http.post(RESPONSES, content=tools + padding, headers=json_type), 400, "malformed")
+    error_of(http.post(RESPONSES, content=tools + padding, headers=json_type), 400, VALUE, "tools")
+    for number in ("NaN", "-Infinity", "1e400"):
+        body = json.dumps({**PARROT, "model": "caller", "tools": [{**TOOL, "with": "a number"}]})
+        chat = body.replace('"a number"', number)
+        error_of(http.post(CHAT, content=chat + padding, headers=json_type), 400, VALUE, "tools")
     error_of(http.post(CHAT, content="x", headers={"content-type": "text/plain"}), 415, "unsupported_media_type")
 
 

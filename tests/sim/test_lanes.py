@@ -34,13 +34,20 @@ def play(seed: int, fault: str = "") -> LaneSimulation:
     return simulation
 
 
-def test_a_call_runs_once_or_not_at_all_and_a_cancel_ends_no_other() -> None:
+def test_a_call_runs_once_or_not_at_all_in_its_turn_and_a_cancel_ends_no_other() -> None:
     runs = sum(sum(play(seed).runs.values()) for seed in seeds())
     assert runs > HISTORIES or os.environ.get("KILLABLE_LANE_SEEDS")
 
 
 @pytest.mark.parametrize(
-    "fault", ["what was taken back is delivered", "output is read unasked", "an interrupt divides a send"]
+    "fault",
+    [
+        "what was taken back is delivered",
+        "a call is not passed over",
+        "output is read unasked",
+        "an interrupt divides a send",
+        "an interrupt loses what was taken back",
+    ],
 )
 def test_a_fault_of_the_other_side_is_seen(fault: str) -> None:
     with pytest.raises(AssertionError):

@@ -40,9 +40,12 @@ KINDS = (*("plain",) * 8, "prints", "prints", "speaks", "fails", "dies", "stuck"
 class SimulatedLine:
     """Implements `ports.Line`. An interrupt may come right before or right after a message is sent."""
 
-    def __init__(self, simulation: LaneSimulation) -> None:
+    def __init__(self, simulation: LaneSimulation, work: Callable[[], object]) -> None:
+        """`work` has the worker do one thing."""
         self._simulation = simulation
+        self._work = work
         self.messages: deque[bytes] = deque()
+        self._taken: list[bytes] = []
 
     def send(self, message: bytes, passed: Sequence[int], sent: list[int]) -> None:
         self._simulation.interrupt()
@@ -58,10 +61,22 @@ class SimulatedLine:
         return sum(map(len, self.messages))
 
     def take_back(self) -> list[bytes]:
-        taken = list(self.messages)
-        if self._simulation.fault != "what was taken back is delivered":
-            self.messages.clear()
-        return taken
+        if self._simulation.fault == "what was taken back is delivered":
+            return list(self.messages)
+        if self._simulation.fault == "an interrupt loses what was taken back":
+            self._taken = []
+        self._simulation.interrupt()
+        while self.messages:
+            self._taken.append(self.messages.popleft())
+            for _ in range(self._simulation.random.choice((0, 0, 1, 4))):
+                self._work()  # meanwhile: it may receive a message between two that are taken back
+        self._simulation.interrupt()
+        return list(self._taken)
+
+    def forget_taken(self) -> None:
+        self._simulation.interrupt()
+        self._taken = []
+        self._simulation.interrupt()
 
 
 class SimulatedProcess:
@@ -72,12 +87,12 @@ class SimulatedProcess:
         self.pid = pid
         self.proof = "descendants"
         self.killed_for: Verdict | None = None
-        self.line = SimulatedLine(simulation)
+        self.line = SimulatedLine(simulation, self.step)
         self.frames: list[Frame] = []
         self.output = b""
         self.worker: Worker
         self.is_dead = self._is_reported = False
-        self._heard = self._defined = 0
+        self._last = self._defined = 0
         self._held: int | None = None
         self._call: Iterator[None] | None = None
         self.running = ""
@@ -96,7 +111,9 @@ class SimulatedProcess:
         if not self.line.messages:
             return False
         call = decode_call(self.line.messages.popleft())
-        if call.heard == self._heard:
+        ignored = self._simulation.fault == "a call is not passed over" and call.after > 0
+        if call.after == self._last or ignored:
+            self._last = call.fence
             self._define(call)
             self.running = call.job_id
             self._call = self._run(call.job_id, call.fence)
@@ -110,6 +127,7 @@ class SimulatedProcess:
 
     def _run(self, job_id: str, fence: int) -> Iterator[None]:
         self._simulation.runs[job_id] += 1
+        self._simulation.begun.append(int(job_id.rpartition("-")[2]))
         kind, sequence = self._simulation.kinds[job_id], 0
         yield
         if kind == "prints":
@@ -129,7 +147,7 @@ class SimulatedProcess:
             closing = Kind.RAISED if kind == "fails" else Kind.RESULT
             self.frames.append(Frame(closing, fence, sequence, value))
             yield
-            self._heard = fence
+            self._last = -fence
             self.frames.append(Frame(Kind.IDLE, fence, sequence + 1, IDLE_FREE))
         else:
             self.frames.append(Frame(Kind.RAN, fence, 0, bytes(4) + value))
@@ -244,10 +262,11 @@ class SimulatedAttempt:
                 self.tokens.append(payload)
             elif kind == Kind.IDLE:
                 self.worker.process.read_output()
-                self.worker.heard = fence
+                self.worker.last = -fence
                 self._free()
             elif kind == Kind.RAN:
                 self.closing = Kind.RESULT, payload[4:]
+                self.worker.last = fence
                 self._free()
             else:
                 self.closing = kind, payload
@@ -340,6 +359,8 @@ class LaneSimulation:
         self.kinds: dict[str, str] = {}
         self.definitions: dict[str, int] = {}
         self.runs: Counter[str] = Counter()
+        self.begun: list[int] = []
+        """The numbers of the calls, as they began."""
         self.killed: list[tuple[str, str]] = []
         """Which call ran when SIGKILL was sent from a caller's thread, and which it was meant for."""
         self.attempts: dict[str, SimulatedAttempt] = {}
@@ -438,7 +459,14 @@ class LaneSimulation:
     def cancel(self) -> None:
         if self.futures:
             future = self.random.choice(self.futures)
-            if future.cancel(grace_s=self.random.choice((0, None)), reason=future.job_id):
+            self._interrupts = self.random.choice((0, 0, 0, 0, 1, 2, 3, 4))
+            is_accepted = False
+            try:
+                is_accepted = future.cancel(grace_s=self.random.choice((0, None)), reason=future.job_id)
+            except KeyboardInterrupt:
+                self.interrupted.add(future.job_id)
+            self._interrupts = 0
+            if is_accepted:
                 self.cancelled.add(future.job_id)
                 if future.cancelled() and not future.running() and future.job_id not in self.attempts:
                     self.unbegun.add(future.job_id)
@@ -511,7 +539,9 @@ class LaneSimulation:
         raise AssertionError(f"nothing ends: {[(each, self.kinds[each.job_id]) for each in pending]}")
 
     def check(self) -> None:
-        """A call runs once or not at all; a cancel ends its call and no other; output is its call's."""
+        """A call runs once or not at all, and one worker begins them in order; a cancel ends its call and no other;
+        output is its call's.
+        """
         for future in self.futures:
             job_id, kind = future.job_id, self.kinds[future.job_id]
             runs, attempt = self.runs[job_id], self.attempts.get(job_id)
@@ -528,6 +558,7 @@ class LaneSimulation:
             printed = attempt.output if attempt is not None else b""
             assert printed == (b"<%s>" % job_id.encode() if kind == "prints" else b""), f"{job_id}: {printed!r}"
             assert attempt is None or attempt.tokens == ([job_id.encode()] if kind == "speaks" else [])
+        assert len(self.workers) > 1 or self.begun == sorted(self.begun), f"they began as {self.begun}"
         assert all(ran == meant for ran, meant in self.killed), f"a kill hit another call: {self.killed}"
         assert not self.queue._under_way and not self.queue._waiting and self.queue._doubt is None
         assert all(len(lane) == 0 for lane in self.queue._lanes)

@@ -44,6 +44,6 @@ def test_a_state_is_passed_on_as_it_came_or_left_out(state: str, kept: str) -> N
 @pytest.mark.parametrize("headers", [{}, {"traceparent": GOOD}, {"traceparent": GOOD, "tracestate": "a=b c,d=e"}])
 def test_a_call_has_its_place(headers: dict[str, str]) -> None:
     call = decode_call(encode_call(7, 8, 3, 1, b"job-1", b"{}", b"in\nput", headers))
-    assert (call.fence, call.heard, call.flags, call.shared, call.job_id) == (7, 8, 3, 1, "job-1")
+    assert (call.fence, call.after, call.flags, call.shared, call.job_id) == (7, 8, 3, 1, "job-1")
     assert (call.limits, call.input) == (b"{}", b"in\nput")
     assert (call.traceparent, call.tracestate) == (headers.get("traceparent", ""), headers.get("tracestate", ""))

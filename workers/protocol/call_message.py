@@ -2,11 +2,13 @@
 
 Runs in: supervisor, any thread of the program (writes) | worker (reads).
 
-    fence u32 | heard u32 | flags u8 | shared parts u8 | bytes of the job id u8 | bytes of the limits u16
+    fence u32 | after i32 | flags u8 | shared parts u8 | bytes of the job id u8 | bytes of the limits u16
     | job id | limits | traceparent, tracestate, line feed (with TRACED) | input
 
-`heard` is the fence of the last IDLE frame that the supervisor had read from this worker when it wrote the message. A
-worker that has sent a later one passes the message over: the supervisor gives the call again (`Lane`).
+`after` is the fence of the call that the worker has before this one, as far as the supervisor had read when it wrote
+the message: negative, if that one ended with IDLE, and 0, if there is none. A worker that had another one passes the
+message over, for the supervisor gives the call again (`Lane`): it was sent before an IDLE frame was read, or behind a
+call that was taken back.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ STREAM, ANNOUNCE, SEALED, RESULT_BUFFER, TRACED = 1, 2, 4, 8, 16
 so does the descriptor of a result buffer · the call is part of a trace.
 """
 
-_HEAD = struct.Struct("<IIBBBH")
+_HEAD = struct.Struct("<IiBBBH")
 _pack, _unpack_from = _HEAD.pack, _HEAD.unpack_from
 _fence_of = struct.Struct("<I").unpack_from
 
@@ -36,7 +38,7 @@ class CallMessage(NamedTuple):
     """One call, as the worker receives it."""
 
     fence: int
-    heard: int
+    after: int
     flags: int
     shared: int
     """How many shared parts of the input come along as descriptors, behind that of the input itself."""
@@ -49,33 +51,33 @@ class CallMessage(NamedTuple):
 
 
 def encode_call(
-    fence: int, heard: int, flags: int, shared: int, job_id: bytes, limits: bytes, input: bytes,
+    fence: int, after: int, flags: int, shared: int, job_id: bytes, limits: bytes, input: bytes,
     headers: Mapping[str, str] | None = None,
 ) -> bytes:  # fmt: skip
     """Return the message as bytes. `headers` are those of the trace that the call is part of."""
     if headers:
         flags |= TRACED
         input = f"{headers['traceparent']}{headers.get('tracestate', '')}\n".encode("ascii") + input
-    return _pack(fence, heard, flags, shared, len(job_id), len(limits)) + job_id + limits + input
+    return _pack(fence, after, flags, shared, len(job_id), len(limits)) + job_id + limits + input
 
 
 def decode_call(message: bytes) -> CallMessage:
     """Raise ValueError for a malformed message."""
     try:
-        fence, heard, flags, shared, id_bytes, limits_bytes = _unpack_from(message)
+        fence, after, flags, shared, id_bytes, limits_bytes = _unpack_from(message)
     except struct.error as error:
         raise ValueError(str(error)) from error
     limits_at = _HEAD.size + id_bytes
     input_at = limits_at + limits_bytes
     job_id, limits = message[_HEAD.size : limits_at].decode("ascii"), message[limits_at:input_at]
     if not flags & TRACED:
-        return CallMessage(fence, heard, flags, shared, job_id, limits, message[input_at:], "", "")
+        return CallMessage(fence, after, flags, shared, job_id, limits, message[input_at:], "", "")
     trace, newline, input = message[input_at:].partition(b"\n")
     if not newline:
         raise ValueError("the headers of the trace have no end")
     text = trace.decode("ascii")
     parent, state = text[:TRACEPARENT_CHARS], text[TRACEPARENT_CHARS:]
-    return CallMessage(fence, heard, flags & ~TRACED, shared, job_id, limits, input, parent, state)
+    return CallMessage(fence, after, flags & ~TRACED, shared, job_id, limits, input, parent, state)
 
 
 def fence_of(message: bytes) -> int:

@@ -145,8 +145,10 @@ class Harness:
         """What came before the next order: the last checkpoint of an earlier attempt of its job."""
         self._since = time.time()
         self._served = 0
-        self._heard = 0
-        """The fence of the last IDLE frame: a call that was sent before the supervisor heard of it is passed over."""
+        self._last = 0
+        """The fence of the last call or order; negative: it ended with IDLE. A call that was sent after another one is
+        passed over.
+        """
 
     def serve(self) -> int:
         """Run orders and calls until the last one; return the exit code of this process."""
@@ -171,7 +173,7 @@ class Harness:
         self._channel = self._stop_signal.channel = FrameWriter(null, self._codec, self._stop_signal.answer)
         self._run_call(message)
         self._channel = self._stop_signal.channel = channel
-        self._served = self._heard = 0
+        self._served = self._last = 0
         os.close(null)
 
     def _run_order(self, order: Frame) -> int | None:
@@ -197,9 +199,10 @@ class Harness:
             limits = parsed_limits(call.limits)
         except (ValueError, TypeError):
             return ExitCode.BAD_ASSIGNMENT
-        if call.heard != self._heard:
+        if call.after != self._last:
             self._line.drop_descriptors()
             return None
+        self._last = call.fence
         if self._call_type is None:
             from killable.workers.runtime import call_execution  # here: it declares job types, which only its pool has
 
@@ -262,7 +265,7 @@ class Harness:
             return None
         if closing[0] == Kind.RESULT_SHM:
             self._drop_result_buffer()
-        self._heard = fence  # before IDLE: the next call may come at once
+        self._last = -fence  # before IDLE: the next call may come at once
         self._channel.close([*closing_frames, (Kind.IDLE, Idle(is_reusable, change).encode())])
         return None if is_reusable else attempt.exit_code
 

@@ -86,7 +86,8 @@ def without_types(config: Config, pools: Iterable[PoolRecord], with_types: set[s
     """Yield a fault for each pool that starts but has no job type: most likely @job was forgotten."""
     modules = {spec.name: ", ".join(spec.modules) for spec in config.settings.pools}
     for pool in pools:
-        if pool.state != "broken" and pool.workers_max and pool.name not in with_types:  # else no node has it
+        # One without workers no node has; one of commands has no module, and its commands have faults of their own.
+        if pool.state != "broken" and pool.workers_max and pool.name not in with_types and modules[pool.name]:
             key = f"pools.{pool.name}.module"
             found = f"none in {modules[pool.name]}"
             yield ConfigFault(key, "expected at least one function with @job", found, config.sources.get(key, ""))

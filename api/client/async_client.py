@@ -129,17 +129,17 @@ class AsyncClient:
             async for event in events:
                 yield event
 
-    async def watch_workers(self) -> AsyncGenerator[Record, None]:
+    async def watch_workers(self, *, workers: bool = True) -> AsyncGenerator[Record, None]:
         """Yield the state of the server, at once and then each second, until it ends.
 
             async for now in client.watch_workers():
                 print(now["jobs"]["running"], now["server"]["cpu_percent"])
 
         Each is `{at, seq, workers, retired, pools, queue, jobs, server, nodes}`; workers have `cpu_percent`,
-        `memory_bytes`, `processes` and `threads`. Nothing is measured while nobody reads. Errors are those of
-        `watch_jobs`.
+        `memory_bytes`, `processes` and `threads`. With `workers=False` both `workers` and `retired` are None, which
+        costs the server less. Nothing is measured while nobody reads. Errors are those of `watch_jobs`.
         """
-        async with aclosing(self._transport.events(watch_workers(self._requester))) as events:
+        async with aclosing(self._transport.events(watch_workers(self._requester, workers=workers))) as events:
             async for event in events:
                 yield event.data
 

@@ -64,6 +64,6 @@ def watch_jobs(requester: Requester, limit: int, wanted: JobFilters) -> LiveRead
     return LiveReading(requester, "/v1/jobs/stream", {**wanted, "limit": limit})
 
 
-def watch_workers(requester: Requester) -> LiveReading:
-    """Return a reader of the server's state."""
-    return LiveReading(requester, "/v1/workers/stream", {})
+def watch_workers(requester: Requester, *, workers: bool) -> LiveReading:
+    """Return a reader of the server's state, with each worker or without."""
+    return LiveReading(requester, "/v1/workers/stream", {} if workers else {"workers": "false"})

@@ -5,6 +5,7 @@ Runs in: supervisor. Pure. Deadlines of a job that has a worker: `attempts/deadl
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,9 @@ def verdict_of(job: Job, limit: str, why_waits: str, running: Sequence[Job] = ()
 
 def _holders(job: Job, running: Sequence[Job], now: float) -> list[dict[str, Any]]:
     """Return those of the same tenant that have had a worker for longest: of jobs of others only the number is told."""
-    ours = [(now - (each.assigned or now), each) for each in running if each.submission.tenant == job.submission.tenant]
-    ours.sort(key=lambda pair: pair[0], reverse=True)
-    return [{"job_id": each.id, "type": each.type.name, "for_s": round(s, 3)} for s, each in ours[:HOLDERS_MAX]]
+    ours = [each for each in running if each.submission.tenant == job.submission.tenant]
+    # Thousands may end in one turn of the loop, each with its own look at hundreds.
+    oldest = heapq.nsmallest(HOLDERS_MAX, ours, key=lambda each: each.assigned or now)
+    return [
+        {"job_id": each.id, "type": each.type.name, "for_s": round(now - (each.assigned or now), 3)} for each in oldest
+    ]

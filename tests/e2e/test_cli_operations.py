@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -71,6 +72,21 @@ def test_pools_are_listed_with_their_slots_and_what_they_recover_from(server: Se
     assert pool["recovery_ms"]["last"] > 0
     refused = command.run("workers", "--pools", "--node", "a")
     assert refused.returncode == 65 and "--node" in refused.stderr
+
+
+def test_pools_are_read_without_the_workers_from_a_stream_that_is_closed(command: Command) -> None:
+    event = {"pools": [], "workers": None, "retired": None}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        asked = command.start("workers", "--pools", "--json", "--url", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as sent:
+            assert sent.readline().split()[1] == b"/v1/workers/stream?workers=false"
+            while sent.readline().strip():
+                pass
+            head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+            connection.sendall(f"{head}id: 1\nevent: now\ndata: {json.dumps(event)}\n\n".encode())
+            assert sent.read() == b"", "it closes what would go on for ever"
+        assert json.loads(asked.communicate(timeout=60)[0]) == {"pools": []} and asked.returncode == 0
 
 
 def test_ps_says_how_many_jobs_have_ended_in_the_last_minute(command: Command) -> None:

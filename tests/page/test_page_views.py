@@ -225,6 +225,17 @@ def test_a_fast_stream_is_shown_to_its_end_and_only_the_end_is_kept(shown: Shown
     end_of(job)
 
 
+def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client) -> None:
+    job = client.submit("writes", {"tokens": 300, "every_s": 0.02})
+    output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    expect(output).to_contain_text("word-299")
+    blocks, texts = output.evaluate(
+        "box => [box.childElementCount, [...box.children].reduce((sum, block) => sum + block.childNodes.length, 0)]"
+    )
+    assert texts == blocks
+    end_of(job)
+
+
 def test_progress_is_told(shown: Shown, client: Client) -> None:
     job = client.submit("counts")
     assert next(iter(job)) == "thirty"

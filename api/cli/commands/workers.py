@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from rich.text import Text
@@ -24,7 +25,8 @@ def workers(node: str | None, pools: bool, as_json: bool, url: str) -> None:
         if pools:
             if node is not None:
                 raise Refused("--pools lists those of all machines: leave --node out", code="invalid")
-            now = next(client.watch_workers())
+            with closing(client.watch_workers(workers=False)) as stream:
+                now = next(stream)
             document = {"pools": now["pools"]}
             console.print_json(document) if as_json else console.print_table(pool_listing(now["pools"]))
             return

@@ -1,5 +1,5 @@
 // The end of a text that grows as fast as it likes: joined once a frame, and bounded in what is kept.
-// Plain DOM: a frame costs one text node, however much has come.
+// Plain DOM: a frame adds to one text node, however much has come.
 import { plain } from '../spelling'
 
 const BLOCK_CHARS = 8 << 10
@@ -88,8 +88,11 @@ export class Tail {
     return next
   }
 
+  /** A text for each frame of a slow job would be twenty thousand of them, and 25 MB: a block has one. */
   private append(text: string): void {
-    this.block?.append(text)
+    const last = this.block?.lastChild
+    if (last instanceof Text) last.appendData(text)
+    else this.block?.append(text)
     this.blockChars += text.length
     this.kept += text.length
   }

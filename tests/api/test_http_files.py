@@ -327,7 +327,7 @@ async def test_a_pipe_and_a_device_are_no_sources(files: OwnServer, tmp_path: Pa
 
 
 async def test_saved_files_count_for_tmp_bytes(files: OwnServer) -> None:
-    job_id = await files.submit("save", name="a", size=3 << 20, members={"limits": {"tmp_bytes": 2 << 20}})
+    job_id = await files.submit("save_two", size=1 << 20, members={"limits": {"tmp_bytes": 2 << 20}})
     done = await files.record(job_id, wait_s=30)
     assert (done["error"]["code"], done["error"]["limit"]) == ("limit.tmp", "tmp_bytes")
     assert "of it in files that it saved" in done["error"]["message"]

@@ -71,6 +71,15 @@ def save(ctx: Context, name: str, content: str = "content", size: int = 0, conte
 
 
 @job
+def save_two(ctx: Context, size: int) -> None:
+    """Save a file of so many bytes, then one of twice as many."""
+    for number in (1, 2):
+        source = ctx.tmp / "source"
+        source.write_bytes(b"x" * size * number)
+        ctx.save_file(source, f"{number}")
+
+
+@job
 def save_outside(ctx: Context, path: str) -> None:
     ctx.save_file(path)
 

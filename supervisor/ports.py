@@ -130,7 +130,14 @@ class Line(Protocol):
         ...
 
     def take_back(self) -> list[bytes]:
-        """Receive every message that the worker has not received."""
+        """Receive every message that the worker has not received; return all that were since `forget_taken`.
+
+        An interrupt may come at any moment: no message is lost, and the next call returns it.
+        """
+        ...
+
+    def forget_taken(self) -> None:
+        """Forget the messages that were taken back: their calls wait again."""
         ...
 
 

@@ -3,7 +3,8 @@
 Runs in: api.
 
     engine.events ──batches──► _pieces ──64 KiB at most──► EventSourceResponse ──► in_whole_events ──► server
-                                                         pings, times, disconnect ──┘
+         │                                               pings, times, disconnect ──┘                       ▲
+         └──the job has ended, and 64 KiB have room for what is left──────────────────────────────────────┘
 
 Batches go out as they come, joined: one write for what is ready together, no timer, no await per token. Event data are
 JSON already and are passed on as they are.
@@ -139,7 +140,8 @@ def open_stream(
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
         streams.check(operator=operator)
-        reader = Reader(record.job_id, after, markers, watches, tenant, operator)
+        last = record.events - 1 if record.ended and record.durable is not False else None
+        reader = Reader(record.job_id, after, markers, watches, tenant, operator, last)
         return EventStream(engine, streams, reader)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
@@ -159,6 +161,8 @@ class Reader(NamedTuple):
     watches: bool
     tenant: str
     operator: bool
+    last: int | None
+    """The id of the terminal event, if that may be told; None: events may follow."""
 
 
 class OpenSse(EventSourceResponse):
@@ -180,10 +184,9 @@ class OpenSse(EventSourceResponse):
 
     async def run(self, scope: Scope, receive: Receive, send: Send, job_ids: str) -> None:
         """Send it, until it ends or its reader leaves."""
-        assert self.send_timeout is not None
         self._streams.open += 1
         try:
-            await EventSourceResponse.__call__(self, scope, receive, in_whole_events(send, self.send_timeout))
+            await self.send_events(scope, receive, send)
         except* HTTPException:
             pass  # a body of the GET that did not come in time
         except* TimeoutError:
@@ -191,6 +194,11 @@ class OpenSse(EventSourceResponse):
             logger.warning("reader_disconnected", extra={"job_id": job_ids, "after_s": self.send_timeout})
         finally:
             self._streams.open -= 1
+
+    async def send_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them as they come. Raise TimeoutError, HTTPException, or groups of these."""
+        assert self.send_timeout is not None
+        await EventSourceResponse.__call__(self, scope, receive, in_whole_events(send, self.send_timeout))
 
 
 class EventStream(OpenSse):
@@ -222,6 +230,32 @@ class EventStream(OpenSse):
                 if await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches):
                     act_of(scope).event = "client_gone"
 
+    async def send_events(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send what is left of a job that has ended, if it is one write; else as they come.
+
+        To begin and end the tasks for pings, times and a reader who leaves takes as long as half of a submission.
+        """
+        if self._reader.last is None or not (rest := await self._rest(self._reader.last)):
+            await super().send_events(scope, receive, send)
+            return
+        async with asyncio.timeout(self.send_timeout):
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": rest, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _rest(self, last: int) -> bytes:
+        """Return the events up to the terminal one, whose id is `last`; empty if they are more than a write."""
+        async with aclosing(self._engine.events(self._reader.job_id, self._reader.after, follow=False)) as batches:
+            async for batch in batches:
+                if batch[-1].id == last and sum(len(event.data) for event in batch) <= WRITE_BYTES:
+                    return b"".join([RETRY, *encode(batch), *self._marker_behind(batch[-1])])
+                break
+        return b""
+
+    def _marker_behind(self, event: JobEvent) -> Iterator[bytes]:
+        if self._reader.markers and event.name in TERMINAL_STATES:
+            yield marker(event.name, json.loads(event.data).get("error"))
+
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = [RETRY]
         try:
@@ -232,9 +266,8 @@ class EventStream(OpenSse):
                             await wakeup_turns().turn(self._reader.job_id)
                         yield write
                     first = []
-                    _, name, data = batch[-1]
-                    if self._reader.markers and name in TERMINAL_STATES:
-                        yield marker(name, json.loads(data).get("error"))
+                    for write in self._marker_behind(batch[-1]):
+                        yield write
         except Refused:
             # The reader sees an end without a terminal event.
             logger.info("record_dropped", extra={"job_id": self._reader.job_id})

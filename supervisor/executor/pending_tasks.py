@@ -9,7 +9,8 @@ import itertools
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,6 +78,8 @@ class PendingTasks:
         """Those that are not `quiet` first: the last ones are used first."""
         self._doubt: tuple[Lane, Task] | None = None
         """A task that is being lined up: not known to be in the lane, nor to be in `_waiting`."""
+        self._taking_back: Lane | None = None
+        """Whose calls are not all known to be in its line, or in `_waiting`."""
         self._without_room = ""
         """The id of the first of the waiting tasks, if no lane had room for it: whoever makes room looks again."""
         self._limits: dict[tuple[str, int], TaskLimits] = {}
@@ -236,7 +239,9 @@ class PendingTasks:
             self.supervisor_thread.call_later(REPLACE_AFTER_S, lambda: lane.settle() if lane.is_alone else None)
 
     def repair(self) -> None:
-        """Complete a move to a lane that was interrupted. The lock is held."""
+        """Complete a move to a lane, or back, that was interrupted. The lock is held."""
+        if self._taking_back is not None:
+            self._take_back_from(self._taking_back)
         if self._doubt is not None:
             lane, task = self._doubt
             if lane.repair(task):
@@ -257,18 +262,32 @@ class PendingTasks:
         task = self._under_way.get(future)
         if task is None or self._is_reentered:
             return False
-        with self.lock:
+        with self._serving_after_interrupt(), self.lock:
             self._take_back(task)
             task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
             self._waiting.pop(future, None)
             self._match()  # what stood behind it may be the next of an idle worker
         return task.is_withdrawn
 
+    @contextmanager
+    def _serving_after_interrupt(self) -> Iterator[None]:
+        """Have the supervisor's thread look at the tasks if what is done here is interrupted: nobody else may."""
+        try:
+            yield
+        except BaseException:
+            self.supervisor_thread.call(self.on_room)
+            raise
+
     def _take_back(self, task: Task) -> None:
         """Let a task wait again, with all that its worker has not received. The lock is held."""
         self.repair()
         if task.lane is not None:
-            self.put_back(task.lane.take_back())
+            self._take_back_from(task.lane)
+
+    def _take_back_from(self, lane: Lane) -> None:
+        self._taking_back = lane
+        lane.take_back()
+        self._taking_back = None
 
     def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
         """End a task that was withdrawn, perhaps in an interrupted call."""
@@ -292,13 +311,15 @@ class PendingTasks:
         verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
         task = self._under_way.get(future)
         if task is not None:
-            if not (is_finalizer or self._is_reentered):
-                with self.lock:
-                    self._take_back(task)
-                    if not task.is_withdrawn:
-                        task.kill_now(verdict, grace_s)
-                    self._match()
-            self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
+            try:
+                if not (is_finalizer or self._is_reentered):
+                    with self._serving_after_interrupt(), self.lock:
+                        self._take_back(task)
+                        if not task.is_withdrawn:
+                            task.kill_now(verdict, grace_s)
+                        self._match()
+            finally:  # also after an interrupt
+                self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
 
     def relay(self, act: Callable[[], None]) -> None:
         self.output.relay.put(act)
@@ -402,12 +423,17 @@ class PendingTasks:
         for task in reversed(calls):
             assert isinstance(task, Task)
             if task.is_stopped:
+                self.supervisor_thread.call(partial(self._drop, task))
                 task.is_withdrawn = True
-                self.supervisor_thread.call(task.drop)
             elif task.future in self._under_way and not task.is_withdrawn:
                 task.future.pid = None
                 self._waiting[task.future] = task
                 self._waiting.move_to_end(task.future, last=False)
+
+    def _drop(self, task: Task) -> None:
+        """End a task that was to be stopped and waits again."""
+        if task.future in self._under_way:
+            task.drop()
 
     def _share_lines(self) -> None:
         """Let a lane without a call have half of the longest line. The lock is held."""
@@ -422,7 +448,7 @@ class PendingTasks:
                 longest, most = lane, count
             has_idle = has_idle or lane.is_idle
         if longest is not None and has_idle:
-            self.put_back(longest.take_back())
+            self._take_back_from(longest)
             self._match()
 
     def on_early_output(self, data: bytes, stream: str) -> None:
@@ -459,7 +485,7 @@ class PendingTasks:
             self.repair()
             for lane in self._lanes:
                 if not lane.is_alone:
-                    self.put_back(lane.take_back())
+                    self._take_back_from(lane)
             calls, self._waiting = list(self._waiting.values()), OrderedDict()
         for call in calls:
             call.enter()

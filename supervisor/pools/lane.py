@@ -118,11 +118,11 @@ class LaneHolder(Protocol):
         ...
 
     def repair(self) -> None:
-        """Complete a `line_up` that was interrupted. The lock is held."""
+        """Complete a `line_up` or `take_back` that was interrupted. The lock is held."""
         ...
 
     def put_back(self, calls: Sequence[LaneCall]) -> None:
-        """Let calls wait again, before all others. The lock is held."""
+        """Let calls wait again, before all others. The lock is held. After an interrupt it is called once more."""
         ...
 
     def on_room(self) -> None:
@@ -345,26 +345,25 @@ class Lane:
         is_first = bool(line) and line[0].call is call
         return is_first and self.process.line.unreceived_bytes() < sum(sum(place.sent) for place in line)
 
-    def take_back(self) -> list[LaneCall]:
-        """Take back what the worker has not received; return these calls, in order.
+    def take_back(self) -> None:
+        """Let wait again what the worker has not received. After an interrupt call it once more.
 
-        It may receive a call between one that is taken back and the next, and passes it over: that one comes back, too.
+        The worker may receive a call between one that is taken back and the next, and passes it over: it waits, too.
         """
-        if not self._line:
-            return []
-        unreceived = set(map(fence_of, self.process.line.take_back()))
-        self._is_full = False
-        kept = list(takewhile(lambda place: place.fence not in unreceived, self._line))
-        back = list(islice(self._line, len(kept), None))
-        if back:
-            self._line = deque(kept)
-        return self._released(back)
+        if self._line:
+            unreceived = set(map(fence_of, self.process.line.take_back()))
+            self._is_full = False
+            kept = list(takewhile(lambda place: place.fence not in unreceived, self._line))
+            if len(kept) < len(self._line):
+                self._put_back(list(islice(self._line, len(kept), None)))
+                self._line = deque(kept)  # now: until then an interrupt leaves all of it to be done again
+            self.process.line.forget_taken()
 
-    def _released(self, places: Sequence[LinedUp]) -> list[LaneCall]:
+    def _put_back(self, places: Sequence[LinedUp]) -> None:
         for place in places:
             place.call.lane = None
             self._passes_result_buffer = self._passes_result_buffer or place.passes_result_buffer
-        return [place.call for place in places]
+        self._holder.put_back([place.call for place in places])
 
     def kill(self, call: LaneCall, verdict: Verdict) -> None:
         """Send SIGKILL if the worker has this call. What it has not received was taken back before."""
@@ -419,10 +418,11 @@ class Lane:
             return
         with self._lock:
             self._holder.repair()
-            back = [] if keeps_its_call else self.take_back()
+            if not keeps_its_call:
+                self.take_back()
             first = self._line.popleft() if self._line else None
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
-            self._holder.put_back([*self._released(self._line), *back])
+            self._put_back(self._line)
             self._line.clear()
             self.is_over = self.is_closed = True
             if first is not None:
@@ -468,6 +468,6 @@ class Lane:
             self._holder.repair()
             self.is_closed = True
             if not self._keeps_its_call:
-                self._holder.put_back(self.take_back())
+                self.take_back()
         self.process.read_frames()  # of calls that have run through; any other frame promotes the first call
         return bool(self._line)

@@ -441,6 +441,26 @@ async def test_what_is_ready_together_goes_out_in_one_write(server: OwnServer) -
 
 
 @pytest.mark.own_server
+@pytest.mark.parametrize(("tokens", "needs_tasks"), [(1000, False), (5000, True)], ids=["a write", "more"])
+async def test_what_is_left_of_a_job_that_has_ended_needs_no_tasks_if_it_is_a_write(
+    server: OwnServer, tokens: int, needs_tasks: bool
+) -> None:
+    job_id = await server.submit("count", n=tokens)
+    await server.record(job_id, wait_s=60)
+    before, during = asyncio.all_tasks(), set[asyncio.Task[Any]]()
+    body = b""
+
+    async def send(message: Any) -> None:
+        nonlocal body
+        during.update(asyncio.all_tasks() - before)
+        body += message.get("body", b"")
+
+    await taken(create_app(server.supervisor), job_id, send)
+    assert body.count(b"event: token") == tokens and body.count(b"event: completed") == 1
+    assert (len(body) > WRITE_BYTES) == needs_tasks == bool(during)
+
+
+@pytest.mark.own_server
 @pytest.mark.parametrize("route", ["stream", "output"])
 async def test_a_crowd_of_late_readers_goes_on_by_turns(server: OwnServer, route: str) -> None:
     """Their sockets take all, so that none waits by itself: each would write in each turn of the loop."""

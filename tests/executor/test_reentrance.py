@@ -132,6 +132,39 @@ def test_what_is_asked_for_in_the_middle_of_a_step_is_done_and_costs_no_other_ca
     assert acted > 20 and acted_in_time > 5, (acted, acted_in_time)
 
 
+@pytest.mark.parametrize("grace_s", [0, None])
+def test_an_interrupted_cancel_costs_no_other_call(grace_s: float | None, tmp_path: Path) -> None:
+    """A Ctrl-C anywhere in what it does with the lock: the others stand behind a call that runs."""
+    unwanted, interrupts = 2, 0
+
+    def act() -> None:
+        raise KeyboardInterrupt
+
+    with Executor(max_workers=1, spares=2) as executor, two_gates(tmp_path) as (gate, _):
+        wait_for_lanes(executor, 1)
+        while True:
+            assert list(executor.map(executor_tasks.square, range(3))) == [0, 1, 4]
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            first = executor.submit(executor_tasks.pass_through, gate.name)
+            calls = [executor.submit(executor_tasks.square, number) for number in range(CALLS)]
+            try:
+                with acting_here(executor, 5 * interrupts + 1, act):
+                    calls[unwanted].cancel(grace_s=grace_s)
+            except KeyboardInterrupt:
+                interrupts += 1
+            else:
+                break
+            finally:
+                fcntl.flock(gate, fcntl.LOCK_UN)
+            first.result(20)
+            others = [number for number in range(CALLS) if number != unwanted]
+            assert [calls[number].result(20) for number in others] == [number**2 for number in others]
+            concurrent.futures.wait(calls, timeout=20)
+            assert calls[unwanted].done()
+        first.result(20)
+    assert interrupts > 10, interrupts
+
+
 def test_a_shutdown_in_the_middle_of_a_step_cancels_what_waits_and_waits_for_nothing() -> None:
     with Executor(max_workers=1) as executor:
         wait_for_lanes(executor, 1)

@@ -46,6 +46,7 @@ def test_a_call_runs_once_or_not_at_all_in_its_turn_and_a_cancel_ends_no_other()
         "a call is not passed over",
         "output is read unasked",
         "an interrupt divides a send",
+        "an interrupt loses what was taken back",
     ],
 )
 def test_a_fault_of_the_other_side_is_seen(fault: str) -> None:

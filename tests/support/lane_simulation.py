@@ -45,6 +45,7 @@ class SimulatedLine:
         self._simulation = simulation
         self._work = work
         self.messages: deque[bytes] = deque()
+        self._taken: list[bytes] = []
 
     def send(self, message: bytes, passed: Sequence[int], sent: list[int]) -> None:
         self._simulation.interrupt()
@@ -62,12 +63,20 @@ class SimulatedLine:
     def take_back(self) -> list[bytes]:
         if self._simulation.fault == "what was taken back is delivered":
             return list(self.messages)
-        taken: list[bytes] = []
+        if self._simulation.fault == "an interrupt loses what was taken back":
+            self._taken = []
+        self._simulation.interrupt()
         while self.messages:
-            taken.append(self.messages.popleft())
+            self._taken.append(self.messages.popleft())
             for _ in range(self._simulation.random.choice((0, 0, 1, 4))):
                 self._work()  # meanwhile: it may receive a message between two that are taken back
-        return taken
+        self._simulation.interrupt()
+        return list(self._taken)
+
+    def forget_taken(self) -> None:
+        self._simulation.interrupt()
+        self._taken = []
+        self._simulation.interrupt()
 
 
 class SimulatedProcess:
@@ -450,7 +459,14 @@ class LaneSimulation:
     def cancel(self) -> None:
         if self.futures:
             future = self.random.choice(self.futures)
-            if future.cancel(grace_s=self.random.choice((0, None)), reason=future.job_id):
+            self._interrupts = self.random.choice((0, 0, 0, 0, 1, 2, 3, 4))
+            is_accepted = False
+            try:
+                is_accepted = future.cancel(grace_s=self.random.choice((0, None)), reason=future.job_id)
+            except KeyboardInterrupt:
+                self.interrupted.add(future.job_id)
+            self._interrupts = 0
+            if is_accepted:
                 self.cancelled.add(future.job_id)
                 if future.cancelled() and not future.running() and future.job_id not in self.attempts:
                     self.unbegun.add(future.job_id)

@@ -24,10 +24,8 @@ from killable.supervisor.executor.progress import Progress, ProgressReports
 from killable.supervisor.executor.task_results import (
     RAISED_CODES,
     UnpickleFailed,
-    add_traceback,
     raised_error,
     read,
-    unpickle_error,
     unpickled,
 )
 from killable.supervisor.linux.program_signals import mask_of_program
@@ -449,14 +447,20 @@ class JobFuture(Future[T]):
         self._error = ending
         if ending.code in RAISED_CODES and self._raised:
             try:
-                raised = read(raised_error, self._raised)
+                self._error = raised_error(self._raised, ending.facts["traceback"])
             except UnpickleFailed as why:
                 ending.__cause__ = why.__cause__
-            else:
-                add_traceback(raised, ending.facts["traceback"])
-                self._error = raised
         self._is_unpickled = True
 
     def _unpickle_error(self, what: str, why: UnpickleFailed) -> JobError:
         """Return the error for bytes of this task that cannot be unpickled here."""
-        return unpickle_error(what, why, job_id=self.job_id, certificate=self.certificate)
+        error = why.__cause__
+        told = JobFailed(
+            f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
+            code="result.unserializable",
+            type=type(error).__name__,
+            job_id=self.job_id,
+            certificate=self.certificate,
+        )
+        told.__cause__ = error
+        return told

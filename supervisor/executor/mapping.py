@@ -14,10 +14,9 @@ from typing import Any
 
 from killable.supervisor.clock import monotonic
 from killable.supervisor.executor.futures import JobFuture
-from killable.supervisor.executor.task_results import RemoteTraceback, UnpickleFailed, add_traceback, read
+from killable.supervisor.executor.task_results import RemoteTraceback, UnpickleFailed, raised_error
 from killable.workers.errors import JobFailed
 from killable.workers.named_tuples import NamedTuple
-from killable.workers.protocol import pickling
 from killable.workers.runtime.executor_setup import ItemRaised, apply_to_each, try_each
 
 
@@ -144,13 +143,9 @@ def _error(raised: ItemRaised, future: JobFuture[Any]) -> BaseException:
     cause: BaseException | None = None
     if raised.pickled:
         try:
-            error = read(pickling.loads, raised.pickled)
+            return raised_error(raised.pickled, raised.traceback)
         except UnpickleFailed as why:
             cause = why.__cause__
-        else:
-            assert isinstance(error, BaseException), error
-            add_traceback(error, raised.traceback)
-            return error
     failed = JobFailed(
         raised.message,
         code="exception",

@@ -1,15 +1,14 @@
-"""What a task returned or raised, unpickled in the program; and the error for what cannot be unpickled here.
+"""What a task returned or raised, unpickled in the program.
 
 Runs in: any thread of the program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from mmap import mmap
 from typing import Any, TypeVar
 
-from killable.workers.errors import JobError, JobFailed
 from killable.workers.protocol import pickling
 from killable.workers.protocol.exception_pickling import set_attribute
 from killable.workers.protocol.shared_memory import MemoryFile
@@ -68,21 +67,14 @@ def unpickled(payload: bytes | memoryview | mmap | MemoryFile | None) -> Any:
     return None if payload is None else pickling.loads(payload)
 
 
-def raised_error(pickled: bytes) -> BaseException:
-    error = pickling.loads(pickled)
-    assert isinstance(error, BaseException), error
+def raised_error(pickled: bytes, traceback: str) -> BaseException:
+    """Return the exception that a worker has pickled, with the worker's traceback. Raise UnpickleFailed."""
+    error = read(_exception, pickled)
+    add_traceback(error, traceback)
     return error
 
 
-def unpickle_error(what: str, why: UnpickleFailed, *, job_id: str, certificate: Mapping[str, Any] | None) -> JobError:
-    """Return the error for bytes from a job that this process cannot unpickle."""
-    error = why.__cause__
-    told = JobFailed(
-        f"the job's {what} cannot be unpickled here: {type(error).__name__}: {error}",
-        code="result.unserializable",
-        type=type(error).__name__,
-        job_id=job_id,
-        certificate=certificate,
-    )
-    told.__cause__ = error
-    return told
+def _exception(pickled: bytes) -> BaseException:
+    error = pickling.loads(pickled)
+    assert isinstance(error, BaseException), error
+    return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dis
 import fcntl
 import os
 import sys
@@ -29,18 +30,25 @@ CALLS = 5
 MODULES = (pending_tasks.__name__, lane.__name__)
 
 
-def tracer_of(executor: Executor, step: int, act: Callable[[], None]) -> Callable[..., Any]:
+def tracer_of(
+    executor: Executor, step: int, act: Callable[[], None], *, only_after_calls: bool = False
+) -> Callable[..., Any]:
     """Return a trace function that acts once, at this instruction, counted from 1, of what its thread runs with the
-    lock.
+    lock. `only_after_calls`: those before which the interpreter looks for signals in straight code.
     """
     lock = executor._tasks.lock
     steps = 0
+    before: dict[FrameType, str] = {}
 
     def trace(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         nonlocal steps
         if frame.f_globals.get("__name__") not in MODULES:
             return None
         frame.f_trace_opcodes = True
+        if event == "opcode" and only_after_calls:
+            last, before[frame] = before.get(frame, ""), dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if last not in ("CALL", "CALL_FUNCTION_EX"):
+                return trace
         if event == "opcode" and lock._is_owned():  # type: ignore[attr-defined]
             steps += 1
             if steps == step:
@@ -65,10 +73,12 @@ def wait_for_turn(executor: Executor) -> None:
 
 
 @contextmanager
-def acting_here(executor: Executor, step: int, act: Callable[[], None]) -> Iterator[None]:
+def acting_here(
+    executor: Executor, step: int, act: Callable[[], None], *, only_after_calls: bool = False
+) -> Iterator[None]:
     """Act in this thread."""
     before = sys.gettrace()
-    sys.settrace(tracer_of(executor, step, act))
+    sys.settrace(tracer_of(executor, step, act, only_after_calls=only_after_calls))
     try:
         yield
     finally:
@@ -148,7 +158,7 @@ def test_an_interrupted_cancel_costs_no_other_call(grace_s: float | None, tmp_pa
             first = executor.submit(executor_tasks.pass_through, gate.name)
             calls = [executor.submit(executor_tasks.square, number) for number in range(CALLS)]
             try:
-                with acting_here(executor, 5 * interrupts + 1, act):
+                with acting_here(executor, interrupts + 1, act, only_after_calls=True):
                     calls[unwanted].cancel(grace_s=grace_s)
             except KeyboardInterrupt:
                 interrupts += 1

@@ -176,9 +176,10 @@ class Orphans:
             if fresh:
                 suspects = frozenset(pid for pid in present if pid in known and _has_ended(pid))
                 self._suspects.update((pid, suspects) for pid in fresh)
-            for pid in list(self._suspects):
+            for pid in self._suspects:  # all of them first: what follows takes longer, and they die meanwhile
                 with suppress(PermissionError):  # a set-user-ID program: it is waited for as for what does not die
                     os.kill(pid, signal.SIGKILL)  # an unreaped child: no other process can have its number
+            for pid in list(self._suspects):
                 kill_below(pid)
                 if closely:
                     end_tracer(pid, was_killed=True)

@@ -6,8 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from api_server import Server, StartServer
@@ -60,9 +61,20 @@ async def describe(server: Server, folder: Path) -> Path:
     # number for no number. Both have tests of their own.
     left_out = ("idempotency-key", "x-request-timeout")
     post["parameters"] = [each for each in post["parameters"] if each["name"] not in left_out]
+    for stream in streams_of(description):  # the tool compares each event with the schema of a stream
+        stream["schema"] = stream["schema"]["contentSchema"]["items"]
     path = folder / "openapi.json"
     path.write_text(json.dumps(description))
     return path
+
+
+def streams_of(description: Any) -> Iterator[dict[str, Any]]:
+    """Yield what is said of the answers that are streams of events."""
+    operations = [each for path in description["paths"].values() for each in path.values() if "responses" in each]
+    for operation in operations:
+        for answer in operation["responses"].values():
+            if "contentSchema" in (stream := answer.get("content", {}).get("text/event-stream", {})).get("schema", {}):
+                yield stream
 
 
 async def run(server: Server, description: Path, *arguments: str, key: ApiKey = KEY) -> None:

@@ -309,7 +309,7 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     inputs = _inputs(kind, given, input, server["n"], reader)
     if reader.faults:
         raise BadRequest(*reader.faults)
-    options = {name: given[name] for name in ("limits", "priority") if name in given}
+    options: dict[str, Any] = {name: given[name] for name in ("limits", "priority") if name in given}
     options["tags"] = _tags(given)
     return Asked(
         job_type=taken.job_type,

@@ -9,52 +9,26 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from itertools import chain
 
-import anyio
-from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
-
-from killable.api.http.methods import IS_HEAD
 from killable.api.http.open_streams import OpenStreams
-from killable.api.http.problems import refused
-from killable.api.http.sse import RETRY, OpenSse, encode
+from killable.api.http.sse import RETRY, CountedSse, encode
 from killable.api.http.writes import in_writes
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import JobEvents
-from killable.workers.errors import Refused
 
 KEY_GONE = b'event: end\ndata: {"reason":"unauthorized"}\n\n'
 
 
-class LiveStream(OpenSse):
-    """One reader, counted by the engine while it is there."""
+class LiveStream(CountedSse):
+    """The events of one watch."""
 
     def __init__(
         self, engine: Engine, streams: OpenStreams, events: JobEvents,
         may_read: Callable[[], bool], *, of: str, tenant: str, operator: bool,
     ) -> None:  # fmt: skip
-        """`may_read` says at each event whether its key still may. `of` is what the log calls it."""
-        self._engine = engine
+        """`may_read` says at each event whether its key still may."""
         self._events = events
         self._may_read = may_read
-        self._of = of
-        self._tenant = tenant
-        self._operator = operator
-        super().__init__(streams, self._pieces())
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get(IS_HEAD):
-            await super().__call__({**scope, "method": "HEAD"}, receive, send)
-            return
-        try:
-            await self._engine.reader_came(None, self._tenant, operator=self._operator)
-        except Refused as error:
-            await (await refused(Request(scope), error))(scope, receive, send)
-            return
-        try:
-            await self.run(scope, receive, send, self._of)
-        finally:
-            with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                await self._engine.reader_left(None, self._tenant)
+        super().__init__(engine, streams, self._pieces(), None, of=of, tenant=tenant, operator=operator)
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         first = [RETRY]

@@ -109,6 +109,11 @@ def answer(description: str, model: type[BaseModel] | None = None, *headers: str
     return entry if model is None else entry | {"model": model}
 
 
+def events_answer(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the item of server-sent events, described by `content`."""
+    return answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": content})
+
+
 def documented(answers: Responses, *codes: str, protected: bool = True) -> Responses:
     """Return the `responses` of a route: its answers, the codes of its refusals, and `default` for other problems.
 

@@ -18,7 +18,7 @@ from killable.api.http.auth import caller_of, is_operator, tenant_of
 from killable.api.http.dependencies import parts_of
 from killable.api.http.event_ids import LastEventId, after_of
 from killable.api.http.live_streams import LiveStream
-from killable.api.http.responses import Json, answer, documented
+from killable.api.http.responses import Json, answer, documented, events_answer
 from killable.supervisor.models import JobEvents
 
 router = APIRouter(tags=["live"], default_response_class=Json)
@@ -28,12 +28,7 @@ router = APIRouter(tags=["live"], default_response_class=Json)
     "/v1/workers/stream",
     response_class=Response,
     responses=documented(
-        {
-            200: answer(
-                "Events", None, "Cache-Control", "X-Accel-Buffering",
-                content={"text/event-stream": live_schemas.of_events(live_schemas.Now)},
-            ),
-        },
+        {200: events_answer(live_schemas.of_events(live_schemas.Now))},
         "too_many_streams",
     ),
 )  # fmt: skip
@@ -49,12 +44,7 @@ async def stream_workers(request: Request, query: Annotated[schemas.WorkerWatchQ
     "/v1/jobs/stream",
     response_class=Response,
     responses=documented(
-        {
-            200: answer(
-                "Events", None, "Cache-Control", "X-Accel-Buffering",
-                content={"text/event-stream": live_schemas.of_events(live_schemas.JobChange)},
-            ),
-        },
+        {200: events_answer(live_schemas.of_events(live_schemas.JobChange))},
         "too_many_streams",
         "invalid",
     ),

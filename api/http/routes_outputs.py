@@ -23,7 +23,7 @@ from killable.api.http.live_schemas import event_stream
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.prefer_wait import WAIT_S_MAX
 from killable.api.http.record_json import record_json
-from killable.api.http.responses import Json, answer, documented
+from killable.api.http.responses import Json, answer, documented, events_answer
 from killable.api.http.route_roles import CALLER
 from killable.api.http.sse import open_stream
 from killable.api.http.writes import WRITE_BYTES, cut, in_writes
@@ -52,7 +52,7 @@ router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], default_response_c
     response_class=Response,
     responses=documented(
         {
-            200: answer("Events", None, "Cache-Control", "X-Accel-Buffering", content={"text/event-stream": EVENTS}),
+            200: events_answer(EVENTS),
             204: answer("The terminal event was already received", None, "Cache-Control"),
         },
         "unknown_job",

@@ -201,34 +201,50 @@ class OpenSse(EventSourceResponse):
         await EventSourceResponse.__call__(self, scope, receive, in_whole_events(send, self.send_timeout))
 
 
-class EventStream(OpenSse):
-    """One reader of one job, counted by the engine while it is there (`stop_when_client_leaves`)."""
+class CountedSse(OpenSse):
+    """The answer to one reader, counted by the engine while it is there."""
 
-    def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
+    def __init__(
+        self, engine: Engine, streams: OpenStreams, pieces: AsyncIterable[bytes | memoryview],
+        job_id: str | None, *, of: str, tenant: str, operator: bool, watches: bool = False,
+    ) -> None:  # fmt: skip
+        """`of` is what the log calls it; the others are those of `reader_came`."""
         self._engine = engine
-        self._reader = reader
-        super().__init__(streams, self._pieces())
+        self._job_id = job_id
+        self._of = of
+        self._tenant = tenant
+        self._operator = operator
+        self._watches = watches
+        super().__init__(streams, pieces)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope.get(IS_HEAD):
             # No reader: were it counted as one, its leaving could end the job.
             await super().__call__({**scope, "method": "HEAD"}, receive, send)
             return
-
-        reader = self._reader
+        job_id, tenant, watches = self._job_id, self._tenant, self._watches
         try:
-            await self._engine.reader_came(
-                reader.job_id, reader.tenant, operator=reader.operator, watches=reader.watches
-            )
+            await self._engine.reader_came(job_id, tenant, operator=self._operator, watches=watches)
         except Refused as error:  # here and not before: between a check and this, others may come
             await (await refused(Request(scope), error))(scope, receive, send)
             return
         try:
-            await self.run(scope, receive, send, reader.job_id)
+            await self.run(scope, receive, send, self._of)
         finally:
             with anyio.CancelScope(shield=True):  # the server cancels what is left when it stops
-                if await self._engine.reader_left(reader.job_id, reader.tenant, watches=reader.watches):
+                if await self._engine.reader_left(job_id, tenant, watches=watches):
                     act_of(scope).event = "client_gone"
+
+
+class EventStream(CountedSse):
+    """The events of one job (`stop_when_client_leaves`)."""
+
+    def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
+        self._reader = reader
+        super().__init__(
+            engine, streams, self._pieces(), reader.job_id,
+            of=reader.job_id, tenant=reader.tenant, operator=reader.operator, watches=reader.watches,
+        )  # fmt: skip
 
     async def send_events(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send what is left of a job that has ended, if it is one write; else as they come.

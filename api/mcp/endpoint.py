@@ -58,7 +58,6 @@ INSTRUCTIONS = (
     "Each tool runs as a job in a process of its own. Cancel a call, or close its connection, and the process is ended "
     "with all that it started. A failed call says why, and what would help."
 )
-METHODS = ("GET", "POST", "DELETE")
 REASON_CHARS_MAX = 200
 """Of the reason that a client gives for a cancel."""
 _LIST_CHANGED = json.dumps({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})

@@ -27,7 +27,6 @@ OBJECT_BYTES_MAX = 256 << 10
 CALLS_MAX = 1000
 CALLS_CHARS_MAX = 8 << 20
 """Of the calls of tools in a whole answer, their names and arguments: they are joined and written at its end."""
-_COUNTS = ("prompt_tokens", "completion_tokens")
 
 
 class BegunAnew(ValueError):

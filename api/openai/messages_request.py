@@ -17,11 +17,13 @@ from killable.api.openai.request_inputs import (
     Accepting,
     Asked,
     BadRequest,
-    model_of,
+    begin_reading,
     not_json,
     read,
     refuse_others,
     require_texts,
+    take_neutral,
+    take_tools,
     wrong,
 )
 
@@ -43,16 +45,11 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 def read_messages(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return the request. Raise BadRequest."""
-    if not isinstance(body, dict):
-        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
-    given = {name: value for name, value in body.items() if value is not None}
-    model = model_of("messages", given, accepting)
+    given, model = begin_reading("messages", body, accepting)
     faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
     if "max_tokens" not in given:
         faults.append(wrong(["max_tokens"], "is required", MISSING))
-    for name, neutral in _NEUTRAL.items():
-        if name in given and given.pop(name) not in neutral:
-            faults.append(wrong([name], "is not supported", UNSUPPORTED))
+    take_neutral(given, _NEUTRAL, faults)
     given.pop(_CACHED, None)
     system = given.pop("system", None)
     messages = [] if system is None else [{"role": "system", "content": _text(system, ["system"], faults)}]
@@ -148,9 +145,7 @@ def _block(block: Any, path: Path, faults: Faults) -> str:
 
 def _take_tools(given: dict[str, Any], faults: Faults) -> None:
     """Turn tools, and the choice among them, into those of a chat."""
-    tools = given.pop("tools", [])
-    if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
-        faults.append(wrong(["tools"], "must be a list of objects", WRONG_TYPE))
+    if (tools := take_tools(given, faults)) is None:
         return
     names = {"name": "name", "description": "description", "input_schema": "parameters", "strict": "strict"}
     for number, tool in enumerate(tools):

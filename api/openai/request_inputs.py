@@ -74,6 +74,22 @@ def refuse_others(members: dict[str, Any], known: Collection[str], path: list[st
     return [wrong([*path, cut(name)], "is not supported", UNSUPPORTED) for name in others]
 
 
+def take_neutral(given: dict[str, Any], neutral: Mapping[str, Sequence[Any]], faults: list[dict[str, str]]) -> None:
+    """Take the fields that no model is asked for; a value that is not listed here as neutral asks for something."""
+    for name, values in neutral.items():
+        if name in given and given.pop(name) not in values:
+            faults.append(wrong([name], "is not supported", UNSUPPORTED))
+
+
+def take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> list[dict[str, Any]] | None:
+    """Take the tools, each an object of whatever members; None: they have a fault."""
+    tools = given.pop("tools", [])
+    if isinstance(tools, list) and all(isinstance(each, dict) for each in tools):
+        return tools
+    faults.append(wrong(["tools"], "must be a list of objects", WRONG_TYPE))
+    return None
+
+
 def require_texts(members: dict[str, Any], names: Sequence[str], path: list[str | int]) -> list[dict[str, str]]:
     """Return a fault for each of these members that is no text."""
     return [
@@ -285,10 +301,7 @@ PLACES: dict[tuple[str, str], list[str | int]] = {
 
 def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return a request of one kind; `accepting` has the types that answer it, by model. Raise BadRequest."""
-    if not isinstance(body, dict):
-        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
-    given = {name: value for name, value in body.items() if value is not None}
-    model = model_of(kind, given, accepting)
+    given, model = begin_reading(kind, body, accepting)
     reader = MessageReader()
     taken = accepting[model]
     server = _server_fields(kind, given, reader.faults)
@@ -296,7 +309,7 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     inputs = _inputs(kind, given, input, server["n"], reader)
     if reader.faults:
         raise BadRequest(*reader.faults)
-    options = {name: given[name] for name in ("limits", "priority") if name in given}
+    options: dict[str, Any] = {name: given[name] for name in ("limits", "priority") if name in given}
     options["tags"] = _tags(given)
     return Asked(
         job_type=taken.job_type,
@@ -310,8 +323,13 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     )
 
 
-def model_of(kind: str, given: dict[str, Any], accepting: Mapping[str, Accepting]) -> str:
-    """Take the name of the model from the given fields, and return it. Raise BadRequest."""
+def begin_reading(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> tuple[dict[str, Any], str]:
+    """Return the given fields (one that is null is not given), and the model, which is taken from them. Raise
+    BadRequest.
+    """
+    if not isinstance(body, dict):
+        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
+    given = {name: value for name, value in body.items() if value is not None}
     model = given.pop("model", None)
     if model is None and kind in ("tokenize", "detokenize"):  # llama.cpp's servers have one, which has no name
         model = next(iter(accepting), "")
@@ -322,7 +340,7 @@ def model_of(kind: str, given: dict[str, Any], accepting: Mapping[str, Accepting
     if model not in accepting:
         known = ", ".join(accepting) or "none"
         raise BadRequest(wrong(["model"], f"is none of the models for this address; there are: {known}", NO_MODEL))
-    return model
+    return given, model
 
 
 def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]]) -> dict[str, Any]:

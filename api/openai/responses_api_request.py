@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from killable.api.http.request_faults import cut
 from killable.api.openai.chat_messages import MessageReader
 from killable.api.openai.request_inputs import (
     MISSING,
@@ -18,10 +17,12 @@ from killable.api.openai.request_inputs import (
     Accepting,
     Asked,
     BadRequest,
-    model_of,
+    begin_reading,
     read,
     refuse_others,
     require_texts,
+    take_neutral,
+    take_tools,
     wrong,
 )
 from killable.workers.protocol.messages import dump_json
@@ -43,26 +44,30 @@ TOLD: dict[str, Any] = {
 _OF_ITEMS = ("type", "id", "status")
 """What an item says of itself, as one of an earlier answer: it changes no other."""
 _OF_TOOLS = ("name", "description", "parameters", "strict")
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "truncation": ("disabled",),
+    "reasoning": ({}, {"effort": None}),
+    "service_tier": ("auto", "default"),
+    "max_tool_calls": (),
+    "prompt": (),
+}
 UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 
 
 def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return the request. Raise BadRequest."""
-    if not isinstance(body, dict):
-        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
-    given = {name: value for name, value in body.items() if value is not None}
-    model = model_of("responses", given, accepting)
+    given, model = begin_reading("responses", body, accepting)
     faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
     instructions = given.pop("instructions", None)
     if not (instructions is None or isinstance(instructions, str)):
         raise BadRequest(wrong(["instructions"], "must be a string", WRONG_TYPE))
     given["messages"] = _messages(given, faults)
-    for name, why in (("previous_response_id", UNKNOWN_STATE), ("conversation", UNKNOWN_STATE)):
+    for name in ("previous_response_id", "conversation"):
         if name in given:
-            faults.append(wrong([name], why, UNSUPPORTED))
+            faults.append(wrong([name], UNKNOWN_STATE, UNSUPPORTED))
     if given.get("store") is False:
         faults.append(wrong(["store"], KEPT, UNSUPPORTED))
-    _take_neutral(given, faults)
+    take_neutral(given, _NEUTRAL, faults)
     _take_text(given, faults)
     _take_tools(given, faults)
     if "top_logprobs" in given or given.get("include"):
@@ -124,21 +129,6 @@ def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> 
             return None
 
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "truncation": ("disabled",),
-    "reasoning": ({}, {"effort": None}),
-    "service_tier": ("auto", "default"),
-    "max_tool_calls": (),
-    "prompt": (),
-}
-
-
-def _take_neutral(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
-    for name, neutral in _NEUTRAL.items():
-        if name in given and given.pop(name) not in neutral:
-            faults.append(wrong([name], "is not supported", UNSUPPORTED))
-
-
 def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
     text = given.pop("text", None)
     if text is None:
@@ -146,8 +136,7 @@ def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
     if not isinstance(text, dict):
         faults.append(wrong(["text"], "must be an object", WRONG_TYPE))
         return
-    for name in text.keys() - {"format", "verbosity"}:
-        faults.append(wrong(["text", name], "is not supported", UNSUPPORTED))
+    faults += refuse_others(text, {"format", "verbosity"}, ["text"])
     if text.get("verbosity") not in (None, "medium"):
         faults.append(wrong(["text", "verbosity"], "is not supported", UNSUPPORTED))
     format = text.get("format")
@@ -164,16 +153,13 @@ def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
 
 
 def _take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
-    tools = given.pop("tools", [])
-    if not isinstance(tools, list) or not all(isinstance(each, dict) for each in tools):
-        faults.append(wrong(["tools"], "must be a list of objects", WRONG_TYPE))
+    if (tools := take_tools(given, faults)) is None:
         return
     for number, tool in enumerate(tools):
         if tool.get("type") != "function":
             faults.append(wrong(["tools", number, "type"], "must be function: no other is supported", UNSUPPORTED))
-            continue
-        for name in tool.keys() - {"type", *_OF_TOOLS}:
-            faults.append(wrong(["tools", number, cut(name)], "is not supported", UNSUPPORTED))
+        else:
+            faults += refuse_others(tool, {"type", *_OF_TOOLS}, ["tools", number])
     if tools:
         functions = [{name: tool[name] for name in _OF_TOOLS if tool.get(name) is not None} for tool in tools]
         given["tools"] = [{"type": "function", "function": function} for function in functions]

@@ -69,12 +69,12 @@ Request = Sequence[tuple[Mapping[str, str], int]]
 """Processors by the labels of the machines that they are wanted on."""
 
 
-class Carrier(Protocol):
-    """Calls may be lost, late, doubled and out of order."""
+class Machines(Protocol):
+    """What has the machines."""
 
     @property
     def trouble(self) -> str:
-        """Why no call arrives anywhere for the moment; empty: there is nothing."""
+        """Why nothing can be started for the moment, or no call arrives anywhere; empty: there is nothing."""
         ...
 
     async def open(self) -> None:
@@ -84,6 +84,18 @@ class Carrier(Protocol):
     async def members(self) -> Sequence[Machine]:
         """Return the machines that there are now. Raise CarrierError."""
         ...
+
+    async def request(self, wanted: Request) -> None:
+        """Have machines brought, if somebody can: so many processors are wanted in all, also those that are in use.
+        The next call replaces it. Raise CarrierError. The caller limits the time.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Carrier(Machines, Protocol):
+    """Calls may be lost, late, doubled and out of order."""
 
     async def start(self, node: str) -> None:
         """Start a node host on a machine, unless one answers there. Raise CarrierError."""
@@ -99,36 +111,12 @@ class Carrier(Protocol):
         """Keep nothing of a machine that is gone."""
         ...
 
-    async def request(self, wanted: Request) -> None: ...
-    async def close(self) -> None: ...
 
-
-class Launcher(Protocol):
-    """What has the machines, and starts a node host on each."""
-
-    @property
-    def trouble(self) -> str:
-        """Why nothing can be started for the moment; empty: there is nothing."""
-        ...
-
-    async def open(self) -> None:
-        """Connect. Raise StartRefused."""
-        ...
-
-    async def members(self) -> Sequence[Machine]:
-        """Return the machines that there are now. Raise CarrierError."""
-        ...
+class Launcher(Machines, Protocol):
+    """Starts a node host on each machine."""
 
     async def start(self, node: str) -> HostPlace:
         """Start a node host on a machine, unless one answers there, which may be that of another head; return where it
         can be called. Raise CarrierError.
         """
         ...
-
-    async def request(self, wanted: Request) -> None:
-        """Have machines brought, if somebody can: so many processors are wanted in all, also those that are in use.
-        The next call replaces it. Raise CarrierError. The caller limits the time.
-        """
-        ...
-
-    async def close(self) -> None: ...

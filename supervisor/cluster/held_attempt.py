@@ -6,7 +6,6 @@ Runs in: supervisor, on a node.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import Any
 
 from killable.supervisor.cluster.messages import Header
@@ -19,12 +18,6 @@ EVENTS_MAX = 4096
 """Events in one item."""
 SPANS_MAX, SPAN_BYTES_MAX = 2000, 256 << 10
 """What an attempt may tell of its own spans: it goes to the head at once, before anybody's data."""
-
-
-class _Told(Enum):
-    EVENTS = "events"
-    VALUES = "values"
-    END = "end"
 
 
 class HeldAttempt:
@@ -45,7 +38,8 @@ class HeldAttempt:
         self._noted = 0
         """How many of them are told."""
         self._next = 0
-        self._told = _Told.EVENTS
+        self.is_told = False
+        """Whether its end is among the items that were taken."""
         self._end: bytes | None = None
         """The last item of an attempt that never ran."""
 
@@ -61,7 +55,7 @@ class HeldAttempt:
     def tell_anew(self) -> None:
         """Tell everything from the beginning, to another head, when that has claimed it."""
         self.is_claimed = False
-        self._noted, self._told = 0, _Told.EVENTS
+        self._noted, self.is_told = 0, False
         self._next = 0 if self.job is None else self.job.log.first
 
     def record(self, now: float) -> Header:
@@ -114,11 +108,6 @@ class HeldAttempt:
 
     # ── what the head is told ──
 
-    @property
-    def is_told(self) -> bool:
-        """Whether its end is among the items that were taken."""
-        return self._told is _Told.END
-
     def take_notes(self) -> Iterator[tuple[Header, bytes]]:
         """Yield the item of its transitions, which go before anybody's data."""
         notes, self._noted = self._notes[self._noted :], len(self._notes)
@@ -130,7 +119,7 @@ class HeldAttempt:
         yield from self.take_notes()
         job = self.job
         if self._end is not None:
-            self._told = _Told.END
+            self.is_told = True
             yield {"n": self.n, "kind": "end"}, self._end
             return
         if job is None:
@@ -140,9 +129,9 @@ class HeldAttempt:
             self._next, encoded = job.log.encode_some(at, EVENTS_MAX, bytes_max)
             bytes_max -= len(encoded)
             yield {"n": self.n, "kind": "events", "at": at}, encoded
-        if bytes_max > 0 and job.is_over and self._told is not _Told.END and self._next == len(job.log):
+        if bytes_max > 0 and job.is_over and not self.is_told and self._next == len(job.log):
             assert job.outcome is not None
-            self._told = _Told.END
+            self.is_told = True
             for kind, value in (("result", job.result), ("partial", job.partial)):
                 if value is not None:
                     yield {"n": self.n, "kind": kind}, value
@@ -152,7 +141,7 @@ class HeldAttempt:
     def has_news(self) -> bool:
         """Return whether `take` has something left."""
         job = self.job
-        if self._told is _Told.END:
+        if self.is_told:
             return False
         if self._noted < len(self._notes) or self._end is not None:
             return True

@@ -34,7 +34,7 @@ from killable.supervisor.linux import memory_size
 from killable.supervisor.settings import JobSettings, PoolSpec, SandboxSpec, Settings, SupervisorSettings
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, MEMORY_SHARE_MAX, over, value_of
 
-__all__ = ["Config", "ConfigError", "ConfigFault", "examine", "load"]
+__all__ = ["Config", "ConfigError", "ConfigFault", "examine"]
 
 PROOFS = ("", "cgroup+descendants", "descendants")
 
@@ -55,22 +55,13 @@ class Config:
     """Whether the built-in pools are served, because no pool is configured."""
 
 
-def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None) -> Config:
-    """Return the configuration in force. Raise ConfigError with every fault.
-
-    `path` is the value of --config. `flags` maps dotted keys ("server.port") to the values of flags; None stands for a
-    flag that was not given. `target` is a module or a file of jobs: it becomes the only pool, named after it.
-    """
-    config, faults = examine(path, environ, flags, target)
-    if faults:
-        raise ConfigError.of(faults)
-    return config
-
-
 def examine(
     path: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], target: str | None
 ) -> tuple[Config, list[ConfigFault]]:
-    """Return the configuration without its faulty values, and every fault. For display, not for serving.
+    """Return the configuration without its faulty values, and every fault. With one it is for display, not for serving.
+
+    `path` is the value of --config. `flags` maps dotted keys ("server.port") to the values of flags; None stands for a
+    flag that was not given. `target` is a module or a file of jobs: it becomes the only pool, named after it.
 
     Raise ConfigError for a file that cannot be read as TOML.
     """

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
+from support.loaded_config import load
 
 from killable.api.http.route_roles import ACCESS
-from killable.supervisor.configuration.config import load
 
 CONTRIB = Path(__file__).parents[2] / "contrib"
 SETTINGS = CONTRIB / "container" / "killable.toml"

@@ -254,7 +254,7 @@ def test_a_response_repeats_what_was_asked(http: httpx.Client, stream: bool, des
         "parallel_tool_calls": True,
         "temperature": 1,
         "text": {"format": {"type": "text"}, "verbosity": "medium"},
-        "tools": [{"type": "function", "name": "f", "description": description, "strict": None}],
+        "tools": [{"type": "function", "name": "f", "description": description, "strict": None, "mood": None}],
         "tool_choice": "auto",
         "top_p": 1.0,
     }

@@ -25,10 +25,10 @@ from support import processes
 from support.certificate_checks import ended_with, was_killed
 from support.engines import IN_CERTIFICATES
 from support.job_helpers import process_name_of
+from support.loaded_config import load
 from support.supervisor_fixture import StartSupervisor
 from support.waiting import Pending, until_async
 
-from killable.supervisor.configuration.config import load
 from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over

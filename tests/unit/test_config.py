@@ -15,8 +15,9 @@ from typing import Any
 import jsonschema
 import psutil
 import pytest
+from support.loaded_config import load
 
-from killable.supervisor.configuration.config import Config, ConfigError, load
+from killable.supervisor.configuration.config import Config, ConfigError
 from killable.supervisor.configuration.example import example
 from killable.supervisor.configuration.schema import json_schema
 from killable.supervisor.http_server_settings import ServerSettings

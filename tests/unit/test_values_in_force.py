@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.loaded_config import load
 
-from killable.supervisor.configuration.config import Config, load
+from killable.supervisor.configuration.config import Config
 from killable.supervisor.configuration.schema import PoolTable
 from killable.supervisor.configuration.secret_settings import NOT_SHOWN
 from killable.supervisor.configuration.values_in_force import Setting, limits_in_force, settings_in_force, spelled

@@ -16,7 +16,6 @@ from killable.api.cli.top.board import Board, cpu_percent, memory_bytes
 from killable.api.cli.top.views import code_rows, state_of
 from killable.api.explanation import spelling
 
-LINES = 4
 GAP = "   "
 
 Members = Mapping[str, Any]

@@ -1,4 +1,5 @@
-"""Measure `killable serve` over HTTP: requests, DELETE beside streams, streams of tokens, memory of streams and jobs, a reload.
+"""Measure `killable serve` over HTTP: requests, DELETE beside streams, streams of tokens, memory of streams and jobs,
+jobs during a reload.
 
 Runs in: the benchmark. The server is a process of its own, clients are raw sockets. The table goes to stdout, progress
 to stderr, samples to benchmarks/results/.

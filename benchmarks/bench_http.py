@@ -1,4 +1,5 @@
-"""Measure `killable serve` over HTTP: requests, DELETE beside streams, streams of tokens, memory of streams and jobs.
+"""Measure `killable serve` over HTTP: requests, DELETE beside streams, streams of tokens, memory of streams and jobs,
+jobs during a reload.
 
 Runs in: the benchmark. The server is a process of its own, clients are raw sockets. The table goes to stdout, progress
 to stderr, samples to benchmarks/results/.
@@ -8,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
+import signal
 import socket
 import time
 
 import runner
 from measurement import Figure, Samples
-from servers import Server, kill_s, serve_process
+from servers import HERE, Server, kill_s, serve_process
 from trial_plan import Plan
 
 from killable.api.cli.bench.raw_connection import READ_BYTES, RawConnection
@@ -262,6 +265,54 @@ async def measure_readers(plan: Plan, results: Samples) -> None:
             await connection.close()
 
 
+# ── a reload ──
+
+RELOAD_MS = "longest wait of a job during a reload, ms"
+QUIET_MS = "longest wait of a job without one, ms"
+
+EACH_S = 0.02
+RELOAD_S = 3.0
+"""For which jobs are sent: a reload is over in it."""
+UNHURRIED_S = 0.3
+"""After the first of them: the reload begins with jobs under way."""
+
+
+async def measure_reload(plan: Plan, results: Samples) -> None:
+    """Send a job each 20 ms and wait for its result, in turns with a SIGHUP in the middle and without."""
+    module = HERE / "slow_preload_jobs.py"
+    async with serve_process(workers=2, module=module) as server, server.connected() as caller:
+        await _longest_ms(server)  # the first ones fill caches
+        for _ in range(plan.reloads):
+            results.add(QUIET_MS, await _longest_ms(server))
+            before = (await caller.request("GET", "/v1/reload"))["started_at"]
+            asyncio.get_running_loop().call_later(UNHURRIED_S, os.kill, server.pid, signal.SIGHUP)
+            results.add(RELOAD_MS, await _longest_ms(server))
+            record = await caller.request("GET", "/v1/reload")
+            if record["state"] != "done" or record["started_at"] == before:
+                raise RuntimeError(f"no reload was over in {RELOAD_S} s: {record}")
+
+
+async def _longest_ms(server: Server) -> float:
+    """Return the longest time from a POST to the result. Each is sent when it is due, whatever the others wait for."""
+
+    async def ask() -> float:
+        async with server.connected() as caller:
+            began = time.monotonic()
+            job_id = await caller.submit("ask")
+            answer: object = await caller.request("GET", f"/v1/jobs/{job_id}/result?wait_s=60")
+            took_s = time.monotonic() - began
+        if answer != "yes":
+            raise RuntimeError(repr(answer))
+        return took_s
+
+    asked = []
+    began = time.monotonic()
+    for number in range(round(RELOAD_S / EACH_S)):
+        await asyncio.sleep(max(0.0, began + number * EACH_S - time.monotonic()))
+        asked.append(asyncio.create_task(ask()))
+    return max(await asyncio.gather(*asked)) * 1000
+
+
 # ── the command ──
 
 PARTS = {
@@ -274,6 +325,7 @@ PARTS = {
     "single tokens": measure_single_tokens,
     "64 jobs, 64 clients": measure_concurrent,
     "64 readers of one job": measure_readers,
+    "a reload": measure_reload,
 }
 
 
@@ -327,6 +379,8 @@ def notes(results: Samples) -> list[str]:
         "POST, in ms": POST_MS,
         "GET record, in ms": GET_MS,
         f"DELETE beside {FLOODS} flooding streams, in ms": LOADED_DELETE_MS,
+        "longest wait of a job sent each 20 ms, in ms": QUIET_MS,
+        "the same during a reload with a preload of 1 s, in ms": RELOAD_MS,
     }
     found = [f"{what}: {results.spread(name, 2, (50, 99))}" for what, name in named.items() if name in results]
     rate = results.median(READERS_TOKENS_PER_S)

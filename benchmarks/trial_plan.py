@@ -28,6 +28,7 @@ class Plan:
     ordinary_cancels: int = 667
     first_lines: int = 200
     flooded_cancels: int = 70
+    reloads: int = 5
     streams: int = 2
     stream_tokens: int = 1_000_000
     single_tokens: int = 300
@@ -76,7 +77,7 @@ class Plan:
 FULL = Plan()
 QUICK = Plan(
     passes=1, patience_s=0.0, kills=5, grace_cancels=1, deletes=10, batches=1, ordinary_cancels=100, first_lines=50,
-    flooded_cancels=20, streams=1, stream_tokens=200_000, single_tokens=100, concurrent_tokens=200,
+    flooded_cancels=20, reloads=2, streams=1, stream_tokens=200_000, single_tokens=100, concurrent_tokens=200,
     request_pairs=500, kept_jobs=2000, window_s=3.0, page_s=30.0, never_s=2.0, executor_kills=5, executor_budget_s=4.0,
     executor_memory_kills=2, executor_deadlines=2, executor_graces=2, executor_after_kills=4, executor_trees=1,
     executor_owners=1, executor_recoveries=2, executor_first_lines=300, executor_idle_first_lines=8,

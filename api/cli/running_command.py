@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import signal as signals
+import stat
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,16 @@ def run_and_tell(asked: RunArguments, number: int) -> int:
 
 
 def signal_number(text: str) -> int | None:
-    """Return a signal by its name, with or without SIG, or by its number; None if there is none."""
+    """Return a signal by its name or number, with or without SIG, such as `INT` and `RTMIN+3`; None: there is none."""
+    name = text.upper().removeprefix("SIG")
     try:
-        if text.isdecimal():
-            return int(signals.Signals(int(text)))
-        return int(signals.Signals[f"SIG{text.upper().removeprefix('SIG')}"])
+        if name.isdecimal():
+            number = int(name)
+        elif name.startswith(("RTMIN+", "RTMAX-")):
+            number = signals.Signals[f"SIG{name[:5]}"] + int(name[5:])
+        else:
+            number = int(signals.Signals[f"SIG{name}"])
+        return number if signals.SIGRTMIN <= number <= signals.SIGRTMAX else int(signals.Signals(number))
     except (KeyError, ValueError):
         return None
 
@@ -71,13 +77,23 @@ def signal_number(text: str) -> int | None:
 def _why_not(argv: Sequence[str], number: int, *, of_program: bool) -> tuple[str, int]:
     """Return why a command did not start, and the exit code."""
     program = argv[0]
+    shown = _shown(program)
     if not of_program:
         return f"no process can be made: {os.strerror(number)}", NO_PROCESS
     if number == errno.ENOENT and "/" not in program:
-        return f"{program!r} is not found on PATH{_as_timeout_has_it(argv)}", NOT_FOUND
+        return f"{shown} is not found on PATH{_as_timeout_has_it(argv)}", NOT_FOUND
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return f"{program!r} is not there, or the interpreter that its first line names", NOT_FOUND
-    return f"{program!r} cannot be executed: {os.strerror(number)}", NOT_EXECUTABLE
+        return f"{shown} is not there, or the interpreter that its first line names", NOT_FOUND
+    return f"{shown} cannot be executed: {os.strerror(number)}", NOT_EXECUTABLE
+
+
+def _shown(argument: str) -> str:
+    """Return an argument with quotes. What is no UTF-8 is shown as its bytes."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return repr(os.fsencode(argument)).removeprefix("b")
+    return repr(argument)
 
 
 def _as_timeout_has_it(argv: Sequence[str]) -> str:
@@ -93,6 +109,8 @@ def _as_timeout_has_it(argv: Sequence[str]) -> str:
 
 def _check_report(path: str) -> None:
     try:
+        if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+            return  # who reads it takes the first close for the end
         with open(path, "w"):
             pass
     except OSError as error:
@@ -162,12 +180,14 @@ def _death(end: CommandEnd) -> str:
 
 
 def _members(end: CommandEnd) -> dict[str, Any]:
+    from killable.supervisor.attempts.exit_outcome import signal_name
+
     outcome = end.outcome
     error = None if outcome.code is None else {"code": outcome.code, "message": outcome.message, **outcome.facts}
     return {
         "state": outcome.state,
         "exit_code": end.status.exit_code,
-        "signal": None if end.status.signal is None else signals.Signals(end.status.signal).name,
+        "signal": None if end.status.signal is None else signal_name(end.status.signal),
         "run_s": round(end.run_s, 6),
         "error": error,
         "certificate": end.certificate.as_json(),

@@ -14,7 +14,7 @@ _PASSED = (
     "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO",
     "SIGPWR", "SIGURG", "SIGWINCH", "SIGCONT", "SIGTSTP", "SIGTTIN", "SIGTTOU",
 )  # fmt: skip
-"""All that can be caught, but for those of a fault of the process itself, and SIGCHLD."""
+"""Those with names that can be caught, but for those of a fault of the process itself, and SIGCHLD."""
 
 
 class CaughtSignals:
@@ -29,7 +29,8 @@ class CaughtSignals:
         signal.set_wakeup_fd(self._writable, warn_on_full_buffer=False)
         # Some programs start theirs with SIGCHLD ignored: the kernel would reap a child, and its status be lost.
         self._before: dict[int, Any] = {signal.SIGCHLD: signal.signal(signal.SIGCHLD, signal.SIG_DFL)}
-        for number in (signal.Signals[name] for name in _PASSED):
+        real_time = range(signal.SIGRTMIN, signal.SIGRTMAX + 1)
+        for number in (*(signal.Signals[name] for name in _PASSED), *real_time):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, _note)
 

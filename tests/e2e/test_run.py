@@ -106,10 +106,12 @@ def test_a_writer_whose_reader_has_gone_dies_of_it(folder: Path) -> None:
     assert (done.stdout, done.stderr) == ("y\n", "")
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGUSR1])
-def test_it_ends_by_the_signal_that_has_ended_the_command(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL, signal.SIGUSR1, 37])
+def test_it_ends_by_the_signal_that_has_ended_the_command(folder: Path, number: int) -> None:
     done = run("--", "sh", "-c", f"kill -{int(number)} $$")
     assert (done.returncode, done.stdout, done.stderr) == (-number, "", "")
+    done = run("--json", "--", "sh", "-c", f"kill -{int(number)} $$")
+    assert (done.returncode, ended(done)["signal"]) == (-number, ended(done)["certificate"]["exit_signal"])
 
 
 def test_what_cannot_be_run_is_said_with_the_exit_code_of_a_shell(folder: Path) -> None:
@@ -135,6 +137,8 @@ def test_what_cannot_be_run_is_said_with_the_exit_code_of_a_shell(folder: Path) 
         126,
         "killable: './not-executable' cannot be executed: Permission denied\n",
     )
+    not_utf8 = run("--", os.fsdecode(b"./\xff"))
+    assert (not_utf8.returncode, not_utf8.stderr.startswith(r"killable: './\xff' is not there")) == (127, True)
     assert run("--", "./no-format", "as sh(1) does it").stdout == "as sh(1) does it\n"
 
 
@@ -239,12 +243,20 @@ def test_without_a_grace_it_is_killed_at_once(folder: Path) -> None:
 
 
 def test_another_signal_may_ask_it_to_end(folder: Path) -> None:
-    for name in ("INT", "SIGINT", "2"):
+    for name in ("INT", "SIGINT", "2", "sigint"):
         done = run(
             "--run-s", "0.2", "-s", name, "--", "sh", "-c", "trap 'echo asked; exit' INT; while :; do sleep 0.01; done"
         )
         assert (done.returncode, done.stdout) == (124, "asked\n")
         assert "; SIGINT, its" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["RTMIN+3", "SIGRTMIN+3", "RTMAX-27", "37", "SIG37"])
+def test_a_real_time_signal_may_ask_it_to_end(folder: Path, name: str) -> None:
+    done = run("--run-s", "0.2", "-s", name, "--json", "--", "sleep", "60")
+    end = ended(done)
+    assert (done.returncode, end["signal"], end["certificate"]["last_signal"]) == (124, "SIG37", "SIG37")
+    assert f"'{name}9' is no signal" in run("-s", f"{name}9", "--", "true").stderr
 
 
 GROWS = "kept = [bytearray(1 << 20) for _ in range(400)]; import time; time.sleep(60)"
@@ -386,6 +398,16 @@ def test_other_signals_are_passed_on_only(folder: Path) -> None:
         assert process.stdout is not None and process.stdout.readline() == "one\n"
         process.send_signal(signal.SIGUSR2)
         assert process.stdout.readline() == "two\n"
+    assert process.returncode == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGWINCH, signal.SIGRTMIN, signal.SIGRTMAX])
+def test_signals_without_a_meaning_for_it_are_passed_on_too(folder: Path, number: int) -> None:
+    program = f"import signal; signal.signal({int(number)}, lambda *_: print('got it') or exit(4))\n"
+    with start("--", PYTHON, "-uc", f"{program}print('ready')\nwhile True: signal.pause()") as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "got it\n"
     assert process.returncode == 4
 
 
@@ -607,3 +629,16 @@ def test_reports_can_be_kept_in_a_file(folder: Path) -> None:
     assert (end["state"], end["exit_code"], end["error"]["code"]) == ("failed", 6, "exit")
     assert 0 < end["run_s"] < time.monotonic() - began
     assert not descendants(os.getpid())
+
+
+def test_a_named_pipe_may_take_the_report(folder: Path) -> None:
+    """It is not opened before the end: who reads it would take the first close for the end."""
+    os.mkfifo("end.json")
+    with (
+        subprocess.Popen(["cat", "end.json"], stdout=subprocess.PIPE, text=True) as reader,
+        start("--report", "end.json", "--", "sh", "-c", "exit 6") as process,
+    ):
+        said = reader.communicate(timeout=60)[0]
+        if not said:
+            process.kill()  # it waits for another reader
+    assert (json.loads(said)["exit_code"], process.returncode) == (6, 6)

@@ -60,7 +60,7 @@ def _string(parameter: Parameter, no_dash: bool) -> InputType:
     if parameter.length_max is not None:
         schema["maxLength"] = parameter.length_max
     if parameter.pattern:
-        schema["pattern"] = f"^(?:{parameter.pattern})$"
+        schema["pattern"] = _for_search(parameter.pattern)
     words = f"{HAS_DASH}, nor have the character NUL" if no_dash else HAS_NUL
     schema["allOf"] = [{"pattern": NO_NUL_NO_DASH if no_dash else NO_NUL, "errorMessage": words}]
 
@@ -74,6 +74,19 @@ def _string(parameter: Parameter, no_dash: bool) -> InputType:
         return _why_no_text(value)
 
     return _enumerated(parameter, _checked(InputType(schema, STRING.convert), why_not), no_dash)
+
+
+def _for_search(pattern: str) -> str:
+    """Return what JSON Schema finds, which may be anywhere in a text, if the whole text matches a pattern: the author's
+    own, if it is anchored, and nobody can doubt it.
+    """
+    escapes_and_sets = r"\\.|\[\^?\]?(?:\\.|[^]\\])*\]"
+    top = re.sub(escapes_and_sets, "x", pattern, flags=re.DOTALL)
+    is_doubtful = re.search(r"\(\?[^:=!<P]", top)  # comments, and flags that allow some
+    while (outer := re.sub(r"\([^()]*\)", "x", top)) != top:
+        top = outer
+    is_anchored = top.startswith("^") and top.endswith("$") and "|" not in top
+    return pattern if is_anchored and not is_doubtful else f"^(?:{pattern})$"
 
 
 def _why_no_text(value: str) -> str:

@@ -64,7 +64,7 @@ RUN = RunCommand(
     ),
     Option(
         ["-s", "--signal"], metavar="NAME", default=DEFAULT_SIGNAL,
-        help="The signal that asks the command to end, at a limit: INT, HUP, 10.",
+        help="The signal that asks the command to end, at a limit: INT, HUP, 10, RTMIN+3.",
     ),
     Option(["--json", "as_json"], is_flag=True, help="Print how it ended on stderr, as one line of JSON."),
     Option(

@@ -186,10 +186,11 @@ def test_settings_that_a_reload_does_not_read_are_told(service: Machine) -> None
         file.write_text(TOML)
 
 
-def test_a_folder_that_is_read_only_is_told(machine: Machine) -> None:
+def test_a_folder_that_the_unit_does_not_let_it_write_is_told(machine: Machine) -> None:
     with overridden(machine, "ReadWritePaths=\\nRestart=no"):
         machine("systemctl", "start", "killable", code=1)
-        assert told("this user may not write to /srv/killable (read-only file system)", machine.show("StatusText"))
+        words = "the journal /srv/killable/jobs.journal cannot be opened and written: Read-only file system"
+        assert told(words, machine.show("StatusText"))
         assert machine.show("ExecMainStatus") == "71"
         machine("systemctl", "reset-failed", "killable")
 

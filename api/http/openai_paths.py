@@ -6,9 +6,10 @@ Runs in: api. Pure.
 from __future__ import annotations
 
 ANTHROPICS = "/v1/messages"
+RESPONSES = "/v1/responses"
 SUBMISSIONS = frozenset(
     {
-        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"),
+        *("/v1/chat/completions", "/v1/completions", "/v1/embeddings", RESPONSES),
         *("/tokenize", "/detokenize", ANTHROPICS),
     }
 )
@@ -19,7 +20,7 @@ _ALL = (
     "/v1/chat/",
     "/v1/completions",
     "/v1/embeddings",
-    "/v1/responses",
+    RESPONSES,
     "/tokenize",
     "/detokenize",
 )

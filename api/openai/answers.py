@@ -115,12 +115,15 @@ class Answer(Response):
         self._unbegun: Failure | None = None
         """Why there is no answer: what was refused, or the job that has failed before its first token, and how."""
         self._told = headers
+        self._path = ""
+        """The address that was asked: errors name its fields."""
         self._begun = begun
         self._is_begun = bool(begun)
         self._failure: dict[str, Any] | None = None
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._path = scope["path"]
         jobs, came = self._jobs, list[str]()
         gone: Refused | None = None
         try:
@@ -241,7 +244,7 @@ class Answer(Response):
             return
         job_id = self._jobs.ids[number]
         if self._is_begun:
-            yield self._in_pieces.error(error_of_job(job_id, self._failure)[1])
+            yield self._in_pieces.error(error_of_job(job_id, self._failure, self._path)[1])
         else:
             self._unbegun = job_id, self._failure
 

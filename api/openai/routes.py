@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from killable.api.openai import responses_api
 from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
 from killable.api.openai.chat_choices import Chunks
 from killable.api.openai.documentation import body_of, described
+from killable.api.openai.error_answers import OF_INPUT
 from killable.api.openai.messages_answer import Message
 from killable.api.openai.model_list import accepting, models_json
 from killable.api.openai.pieces import whole_answer
@@ -210,7 +211,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     options = options_of(asked)
     job_type = next(each for each in job_types if each.name == asked.job_type)
     operator, key = is_operator(request.scope), headers.idempotency_key or ""
-    encoded = [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
+    encoded = await _encoded(parts, job_type, inputs, tenant)
     submission = Submission(
         type=job_type.name,
         input=b"",
@@ -239,6 +240,16 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     note_jobs(request, [record.job_id for record in records])
     told = {"X-Correlation-Id": records[0].correlation_id, "X-Request-Id": records[0].correlation_id}
     return Submitted(asked, records, told)
+
+
+async def _encoded(parts: Dependencies, job_type: JobType, inputs: Sequence[Any], tenant: str) -> list[bytes]:
+    """Return the inputs as JSON. Raise Refused, with faults of the input: they name the job's parameters."""
+    try:
+        return [await parts.input_check.encode(job_type, each, (), tenant) for each in inputs]
+    except Refused as error:
+        for each in error.facts.get("faults", ()):
+            each["in"] = OF_INPUT
+        raise
 
 
 async def _open_stream(parts: Dependencies, tenant: str, *, operator: bool) -> None:

@@ -209,6 +209,19 @@ def test_errors_are_those_of_the_package(client: anthropic.Anthropic) -> None:
     assert cut.value.body["type"] == "error" and cut.value.body["error"]["code"] == "exit"
 
 
+@pytest.mark.parametrize(
+    ("parameter", "told"), [("messages.1.content", "messages: "), ("stop.0", "stop_sequences: "), ("", "these words")]
+)
+def test_a_job_that_refuses_names_the_field_of_its_request(url: str, parameter: str, told: str) -> None:
+    """The system prompt is a message for the job: what it numbers is not what was sent."""
+    asked = {**ASKED, "system": "Say it.", "messages": HI, "then": "refuse", "refused": parameter}
+    answer = httpx.post(url + PATH, json=asked)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith(told), answer.text
+    streamed = httpx.post(url + PATH, json=asked | {"stream": True}).text
+    error = json.loads(streamed.rstrip().rpartition("data: ")[2])["error"]
+    assert error["message"].startswith(told), streamed
+
+
 def test_keys_are_those_of_the_server(folder: Path, serve: Serve) -> None:
     (folder / "my_jobs.py").write_text(JOBS)
     (folder / "keys").write_text(f"writer submit {'w' * 32}\nreader read {'r' * 32}\n")

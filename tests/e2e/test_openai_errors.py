@@ -329,6 +329,43 @@ def test_a_failure_before_the_first_word_has_a_status(http: httpx.Client, stream
     assert late.headers["x-should-retry"] == "false"
 
 
+@pytest.mark.parametrize(
+    "path, body, parameter, field",
+    [
+        (CHAT, PARROT, "messages.0.content", "messages[0].content"),
+        (CHAT, PARROT, "max_tokens", "max_tokens"),
+        (COMPLETIONS, COMPLETE, "prompt", "prompt"),
+        (EMBEDDINGS, {"model": "lengths", "input": "hi"}, "input.0", "input[0]"),
+        (RESPONSES, RESPOND, "messages.0.content", "input"),
+        (RESPONSES, RESPOND, "max_tokens", "max_output_tokens"),
+        (RESPONSES, RESPOND, "response_format.json_schema", "text.format"),
+        (RESPONSES, RESPOND, "tools.0.function.name", "tools"),
+        (RESPONSES, RESPOND, "then", "then"),
+        (RESPONSES, RESPOND, "", None),
+    ],
+)
+def test_a_job_that_refuses_names_the_field_of_its_request(
+    http: httpx.Client, path: str, body: dict[str, Any], parameter: str, field: str | None
+) -> None:
+    """Whole, and in the middle of a stream, if that has a `param`: the conversation of a response is its `input`."""
+    refusing = body | {"then": "refuse", "refused": parameter}
+    told = error_of(http.post(path, json=refusing), 400, "unspeakable", field)
+    assert told["message"].startswith(f"{field}: " if field else "these words")
+    if path in (CHAT, COMPLETIONS):
+        streamed = http.post(path, json=refusing | {"stream": True}).text
+        assert json.loads(streamed.rstrip().rpartition("data: ")[2])["error"]["param"] == field, streamed
+
+
+@pytest.mark.parametrize("content", ["hi", "word " * 8000], ids=["small", "large"])
+def test_an_input_that_its_type_refuses_is_told_by_the_field_of_its_request(http: httpx.Client, content: str) -> None:
+    says = [{"role": "user", "content": content}]
+    for path, body, field in (
+        (CHAT, {"model": "parrot", "messages": says}, "max_tokens"),
+        (RESPONSES, {"model": "parrot", "input": says}, "max_output_tokens"),
+    ):
+        error_of(http.post(path, json=body | {field: 10_001}), 400, VALUE, field)
+
+
 @pytest.mark.parametrize("then, code", [("raise", "exception"), ("exit", "exit"), ("nonsense", "protocol")])
 def test_a_failure_in_the_middle_is_in_the_stream_and_nothing_follows(url: str, then: str, code: str) -> None:
     body = json.dumps(PARROT | {"stream": True, "then": then})

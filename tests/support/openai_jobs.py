@@ -7,20 +7,24 @@ import os
 import time
 from array import array
 from collections.abc import Generator, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from killable import Context, InputRefused, job
+
+NOT_FOR_PARROTS = "these words are not for parrots"
+Refuse = Literal["", "refuse"]
 
 
 @job(openai="chat", openai_model="parrot", grace_s=0)
 def parrot(
     messages: list[dict[str, Any]],
-    max_tokens: int = 1000,
+    max_tokens: Annotated[int, range(1, 10_001)] = 1000,
     seed: int = 0,
     temperature: float = 1.0,
     stop: list[str] | None = None,
     gate: str = "",
     then: Literal["", "raise", "refuse", "hang", "exit", "nonsense"] = "",
+    refused: str = "messages.0.content",
     *,
     ctx: Context,
 ) -> Generator[str | dict[str, Any] | int, None, dict[str, Any]]:
@@ -39,7 +43,7 @@ def parrot(
         case "raise":
             raise ValueError("no more words")
         case "refuse":
-            raise InputRefused("these words are not for parrots", "messages.0.content", code="unspeakable")
+            raise InputRefused(NOT_FOR_PARROTS, refused, code="unspeakable")
         case "hang":
             while True:
                 pass
@@ -71,9 +75,13 @@ def conversation(messages: list[dict[str, Any]], max_tokens: int = 1000) -> Iter
 
 
 @job("complete", openai="completions", openai_model="parrot", grace_s=0)
-def complete(prompt: str, max_tokens: int = 16, seed: int = 0, echo: bool = False) -> Iterator[str]:
+def complete(
+    prompt: str, max_tokens: int = 16, seed: int = 0, echo: bool = False, then: Refuse = "", refused: str = ""
+) -> Iterator[str]:
     """Say a text again, backwards; it counts nothing."""
     yield from (prompt if echo else "") + prompt[::-1][:max_tokens]
+    if then:
+        raise InputRefused(NOT_FOR_PARROTS, refused, code="unspeakable")
 
 
 @job(openai="chat", openai_model="caller", grace_s=0)
@@ -97,8 +105,12 @@ def caller(
 
 
 @job(openai="embeddings", openai_model="lengths", grace_s=0)
-def lengths(input: list[str], encoding_format: Literal["float", "base64"] = "float") -> Iterator[Any]:
+def lengths(
+    input: list[str], encoding_format: Literal["float", "base64"] = "float", then: Refuse = "", refused: str = ""
+) -> Iterator[Any]:
     """Turn each text into a vector of two numbers."""
+    if then:
+        raise InputRefused(NOT_FOR_PARROTS, refused, code="unspeakable")
     for text in input:
         vector = [float(len(text)), 0.5]
         yield base64.b64encode(array("f", vector).tobytes()).decode() if encoding_format == "base64" else vector

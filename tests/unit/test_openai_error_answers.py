@@ -13,5 +13,5 @@ from killable.api.openai.error_answers import error_of
 def test_what_is_no_count_is_not_told(count: Any) -> None:
     first = {"pointer": "/messages", "message": "is long", "prompt_tokens": count, "context_tokens": "20"}
     problem = {"code": "input.invalid", "status": 422, "detail": "too long", "faults": [first]}
-    status, body, _ = error_of(problem)
+    status, body, _ = error_of(problem, "/v1/chat/completions")
     assert status == 400 and body["error"]["context_tokens"] == 20 and "prompt_tokens" not in body["error"]

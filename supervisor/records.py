@@ -304,8 +304,8 @@ class ReloadRecord(NamedTuple):
     changed_since: tuple[str, ...] = ()
     """Files of the jobs' code that are not as they were when they were loaded: the code from before runs."""
     not_read: tuple[str, ...] = ()
-    """What else could not be read again, and why, a sentence each: API keys, secrets of webhooks. They stay as they
-    were.
+    """What else could not be read again, and why, a sentence each: API keys, secrets of webhooks, settings. They
+    stay as they were.
     """
 
 

@@ -46,7 +46,10 @@ def _check_access(path: str | os.PathLike[str], found: os.stat_result, *, of_any
         raise ValueError("it is not a regular file")
     if found.st_uid not in (os.geteuid(), 0) and not of_any_owner:
         why = f"it belongs to user {found.st_uid}, who could change it, and this is user {os.geteuid()}"
-        advice = "" if os.geteuid() else "run the server as that user, or "
+        # Root often looks at a service that has a user of its own, which could not read a file of root's.
+        advice = (
+            "" if os.geteuid() else f"run this as that user (sudo -u '#{found.st_uid}'), or, if the server is root's, "
+        )
         raise ValueError(f"{why}: {advice}chown {os.geteuid()} {os.fspath(path)}")
     if (mode := stat.S_IMODE(found.st_mode)) & 0o077:
         raise ValueError(f"other users can read or write it (mode {mode:04o}): chmod 600 {os.fspath(path)}")

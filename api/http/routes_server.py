@@ -153,9 +153,9 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """Return whether any job can start, and everything that is degraded."""
     parts = parts_of(request)
-    can_start, degraded = await parts.readiness()
     # If the server has keys, a request without one gets no traceback, which may quote confidential values.
     shows_detail = parts.tickets is None or caller_of(request.scope) is not None
+    can_start, degraded = await parts.readiness(reasons=shows_detail)
     pools = [
         {"name": pool.name, "state": pool.state, "detail": pool.detail if shows_detail else ""}
         for pool in await parts.engine.pools()

@@ -5,6 +5,7 @@ Runs in: supervisor; the journal's thread. The command.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -42,6 +43,8 @@ def prepare_file(path: str) -> None:
     if not stat.S_ISREG(found.st_mode):
         return  # SQLite says what is wrong
     refuse_empty(path, found.st_size)
+    if os.statvfs(path).f_flag & os.ST_RDONLY:  # SQLite would call it a disk I/O error
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
     for each in (path, path + WAL, path + MARK):
         _check_owner(each, path)
 

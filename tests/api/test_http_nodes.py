@@ -285,7 +285,7 @@ async def test_a_pool_has_the_nodes_that_its_labels_select(start_server: StartSe
         assert problem["detail"].endswith(f"those of pool later are not known: {why}")
         readiness = (await server.client.get("/readyz")).json()
         assert {pool["name"]: pool["detail"] for pool in readiness["pools"]}["later"] == why
-        assert readiness["degraded"] == ["pool later is restarting"]
+        assert readiness["degraded"] == [f"pool later is restarting: {why}"]
         cluster.carrier.labels["d"] = {"gpu": "B200"}
         cluster.carrier.names = ("a", "b", "c", "d")
         await until_async(lambda: is_live(server, "d"), "a node of that pool joins")

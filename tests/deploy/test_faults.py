@@ -158,3 +158,50 @@ def test_too_few_descriptors_are_told(machine: Machine) -> None:
         )
         assert told("connections_max_lowered", machine.log("KILLABLE_EVENT=connections_max_lowered"))
         machine("systemctl", "stop", "killable")
+
+
+def test_a_unit_without_delegation_is_told_by_the_log_of_the_start(machine: Machine) -> None:
+    with overridden(machine, "Delegate=no\\nDelegateSubgroup="):
+        machine("systemctl", "start", "killable")
+        assert told("no writable cgroup", machine.log("--unit=killable", f"_PID={machine.show('MainPID')}"))
+        machine("systemctl", "stop", "killable")
+
+
+def test_groups_that_are_taken_away_are_told_with_the_reason(service: Machine) -> None:
+    service("chown", "-R", "root", "/sys/fs/cgroup/system.slice/killable.service")
+    service("pkill", "-KILL", "--full", "^killable: worker")
+    words = "pool main is broken: a worker cannot be started: [Errno 13] Permission denied"
+    until(lambda: words in service("bash", "-c", "curl -s http://127.0.0.1:7833/readyz"), "/readyz", timeout_s=90)
+    told_by_all(service, words)
+
+
+def test_settings_that_a_reload_does_not_read_are_told(service: Machine) -> None:
+    file = service.srv / "killable.toml"
+    file.write_text(TOML.replace("drain_s = 5", "drain_s = 6"))
+    try:
+        service("systemctl", "reload", "killable")
+        until(lambda: "settings_changed" in service.log("KILLABLE_EVENT=settings_changed"), "the log")
+        told_by_all(service, "the settings stay as they are: a start reads /srv/killable/killable.toml")
+    finally:
+        file.write_text(TOML)
+
+
+def test_a_folder_that_the_unit_does_not_let_it_write_is_told(machine: Machine) -> None:
+    with overridden(machine, "ReadWritePaths=\\nRestart=no"):
+        machine("systemctl", "start", "killable", code=1)
+        words = "the journal /srv/killable/jobs.journal cannot be opened and written: Read-only file system"
+        assert told(words, machine.show("StatusText"))
+        assert machine.show("ExecMainStatus") == "71"
+        machine("systemctl", "reset-failed", "killable")
+
+
+def test_starts_by_hand_count_until_they_are_forgotten(machine: Machine) -> None:
+    machine("systemctl", "reset-failed", "killable", code=None)
+    for _ in range(5):
+        machine("systemctl", "restart", "killable")
+    machine("systemctl", "restart", "killable", code=1)
+    assert told("start-limit-hit", machine.show("Result"))
+    assert told("systemctl reset-failed killable", "systemctl reset-failed killable")
+    machine("systemctl", "reset-failed", "killable")
+    machine("systemctl", "start", "killable")
+    machine("systemctl", "stop", "killable")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.waiting import until
-from systemd_machine import ROOT, TOML, UNIT, Machine
+from systemd_machine import PREPARE, ROOT, TOML, UNIT, Machine
 
 INSTALLED = "/etc/systemd/system/killable.service"
 EXPOSURE_MAX = 2.0
@@ -32,6 +32,12 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_unit_of_the_page_is_the_one_that_is_delivered() -> None:
     assert UNIT.read_text().startswith(f"# {INSTALLED}\n")
     assert f"```ini\n{UNIT.read_text()}```" in (ROOT / "docs/how-to/systemd.md").read_text()
+
+
+def test_the_environment_is_of_an_interpreter_that_the_unit_does_not_hide() -> None:
+    """`python3` may be one below /root or /home: `ProtectHome`, and the service's user, have no such file."""
+    makes = "/usr/bin/python3 -m venv /srv/killable/.venv"
+    assert makes in PREPARE and f"sudo {makes}\n" in (ROOT / "docs/how-to/systemd.md").read_text()
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

@@ -130,6 +130,24 @@ def test_types_whose_settings_would_not_start_are_refused(project: Project) -> N
         assert code_of(client) == "old"
 
 
+def test_settings_that_a_reload_does_not_read_are_told(project: Project) -> None:
+    file = project.folder / "killable.toml"
+    file.write_text(before := "[server]\ndrain_s = 5\n")
+    with project.start() as client:
+        command = project.command()
+        command.ok("reload")
+        file.write_text("[server]\ndrain_s = 6\n")
+        done = command.run("reload")
+        words = f"the settings stay as they are: a start reads {file}, a reload does not"
+        assert done.returncode == 1 and words in " ".join(done.stderr.split())
+        assert "has the new code" in done.stdout, "the code was loaded"
+        assert client.ready()["degraded"] == [words]
+        assert project.record("settings_changed")["path"] == str(file)
+        file.write_text(before)
+        command.ok("reload")
+        assert client.ready()["degraded"] == []
+
+
 def test_changed_code_is_told_once_when_somebody_submits(project: Project) -> None:
     with project.start(constants={"killable.api.cli.server.code_watch": {"LOOK_S": 0.0}}) as client:
         assert code_of(client) == "old"

@@ -59,6 +59,7 @@ async def test_a_thread_that_cannot_be_started_costs_one_reload(
         server=SimpleNamespace(api_keys_file=""),
         webhooks=SimpleNamespace(secrets_file="", allow=()),
         settings=SimpleNamespace(tenants={}),
+        file=None,
     )
     in_force = InForce(config, (KEY,))
     monkeypatch.setattr(sighup, "senders_of", lambda config: {})

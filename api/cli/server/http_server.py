@@ -99,8 +99,8 @@ class HttpServer:
         return found
 
     async def readiness(self) -> tuple[bool, list[str]]:
-        """Return what /readyz tells: whether any job can start, and everything that is wrong."""
-        found: tuple[bool, list[str]] = await self._app.state.parts.readiness()
+        """Return what /readyz tells who may know all: whether any job can start, and everything that is wrong."""
+        found: tuple[bool, list[str]] = await self._app.state.parts.readiness(reasons=True)
         return found
 
     def replace_keys(self, keys: Sequence[ApiKey]) -> tuple[list[str], list[str]]:

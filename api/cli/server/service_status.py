@@ -39,11 +39,6 @@ async def status_line(supervisor: Supervisor, web: HttpServer, url: str) -> str:
     jobs = await supervisor.drained()
     numbers = [f"{number} {how}" for number, how in ((jobs.running, "running"), (jobs.queued, "waiting")) if number]
     _, degraded = await web.readiness()
-    reasons = {
-        f"pool {pool.name} is {pool.state}": pool.detail.rstrip().rpartition("\n")[2]
-        for pool in await supervisor.pools()
-        if pool.state != "ready" and pool.detail
-    }
-    said = ", ".join(f"{each}: {reasons[each]}" if each in reasons else each for each in degraded)
+    said = ", ".join(degraded)
     counts = f"; {spelling.counted(jobs.running + jobs.queued, 'job')}: {', '.join(numbers)}" if numbers else ""
     return f"listening on {url}{counts}{'; degraded: ' if said else ''}{said}"

@@ -1,5 +1,5 @@
-"""What SIGHUP and `POST /v1/reload` do to a server: it reads its keys, opens its logs and loads its jobs' code again.
-SIGHUP never ends one.
+"""What SIGHUP and `POST /v1/reload` do to a server: it reads its keys, opens its logs and loads its jobs' code again;
+settings it only compares. SIGHUP never ends one.
 
 Runs in: supervisor, in its event loop; files are read in a thread.
 """
@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from killable.api.cli import interrupts
@@ -60,9 +61,14 @@ class HangUp:
         self._audit_log = audit_log
         self._callbacks = callbacks
         self._asked = asyncio.Event()
-        self._faults = {"keys": "", "secrets": ""}
+        self._faults = {"keys": "", "secrets": "", "settings": ""}
         """Why what the files have now is not in force: a key that was revoked there may be valid here."""
-        web.troubles += [lambda: self._faults["keys"], lambda: self._faults["secrets"]]
+        self._settings = content_of(in_force.config.file)
+        web.troubles += [
+            lambda: self._faults["keys"],
+            lambda: self._faults["secrets"],
+            lambda: self._faults["settings"],
+        ]
         web.server_files.append(self)
         self._reading = asyncio.Lock()
         """Held while files are read: what is read last is what is in force."""
@@ -106,6 +112,7 @@ class HangUp:
                 self._audit_log.reopen()
             await self._reload_keys()
             await self._reload_webhook_secrets()
+            await self._compare_settings()
 
     def not_read(self) -> tuple[str, ...]:
         """Return what stays as it was, and why."""
@@ -153,6 +160,22 @@ class HangUp:
         self._callbacks.replace(senders)
         self._say("webhook_secrets_reloaded", logging.INFO, tenants=len(senders))
 
+    async def _compare_settings(self) -> None:
+        """Tell who has changed the settings, and takes a reload for what puts them in force."""
+        file = self._in_force.config.file
+        if file is None:
+            return
+        try:
+            is_as_it_was = await asyncio.to_thread(content_of, file) == self._settings
+        except RuntimeError:  # no thread can be started: the next reload compares them
+            return
+        self._faults["settings"] = ""
+        if not is_as_it_was:
+            path = str(file.absolute())
+            self._faults["settings"] = f"the settings stay as they are: a start reads {path}, a reload does not"
+            advice = "it is read at the start only: start the server again to use it"
+            logger.warning("settings_changed", extra={"path": path, "advice": advice})
+
     def _warn(self, keys: Collection[ApiKey]) -> None:
         warn_of_clear_text(key for key in keys if key is not self._in_force.own)
         warn_of_tables_without_key(self._in_force.config.settings.tenants, keys)
@@ -166,6 +189,14 @@ class HangUp:
 
 def _why(error: BaseException) -> str:
     return error.message if isinstance(error, KillableError) else repr(error)
+
+
+def content_of(file: Path | None) -> bytes | None:
+    """Return what a file has; None: there is none, or it cannot be read."""
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError:
+        return None
 
 
 def warn_of_clear_text(keys: Iterable[ApiKey]) -> None:

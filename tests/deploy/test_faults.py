@@ -191,7 +191,7 @@ def test_a_folder_that_the_unit_does_not_let_it_write_is_told(machine: Machine) 
         machine("systemctl", "start", "killable", code=1)
         words = "the journal /srv/killable/jobs.journal cannot be opened and written: Read-only file system"
         assert told(words, machine.show("StatusText"))
-        assert machine.show("ExecMainStatus") == "71"
+        assert machine.show("ExecMainStatus") == "78"
         machine("systemctl", "reset-failed", "killable")
 
 

@@ -172,7 +172,7 @@ def test_a_thousand_machines_of_which_some_go_and_some_come_back() -> None:
     finally:
         gc.collect()  # the thousand nodes
         gc.freeze()  # again all that was imported: else each collection of the tests that follow takes 0.3 s
-    assert gc.get_freeze_count() >= frozen
+    assert gc.get_freeze_count() >= frozen / 2  # some of it may have gone meanwhile
 
 
 async def _thousand() -> None:

@@ -41,6 +41,11 @@ def writes(tokens: int, every_s: float = 0.0):
 
 
 @job
+def writes_one_line(words: list[str]):
+    yield from words
+
+
+@job
 def counts(ctx: Context):
     ctx.progress(30, 120, "pages")
     yield "thirty"

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from browser import Shown, end_of
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Route, expect
 from support.killable_command import Command, Server
 from support.waiting import until
 
@@ -126,6 +126,28 @@ def test_a_clock_that_is_off_is_told_and_ages_are_the_servers(shown: Shown, lock
     expect(tab.get_by_text(re.compile("clock of this machine is (5m 0|4m 5)"))).to_be_visible()
     row = tab.get_by_role("row").filter(has_text=job.id[4:12])
     expect(row.locator("time")).to_have_text(re.compile(r"^\d{1,2} s$"))
+
+
+def test_why_one_is_signed_out_outlives_the_answers_that_were_under_way(
+    shown: Shown, locked: Server, folder: Path
+) -> None:
+    with Client(locked.url, api_key=KEYS["works"]) as client:
+        job = client.submit("waits")
+    tab = shown.open(f"jobs/{job.id}")
+    sign_in(shown, "looks")
+    expect(tab.get_by_role("region", name="Facts")).to_be_visible()
+    held: list[Route] = []
+    tab.route(f"**/v1/jobs/{job.id}", lambda route: held.append(route))
+    with tab.expect_request(f"**/v1/jobs/{job.id}"):  # it asks each second
+        pass
+    write_keys(folder, "works", "oncall")
+    locked.process.send_signal(signal.SIGHUP)
+    expect(tab.get_by_text("The key is no longer valid.")).to_be_visible()
+    with tab.expect_response(f"**/v1/jobs/{job.id}") as answer:
+        held[0].continue_()
+    assert answer.value.status == 401
+    tab.evaluate("fetch('/readyz').then(answer => answer.text())")  # what came before is taken when this is
+    expect(tab.get_by_text("The key is no longer valid.")).to_be_visible()
 
 
 def test_inputs_are_shown_to_keys_of_the_role_that_the_operator_chose(shown: Shown, locked: Server) -> None:

@@ -236,6 +236,19 @@ def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client
     end_of(job)
 
 
+def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(shown: Shown, client: Client) -> None:
+    words, whole = [f"word-{number} " for number in range(5_000)], "x" * 40_000
+    job = client.submit("writes_one_line", {"words": [*words, whole, " end"]})
+    output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    expect(output).to_contain_text(" end")
+    blocks = output.evaluate("box => [...box.children].map(block => block.textContent)")
+    assert "".join(blocks) == "".join(words) + whole + " end"
+    told = [block for block in blocks if block.startswith("word-")]
+    assert len(told) >= 8 and max(map(len, told[:-1])) < 6_000 and all(block.endswith(" ") for block in told[:-1])
+    assert max(map(len, blocks)) < 40_000
+    end_of(job)
+
+
 def test_progress_is_told(shown: Shown, client: Client) -> None:
     job = client.submit("counts")
     assert next(iter(job)) == "thirty"

@@ -55,7 +55,8 @@ export async function ask(path: string, options: Options = {}): Promise<Response
   noteServerDate(answer.headers.get('Date'))
   if (answer.ok) return answer
   const refusal = await refusalOf(answer)
-  if (refusal.status === 401 && options.as === undefined) signOut(key.value ? refusal.message : 'This server needs a key.')
+  // An answer to a key of before is no word on the one of now.
+  if (refusal.status === 401 && options.as === undefined && as === key.peek()) signOut(as ? refusal.message : 'This server needs a key.')
   throw refusal
 }
 
@@ -81,10 +82,11 @@ async function refusalOf(answer: Response): Promise<Refusal> {
   return new Refusal(answer.status, told.code ?? '', detail, Number.isFinite(after) ? after : null)
 }
 
+/** The first reason stays: a request of the moment in between has no key, and its refusal is what follows from it. */
 export function signOut(why: string): void {
   keep('')
   info.value = null
-  asked.value = why
+  asked.value ??= why
 }
 
 export function messageOf(error: unknown): string {

@@ -353,11 +353,19 @@ def test_a_cancel_is_a_sigterm_with_the_grace_and_leaves_nothing(client: Client)
     assert left is not None
     ending = job.cancel()
     assert ending.certificate["last_signal"] == "SIGTERM"
-    assert ending.certificate["processes_swept"] == 2
+    # The one of another session: the command has ended, and so has what got its signal with it.
+    assert ending.certificate["processes_swept"] == 1
     assert rest_of(tokens) == ["cleaning\n", "clean\n"]
     assert has_ended(left)
     with pytest.raises(JobCancelled):
         job.result()
+
+
+def test_of_a_command_that_ends_when_it_is_asked_nothing_is_left_to_sweep(client: Client) -> None:
+    job = client.submit("sh", {"script": "echo up; exec sleep 1000"})
+    rest = started(job)
+    assert job.cancel().certificate["processes_swept"] == 0
+    assert rest_of(rest) == []
 
 
 def test_a_command_that_ignores_sigterm_is_killed_at_the_end_of_its_grace(client: Client) -> None:

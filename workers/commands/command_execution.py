@@ -53,6 +53,7 @@ def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str
     except Stopping:
         command.ask_to_end()
         command.wait()  # until its grace is over: then this process is killed, too
+        command.exit_code()  # reaped here, it is nothing that is left
         raise
     code = command.exit_code()
     if code < 0:

@@ -3,8 +3,7 @@
 import { plain } from '../spelling'
 
 const BLOCK_CHARS = 1 << 10
-/** Text is laid out again by blocks of about this size, which end at a line. A browser keeps for long what each frame
- * took for that: with blocks of 32 KiB a tab had 190 MB after an hour of fifty words a second. */
+/** Text is laid out again by blocks of about this size, which end at a line: each frame, as long as text comes. */
 const LINE_CHARS = 4 << 10
 /** A line of this size goes on in another block, behind a word. */
 const WORD_CHARS = 32 << 10

@@ -103,15 +103,32 @@ def told_by_all(machine: Machine, words: str) -> None:
     until(lambda: told(words, machine.show("StatusText")), "systemctl status")
 
 
-def test_code_that_does_not_import_is_told_at_a_reload(service: Machine) -> None:
-    file = service.srv / "my_jobs.py"
-    file.write_text(JOBS + "import nosuch\n")
+@pytest.mark.parametrize(
+    ("name", "before", "after", "event", "words"),
+    [
+        pytest.param(
+            *("my_jobs.py", JOBS, JOBS + "import nosuch\n", "reload_failed"),
+            "the code from before goes on: pool main: ModuleNotFoundError",
+            id="code that does not import",
+        ),
+        pytest.param(
+            *("killable.toml", TOML, TOML.replace("drain_s = 5", "drain_s = 6"), "settings_changed"),
+            "the settings stay as they are: a start reads /srv/killable/killable.toml",
+            id="settings, which only a start reads",
+        ),
+    ],
+)
+def test_what_a_reload_does_not_put_in_force_is_told(
+    service: Machine, name: str, before: str, after: str, event: str, words: str
+) -> None:
+    file = service.srv / name
+    file.write_text(after)
     try:
         service("systemctl", "reload", "killable")
-        until(lambda: "reload_failed" in service.log("KILLABLE_EVENT=reload_failed"), "it was loaded")
-        told_by_all(service, "the code from before goes on: pool main: ModuleNotFoundError")
+        until(lambda: event in service.log(f"KILLABLE_EVENT={event}"), "the log")
+        told_by_all(service, words)
     finally:
-        file.write_text(JOBS)
+        file.write_text(before)
 
 
 def test_code_that_does_not_import_is_told_at_a_start(machine: Machine) -> None:
@@ -173,17 +190,6 @@ def test_groups_that_are_taken_away_are_told_with_the_reason(service: Machine) -
     words = "pool main is broken: a worker cannot be started: [Errno 13] Permission denied"
     until(lambda: words in service("bash", "-c", "curl -s http://127.0.0.1:7833/readyz"), "/readyz", timeout_s=90)
     told_by_all(service, words)
-
-
-def test_settings_that_a_reload_does_not_read_are_told(service: Machine) -> None:
-    file = service.srv / "killable.toml"
-    file.write_text(TOML.replace("drain_s = 5", "drain_s = 6"))
-    try:
-        service("systemctl", "reload", "killable")
-        until(lambda: "settings_changed" in service.log("KILLABLE_EVENT=settings_changed"), "the log")
-        told_by_all(service, "the settings stay as they are: a start reads /srv/killable/killable.toml")
-    finally:
-        file.write_text(TOML)
 
 
 def test_a_folder_that_the_unit_does_not_let_it_write_is_told(machine: Machine) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from browser import Shown, end_of, row_of
 from page_jobs import HOSTILE
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from killable.api.client.client import Client
 
@@ -255,6 +256,33 @@ def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(
     assert len(told) >= 8 and max(map(len, told[:-1])) < 6_000 and all(block.endswith(" ") for block in told[:-1])
     assert max(map(len, blocks)) < 40_000
     end_of(job)
+
+
+@pytest.mark.parametrize("has_clipboard", [True, False])
+def test_an_id_and_a_stack_are_copied_as_they_are_shown(shown: Shown, client: Client, has_clipboard: bool) -> None:
+    """A page that came by plain HTTP from another machine has no clipboard of its own."""
+    job = client.submit("fails")
+    end_of(job)
+    if not has_clipboard:
+        shown.tab.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    tab = shown.open(f"jobs/{job.id}")
+    found = tab.get_by_role("group", name="Traceback").inner_text()
+    for what, text in (("the job's id", job.id), ("the traceback", found)):
+        button = tab.get_by_role("button", name=f"Copy {what}")
+        button.click()
+        expect(button).to_have_text("Copied")
+        expect(button).to_be_focused()
+        assert pasted(tab) == text
+
+
+def pasted(tab: Page) -> str:
+    """Return what is pasted where a person would."""
+    tab.evaluate("() => { document.body.append(document.createElement('textarea')) }")
+    box = tab.locator("body > textarea")
+    box.press("Control+V")
+    text = box.input_value()
+    box.evaluate("box => box.remove()")
+    return text
 
 
 def test_progress_is_told(shown: Shown, client: Client) -> None:

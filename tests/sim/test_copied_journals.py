@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
+from killable.supervisor.journal.inspection import backup
 from sim.journaled_cluster import journaled_cluster
 
 LEASE_S = 5.0
@@ -53,5 +56,47 @@ def test_a_head_whose_disk_is_full_follows_one_whose_disk_was_full_and_takes_ove
             await sim.ended()
             assert (job.code, job.tokens, sim.runs.starts) == (None, 3, 1) and not sim.gaps
             assert len(sim.heads) == 4
+
+    run(main())
+
+
+def test_of_two_heads_with_the_same_journal_one_goes_on() -> None:
+    """The copy is as new as the journal: its head takes over what runs. The other one can begin no more with it."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=2, workers=1, times=TIMES) as sim:
+            jobs = [await sim.submit(run_s=1.0) for _ in range(6)]
+            await asyncio.sleep(0.5)
+            first, copy = sim.head, sim.copy_of_journal()
+            sim.down_s = lambda: 10 * LEASE_S
+            other = await sim.head_over(copy)
+            assert other is not None and first.process.is_dead  # type: ignore[attr-defined]
+            await asyncio.sleep(LEASE_S)
+            assert sim.runs.starts == 6 and all(
+                [run.how for run in sim.runs.of(job.id)] == ["returned"] for job in jobs
+            )
+            again = await sim.head_over(sim.copy_of_journal())
+            assert again is None and not other.process.is_dead
+            sim.settings = replace(sim.settings, journal=copy)  # clients are told of the other one
+            await other.process.do(other.supervisor.shutdown(grace_s=0.0, reason="the clients ask another one"))
+            sim.has_lost_nodes = True
+            await sim.ended()
+            assert sim.counts() == {"completed": 6} and sim.runs.starts == 6
+
+    run(main())
+
+
+def test_a_backup_that_is_restored_while_the_old_head_lives_is_refused(tmp_path: Path) -> None:
+    """It is another file, of another id: of which heads it has is what tells."""
+
+    async def main() -> None:
+        async with journaled_cluster(nodes=1, workers=1, times=TIMES) as sim:
+            for _ in range(3):
+                await sim.submit(run_s=1.0)
+            backup(sim.settings.journal, str(tmp_path / "restored"))
+            await sim.ended()
+            assert await sim.head_over(str(tmp_path / "restored")) is None
+            await asyncio.sleep(2 * LEASE_S)
+            assert sim.runs.starts == 3 and len(sim.heads) == 2
 
     run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from browser import Shown, end_of, row_of
 from page_jobs import HOSTILE
@@ -236,13 +237,20 @@ def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client
     end_of(job)
 
 
-def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(shown: Shown, client: Client) -> None:
+def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(
+    shown: Shown, client: Client, tmp_path: Path
+) -> None:
+    """The first piece leaves the most room for what comes in one frame behind it."""
     words, whole = [f"word-{number} " for number in range(5_000)], "x" * 40_000
-    job = client.submit("writes_one_line", {"words": [*words, whole, " end"]})
+    begin = "".join(words[:118])
+    pieces = [begin, "".join(words[118:]) + whole, " end"]
+    job = client.submit("writes_one_line", {"pieces": pieces, "go_on": str(tmp_path / "go_on")})
     output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    expect(output).to_have_text(begin.strip())
+    (tmp_path / "go_on").touch()
     expect(output).to_contain_text(" end")
     blocks = output.evaluate("box => [...box.children].map(block => block.textContent)")
-    assert "".join(blocks) == "".join(words) + whole + " end"
+    assert "".join(blocks) == "".join(pieces)
     told = [block for block in blocks if block.startswith("word-")]
     assert len(told) >= 8 and max(map(len, told[:-1])) < 6_000 and all(block.endswith(" ") for block in told[:-1])
     assert max(map(len, blocks)) < 40_000

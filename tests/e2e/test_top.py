@@ -27,19 +27,17 @@ def top(folder: Path, server: Server) -> Command:
 def test_a_job_is_found_inspected_and_cancelled(top: Command, command: Command) -> None:
     job = start_detached(command, "tick", tags={"team": "search"})[:12]
     with LiveScreen(top, "top") as screen:
-        text = screen.until(lambda text: job in text and "live" in text)
+        text = screen.until(job, "live", "running", "workers  ")
         assert max(map(len, text.splitlines())) <= 80
-        assert "running" in text and "workers  " in text
         screen.type("/nothing\r")
         screen.until("no active job fits the filter")
         screen.type("\x1b")
         screen.until(job)
         screen.type("\r")
-        text = screen.until("It has not ended yet")
-        assert "Asked" in text and "tag team=search" in text.replace("\n        ", " ")
+        tag = "tag team=search"
+        screen.until("It has not ended yet", "Asked", lambda text: tag in text.replace("\n        ", " "))
         screen.type("c")
-        text = screen.until(f"Cancel {job}?")
-        assert "SIGTERM, then its grace, then SIGKILL." in text
+        screen.until(f"Cancel {job}?", "SIGTERM, then its grace, then SIGKILL.")
         screen.type("\r")  # Enter is no
         screen.until(lambda text: "Cancel" not in text)
         screen.type("c")
@@ -47,13 +45,11 @@ def test_a_job_is_found_inspected_and_cancelled(top: Command, command: Command) 
         screen.type("y")
         screen.until(lambda text: "was cancelled by user" in text)
         screen.type("\x1b[F")  # End
-        text = screen.until("tree_empty")
-        assert "━" in text and "Certificate" in text
+        screen.until("tree_empty", "━", "Certificate")
         screen.type("\x1b")
         screen.until("no active jobs")
         screen.type("4")
-        text = screen.until("ENDED AS")
-        assert "cancelled" in text
+        screen.until("ENDED AS", "cancelled")
         screen.type("q")
         assert screen.ended() == 0
         assert screen.modes == screen.before
@@ -68,12 +64,10 @@ def test_a_worker_is_killed_from_its_table(top: Command, command: Command) -> No
         screen.type("2")
         screen.until(lambda text: "PID" in text and name in text)
         screen.type("g")
-        while f"\n{name} " not in screen.text:
-            screen.until(name)
+        screen.until(f"\n{name} ")
         rows = [line.split()[0] for line in screen.text.splitlines() if line.startswith("w-")]
         screen.type("j" * rows.index(name) + "K")
-        text = screen.until(f"Kill worker {name}?")
-        assert f"Its job {job[:12]} is cancelled." in text
+        screen.until(f"Kill worker {name}?", f"Its job {job[:12]} is cancelled.")
         screen.type("y")
         screen.until(f"{name} is gone")
         screen.type("\x03")  # Ctrl-C
@@ -83,7 +77,7 @@ def test_a_worker_is_killed_from_its_table(top: Command, command: Command) -> No
 def test_a_tall_screen_has_workers_and_jobs(top: Command, command: Command) -> None:
     start_detached(command, "tick", tags={"team": "search"})
     with LiveScreen(top, "top", columns=200, lines=50) as screen:
-        text = screen.until(lambda text: "THREADS" in text and "TOKENS" in text and "team=search" in text)
+        text = screen.until("THREADS", "TOKENS", "team=search", "WORKER  POOL", "JOB           TYPE")
         assert text.index("WORKER  POOL") < text.index("JOB           TYPE")
         screen.type("?")
         screen.until("jobs, workers, pools, ends by code")

@@ -64,9 +64,14 @@ class LiveScreen:
         os.close(self._ours)
         self._ours = -1
 
-    def until(self, holds: Callable[[str], bool] | str) -> str:
-        """Read until the screen is so, or has this text; return it."""
-        is_so = holds if callable(holds) else lambda text: holds in text
+    def until(self, *wanted: Callable[[str], bool] | str) -> str:
+        """Read until the screen is so, and has these texts; return it. One drawing comes in pieces: what is asserted of
+        the screen that is returned may be a piece later than what was waited for.
+        """
+
+        def is_so(text: str) -> bool:
+            return all(each(text) if callable(each) else each in text for each in wanted)
+
         deadline = time.monotonic() + WAIT_S
         while not is_so(self.text):
             left = deadline - time.monotonic()

@@ -132,7 +132,7 @@ function Charts(): JSX.Element {
           series={[...ofPools((p) => p.memory), { name: 'server', values: points.map((p) => p.serverMemory) }]} />
         <Chart {...shared} title="Busy workers" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.busy)} />
         <Chart {...shared} title="Recovery" spell={duration} atLeast={20} stepped series={ofPools((p) => p.recovery)} />
-        <Chart {...shared} title="Restarts" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.restarts)} />
+        <Chart {...shared} title="Zygote restarts" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.restarts)} />
       </div>
     </Panel>
   )
@@ -160,7 +160,7 @@ function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
             kind: 'n lo',
             cell: ({ recovery_ms: { last, p50 } }) => <span title={`median ${duration(p50)}`}>{duration(last)}</span>,
           },
-          { words: 'Restarts', kind: 'n', cell: (pool) => pool.restarts },
+          { words: 'Restarts', kind: 'n', cell: (pool) => <span title="of the process that its workers are forked from">{pool.restarts}</span> },
         ]}
       />
     </Panel>

@@ -47,11 +47,9 @@ class FutureOwner(Protocol):
     """What a future uses of its Executor."""
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Return whether the task had not begun; it will not begin then. `stop` or `drop_withdrawn` has to follow."""
-        ...
-
-    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
-        """End a task that was withdrawn, perhaps in an interrupted call."""
+        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
+        this cannot be done here: only `stop` ends it then. After True `stop` has to follow, also after an interrupt.
+        """
         ...
 
     def is_begun(self, future: JobFuture[Any]) -> bool:
@@ -110,7 +108,7 @@ class JobFuture(Future[T]):
         keeps its result. `grace_s` shortens the grace; 0 kills at once. Another call can only shorten it further.
         """
         try:
-            if not self._cancel_pending(reason) and self.done():
+            if not self.cancel_pending(reason) and self.done():
                 return self._state != FINISHED
         finally:  # also after an interrupt: nothing else ends a cancelled task
             if not self.done() or self._state == CANCELLED:
@@ -121,13 +119,6 @@ class JobFuture(Future[T]):
         """Do as `cancel`, without taking a lock: who holds one may be waiting, perhaps further up the same stack."""
         if not self.done():
             self._owner.stop(self, None, reason, is_finalizer=True)
-
-    def cancel_pending(self, reason: str) -> None:
-        """Cancel the task if it has not begun."""
-        try:
-            self._cancel_pending(reason)
-        finally:
-            self._owner.drop_withdrawn(self, reason)
 
     def done(self) -> bool:
         """Return whether the job has ended, in any way."""
@@ -142,7 +133,8 @@ class JobFuture(Future[T]):
         # In this order: a task that leaves its line as a job is marked as running first.
         return self._state not in _DONE and (self._owner.is_begun(self) or super().running())
 
-    def _cancel_pending(self, reason: str) -> bool:
+    def cancel_pending(self, reason: str) -> bool:
+        """Cancel the task if it has not begun; return whether it had not. The owner's `stop` has to follow then."""
         if self._state != PENDING or not self._owner.withdraw(self):
             return False
         with self._condition:

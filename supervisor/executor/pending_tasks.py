@@ -66,7 +66,7 @@ class PendingTasks:
         """Why no more tasks are accepted; empty: they are."""
         self._begin(early_guard)
         if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
-            self._start_thread()
+            self.supervisor_thread.start()
 
     def _begin(self, early_guard: EarlyGuard | None = None) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
@@ -89,17 +89,7 @@ class PendingTasks:
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
         self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
-        self._is_started = self._look_scheduled = False
-
-    def _start_thread(self) -> None:
-        """Start the thread, unless it was started. Raise RuntimeError when it cannot be."""
-        if not self._is_started:
-            self._is_started = True  # first: a signal handler of the program may come here meanwhile
-            try:
-                self.supervisor_thread.start()
-            except BaseException:
-                self._is_started = self.supervisor_thread.is_started
-                raise
+        self._look_scheduled = False
 
     # ── in any thread ──
 
@@ -143,8 +133,7 @@ class PendingTasks:
             is_first, why_closed = not self._waiting, self._closed_reason
             if why_closed:
                 return why_closed
-            if not self._is_started:
-                self._start_thread()
+            self.supervisor_thread.start()
             self._under_way[task.future] = self._waiting[task.future] = task
             if next(iter(self._waiting)).job_id != self._without_room:
                 self._match()
@@ -155,7 +144,7 @@ class PendingTasks:
     def _accept_reentered(self, task: Task) -> str:
         """Do as `_accept`, but let the supervisor's thread put the task into the queue."""
         if not (why_closed := self._closed_reason):
-            self._start_thread()
+            self.supervisor_thread.start()
             self._under_way[task.future] = task
             self.supervisor_thread.call(partial(self._queue, task))
         return why_closed
@@ -256,9 +245,6 @@ class PendingTasks:
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
-        this cannot be done here (`_is_reentered`). Only `stop` ends it then.
-        """
         task = self._under_way.get(future)
         if task is None or self._is_reentered:
             return False
@@ -289,14 +275,7 @@ class PendingTasks:
         lane.take_back()
         self._taking_back = None
 
-    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
-        """End a task that was withdrawn, perhaps in an interrupted call."""
-        task = self._under_way.get(future)
-        if task is not None and task.is_withdrawn:
-            self.stop(future, None, reason)
-
     def is_begun(self, future: JobFuture[Any]) -> bool:
-        """Return whether a worker has the task."""
         task = self._under_way.get(future)
         if task is None:
             return False
@@ -337,24 +316,29 @@ class PendingTasks:
         self.supervisor_thread.call(self._leave_if_done)
 
     def _cancel_pending(self) -> None:
-        for future in self._futures():
-            future.cancel_pending("the executor is shutting down")
+        for task in self._tasks():
+            why = "the executor is shutting down"
+            try:
+                task.future.cancel_pending(why)
+            finally:  # also after an interrupt
+                if task.is_withdrawn:
+                    self.stop(task.future, None, why)
 
-    def _futures(self) -> list[JobFuture[Any]]:
-        """Return the futures of the tasks that wait or run."""
+    def _tasks(self) -> list[Task]:
+        """Return the tasks that wait or run."""
         with self.lock:
-            return list(self._under_way)
+            return list(self._under_way.values())
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
         """Stop every task, waiting or running."""
-        for future in self._futures():
-            future.cancel(grace_s=grace_s, reason=reason)
+        for task in self._tasks():
+            task.future.cancel(grace_s=grace_s, reason=reason)
 
     def stop_unread(self) -> None:
         """Stop the streams that no thread will read: the main thread has ended."""
-        for future in self._futures():
-            if not future.is_wanted():
-                future.cancel(reason="the program is exiting, and nothing reads the stream")
+        for task in self._tasks():
+            if not task.future.is_wanted():
+                task.future.cancel(reason="the program is exiting, and nothing reads the stream")
 
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
@@ -373,7 +357,7 @@ class PendingTasks:
     @property
     def under_way(self) -> int:
         """The number of tasks that wait or run."""
-        return sum(not future.done() for future in self._futures())
+        return sum(not task.future.done() for task in self._tasks())
 
     # ── in the thread ──
 
@@ -393,9 +377,8 @@ class PendingTasks:
         loss = self.supervisor_thread.loss
         with self.lock:
             self._closed_reason = self._closed_reason or loss.facts["message"]
-            calls = list(self._under_way.values())
-        for call in calls:
-            call.fail_lost(loss)
+        for task in self._tasks():
+            task.fail(loss.facts["message"], loss.code)
         self._repeated.close()
         self.output.relay.close()
 
@@ -458,10 +441,11 @@ class PendingTasks:
         self._enter_waiting()
 
     def _queue(self, task: Task) -> None:
-        """Let a task wait whose submit could not take it in."""
+        """Let a task wait whose submit could not take it in, unless it was stopped before."""
         with self.lock:
-            self._waiting[task.future] = task
-            self._match()
+            if task.future in self._under_way:
+                self._waiting[task.future] = task
+                self._match()
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
@@ -497,12 +481,9 @@ class PendingTasks:
         with self.lock:
             if task.lane is None:
                 self.repair()
-            waits = self._waiting.pop(future, None) is not None
+            self._waiting.pop(future, None)
             task.ask(verdict, grace_s)
-        if not task.is_job and (waits or task.is_withdrawn or future.cancelled()):
-            task.drop()
-        else:
-            task.stop()
+        task.stop()
 
     def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
@@ -512,7 +493,7 @@ class PendingTasks:
             self._take_back(task)
             self._waiting.pop(task.future, None)
         if task.future in self._under_way:
-            task.give_up(fault)
+            task.stop(fault)
         for lane in list(self._lanes):
             if lane.is_alone:  # the interrupted thread may not have asked for it
                 lane.settle()

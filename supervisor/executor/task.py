@@ -148,10 +148,6 @@ class Task:
         return self._rules
 
     @property
-    def is_job(self) -> bool:
-        return self._job is not None
-
-    @property
     def is_stopped(self) -> bool:
         return self._asked is not None
 
@@ -217,11 +213,10 @@ class Task:
         if self.future.cancelled():
             self.drop()
             return
-        fault = self._owner.supervisor_thread.fault
-        if fault:
-            self._end(self.future.finish, Outcome("failed", "spawn", fault))
-            return
-        self._become_job(None)
+        if fault := self._owner.supervisor_thread.fault:
+            self.fail(fault)
+        else:
+            self._become_job(None)
 
     def _become_job(self, given: Given | None) -> None:
         """Create the job, or end the task if its type does not exist: the pool is broken.
@@ -232,9 +227,7 @@ class Task:
         try:
             self._create_job(given)
         except Refused as refused:
-            self._end(
-                self.future.finish, Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message)
-            )
+            self.fail(self._owner.supervisor.why_broken() or refused.message)
         except BaseException as error:
             self._owner.supervisor_thread.fail(error)
 
@@ -260,13 +253,17 @@ class Task:
         """Note a requested stop, perhaps not the first one. The lock of its owner is held."""
         self._asked = verdict, grace_s
 
-    def stop(self) -> None:
-        """Begin the requested stop, or shorten its grace."""
+    def stop(self, fault: str = "") -> None:
+        """Begin the requested stop, or shorten its grace. One that has not begun ends, with `fault` as failed."""
         assert self._asked is not None
         if self._job is not None:
             self._owner.supervisor.jobs.stop(self._job, *self._asked)
         elif self.lane is not None:
             self.lane.settle()
+        elif fault:
+            self.fail(fault)
+        else:
+            self.drop()
 
     def drop(self) -> None:
         """End the task before it has begun."""
@@ -274,20 +271,9 @@ class Task:
         self.future.note_cancelled(reason)
         self._end(self.future.finish, Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
 
-    def give_up(self, fault: str) -> None:
-        """End the task in any state."""
-        if self.lane is not None:
-            self.lane.settle()
-        if self._job is not None and self._asked is not None:
-            self._owner.supervisor.jobs.stop(self._job, *self._asked)
-        elif fault:
-            self._end(self.future.finish, Outcome("failed", "spawn", fault))
-        else:
-            self.drop()
-
-    def fail_lost(self, loss: Verdict) -> None:
-        """End the task: the supervisor and every process that it started are gone."""
-        self._end(self.future.finish, Outcome("failed", loss.code, loss.facts["message"]))
+    def fail(self, message: str, code: str = "spawn") -> None:
+        """End the task as failed: no process of it is alive."""
+        self._end(self.future.finish, Outcome("failed", code, message))
 
     def _end(self, finish: Callable[[How], object], how: How) -> None:
         """End the task by `finish(how)`. If that raises and its future is done, it was behind that, in a logging

@@ -35,6 +35,7 @@ from killable.workers.errors import JobCancelled, JobError, JobFailed
 from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
+    from killable.supervisor.executor.program_output import ProgramOutput
     from killable.supervisor.jobs.event_log import EventLog
     from killable.supervisor.jobs.job import Job
 
@@ -45,6 +46,8 @@ _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 
 class FutureOwner(Protocol):
     """What a future uses of its Executor."""
+
+    output: ProgramOutput
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
         """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
@@ -62,10 +65,6 @@ class FutureOwner(Protocol):
 
     def can_wait(self) -> bool:
         """Return whether the calling thread may wait for the end of a job."""
-        ...
-
-    def relay(self, act: Callable[[], None]) -> None:
-        """Run `act` in the thread in which the output of tasks is shown."""
         ...
 
 
@@ -255,7 +254,7 @@ class JobFuture(Future[T]):
     def _progress_reports(self) -> ProgressReports:
         with self._condition:
             if self._reports is None:
-                self._reports = ProgressReports(self, self._owner.relay)
+                self._reports = ProgressReports(self, self._owner.output.relay.put)
             return self._reports
 
     @property
@@ -319,8 +318,7 @@ class JobFuture(Future[T]):
             self._certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
     def on_accepted(self, job: Job) -> None:
-        self.pid = job.pid
-        self._log = job.log
+        self.pid, self._log = job.pid, job.log
 
     def on_changed(self, job: Job) -> None:
         self.pid, self._log = job.pid, job.log

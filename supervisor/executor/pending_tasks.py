@@ -9,7 +9,7 @@ import itertools
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ VIEWS_MAX = 64
 
 
 class PendingTasks:
-    """Outlives its Executor as long as a task is under way. Implements `LaneHolder`.
+    """Outlives its Executor as long as a task is under way. Implements `ThreadCallbacks`, `TaskOwner` and
+    `FutureOwner`.
 
     A task that waits is in `_waiting`, one that a worker has or is about to get in a lane; each move between the two is
     made with the lock held. An interrupt (Ctrl-C) in the middle is repaired by whoever takes the lock next.
@@ -89,7 +90,6 @@ class PendingTasks:
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
         self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
-        self._look_scheduled = False
 
     # ── in any thread ──
 
@@ -97,13 +97,6 @@ class PendingTasks:
     def _is_reentered(self) -> bool:
         """Whether the calling thread has the lock already: it runs a finalizer or a signal handler of the program."""
         return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # `threading.Condition` uses it, too
-
-    @property
-    def detail(self) -> str:
-        """How the pool differs from what was asked for, or why it is broken; empty: neither."""
-        return self.supervisor_thread.fault or (
-            self.supervisor.pool_details() if self.supervisor_thread.has_started else ""
-        )
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown, and
@@ -161,7 +154,6 @@ class PendingTasks:
         return WorkerCrashed(why, code=self.supervisor_thread.loss.code)
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
-        """Return the limits in force for tasks of a view of the Executor."""
         found = self._limits.get((type, id(asked)))
         if found is None or found.asked is not asked:
             if len(self._limits) >= VIEWS_MAX:
@@ -300,9 +292,6 @@ class PendingTasks:
             finally:  # also after an interrupt
                 self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
 
-    def relay(self, act: Callable[[], None]) -> None:
-        self.output.relay.put(act)
-
     def can_wait(self) -> bool:
         return self.supervisor_thread.can_wait() and not self._is_reentered
 
@@ -361,9 +350,6 @@ class PendingTasks:
 
     # ── in the thread ──
 
-    def on_supervisor_created(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
-
     def on_started(self) -> None:
         self._serve_waiting()
 
@@ -405,7 +391,7 @@ class PendingTasks:
         self._without_room = ""
         for task in reversed(calls):
             assert isinstance(task, Task)
-            if task.is_stopped:
+            if task.asked is not None:
                 self.supervisor_thread.call(partial(self._drop, task))
                 task.is_withdrawn = True
             elif task.future in self._under_way and not task.is_withdrawn:
@@ -482,14 +468,14 @@ class PendingTasks:
             if task.lane is None:
                 self.repair()
             self._waiting.pop(future, None)
-            task.ask(verdict, grace_s)
+            task.asked = verdict, grace_s
         task.stop()
 
     def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
         verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
         with self.lock:
-            task.ask(verdict, 0.0)  # first: from here on it is not given again
+            task.asked = verdict, 0.0  # first: from here on it is not given again
             self._take_back(task)
             self._waiting.pop(task.future, None)
         if task.future in self._under_way:
@@ -497,17 +483,12 @@ class PendingTasks:
         for lane in list(self._lanes):
             if lane.is_alone:  # the interrupted thread may not have asked for it
                 lane.settle()
-        self.on_room()
-        if not self._look_scheduled:  # one look handles all waiting tasks
-            self._look_scheduled = True
-            self.supervisor_thread.call(self._serve_waiting_once)
-
-    def _serve_waiting_once(self) -> None:
-        self._look_scheduled = False
-        self._serve_waiting()
+        if fault:
+            self.on_room()
+        else:
+            self._serve_waiting()
 
     def forget(self, call: Task) -> None:
-        """Remove a task that is over."""
         self._under_way.pop(call.future, None)
         if self._closed_reason:
             self._leave_if_done()

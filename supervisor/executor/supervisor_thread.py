@@ -34,9 +34,8 @@ CALLS_PER_TURN = 64
 class ThreadCallbacks(LaneHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
-    def on_supervisor_created(self, supervisor: Supervisor) -> None:
-        """Take the supervisor, which has been created and is about to start."""
-        ...
+    supervisor: Supervisor
+    """Set when it is about to start."""
 
     def on_started(self) -> None:
         """Note that the supervisor has started, or failed to (`failure`)."""
@@ -204,7 +203,7 @@ class SupervisorThread:
         self._supervisor = Supervisor(
             self._settings, observer=Unobserved(), lane_holder=self._callbacks, early_guard=self._early_guard
         )
-        self._callbacks.on_supervisor_created(self._supervisor)
+        self._callbacks.supervisor = self._supervisor
         starting = asyncio.ensure_future(self._supervisor.start())
         asyncio.get_running_loop().call_soon(self._read_inbox)  # after the first step of the start
         await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)

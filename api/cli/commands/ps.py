@@ -78,7 +78,7 @@ def ps(
 async def _watch(
     url: str, filters: JobFilters, pools: Mapping[str, str], *, at_most: int, full: bool, as_json: bool
 ) -> None:
-    from killable.api.cli.top.job_list_watch import JobListWatch
+    from killable.api.cli.top.ps_watch import JobListWatch
     from killable.api.client.async_client import AsyncClient
 
     with warnings.catch_warnings(action="ignore"):  # what is wrong with the address was said already

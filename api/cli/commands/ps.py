@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from killable.api.cli import interrupts
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.job_listing import holders_of, in_order, listing, summary
@@ -45,11 +46,9 @@ def ps(
         filters: JobFilters = {"state": wanted, "type": type, "tag": tag_filter(tag), "node": node}
         pools = {} if as_json or console.stdout_columns() < POOLS_FROM_COLUMNS else _pools(client)
         if watch:
-            import asyncio  # here: a list alone does not need it
-
             client.info()
             try:
-                asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
+                interrupts.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
             except BrokenPipeError:  # its reader ends it, as an interrupt does: nothing has failed
                 console.discard(sys.stdout)
             return

@@ -142,7 +142,8 @@ class Executor(concurrent.futures.Executor):
         """How and why the workers differ from what was asked for (they are exec'd and not forked, because a preload
         has started threads), or why the pool is broken; empty: neither.
         """
-        return self._tasks.detail
+        thread = self._tasks.supervisor_thread
+        return thread.fault or (self._tasks.supervisor.pool_details() if thread.has_started else "")
 
     def with_limits(self, **limits: Any) -> Executor:
         """Return a view of this executor whose tasks also have these limits. It shares the workers and the shutdown.

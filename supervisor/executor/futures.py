@@ -35,6 +35,7 @@ from killable.workers.errors import JobCancelled, JobError, JobFailed
 from killable.workers.protocol.shared_memory import MemoryFile
 
 if TYPE_CHECKING:
+    from killable.supervisor.executor.program_output import ProgramOutput
     from killable.supervisor.jobs.event_log import EventLog
     from killable.supervisor.jobs.job import Job
 
@@ -46,12 +47,12 @@ _DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
 class FutureOwner(Protocol):
     """What a future uses of its Executor."""
 
-    def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Return whether the task had not begun; it will not begin then. `stop` or `drop_withdrawn` has to follow."""
-        ...
+    output: ProgramOutput
 
-    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
-        """End a task that was withdrawn, perhaps in an interrupted call."""
+    def withdraw(self, future: JobFuture[Any]) -> bool:
+        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
+        this cannot be done here: only `stop` ends it then. After True `stop` has to follow, also after an interrupt.
+        """
         ...
 
     def is_begun(self, future: JobFuture[Any]) -> bool:
@@ -64,10 +65,6 @@ class FutureOwner(Protocol):
 
     def can_wait(self) -> bool:
         """Return whether the calling thread may wait for the end of a job."""
-        ...
-
-    def relay(self, act: Callable[[], None]) -> None:
-        """Run `act` in the thread in which the output of tasks is shown."""
         ...
 
 
@@ -110,7 +107,7 @@ class JobFuture(Future[T]):
         keeps its result. `grace_s` shortens the grace; 0 kills at once. Another call can only shorten it further.
         """
         try:
-            if not self._cancel_pending(reason) and self.done():
+            if not self.cancel_pending(reason) and self.done():
                 return self._state != FINISHED
         finally:  # also after an interrupt: nothing else ends a cancelled task
             if not self.done() or self._state == CANCELLED:
@@ -121,13 +118,6 @@ class JobFuture(Future[T]):
         """Do as `cancel`, without taking a lock: who holds one may be waiting, perhaps further up the same stack."""
         if not self.done():
             self._owner.stop(self, None, reason, is_finalizer=True)
-
-    def cancel_pending(self, reason: str) -> None:
-        """Cancel the task if it has not begun."""
-        try:
-            self._cancel_pending(reason)
-        finally:
-            self._owner.drop_withdrawn(self, reason)
 
     def done(self) -> bool:
         """Return whether the job has ended, in any way."""
@@ -142,7 +132,8 @@ class JobFuture(Future[T]):
         # In this order: a task that leaves its line as a job is marked as running first.
         return self._state not in _DONE and (self._owner.is_begun(self) or super().running())
 
-    def _cancel_pending(self, reason: str) -> bool:
+    def cancel_pending(self, reason: str) -> bool:
+        """Cancel the task if it has not begun; return whether it had not. The owner's `stop` has to follow then."""
         if self._state != PENDING or not self._owner.withdraw(self):
             return False
         with self._condition:
@@ -263,7 +254,7 @@ class JobFuture(Future[T]):
     def _progress_reports(self) -> ProgressReports:
         with self._condition:
             if self._reports is None:
-                self._reports = ProgressReports(self, self._owner.relay)
+                self._reports = ProgressReports(self, self._owner.output.relay.put)
             return self._reports
 
     @property
@@ -327,8 +318,7 @@ class JobFuture(Future[T]):
             self._certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
     def on_accepted(self, job: Job) -> None:
-        self.pid = job.pid
-        self._log = job.log
+        self.pid, self._log = job.pid, job.log
 
     def on_changed(self, job: Job) -> None:
         self.pid, self._log = job.pid, job.log

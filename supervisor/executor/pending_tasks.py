@@ -9,7 +9,7 @@ import itertools
 import sys
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ VIEWS_MAX = 64
 
 
 class PendingTasks:
-    """Outlives its Executor as long as a task is under way. Implements `LaneHolder`.
+    """Outlives its Executor as long as a task is under way. Implements `ThreadCallbacks`, `TaskOwner` and
+    `FutureOwner`.
 
     A task that waits is in `_waiting`, one that a worker has or is about to get in a lane; each move between the two is
     made with the lock held. An interrupt (Ctrl-C) in the middle is repaired by whoever takes the lock next.
@@ -66,7 +67,7 @@ class PendingTasks:
         """Why no more tasks are accepted; empty: they are."""
         self._begin(early_guard)
         if not is_in_pool():  # a worker may have imported a module that creates an Executor: start at the first task
-            self._start_thread()
+            self.supervisor_thread.start()
 
     def _begin(self, early_guard: EarlyGuard | None = None) -> None:
         """Set the initial state: no task is under way, and there is no supervisor yet."""
@@ -89,17 +90,6 @@ class PendingTasks:
         self.supervisor_thread = SupervisorThread(self._settings, self._name, self, early_guard)
         self._repeated = RepeatedContent()
         self.output = ProgramOutput(self.supervisor_thread, self._name, is_captured=self._is_captured)
-        self._is_started = self._look_scheduled = False
-
-    def _start_thread(self) -> None:
-        """Start the thread, unless it was started. Raise RuntimeError when it cannot be."""
-        if not self._is_started:
-            self._is_started = True  # first: a signal handler of the program may come here meanwhile
-            try:
-                self.supervisor_thread.start()
-            except BaseException:
-                self._is_started = self.supervisor_thread.is_started
-                raise
 
     # ── in any thread ──
 
@@ -107,13 +97,6 @@ class PendingTasks:
     def _is_reentered(self) -> bool:
         """Whether the calling thread has the lock already: it runs a finalizer or a signal handler of the program."""
         return self.lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # `threading.Condition` uses it, too
-
-    @property
-    def detail(self) -> str:
-        """How the pool differs from what was asked for, or why it is broken; empty: neither."""
-        return self.supervisor_thread.fault or (
-            self.supervisor.pool_details() if self.supervisor_thread.has_started else ""
-        )
 
     def submit(self, type: str, call: tuple[Any, ...], limits: Mapping[str, Any], future: JobFuture[Any]) -> None:
         """Accept a task. If it cannot be pickled, it fails at once. Raise RuntimeError after the shutdown, and
@@ -143,8 +126,7 @@ class PendingTasks:
             is_first, why_closed = not self._waiting, self._closed_reason
             if why_closed:
                 return why_closed
-            if not self._is_started:
-                self._start_thread()
+            self.supervisor_thread.start()
             self._under_way[task.future] = self._waiting[task.future] = task
             if next(iter(self._waiting)).job_id != self._without_room:
                 self._match()
@@ -155,7 +137,7 @@ class PendingTasks:
     def _accept_reentered(self, task: Task) -> str:
         """Do as `_accept`, but let the supervisor's thread put the task into the queue."""
         if not (why_closed := self._closed_reason):
-            self._start_thread()
+            self.supervisor_thread.start()
             self._under_way[task.future] = task
             self.supervisor_thread.call(partial(self._queue, task))
         return why_closed
@@ -172,7 +154,6 @@ class PendingTasks:
         return WorkerCrashed(why, code=self.supervisor_thread.loss.code)
 
     def limits_of(self, type: str, asked: Mapping[str, Any]) -> TaskLimits:
-        """Return the limits in force for tasks of a view of the Executor."""
         found = self._limits.get((type, id(asked)))
         if found is None or found.asked is not asked:
             if len(self._limits) >= VIEWS_MAX:
@@ -256,9 +237,6 @@ class PendingTasks:
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
     def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
-        this cannot be done here (`_is_reentered`). Only `stop` ends it then.
-        """
         task = self._under_way.get(future)
         if task is None or self._is_reentered:
             return False
@@ -289,14 +267,7 @@ class PendingTasks:
         lane.take_back()
         self._taking_back = None
 
-    def drop_withdrawn(self, future: JobFuture[Any], reason: str) -> None:
-        """End a task that was withdrawn, perhaps in an interrupted call."""
-        task = self._under_way.get(future)
-        if task is not None and task.is_withdrawn:
-            self.stop(future, None, reason)
-
     def is_begun(self, future: JobFuture[Any]) -> bool:
-        """Return whether a worker has the task."""
         task = self._under_way.get(future)
         if task is None:
             return False
@@ -321,9 +292,6 @@ class PendingTasks:
             finally:  # also after an interrupt
                 self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
 
-    def relay(self, act: Callable[[], None]) -> None:
-        self.output.relay.put(act)
-
     def can_wait(self) -> bool:
         return self.supervisor_thread.can_wait() and not self._is_reentered
 
@@ -337,24 +305,29 @@ class PendingTasks:
         self.supervisor_thread.call(self._leave_if_done)
 
     def _cancel_pending(self) -> None:
-        for future in self._futures():
-            future.cancel_pending("the executor is shutting down")
+        for task in self._tasks():
+            why = "the executor is shutting down"
+            try:
+                task.future.cancel_pending(why)
+            finally:  # also after an interrupt
+                if task.is_withdrawn:
+                    self.stop(task.future, None, why)
 
-    def _futures(self) -> list[JobFuture[Any]]:
-        """Return the futures of the tasks that wait or run."""
+    def _tasks(self) -> list[Task]:
+        """Return the tasks that wait or run."""
         with self.lock:
-            return list(self._under_way)
+            return list(self._under_way.values())
 
     def stop_all(self, grace_s: float | None, reason: str) -> None:
         """Stop every task, waiting or running."""
-        for future in self._futures():
-            future.cancel(grace_s=grace_s, reason=reason)
+        for task in self._tasks():
+            task.future.cancel(grace_s=grace_s, reason=reason)
 
     def stop_unread(self) -> None:
         """Stop the streams that no thread will read: the main thread has ended."""
-        for future in self._futures():
-            if not future.is_wanted():
-                future.cancel(reason="the program is exiting, and nothing reads the stream")
+        for task in self._tasks():
+            if not task.future.is_wanted():
+                task.future.cancel(reason="the program is exiting, and nothing reads the stream")
 
     def close_in_child(self) -> None:
         """Fail the parent's tasks in a fork of the program. The next task gets a thread and workers of the child."""
@@ -373,12 +346,9 @@ class PendingTasks:
     @property
     def under_way(self) -> int:
         """The number of tasks that wait or run."""
-        return sum(not future.done() for future in self._futures())
+        return sum(not task.future.done() for task in self._tasks())
 
     # ── in the thread ──
-
-    def on_supervisor_created(self, supervisor: Supervisor) -> None:
-        self.supervisor = supervisor
 
     def on_started(self) -> None:
         self._serve_waiting()
@@ -393,9 +363,8 @@ class PendingTasks:
         loss = self.supervisor_thread.loss
         with self.lock:
             self._closed_reason = self._closed_reason or loss.facts["message"]
-            calls = list(self._under_way.values())
-        for call in calls:
-            call.fail_lost(loss)
+        for task in self._tasks():
+            task.fail(loss.facts["message"], loss.code)
         self._repeated.close()
         self.output.relay.close()
 
@@ -422,7 +391,7 @@ class PendingTasks:
         self._without_room = ""
         for task in reversed(calls):
             assert isinstance(task, Task)
-            if task.is_stopped:
+            if task.asked is not None:
                 self.supervisor_thread.call(partial(self._drop, task))
                 task.is_withdrawn = True
             elif task.future in self._under_way and not task.is_withdrawn:
@@ -458,10 +427,11 @@ class PendingTasks:
         self._enter_waiting()
 
     def _queue(self, task: Task) -> None:
-        """Let a task wait whose submit could not take it in."""
+        """Let a task wait whose submit could not take it in, unless it was stopped before."""
         with self.lock:
-            self._waiting[task.future] = task
-            self._match()
+            if task.future in self._under_way:
+                self._waiting[task.future] = task
+                self._match()
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
@@ -497,36 +467,28 @@ class PendingTasks:
         with self.lock:
             if task.lane is None:
                 self.repair()
-            waits = self._waiting.pop(future, None) is not None
-            task.ask(verdict, grace_s)
-        if not task.is_job and (waits or task.is_withdrawn or future.cancelled()):
-            task.drop()
-        else:
-            task.stop()
+            self._waiting.pop(future, None)
+            task.asked = verdict, grace_s
+        task.stop()
 
     def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
         verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
         with self.lock:
-            task.ask(verdict, 0.0)  # first: from here on it is not given again
+            task.asked = verdict, 0.0  # first: from here on it is not given again
             self._take_back(task)
             self._waiting.pop(task.future, None)
         if task.future in self._under_way:
-            task.give_up(fault)
+            task.stop(fault)
         for lane in list(self._lanes):
             if lane.is_alone:  # the interrupted thread may not have asked for it
                 lane.settle()
-        self.on_room()
-        if not self._look_scheduled:  # one look handles all waiting tasks
-            self._look_scheduled = True
-            self.supervisor_thread.call(self._serve_waiting_once)
-
-    def _serve_waiting_once(self) -> None:
-        self._look_scheduled = False
-        self._serve_waiting()
+        if fault:
+            self.on_room()
+        else:
+            self._serve_waiting()
 
     def forget(self, call: Task) -> None:
-        """Remove a task that is over."""
         self._under_way.pop(call.future, None)
         if self._closed_reason:
             self._leave_if_done()

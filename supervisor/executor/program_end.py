@@ -41,16 +41,14 @@ class LastWait:
         self._interrupts = int(was_interrupted)
         self._say_at = monotonic() + SAY_S
 
-    @property
-    def was_interrupted(self) -> bool:
-        return self._interrupts > 0
-
-    def until_over(self) -> None:
-        """Return when no process is left. The first Ctrl-C stops the tasks, a second one kills them."""
+    def until_over(self) -> bool:
+        """Wait until no process is left; return whether it was interrupted. The first Ctrl-C stops the tasks, a second
+        one kills them.
+        """
         while True:
             try:
                 self._wait()
-                return
+                return self._interrupts > 0
             except KeyboardInterrupt:
                 self._interrupts += 1
                 self._say_at = monotonic() + SAY_S
@@ -101,9 +99,8 @@ def _at_exit() -> None:
 
 def _after_library_pools() -> None:
     """Wait, after the library has joined its pools: their idle threads pass for readers of streams."""
-    wait = LastWait(list(_open), was_interrupted=ctrl_c.ends_program())
-    wait.until_over()
-    output_relay.join_all(is_patient=not wait.was_interrupted)
+    was_interrupted = LastWait(list(_open), was_interrupted=ctrl_c.ends_program()).until_over()
+    output_relay.join_all(is_patient=not was_interrupted)
     if ctrl_c.ends_program():
         ctrl_c.end_by_sigint()
 

@@ -34,9 +34,8 @@ CALLS_PER_TURN = 64
 class ThreadCallbacks(LaneHolder, Protocol):
     """Owns a supervisor thread. Its methods are called in that thread."""
 
-    def on_supervisor_created(self, supervisor: Supervisor) -> None:
-        """Take the supervisor, which has been created and is about to start."""
-        ...
+    supervisor: Supervisor
+    """Set when it is about to start."""
 
     def on_started(self) -> None:
         """Note that the supervisor has started, or failed to (`failure`)."""
@@ -66,7 +65,7 @@ class SupervisorThread:
         """How often the inbox was read to its end, and what that was when a read of it was scheduled last. While they
         are equal, the inbox is about to be read: the first time when the supervisor has begun to start.
         """
-        self._closed = False
+        self._closed = self._is_started = False
         self._loop: asyncio.SelectorEventLoop | None = None
         self._supervisor: Supervisor | None = None
         self._end: asyncio.Future[None] | None = None
@@ -96,14 +95,15 @@ class SupervisorThread:
         message = f"the executor's thread has ended: {self.failure!r}"
         return Verdict("supervisor_lost" if self.has_started else "spawn", facts={"message": message})
 
-    @property
-    def is_started(self) -> bool:
-        """Whether the thread runs, or has run, also if its start was interrupted."""
-        return self._thread.ident is not None
-
     def start(self) -> None:
-        """Start the thread. Raise RuntimeError when it cannot be started."""
-        self._thread.start()
+        """Start the thread, unless it was started. Raise RuntimeError when it cannot be."""
+        if not self._is_started:
+            self._is_started = True  # first: a signal handler of the program may come here meanwhile
+            try:
+                self._thread.start()
+            except BaseException:
+                self._is_started = self._thread.ident is not None  # it was interrupted
+                raise
 
     def call(self, act: Callable[[], None]) -> None:
         """Run `act` in the thread, in the order of the calls, once the thread runs. Does nothing after its end: every
@@ -203,7 +203,7 @@ class SupervisorThread:
         self._supervisor = Supervisor(
             self._settings, observer=Unobserved(), lane_holder=self._callbacks, early_guard=self._early_guard
         )
-        self._callbacks.on_supervisor_created(self._supervisor)
+        self._callbacks.supervisor = self._supervisor
         starting = asyncio.ensure_future(self._supervisor.start())
         asyncio.get_running_loop().call_soon(self._read_inbox)  # after the first step of the start
         await asyncio.wait((starting, self._end), return_when=asyncio.FIRST_COMPLETED)

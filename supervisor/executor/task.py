@@ -92,7 +92,6 @@ class Task:
     """Created in the thread that submits it. Implements `LaneCall` and `JobListener`."""
 
     __slots__ = (
-        "_asked",
         "_context",
         "_input",
         "_job",
@@ -103,6 +102,7 @@ class Task:
         "_shared",
         "_submitted_at",
         "_type",
+        "asked",
         "definitions",
         "future",
         "is_withdrawn",
@@ -137,8 +137,10 @@ class Task:
         self._job: Job | None = None
         self._output: TaskOutput | None = None
         """Its output in the program, once it has printed or logged something."""
-        self._asked: tuple[Verdict, float | None] | None = None
-        """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested."""
+        self.asked: tuple[Verdict, float | None] | None = None
+        """The requested stop, with its grace in seconds (None: the task's own); None: no stop was requested. Set with
+        the lock of its owner held.
+        """
 
     @property
     def rules(self) -> TaskLimits:
@@ -146,14 +148,6 @@ class Task:
         if self._rules is None:
             self._rules = self._owner.limits_of(self._type, self._limits)
         return self._rules
-
-    @property
-    def is_job(self) -> bool:
-        return self._job is not None
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._asked is not None
 
     # ── in any thread ──
 
@@ -206,9 +200,6 @@ class Task:
         self.lane = None
         self.future.begin_in_lane()
 
-    def adopt(self, given: Given) -> None:
-        self._become_job(given)
-
     def complete(self, result: bytes | memoryview) -> None:
         self._end(self.future.complete, result)
 
@@ -217,14 +208,13 @@ class Task:
         if self.future.cancelled():
             self.drop()
             return
-        fault = self._owner.supervisor_thread.fault
-        if fault:
-            self._end(self.future.finish, Outcome("failed", "spawn", fault))
-            return
-        self._become_job(None)
+        if fault := self._owner.supervisor_thread.fault:
+            self.fail(fault)
+        else:
+            self.adopt(None)
 
-    def _become_job(self, given: Given | None) -> None:
-        """Create the job, or end the task if its type does not exist: the pool is broken.
+    def adopt(self, given: Given | None) -> None:
+        """Make the task a job (None: one that waits), or end it if its type does not exist: the pool is broken.
 
         Any other error (no descriptor, no memory, a bug) ends the supervisor's thread: nobody would hear how the task
         ends.
@@ -232,9 +222,7 @@ class Task:
         try:
             self._create_job(given)
         except Refused as refused:
-            self._end(
-                self.future.finish, Outcome("failed", "spawn", self._owner.supervisor.why_broken() or refused.message)
-            )
+            self.fail(self._owner.supervisor.why_broken() or refused.message)
         except BaseException as error:
             self._owner.supervisor_thread.fail(error)
 
@@ -253,45 +241,34 @@ class Task:
             return  # it has ended at once, and `on_changed` was called
         self._job = job
         self.future.on_accepted(job)
-        if self._asked is not None:
-            supervisor.jobs.stop(job, *self._asked)
+        if self.asked is not None:
+            supervisor.jobs.stop(job, *self.asked)
 
-    def ask(self, verdict: Verdict, grace_s: float | None) -> None:
-        """Note a requested stop, perhaps not the first one. The lock of its owner is held."""
-        self._asked = verdict, grace_s
-
-    def stop(self) -> None:
-        """Begin the requested stop, or shorten its grace."""
-        assert self._asked is not None
+    def stop(self, fault: str = "") -> None:
+        """Begin the requested stop, or shorten its grace. One that has not begun ends, with `fault` as failed."""
+        assert self.asked is not None
         if self._job is not None:
-            self._owner.supervisor.jobs.stop(self._job, *self._asked)
+            self._owner.supervisor.jobs.stop(self._job, *self.asked)
         elif self.lane is not None:
             self.lane.settle()
-
-    def drop(self) -> None:
-        """End the task before it has begun."""
-        reason = "" if self._asked is None else self._asked[0].reason
-        self.future.note_cancelled(reason)
-        self._end(self.future.finish, Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
-
-    def give_up(self, fault: str) -> None:
-        """End the task in any state."""
-        if self.lane is not None:
-            self.lane.settle()
-        if self._job is not None and self._asked is not None:
-            self._owner.supervisor.jobs.stop(self._job, *self._asked)
         elif fault:
-            self._end(self.future.finish, Outcome("failed", "spawn", fault))
+            self.fail(fault)
         else:
             self.drop()
 
-    def fail_lost(self, loss: Verdict) -> None:
-        """End the task: the supervisor and every process that it started are gone."""
-        self._end(self.future.finish, Outcome("failed", loss.code, loss.facts["message"]))
+    def drop(self) -> None:
+        """End the task before it has begun."""
+        reason = "" if self.asked is None else self.asked[0].reason
+        self.future.note_cancelled(reason)
+        self._end(self.future.finish, Outcome("cancelled", "cancelled", facts={"by": "user", "reason": reason}))
+
+    def fail(self, message: str, code: str = "spawn") -> None:
+        """End the task as failed: no process of it is alive."""
+        self._end(self.future.finish, Outcome("failed", code, message))
 
     def _end(self, finish: Callable[[How], object], how: How) -> None:
         """End the task by `finish(how)`. If that raises and its future is done, it was behind that, in a logging
-        handler of the program for example, and costs no other task anything. Else the thread ends, as in `_become_job`.
+        handler of the program for example, and costs no other task anything. Else the thread ends, as in `adopt`.
         """
         try:
             if isinstance(self._input, SealedInput):

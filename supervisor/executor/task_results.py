@@ -30,12 +30,6 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text}"""'
 
 
-def add_traceback(raised: BaseException, text: str) -> None:
-    """Make the worker's traceback the cause of an exception, and its own cause the context."""
-    set_attribute(raised, "__context__", raised.__cause__ or raised.__context__)
-    set_attribute(raised, "__cause__", RemoteTraceback(text))
-
-
 class UnpickleFailed(Exception):
     """The same bytes could not be unpickled twice. The second exception is the cause."""
 
@@ -68,9 +62,12 @@ def unpickled(payload: bytes | memoryview | mmap | MemoryFile | None) -> Any:
 
 
 def raised_error(pickled: bytes, traceback: str) -> BaseException:
-    """Return the exception that a worker has pickled, with the worker's traceback. Raise UnpickleFailed."""
+    """Return the exception that a worker has pickled, with the worker's traceback as its cause, and its own cause as
+    the context. Raise UnpickleFailed.
+    """
     error = read(_exception, pickled)
-    add_traceback(error, traceback)
+    set_attribute(error, "__context__", error.__cause__ or error.__context__)
+    set_attribute(error, "__cause__", RemoteTraceback(traceback))
     return error
 
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 from support.lane_simulation import LaneSimulation
+
+from killable.supervisor.executor.futures import JobFuture
 
 HISTORIES, STEPS = 400, 60
 
@@ -53,3 +56,27 @@ def test_a_fault_of_the_other_side_is_seen(fault: str) -> None:
     with pytest.raises(AssertionError):
         for seed in seeds(20 * HISTORIES):
             play(seed, fault)
+
+
+def test_a_call_that_is_stopped_before_it_is_in_the_queue_does_not_run() -> None:
+    """As a finalizer may submit it, while another thread kills the workers."""
+    simulation = LaneSimulation(1)
+    queue = simulation.queue
+    call = queue.supervisor_thread.call
+
+    def stop_all_first(act: Callable[[], None]) -> None:
+        queue.supervisor_thread.call = call
+        queue.stop_all(0.0, "killed")
+        call(act)
+
+    future: JobFuture[int] = JobFuture(queue)
+    simulation.kinds[f"{queue._prefix}-1"] = "plain"
+    with queue.lock:  # whose holder may be further up the same stack
+        queue.supervisor_thread.call = stop_all_first
+        queue.submit("call", (abs, (1,), {}), {}, future)
+    for _ in range(10):
+        simulation.act()
+        for worker in simulation.workers:
+            worker.process.step()  # type: ignore[attr-defined]
+    simulation.close()
+    assert future.cancelled() and not simulation.runs

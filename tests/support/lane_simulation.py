@@ -311,6 +311,8 @@ class SimulatedThread:
     def __init__(self) -> None:
         self.inbox: deque[Callable[[], None]] = deque()
 
+    def start(self) -> None: ...
+
     def call(self, act: Callable[[], None]) -> None:
         self.inbox.append(act)
 
@@ -344,9 +346,6 @@ class Queue(PendingTasks):
     def _begin(self, early_guard: object = None) -> None:
         super()._begin()
         self.supervisor_thread: Any = SimulatedThread()
-
-    def _start_thread(self) -> None:
-        self._is_started = True
 
 
 class LaneSimulation:

@@ -12,7 +12,7 @@ from functools import partial
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import program_forks
-from killable.supervisor.linux.cgroup import CgroupRoot
+from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.inherited_environment import inherited
@@ -65,6 +65,8 @@ class PoolSpawner:
         self._zygote_hosts = 0
         self._closing = False
         self._lease: float | None = None
+        self._prepared: dict[str, Cgroup] = {}
+        """The cgroup of a worker that is still to be forked, by its id; made in a thread."""
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
 
     @property
@@ -107,6 +109,28 @@ class PoolSpawner:
         if self._zygote_host is not None:
             self._zygote_host.stop_zygote()
 
+    def prepare(self, worker_id: str) -> None:
+        if self._cgroups is not None:
+            with suppress(RuntimeError):  # no thread can be started: it is made with the worker
+                event_loops.in_order(self._loop, partial(self._make_cgroup, self._cgroups, worker_id))
+
+    def _make_cgroup(self, root: CgroupRoot, worker_id: str) -> None:
+        """Make the cgroup of a worker, behind the kills that are under way: the kernel holds all of this up while a
+        process joins a cgroup. Then have the guard hasten the move.
+        """
+        with program_forks.forks_postponed, suppress(OSError):  # it is made with the worker, which reports the error
+            self._prepared[worker_id] = cgroup = root.create(worker_id)
+            event_loops.tell(self._loop, partial(self._hasten_move, root, worker_id, cgroup))
+
+    def _hasten_move(self, root: CgroupRoot, worker_id: str, cgroup: Cgroup) -> None:
+        if self._zygote_host is not None and self._prepared.get(worker_id) is cgroup:
+            self._zygote_host.hasten_move(root, cgroup)
+
+    def _remove_prepared(self) -> None:
+        while self._prepared:
+            _, cgroup = self._prepared.popitem()
+            cgroup.remove()
+
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         with program_forks.forks_postponed:
             return self._fork(worker_id, listener)
@@ -119,7 +143,7 @@ class PoolSpawner:
         new = zygote_host.take_early_worker(worker_id)
         is_ordered = new is not None
         if new is None:
-            new = NewWorker.make(worker_id, self._spec, self._cgroups)
+            new = NewWorker.make(worker_id, self._spec, self._cgroups, self._prepared.pop(worker_id, None))
         process = None
         try:
             process = WorkerProcess(
@@ -151,6 +175,8 @@ class PoolSpawner:
         for zygote_host in (*self._stuck, self._zygote_host):
             if zygote_host is not None:
                 zygote_host.close_in_child()
+        for cgroup in self._prepared.values():
+            cgroup.close_in_child()
 
     async def close(self) -> None:
         self._closing = True
@@ -158,6 +184,10 @@ class PoolSpawner:
         async with asyncio.TaskGroup() as closing:
             for zygote_host in zygote_hosts:
                 closing.create_task(zygote_host.close())
+        try:
+            event_loops.in_order(self._loop, self._remove_prepared)  # behind what makes it
+        except RuntimeError:  # no thread can be started
+            self._remove_prepared()
         if self._configure is not None:
             log = leftover_memory.log_of(self._configure.zygote_folder)
             if os.path.exists(log):

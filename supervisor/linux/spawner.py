@@ -26,6 +26,9 @@ from killable.workers.protocol import zygote_messages
 from killable.workers.protocol.zygote_messages import staging_of
 from killable.workers.runtime import leftover_memory
 
+PREPARED_S = 0.1
+"""How long a worker stays prepared that nobody asks for. The one that replaces a killed one mostly comes in 10 ms."""
+
 
 class PoolSpawner:
     """Implements `ports.Spawner`: one zygote host that forks workers, and those stuck with an unkillable process."""
@@ -67,6 +70,7 @@ class PoolSpawner:
         self._lease: float | None = None
         self._prepared: dict[str, Cgroup] = {}
         """The cgroup of a worker that is still to be forked, by its id; made in a thread."""
+        self._has_prepared = False
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
 
     @property
@@ -110,7 +114,8 @@ class PoolSpawner:
             self._zygote_host.stop_zygote()
 
     def prepare(self, worker_id: str) -> None:
-        if self._cgroups is not None:
+        if self._cgroups is not None and worker_id not in self._prepared:
+            self._has_prepared = True
             with suppress(RuntimeError):  # no thread can be started: it is made with the worker
                 event_loops.in_order(self._loop, partial(self._make_cgroup, self._cgroups, worker_id))
 
@@ -123,13 +128,24 @@ class PoolSpawner:
             event_loops.tell(self._loop, partial(self._hasten_move, root, worker_id, cgroup))
 
     def _hasten_move(self, root: CgroupRoot, worker_id: str, cgroup: Cgroup) -> None:
-        if self._zygote_host is not None and self._prepared.get(worker_id) is cgroup:
-            self._zygote_host.hasten_move(root, cgroup)
+        if self._zygote_host is not None and worker_id in self._prepared:
+            self._zygote_host.hasten_move(root, cgroup, PREPARED_S)
+        self._loop.call_later(PREPARED_S, self._drop_prepared)
+
+    def _drop_prepared(self) -> None:
+        """Remove the cgroup that no worker was forked for, behind what makes it."""
+        if not self._has_prepared:
+            return
+        self._has_prepared = False
+        try:
+            event_loops.in_order(self._loop, self._remove_prepared)
+        except RuntimeError:  # no thread can be started
+            self._remove_prepared()
 
     def _remove_prepared(self) -> None:
-        while self._prepared:
-            _, cgroup = self._prepared.popitem()
-            cgroup.remove()
+        with program_forks.forks_postponed:  # a fork may be about to take or make it
+            while self._prepared:
+                self._prepared.popitem()[1].remove()
 
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         with program_forks.forks_postponed:
@@ -184,10 +200,7 @@ class PoolSpawner:
         async with asyncio.TaskGroup() as closing:
             for zygote_host in zygote_hosts:
                 closing.create_task(zygote_host.close())
-        try:
-            event_loops.in_order(self._loop, self._remove_prepared)  # behind what makes it
-        except RuntimeError:  # no thread can be started
-            self._remove_prepared()
+        self._drop_prepared()
         if self._configure is not None:
             log = leftover_memory.log_of(self._configure.zygote_folder)
             if os.path.exists(log):

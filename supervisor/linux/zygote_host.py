@@ -30,8 +30,6 @@ from killable.supervisor.ports import SpawnerListener, ZygoteLost
 from killable.workers.protocol import fd_passing, zygote_messages
 from killable.workers.protocol.zygote_messages import ProcessEnding
 
-HASTEN_S = 0.1
-"""How long the guard hastens the move of the worker that replaces one that was killed: mostly it comes in 10 ms."""
 ORPHAN_SEARCH_S = 1.0
 """How long a closing supervisor looks for orphans of a killed guard."""
 
@@ -176,11 +174,11 @@ class ZygoteHost:
             with suppress(OSError):  # the guard is gone, or stopped: it ends everything then, or finds the lease over
                 fd_passing.send(self._guard_socket, zygote_messages.to_wire(zygote_messages.Lease(until)))
 
-    def hasten_move(self, root: CgroupRoot, cgroup: Cgroup) -> None:
+    def hasten_move(self, root: CgroupRoot, cgroup: Cgroup, at_most_s: float) -> None:
         """Have the guard hasten the move of the next worker into this cgroup."""
         if self._guard_socket is not None:
             with suppress(OSError):  # the guard is gone: the move takes as long as it takes
-                hasten_move(self._guard_socket, root, cgroup, HASTEN_S)
+                hasten_move(self._guard_socket, root, cgroup, at_most_s)
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()

@@ -341,8 +341,8 @@ class Pool:
     def on_worker_ending(self) -> None:
         """Prepare the start of the worker that replaces it, if no other one is there for the next job."""
         is_wanted = self._zygote is ZygoteState.READY and not (self._closing or self._retired)
-        if is_wanted and self._prepared is None and not self.occupancy.idle + self.occupancy.spawning:
-            self._prepared = self._owner.next_worker_id()
+        if is_wanted and not self.occupancy.idle + self.occupancy.spawning:
+            self._prepared = self._prepared or self._owner.next_worker_id()
             self._spawner.prepare(self._prepared)
 
     def on_worker_gone(self, worker: Worker) -> None:

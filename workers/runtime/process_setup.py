@@ -178,7 +178,7 @@ class CgroupMove:
     """The move of this process into its cgroup. It is made once."""
 
     def __init__(self, procs: int | None, errno: int = 0) -> None:
-        """`procs`: a descriptor of cgroup.procs; None: the move was made, or there is no cgroup. `errno`: its result."""
+        """`procs`: a descriptor of cgroup.procs; None: it was made, or there is no cgroup. `errno`: its result."""
         self._procs = procs
         self._errno = errno
 

@@ -37,7 +37,8 @@ PROCESSES ?= auto
 # What says the same of a server of one machine and of a head. tests/support/engines.py lists what does not.
 CONFORMANCE := tests/api tests/process tests/sim
 
-SOURCES := $(shell find api supervisor workers -name __pycache__ -prune -o -type f -print 2>/dev/null)
+# Of docs the wheel has the man pages.
+SOURCES := $(shell find api supervisor workers docs/man -name __pycache__ -prune -o -type f -print 2>/dev/null)
 # The names too: a file that was removed changes no timestamp.
 NAMES := $(VENV)/sources-$(shell printf '%s\n' $(sort $(SOURCES)) | cksum | cut -d ' ' -f 1)
 
@@ -90,12 +91,14 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# And install again, since the wheel brings the man pages.
 reference: install
 	@$(BIN)/python docs/reference/generate.py
-	@$(BIN)/python docs/reference/man_pages.py
+	@$(MAKE) --no-print-directory man
 
 man: install
 	@$(BIN)/python docs/reference/man_pages.py
+	@$(MAKE) --no-print-directory install
 
 demo-picture: install
 	@$(BIN)/python docs/record_demo.py

@@ -52,7 +52,7 @@ from killable.api.http.telemetry_sent import TelemetrySent
 from killable.api.http.traced_requests import TracedRequests
 from killable.api.http.webhooks import Webhooks
 from killable.api.openai import error_answers
-from killable.api.openai import reading as openai_reading
+from killable.api.openai import request_body as openai_request_body
 from killable.api.openai import routes as routes_openai
 from killable.api.page.routes import ROUTES as PAGE_ROUTES
 from killable.supervisor.engine import Engine
@@ -99,7 +99,7 @@ def create_app(
     )
     tickets = Tickets() if settings.keys else None
     keys = KeyRing(settings.keys, settings.visibility) if settings.keys else None
-    checks, turns = CheckPool(settings, [openai_reading.JOBS]), RequestTurns(settings.waiting_max)
+    checks, turns = CheckPool(settings, [openai_request_body.JOBS]), RequestTurns(settings.waiting_max)
     streams = OpenStreams(
         most_streams(settings.connections_max), ping_s=settings.ping_s, send_timeout_s=settings.send_timeout_s
     )

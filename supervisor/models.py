@@ -269,3 +269,12 @@ class Wanted(TypedDict, total=False):
     """Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too."""
     search: str | None
     """Words that all stand in its id, type, tags, correlation id or code, in any case."""
+
+
+class HeadLine(NamedTuple):
+    """The heads of a cluster that had a journal before."""
+
+    origin: str = ""
+    """The first one of all. A copy of a journal has the same; empty: there was none."""
+    ends: Mapping[str, int] = {}
+    """The newest ones: the number of the last transaction that each can have written."""

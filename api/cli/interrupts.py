@@ -6,13 +6,18 @@ Runs in: any machine, main thread. Imports little: a server begins with `note_ha
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 DELAYED_MAX = 2
 """Interrupts that are delayed. The next one is raised at once: the server may not answer at all."""
 
+T = TypeVar("T")
 
 _hang_up_came = False
 
@@ -60,6 +65,21 @@ def reason_of(interrupt: KeyboardInterrupt) -> str:
     """Return what interrupted: `Ctrl-C`, `SIGTERM` or `SIGHUP`."""
     name = str(interrupt) or "SIGINT"
     return "Ctrl-C" if name == "SIGINT" else name
+
+
+def run(main: Coroutine[Any, Any, T], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None) -> T:
+    """Run a coroutine as `asyncio.run` does. Ctrl-C raises KeyboardInterrupt, however early it comes.
+
+    `asyncio.Runner` sets its count of interrupts to 0 when it handles SIGINT already (CPython 3.11 to 3.13): one that
+    comes in between cancels the coroutine, and is told as a CancelledError that nobody else would raise here.
+    """
+    import asyncio
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        try:
+            return runner.run(main)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -30,9 +30,9 @@ from killable.api.http.cancel_wait import CANCEL_WAIT_S
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of, trace_of
-from killable.api.mcp.answers import CallEnding, CallOutput, refused
 from killable.api.mcp.early_cancels import EarlyCancels, Key
 from killable.api.mcp.progress_pace import PacedProgress
+from killable.api.mcp.tool_results import CallEnding, CallOutput, refused
 from killable.api.mcp.tools import is_tool
 from killable.supervisor.engine import Engine
 from killable.supervisor.models import TERMINAL_STATES, JobType, Submission

@@ -45,9 +45,9 @@ from killable.api.http.auth import is_operator, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
 from killable.api.http.methods import IS_HEAD
 from killable.api.http.problems import problem, refused
-from killable.api.mcp.answers import readable
 from killable.api.mcp.calls import SESSION, Calls, session_of
 from killable.api.mcp.tool_list_watch import ToolListWatch
+from killable.api.mcp.tool_results import readable
 from killable.api.mcp.tools import tools_of
 from killable.supervisor.engine import Engine
 from killable.workers.errors import Refused

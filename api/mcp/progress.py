@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from killable.api.http.joined_output import decoded
-from killable.api.mcp.answers import readable
+from killable.api.mcp.tool_results import readable
 from killable.supervisor.models import JobEvent
 from killable.workers.named_tuples import NamedTuple
 

@@ -21,14 +21,14 @@ from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.api.http.writes import Piece
 from killable.api.openai import responses_api
-from killable.api.openai.answers import Answer, Form, Jobs, StreamedForm
+from killable.api.openai.answer_while_connected import Answer, Form, Jobs, StreamedForm
 from killable.api.openai.chat_choices import Chunks
 from killable.api.openai.documentation import body_of, described
 from killable.api.openai.error_answers import OF_INPUT
+from killable.api.openai.large_answers import whole_answer
 from killable.api.openai.messages_answer import Message
 from killable.api.openai.model_list import accepting, models_json
-from killable.api.openai.pieces import whole_answer
-from killable.api.openai.reading import options_of, read_request
+from killable.api.openai.request_body import options_of, read_request
 from killable.api.openai.request_inputs import Asked
 from killable.api.openai.vectors_and_tokens import Embeddings, TextOfTokens, TokensOfText
 from killable.supervisor.engine import Engine

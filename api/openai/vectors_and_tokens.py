@@ -12,7 +12,7 @@ from typing import Any
 
 from killable.api.http.writes import Piece
 from killable.api.openai.chat_choices import OBJECT_BYTES_MAX, TEXT_BEGINS
-from killable.api.openai.pieces import LOOKED_BYTES
+from killable.api.openai.large_answers import LOOKED_BYTES
 from killable.supervisor.jobs.event_log import BETWEEN_ATTEMPTS
 from killable.supervisor.models import JobEvent
 from killable.supervisor.records import JobRecord

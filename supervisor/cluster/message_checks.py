@@ -49,6 +49,8 @@ class _Asked(_Message):
 
 class _AskedOfOne(_Asked):
     incarnation: Words
+    written: Count = 0
+    """The number of the last transaction in the head's journal; 0: it has none, or has not begun to work."""
 
 
 class _Hello(_Asked):
@@ -56,6 +58,10 @@ class _Hello(_Asked):
     given: Count
     before: Words
     adopts: bool
+    origin: Words = ""
+    """The first head that had this one's journal; empty: it has none."""
+    ends: dict[str, Count] = {}
+    """The other heads that had it: the number of the last transaction that each can have written."""
 
 
 class _Poll(_AskedOfOne):

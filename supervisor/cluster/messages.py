@@ -43,6 +43,8 @@ NOT_UNDERSTOOD = "not_understood"
 """The message is none that this node knows. The answer has a `detail`."""
 NOT_SWEPT = "not_swept"
 """What the node's last incarnation ran may run on: it was on another machine, or something of it does not end."""
+OLD_JOURNAL = "old_journal"
+"""The head's journal is a copy: another head has used the node with this journal, and written more than is in it."""
 LEASE_OVER = "lease_over"
 """The node has not heard from its head for too long: it ends everything and never works again."""
 

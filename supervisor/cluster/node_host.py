@@ -93,6 +93,10 @@ class NodeHost:
         """By job and attempt: what has begun here, and was ended for a head that did not know it. The one that does may
         come: to it they are not such as have never come here.
         """
+        self._origin = ""
+        """Of the journal of the head (`HeadLine`)."""
+        self._written: dict[str, tuple[str, int]] = {}
+        """By the origin of a journal: the head that has last worked with it here, and its last transaction known."""
         self._news = asyncio.Event()
         self._warm: set[str] = set()
         """Pools that have had a worker."""
@@ -151,6 +155,8 @@ class NodeHost:
             return await self._hello(header)
         if header["epoch"] != self._epoch or header["incarnation"] != self._supervisor.instance_id:
             return messages.refusal(messages.UNKNOWN_EPOCH)
+        if written := header.get("written"):
+            self._note_written(written)
         match method:
             case "poll":
                 return await self._poll(header)
@@ -169,6 +175,17 @@ class NodeHost:
                 self._clock.call_at(self._clock.now() + LEFT_S, self._on_end)
                 return messages.pack({})
         raise ValueError(f"a call of {method!r}")
+
+    def _note_written(self, number: int) -> None:
+        head, before = self._written.get(self._origin, ("", 0))
+        self._written[self._origin] = self._head, max(number, before) if head == self._head else number
+
+    def _is_behind(self, header: Header) -> bool:
+        """Return whether a head has a copy of a journal with which another one has gone on: what waits in that may have
+        run.
+        """
+        head, number = self._written.get(header.get("origin", ""), ("", 0))
+        return head not in ("", header["head"]) and header["ends"].get(head, 0) < number
 
     async def _workers(self, *, uses: bool) -> bytes:
         if uses:
@@ -193,6 +210,8 @@ class NodeHost:
         if header["before"] and not await self._sweep_leftovers(header["before"]):
             return messages.refusal(messages.NOT_SWEPT)
         async with self._beginning:
+            if self._is_behind(header):
+                return messages.refusal(messages.OLD_JOURNAL)
             if header["epoch"] > self._epoch:
                 await self._begin_epoch(header)
         if self._has_ended():
@@ -213,7 +232,7 @@ class NodeHost:
 
     async def _begin_epoch(self, header: Header) -> None:
         """Belong to another head. What an earlier one has begun has ended then, or is kept for this one."""
-        self._epoch, self._head = header["epoch"], header["head"]
+        self._epoch, self._head, self._origin = header["epoch"], header["head"], header.get("origin", "")
         self._lease = NodeLease(header["lease_s"])
         if header["adopts"]:
             self._keep_attempts(header["given"])

@@ -27,6 +27,7 @@ from killable.supervisor.cluster.node_drain import NodeDrain
 from killable.supervisor.cluster.order_sender import ASK_AGAIN_S, OrderSender
 from killable.supervisor.cluster.remote_attempt import RemoteAttempt
 from killable.supervisor.jobs.node_labels import Labels
+from killable.supervisor.models import HeadLine
 from killable.supervisor.records import NodeRecord
 from killable.workers.named_tuples import NamedTuple
 
@@ -49,6 +50,12 @@ LEAVE_S = 15.0
 _SWEPT = "swept", "its process had ended, and the next one has ended what was left of it"
 _LEFT = "told", "it had other settings, and has ended everything before it was started anew"
 """By what the end of an incarnation is known, and in words."""
+
+TAKEN_OVER = "another head has taken the nodes over: one has them at a time"
+OLD_JOURNAL = (
+    "node {} was used by another server with this journal, which has gone on since this copy of it was made: what waits"
+    " here may have run there. If that server is gone, start this one again when the node's lease is over"
+)
 
 logger = logging.getLogger("killable.cluster")
 
@@ -81,6 +88,16 @@ class LinkOwner(Protocol):
         """Whether another head has the nodes now."""
         ...
 
+    @property
+    def line(self) -> HeadLine:
+        """The heads that had this one's journal, its origin never empty; without a journal there are none."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """The number of the last transaction in the journal of a head that has begun to work; else 0."""
+        ...
+
     def has_settings(self, link: NodeLink, told: dict[str, str]) -> bool:
         """Return whether a node works by this head's settings (`fingerprints`)."""
         ...
@@ -101,8 +118,8 @@ class LinkOwner(Protocol):
         """
         ...
 
-    def on_deposed(self) -> None:
-        """Another head has taken a node from this one."""
+    def on_deposed(self, why: str = TAKEN_OVER) -> None:
+        """Another head has taken a node from this one; or has one that this one must not take."""
         ...
 
 
@@ -182,7 +199,7 @@ class NodeLink:
 
     def _about(self) -> Header:
         number, head = self._epoch
-        return {"epoch": number, "head": head, "incarnation": self.incarnation}
+        return {"epoch": number, "head": head, "incarnation": self.incarnation, "written": self._owner.written}
 
     async def close(self) -> None:
         """Let the node go, when it has no attempts; return when it has answered, or is not expected to.
@@ -292,7 +309,10 @@ class NodeLink:
             return None
         if not before:  # else the one before it may be there still
             self._epoch = owner.epoch
-        asked = {"lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts}
+        asked = {
+            "lease_s": self._times.lease_s, "given": self._given, "before": before, "adopts": owner.adopts,
+            "origin": owner.line.origin, "ends": owner.line.ends,
+        }  # fmt: skip
         try:
             async with asyncio.timeout(HELLO_S):
                 await self._carrier.start(self.name)
@@ -314,6 +334,9 @@ class NodeLink:
                 owner.on_deposed()
             elif await owner.on_newer_epoch(hello["epoch"]):
                 return await self._hello()
+            return None
+        if hello.get("refused") == messages.OLD_JOURNAL:
+            owner.on_deposed(OLD_JOURNAL.format(self.name))
             return None
         if hello.get("refused") == messages.NOT_UNDERSTOOD:
             why = (

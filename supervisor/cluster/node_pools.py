@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from killable.supervisor import clock as clocks
@@ -18,15 +18,17 @@ from killable.supervisor.cluster.carrier import (
     Carrier,
     CarrierError,
     ClusterUnreachable,
+    Deposed,
     Machine,
     NoMachine,
 )
 from killable.supervisor.cluster.cluster_size import ClusterSize
+from killable.supervisor.cluster.earlier_heads import EarlierHeads
 from killable.supervisor.cluster.lease import Times, end_of_node
 from killable.supervisor.cluster.messages import Header
 from killable.supervisor.cluster.node_drain import DRAINED, LEAVES, seconds_before
 from killable.supervisor.cluster.node_host import fingerprints
-from killable.supervisor.cluster.node_link import HELLO_S, Epoch, NodeLink
+from killable.supervisor.cluster.node_link import HELLO_S, TAKEN_OVER, Epoch, NodeLink
 from killable.supervisor.cluster.node_pool import NodePool, NodeShare, NodeSlot, NodeWorker, of_node, retired_of
 from killable.supervisor.cluster.node_scaling import FIXED, Scaling
 from killable.supervisor.cluster.remembered_drains import RememberedDrains
@@ -36,7 +38,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import Selected
 from killable.supervisor.jobs.node_labels import NODE, SHOWN_MAX, Labels, Selector, fits, no_node_fits, shown
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import StartRefused
+from killable.supervisor.models import HeadLine, StartRefused
 from killable.supervisor.pools.fleet import RETIRED_MAX, PoolsByName
 from killable.supervisor.pools.pool_protocols import HeldRun
 from killable.supervisor.ports import SpawnerFactory
@@ -48,8 +50,6 @@ if TYPE_CHECKING:
     from killable.supervisor.jobs.job_queue import JobQueue
     from killable.supervisor.pools.pool_protocols import HeadNotes, RemotePoolsOwner
 
-WriteEpoch = Callable[[int, Callable[[str], None]], None]
-"""Writes an epoch down, and tells why it is not on disk, or nothing."""
 MEASURED_S = 2.0
 """How long a node may take to tell what its workers use now."""
 DRAIN_S = 3.0
@@ -60,8 +60,6 @@ MACHINES_S = 30.0
 """How long after the start of a head that follows another one a machine may be missing in what Ray lists: it may just
 have been started again, too.
 """
-EPOCH_SHARE = 0.25
-"""How long the epoch of a head may take to be on disk, of the lease: what its nodes run is to live until its hello."""
 MEMBERS_S = 2.0
 """How often the head asks which machines there are."""
 
@@ -95,9 +93,7 @@ class NodePools(PoolsByName[NodePool]):
         """Why jobs wait, by pool and selector: found anew when a node has changed, or machines were looked for."""
         self._drains = RememberedDrains()
         """By operators."""
-        self._epoch_before = 0
-        """The highest of the heads that had the journal before; 0: none is known."""
-        self._write_epoch: WriteEpoch | None = None
+        self._earlier = EarlierHeads(times.lease_s)
         self._watching: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
         self._changed = asyncio.Event()
@@ -106,14 +102,14 @@ class NodePools(PoolsByName[NodePool]):
         """Set when a node has told something new of a pool, or has gone."""
         self.adopts = bool(settings.journal)
         self.is_settled = False
-        self.is_deposed = False
+        self._why_deposed = ""
         self._has_joined = False
         """Whether a node was ever used."""
         self._is_starting = True
 
     def remember(self, notes: HeadNotes) -> None:
         self._drains.take_over(notes.journal.drains, notes.drains)
-        self._epoch_before, self._write_epoch = notes.journal.epoch, notes.epoch
+        self._earlier.take_over(notes)
 
     def use(self, owner: RemotePoolsOwner) -> None:
         self._owner = owner
@@ -134,7 +130,7 @@ class NodePools(PoolsByName[NodePool]):
         self._clock = clock
         self._size.use(clock)
         self._began = clock.now()
-        self.epoch = Epoch(await self._first_epoch(), instance_id)
+        self.epoch = Epoch(await self._earlier.first_epoch(instance_id), instance_id)
         await self._carrier.open()
         try:
             await self._look_for_members()
@@ -145,6 +141,7 @@ class NodePools(PoolsByName[NodePool]):
         for link in tuple(self.links.values()):
             await event_loops.wait_within(link.decided, max(0.0, due - clock.now()))
         self._is_starting = False
+        self._refuse_deposed()
         if not self._has_joined:
             causes = "; ".join(f"{link.name}: {link.detail}" for link in self.links.values())
             if not self._labels:
@@ -154,30 +151,10 @@ class NodePools(PoolsByName[NodePool]):
                 )
             raise StartRefused(f"no machine of the cluster can be used: {causes or self._why_no_machine()}")
 
-    async def _first_epoch(self) -> int:
-        """Return a number above those of all heads that had this journal, by whatever clocks. Without a journal it is
-        the time of day: above those of earlier heads, unless that was set back, which is noticed.
-        """
-        now, after = int(clocks.realtime() * 1000), self._epoch_before + 1
-        # What cannot be written is at least no higher than what the next head takes.
-        return max(now, after) if await self._is_written(max(now, after)) or after == 1 else after
-
-    async def _is_written(self, epoch: int) -> bool:
-        """Have the journal keep an epoch; return whether that is on disk. It is not if another head has the journal."""
-        if self._write_epoch is None:
-            return True
-        answered = asyncio.Event()
-        whys = ["the write does not end"]
-
-        def answer(why: str) -> None:
-            whys[:] = [why] if why else []
-            answered.set()
-
-        self._write_epoch(epoch, answer)
-        await event_loops.wait_within(answered, EPOCH_SHARE * self._times.lease_s)
-        if whys:
-            logger.error("epoch_not_written", extra={"detail": whys[0]})
-        return not whys
+    def _refuse_deposed(self) -> None:
+        """Raise Deposed if another head has the nodes."""
+        if self._why_deposed:
+            raise Deposed(self._why_deposed)
 
     async def _look_for_members(self) -> None:
         """Begin to use machines that are new, and forget those that are lost and do not come back."""
@@ -304,6 +281,7 @@ class NodePools(PoolsByName[NodePool]):
         while not self._are_known(types) and (left_s := self._machines_s) > 0:
             self._changed.clear()
             await event_loops.wait_within(self._changed, left_s)
+        self._refuse_deposed()
 
     def _are_known(self, types: Collection[str]) -> bool:
         """Return whether these types are known, or all that there are."""
@@ -313,7 +291,7 @@ class NodePools(PoolsByName[NodePool]):
     @property
     def _machines_s(self) -> float:
         """How long from now on a machine may be missing in what Ray lists."""
-        return max(0.0, self._began + MACHINES_S - self._clock.now()) if self._epoch_before else 0.0
+        return max(0.0, self._began + MACHINES_S - self._clock.now()) if self._earlier.epoch else 0.0
 
     def _end_of(self, start: Mapping[str, Any]) -> float:
         """Return when everything of this incarnation has ended that has not heard of this head."""
@@ -514,8 +492,8 @@ class NodePools(PoolsByName[NodePool]):
     async def on_newer_epoch(self, number: int) -> bool:
         if number < self.epoch.number:  # the node was greeted before another one told of that epoch
             return True
-        if self.adopts:  # a head after this one has the journal, which this one cannot write any more
-            is_later = self.is_settled or not await self._is_written(number + 1)
+        if self.adopts:  # a head after this one has the journal, which is not in its place any more
+            is_later = self.is_settled or not await self._earlier.may_go_above(number)
         else:  # none that has begun since has a number above the time of day, unless its machine has another one
             was_set_back = self._is_starting and number > clocks.realtime() * 1000
             is_later = self._has_joined and not was_set_back
@@ -525,10 +503,25 @@ class NodePools(PoolsByName[NodePool]):
             self.epoch = Epoch(max(number + 1, self.epoch.number), self.epoch.head)
         return not self.is_deposed
 
-    def on_deposed(self) -> None:
-        self.is_deposed = True
-        logger.error("deposed", extra={"detail": "another head has taken the nodes over: one has them at a time"})
+    @property
+    def is_deposed(self) -> bool:
+        return bool(self._why_deposed)
+
+    @property
+    def line(self) -> HeadLine:
+        return self._earlier.line
+
+    @property
+    def written(self) -> int:
+        return self._earlier.written if self.is_settled else 0
+
+    def on_deposed(self, why: str = TAKEN_OVER) -> None:
+        self._why_deposed = self._why_deposed or why
+        logger.error("deposed", extra={"detail": why})
         self._owner.on_deposed()
+        self._changed.set()
+        for link in self.links.values():
+            link.decided.set()
 
     # ── NodePoolOwner ──
 

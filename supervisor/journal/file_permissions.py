@@ -103,6 +103,10 @@ def _refuse_log_of_another(path: str) -> None:
         )
 
 
+class FileReplaced(OSError):
+    """The journal is not in its place any more: another server may have it."""
+
+
 class Place:
     """Whether the open files are still what their names stand for."""
 
@@ -112,7 +116,9 @@ class Place:
         self._wal = path + WAL
 
     def check(self) -> None:
-        """Raise OSError if the journal or its write-ahead log was removed or replaced: nothing would be found there."""
+        """Raise FileReplaced if the journal or its write-ahead log was removed or replaced: nothing would be found
+        there.
+        """
         if self._wal not in self._inodes and os.path.exists(self._wal):
             self._inodes[self._wal] = _inode(self._wal)  # SQLite makes it with the first write
         for path, inode in self._inodes.items():
@@ -121,7 +127,7 @@ class Place:
             except FileNotFoundError:
                 is_same = False
             if not is_same:
-                raise OSError(
+                raise FileReplaced(
                     f"{path} was removed or replaced while the server had it open; what was written before is lost "
                     "with it, restart the server to begin with what is there now"
                 )

@@ -115,7 +115,8 @@ def _of_cluster(file: JournalFile) -> list[Note]:
     """Return what the head of a cluster has written that is about no job. Raise JournalRefused."""
     drains: list[Note] = [NodeDrainNote(node, dump_json(members)) for node, members in file.read_drains().items()]
     epoch = file.read_epoch()
-    return [*drains, EpochNote(epoch)] if epoch else drains
+    heads: list[Note] = [EpochNote(epoch, head, began) for head, began in file.read_heads()]
+    return [*drains, *heads, EpochNote(epoch, "", file.generation)] if epoch else drains
 
 
 def _write(rows: Sequence[JournalRow], notes: Sequence[Note], new: str) -> None:

@@ -31,7 +31,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
-from killable.supervisor.models import Submission, Verdict, WorkerId
+from killable.supervisor.models import HeadLine, Submission, Verdict, WorkerId
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
@@ -52,6 +52,12 @@ class JournalPort(Protocol):
     def drains(self) -> Mapping[str, Mapping[str, Any]]: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def line(self) -> HeadLine: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def is_replaced(self) -> bool: ...
     @property
     def trouble(self) -> str: ...
     @property
@@ -185,9 +191,12 @@ class JobNotes:
         note = NodeDrainNote(node, None if members is None else dump_json(members))
         self.journal.note(note, lambda why, _: answer(why))
 
-    def epoch(self, epoch: int, answer: Callable[[str], None]) -> None:
-        """Record under which epoch this head speaks. `answer` gets why it is not on disk; empty: it is."""
-        self.journal.start(EpochNote(epoch), lambda why, _: answer(why))
+    def epoch(self, epoch: int, answer: Callable[[str], None], *, is_owed: bool = False) -> None:
+        """Record under which epoch this head speaks. `answer` gets why it is not on disk; empty: it is. `is_owed`: it
+        is tried until it is, and nothing that comes after it is written before.
+        """
+        write = self.journal.note if is_owed else self.journal.start
+        write(EpochNote(epoch, self._instance_id), partial(_first_of, answer))
 
     def set_aside(self, row: JournalRow, why: str) -> None:
         """Move a row out of the way that cannot be used."""

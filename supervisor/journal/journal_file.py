@@ -23,6 +23,7 @@ from killable.supervisor.journal.file_permissions import Place, place_of, prepar
 from killable.supervisor.journal.generation_mark import GenerationMark
 from killable.supervisor.journal.log_room import WAL_BYTES_MAX, lengthen_log
 from killable.supervisor.journal.start_refusals import JournalRefused, damaged, refused
+from killable.supervisor.models import HeadLine
 from killable.workers.named_tuples import NamedTuple
 from killable.workers.protocol.messages import dump_json
 
@@ -138,9 +139,13 @@ class NodeDrainNote:
 
 @dataclass(frozen=True, slots=True)
 class EpochNote:
-    """A head of a cluster speaks under this epoch."""
+    """A head of a cluster speaks under this epoch, or a higher one that is written already."""
 
     epoch: int
+    head: str
+    """Empty: here a copy was made, which is another file."""
+    began: int | None = None
+    """The last transaction before this head's; None: that which was found when the file was opened."""
     number: int = 0
     """That of no job."""
 
@@ -192,6 +197,8 @@ class JournalFile:
         self._path = path
         self._place = place
         self._mark = mark
+        self.generation = self._found = schema.identity(connection)[1]
+        """The number of the last transaction: now, and when it was opened."""
 
     @classmethod
     def open(cls, path: str, *, needs_end: bool = True, needs_pages: bool = True) -> JournalFile:
@@ -206,12 +213,11 @@ class JournalFile:
             connection = sqlite3.connect(path, timeout=0, isolation_level=None)
             connection.text_factory = bytes  # a flipped bit may be no UTF-8
             _prepare(connection, path, needs_pages=needs_pages)
-            file_id, generation = schema.identity(connection)
-            mark = GenerationMark(path, file_id)
+            mark = GenerationMark(path, schema.identity(connection)[0])
             opened = cls(connection, path, Place(path), mark)
             try:
                 if needs_end:
-                    mark.check(generation)
+                    mark.check(opened.generation)
                     opened.check()
                     opened._place.check()  # from here on it knows the write-ahead log, too
             except BaseException:
@@ -235,7 +241,7 @@ class JournalFile:
 
     def lost(self) -> int:
         """Return how many of its last transactions are missing."""
-        return self._mark.lost(schema.identity(self._connection)[1])
+        return self._mark.lost(self.generation)
 
     # ── reading ──
 
@@ -280,6 +286,30 @@ class JournalFile:
             return int(row[0])
         logger.error("journal_epoch_lost", extra={"path": self._path})
         return 0
+
+    def read_heads(self) -> list[tuple[str, int]]:
+        """Return the heads that had this journal, each with what it has found as the last transaction; an empty one is
+        where a copy was made. One that is left out was not the first, nor one of the newest. Raise JournalRefused.
+        """
+        execute = self._connection.execute
+        try:
+            if execute("SELECT 1 FROM sqlite_master WHERE name = 'heads'").fetchone() is None:
+                return []
+            rows = execute("SELECT head, began, sum FROM heads ORDER BY place").fetchall()
+        except sqlite3.Error as error:
+            raise damaged(self._path, str(error)) from error
+        return [(schema.text_of(head), began) for head, began, found in rows if found == _head_sum(head, began)]
+
+    def line(self) -> HeadLine:
+        """Return the heads that had this journal before. Raise JournalRefused."""
+        heads = self.read_heads()
+        if not heads:
+            return HeadLine()
+        following = [began for _, began in heads[1:]] + [self._found]
+        ends = {head: end for (head, _), end in zip(heads, following, strict=True) if head}
+        if len(heads) > schema.HEADS_MAX:
+            ends.pop(heads[0][0], None)  # of those that followed the first one the next ones are left out
+        return HeadLine(heads[0][0], ends)
 
     def scan(self) -> tuple[list[JournalRow], list[BadRow]]:
         """Return all jobs in the order of submission, and the rows that are not what was written. Raise
@@ -379,6 +409,7 @@ class JournalFile:
                 "UPDATE state SET generation = generation + 1 RETURNING generation"
             ).fetchall()
             connection.execute("COMMIT")
+            self.generation = generation
         finally:
             if connection.in_transaction:  # a full disk may have ended it already (sqlite.org/lang_transaction.html)
                 connection.execute("ROLLBACK")
@@ -458,9 +489,26 @@ class JournalFile:
             case NodeDrainNote():
                 self._put_drain(note.node, note.members)
             case EpochNote():
-                execute(schema.EPOCHS)
-                execute("DELETE FROM epochs")
-                execute("INSERT INTO epochs VALUES (?, ?)", (note.epoch, _epoch_sum(note.epoch)))
+                self._put_epoch(note.epoch)
+                self._put_head(note.head, self._found if note.began is None else note.began)
+
+    def _put_epoch(self, epoch: int) -> None:
+        self._connection.execute(schema.EPOCHS)
+        epoch = max(epoch, self.read_epoch())
+        self._connection.execute("DELETE FROM epochs")
+        self._connection.execute("INSERT INTO epochs VALUES (?, ?)", (epoch, _epoch_sum(epoch)))
+
+    def _put_head(self, head: str, began: int) -> None:
+        execute = self._connection.execute
+        execute(schema.HEADS)
+        if head and execute("SELECT 1 FROM heads WHERE head = ?", (head,)).fetchone() is not None:
+            return
+        values = (head, began, _head_sum(head.encode(), began))
+        execute("INSERT INTO heads (head, began, sum) VALUES (?, ?, ?)", values)
+        execute(
+            "DELETE FROM heads WHERE place > (SELECT min(place) FROM heads) AND place <= (SELECT max(place) FROM heads)"
+            f" - {schema.HEADS_MAX}"
+        )
 
     def _put_drain(self, node: str, members: bytes | None) -> None:
         self._connection.execute(schema.DRAINS)
@@ -500,6 +548,10 @@ class JournalFile:
 
 def _epoch_sum(epoch: object) -> int:
     return schema.checksum(0, "epoch", 0, str(epoch).encode())
+
+
+def _head_sum(head: bytes, began: object) -> int:
+    return schema.checksum(0, "head", began, head)
 
 
 def _prepare(connection: sqlite3.Connection, path: str, *, needs_pages: bool) -> None:

@@ -26,6 +26,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import monotonic
 from killable.supervisor.journal import failing_and_hanging_writes
 from killable.supervisor.journal.failing_and_hanging_writes import CLOSE_S, RETRY_S
+from killable.supervisor.journal.file_permissions import FileReplaced
 from killable.supervisor.journal.journal_file import (
     AcceptedNote,
     DroppedNote,
@@ -37,6 +38,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
 )
 from killable.supervisor.journal.start_refusals import JournalRefused
+from killable.supervisor.models import HeadLine
 
 GROUP_MAX = 256
 """Entries per transaction: a sync to disk takes longer than so many rows."""
@@ -70,6 +72,12 @@ class Journal:
         """Of nodes, as they were when the file was opened."""
         self.epoch = 0
         """The highest of a cluster's heads that had this file before."""
+        self.line = HeadLine()
+        """These heads."""
+        self.generation = 0
+        """The number of the last transaction."""
+        self.is_replaced = False
+        """Whether the last write has found the file no more in its place."""
         self._on_works = on_works
         self._trouble = ""
         """Why the latest write failed; empty when one works again."""
@@ -183,7 +191,7 @@ class Journal:
         try:
             file = JournalFile.open(self.path)
             try:
-                self.drains, self.epoch = file.read_drains(), file.read_epoch()
+                self._read_what_is_of_no_job(file)
                 self._tell(partial(_resolve, opened, file.read()))
                 file.make_room()  # while the pools start
                 while self._write(file, *self._next()):
@@ -196,6 +204,10 @@ class Journal:
             self._tell(partial(_resolve, opened, error))
         finally:
             self._tell(self._on_over)
+
+    def _read_what_is_of_no_job(self, file: JournalFile) -> None:
+        self.drains, self.epoch, self.line = file.read_drains(), file.read_epoch(), file.line()
+        self.generation = file.generation
 
     def _next(self) -> tuple[list[Entry], bool]:
         """Wait for entries and return all that are there (none: time to retry), and whether to go on after them."""
@@ -255,12 +267,15 @@ class Journal:
     def _try(self, file: JournalFile, notes: Sequence[Note]) -> str:
         """Write the notes; without any, check that writing works. Return why it failed; empty: it worked."""
         self._busy_since = monotonic()
+        self.is_replaced = False
         try:
             if notes:
                 file.write(notes)
             else:
                 file.check()
+            self.generation = file.generation
         except Exception as error:  # of any kind: a submission waits for an answer
+            self.is_replaced = isinstance(error, FileReplaced)
             return str(error) or type(error).__name__
         finally:
             self._busy_since = None

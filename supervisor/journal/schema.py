@@ -7,6 +7,7 @@ Runs in: supervisor; the journal's thread. The command.
     state         one row: an id of the file, and the number of the last transaction
     drains        nodes of a cluster that are to get no jobs, by name, as JSON
     epochs        one row: the highest epoch of a cluster's heads that had this journal
+    heads         these heads, the first one and the newest: which transaction each found as the last one
     set_aside, set_aside_pieces   rows that are not what was written, as they were found
 """
 
@@ -45,6 +46,13 @@ DRAINS = "CREATE TABLE IF NOT EXISTS drains (node TEXT PRIMARY KEY, members TEXT
 """In a file with the first drain. Releases that do not know it leave it alone."""
 EPOCHS = "CREATE TABLE IF NOT EXISTS epochs (number INTEGER NOT NULL, sum INTEGER NOT NULL)"
 """In a file that a head of a cluster had; other releases leave it alone, too."""
+HEADS = (
+    "CREATE TABLE IF NOT EXISTS heads (place INTEGER PRIMARY KEY, head TEXT NOT NULL, began INTEGER NOT NULL,"
+    " sum INTEGER NOT NULL)"
+)
+"""The same. A row without a head is where a copy was made."""
+HEADS_MAX = 64
+"""Of them are kept, beside the first one. A node remembers one for the time of its lease."""
 
 
 def checksum(number: int, kind: str, place: object, data: bytes | memoryview, job_id: str = "") -> int:

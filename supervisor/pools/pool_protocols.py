@@ -14,7 +14,7 @@ from killable.supervisor.jobs.job import CurrentAttempt, Job
 from killable.supervisor.jobs.job_queue import JobQueue, Selected
 from killable.supervisor.jobs.lifecycle import Cause
 from killable.supervisor.linux.early_guard import EarlyGuard
-from killable.supervisor.models import Certificate, JobType, Outcome, WorkerId
+from killable.supervisor.models import Certificate, HeadLine, JobType, Outcome, WorkerId
 from killable.supervisor.pools.pool_sizing import Occupancy
 from killable.supervisor.pools.wait_estimate import RunTimes
 from killable.supervisor.pools.worker import WorkerStage
@@ -206,6 +206,21 @@ class HeadsJournal(Protocol):
         """The highest of theirs; 0: none is known."""
         ...
 
+    @property
+    def line(self) -> HeadLine:
+        """Which ones they were."""
+        ...
+
+    @property
+    def generation(self) -> int:
+        """The number of the last transaction that is on disk."""
+        ...
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the last write has found the file no more in its place: another server may have it."""
+        ...
+
 
 class HeadNotes(Protocol):
     """Where a head writes that."""
@@ -218,8 +233,10 @@ class HeadNotes(Protocol):
         """
         ...
 
-    def epoch(self, epoch: int, answer: Callable[[str], None]) -> None:
-        """Write down under which epoch this head speaks; call `answer` with why it is not on disk, empty: it is."""
+    def epoch(self, epoch: int, answer: Callable[[str], None], *, is_owed: bool = False) -> None:
+        """Write down that this head speaks, and under which epoch; call `answer` with why it is not on disk, empty: it
+        is. `is_owed`: try it until it is, and write nothing that comes after it before.
+        """
         ...
 
 

@@ -45,6 +45,14 @@ def test_the_wheel_brings_them_and_the_scripts_of_shells() -> None:
         assert (share / place).read_text("utf-8") == written.read_text("utf-8")
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_page_that_has_changed_is_installed_anew() -> None:
+    command = ["make", "--dry-run", "--print-data-base", "install"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (rule,) = [line for line in done.stdout.splitlines() if line.startswith(".venv/installed:")]
+    assert {f"docs/man/{page.name}" for page in PAGES} <= {*rule.split()}
+
+
 @pytest.mark.skipif(shutil.which("man") is None, reason="man is not installed")
 def test_man_finds_them_by_the_path_of_an_environment() -> None:
     env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from killable.api.cli.verbs import VERBS
+from killable.api.http.route_roles import ACCESS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -41,6 +42,15 @@ def test_only_a_stale_page_is_found_and_written_anew(
     written = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (written.stdout, written.returncode) == ("wrote docs/reference/codes.md\n", 0)
     assert stale.read_text() == (REFERENCE / "codes.md").read_text()
+
+
+def test_a_route_without_a_role_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(REFERENCE)
+    from pages import http
+
+    monkeypatch.setattr(http, "ACCESS", {key: row for key, row in ACCESS.items() if key != ("POST", "/v1/drain")})
+    with pytest.raises(SystemExit, match=r"^api/http/route_roles.py: ACCESS has no row for POST /v1/drain$"):
+        http.page()
 
 
 @pytest.mark.parametrize("line", "".join(EXAMPLES).splitlines())

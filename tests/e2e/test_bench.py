@@ -85,7 +85,7 @@ def test_an_interrupt_ends_everything_and_prints_what_there_is(tmp_path: Path) -
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert "Python loop, killed" in out and "machine noise" in out
     assert err.endswith("interrupted: what is above had been measured until then; nothing is left running\n")
     assert list(tmp.iterdir()) == []

@@ -4,6 +4,7 @@ HOSTILE = "<img src=x onerror=alert(1)>\x1b]0;owned\x07\u202egnp.exe\u2066<scrip
 """HTML, an order to a terminal, text that turns the rest around."""
 
 JOBS = f"""
+import os
 import signal
 import time
 
@@ -41,8 +42,12 @@ def writes(tokens: int, every_s: float = 0.0):
 
 
 @job
-def writes_one_line(words: list[str]):
-    yield from words
+def writes_one_line(pieces: list[str], go_on: str):
+    # The first piece at once, the others when there is a file `go_on`.
+    yield pieces[0]
+    while not os.path.exists(go_on):
+        time.sleep(0.01)
+    yield from pieces[1:]
 
 
 @job

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import pytest
 from browser import Shown, end_of, row_of
 from page_jobs import HOSTILE
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from killable.api.client.client import Client
 
@@ -236,17 +238,51 @@ def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client
     end_of(job)
 
 
-def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(shown: Shown, client: Client) -> None:
+def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(
+    shown: Shown, client: Client, tmp_path: Path
+) -> None:
+    """The first piece leaves the most room for what comes in one frame behind it."""
     words, whole = [f"word-{number} " for number in range(5_000)], "x" * 40_000
-    job = client.submit("writes_one_line", {"words": [*words, whole, " end"]})
+    begin = "".join(words[:118])
+    pieces = [begin, "".join(words[118:]) + whole, " end"]
+    job = client.submit("writes_one_line", {"pieces": pieces, "go_on": str(tmp_path / "go_on")})
     output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    expect(output).to_have_text(begin.strip())
+    (tmp_path / "go_on").touch()
     expect(output).to_contain_text(" end")
     blocks = output.evaluate("box => [...box.children].map(block => block.textContent)")
-    assert "".join(blocks) == "".join(words) + whole + " end"
+    assert "".join(blocks) == "".join(pieces)
     told = [block for block in blocks if block.startswith("word-")]
     assert len(told) >= 8 and max(map(len, told[:-1])) < 6_000 and all(block.endswith(" ") for block in told[:-1])
     assert max(map(len, blocks)) < 40_000
     end_of(job)
+
+
+@pytest.mark.parametrize("has_clipboard", [True, False])
+def test_an_id_and_a_stack_are_copied_as_they_are_shown(shown: Shown, client: Client, has_clipboard: bool) -> None:
+    """A page that came by plain HTTP from another machine has no clipboard of its own."""
+    job = client.submit("fails")
+    end_of(job)
+    if not has_clipboard:
+        shown.tab.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    tab = shown.open(f"jobs/{job.id}")
+    found = tab.get_by_role("group", name="Traceback").inner_text()
+    for what, text in (("the job's id", job.id), ("the traceback", found)):
+        button = tab.get_by_role("button", name=f"Copy {what}")
+        button.click()
+        expect(button).to_have_text("Copied")
+        expect(button).to_be_focused()
+        assert pasted(tab) == text
+
+
+def pasted(tab: Page) -> str:
+    """Return what is pasted where a person would."""
+    tab.evaluate("() => { document.body.append(document.createElement('textarea')) }")
+    box = tab.locator("body > textarea")
+    box.press("Control+V")
+    text = box.input_value()
+    box.evaluate("box => box.remove()")
+    return text
 
 
 def test_progress_is_told(shown: Shown, client: Client) -> None:

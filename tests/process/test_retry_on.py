@@ -57,10 +57,11 @@ async def test_an_end_that_the_type_names_is_followed_by_another_attempt(supervi
     running = await supervisor(POOL)
     story = await run(running, "asks", how=how, limits=LIMITS.get(how))
     assert story.record is not None and story.record.result == b'["done",2]', story.end
-    assert story.names == ["started", "retrying", "started", "completed"]
+    assert [name for name in story.names if name != "token"] == ["started", "retrying", "started", "completed"]
     (told,) = story.data("retrying")
     assert told["error"]["code"] == how and (told["attempt"], told["attempts_max"], told["wait_s"]) == (1, 2, 0)
-    assert told["first_id"] == 2 == story.record.first_id, "where the next attempt begins"
+    second = len(story.names) - 1 - story.names[::-1].index("started")
+    assert told["first_id"] == second == story.record.first_id, "where the next attempt begins"
     assert told["certificate"]["proof"] or told["certificate"]["cause"] == "", "nothing of the first one is left"
 
 

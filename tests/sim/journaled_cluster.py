@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from support import simulated_journal
 from support.fake_network import FakeCarrier
 from support.fake_node import Run, input_of
 from support.simulated_journal import SimulatedJournal, move_away
@@ -102,6 +103,7 @@ class JournaledCluster(ClusterSimulation):
         """What clients have read, by job and event id."""
         self.gaps: Counter[str] = Counter()
         self.trap: Trap | None = None
+        self.is_disk_full = False
         self.down_s: Callable[[], float] = lambda: 0.05
         self.kills: Counter[str] = Counter()
         """By the step at which heads were killed."""
@@ -160,23 +162,45 @@ class JournaledCluster(ClusterSimulation):
             self._serves.set()
             return head
 
-    def _make_head(self) -> JournaledHead:
+    def copy_of_journal(self) -> str:
+        """Return the path of a copy of the journal as it is now."""
+        self._journals += 1
+        there = str(self._folder / f"journal-{self._journals}")
+        simulated_journal.copy(self.settings.journal, there)
+        return there
+
+    async def head_over(self, journal: str) -> JournaledHead | None:
+        """Start a head with this journal beside the one that serves: no client knows it. None: it is refused."""
+        head = self._make_head(journal)
+        self.heads.insert(0, head)
+        try:
+            await head.process.do(head.supervisor.start())
+        except StartRefused:
+            head.kill()
+            return None
+        head.serving = head.process.begin(self._serve(head))
+        return head
+
+    def _make_head(self, journal: str = "") -> JournaledHead:
+        settings = replace(self.settings, journal=journal or self.settings.journal)
         name = f"h{self._heads}"
         self._heads += 1
         carrier = FakeCarrier(self.network, name)
-        real = NodePools(self.settings, carrier, self.times, scaling=self.scaling)
+        real = NodePools(settings, carrier, self.times, scaling=self.scaling)
         pools: Any = ObservedPools(real, self.given, partial(self._note_turn, name))
         journals: list[SimulatedJournal] = []
         process = SimulatedProcess(self.loop)
 
         def open_journal(path: str, on_works: Callable[[], None]) -> SimulatedJournal:
             on_written = partial(self._on_step, head, WRITTEN)
-            journal = SimulatedJournal(path, on_works, commit_s=self._commit_s, on_written=on_written)
+            journal = SimulatedJournal(
+                path, on_works, commit_s=self._commit_s, on_written=on_written, is_full=lambda: self.is_disk_full
+            )
             journals.append(journal)
             return journal
 
         clock: Any = VirtualWall(self.loop)
-        supervisor = Supervisor(self.settings, remote_pools=pools, open_journal=open_journal, clock=clock)
+        supervisor = Supervisor(settings, remote_pools=pools, open_journal=open_journal, clock=clock)
         head = JournaledHead(name, carrier, supervisor, process=process, journals=journals)
         carrier.on_step = partial(self._on_step, head)
         return head

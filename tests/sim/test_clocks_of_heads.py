@@ -6,29 +6,27 @@ By hand with more seeds: KILLABLE_SIM_SEEDS=2000 pytest tests/sim/test_clocks_of
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import ClassVar
 
 import pytest
-from support.fake_network import Trouble
+from support.fake_network import FakeMachine, Trouble
 from support.simulated_process import owner
 from support.virtual_loop import run
 
 from killable.supervisor.cluster import messages
 from killable.supervisor.cluster.lease import Times
 from sim import seeded_histories
-from sim.journaled_cluster import COMMITS_S, STEPS, Trap, journaled_cluster
+from sim.head_histories import HeadHistory, Seen, away_s
+from sim.journaled_cluster import journaled_cluster
 from sim.seeded_histories import SEED
 
 LEASE_S = 5.0
 BEYOND_S = 2.5 * LEASE_S
 TIMES = Times(LEASE_S, 1.0, 1.0)
-STEPS_OF_HISTORY = 30
 TROUBLES = (Trouble(), Trouble(), Trouble(), *seeded_histories.MESSAGES_LATE)
-DISASTERS = ("off", "cut off", "freeze", "stop")
 SETS_S = (0.0, 0.0, 0.001, 0.01, 1.0, 5.0, 60.0, -0.001, -0.01, -1.0, -5.0, -60.0)
 
 
@@ -47,112 +45,38 @@ class TimeOfDay:
         return asyncio.get_running_loop().time() + self.off_s.get(head, 0.0)
 
 
-class History:
+class History(HeadHistory):
+    nodes = (1, 2, 3, 3, 5)
+    steps = 30
+    pauses_s = (0.0, 0.001, 0.01, 0.05, 0.3, 1.0, 3.0)
+    happens: ClassVar = {
+        "submit": 10, "cancel": 2, "head": 1, "trap": 2, "second": 5, "set": 3, "better": 3, "kill": 4, "off": 0.5,
+        "cut off": 1, "freeze": 1, "stop": 0.5, "late": 1,
+    }  # fmt: skip
+
     def __init__(self, seed: int, wall: TimeOfDay) -> None:
-        self.dice = random.Random(seed)
-        self.seed = seed
+        super().__init__(seed)
         self.wall = wall
 
-    async def run(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
-        dice = self.dice
-        lease_s = dice.choice((2.0, 5.0, 10.0))
-        async with journaled_cluster(
-            nodes=dice.choice((1, 2, 3, 3, 5)), workers=dice.choice((1, 2, 4)), seed=self.seed,
-            times=Times(lease_s, lease_s * dice.choice((0.1, 0.3)), lease_s * 0.2),
-            commit_s=dice.choice(COMMITS_S), journal_output=dice.random() < 0.4,
-        ) as sim:  # fmt: skip
-            self.sim = sim
-            sim.network.trouble = dice.choice(TROUBLES)
-            sim.has_lost_nodes = True
-            waits = (0.0, 0.05, 0.5, 0.7 * lease_s, 1.5 * lease_s)
-            sim.down_s = lambda: dice.choice(waits)
-            self.wall.next_off_s = lambda: dice.choice(SETS_S)
-            self.begun: list[asyncio.Task[Any]] = []
-            for _ in range(STEPS_OF_HISTORY):
-                self.step()
-                await asyncio.sleep(dice.choice((0.0, 0.001, 0.01, 0.05, 0.3, 1.0, 3.0)))
-                sim.raise_violations()
-            await self.heal()
-        return sim.counts(), sim.kills, sim.gaps
-
-    async def heal(self) -> None:
-        sim = self.sim
-        sim.trap = None
-        sim.network.trouble = Trouble()
-        for machine in sim.network.machines.values():
-            machine.late_s = 0.0
-            machine.recover()
-        await asyncio.gather(*self.begun)
-
-    def step(self) -> None:
+    def prepare(self) -> None:
         dice, sim = self.dice, self.sim
-        machine = dice.choice(list(sim.network.machines.values()))
-        what = dice.choices(
-            (
-                "submit",
-                "cancel",
-                "head",
-                "trap",
-                "second",
-                "set",
-                "better",
-                "kill",
-                "off",
-                "cut off",
-                "freeze",
-                "stop",
-                "late",
-            ),
-            (10, 2, 1, 2, 5, 3, 3, 4, 0.5, 1, 1, 0.5, 1),
-        )[0]
-        match what:
-            case "submit":
-                for _ in range(dice.choice((1, 3, 8))):
-                    self.submit()
-            case "cancel" if accepted := [job for job in sim.jobs[-10:] if job.id]:
-                self.begin(sim.cancel(dice.choice(accepted)))
-            case "head":
-                sim.kill_head()
-            case "trap":
-                sim.trap = Trap(dice.choice(STEPS), dice.choice((1, 1, 2, 5)))
-            case "second":
-                self.begin(sim.second_head())
-            case "set":
-                for head in self.wall.off_s:
-                    if dice.random() < 0.5:
-                        self.wall.off_s[head] = dice.choice(SETS_S)
-            case "better":
-                machine.recover()
-            case "kill":
-                machine.kill()
-            case "off":
-                machine.turn_off()
-            case "cut off":
-                machine.is_cut_off = True
-            case "freeze" | "stop":
-                machine.freeze(jobs=what == "stop")
-            case "late":
-                machine.late_s = dice.choice((0.0, 0.05, 0.5))
+        sim.network.trouble = dice.choice(TROUBLES)
+        sim.has_lost_nodes = True
+        sim.down_s = lambda: dice.choice(away_s(self.lease_s))
+        self.wall.next_off_s = lambda: dice.choice(SETS_S)
 
-    def begin(self, work: Any) -> None:
-        self.begun.append(asyncio.create_task(work))
-
-    def submit(self) -> None:
-        dice = self.dice
-        self.begin(
-            self.sim.submit(
-                tenant=dice.choice(("ann", "bob")),
-                kind=dice.choice(("work", "work", "again")),
-                run_s=dice.choice((0.01, 0.5, 3.0, 20.0)),
-                tokens=dice.choice((0, 0, 1, 5)),
-                end=dice.choice(("returns", "returns", "returns", "raises")),
-                slot_s=dice.choice((0.0, 0.02)),
-                limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
-            )
-        )
+    def do(self, what: str, machine: FakeMachine) -> None:
+        if what == "set":
+            for head in self.wall.off_s:
+                if self.dice.random() < 0.5:
+                    self.wall.off_s[head] = self.dice.choice(SETS_S)
+        elif what == "late":
+            machine.late_s = self.dice.choice((0.0, 0.05, 0.5))
+        else:
+            super().do(what, machine)
 
 
-def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Counter[str], Counter[str]]:
+def play(seed: int, monkeypatch: pytest.MonkeyPatch) -> Seen:
     wall = TimeOfDay()
     monkeypatch.setattr(time, "time", wall)
     return seeded_histories.play(lambda seed: History(seed, wall).run(), seed, __file__)

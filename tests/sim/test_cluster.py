@@ -25,6 +25,7 @@ from killable.supervisor.cluster.node_scaling import Scaling
 from killable.supervisor.jobs.job import Job
 from sim import seeded_histories
 from sim.cluster_simulation import ClusterSimulation
+from sim.head_histories import DISASTERS, disaster, job
 from sim.seeded_histories import SEED
 
 MACHINES, SLOTS = 1000, 10_000
@@ -89,16 +90,6 @@ class Fuzz:
                     await self.submit()
             case "cancel" if sim.jobs:
                 await sim.cancel(dice.choice(sim.jobs[-10:]))
-            case "kill":
-                machine.kill()
-            case "off":
-                machine.turn_off()
-            case "cut off":
-                machine.is_cut_off = True
-            case "freeze":
-                machine.freeze(jobs=False)
-            case "stop":
-                machine.freeze(jobs=True)
             case "better":
                 machine.recover()
             case "drain":
@@ -109,18 +100,13 @@ class Fuzz:
                 await self.new_head()
             case "way":
                 sim.head.carrier.is_cut_off = not sim.head.carrier.is_cut_off
+            case _ if what in DISASTERS:
+                disaster(what, machine)
 
     async def submit(self) -> None:
-        dice = self.dice
-        await self.sim.submit(
-            tenant=dice.choice(("ann", "bob")),
-            run_s=dice.choice((0.01, 0.5, 3.0, 20.0)),
-            tokens=dice.choice((0, 0, 1, 5)),
-            end=dice.choice(("returns", "returns", "returns", "raises")),
-            slot_s=dice.choice((0.0, 0.02)),
-            limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
-            nodes=dice.choice(({}, {}, {}, {"zone": "a"}, {"zone": "!b"}, {"node": "n0000"}, {"node": "!n0001"})),
-        )
+        wants = job(self.dice)
+        nodes = self.dice.choice(({}, {}, {}, {"zone": "a"}, {"zone": "!b"}, {"node": "n0000"}, {"node": "!n0001"}))
+        await self.sim.submit(**wants, nodes=nodes)
 
     async def new_head(self) -> None:
         """The head is killed, or is alone from now on, or goes on beside the new one."""

@@ -6,10 +6,7 @@ By hand with more seeds: KILLABLE_SIM_SEEDS=2000 pytest tests/sim/test_cluster_a
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from support.fake_network import FakeMachine, Trouble
@@ -17,118 +14,37 @@ from support.virtual_loop import run
 
 from killable.supervisor.cluster.lease import Times
 from sim import seeded_histories
-from sim.journaled_cluster import COMMITS_S, STEPS, Trap, journaled_cluster
+from sim.head_histories import DISASTERS, HeadHistory, Seen, away_s
+from sim.journaled_cluster import STEPS, Trap, journaled_cluster
 from sim.seeded_histories import SEED
 
-STEPS_OF_HISTORY = 25
 LEASE_S, RUN_S = 5.0, 60.0
 WITHIN_S, BEYOND_S = 0.4 * LEASE_S, 2.5 * LEASE_S
 TIMES = Times(LEASE_S, 1.0, 1.0)
 TROUBLES = (Trouble(), Trouble(), *seeded_histories.MESSAGES_LATE)
 
 
-class History:
-    """One seed: heads die, at moments of their own choice, too; machines and messages have their troubles."""
+class History(HeadHistory):
+    """Heads die, at moments of their own choice, too; machines and messages have their troubles, or have not."""
 
-    def __init__(self, seed: int) -> None:
-        self.dice = random.Random(seed)
-        self.seed = seed
-
-    async def run(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
-        dice = self.dice
-        lease_s = dice.choice((2.0, 5.0, 10.0))
-        async with journaled_cluster(
-            nodes=dice.choice((1, 2, 3, 5)),
-            workers=dice.choice((1, 2, 4)),
-            seed=self.seed,
-            times=Times(lease_s, lease_s * dice.choice((0.1, 0.3)), lease_s * 0.2),
-            commit_s=dice.choice(COMMITS_S),
-            journal_output=dice.random() < 0.4,
-        ) as sim:
-            self.sim = sim
-            is_calm = dice.random() < 0.4
-            sim.network.trouble = Trouble() if is_calm else dice.choice(TROUBLES)
-            sim.has_lost_nodes = sim.network.trouble.lost > 0
-            waits = (0.0, 0.05, 0.3 * lease_s) if is_calm else (0.0, 0.05, 0.5, 0.7 * lease_s, 1.5 * lease_s)
-            sim.down_s = lambda: dice.choice(waits)
-            self.begun: list[asyncio.Task[Any]] = []
-            for _ in range(STEPS_OF_HISTORY):
-                await self.step(is_calm=is_calm)
-                await asyncio.sleep(dice.choice((0.0, 0.001, 0.05, 0.3, 1.0, 3.0)))
-                sim.raise_violations()
-            await self.heal()
-        return sim.counts(), sim.kills, sim.gaps
-
-    async def heal(self) -> None:
-        sim = self.sim
-        sim.trap = None
-        sim.network.trouble = Trouble()
-        for machine in sim.network.machines.values():
-            machine.recover()
-        await asyncio.gather(*self.begun)
-
-    async def step(self, *, is_calm: bool) -> None:
+    def prepare(self) -> None:
         dice, sim = self.dice, self.sim
-        machine = dice.choice(list(sim.network.machines.values()))
-        what = dice.choices(
-            ("submit", "cancel", "head", "trap", "second", "better", "kill", "off", "cut off", "freeze", "stop"),
-            (12, 3, 1, 4, 1, 3, *([0] * 5 if is_calm else (1, 0.5, 1, 1, 0.5))),
-        )[0]
-        match what:
-            case "submit":
-                for _ in range(dice.choice((1, 3, 8))):
-                    self.submit()
-            case "cancel" if accepted := [job for job in sim.jobs[-10:] if job.id]:
-                self.begin(sim.cancel(dice.choice(accepted)))
-            case "head":
-                sim.kill_head()
-            case "trap":
-                sim.trap = Trap(dice.choice(STEPS), dice.choice((1, 1, 2, 5)))
-            case "second":
-                self.begin(sim.second_head())
-            case "better":
-                machine.recover()
-            case "kill" | "off" | "cut off" | "freeze" | "stop":
-                sim.has_lost_nodes = True
-                self.disaster(what, machine)
-        if not is_calm and what in ("head", "trap", "second"):
-            sim.has_lost_nodes = True
+        self.is_calm = dice.random() < 0.4
+        sim.network.trouble = Trouble() if self.is_calm else dice.choice(TROUBLES)
+        sim.has_lost_nodes = sim.network.trouble.lost > 0
+        waits = (0.0, 0.05, 0.3 * self.lease_s) if self.is_calm else away_s(self.lease_s)
+        sim.down_s = lambda: dice.choice(waits)
+        self.happens = {"submit": 12, "cancel": 3, "head": 1, "trap": 4, "second": 1, "better": 3}
+        self.happens |= dict(zip(DISASTERS, [0] * 5 if self.is_calm else (1, 0.5, 1, 1, 0.5), strict=True))
 
-    def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Begin what waits until a head serves."""
-        self.begun.append(asyncio.create_task(work))
-
-    def disaster(self, what: str, machine: FakeMachine) -> None:
-        match what:
-            case "kill":
-                machine.kill()
-            case "off":
-                machine.turn_off()
-            case "cut off":
-                machine.is_cut_off = True
-            case "freeze" | "stop":
-                machine.freeze(jobs=what == "stop")
-
-    def submit(self) -> None:
-        dice = self.dice
-        work = self.sim.submit(
-            tenant=dice.choice(("ann", "bob")),
-            kind=dice.choice(("work", "work", "again")),
-            run_s=dice.choice((0.01, 0.5, 3.0, 20.0)),
-            tokens=dice.choice((0, 0, 1, 5)),
-            end=dice.choice(("returns", "returns", "returns", "raises")),
-            slot_s=dice.choice((0.0, 0.02)),
-            limits={"attempts_max": dice.choice((1, 2, 4)), "backoff_s": dice.choice((0.0, 0.5))},
-        )
-        self.begin(work)
+    def do(self, what: str, machine: FakeMachine) -> None:
+        super().do(what, machine)
+        if not self.is_calm and what in ("head", "trap", "second"):
+            self.sim.has_lost_nodes = True
 
 
-def play(seed: int) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    return seeded_histories.play(_play, seed, __file__)
-
-
-async def _play(seed: int) -> tuple[Counter[str], Counter[str], Counter[str]]:
-    return await History(seed).run()
+def play(seed: int) -> Seen:
+    return seeded_histories.play(lambda seed: History(seed).run(), seed, __file__)
 
 
 @seeded_histories.seeds(60, each_test=20)

@@ -24,6 +24,7 @@ from killable.supervisor.journal.journal_file import (
     OutputNote,
     StartedNote,
 )
+from killable.supervisor.models import HeadLine
 
 if TYPE_CHECKING:
     from support.fake_world import World
@@ -61,6 +62,9 @@ class FakeDisk:
     drains: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Of nodes."""
     epoch: int = 0
+    line: HeadLine = field(default_factory=HeadLine)
+    generation: int = 0
+    is_replaced: bool = False
 
     def __post_init__(self) -> None:
         self._inbox: list[tuple[tuple[Note, ...], Answer | None, bool]] = []

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from killable.supervisor.journal.failing_and_hanging_writes import RETRY_S
 from killable.supervisor.journal.file_permissions import MARK, WAL
-from killable.supervisor.journal.journal_file import JournalFile, JournalRow
+from killable.supervisor.journal.journal_file import JournalFile, JournalRow, Note
 from killable.supervisor.journal.journal_thread import GROUP_MAX, Entry, Journal
 
 
@@ -20,12 +20,16 @@ class SimulatedJournal(Journal):
     """Of one head, which may be killed."""
 
     def __init__(
-        self, path: str, on_works: Callable[[], None], *, commit_s: float, on_written: Callable[[], None]
-    ) -> None:
-        """`on_written` is called when something is on disk that nobody has been told of yet."""
+        self, path: str, on_works: Callable[[], None], *, commit_s: float, on_written: Callable[[], None],
+        is_full: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """`on_written` is called when something is on disk that nobody has been told of yet. `is_full`: whether the
+        disk is.
+        """
         super().__init__(path, on_works)
         self._commit_s = commit_s
         self._on_written = on_written
+        self._is_full = is_full
         self._file: JournalFile | None = None
         self._group: list[Entry | None] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -34,8 +38,11 @@ class SimulatedJournal(Journal):
     async def open(self) -> list[JournalRow]:
         self._loop = asyncio.get_running_loop()
         self._file = JournalFile.open(self.path)
-        self.drains, self.epoch = self._file.read_drains(), self._file.read_epoch()
+        self._read_what_is_of_no_job(self._file)
         return self._file.read()
+
+    def _try(self, file: JournalFile, notes: Sequence[Note]) -> str:
+        return "database or disk is full" if self._is_full() else super()._try(file, notes)
 
     def die(self) -> None:
         """Write nothing any more: the process is gone, and with it its lock."""
@@ -76,9 +83,15 @@ class SimulatedJournal(Journal):
         self._acts.append(act)
 
 
-def move_away(path: str, to: str) -> None:
-    """Move a journal that a server has open: it finds that out at its next write."""
+def copy(path: str, to: str) -> None:
+    """Copy a journal as it is between two writes."""
     for end in ("", WAL, MARK):
         if Path(path + end).exists():
             shutil.copy(path + end, to + end)
-            Path(path + end).unlink()
+
+
+def move_away(path: str, to: str) -> None:
+    """Move a journal that a server has open: it finds that out at its next write."""
+    copy(path, to)
+    for end in ("", WAL, MARK):
+        Path(path + end).unlink(missing_ok=True)

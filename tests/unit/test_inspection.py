@@ -22,6 +22,7 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
 )
 from killable.supervisor.journal.start_refusals import JournalRefused
+from killable.supervisor.models import HeadLine
 
 
 @pytest.fixture
@@ -67,7 +68,8 @@ def test_a_journal_in_use_is_copied_as_it_is_at_that_moment(tmp_path: Path) -> N
     path, new = str(tmp_path / "journal"), str(tmp_path / "new")
     with closing(JournalFile.open(path)) as file:
         fill(file)
-        file.write([NodeDrainNote("a", b'{"until":1}'), EpochNote(7)])
+        file.write([NodeDrainNote("a", b'{"until":1}'), EpochNote(7, "h0")])
+        ended = file.generation
         assert verify(path) == backup(path, new) == JournalFinding(4, 2, 1, 1, [], 0)
         file.write([AcceptedNote(n, f"job-{n}", b"{}", b"x" * 40_000) for n in range(5, 300)])
         file.write([AcceptedNote(300, "job-300", b"{}", b"x")])
@@ -75,6 +77,7 @@ def test_a_journal_in_use_is_copied_as_it_is_at_that_moment(tmp_path: Path) -> N
     assert len(rows_of(new)) == 4
     with closing(JournalFile.open(new)) as copy:
         assert copy.read_drains() == {"a": {"until": 1}} and copy.read_epoch() == 7
+        assert copy.line() == HeadLine("h0", {"h0": ended})
 
 
 @pytest.mark.row("B16")

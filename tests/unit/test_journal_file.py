@@ -25,7 +25,9 @@ from killable.supervisor.journal.journal_file import (
     StartedNote,
     StoppedNote,
 )
+from killable.supervisor.journal.schema import HEADS_MAX
 from killable.supervisor.journal.start_refusals import JournalRefused
+from killable.supervisor.models import HeadLine
 
 ACCEPTED = AcceptedNote(1, "job-1", b'{"type":"work"}', b"input" * 100)
 
@@ -396,8 +398,8 @@ def test_the_epoch_of_heads_is_read_unless_it_is_damaged(
     file: JournalFile, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert file.read_epoch() == 0
-    file.write([EpochNote(5)])
-    file.write([EpochNote(1_700_000_000_000)])
+    for epoch in (5, 1_700_000_000_000, 6):
+        file.write([EpochNote(epoch, "a")])
     file.close()
     with closing(JournalFile.open(path)) as again:
         assert again.read_epoch() == 1_700_000_000_000
@@ -407,3 +409,19 @@ def test_the_epoch_of_heads_is_read_unless_it_is_damaged(
     with closing(JournalFile.open(path)) as again:
         assert again.read_epoch() == 0
     assert "journal_epoch_lost" in caplog.text
+
+
+def test_the_heads_that_had_a_journal_are_kept_each_with_the_last_transaction_that_it_can_have_written(
+    path: str,
+) -> None:
+    """The first one and the newest. One that is not known by when it has ended is left out."""
+    ends: dict[str, int] = {}
+    for number in range(HEADS_MAX + 10):
+        with closing(JournalFile.open(path)) as file:
+            assert file.line() == (HeadLine("h0", ends) if number else HeadLine())
+            for _ in range(2):  # the second time for a higher epoch
+                file.write([EpochNote(number, f"h{number}")])
+            ends[f"h{number}"] = file.generation
+        if number >= HEADS_MAX:
+            ends.pop("h0", None)
+            ends.pop(f"h{number - HEADS_MAX}", None)

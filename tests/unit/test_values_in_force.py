@@ -154,7 +154,8 @@ def test_the_limits_of_a_type_say_who_set_them(config: Config) -> None:
         setting.name: (setting.spelled, setting.source)
         for setting in limits_in_force(config, job_type(config, "split"))
     }
-    assert found == {
+    defaults = {name: (spelled(name, limit.default), "default") for name, limit in LIMITS.items()}
+    assert found == defaults | {
         "total_s": ('"none"', "default"),
         "queue_s": ('"1m"', "killable.toml:4"),
         "start_s": ("30", "KILLABLE_LIMITS__START_S"),

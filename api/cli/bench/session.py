@@ -133,7 +133,7 @@ def _run_group(
                     if isinstance(part, ServerPart):
                         progress(part.name)
                         with _told_as_failure(part.name, results):
-                            asyncio.run(_bounded(part, server, plan, results))
+                            interrupts.run(_bounded(part, server, plan, results))
             finally:
                 with interrupts.delayed():
                     results.left += own.stop(at_once=True)

@@ -16,6 +16,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from killable.api.cli import interrupts
 from killable.api.cli.diagnosis.check_result import Check
 from killable.api.cli.diagnosis.machine_checks import examine
 from killable.api.cli.display import console, errors
@@ -37,7 +38,7 @@ def doctor(as_json: bool, url: str | None, ray: str | None) -> None:
         if runnable and sys.platform == "linux":
             from killable.api.cli.diagnosis.probe_job import self_check
 
-            checks += self_check()
+            checks += interrupts.run(self_check())
         here = all(check.status != "fail" for check in checks)
         if url is not None:
             checks += _server(url)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from killable.api.cli import interrupts
 from killable.api.cli.declarations.jobs import ON_A_SCREEN
 from killable.api.cli.display import console, errors
 from killable.api.cli.display.job_listing import holders_of, in_order, listing, summary
@@ -45,11 +46,9 @@ def ps(
         filters: JobFilters = {"state": wanted, "type": type, "tag": tag_filter(tag), "node": node}
         pools = {} if as_json or console.stdout_columns() < POOLS_FROM_COLUMNS else _pools(client)
         if watch:
-            import asyncio  # here: a list alone does not need it
-
             client.info()
             try:
-                asyncio.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
+                interrupts.run(_watch(url, filters, pools, at_most=limit or 0, full=full, as_json=as_json))
             except BrokenPipeError:  # its reader ends it, as an interrupt does: nothing has failed
                 console.discard(sys.stdout)
             return
@@ -78,7 +77,7 @@ def ps(
 async def _watch(
     url: str, filters: JobFilters, pools: Mapping[str, str], *, at_most: int, full: bool, as_json: bool
 ) -> None:
-    from killable.api.cli.top.job_list_watch import JobListWatch
+    from killable.api.cli.top.ps_watch import JobListWatch
     from killable.api.client.async_client import AsyncClient
 
     with warnings.catch_warnings(action="ignore"):  # what is wrong with the address was said already

@@ -24,6 +24,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from killable.api.cli import interrupts
 from killable.api.cli.display.exit_codes import CommandExit
 from killable.api.explanation import spelling
 from killable.workers.errors import KillableError
@@ -138,11 +139,9 @@ def _run_told(
         if lowered:
             logging.getLogger("killable.server").warning("connections_max_lowered", extra=lowered)
         try:
-            with (
-                audit_log_of(server) as audit_log,
-                asyncio.Runner(loop_factory=loop_turns.new_loop) as runner,
-            ):
-                runner.run(_serve(in_force, listener, manager, audit_log, operators, reloads, as_json))
+            with audit_log_of(server) as audit_log:
+                main = _serve(in_force, listener, manager, audit_log, operators, reloads, as_json)
+                interrupts.run(main, loop_turns.new_loop)
         except OSError as error:
             raise CannotServe(f"the server cannot run: {error}; `killable doctor` checks this machine") from error
 

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from killable.api.app import form_of
-from killable.api.cli.server.answer_transport import AnswerTransport
+from killable.api.cli.server.head_with_body import HeadWithBody
 from killable.api.cli.server.idle_connections import Admittance, Connections
 from killable.api.cli.server.reading_turns import ConnectionReading, ReadingTurns
 from killable.api.http.app_settings import HttpSettings
@@ -109,7 +109,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = AnswerTransport(transport, self.loop)
+        self.transport = HeadWithBody(transport, self.loop)
         self._bound_silence()
         address = self.client[0] if self.client else ""
         entry = self._bounds.came(self, address)

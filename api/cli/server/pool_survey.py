@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from killable.api.cli import interrupts
 from killable.api.cli.server.listener import CannotServe
 from killable.supervisor.configuration.config import Config, ConfigFault
 from killable.supervisor.models import JobType, StartRefused
@@ -37,7 +38,7 @@ def survey(config: Config) -> PoolSurvey:
     # The faults of the pools are in the survey, and need not be logged.
     logging.getLogger("killable").addHandler(logging.NullHandler())
     try:
-        found = asyncio.run(_all(config.settings))
+        found = interrupts.run(_all(config.settings))
     except OSError as error:
         raise CannotServe(f"no pool can be started: {error}; `killable doctor` checks this machine") from error
     types = sorted((job_type for _, types in found for job_type in types), key=lambda job_type: job_type.name)

@@ -42,6 +42,9 @@ def page() -> str:
         for tag in operation["tags"]
     ]
     assert {tag for tag, *_ in operations} == {*TAGS}, "a route without a section"
+    if without := {(method, path) for _, method, path, _ in operations} - roles.keys():
+        named = ", ".join(f"{method.upper()} {path}" for method, path in sorted(without))
+        raise SystemExit(f"api/http/route_roles.py: ACCESS has no row for {named}")
     operations.sort(key=lambda each: (each[2], METHODS.index(each[1])))
     sections: list[str] = []
     for tag, title in TAGS.items():

@@ -60,8 +60,10 @@ export class Tail {
     this.waitingChars = 0
     let from = 0
     while (from < text.length) {
-      if (this.block === null || this.blockChars >= BLOCK_CHARS) from = this.endBlock(text, from)
-      if (from >= text.length) break
+      if (this.block === null || this.blockChars >= BLOCK_CHARS) {
+        from = this.endBlock(text, from)
+        continue // A block without a line's end got a piece: its size is looked at again before the next.
+      }
       const part = text.slice(from, from + BLOCK_CHARS)
       this.append(part)
       from += part.length

@@ -5,6 +5,7 @@ import { useEffect, useMemo, useState } from 'preact/hooks'
 import { Refusal, ask, json, messageOf } from '../http'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
+import { Copy } from '../parts/copy'
 import { Facts, Panel, Text } from '../parts/panel'
 import { StateBadge, stateWord } from '../parts/state'
 import { lastJobs } from '../router'
@@ -99,9 +100,12 @@ export function JobView({ id }: { id: string }): JSX.Element {
       <Back />
       <header class="job-head">
         <div>
-          <h1>
-            {plain(job.type)} <code class="id">{shortId(job.job_id)}</code>
-          </h1>
+          <div class="job-name">
+            <h1>
+              {plain(job.type)} <code class="id">{shortId(job.job_id)}</code>
+            </h1>
+            <Copy what="the job's id" text={job.job_id} />
+          </div>
           <p class="job-line">
             <StateBadge state={job.state} />
             {job.error && job.error.code !== job.state && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
@@ -187,18 +191,25 @@ function Stack({ job }: { job: Job }): JSX.Element | null {
   const traceback = job.error?.traceback
   const stack = traceback ?? (job.certificate?.['stack'] as string | undefined)
   if (!stack) return null
+  const [title, label] = traceback ? ['Traceback', 'Traceback'] : ['Stack at the kill', 'Stack']
+  const text = plain(stack.trimEnd())
   return (
-    <Panel title={traceback ? 'Traceback' : 'Stack at the kill'}>
-      <Text label={traceback ? 'Traceback' : 'Stack'}>{plain(stack.trimEnd())}</Text>
+    <Panel title={title} aside={<Copy what={`the ${label.toLowerCase()}`} text={text} />}>
+      <Text label={label}>{text}</Text>
     </Panel>
   )
 }
 
 function Input({ job: { input } }: { job: Job }): JSX.Element | null {
   if (!input) return null
+  const text = plain(input.is_cut ? input.text : indented(input.text))
   return (
-    <Panel title="Input" hint={`${bytes(input.bytes)}${input.is_cut ? ', of which this is the beginning' : ''}`}>
-      <Text label="input">{plain(input.is_cut ? input.text : indented(input.text))}</Text>
+    <Panel
+      title="Input"
+      hint={`${bytes(input.bytes)}${input.is_cut ? ', of which this is the beginning' : ''}`}
+      aside={<Copy what="the input" text={text} />}
+    >
+      <Text label="input">{text}</Text>
     </Panel>
   )
 }

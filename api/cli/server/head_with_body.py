@@ -13,7 +13,7 @@ BEGIN = b"HTTP/1.1 "
 """Of a head. A piece of a body that begins so is held in the same way, which does no harm."""
 
 
-class AnswerTransport(asyncio.Transport):
+class HeadWithBody(asyncio.Transport):
     """The transport of one connection, as uvicorn and the protocol use it."""
 
     __slots__ = ("_head", "_loop", "_transport")

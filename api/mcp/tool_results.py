@@ -1,4 +1,4 @@
-"""How a call is answered: content for the model and the person, structured content for the program.
+"""The result of a tool call: content for the model and the person, structured content for the program.
 
 Runs in: api. Pure.
 """

@@ -11,7 +11,7 @@ from starlette.responses import StreamingResponse
 
 from killable.api.http.writes import WRITE_BYTES
 from killable.api.openai.chat_choices import OBJECT_BYTES_MAX
-from killable.api.openai.pieces import whole_answer
+from killable.api.openai.large_answers import whole_answer
 from killable.api.openai.vectors_and_tokens import TextOfTokens, TokensOfText
 from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.supervisor.records import JobRecord

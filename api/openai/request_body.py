@@ -22,7 +22,7 @@ from killable.api.openai.request_inputs import NO_MODEL, Accepting, Asked, BadRe
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 
-JOBS, READ = "killable.api.openai.reading_job", "read_openai"
+JOBS, READ = "killable.api.openai.check_pool_job", "read_openai"
 """What reads a large body, in a process of the check pool."""
 
 
@@ -49,7 +49,7 @@ async def read_request(
 async def _read_elsewhere(
     kind: str, body: bytes, accepting: Mapping[str, Accepting], pool: CheckPool, tenant: str
 ) -> tuple[dict[str, Any], Sequence[bytes]]:
-    """Return what `reading_job.read_openai` does. Raise Refused: input.invalid, busy."""
+    """Return what `check_pool_job.read_openai` does. Raise Refused: input.invalid, busy."""
     members = dump_json({"kind": kind, "accepting": dict(accepting)})[:-1]
     result = await pool.run(READ, b'%b,"body":{"base64":"%s"}}' % (members, base64.b64encode(body)), tenant)
     head, *rest = base64.b64decode(result.removeprefix(b'{"base64":"').removesuffix(b'"}')).split(b"\n")

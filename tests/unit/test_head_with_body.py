@@ -12,19 +12,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from killable.api.cli.server.answer_transport import AnswerTransport
+from killable.api.cli.server.head_with_body import HeadWithBody
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[AnswerTransport, socket.socket]]:
+async def connected() -> AsyncIterator[tuple[HeadWithBody, socket.socket]]:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
     try:
-        yield AnswerTransport(transport, loop), theirs
+        yield HeadWithBody(transport, loop), theirs
     finally:
         transport.abort()
         theirs.close()

@@ -27,7 +27,7 @@ from killable.api.http.sse import PING, OpenSse
 from killable.api.http.writes import Piece, in_writes
 from killable.api.openai.chat_choices import BegunAnew
 from killable.api.openai.error_answers import error_of_job
-from killable.api.openai.pieces import whole_answer
+from killable.api.openai.large_answers import whole_answer
 from killable.supervisor.engine import Engine
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import JobEvent

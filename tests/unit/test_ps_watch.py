@@ -15,7 +15,7 @@ from support.waiting import Pending, until_async
 
 from killable.api.cli.top import feed
 from killable.api.cli.top.board import Board
-from killable.api.cli.top.job_list_watch import JobListWatch
+from killable.api.cli.top.ps_watch import JobListWatch
 from killable.api.client.async_client import AsyncClient
 from killable.workers.errors import Refused
 

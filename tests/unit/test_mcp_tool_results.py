@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.virtual_loop import run
 
-from killable.api.mcp.answers import CallEnding, CallOutput
 from killable.api.mcp.progress import MESSAGE_CHARS_MAX, CallProgress
 from killable.api.mcp.progress_pace import EVERY_S, PacedProgress
+from killable.api.mcp.tool_results import CallEnding, CallOutput
 from killable.supervisor.models import JobEvent
 
 

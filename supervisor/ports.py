@@ -354,6 +354,10 @@ class Spawner(Protocol):
         """Make the zygote exit; `on_zygote_lost` follows when everything that it started is gone."""
         ...
 
+    def prepare(self, worker_id: str) -> None:
+        """Prepare the start of a worker that a `fork` with this id may ask for soon, without waiting for anything."""
+        ...
+
     def fork(self, worker_id: str, listener: ProcessListener) -> Process:
         """Request a worker; `on_forked` or `on_fork_failed` follows.
 

@@ -145,6 +145,7 @@ class Termination:
         """Send SIGKILL to the whole tree, whatever the plan is."""
         self._signal("SIGKILL", "kill_sent")
         self._worker.process.kill()
+        self._worker.on_killed()
         self._on_kill()
 
     def give_up(self) -> None:

@@ -133,7 +133,7 @@ class EarlyGuard:
                     raise
                 self._started[:] = [started._replace(pool=pool._replace(worker=worker))]
                 if pool.cgroups is not None and worker.cgroup is not None:
-                    _hasten_move(started.guard_socket, pool.cgroups, worker.cgroup)
+                    hasten_move(started.guard_socket, pool.cgroups, worker.cgroup, HASTEN_S)
 
     def take_folder(self) -> EarlyPool | None:
         """Hand the folder and the cgroups over to the caller; None: there are none."""
@@ -190,11 +190,12 @@ def _ask_for_zygote(started: StartedGuard, theirs: socket.socket, path: list[str
     fd_passing.send(started.guard_socket, zygote_messages.to_wire(zygote_messages.StartZygote()), [theirs.fileno()])
 
 
-def _hasten_move(guard_socket: socket.socket, root: CgroupRoot, cgroup: Cgroup) -> None:
+def hasten_move(guard_socket: socket.socket, root: CgroupRoot, cgroup: Cgroup, at_most_s: float) -> None:
+    """Have a guard hasten the move of a worker into its cgroup. Raise OSError."""
     from killable.workers.protocol import zygote_messages
 
     own_procs = root.open_own_procs()
-    hasten = zygote_messages.HastenMove(HASTEN_S)
+    hasten = zygote_messages.HastenMove(at_most_s)
     try:
         fd_passing.send(guard_socket, zygote_messages.to_wire(hasten), [own_procs, cgroup.events])
     finally:

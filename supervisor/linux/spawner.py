@@ -12,7 +12,7 @@ from functools import partial
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import program_forks
-from killable.supervisor.linux.cgroup import CgroupRoot
+from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
 from killable.supervisor.linux.early_guard import EarlyGuard
 from killable.supervisor.linux.environment_defaults import ENVIRONMENT_DEFAULTS
 from killable.supervisor.linux.inherited_environment import inherited
@@ -25,6 +25,9 @@ from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol import zygote_messages
 from killable.workers.protocol.zygote_messages import staging_of
 from killable.workers.runtime import leftover_memory
+
+PREPARED_S = 0.1
+"""How long a worker stays prepared that nobody asks for. The one that replaces a killed one mostly comes in 10 ms."""
 
 
 class PoolSpawner:
@@ -65,6 +68,9 @@ class PoolSpawner:
         self._zygote_hosts = 0
         self._closing = False
         self._lease: float | None = None
+        self._prepared: dict[str, Cgroup] = {}
+        """The cgroup of a worker that is still to be forked, by its id; made in a thread."""
+        self._has_prepared = False
         self.proof = "descendants" if cgroups is None else "cgroup+descendants"
 
     @property
@@ -107,6 +113,40 @@ class PoolSpawner:
         if self._zygote_host is not None:
             self._zygote_host.stop_zygote()
 
+    def prepare(self, worker_id: str) -> None:
+        if self._cgroups is not None and worker_id not in self._prepared:
+            self._has_prepared = True
+            with suppress(RuntimeError):  # no thread can be started: it is made with the worker
+                event_loops.in_order(self._loop, partial(self._make_cgroup, self._cgroups, worker_id))
+
+    def _make_cgroup(self, root: CgroupRoot, worker_id: str) -> None:
+        """Make the cgroup of a worker, behind the kills that are under way: the kernel holds all of this up while a
+        process joins a cgroup. Then have the guard hasten the move.
+        """
+        with program_forks.forks_postponed, suppress(OSError):  # it is made with the worker, which reports the error
+            self._prepared[worker_id] = cgroup = root.create(worker_id)
+            event_loops.tell(self._loop, partial(self._hasten_move, root, worker_id, cgroup))
+
+    def _hasten_move(self, root: CgroupRoot, worker_id: str, cgroup: Cgroup) -> None:
+        if self._zygote_host is not None and worker_id in self._prepared:
+            self._zygote_host.hasten_move(root, cgroup, PREPARED_S)
+        self._loop.call_later(PREPARED_S, self._drop_prepared)
+
+    def _drop_prepared(self) -> None:
+        """Remove the cgroup that no worker was forked for, behind what makes it."""
+        if not self._has_prepared:
+            return
+        self._has_prepared = False
+        try:
+            event_loops.in_order(self._loop, self._remove_prepared)
+        except RuntimeError:  # no thread can be started
+            self._remove_prepared()
+
+    def _remove_prepared(self) -> None:
+        with program_forks.forks_postponed:  # a fork may be about to take or make it
+            while self._prepared:
+                self._prepared.popitem()[1].remove()
+
     def fork(self, worker_id: str, listener: ProcessListener) -> WorkerProcess:
         with program_forks.forks_postponed:
             return self._fork(worker_id, listener)
@@ -119,7 +159,7 @@ class PoolSpawner:
         new = zygote_host.take_early_worker(worker_id)
         is_ordered = new is not None
         if new is None:
-            new = NewWorker.make(worker_id, self._spec, self._cgroups)
+            new = NewWorker.make(worker_id, self._spec, self._cgroups, self._prepared.pop(worker_id, None))
         process = None
         try:
             process = WorkerProcess(
@@ -151,6 +191,8 @@ class PoolSpawner:
         for zygote_host in (*self._stuck, self._zygote_host):
             if zygote_host is not None:
                 zygote_host.close_in_child()
+        for cgroup in self._prepared.values():
+            cgroup.close_in_child()
 
     async def close(self) -> None:
         self._closing = True
@@ -158,6 +200,7 @@ class PoolSpawner:
         async with asyncio.TaskGroup() as closing:
             for zygote_host in zygote_hosts:
                 closing.create_task(zygote_host.close())
+        self._drop_prepared()
         if self._configure is not None:
             log = leftover_memory.log_of(self._configure.zygote_folder)
             if os.path.exists(log):

@@ -18,7 +18,8 @@ from typing import Protocol
 
 from killable.supervisor import event_loops
 from killable.supervisor.linux import orphan_cleanup, procfs
-from killable.supervisor.linux.early_guard import EarlyGuard
+from killable.supervisor.linux.cgroup import Cgroup, CgroupRoot
+from killable.supervisor.linux.early_guard import EarlyGuard, hasten_move
 from killable.supervisor.linux.early_worker import EarlyWorker
 from killable.supervisor.linux.guard_launch import start_guard
 from killable.supervisor.linux.instance_id import MARKER
@@ -172,6 +173,12 @@ class ZygoteHost:
         if self._guard_socket is not None:
             with suppress(OSError):  # the guard is gone, or stopped: it ends everything then, or finds the lease over
                 fd_passing.send(self._guard_socket, zygote_messages.to_wire(zygote_messages.Lease(until)))
+
+    def hasten_move(self, root: CgroupRoot, cgroup: Cgroup, at_most_s: float) -> None:
+        """Have the guard hasten the move of the next worker into this cgroup."""
+        if self._guard_socket is not None:
+            with suppress(OSError):  # the guard is gone: the move takes as long as it takes
+                hasten_move(self._guard_socket, root, cgroup, at_most_s)
 
     def stop_zygote(self) -> None:
         self._forget_zygote_socket()

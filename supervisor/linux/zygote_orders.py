@@ -29,9 +29,10 @@ class NewWorker(NamedTuple):
     """When it was made, CLOCK_REALTIME seconds."""
 
     @classmethod
-    def make(cls, worker_id: str, spec: PoolSpec, cgroups: CgroupRoot | None) -> Self:
-        """Make the cgroup and the pipes. Raise OSError, leaving nothing."""
-        cgroup = None if cgroups is None else cgroups.create(worker_id)
+    def make(cls, worker_id: str, spec: PoolSpec, cgroups: CgroupRoot | None, cgroup: Cgroup | None = None) -> Self:
+        """Make the pipes, and the cgroup if it is not made yet. Raise OSError, leaving nothing."""
+        if cgroup is None and cgroups is not None:
+            cgroup = cgroups.create(worker_id)
         try:
             return cls(worker_id, open_pipes(separate_stderr=bool(spec.setup)), cgroup, clock.realtime())
         except OSError:

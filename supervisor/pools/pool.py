@@ -97,6 +97,8 @@ class Pool:
         """What its code was imported from."""
         self._ready_waiters: list[Callable[[], None]] = []
         self._refill: Timer | None = None
+        self._prepared: WorkerId | None = None
+        """The id of the next worker, whose start is prepared."""
         self.startup_error: Exception | None = None
         """Why the supervisor cannot start with this pool."""
 
@@ -271,7 +273,7 @@ class Pool:
             self._ready_waiters.append(callback)
 
     def _fork(self) -> bool:
-        worker_id = self._owner.next_worker_id()
+        worker_id, self._prepared = self._prepared or self._owner.next_worker_id(), None
         born = self._clock.now()
         worker = Worker(
             worker_id, self, self.spec, start_method=self.start_method, born=born, generation=self.generation
@@ -335,6 +337,13 @@ class Pool:
     def on_worker_retired(self, worker: Worker, job_id: str, why: str) -> None:
         logger.info("worker_retired", extra={"pool": self.spec.name, "worker_id": worker.id, "detail": why})
         self._owner.on_worker_retired(RetiredWorker(worker.id, self.spec.name, job_id, why, self._clock.wall()))
+
+    def on_worker_ending(self) -> None:
+        """Prepare the start of the worker that replaces it, if no other one is there for the next job."""
+        is_wanted = self._zygote is ZygoteState.READY and not (self._closing or self._retired)
+        if is_wanted and not self.occupancy.idle + self.occupancy.spawning:
+            self._prepared = self._prepared or self._owner.next_worker_id()
+            self._spawner.prepare(self._prepared)
 
     def on_worker_gone(self, worker: Worker) -> None:
         self.workers.pop(worker.id, None)

@@ -69,6 +69,10 @@ class WorkerOwner(Protocol):
         ...
 
     def when_warm(self, callback: Callable[[], None]) -> None: ...
+    def on_worker_ending(self) -> None:
+        """Take note that a worker was killed or has exited; `on_worker_gone` follows."""
+        ...
+
     def on_worker_gone(self, worker: Worker) -> None: ...
     def on_worker_quarantined(self, worker: Worker) -> None: ...
 
@@ -222,6 +226,10 @@ class Worker:
         self.process.kill()
         self.process.retire()  # where it cannot be signalled, it ends by itself
 
+    def on_killed(self) -> None:
+        """Take note that its attempt was sent SIGKILL."""
+        self._owner.on_worker_ending()
+
     def mark_lost(self) -> None:
         """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
         self.revoke_lane()
@@ -361,6 +369,7 @@ class Worker:
             self.kill()
 
     def on_exited(self) -> None:
+        self._owner.on_worker_ending()
         self.revoke_lane()
         if self.attempt is not None:
             if self.process.killed_for is not None:

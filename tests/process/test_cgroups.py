@@ -9,24 +9,29 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from job_runs import follow, hostile_pool, submit, wait_for_tokens
+from job_runs import Reports, follow, hostile_pool, open_spawner, submit, wait_for_tokens
 from support.engines import number_of
-from support.supervisor_fixture import StartSupervisor
+from support.supervisor_fixture import NEEDS_CGROUPS, StartSupervisor
+from support.waiting import Pending, until_async
 
 from killable.supervisor.linux import cgroup
+from killable.supervisor.linux import spawner as spawner_module
 from killable.supervisor.linux.cgroup import Cgroup, find_root
 from killable.supervisor.linux.oom_counter import own_limit_struck
 from killable.supervisor.linux.orphan_cleanup import _groups_of
 from killable.workers.authoring.limits_and_caps import NO_CAPS
 from killable.workers.headroom_over_limits import TASKS_SPARE, hard_limit_bytes
+from killable.workers.protocol import fd_passing
+from killable.workers.protocol.messages import Kind
 
 MIB = 1 << 20
 USED = 5_000_000
@@ -205,7 +210,71 @@ async def test_a_kill_and_its_word_do_not_wait_for_the_kernels_lock_of_groups(
         os.close(reading)  # the write that waits fails
 
 
+async def test_a_worker_moves_into_its_group_when_all_else_of_its_start_is_done(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel holds the move up, and gets ready meanwhile. Another pipe that is full stands for that."""
+    monkeypatch.setattr(spawner_module, "PREPARED_S", 3600.0)
+    async with open_spawner(hostile_pool(), reports := Reports(), proof="cgroup+descendants") as spawner:
+        spawner.prepare("w-1")
+        group = await until_async(lambda: next(own.glob("killable-*/w-1/cgroup.events"), None), "its group is made")
+        procs = group.with_name("cgroup.procs")
+        procs.unlink()
+        os.mkfifo(procs)
+        reading = os.open(procs, os.O_RDONLY | os.O_NONBLOCK)
+        writing = os.open(procs, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            with suppress(BlockingIOError):
+                while os.write(writing, bytes(4096)):
+                    pass
+            os.set_blocking(writing, True)
+            process = spawner.fork("w-1", reports)
+            await until_async(lambda: process.pid, "it is forked")
+            title = Path(f"/proc/{process.pid}/cmdline")
+            await until_async(lambda: b"worker w-1" in title.read_bytes() or Pending(title.read_bytes()), "it starts")
+            assert reports.frames == [], "it is ready only when it is in its group"
+            os.set_blocking(reading, True)
+            while b"0" not in os.read(reading, 4096):
+                pass
+            await until_async(lambda: [frame.kind for frame in reports.frames] == [Kind.READY], "it is ready")
+        finally:
+            os.close(writing)
+            os.close(reading)
+
+
 # ── the kernel's ──
+
+
+@NEEDS_CGROUPS
+async def test_a_worker_that_is_prepared_gets_the_group_whose_move_its_guard_hastens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hastened: list[Path] = []
+    send = fd_passing.send
+
+    def send_and_tell(sock: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        if message["op"] == "HastenMove":
+            hastened.append(Path(os.readlink(f"/proc/self/fd/{descriptors[1]}")).parent)
+        send(sock, message, descriptors)
+
+    monkeypatch.setattr(fd_passing, "send", send_and_tell)
+    async with open_spawner(hostile_pool(), reports := Reports(), proof="cgroup+descendants") as spawner:
+        monkeypatch.setattr(spawner_module, "PREPARED_S", 3600.0)
+        spawner.prepare("w-1")
+        (group,) = await until_async(lambda: hastened, "its guard is asked")
+        made = group.stat().st_ino
+        process = spawner.fork("w-1", reports)
+        await until_async(lambda: reports.frames, "it is ready")
+        assert group.name == "w-1" and group.stat().st_ino == made
+        assert str(process.pid) in (group / "cgroup.procs").read_text().split()
+
+        monkeypatch.setattr(spawner_module, "PREPARED_S", 0.01)
+        spawner.prepare("w-2")
+        await until_async(lambda: len(hastened) == 2, "its guard is asked")
+        await until_async(lambda: not hastened[1].exists(), "what nobody asks for is removed")
+        spawner.prepare("w-3")
+    assert not group.parent.exists(), "nor is it left at the end"
+
 
 IN_THE_GROUP = """
 import errno, os, sys

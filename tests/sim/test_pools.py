@@ -208,6 +208,25 @@ def test_a_preload_that_leaves_threads_makes_the_workers_exec(engine: str) -> No
     simulate(main, faults=Faults(preload_threads=3), engine=engine)
 
 
+@pytest.mark.parametrize("spares", [0, 1])
+def test_the_start_of_a_worker_is_prepared_from_the_kill_on_if_no_other_one_is_idle(spares: int) -> None:
+    """The next job would wait for it. Nothing is forked before the old tree is gone."""
+
+    async def main(sim: Simulation) -> None:
+        job, following = await sim.submit(FOREVER), await sim.submit(Script())
+        await asyncio.sleep(0.1)
+        sim.cancel(job, grace_s=0.0)
+        await sim.ended(job, following)
+        trace = [line.partition(" ")[2] for line in sim.world.trace]
+        if spares:
+            assert not [words for words in trace if words.endswith("prepared")]
+            return
+        steps = ["w-1 SIGKILL", "w-2 prepared", "w-1 gone", "w-2 fork"]
+        assert list(dict.fromkeys(words for words in trace if words in steps)) == steps
+
+    simulate(main, pool(spares=spares))
+
+
 def test_no_worker_is_used_before_its_pidfd_is_here() -> None:
     async def main() -> None:
         async with Simulation(pool(workers=4, spares=0), faults=Faults(fork_report_s=0.05)) as sim:

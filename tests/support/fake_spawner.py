@@ -81,6 +81,9 @@ class FakeSpawner:
     def stop_zygote(self) -> None:
         self.zygote_dies(exit_code=0)
 
+    def prepare(self, worker_id: str) -> None:
+        self.world.note(worker_id, "prepared")
+
     def fork(self, worker_id: str, listener: ProcessListener) -> FakeProcess:
         self.world.check(not self._closing, f"{worker_id} is forked after the close")
         if self.zygote is None:

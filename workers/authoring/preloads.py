@@ -84,6 +84,11 @@ def preload(function: Any = None, /, *, each_worker: bool = False, requires: Map
     return _declare(function, each_worker=each_worker, requires=requires)
 
 
+def has_preloads(*, each_worker: bool) -> bool:
+    """Return whether there are preloads with this `each_worker`."""
+    return any(declared.each_worker is each_worker for declared in _preloads.values())
+
+
 def run_preloads(each_worker: bool) -> None:
     """Run all preloads with this `each_worker`, in the order of declaration.
 

@@ -53,9 +53,9 @@ def run(spec: CommandSpec, invocation: Invocation, context: Context) -> dict[str
     except Stopping:
         command.ask_to_end()
         command.wait()  # until its grace is over: then this process is killed, too
-        command.exit_code()  # reaped here, it is nothing that is left
+        command.reap()  # so it is nothing that is left
         raise
-    code = command.exit_code()
+    code = command.reap()
     if code < 0:
         _die_of(-code)
     if code not in spec.ok_exit_codes:
@@ -144,8 +144,8 @@ class _Command:
                 except OSError:
                     pass  # it is under another user
 
-    def exit_code(self) -> int:
-        """Return its exit code, negative the number of the signal that ended it."""
+    def reap(self) -> int:
+        """Reap it, which has ended. Return its exit code, negative the number of the signal that ended it."""
         os.close(self._pidfd)
         return self._process.wait()
 

@@ -21,10 +21,11 @@ def until_joined(own_procs: int, events: int, at_most_s: float, others: select.p
     """Move this process to where it is, again and again, until somebody is in the cgroup with these cgroup.events,
     until `others` has something to read, or until `at_most_s` are over. Close both descriptors.
     """
-    until = time.monotonic() + at_most_s
+    until, wait_ms = time.monotonic() + at_most_s, 0
     try:
-        while not others.poll(PACE_MS) and time.monotonic() < until and b"populated 0" in os.pread(events, 256, 0):
+        while not others.poll(wait_ms) and time.monotonic() < until and b"populated 0" in os.pread(events, 256, 0):
             os.write(own_procs, b"0")
+            wait_ms = PACE_MS
     except OSError:
         pass  # the cgroup is removed, or threads are managed in it: moves take as long as they take
     finally:

@@ -265,7 +265,7 @@ def _become(start: CommandStart, keeper: int, fails: int) -> None:
         if start.terminal >= 0:
             os.tcsetpgrp(start.terminal, os.getpid())  # all signals are blocked: it would stop by SIGTTOU
         if start.cgroup is not None:
-            process_setup.join_cgroup(start.cgroup.procs)  # else it is ended without
+            process_setup.CgroupMove(start.cgroup.procs).make()  # else it is ended without
         process_setup.die_with(keeper)
         if start.files_max is not None:
             most = min(start.files_max, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

@@ -66,4 +66,4 @@ def main(packages: dict[str, str], configure: dict[str, Any], tmp: str, cgroup_e
     except BaseException as error:
         report_broken(pipes.frames, job_type_catalogue.traceback_of(error))
         os._exit(ExitCode.NOT_IMPORTABLE)
-    run_worker(pipes, settings, tmp, cgroup_errno)
+    run_worker(pipes, settings, tmp, process_setup.CgroupMove(None, cgroup_errno))

@@ -49,7 +49,9 @@ def become_worker(start: WorkerStart, configure: Configure, packages: dict[str, 
             affinity=configure.affinity,
             core_dumps=configure.core_dumps,
         )
-        cgroup_errno = 0 if start.cgroup_procs is None else process_setup.join_cgroup(start.cgroup_procs)
+        move = process_setup.CgroupMove(start.cgroup_procs)
+        if configure.start_method == "spawn" or configure.uid is not None or start.sandbox is not None:
+            move.make()  # code of others runs next, or the right to do it goes; else nobody waits for it yet
         if start.sandbox is not None:
             start.sandbox.enter_as_root()
         if configure.uid is not None or start.sandbox is not None:
@@ -74,6 +76,6 @@ def become_worker(start: WorkerStart, configure: Configure, packages: dict[str, 
         report_broken(start.pipes.frames, f"the worker cannot be confined: {error}", errno)
         os._exit(ExitCode.OS_ERROR)
     if configure.start_method == "spawn":
-        exec_worker.exec_worker(start.pipes, configure, packages, start.tmp, cgroup_errno)
+        exec_worker.exec_worker(start.pipes, configure, packages, start.tmp, move.make())
     process_setup.reseed()
-    run_worker(start.pipes, configure, start.tmp, cgroup_errno)
+    run_worker(start.pipes, configure, start.tmp, move)

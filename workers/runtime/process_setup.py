@@ -174,15 +174,25 @@ def forbid_new_privileges() -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
 
 
-def join_cgroup(procs: int) -> int:
-    """Move this process into the cgroup of a cgroup.procs descriptor, which is closed. Return 0 or the errno."""
-    try:
-        os.write(procs, b"0")
-    except OSError as error:
-        return error.errno or -1
-    finally:
-        os.close(procs)
-    return 0
+class CgroupMove:
+    """The move of this process into its cgroup. It is made once."""
+
+    def __init__(self, procs: int | None, errno: int = 0) -> None:
+        """`procs`: a descriptor of cgroup.procs; None: it was made, or there is no cgroup. `errno`: its result."""
+        self._procs = procs
+        self._errno = errno
+
+    def make(self) -> int:
+        """Make it, if that was not done. Return 0, or the errno if it has failed."""
+        procs, self._procs = self._procs, None
+        if procs is not None:
+            try:
+                os.write(procs, b"0")
+            except OSError as error:
+                self._errno = error.errno or -1
+            finally:
+                os.close(procs)
+        return self._errno
 
 
 def take_standard_streams(output: tuple[int, int] | None) -> None:

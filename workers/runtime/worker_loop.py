@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn, TextIO
 
-from killable.workers.authoring.preloads import run_preloads
+from killable.workers.authoring.preloads import has_preloads, run_preloads
 from killable.workers.authoring.registered_types import registered
 from killable.workers.exit_codes import ExitCode
 from killable.workers.named_tuples import NamedTuple
@@ -61,11 +61,11 @@ class WorkerEnds(NamedTuple):
     tokens: int
 
 
-def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> NoReturn:
+def run_worker(pipes: WorkerEnds, configure: Configure, tmp: str, move: process_setup.CgroupMove) -> NoReturn:
     """Run orders until they end; never returns. Attempts make their private directories in `tmp`."""
     code: int = ExitCode.HARNESS_BUG
     try:
-        code = _serve(pipes, configure, tmp, cgroup_errno)
+        code = _serve(pipes, configure, tmp, move)
     except BrokenPipeError:
         code = ExitCode.PIPE_GONE
     except FrameError:
@@ -82,7 +82,7 @@ def report_broken(frames: int, why: str, errno: int | None = None) -> None:
     os.write(frames, encode(Kind.BROKEN, 0, 0, Broken(why, errno).encode()))
 
 
-def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int) -> int:
+def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, move: process_setup.CgroupMove) -> int:
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     named_memory_hooks.names.install(os.path.join(tmp, named_memory_log.LOG_NAME))
     if configure.setup:
@@ -92,6 +92,8 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
     name = os.path.basename(tmp).removesuffix(configure.tmp_suffix)
     process_setup.title.set(f"killable: worker {name} {configure.pool}")
     process_setup.set_name(f"killable-{name}")
+    if has_preloads(each_worker=True):
+        move.make()
     try:
         run_preloads(each_worker=True)
     except BaseException as error:
@@ -105,7 +107,7 @@ def _serve(pipes: WorkerEnds, configure: Configure, tmp: str, cgroup_errno: int)
         configure.codec == "pickle" and not named_memory_hooks.names.left()
     ):  # its end would hand over what a preload has made
         worker.rehearse(call_message())
-    os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(cgroup_errno).encode()))
+    os.write(pipes.frames, encode(Kind.READY, 0, 0, Ready(move.make()).encode()))  # the kernel got ready meanwhile
     return worker.serve()
 
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,11 +65,7 @@ class HangUp:
         self._faults = {"keys": "", "secrets": "", "settings": ""}
         """Why what the files have now is not in force: a key that was revoked there may be valid here."""
         self._settings = content_of(in_force.config.file)
-        web.troubles += [
-            lambda: self._faults["keys"],
-            lambda: self._faults["secrets"],
-            lambda: self._faults["settings"],
-        ]
+        web.troubles += [partial(self._faults.__getitem__, what) for what in self._faults]
         web.server_files.append(self)
         self._reading = asyncio.Lock()
         """Held while files are read: what is read last is what is in force."""

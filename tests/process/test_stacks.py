@@ -26,7 +26,6 @@ def supervisor(shared_or_own_supervisor: StartSupervisor) -> StartSupervisor:
 
 
 LONG_S = 60.0
-NOT_WRITTEN = "SIGKILL came before the stack was written.\n"
 
 
 def frames_of(stack: str) -> list[tuple[str, int, str]]:
@@ -118,9 +117,9 @@ async def test_sigkill_does_not_wait_for_a_stack_that_never_comes(
     (tmp_path / "hiding.py").write_text(HIDES)
     server = await supervisor(PoolSpec("hiding", modules=("hiding",), folder=str(tmp_path), workers=1))
     hidden = [int(DUMP_SIGNAL), *[int(signal.SIGTERM)] * hides_stop]
-    limits = {"grace_s": 1.0, "ack_s": None} if hides_stop else {"grace_s": 3600, "ack_s": 0.5}
+    limits = {"grace_s": 1.0, "ack_s": None} if hides_stop else {"grace_s": LONG_S, "ack_s": 0.5}
     certificate = (await stop(server, await start_computing(server, "hides", hidden=hidden, limits=limits))).certificate
-    assert certificate["last_signal"] == "SIGKILL" and certificate["stack"] == NOT_WRITTEN
+    assert certificate["last_signal"] == "SIGKILL" and "stack" not in certificate
     assert ("delivered" in certificate, "early_kill" in certificate) == (not hides_stop, not hides_stop)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 from browser import Shown, end_of, row_of
@@ -238,6 +240,22 @@ def test_a_slow_stream_costs_no_node_for_each_frame(shown: Shown, client: Client
     end_of(job)
 
 
+def test_output_is_drawn_ten_times_a_second_at_most(shown: Shown, client: Client) -> None:
+    job = client.submit("writes", {"tokens": 300, "every_s": 0.02})
+    output = shown.open(f"jobs/{job.id}").get_by_role("log", name="Output")
+    output.evaluate(
+        """box => {
+          window.seen = { draws: 0, began: performance.now(), last: 0 }
+          const note = () => { window.seen.draws++; window.seen.last = performance.now() }
+          new MutationObserver(note).observe(box, { childList: true, characterData: true, subtree: true })
+        }"""
+    )
+    expect(output).to_contain_text("word-299")
+    seen = output.evaluate("() => window.seen")
+    assert 0 < (seen["draws"] - 1) * 100 <= seen["last"] - seen["began"]
+    end_of(job)
+
+
 def test_what_is_laid_out_anew_stays_small_in_a_line_without_an_end(
     shown: Shown, client: Client, tmp_path: Path
 ) -> None:
@@ -273,6 +291,31 @@ def test_an_id_and_a_stack_are_copied_as_they_are_shown(shown: Shown, client: Cl
         expect(button).to_have_text("Copied")
         expect(button).to_be_focused()
         assert pasted(tab) == text
+
+
+def test_the_whole_record_is_copied(shown: Shown, client: Client) -> None:
+    job = client.submit("fails", tags={"who": HOSTILE})
+    end_of(job)
+    tab = shown.open(f"jobs/{job.id}")
+    tab.get_by_role("button", name="Copy the job's record").click()
+    text = pasted(tab)
+    assert json.loads(text) == job.record()
+    assert not set(text) & set("\x1b\x07\u202e\u2066")
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [("fails", {"type": "fails"}), ("exception", {"code": "exception"}), ("scans", {"tag": "team:scans"})],
+)
+def test_from_a_job_to_those_like_it(shown: Shown, client: Client, name: str, query: dict[str, str]) -> None:
+    job, other = client.submit("fails", tags={"team": "scans"}), client.submit("writes", {"tokens": 1})
+    end_of(job)
+    end_of(other)
+    tab = shown.open(f"jobs/{job.id}")
+    tab.get_by_role("main").get_by_role("link", name=name, exact=True).click()
+    expect(row_of(tab, job.id)).to_be_visible()
+    expect(row_of(tab, other.id)).to_have_count(0)
+    assert dict(parse_qsl(tab.url.partition("?")[2])) == query
 
 
 def pasted(tab: Page) -> str:

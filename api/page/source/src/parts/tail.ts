@@ -1,9 +1,9 @@
-// The end of a text that grows as fast as it likes: joined once a frame, and bounded in what is kept.
-// Plain DOM: a frame adds to one text node, however much has come.
+// The end of a text that grows as fast as it likes: joined ten times a second, and bounded in what is kept.
+// Plain DOM: a drawing adds to one text node, however much has come.
 import { plain } from '../spelling'
 
 const BLOCK_CHARS = 1 << 10
-/** Text is laid out again by blocks of about this size, which end at a line: each frame, as long as text comes. */
+/** Text is laid out again by blocks of about this size, which end at a line: at each drawing. */
 const LINE_CHARS = 4 << 10
 /** A line of this size goes on in another block, behind a word. */
 const WORD_CHARS = 32 << 10
@@ -11,6 +11,8 @@ const WORD_CHARS = 32 << 10
 const KEPT_CHARS = 192 << 10
 /** Some 2,000 lines: more than anybody scrolls back through in a browser; all of it can be downloaded. */
 const NEAR_PX = 24
+const DRAWN_MS = 100
+/** Nobody reads faster, and each drawing has the browser lay out and paint the whole box. */
 
 export class Tail {
   private waiting: string[] = []
@@ -19,6 +21,8 @@ export class Tail {
   private block: HTMLElement | null = null
   private blockChars = 0
   private frame = 0
+  private timer = 0
+  private drawn = -Infinity
   private isAtEnd = true
   private onCut: () => void
   private onAway: (isAway: boolean) => void
@@ -50,11 +54,20 @@ export class Tail {
       this.waitingChars = joined.length
       this.onCut()
     }
-    if (!this.frame) this.frame = requestAnimationFrame(() => this.draw())
+    if (this.frame || this.timer) return
+    const early = this.drawn + DRAWN_MS - performance.now()
+    if (early <= 0) this.askForFrame()
+    else this.timer = setTimeout(this.askForFrame, early)
+  }
+
+  private askForFrame = (): void => {
+    this.timer = 0
+    this.frame = requestAnimationFrame(() => this.draw())
   }
 
   private draw(): void {
     this.frame = 0
+    this.drawn = performance.now()
     const text = plain(this.waiting.join(''))
     this.waiting = []
     this.waitingChars = 0
@@ -97,7 +110,7 @@ export class Tail {
     return next
   }
 
-  /** A text for each frame of a slow job would be twenty thousand of them, and 25 MB: a block has one. */
+  /** A text for each drawing of a slow job would be twenty thousand of them, and 25 MB: a block has one. */
   private append(text: string): void {
     const last = this.block?.lastChild
     if (last instanceof Text) last.appendData(text)
@@ -132,6 +145,7 @@ export class Tail {
 
   close(): void {
     cancelAnimationFrame(this.frame)
+    clearTimeout(this.timer)
     this.box.removeEventListener('scroll', this.onScroll)
   }
 }

@@ -36,6 +36,7 @@ class StartRefused(KillableError):
 class NoRoom(StartRefused):
     """The machine has no room for it at this moment, and may have some at the next start. Exit code 71."""
 
+    code = "cannot_serve"
     exit_code = 71
 
 

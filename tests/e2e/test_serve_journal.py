@@ -304,9 +304,11 @@ def test_a_start_on_a_full_disk_is_no_fault_of_the_configuration(own_mounts: Non
     (tmp_path / "my_jobs.py").write_text("from killable import job\n\n\n@job\ndef none() -> None: ...\n")
     (tmp_path / "killable.toml").write_text(CONFIGURATION)
     (tmp_path / "state").mkdir()
-    refused = Command(tmp_path, program=[*FULL, *COMMAND]).run("serve")
+    refused = Command(tmp_path, program=[*FULL, *COMMAND]).run("serve", "--log-format", "json")
     assert refused.returncode == 71, refused.stderr
-    assert "cannot be opened and written: " in refused.stderr.replace("\n", " ")
+    told = json.loads(refused.stderr.splitlines()[-1])
+    assert (told["event"], told["code"]) == ("not_started", "cannot_serve")
+    assert "cannot be opened and written: " in told["error"]
 
 
 GROWS = """

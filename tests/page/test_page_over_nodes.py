@@ -56,7 +56,9 @@ def test_nodes_their_workers_and_their_jobs(browser: Browser, head: str, tmp_pat
         expect(row_of(tab, job.id)).to_contain_text("b")
         expect(row_of(tab, other.id)).to_contain_text("running")
         shown.go(f"jobs/{job.id}")
-        expect(tab.get_by_role("region", name="Facts")).to_contain_text(", b")
+        expect(tab.get_by_role("region", name="Facts").get_by_role("link", name="b", exact=True)).to_have_attribute(
+            "href", "#/jobs?node=b"
+        )
         tab.get_by_role("button", name="Cancel…").click()
         tab.get_by_role("button", name="Cancel the job").click()
         expect(tab.get_by_role("region", name="Certificate").get_by_text("dead after")).to_be_visible()

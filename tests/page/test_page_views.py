@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import pytest
 from browser import Shown, end_of, row_of
@@ -289,6 +291,31 @@ def test_an_id_and_a_stack_are_copied_as_they_are_shown(shown: Shown, client: Cl
         expect(button).to_have_text("Copied")
         expect(button).to_be_focused()
         assert pasted(tab) == text
+
+
+def test_the_whole_record_is_copied(shown: Shown, client: Client) -> None:
+    job = client.submit("fails", tags={"who": HOSTILE})
+    end_of(job)
+    tab = shown.open(f"jobs/{job.id}")
+    tab.get_by_role("button", name="Copy the job's record").click()
+    text = pasted(tab)
+    assert json.loads(text) == job.record()
+    assert not set(text) & set("\x1b\x07\u202e\u2066")
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [("fails", {"type": "fails"}), ("exception", {"code": "exception"}), ("scans", {"tag": "team:scans"})],
+)
+def test_from_a_job_to_those_like_it(shown: Shown, client: Client, name: str, query: dict[str, str]) -> None:
+    job, other = client.submit("fails", tags={"team": "scans"}), client.submit("writes", {"tokens": 1})
+    end_of(job)
+    end_of(other)
+    tab = shown.open(f"jobs/{job.id}")
+    tab.get_by_role("main").get_by_role("link", name=name, exact=True).click()
+    expect(row_of(tab, job.id)).to_be_visible()
+    expect(row_of(tab, other.id)).to_have_count(0)
+    assert dict(parse_qsl(tab.url.partition("?")[2])) == query
 
 
 def pasted(tab: Page) -> str:

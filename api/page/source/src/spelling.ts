@@ -13,6 +13,11 @@ export function plain(text: unknown): string {
   })
 }
 
+/** A value as JSON of which no character acts: a control character stands as its escape, which is the same value. */
+export function jsonOf(value: unknown): string {
+  return JSON.stringify(value, null, 2).replace(CONTROL, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
 export function duration(ms: number | null): string {
   if (ms === null || Number.isNaN(ms)) return '–'
   if (ms < 0) ms = 0

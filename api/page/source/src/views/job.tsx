@@ -1,8 +1,9 @@
 // One job: what it is, how far it is, what it says, how it ended, and the proof.
 import { type Signal, signal } from '@preact/signals'
-import type { JSX } from 'preact'
+import type { ComponentChildren, JSX } from 'preact'
 import { useEffect, useMemo, useState } from 'preact/hooks'
 import { Refusal, ask, json, messageOf } from '../http'
+import { type Filters, queryOf } from '../jobs_feed'
 import { Age, Ran, Waited } from '../parts/age'
 import { note, say } from '../parts/announce'
 import { Copy } from '../parts/copy'
@@ -10,7 +11,7 @@ import { Facts, Panel, Text } from '../parts/panel'
 import { StateBadge, stateWord } from '../parts/state'
 import { lastJobs } from '../router'
 import { may } from '../session'
-import { bytes, counted, duration, moment, number, plain, shortId } from '../spelling'
+import { bytes, counted, duration, jsonOf, moment, number, plain, shortId } from '../spelling'
 import { ACTIVE, type Job, type Story } from '../types'
 import { CancelJob } from './cancel_job'
 import { CertificatePicture } from './certificate'
@@ -108,7 +109,11 @@ export function JobView({ id }: { id: string }): JSX.Element {
           </div>
           <p class="job-line">
             <StateBadge state={job.state} />
-            {job.error && job.error.code !== job.state && <code class={`code-word s-${job.state}`}>{job.error.code}</code>}
+            {job.error && job.error.code !== job.state && (
+              <code class={`code-word s-${job.state}`}>
+                <Others of="code" value={job.error.code} />
+              </code>
+            )}
             <span>
               ran <Ran job={job} />
             </span>
@@ -278,23 +283,31 @@ export async function download(path: string, name: string): Promise<void> {
   }
 }
 
+/** A word of this job that is a link to the jobs with the same one. */
+function Others({ of, value, words = value }: { of: keyof Filters; value: string; words?: string }): JSX.Element {
+  return <a href={`#/jobs?${queryOf({ [of]: value })}`}>{plain(words)}</a>
+}
+
 function FactsOf({ job }: { job: Job }): JSX.Element {
-  const facts: [string, string][] = [
+  const worker = [job.worker_id, job.pid === null ? null : `pid ${job.pid}`].filter(Boolean).join(', ')
+  const facts: [string, ComponentChildren][] = [
     ['Id', job.job_id],
+    ['Type', <Others of="type" value={job.type} />],
     ['Accepted', moment(job.created_at)],
-    ['Tenant', plain(job.tenant)],
-    ['Worker', [job.worker_id, job.pid === null ? null : `pid ${job.pid}`, job.node].filter(Boolean).join(', ') || '–'],
+    ['Tenant', <Others of="tenant" value={job.tenant} />],
+    ['Worker', worker || '–'],
     ['Attempts', `${job.attempts}${job.lost_attempts ? `, ${job.lost_attempts} lost` : ''}`],
     ['Correlation id', plain(job.correlation_id) || '–'],
   ]
-  for (const [name, value] of Object.entries(job.tags)) facts.push([`Tag ${plain(name)}`, plain(value)])
+  if (job.node) facts.push(['Node', <Others of="node" value={job.node} />])
+  for (const [name, value] of Object.entries(job.tags)) facts.push([`Tag ${plain(name)}`, <Others of="tag" value={`${name}:${value}`} words={value} />])
   for (const [name, value] of Object.entries(job.nodes)) facts.push([`Node ${plain(name)}`, plain(value)])
   if (job.usage) facts.push(['Usage', Object.entries(job.usage).map(([name, value]) => `${name} ${number(value)}`).join(', ')])
   if (job.durable !== null) facts.push(['In the journal', job.durable ? 'yes' : 'not yet'])
   if (job.callback) facts.push(['Webhook', `${job.callback.state}${job.callback.detail ? `: ${plain(job.callback.detail)}` : ''}`])
   const limits = Object.entries(job.limits).filter(([, value]) => value !== null && typeof value !== 'object')
   return (
-    <Panel title="Facts">
+    <Panel title="Facts" aside={<Copy what="the job's record" text={jsonOf(job)} />}>
       <Facts of={facts} />
       <details>
         <summary>Limits in force</summary>

@@ -1,4 +1,5 @@
-"""Compile tests and killable as pytest does, with asserts rewritten: once, on all processors, before `make test`.
+"""Compile the tests, and what pytest imports of its plugins, as pytest does, with asserts rewritten: once, on all
+processors, before `make test`.
 
 Else each of its processes does it when it collects, all of them at the same time. What is compiled already stays.
 """
@@ -7,12 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-from _pytest.assertion.rewrite import PYC_TAIL, _read_pyc, _rewrite_test, _write_pyc, get_cache_dir
 
 TESTS = Path(__file__).parent
 UNWRITABLE: Any = SimpleNamespace(trace=print)
@@ -20,6 +19,9 @@ UNWRITABLE: Any = SimpleNamespace(trace=print)
 
 
 def compile_some(sources: Sequence[Path]) -> None:
+    # None of it is of pytest's interface. Where one of these names is gone this process fails, and the tests run slower.
+    from _pytest.assertion.rewrite import PYC_TAIL, _read_pyc, _rewrite_test, _write_pyc, get_cache_dir
+
     for source in sources:
         compiled = get_cache_dir(source) / (source.name[:-3] + PYC_TAIL)
         if _read_pyc(source, compiled) is None:
@@ -29,11 +31,10 @@ def compile_some(sources: Sequence[Path]) -> None:
 
 
 def main() -> None:
-    package = find_spec("killable")
-    assert package is not None and package.submodule_search_locations is not None
-    # pytest rewrites all of a distribution that brings a plugin.
-    folders = (TESTS, *map(Path, package.submodule_search_locations))
-    sources = sorted(source for folder in folders for source in folder.rglob("*.py"))
+    # pytest rewrites all of a distribution that brings a plugin: killable is one.
+    brings = {plugin.dist.name: plugin.dist for plugin in entry_points(group="pytest11") if plugin.dist is not None}
+    files = [Path(str(file.locate())) for dist in brings.values() for file in dist.files or () if file.suffix == ".py"]
+    sources = sorted({*TESTS.rglob("*.py"), *files})
     share = len(os.sched_getaffinity(0))
     children = []
     for number in range(share):

@@ -373,9 +373,7 @@ class Raised(NamedTuple):
     """How a job function ended if it did not return."""
 
     cause: str
-    """`exception` · `operation` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` ·
-    `assignment`.
-    """
+    """One of those that `supervisor/attempts/exit_outcome.py` knows, such as `exception`."""
     type: str = ""
     message: str = ""
     traceback: str = ""

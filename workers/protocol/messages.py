@@ -373,7 +373,9 @@ class Raised(NamedTuple):
     """How a job function ended if it did not return."""
 
     cause: str
-    """One of those that `supervisor/attempts/exit_outcome.py` knows, such as `exception`."""
+    """`exception` · `operation` · `memory` · `files` · `exit` · `stopped` · `unserializable` · `payload` ·
+    `assignment`.
+    """
     type: str = ""
     message: str = ""
     traceback: str = ""

@@ -6,6 +6,7 @@ named tuples: a dataclass takes 1 ms to define, at each start of a program with 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NewType, TypedDict
 
@@ -30,6 +31,17 @@ class StartRefused(KillableError):
     """The configuration or a job's declaration cannot be served: the supervisor does not start."""
 
     code = "invalid"
+
+
+class NoRoom(StartRefused):
+    """The machine has no room for it at this moment, and may have some at the next start. Exit code 71."""
+
+    code = "cannot_serve"
+    exit_code = 71
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE)
+"""Errors of the system that say so."""
 
 
 class Submission(NamedTuple):

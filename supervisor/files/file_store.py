@@ -21,7 +21,7 @@ from killable.supervisor import event_loops
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.files.file_users import FileUsers
 from killable.supervisor.linux.files_folder import FilesFolder, UploadWriter, temporary_root
-from killable.supervisor.models import StartRefused
+from killable.supervisor.models import NO_ROOM, NoRoom, StartRefused
 from killable.supervisor.records import FileRecord
 from killable.supervisor.settings import Settings
 from killable.workers.authoring.units import size as size_text
@@ -102,7 +102,9 @@ class FileStore:
         try:
             known = await self._aside(self.folder.open)
         except OSError as error:
-            raise StartRefused(f"the folder of files cannot be used: {error.strerror or error}: {self.root}") from error
+            kind = NoRoom if error.errno in NO_ROOM else StartRefused
+            why = f"{error.strerror or error}: {error.filename or self.root}"
+            raise kind(f"the folder of files cannot be used: {why}") from error
         for about in known:
             record = _record_of(about)
             if record is None:  # it stays where it is: another release may know it

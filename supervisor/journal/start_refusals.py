@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import sqlite3
 
-from killable.supervisor.models import StartRefused
+from killable.supervisor.models import NO_ROOM, NoRoom, StartRefused
 
 
 class JournalRefused(StartRefused):
     """The journal cannot be used as it is. The server does not start, and the file is left unchanged."""
+
+
+class JournalHasNoRoom(JournalRefused, NoRoom):
+    """The disk is full, or there are too few descriptors."""
 
 
 def refuse_empty(path: str, size: int) -> None:
@@ -52,7 +56,8 @@ def refused(path: str, error: Exception) -> JournalRefused:
         what = "it is a directory; name a file in it"
         return JournalRefused(f"the journal {path} cannot be opened and written: {what}", journal=path)
     why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return JournalRefused(
+    has_no_room = code == sqlite3.SQLITE_FULL or (isinstance(error, OSError) and error.errno in NO_ROOM)
+    return (JournalHasNoRoom if has_no_room else JournalRefused)(
         f"the journal {path} cannot be opened and written: {why}; it needs an existing folder that this user may write "
         "to, and free space on the disk",
         journal=path,

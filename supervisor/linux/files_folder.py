@@ -66,6 +66,7 @@ class FilesFolder:
             os.close(self._lock)
             self._lock = -1
             raise OSError(errno.EBUSY, "another server keeps its files there", self.root) from error
+        self._check_access()
         gone = (INCOMING, STAGING) if self._lasts else (INCOMING, STAGING, UPLOADED, ABOUT, SAVED)
         for name in gone:
             remove_tree(self._path(name))
@@ -75,6 +76,11 @@ class FilesFolder:
             for path in (self.root, self._path(UPLOADED), self._path(STAGING)):
                 os.chmod(path, 0o711)
         return list(self._known())
+
+    def _check_access(self) -> None:
+        """Raise PermissionError for a part that this user may not write to, as after a restore by another user."""
+        for name in (INCOMING, UPLOADED, ABOUT, STAGING, SAVED):
+            _check_mode(self._path(name), os.R_OK | os.W_OK | os.X_OK)
 
     def close(self) -> None:
         """Give the folder up; what does not last is removed."""
@@ -89,7 +95,8 @@ class FilesFolder:
         return os.path.join(self.root, *parts)
 
     def _known(self) -> Iterator[dict[str, Any]]:
-        """Yield what is known of each file that is whole, and remove the others.
+        """Yield what is known of each file that is whole, and remove the others. Raise OSError for one that cannot be
+        looked at: it may be whole.
 
         Of a file that another release has noted in another form only its id is known: it stays where it is.
         """
@@ -106,7 +113,8 @@ class FilesFolder:
                 size = os.lstat(self.path_of(file_id, about["name"])).st_size
                 if (about["file_id"], about["size"]) != (file_id, size):
                     raise ValueError(name)
-            except (OSError, ValueError, KeyError, TypeError):
+                _check_mode(self.path_of(file_id, about["name"]), os.R_OK)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, KeyError, TypeError):
                 with suppress(OSError):
                     os.unlink(self._path(ABOUT, name))
                 continue
@@ -218,6 +226,13 @@ class UploadWriter:
                 os.close(descriptor)
         with suppress(OSError):
             os.unlink(self.path)
+
+
+def _check_mode(path: str, mode: int) -> None:
+    """Raise PermissionError for what is there, and not this user's to use so."""
+    if os.path.lexists(path) and not os.access(path, mode, effective_ids=True):
+        why = f"user {os.geteuid()}, which this server runs as, has no access; give it to this user (chown -R)"
+        raise PermissionError(errno.EACCES, why, path)
 
 
 def _sync_folder(path: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from support.waiting import until
@@ -90,6 +93,85 @@ def test_a_full_disk_is_told_by_ps_readyz_status_and_metrics(machine: Machine) -
         machine("systemctl", "stop", "killable")
         settings.write_text(TOML)
         machine("umount", "/srv/killable/disk")
+
+
+def test_a_server_that_dies_on_a_full_disk_is_back_when_there_is_room(machine: Machine) -> None:
+    machine("bash", "-c", "mkdir -p /srv/killable/disk; mount -t tmpfs -o size=12m,uid=987,gid=987 tmpfs $_")
+    settings = machine.srv / "killable.toml"
+    settings.write_text(TOML.replace("jobs.journal", "disk/jobs.journal"))
+    try:
+        machine("systemctl", "start", "killable")
+        machine("bash", "-c", "dd if=/dev/zero of=/srv/killable/disk/x bs=4k", code=1)
+        machine("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "killable")
+        words = "cannot be opened and written: database or disk is full"
+        until(lambda: told(words, machine.log("--unit=killable", "--priority=err")), "the next start says why")
+        machine("rm", "/srv/killable/disk/x")
+        until(lambda: machine.show("ActiveState") == "active", "and one of the next ones succeeds")
+    finally:
+        machine("systemctl", "stop", "killable", code=None)
+        machine("systemctl", "reset-failed", "killable", code=None)
+        settings.write_text(TOML)
+        machine("umount", "/srv/killable/disk")
+
+
+@pytest.mark.parametrize(
+    ("given_away", "words"),
+    [
+        pytest.param("jobs.journal", "jobs.journal belongs to user 0, and this server runs as user 987", id="journal"),
+        *(
+            pytest.param(f"jobs.journal.files/{name}", "the folder of files cannot be used", id=name)
+            for name in ("lock", "incoming", "staging", "saved", "about", "about/*", "uploaded", "uploaded/*/*")
+        ),
+    ],
+)
+def test_what_was_restored_by_another_user_is_told_by_name_and_stays(
+    machine: Machine, given_away: str, words: str
+) -> None:
+    machine("systemctl", "start", "killable")
+    upload = "curl -s --data-binary @/etc/hostname http://127.0.0.1:7833/v1/files | grep -o 'file-[0-9a-f]*'"
+    file_id = machine("bash", "-c", upload).strip()
+    machine("systemctl", "stop", "killable")
+    paths = machine("bash", "-c", f"ls -d /srv/killable/{given_away}").split()
+    machine("chown", "root", *paths)
+    try:
+        machine("systemctl", "start", "killable", code=1)
+        status = machine.show("StatusText")
+        assert told(words, status) and any(path in status for path in paths)
+        assert machine.show("ExecMainStatus") == "78"
+    finally:
+        machine("chown", "killable", *paths)
+        machine("systemctl", "reset-failed", "killable", code=None)
+    machine("systemctl", "start", "killable")
+    assert machine("curl", "-s", f"http://127.0.0.1:7833/v1/files/{file_id}/content") == machine("cat", "/etc/hostname")
+    machine("systemctl", "stop", "killable")
+
+
+def test_logs_on_a_disk_that_has_become_read_only_are_told(machine: Machine) -> None:
+    """Broken as the kernel does it: `errors=remount-ro`, by the file that ext4 has to try that."""
+    image, disk, error = machine.srv / "disk.img", "/srv/killable/disk", "/sys/fs/ext4/{}/trigger_fs_error"
+    subprocess.run(["truncate", "--size=16M", image], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-E", "root_owner=987:987", image], check=True)
+    loop = subprocess.run(["losetup", "--find", "--show", image], check=True, capture_output=True, text=True)
+    device = Path(loop.stdout.strip())
+    settings = machine.srv / "killable.toml"
+    settings.write_text(TOML.replace("drain_s = 5", 'drain_s = 5\naudit_log = "disk/audit.log"'))
+    number = device.stat().st_rdev
+    node = f"mknod /dev/own b {os.major(number)} {os.minor(number)}; mkdir -p {disk}"
+    try:
+        machine("bash", "-c", f"{node}; mount -t ext4 -o errors=remount-ro /dev/own {disk}")
+        with overridden(machine, f"StandardError=append:{disk}/server.log"):
+            machine("systemctl", "start", "killable")
+            Path(error.format(device.name)).write_text("1")
+            machine("systemctl", "reload", "killable")
+            machine("bash", "-c", KILLABLE + "submit nap -i clean_up_s=0 --detach")
+            status = lambda: machine.show("StatusText")  # noqa: E731
+            until(lambda: told("the log cannot be written: read-only file system", status()), "the log")
+            until(lambda: told("audit.log cannot be written: read-only file system", status()), "the audit log")
+            machine("systemctl", "stop", "killable")
+    finally:
+        machine("bash", "-c", f"umount {disk}; rm /dev/own", code=None)
+        subprocess.run(["losetup", "--detach", device], check=True)
+        settings.write_text(TOML)
 
 
 KILLABLE = "/srv/killable/.venv/bin/killable "

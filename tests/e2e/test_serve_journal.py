@@ -289,6 +289,28 @@ TMPFS = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=2m none state && e
 """Its own small disk where the journal lies; /proc/PID/root shows it to us."""
 
 
+FULL = (
+    "unshare",
+    "-m",
+    "sh",
+    "-c",
+    "mount -t tmpfs -o size=64k none state; head -c 1M /dev/zero > state/x; exec $0 $@",
+)
+
+
+@pytest.mark.row("B16")
+def test_a_start_on_a_full_disk_is_no_fault_of_the_configuration(own_mounts: None, tmp_path: Path) -> None:
+    """The unit does not try 78 again, as nothing mends a configuration by itself; a disk may have room again."""
+    (tmp_path / "my_jobs.py").write_text("from killable import job\n\n\n@job\ndef none() -> None: ...\n")
+    (tmp_path / "killable.toml").write_text(CONFIGURATION)
+    (tmp_path / "state").mkdir()
+    refused = Command(tmp_path, program=[*FULL, *COMMAND]).run("serve", "--log-format", "json")
+    assert refused.returncode == 71, refused.stderr
+    told = json.loads(refused.stderr.splitlines()[-1])
+    assert (told["event"], told["code"]) == ("not_started", "cannot_serve")
+    assert "cannot be opened and written: " in told["error"]
+
+
 GROWS = """
 
 @job

@@ -11,12 +11,16 @@ from support.waiting import until_async
 
 from killable.supervisor.clock import Clock
 from killable.supervisor.files.file_store import FileStore
+from killable.supervisor.models import StartRefused
 from killable.supervisor.settings import Settings
 
 
+def store_in(folder: Path, *, file_unused_s: float = 3600.0) -> FileStore:
+    return FileStore(Settings(pools=(), has_files=True, journal=str(folder / "journal"), file_unused_s=file_unused_s))
+
+
 async def opened(folder: Path, *, file_unused_s: float = 3600.0) -> FileStore:
-    settings = Settings(pools=(), has_files=True, journal=str(folder / "journal"), file_unused_s=file_unused_s)
-    store = FileStore(settings)
+    store = store_in(folder, file_unused_s=file_unused_s)
     await store.open(Clock(asyncio.get_running_loop()))
     return store
 
@@ -61,4 +65,25 @@ async def test_files_of_another_release_are_read_or_left_alone(
     (record,) = caplog.records
     assert (record.message, vars(record)["path"]) == ("file_set_aside", str(about[damaged]))
     assert Path(store.folder.path_of(damaged, "b")).read_bytes() == b"abc"
+    await store.close()
+
+
+async def test_a_file_that_cannot_be_looked_at_refuses_the_start_and_stays(tmp_path: Path) -> None:
+    """After a restore by another user, or on a disk with errors, it may be whole: nothing is removed."""
+    store = await opened(tmp_path)
+    file_id = await put(store)
+    await store.close()
+    about = Path(store.folder.about(file_id))
+    known = about.read_bytes()
+    about.unlink()
+    about.symlink_to(about)  # an error that is not "there is none", for root too
+    store = store_in(tmp_path)
+    with pytest.raises(StartRefused, match=f"the folder of files cannot be used: .*: {about}"):
+        await store.open(Clock(asyncio.get_running_loop()))
+    await store.close()
+    about.unlink()
+    about.write_bytes(known)
+    store = await opened(tmp_path)
+    assert [record.file_id for record in store.page(limit=9)[0]] == [file_id]
+    assert Path(store.folder.path_of(file_id, "a")).read_bytes() == b"abc"
     await store.close()

@@ -1,12 +1,22 @@
 """Fixtures for every test: the check that nothing is left behind, and a real supervisor."""
 
+# ruff: noqa: E402
+
 from __future__ import annotations
+
+import os
+import sys
+
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+"""Each process of pytest-xdist imports every test, and killable, whose asserts pytest rewrites too, as it has a plugin:
+both take twice as long where they have to be rewritten anew. So first of all, and for each pytest that a test starts.
+"""
 
 import asyncio
 import gc
 import inspect
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -34,9 +44,6 @@ from support.waiting import until_empty
 from killable.supervisor.attempts import attempt, escalation
 from killable.supervisor.settings import PoolSpec, Settings
 from killable.supervisor.supervisor import Supervisor
-
-sys.dont_write_bytecode = False
-"""Each process of pytest-xdist imports every test: it takes twice as long where asserts have to be rewritten anew."""
 
 gc.disable()
 """Until all tests are collected: next to nothing of that is garbage, and each process collects them all."""

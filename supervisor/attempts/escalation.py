@@ -4,8 +4,11 @@ Runs in: supervisor. Pure: every function takes `now` and returns the next state
 
     ASKED ──delivered──► DELIVERED ──acknowledged──► ACKNOWLEDGED
       │  grace over          │ stuck, or grace over      │ grace over
-      ▼                      ▼                           ▼
-    DUMPING ──5 ms…1 s──► KILLED ◄───────────────────────┘ ──unkillable_s──► UNKILLABLE
+      └──────────────► KILLED ◄──────────────────────────┘ ──unkillable_s──► UNKILLABLE
+
+The stack is asked for before it is time to kill: `DUMP_LEAD_S` before the grace is over, or before `ack_s` is over if
+it computes until then. SIGKILL does not wait for it. Only where there was no such time, as without a grace, DUMPING
+comes before KILLED, for 5 to 100 ms.
 
 A worker is stuck if it has not acknowledged the signal although both `ack_s` of time and `ack_cpu_s` of processor time
 of the whole process have passed since the delivery. Until it acknowledges, the signal is resent
@@ -21,12 +24,16 @@ from enum import Enum
 from killable.supervisor.ports import ProcessorUse
 from killable.workers.named_tuples import NamedTuple
 
+DUMP_LEAD_S = 0.1
+"""How long before SIGKILL the stacks are asked for; half of a shorter wait. faulthandler needs less than 1 ms, but a
+worker at nice 5 beside busy ones may not have the processor for a while."""
+DUMP_LATE_S_MAX = 0.0
+"""How much later SIGKILL is for stacks that were asked for in time, and are not there: a process can block the signal.
+"""
 DUMP_S = 0.005
-"""Time for faulthandler to write the stacks of a process that is about to be killed."""
+"""Time for the stacks of a process that is about to be killed, and was not asked for them before."""
 DUMP_S_MAX = 0.1
-"""The same if it is not finished by then: a worker at nice 5 beside busy ones may not have had the processor yet."""
-DUMP_IN_GRACE_S_MAX = 1.0
-"""The same while the grace would still last: waiting delays no one, and the author of the job needs the stack."""
+"""The same if it is not finished by then."""
 LOOK_AGAIN_S = 0.010
 """Minimum time between two looks at the processor time."""
 STALL_S = 0.1
@@ -107,6 +114,8 @@ class Escalation(NamedTuple):
     resend_at: float | None = None
     look_at: float = float("inf")
     """When to check whether it is stuck."""
+    dump_at: float = float("inf")
+    """When to ask for the stacks; infinity: that was done, or is not needed."""
     dump_ends: float = 0.0
     was_extended: bool = False
     """Whether the grace was extended because the machine had stood still. That happens once."""
@@ -116,6 +125,12 @@ class Escalation(NamedTuple):
         """Whether `delivered`, or the next `tick`, needs the worker's processor use."""
         return self.phase in (Phase.ASKED, Phase.DELIVERED) and self.rules.adaptive
 
+    @property
+    def awaits_stack(self) -> bool:
+        """Whether the stacks were asked for, and the worker has not acknowledged since."""
+        is_asked = self.phase in (Phase.ASKED, Phase.DELIVERED) and self.dump_at == float("inf")
+        return is_asked or self.phase is Phase.DUMPING
+
 
 Move = tuple[Escalation, tuple[Action, ...]]
 
@@ -123,8 +138,8 @@ Move = tuple[Escalation, tuple[Action, ...]]
 def begin(rules: Rules, now: float) -> Move:
     """Ask the worker to end, or kill it at once if there is no grace."""
     ends = now + max(0.0, rules.grace_s)
-    asked = Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends)
-    return _end_now(asked, now) if rules.grace_s <= 0 else (asked, (Action.TERMINATE,))
+    asked = _plan_dump(Escalation(Phase.ASKED, rules, grace_ends=ends, wake_at=ends, dump_at=ends))
+    return _end_now(asked, now) if rules.grace_s <= 0 else (_wait(asked), (Action.TERMINATE,))
 
 
 def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
@@ -140,25 +155,39 @@ def delivered(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
         look_at=now + ack_s if ack_s is not None and state.rules.adaptive else float("inf"),
         resend_at=now + RESEND_UNACKNOWLEDGED_S if state.rules.is_repeated else None,
     )
-    return _wait(waiting), ()
+    return _wait(_plan_dump(waiting)), ()
 
 
 def _wait(state: Escalation) -> Escalation:
     """Set `wake_at` to the first moment at which something is due before an acknowledgement."""
-    moments = (state.grace_ends, state.look_at, state.grace_ends if state.resend_at is None else state.resend_at)
-    return state._replace(wake_at=min(moments))
+    resend_at = state.grace_ends if state.resend_at is None else state.resend_at
+    return state._replace(wake_at=min(state.grace_ends, state.look_at, state.dump_at, resend_at))
+
+
+def _plan_dump(state: Escalation) -> Escalation:
+    """Set `dump_at`, unless it is past: shortly before the grace is over, or before the look if that is sooner."""
+    if state.dump_at == float("inf"):
+        return state
+    rules = state.rules
+    before_look = state.look_at - min(DUMP_LEAD_S, (rules.ack_s or 0.0) / 2)
+    return state._replace(dump_at=min(before_look, _before_end(state)))
+
+
+def _before_end(state: Escalation) -> float:
+    return state.grace_ends - min(DUMP_LEAD_S, state.rules.grace_s / 2)
 
 
 def acknowledged(state: Escalation, now: float) -> Move:
     """Note that Python's handler ran: the job has its whole grace to clean up."""
     if state.phase not in (Phase.ASKED, Phase.DELIVERED):
         return state, ()
-    return state._replace(phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None), ()
+    heard = state._replace(phase=Phase.ACKNOWLEDGED, wake_at=state.grace_ends, resend_at=None)
+    return heard._replace(look_at=float("inf"), dump_at=float("inf")), ()
 
 
 def handled_by_job(state: Escalation) -> Move:
     """Note that the job has set a SIGTERM handler of its own: it has its whole grace."""
-    alone = state._replace(rules=state.rules._replace(has_own_handler=True), look_at=float("inf"))
+    alone = _plan_dump(state._replace(rules=state.rules._replace(has_own_handler=True), look_at=float("inf")))
     waits = state.phase in (Phase.DELIVERED, Phase.ACKNOWLEDGED)
     return (_wait(alone._replace(resend_at=None)) if waits else alone), ()
 
@@ -179,8 +208,9 @@ def shorten(state: Escalation, now: float, grace_s: float) -> Move:
     if ends >= state.grace_ends or state.phase in (Phase.KILLED, Phase.UNKILLABLE, Phase.EXITED):
         return state, ()
     rules = state.rules._replace(grace_s=grace_s)
-    dump_ends = min(state.dump_ends, ends + DUMP_S_MAX)
-    shorter = state._replace(rules=rules, grace_ends=ends, wake_at=min(state.wake_at, ends), dump_ends=dump_ends)
+    dump_ends = min(state.dump_ends, ends + DUMP_LATE_S_MAX)
+    shorter = _plan_dump(state._replace(rules=rules, grace_ends=ends, dump_ends=dump_ends))
+    shorter = shorter._replace(wake_at=min(state.wake_at, ends, shorter.dump_at))
     return _end_now(shorter, now) if grace_s <= 0 else (shorter, ())
 
 
@@ -207,12 +237,14 @@ def tick(state: Escalation, now: float, use: ProcessorUse | None = None, *, dump
             return state._replace(resend_at=None, wake_at=state.grace_ends), (Action.RESEND,)
         case Phase.ACKNOWLEDGED:
             return _kill(state, now)
+        case Phase.ASKED | Phase.DELIVERED if now >= state.grace_ends:
+            return _kill_or_dump(state, now, dumped)
         case Phase.ASKED:
-            return _dump(state, now)
+            return _ask_for_stack(state)
         case Phase.DELIVERED:
-            if now >= state.grace_ends:
-                return _dump(state, now)
-            looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use)
+            looked, actions = (state, ()) if now < state.look_at else _look_at_use(state, now, use, dumped)
+            if not actions and now >= looked.dump_at:
+                looked, actions = _ask_if_deaf(looked, now, use)
             return (looked, actions) if actions else _resend_unacknowledged(looked, now)
         case Phase.DUMPING if not dumped and now < state.dump_ends:
             return state._replace(wake_at=min(now + DUMP_S, state.dump_ends)), ()
@@ -241,8 +273,9 @@ def _extend_grace(state: Escalation, now: float) -> Escalation:
         look_at=max(state.look_at, now + LOOK_AGAIN_S) if is_looked_at else float("inf"),
         resend_at=None if state.resend_at is None else max(state.resend_at, now),
         was_extended=True,
+        dump_at=float("inf") if state.phase is Phase.ACKNOWLEDGED else state.grace_ends,
     )
-    return _wait(longer)
+    return _wait(_plan_dump(longer))
 
 
 def _resend_unacknowledged(state: Escalation, now: float) -> Move:
@@ -257,21 +290,41 @@ def resend_next(delivered_at: float, now: float) -> float:
     return delivered_at + 2 * (now - delivered_at)
 
 
-def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
+def _ask_for_stack(state: Escalation) -> Move:
+    return _wait(state._replace(dump_at=float("inf"))), (Action.DUMP,)
+
+
+def _ask_if_deaf(state: Escalation, now: float, use: ProcessorUse | None) -> Move:
+    """Ask for the stacks if the grace is about to end, or if the worker computes as fast as one that is stuck."""
+    if now >= _before_end(state):
+        return _ask_for_stack(state)
+    if use is not None and not _waits_for_interpreter(state, now, use):
+        waited, used = now - state.delivered_at, use.cpu_s - state.use_at_delivery.cpu_s
+        if used * (state.rules.ack_s or 0.0) >= state.rules.ack_cpu_s * waited:
+            return _ask_for_stack(state)
+    return _wait(state._replace(dump_at=_before_end(state))), ()
+
+
+def _look_again(state: Escalation, now: float, in_s: float) -> Move:
+    """Plan another look: it is not stuck. Stacks that were asked for are asked for again before the grace is over."""
+    ends = _before_end(state)
+    return _wait(state._replace(look_at=now + in_s, dump_at=ends if now < ends else state.dump_at)), ()
+
+
+def _look_at_use(state: Escalation, now: float, use: ProcessorUse | None, dumped: bool) -> Move:
     # None: gone or unreadable. Its exit will be seen, or the grace ends.
     if use is None or _waits_for_interpreter(state, now, use):
-        return _wait(state._replace(look_at=now + LOOK_AGAIN_S)), ()
+        return _look_again(state, now, LOOK_AGAIN_S)
     used = use.cpu_s - state.use_at_delivery.cpu_s
     missing = state.rules.ack_cpu_s - used
     if missing > 0:
-        again = max(LOOK_AGAIN_S, missing / max(1, state.rules.cores))
-        return _wait(state._replace(look_at=now + again)), ()
+        return _look_again(state, now, max(LOOK_AGAIN_S, missing / max(1, state.rules.cores)))
     waited, since = now - state.delivered_at, "delivered" if state.rules.shows_delivery else "sent"
     why = (
         f"not acknowledged for {waited:.3f} s and {used:.3f} s of processor time since the signal was {since} "
         f"(ack_s {state.rules.ack_s:g}): native code did not react; raise ack_s to wait longer"
     )
-    return _dump(state._replace(early_kill=why), now)
+    return _kill_or_dump(state._replace(early_kill=why), now, dumped)
 
 
 def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> bool:
@@ -288,13 +341,19 @@ def _waits_for_interpreter(state: Escalation, now: float, use: ProcessorUse) -> 
 def _end_now(state: Escalation, now: float) -> Move:
     """Kill, after a dump if one is wanted: there is no grace, or none is left."""
     wants_stack = state.rules.stack and state.phase in (Phase.ASKED, Phase.DELIVERED)
-    return _dump(state, now) if wants_stack else _kill(state, now)
+    return _kill_or_dump(state, now, dumped=False) if wants_stack else _kill(state, now)
 
 
-def _dump(state: Escalation, now: float) -> Move:
-    ends = max(now + DUMP_S_MAX, min(state.grace_ends, now + DUMP_IN_GRACE_S_MAX))
-    dumping = state._replace(phase=Phase.DUMPING, wake_at=now + DUMP_S, dump_ends=ends)
-    return dumping, (Action.DUMP,)
+def _kill_or_dump(state: Escalation, now: float, dumped: bool) -> Move:
+    """Kill one that was asked for its stacks in time; ask another one first."""
+    if state.awaits_stack:
+        late = state._replace(phase=Phase.DUMPING, wake_at=now, dump_ends=now + DUMP_LATE_S_MAX)
+        return tick(late, now, dumped=dumped)
+    ends = now + DUMP_S_MAX
+    if state.early_kill is not None:
+        ends = max(now, min(ends, state.grace_ends + DUMP_LATE_S_MAX))
+    dumping = state._replace(phase=Phase.DUMPING, wake_at=min(now + DUMP_S, ends), dump_ends=ends)
+    return dumping._replace(dump_at=float("inf")), (Action.DUMP,)
 
 
 def _kill(state: Escalation, now: float) -> Move:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from killable.supervisor.attempts import escalation
 from killable.supervisor.attempts.certificate import PhaseTimes
-from killable.supervisor.attempts.escalation import Action, Escalation, Phase, Rules
+from killable.supervisor.attempts.escalation import Action, Escalation, Rules
 from killable.supervisor.clock import Clock
 from killable.supervisor.models import Verdict
 from killable.supervisor.pools.worker import Worker
@@ -101,7 +101,7 @@ class Termination:
         """Do what is due at `now`; `use` is the processor use measured then. Call it at `wake_at`, or near it."""
         if self._plan is None:
             return
-        dumped = self._plan.phase is not Phase.DUMPING or self._worker.process.has_whole_stack()
+        dumped = not self._plan.awaits_stack or self._worker.process.has_whole_stack()
         self._do(escalation.tick(self._plan, now, use, dumped=dumped))
 
     def on_notifications(self, notifications: bytes) -> None:

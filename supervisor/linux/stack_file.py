@@ -9,6 +9,7 @@ import os
 
 import killable.workers
 from killable.supervisor.linux import readable_stack
+from killable.workers.runtime.dump_signal import AT_SIGNAL
 
 PACKAGE_FOLDER = os.path.dirname(killable.workers.__file__).encode("utf-8", "backslashreplace").decode()
 """The package's folder as it appears in a stack."""
@@ -24,15 +25,15 @@ class StackFile:
         self._begin = 0
         """Size of the file when the job began."""
         self._asked: int | None = None
-        """Size of the file when the first signal to the job was sent; None: no stack was requested."""
+        """Size of the file when the first signal to the job, or the last dump signal, was sent; None: none was."""
 
     def begin(self) -> None:
         """Note that another job begins."""
         self._begin = self._size()
 
-    def ask(self) -> None:
-        """Note that a signal is sent for which a stack is written."""
-        if self._asked is None:
+    def ask(self, *, again: bool = False) -> None:
+        """Note that a signal is sent for which a stack is written. `again`: what was written before is not wanted."""
+        if again or self._asked is None:
             self._asked = self._size()
 
     def text(self) -> str | None:
@@ -41,6 +42,7 @@ class StackFile:
         if fault:
             return readable_stack.job_frames(readable_stack.readable(fault), PACKAGE_FOLDER) or None
         asked = self._read(self._asked)
+        asked = asked[max(0, asked.rfind(AT_SIGNAL)) :]  # it was asked again shortly before it reacted
         return readable_stack.trim(readable_stack.readable(asked), PACKAGE_FOLDER) if asked else None
 
     def is_whole(self) -> bool:

@@ -256,6 +256,7 @@ class WorkerProcess:
 
     def dump(self, fence: int) -> None:
         self._check(fence)
+        self._stack.ask(again=True)
         self._signal_and_continue(DUMP_SIGNAL)
 
     def _signal_and_continue(self, number: int) -> None:

@@ -58,7 +58,7 @@ def test_tracebacks_and_stacks_name_the_line_of_the_script(tmp_path: Path) -> No
         from killable import Executor, JobTimedOut
         from killable.supervisor.attempts import escalation
 
-        escalation.DUMP_IN_GRACE_S_MAX = 15.0
+        escalation.DUMP_LATE_S_MAX = 15.0
 
         def fail():
             raise ValueError("no luck")  # here

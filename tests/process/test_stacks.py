@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from job_runs import FORKED_OR_EXECED, hostile_pool, run, start_computing, stop,
 from support import hostile_jobs
 from support.supervisor_fixture import StartSupervisor
 
+from killable.supervisor.attempts import escalation
 from killable.supervisor.settings import PoolSpec
+from killable.workers.runtime.dump_signal import DUMP_SIGNAL
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SHARED_POOL = hostile_pool()
@@ -91,6 +94,33 @@ async def test_unless_it_is_asked_for(hurried: bool, supervisor: StartSupervisor
         await server.cancel(job_id, wait_s=0)
     story = await stop(server, job_id, grace_s=0)
     assert "in hold_gil" in story.certificate["stack"] and story.certificate["last_signal"] == "SIGKILL"
+
+
+HIDES = """
+import signal
+from killable import Context, job
+
+@job("hides")
+def hides(ctx: Context, hidden: list[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, hidden)
+    ctx.emit("in")
+    sum(range(10**12))
+"""
+
+
+@pytest.mark.parametrize("hides_stop", [False, True], ids=["stuck", "grace over"])
+async def test_sigkill_does_not_wait_for_a_stack_that_never_comes(
+    hides_stop: bool, tmp_path: Path, supervisor: StartSupervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It blocks the signal for it. Where a stack is waited for at all it would be for longer than this test takes."""
+    monkeypatch.setattr(escalation, "DUMP_S_MAX", 3600.0)
+    (tmp_path / "hiding.py").write_text(HIDES)
+    server = await supervisor(PoolSpec("hiding", modules=("hiding",), folder=str(tmp_path), workers=1))
+    hidden = [int(DUMP_SIGNAL), *[int(signal.SIGTERM)] * hides_stop]
+    limits = {"grace_s": 1.0, "ack_s": None} if hides_stop else {"grace_s": LONG_S, "ack_s": 0.5}
+    certificate = (await stop(server, await start_computing(server, "hides", hidden=hidden, limits=limits))).certificate
+    assert certificate["last_signal"] == "SIGKILL" and "stack" not in certificate
+    assert ("delivered" in certificate, "early_kill" in certificate) == (not hides_stop, not hides_stop)
 
 
 NAMES = """

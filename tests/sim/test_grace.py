@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.fake_world import NEVER, Script
 
-from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, RESEND_S
+from killable.supervisor.attempts.escalation import DUMP_LEAD_S, RESEND_S
 from sim.scenario_helpers import DEAF, FOREVER, NATIVE, near, simulate
 from sim.simulation import LIMITS, Simulation
 
@@ -22,7 +23,7 @@ def test_native_code_that_cannot_hear_is_killed_before_its_grace_is_over() -> No
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.delivered_at is not None and truth.acknowledged_at is None
-        assert near(truth.kill_at, truth.delivered_at + 0.5 + DUMP_S) and LIMITS["grace_s"] > 0.5 + DUMP_S
+        assert near(truth.kill_at, truth.delivered_at + 0.5) and LIMITS["grace_s"] > 0.5
         assert "ack_s" in job.certificate["early_kill"]
         assert "native" in job.certificate["stack"]
         assert job.state == "cancelled"
@@ -49,7 +50,7 @@ def test_what_may_still_hear_keeps_its_whole_grace(script: Script, limits: dict[
         await sim.ended(job)
         truth = sim.truth(job)
         assert truth.term_at is not None
-        assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"] + DUMP_S)
+        assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"])
         assert "early_kill" not in job.certificate
 
     simulate(main)
@@ -83,17 +84,37 @@ def test_a_swallowed_stop_is_rung_again_and_not_at_once() -> None:
     simulate(main)
 
 
-@pytest.mark.parametrize(("dump_s", "killed_s"), [(0.004, DUMP_S), (0.007, 2 * DUMP_S), (NEVER, DUMP_IN_GRACE_S_MAX)])
-def test_a_stack_is_waited_for_but_not_for_long(dump_s: float, killed_s: float) -> None:
+@pytest.mark.parametrize("dump_s", [0.004, DUMP_LEAD_S - 0.01, DUMP_LEAD_S + 0.01, NEVER])
+@pytest.mark.parametrize("script", [NATIVE, DEAF], ids=["stuck", "grace over"])
+def test_a_stack_is_asked_for_before_sigkill_and_never_waited_for(dump_s: float, script: Script) -> None:
     async def main(sim: Simulation) -> None:
-        job = await sim.submit(Script(run_s=NEVER, acknowledge_s=NEVER, dump_s=dump_s))
+        job = await sim.submit(replace(script, dump_s=dump_s))
         await asyncio.sleep(1)
         sim.cancel(job)
         await sim.ended(job)
         truth = sim.truth(job)
-        assert truth.dump_at is not None
-        assert near(truth.kill_at, truth.dump_at + killed_s)
-        assert ("stack" in job.certificate) == (dump_s != NEVER)
+        due = truth.delivered_at + 0.5 if script is NATIVE else truth.term_at + LIMITS["grace_s"]
+        assert near(truth.dump_at, due - DUMP_LEAD_S)
+        assert near(truth.kill_at, due)
+        assert ("stack" in job.certificate) == (dump_s < DUMP_LEAD_S)
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("cleanup_s", [0.1, NEVER])
+def test_one_that_reacts_after_it_was_asked_for_its_stack_keeps_its_grace(cleanup_s: float) -> None:
+    async def main(sim: Simulation) -> None:
+        job = await sim.submit(replace(NATIVE, acknowledge_s=0.45, cleanup_s=cleanup_s))
+        await asyncio.sleep(1)
+        sim.cancel(job)
+        await sim.ended(job)
+        truth = sim.truth(job)
+        assert truth.dump_at is not None and truth.dump_at < truth.acknowledged_at
+        if cleanup_s == NEVER:
+            assert near(truth.kill_at, truth.term_at + LIMITS["grace_s"])
+        else:
+            assert truth.kill_at is None
+        assert "python" in job.certificate["stack"] and "early_kill" not in job.certificate
 
     simulate(main)
 

@@ -290,7 +290,7 @@ _ELSEWHERE = (
 
 def test_a_failing_seed_shows_itself_and_fails_again_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """The simulation looks at what really happened: a plan that waits longer than it may is found out."""
-    monkeypatch.setattr("killable.supervisor.attempts.escalation.DUMP_S", 1.0)
+    monkeypatch.setattr("killable.supervisor.attempts.escalation.DUMP_LATE_S_MAX", 1.0)
     with pytest.raises(AssertionError, match=r"SIGKILL (is overdue|comes too late)") as caught:
         for seed in range(100):
             play(seed)

@@ -160,7 +160,7 @@ class FakeProcess:
         self.world.note(self.worker_id, "dump")
         if truth is not None:
             self.world.check(truth.acknowledged_at is None, f"{self.worker_id}: a dump although it had acknowledged")
-            truth.dump_at = self.world.now()
+            truth.dump_at, self.stack_text = self.world.now(), ""
             self.world.later(truth.script.dump_s, lambda: self._write_stack(truth))
 
     def _write_stack(self, truth: Truth) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from killable.supervisor.attempts.escalation import DUMP_IN_GRACE_S_MAX, DUMP_S, DUMP_S_MAX
+from killable.supervisor.attempts.escalation import DUMP_S, DUMP_S_MAX
 from killable.supervisor.ports import ProcessorUse
 from killable.workers.protocol.messages import Kind
 
@@ -152,13 +152,13 @@ class Truth:
 
     @property
     def kill_latest(self) -> float:
-        """When SIGKILL has to have come: at the end of the grace, or when no dump is waited for any more."""
+        """When SIGKILL has to have come: at the end of the grace, or a dump later if none was asked for before that."""
+        if self.dump_at is not None and self.dump_at <= self.kill_due:
+            return self.kill_due + SLACK_S
         if self.dump_at is None:
             return self.kill_due + DUMP_S_MAX + SLACK_S
         seen_at_once = self.dumped_at is not None and self.dumped_at < self.dump_at + DUMP_S
-        if seen_at_once:
-            return min(self.kill_due, self.dump_at) + DUMP_S + SLACK_S
-        return min(self.kill_due + DUMP_S_MAX, self.dump_at + DUMP_IN_GRACE_S_MAX) + SLACK_S
+        return self.dump_at + (DUMP_S if seen_at_once else DUMP_S_MAX) + SLACK_S
 
 
 class World:

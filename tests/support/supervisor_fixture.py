@@ -23,7 +23,7 @@ NEEDS_CGROUPS = pytest.mark.skipif(
     not cgroup_v2.can_create(), reason="no group of cgroup v2 can be made here: not root, and none was delegated"
 )
 
-LONG_DUMP_WAITS = {"DUMP_S_MAX": 30.0, "DUMP_IN_GRACE_S_MAX": 30.0}
+LONG_DUMP_WAITS = {"DUMP_S_MAX": 30.0, "DUMP_LATE_S_MAX": 30.0}
 """Of `escalation`: the time allowed for a stack dump before SIGKILL, in tests about something else.
 
 A busy machine may keep a process from running for seconds. The real times are tested on virtual time:

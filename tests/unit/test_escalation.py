@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from killable.supervisor.attempts import escalation
-from killable.supervisor.attempts.escalation import DUMP_S, LOOK_AGAIN_S, RESEND_S, Action, Escalation, Phase, Rules
+from killable.supervisor.attempts.escalation import (
+    DUMP_LEAD_S,
+    DUMP_S,
+    LOOK_AGAIN_S,
+    RESEND_S,
+    Action,
+    Escalation,
+    Phase,
+    Rules,
+)
 from killable.supervisor.ports import ProcessorUse
 
 RULES = Rules(grace_s=5.0, ack_s=0.5, ack_cpu_s=0.1, unkillable_s=10.0, cores=2)
@@ -26,8 +35,8 @@ def delivered(rules: Rules = RULES, at: float = NOW, cpu_s: float = 1.0) -> Esca
 
 
 def hushed(state: Escalation) -> Escalation:
-    """Without the signal's repetition, which has tests of its own."""
-    return state._replace(resend_at=None, wake_at=min(state.grace_ends, state.look_at))
+    """Without the signal's repetition and the early request for stacks, which have tests of their own."""
+    return state._replace(resend_at=None, dump_at=state.grace_ends, wake_at=min(state.grace_ends, state.look_at))
 
 
 def acknowledged(rules: Rules = RULES) -> Escalation:
@@ -70,7 +79,7 @@ def test_every_phase_is_reached_here() -> None:
 
 def test_with_a_grace_the_worker_is_asked() -> None:
     state = asked()
-    assert (state.phase, state.grace_ends, state.wake_at) == (Phase.ASKED, NOW + 5, NOW + 5)
+    assert (state.phase, state.grace_ends, state.wake_at) == (Phase.ASKED, NOW + 5, NOW + 5 - DUMP_LEAD_S)
 
 
 @pytest.mark.parametrize("grace_s", [0.0, -1.0])
@@ -80,10 +89,19 @@ def test_without_a_grace_it_is_killed_at_once(grace_s: float) -> None:
     assert (state.phase, state.wake_at) == (Phase.KILLED, NOW + 10)
 
 
-def test_a_signal_that_nobody_noticed_has_the_whole_grace_then_a_dump_then_sigkill() -> None:
+@pytest.mark.parametrize("dumped", [True, False])
+def test_a_signal_that_nobody_noticed_has_the_whole_grace_and_a_dump_before_its_end(dumped: bool) -> None:
     state = asked()
-    assert escalation.tick(state, NOW + 4.999) == (state, ())
-    state, actions = escalation.tick(state, NOW + 5)
+    assert escalation.tick(state, NOW + 4.899) == (state, ())
+    state, actions = escalation.tick(state, NOW + 4.9)
+    assert (state.phase, actions, state.awaits_stack) == (Phase.ASKED, (Action.DUMP,), True)
+    assert escalation.tick(state, NOW + 4.999, dumped=dumped) == (state, ())
+    state, actions = escalation.tick(state, NOW + 5, dumped=dumped)
+    assert (state.phase, actions, state.early_kill) == (Phase.KILLED, (Action.KILL,), None)
+
+
+def test_a_dump_that_was_missed_comes_when_the_grace_is_over() -> None:
+    state, actions = escalation.tick(asked(), NOW + 5)
     assert (state.phase, actions) == (Phase.DUMPING, (Action.DUMP,))
     assert escalation.tick(state, NOW + 5 + DUMP_S / 2) == (state, ())
     state, actions = escalation.tick(state, NOW + 5 + DUMP_S)
@@ -127,8 +145,8 @@ def rings(state: Escalation, until: float) -> list[float]:
     while state.wake_at < until:
         now = state.wake_at
         state, actions = escalation.tick(state, now, ProcessorUse(1.0))
-        assert set(actions) <= {Action.RESEND}
-        found += [round(now - NOW, 6)] * len(actions)
+        assert set(actions) <= {Action.RESEND, Action.DUMP}
+        found += [round(now - NOW, 6)] * actions.count(Action.RESEND)
     return found
 
 
@@ -216,7 +234,7 @@ def test_what_could_not_be_read_at_the_delivery_counts_from_nothing() -> None:
 
 def test_the_constants_are_what_their_reasons_say() -> None:
     """The lengths of a dump, the pause before another SIGTERM; waits for the interpreter lock, in runs and `ack_s`."""
-    assert (DUMP_S, escalation.DUMP_S_MAX, escalation.DUMP_IN_GRACE_S_MAX) == (0.005, 0.1, 1.0)
+    assert (DUMP_LEAD_S, escalation.DUMP_LATE_S_MAX, DUMP_S, escalation.DUMP_S_MAX) == (0.1, 0.0, 0.005, 0.1)
     assert (LOOK_AGAIN_S, RESEND_S, escalation.STALL_S) == (0.010, 0.005, 0.1)
     assert (escalation.LOCK_RUNS, escalation.LOCK_PATIENCE) == (4, 4)
 
@@ -270,13 +288,15 @@ def test_what_was_missed_with_the_end_of_the_grace_is_done_at_once() -> None:
     late = NOW + 8
     for state in (escalation.swallowed(acknowledged(), NOW + 4.9)[0], escalation.delivered(asked(), NOW, None)[0]):
         state, _ = escalation.tick(state, late, ProcessorUse(0.0))
-        assert state.wake_at == late
+        assert state.wake_at <= late
         assert escalation.tick(state, late, ProcessorUse(0.0))[1] == (Action.RESEND,)
     heard, _ = escalation.delivered(asked(), late, ProcessorUse(1.0))  # when the machine goes on
     assert escalation.tick(heard, late, ProcessorUse(1.0))[0].look_at == late + 0.5
     stuck, _ = escalation.tick(delivered(), late, ProcessorUse(9.0))
-    assert stuck.wake_at == late + LOOK_AGAIN_S
-    assert escalation.tick(stuck, stuck.wake_at, ProcessorUse(9.0))[1] == (Action.DUMP,)
+    assert stuck.wake_at <= late < stuck.look_at == late + LOOK_AGAIN_S
+    stuck, actions = escalation.tick(stuck, late, ProcessorUse(9.0))
+    assert actions == (Action.DUMP,) and stuck.wake_at == stuck.look_at
+    assert escalation.tick(stuck, stuck.look_at, ProcessorUse(9.0))[1] == (Action.KILL,)
 
 
 def test_an_end_of_the_grace_that_is_seen_about_in_time_is_the_end() -> None:
@@ -301,11 +321,14 @@ def test_a_clock_that_has_just_begun_counts_as_any_other() -> None:
 
 def test_a_starved_worker_keeps_its_grace() -> None:
     state, now, looks = delivered(), NOW + 0.5, 0
+    dumps = []
     while state.phase is Phase.DELIVERED:
-        state, _ = escalation.tick(state, now, ProcessorUse(1.0))
-        now, looks = state.wake_at, looks + 1
-    assert now == NOW + 5 + DUMP_S and state.early_kill is None
-    assert looks == pytest.approx(91, abs=1)
+        state, actions = escalation.tick(state, now, ProcessorUse(1.0))
+        dumps += [now] * actions.count(Action.DUMP)
+        ended, now, looks = now, state.wake_at, looks + 1
+    assert ended == NOW + 5 and state.early_kill is None
+    assert dumps == [pytest.approx(NOW + 5 - DUMP_LEAD_S)], "once, although it is looked at again and again"
+    assert looks == pytest.approx(92, abs=2)
 
 
 @pytest.mark.parametrize(
@@ -381,16 +404,50 @@ def test_a_late_acknowledgement_changes_nothing(phase: Phase) -> None:
     assert escalation.acknowledged(state, NOW + 1) == (state, ())
 
 
-def test_while_its_grace_lasts_a_dump_is_waited_for_longer() -> None:
+def before_look(cpu_s: float) -> escalation.Move:
+    """Return the move shortly before `ack_s` is over, of a worker that has used so much since the delivery."""
+    waiting, _ = escalation.delivered(asked(), NOW, ProcessorUse(1.0))
+    silent = waiting._replace(resend_at=None, wake_at=waiting.dump_at)
+    assert silent.wake_at == pytest.approx(NOW + 0.5 - DUMP_LEAD_S)
+    return escalation.tick(silent, silent.wake_at, ProcessorUse(1.0 + cpu_s))
+
+
+@pytest.mark.parametrize("dumped", [True, False])
+def test_one_that_computes_is_asked_for_its_stacks_before_ack_s_is_over(dumped: bool) -> None:
+    state, actions = before_look(cpu_s=0.4)
+    assert (state.phase, actions, state.wake_at) == (Phase.DELIVERED, (Action.DUMP,), NOW + 0.5)
+    killed, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(1.5), dumped=dumped)
+    assert actions == (Action.KILL,) and str(killed.early_kill).startswith("not acknowledged for 0.500 s and 0.500 s")
+    heard, _ = escalation.acknowledged(state, NOW + 0.49)
+    assert (heard.phase, heard.wake_at, heard.awaits_stack) == (Phase.ACKNOWLEDGED, NOW + 5, False)
+
+
+def test_one_that_computes_too_little_for_it_is_not_asked_for_its_stacks_yet() -> None:
+    state, actions = before_look(cpu_s=0.0799)
+    assert actions == () and state.dump_at == pytest.approx(NOW + 5 - DUMP_LEAD_S)
+    assert before_look(cpu_s=0.0801)[1] == (Action.DUMP,), "a fifth of a processor until now, as `ack_cpu_s` of `ack_s`"
+
+
+def test_one_that_stopped_computing_is_asked_again_before_its_grace_is_over() -> None:
+    state, _ = before_look(cpu_s=0.09)
+    state, actions = escalation.tick(state, NOW + 0.5, ProcessorUse(1.09))
+    assert (actions, state.awaits_stack) == ((), False)
+    assert state.dump_at == pytest.approx(NOW + 5 - DUMP_LEAD_S)
+
+
+def test_one_found_stuck_later_is_asked_then_and_killed_within_its_grace() -> None:
     state, actions = escalation.tick(delivered(), NOW + 0.5, ProcessorUse(2.0))
-    assert actions == (Action.DUMP,) and state.dump_ends == pytest.approx(NOW + 1.5)
-    waiting, actions = escalation.tick(state, NOW + 1.4, dumped=False)
+    assert actions == (Action.DUMP,) and state.dump_ends == pytest.approx(NOW + 0.5 + escalation.DUMP_S_MAX)
+    waiting, actions = escalation.tick(state, NOW + 0.55, dumped=False)
     assert (waiting.phase, actions) == (Phase.DUMPING, ())
     assert escalation.tick(waiting, waiting.wake_at, dumped=True)[1] == (Action.KILL,)
-    assert escalation.tick(waiting, NOW + 1.5, dumped=False)[1] == (Action.KILL,)
-    hurried, actions = escalation.shorten(waiting, NOW + 1.0, 0.1)
-    assert actions == () and hurried.dump_ends == pytest.approx(NOW + 1.1 + escalation.DUMP_S_MAX)
-    assert escalation.shorten(waiting, NOW + 1.0, 0.0)[1] == (Action.KILL,)
+    assert escalation.tick(waiting, NOW + 0.6, dumped=False)[1] == (Action.KILL,)
+    hurried, actions = escalation.shorten(waiting, NOW + 0.55, 0.01)
+    assert actions == () and hurried.wake_at <= hurried.dump_ends == pytest.approx(NOW + 0.56)
+    assert escalation.shorten(waiting, NOW + 0.55, 0.0)[1] == (Action.KILL,)
+    brief = delivered(RULES._replace(grace_s=0.52))
+    state, _ = escalation.tick(brief, NOW + 0.5, ProcessorUse(2.0))
+    assert state.dump_ends == state.grace_ends
 
 
 def test_a_swallowed_stop_is_rung_again_but_not_at_once() -> None:
@@ -429,7 +486,8 @@ def test_a_job_that_answers_itself_has_its_whole_grace(phase: Phase) -> None:
 def test_less_grace_is_taken_and_counts_from_the_request(phase: Phase) -> None:
     state, actions = escalation.shorten(in_phase(phase), NOW + 0.2, 0.1)
     assert actions == ()
-    assert state.grace_ends == state.wake_at == pytest.approx(NOW + 0.3)
+    assert state.grace_ends == pytest.approx(NOW + 0.3)
+    assert state.wake_at == pytest.approx(NOW + (0.3 if phase is Phase.ACKNOWLEDGED else 0.25)), "half, for the stack"
     assert state.rules.grace_s == 0.1
     state, actions = escalation.tick(state, NOW + 0.3, ProcessorUse(1.0))
     assert actions == ((Action.KILL,) if phase is Phase.ACKNOWLEDGED else (Action.DUMP,))
@@ -451,7 +509,7 @@ def test_more_grace_is_ignored(phase: Phase, grace_s: float) -> None:
 
 def test_a_shorter_grace_keeps_an_earlier_look() -> None:
     state, _ = escalation.shorten(delivered(), NOW, 2.0)
-    assert (state.wake_at, state.grace_ends) == (NOW + 0.5, NOW + 2)
+    assert (state.wake_at, state.grace_ends) == (pytest.approx(NOW + 0.4), NOW + 2)
 
 
 @pytest.mark.parametrize("phase", [Phase.ASKED, Phase.DELIVERED, Phase.ACKNOWLEDGED, Phase.DUMPING])

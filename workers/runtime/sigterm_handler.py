@@ -33,6 +33,7 @@ from killable.workers.protocol.messages import (
     Stop,
 )
 from killable.workers.runtime import backward_jump
+from killable.workers.runtime.dump_signal import AT_SIGNAL
 from killable.workers.runtime.interrupted_code import (
     interrupted_frame,
     is_event_loops,
@@ -285,7 +286,7 @@ class StopSignal:
 
 def write_stack(descriptor: int, frame: FrameType | None) -> None:
     """Write a stack in faulthandler's form, most recent call first. It has no source lines: no file is read here."""
-    lines = ["Stack at the signal (most recent call first):"]
+    lines = [AT_SIGNAL]
     while frame is not None:
         code = frame.f_code
         lines.append(f'  File "{code.co_filename}", line {frame.f_lineno} in {code.co_name}')

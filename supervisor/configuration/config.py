@@ -49,6 +49,8 @@ class Config:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     file: Path | None = None
+    written: bytes = field(default=b"", repr=False)
+    """What the file has, as it was read."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """The source of each dotted key, or what lowered it. A key that is absent has its default."""
     builtin: bool = False
@@ -66,7 +68,7 @@ def examine(
     Raise ConfigError for a file that cannot be read as TOML.
     """
     merged, faults = layers.merge(path, environ, flags, target)
-    leaves, file, folder, builtin = merged
+    leaves, file, written, folder, builtin = merged
     tables, found = _checked(leaves)
     faults += found
     proof: Any = environ.get("KILLABLE_PROOF", "")
@@ -88,7 +90,7 @@ def examine(
         if f"limits.{name}" not in sources
     }
     telemetry = TelemetrySettings(**dict(tables.telemetry))
-    return Config(server, settings, cluster, webhooks, telemetry, file, sources, builtin), [
+    return Config(server, settings, cluster, webhooks, telemetry, file, written, sources, builtin), [
         _with_source(fault, sources) for fault in faults
     ]
 

@@ -54,6 +54,8 @@ class Merged(NamedTuple):
     leaves: Leaves
     file: Path | None
     """The file that was read."""
+    written: bytes
+    """What it has."""
     folder: Path
     """The folder that paths are from."""
     builtin: bool
@@ -67,7 +69,7 @@ def merge(
     faults. Raise ConfigError for a file that cannot be read as TOML.
     """
     file = settings_file.find(path, environ)
-    leaves = from_file(file) if file is not None else {}
+    written, leaves = from_file(file) if file is not None else (b"", {})
     of_environment, faults = from_environment(environ)
     leaves |= of_environment | from_flags(flags)
     folder = Path(os.path.abspath(file.parent if file is not None else "."))
@@ -79,13 +81,13 @@ def merge(
         leaves, builtin = built_in() | leaves, True
     add_pools_of_commands(leaves)
     faults += resolve_address(leaves)
-    return Merged(leaves, file, folder, builtin), faults
+    return Merged(leaves, file, written, folder, builtin), faults
 
 
-def from_file(file: Path) -> Leaves:
-    """Return the values of a file. Raise ConfigError if it cannot be read as TOML."""
-    content, lines = settings_file.read(file)
-    return {key: SourcedValue(value, Layer.FILE, place(file, key, lines)) for key, value in _leaves(content)}
+def from_file(file: Path) -> tuple[bytes, Leaves]:
+    """Return what a file has, and its values. Raise ConfigError if it cannot be read as TOML."""
+    written, content, lines = settings_file.read(file)
+    return written, {key: SourcedValue(value, Layer.FILE, place(file, key, lines)) for key, value in _leaves(content)}
 
 
 def from_environment(environ: Mapping[str, str]) -> tuple[Leaves, list[ConfigFault]]:

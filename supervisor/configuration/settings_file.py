@@ -25,10 +25,11 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     return here if here.is_file() else None
 
 
-def read(file: Path) -> tuple[dict[str, Any], dict[Key, int]]:
-    """Return the tables of a file and the line of each key. Raise ConfigError if it cannot be read as TOML."""
+def read(file: Path) -> tuple[bytes, dict[str, Any], dict[Key, int]]:
+    """Return what a file has, its tables and the line of each key. Raise ConfigError if it cannot be read as TOML."""
     try:
-        text = file.read_text("utf-8")
+        written = file.read_bytes()
+        text = written.decode().replace("\r\n", "\n")
         content = tomllib.loads(text)
     except OSError as error:
         raise ConfigError.of(
@@ -40,4 +41,4 @@ def read(file: Path) -> tuple[dict[str, Any], dict[Key, int]]:
         ) from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError.of([ConfigFault(str(file), "expected TOML", str(error))]) from error
-    return content, line_numbers(text)
+    return written, content, line_numbers(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -324,6 +325,15 @@ async def test_a_pipe_and_a_device_are_no_sources(files: OwnServer, tmp_path: Pa
     done = await run(files, "save_outside", path=str(tmp_path / "a.txt"))
     assert (await files.client.get(f"/v1/jobs/{done['job_id']}/files/a.txt")).text == "copied"
     assert (tmp_path / "a.txt").exists()
+
+
+async def test_what_cannot_be_written_is_told_with_its_place(files: OwnServer, tmp_path: Path) -> None:
+    """Which disk is full is what an operator looks for: this one need not be that of the job's own files."""
+    (tmp_path / "large").write_bytes(bytes(1001))
+    for path in ("", str(tmp_path / "large")):
+        done = await run(files, "write_too_much", path=path)
+        assert (done["error"]["code"], done["files"]) == ("exception", [])
+        assert re.search(r"OSError: .*File too large: '.*/staging/.*'", done["error"]["message"]), done["error"]
 
 
 async def test_saved_files_count_for_tmp_bytes(files: OwnServer) -> None:

@@ -166,6 +166,9 @@ def test_a_usage_that_is_wrong_is_answered_with_an_example(folder: Path) -> None
     assert "cannot be none" in run("--grace-s", "none", "--", "true").stderr
     assert run("-k", "0.1", "--run-s", "0.1", "sh", "-c", "trap '' TERM; sleep 60").returncode == 124
     assert "'NONE' is no signal" in run("-s", "NONE", "--", "true").stderr
+    done = run("--report", "", "--", "touch", "ran")
+    assert done.returncode == 2 and "Invalid value for --report: expected the name of a file; got ''" in done.stderr
+    assert not (folder / "ran").exists()
     done = run("--report", "no/such/folder", "--", "touch", "ran")
     assert done.returncode == 2 and "cannot be written" in done.stderr
     assert not (folder / "ran").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,17 @@ def overwrite(file: InputFile) -> str:
         except OSError as error:
             tried[name] = error.strerror
     return " ".join(sorted(name for name, how in tried.items() if how == "done"))
+
+
+@job
+def write_too_much(ctx: Context, path: str = "") -> None:
+    """Save what the machine does not let it write: a full disk is told in the same way."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        ctx.save_file(path or bytes(1001), "large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @job

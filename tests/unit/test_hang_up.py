@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from killable.api.cli.server import sighup
 from killable.api.cli.server.configuration import InForce
 from killable.api.cli.server.service_manager import ServiceManager
 from killable.api.http.api_keys import ApiKey
+from killable.supervisor.configuration.config import examine
 
 KEY = ApiKey("first", "read", "0123456789abcdef")
 
@@ -89,3 +91,18 @@ async def test_a_thread_that_cannot_be_started_costs_one_reload(
     finally:
         hang_up.close()
         signal.signal(signal.SIGHUP, before)
+
+
+async def test_settings_that_were_changed_since_they_were_read_are_told_of_also_if_it_was_during_the_start(
+    tmp_path: Path,
+) -> None:
+    (file := tmp_path / "killable.toml").write_bytes(b"[server]\r\nqueue_jobs_max = 5\r\n")
+    config, faults = examine(file, {}, {}, None)
+    assert faults == [] and config.written == file.read_bytes()
+    for written, told in ((config.written, []), (b"[server]\nqueue_jobs_max = 6\n", [str(file)])):
+        file.write_bytes(written)
+        parts: Any = Parts()
+        hang_up = sighup.HangUp(InForce(config, ()), parts, ServiceManager(), parts)
+        await hang_up.read_again()
+        assert [text for text in hang_up.not_read() if all(path in text for path in told)] == list(hang_up.not_read())
+        assert bool(hang_up.not_read()) == bool(told)

@@ -36,8 +36,10 @@ def save(
             _write(place, source)
         elif not _moved(source, place, tmp):
             _copy(source, place)
-    except BaseException:  # Stopping, too: half a file is none
+    except BaseException as error:  # Stopping, too: half a file is none
         _remove(place)
+        if isinstance(error, OSError) and error.filename is None:  # of a write; this disk need not be the job's own
+            raise OSError(error.errno, error.strerror, place) from error
         raise
     return SavedFile(number, name, content_type or _type_of(name))
 

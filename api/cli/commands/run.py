@@ -6,7 +6,6 @@ Runs in: Linux.
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,15 +15,17 @@ from killable.api.cli.parameters.run_arguments import LimitFault, RunArguments, 
 from killable.api.cli.running_command import ReportNotWritable, run_and_tell, signal_number
 
 
-def run(argv: tuple[str, ...], signal: str, as_json: bool, report: Path | None, **options: Any) -> None:
+def run(argv: tuple[str, ...], signal: str, as_json: bool, report: str | None, **options: Any) -> None:
     if sys.platform != "linux":
         raise click.ClickException("commands can be run on Linux only")
     number = signal_number(signal)
     if number is None:
         raise click.BadParameter(f"{signal!r} is no signal; kill -l lists them", param_hint="--signal")
+    if report == "":
+        raise click.BadParameter("expected the name of a file; got ''", param_hint="--report")
     try:
         limits = limits_of_command(limits_of(options))
-        asked = RunArguments(argv, signal, as_json, "" if report is None else str(report), limits)
+        asked = RunArguments(argv, signal, as_json, report or "", limits)
         code = run_and_tell(asked, number)
     except LimitFault as error:
         raise click.BadParameter(str(error), param_hint=error.option) from None

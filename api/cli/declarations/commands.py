@@ -6,7 +6,6 @@ Runs in: any machine.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 from click import Argument, Option
@@ -68,7 +67,7 @@ RUN = RunCommand(
     ),
     Option(["--json", "as_json"], is_flag=True, help="Print how it ended on stderr, as one line of JSON."),
     Option(
-        ["--report"], metavar="FILE", type=click.Path(path_type=Path),
+        ["--report"], metavar="FILE", type=click.Path(),
         help="Write how it ended into this file, as JSON.",
     ),
     *_limits(),

@@ -64,7 +64,6 @@ class HangUp:
         self._asked = asyncio.Event()
         self._faults = {"keys": "", "secrets": "", "settings": ""}
         """Why what the files have now is not in force: a key that was revoked there may be valid here."""
-        self._settings = content_of(in_force.config.file)
         web.troubles += [partial(self._faults.__getitem__, what) for what in self._faults]
         web.server_files.append(self)
         self._reading = asyncio.Lock()
@@ -163,7 +162,7 @@ class HangUp:
         if file is None:
             return
         try:
-            is_as_it_was = await asyncio.to_thread(content_of, file) == self._settings
+            is_as_it_was = await asyncio.to_thread(content_of, file) == self._in_force.config.written
         except RuntimeError:  # no thread can be started: the next reload compares them
             return
         self._faults["settings"] = ""
@@ -188,10 +187,10 @@ def _why(error: BaseException) -> str:
     return error.message if isinstance(error, KillableError) else repr(error)
 
 
-def content_of(file: Path | None) -> bytes | None:
-    """Return what a file has; None: there is none, or it cannot be read."""
+def content_of(file: Path) -> bytes | None:
+    """Return what a file has; None: it cannot be read."""
     try:
-        return None if file is None else file.read_bytes()
+        return file.read_bytes()
     except OSError:
         return None
 

@@ -19,7 +19,7 @@ UNWRITABLE: Any = SimpleNamespace(trace=print)
 
 
 def compile_some(sources: Sequence[Path]) -> None:
-    # None of it is of pytest's interface. Where one of these names is gone this process fails, and the tests run slower.
+    # None of it is of pytest's interface. Where a name is gone this process fails, and collecting takes longer.
     from _pytest.assertion.rewrite import PYC_TAIL, _read_pyc, _rewrite_test, _write_pyc, get_cache_dir
 
     for source in sources:

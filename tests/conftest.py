@@ -10,7 +10,7 @@ import sys
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 """Each process of pytest-xdist imports every test, and killable, whose asserts pytest rewrites too, as it has a plugin:
-both take twice as long where they have to be rewritten anew. So first of all, and for each pytest that a test starts.
+both take longer where they have to be rewritten anew. So it comes first of all, and what they start inherits it.
 """
 
 import asyncio

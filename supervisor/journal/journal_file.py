@@ -493,8 +493,8 @@ class JournalFile:
                 self._put_head(note.head, self._found if note.began is None else note.began)
 
     def _put_epoch(self, epoch: int) -> None:
+        epoch = max(epoch, self.read_epoch())  # before the table is there: without a row it would be damaged
         self._connection.execute(schema.EPOCHS)
-        epoch = max(epoch, self.read_epoch())
         self._connection.execute("DELETE FROM epochs")
         self._connection.execute("INSERT INTO epochs VALUES (?, ?)", (epoch, _epoch_sum(epoch)))
 

@@ -202,7 +202,7 @@ class Lane:
     ("start_method", "table"), [("fork", TABLE), ("spawn", ONE_OF_EACH_KIND)], ids=["fork", "spawn"]
 )
 def test_every_hostile_job_ends_as_its_row_says_and_hurts_no_other_call(
-    start_method: str, table: Sequence[HostileCase]
+    start_method: str, table: Sequence[HostileCase], long_dump_waits: None
 ) -> None:
     with ThreadPoolExecutor(AT_ONCE) as threads:
         lanes = [threads.submit(Lane(start_method).faults, table[n::AT_ONCE]) for n in range(AT_ONCE)]

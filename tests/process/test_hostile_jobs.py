@@ -97,8 +97,9 @@ def stack_written(pid: int) -> bytes:
     ids=["fork-reused-cgroup", "fork-fresh", "spawn-fresh-cgroup", "spawn-reused"],
 )
 async def test_every_hostile_job_ends_as_its_row_says_and_hurts_nobody(
-    start_method: str, jobs_per_worker_max: int, proof: str, table: Sequence[HostileCase], supervisor: StartSupervisor
-) -> None:
+    start_method: str, jobs_per_worker_max: int, proof: str, table: Sequence[HostileCase],
+    supervisor: StartSupervisor, long_dump_waits: None,
+) -> None:  # fmt: skip
     modules = (*HOSTILE_POOL["modules"], "support.resource_hungry_jobs", "support.operation_jobs")
     kind = {"start_method": start_method, "jobs_per_worker_max": jobs_per_worker_max}
     pool = hostile_pool(modules=modules, workers=AT_ONCE + 1, spares=1, **kind)

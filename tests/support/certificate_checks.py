@@ -14,9 +14,6 @@ from support.hostile_job_table import ACK_S, HostileCase
 
 from killable.supervisor.models import PHASES
 
-PATIENCE_S, STUCK_PATIENCE_S = 0.1, 1.0
-"""A process whose stack is not there so long after SIGKILL was due (`long_dump_waits`) did not get the processor."""
-
 
 def phases_of(certificate: Mapping[str, Any]) -> set[str]:
     """Return the phases that happened; `slot_ready` comes after the terminal event."""
@@ -66,10 +63,8 @@ def check_row(case: HostileCase, certificate: Mapping[str, Any], *, proof: str, 
         assert certificate["tree_empty"] <= case.within_s * 1000, told
     heard = phases_of(certificate) & {"acknowledged", "kill_sent"} and "term_sent" in certificate
     if heard and certificate["grace_s"] > 0:  # without one, or when none is left, it is killed at once
-        patience_s = ACK_S + STUCK_PATIENCE_S if case.is_killed_early else certificate["grace_s"] + PATIENCE_S
-        in_vain = certificate.get("kill_sent", 0) >= patience_s * 1000  # all of it: it did not get the processor
-        named = f" in {case.type}\n" in certificate.get("stack", "")
-        assert named or in_vain, f"its stack does not name the function: {told}"
+        named = f" in {case.type}\n" in certificate.get("stack", "")  # it is waited for: `long_dump_waits`
+        assert named, f"its stack does not name the function: {told}"
     if case.is_asked_to_end:
         by = "user" if case.settle else "supervisor"
         assert (certificate["by"], certificate["cause"]) == (by, case.code)

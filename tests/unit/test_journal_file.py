@@ -403,6 +403,7 @@ def test_the_epoch_of_heads_is_read_unless_it_is_damaged(
     file.close()
     with closing(JournalFile.open(path)) as again:
         assert again.read_epoch() == 1_700_000_000_000
+    assert not caplog.records
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE epochs SET number = 4")
         connection.commit()

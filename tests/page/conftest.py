@@ -10,7 +10,7 @@ from browser import Shown, chromium
 from page_jobs import JOBS
 from playwright.sync_api import Browser
 from support.killable_command import Command, SharedServer, client_of
-from support.long_wait_server import NO_STALLS
+from support.long_wait_server import LONG_WAITS
 
 from killable.api.client.client import Client
 
@@ -39,7 +39,7 @@ def page_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedServ
     folder = tmp_path_factory.mktemp("page")
     (folder / "my_jobs.py").write_text(JOBS)
     (folder / "killable.toml").write_text(SETTINGS)
-    server = SharedServer(Command(folder, constants=NO_STALLS), "--port", "0")
+    server = SharedServer(Command(folder, constants=LONG_WAITS), "--port", "0")
     yield server
     server.close()
 

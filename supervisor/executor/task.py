@@ -253,7 +253,7 @@ class Task:
             self.lane.settle()
         elif fault:
             self.fail(fault)
-        else:
+        elif not self.future.has_begun:  # else it could not be made a job: it ends with the thread, after its processes
             self.drop()
 
     def drop(self) -> None:

@@ -312,11 +312,6 @@ class JobFuture(Future[T]):
         self._state = RUNNING
         return True
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether a worker was seen to have the task, and it has not ended. Takes no lock."""
-        return self._state == RUNNING
-
     def note_cancelled(self, reason: str) -> None:
         """Set the certificate of a task that was cancelled before it began: it has no phase times."""
         if self._certificate is None:

@@ -105,6 +105,7 @@ class Task:
         "asked",
         "definitions",
         "future",
+        "is_lost",
         "is_withdrawn",
         "lane",
         "waits_as_job",
@@ -123,6 +124,8 @@ class Task:
         self.lane: Lane | None = None
         self.is_withdrawn = False
         """It was cancelled before it began."""
+        self.is_lost = False
+        """It could not be made a job: it ends with the thread, after its processes."""
         self._owner = owner
         self._type = type
         self._input, self._shared, self.definitions = input
@@ -224,6 +227,7 @@ class Task:
         except Refused as refused:
             self.fail(self._owner.supervisor.why_broken() or refused.message)
         except BaseException as error:
+            self.is_lost = True
             self._owner.supervisor_thread.fail(error)
 
     def _create_job(self, given: Given | None) -> None:
@@ -251,9 +255,11 @@ class Task:
             self._owner.supervisor.jobs.stop(self._job, *self.asked)
         elif self.lane is not None:
             self.lane.settle()
+        elif self.is_lost:
+            return
         elif fault:
             self.fail(fault)
-        elif not self.future.has_begun:  # else it could not be made a job: it ends with the thread, after its processes
+        else:
             self.drop()
 
     def drop(self) -> None:

@@ -77,41 +77,39 @@ def test_a_server_that_was_killed_is_told_by_the_log_of_the_next(service: Machin
     assert "lost=1" in service.log("KILLABLE_EVENT=restored")
 
 
-def test_a_full_disk_is_told_by_ps_readyz_status_and_metrics(machine: Machine) -> None:
+@contextmanager
+def journal_on_a_small_disk(machine: Machine) -> Iterator[None]:
     machine("bash", "-c", "mkdir -p /srv/killable/disk; mount -t tmpfs -o size=12m,uid=987,gid=987 tmpfs $_")
     settings = machine.srv / "killable.toml"
     settings.write_text(TOML.replace("jobs.journal", "disk/jobs.journal"))
     try:
         machine("systemctl", "start", "killable")
+        yield
+    finally:
+        machine("systemctl", "stop", "killable")
+        machine("systemctl", "reset-failed", "killable", code=None)
+        settings.write_text(TOML)
+        machine("umount", "/srv/killable/disk")
+
+
+def test_a_full_disk_is_told_by_ps_readyz_status_and_metrics(machine: Machine) -> None:
+    with journal_on_a_small_disk(machine):
         machine("bash", "-c", "dd if=/dev/zero of=/srv/killable/disk/x bs=64k", code=1)
         assert "journal_failed" in machine("bash", "-c", KILLABLE + "submit nap -i clean_up_s=0 2>&1", code=None)
         told_by_all(machine, "journal: database or disk is full")
         assert "killable_journal_failing 1.0" in machine.killable("metrics", "--text")
         machine("rm", "/srv/killable/disk/x")
         until(lambda: "journal_works" in machine.log("KILLABLE_EVENT=journal_works"), "it works again")
-    finally:
-        machine("systemctl", "stop", "killable")
-        settings.write_text(TOML)
-        machine("umount", "/srv/killable/disk")
 
 
 def test_a_server_that_dies_on_a_full_disk_is_back_when_there_is_room(machine: Machine) -> None:
-    machine("bash", "-c", "mkdir -p /srv/killable/disk; mount -t tmpfs -o size=12m,uid=987,gid=987 tmpfs $_")
-    settings = machine.srv / "killable.toml"
-    settings.write_text(TOML.replace("jobs.journal", "disk/jobs.journal"))
-    try:
-        machine("systemctl", "start", "killable")
+    with journal_on_a_small_disk(machine):
         machine("bash", "-c", "dd if=/dev/zero of=/srv/killable/disk/x bs=4k", code=1)
         machine("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "killable")
         words = "cannot be opened and written: database or disk is full"
         until(lambda: told(words, machine.log("--unit=killable", "--priority=err")), "the next start says why")
         machine("rm", "/srv/killable/disk/x")
         until(lambda: machine.show("ActiveState") == "active", "and one of the next ones succeeds")
-    finally:
-        machine("systemctl", "stop", "killable", code=None)
-        machine("systemctl", "reset-failed", "killable", code=None)
-        settings.write_text(TOML)
-        machine("umount", "/srv/killable/disk")
 
 
 @pytest.mark.parametrize(

@@ -254,13 +254,15 @@ class PoolRecord(NamedTuple):
     proof: str
     """How an empty process tree is proven here."""
     detail: str = ""
-    """Why it is broken (the traceback), or why it does not fork."""
+    """Why it is broken (the traceback), why it does not fork, or why workers that are missing do not start."""
     sandbox: str = ""
     """What its jobs may not do, in words; empty: nothing is forbidden."""
     generation: int = 1
     """How often its code was loaded, the start included."""
     is_short: bool = False
     """Whether it is not ready for want of processes, memory, descriptors or disk: a fault of the machine's."""
+    starts_fail: bool = False
+    """Whether it is ready, and the workers that are missing have failed to start several times in a row."""
 
 
 class Quota(NamedTuple):

@@ -162,6 +162,7 @@ class _PoolState(_Message):
     proof: Words
     start_method: Words
     is_warm: bool
+    starts_fail: bool = False
 
 
 class _JobType(_Message):

@@ -328,7 +328,8 @@ class NodeHost:
         return [
             {"name": pool.name, "state": pool.state, "slots": pool.workers_max, "quarantined": pool.quarantined,
              "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof,
-             "start_method": pool.start_method, "is_warm": pool.name in self._warm}
+             "start_method": pool.start_method, "is_warm": pool.name in self._warm,
+             "starts_fail": pool.starts_fail}
             for pool in pools
         ]  # fmt: skip
 

@@ -39,7 +39,7 @@ class NodeShare:
         """Whether it may get another job."""
         self.told: dict[str, Any] = {
             "state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": "", "start_method": "",
-            "is_warm": False,
+            "is_warm": False, "starts_fail": False,
         }  # fmt: skip
         """What the node has told of its pool last."""
         self.used = 0
@@ -456,4 +456,5 @@ class NodePool:
             proof=shares[0].told["proof"] if shares else "",
             detail=self.detail,
             sandbox=str(self.spec.sandbox),
+            starts_fail=any(share.told.get("starts_fail", False) for share in shares),
         )

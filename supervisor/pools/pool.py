@@ -72,6 +72,8 @@ class Pool:
         """How often its code was loaded anew, from 1: each time by another pool of this name (`succession`)."""
         self.state = "starting"
         self.detail = self._note = ""
+        self._why_no_start = ""
+        """Why the last workers did not start, while others work."""
         self.errno: int | None = None
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
@@ -295,6 +297,7 @@ class Pool:
             return
         self._backoff.failures = 0
         self._has_worked = True
+        self._note_starts("")
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state != "ready":
             self._become_ready()
@@ -363,9 +366,18 @@ class Pool:
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         alive = (WorkerStage.IDLE, WorkerStage.RESERVED, WorkerStage.BUSY)
         works = any(worker.stage in alive for worker in self.workers.values())
-        if start_failures.are_too_many(self._backoff.failures) and not works:
-            self._give_up(why, errno, of_code=of_code)
+        if start_failures.are_too_many(self._backoff.failures):
+            if works:
+                self._note_starts(why)
+            else:
+                self._give_up(why, errno, of_code=of_code)
         self._backoff.wait()
+
+    def _note_starts(self, why: str) -> None:
+        """Note why workers that are missing do not start; "": they do."""
+        if why != self._why_no_start:
+            self._why_no_start = why
+            self._owner.on_pool_changed()
 
     def _give_up(self, why: str, errno: int | None = None, *, of_code: bool = False) -> None:
         is_starting = self.occupancy.spawning > 0
@@ -459,6 +471,7 @@ class Pool:
 
     def record(self) -> PoolRecord:
         occupancy = self.occupancy
+        why_no_start = "" if self._is_full() or self.state != "ready" else self._why_no_start
         return PoolRecord(
             name=self.spec.name,
             state=self.state,
@@ -471,7 +484,8 @@ class Pool:
             zygote_pid=self._spawner.zygote_pid,
             zygote_restarts=self.zygote_restarts,
             proof=self._spawner.proof,
-            detail=self.detail,
+            detail=why_no_start or self.detail,
+            starts_fail=bool(why_no_start),
             sandbox=str(self.spec.sandbox),
             generation=self.generation,
             is_short=start_failures.is_short(self.errno),

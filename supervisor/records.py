@@ -229,6 +229,13 @@ class RetiredWorker(NamedTuple):
     """RFC 3339 in UTC."""
 
 
+REPLACED = ("stopped", "died", "served", "retired", "reloaded", "not_started", "zygote_lost")
+"""Why a worker has ended: it was signalled, for its job or by an operator; nobody had asked for it; it had
+`jobs_per_worker_max` jobs; its last job had left something behind; new code has its place; it was never ready; its
+zygote has ended. One that was to end by itself and was signalled all the same is `stopped`.
+"""
+
+
 class PoolRecord(NamedTuple):
     """The state of one pool."""
 
@@ -259,6 +266,8 @@ class PoolRecord(NamedTuple):
     """What its jobs may not do, in words; empty: nothing is forbidden."""
     generation: int = 1
     """How often its code was loaded, the start included."""
+    replaced: Mapping[str, int] = {}
+    """Number of its workers that have ended since the start, by REPLACED; without what there was none of."""
     is_short: bool = False
     """Whether it is not ready for want of processes, memory, descriptors or disk: a fault of the machine's."""
     starts_fail: bool = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
@@ -77,6 +78,8 @@ class Pool:
         self.errno: int | None = None
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
+        self.replaced: Counter[str] = Counter()
+        """Its workers that have ended, by `records.REPLACED`. All pools of its name have one."""
         self.workers: dict[WorkerId, Worker] = {}
         self.occupancy = Occupancy(spec.workers, spec.spares)
         self._idle: list[Worker] = []
@@ -127,13 +130,15 @@ class Pool:
         """Wait until a worker has been idle or the pool was broken: only then it is known whether its preloads work."""
         await self._warm_or_broken.wait()
 
-    def take_over(self, owner: PoolOwner, elders: Sequence[Occupancy], zygote_restarts: int) -> None:
-        """Be the pool of this name from here on: `owner` is told of its workers, and `elders` have some of its slots.
-        The zygotes of the pools before it were restarted so often.
+    def take_over(self, owner: PoolOwner, elders: Sequence[Occupancy], old: Pool) -> None:
+        """Be the pool of this name from here on, in the place of `old`, whose counts it continues: `owner` is told of
+        its workers, and `elders` have some of its slots.
         """
         self._owner = owner
         self.occupancy.elders = elders
-        self.zygote_restarts += zygote_restarts
+        self.zygote_restarts += old.zygote_restarts
+        old.replaced += self.replaced
+        self.replaced = old.replaced  # what still ends there counts, too
 
     def retire(self, owner: PoolOwner) -> None:
         """Get no more jobs: another pool has this one's place. What is busy goes on. `owner` is told when it is not."""
@@ -348,7 +353,8 @@ class Pool:
             self._prepared = self._prepared or self._owner.next_worker_id()
             self._spawner.prepare(self._prepared)
 
-    def on_worker_gone(self, worker: Worker) -> None:
+    def on_worker_gone(self, worker: Worker, why: str) -> None:
+        self.replaced[why] += 1
         self.workers.pop(worker.id, None)
         logger.debug("worker_gone", extra={"pool": self.spec.name, "worker_id": worker.id})
         self.withdraw(worker)
@@ -483,6 +489,7 @@ class Pool:
             quarantined=occupancy.quarantined,
             zygote_pid=self._spawner.zygote_pid,
             zygote_restarts=self.zygote_restarts,
+            replaced=dict(self.replaced),
             proof=self._spawner.proof,
             detail=why_no_start or self.detail,
             starts_fail=bool(why_no_start),

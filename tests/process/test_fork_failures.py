@@ -86,6 +86,7 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         (group / "pids.max").write_text("max")
         assert (await follow(server, waiting)).state == "completed"
         await until_async(lambda: is_ready_but(server), "its workers start again")
+        assert (await pool_of(server)).replaced["not_started"] >= FAILURES_MAX
         assert (await stop(server, busy, grace_s=0)).code == "cancelled"
         await until_alone(server, zygote)
 

@@ -113,10 +113,29 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
                 f"A result, token or checkpoint may take {most}, which no setting raises: yield it in parts, or write "
                 "it to a file and return the path."
             )
+        case "exception":
+            return _none(_OF_ERRNO.get(str(error.get("errno")), _WITHOUT_SETTING[code]))
         case _:
             return _none(_WITHOUT_SETTING.get(code, "No setting of this server would help."))
 
 
+_FULL = "make room there, or have it write elsewhere. `df -h` shows the disks, `killable doctor` those of the server."
+_NO_ANSWER = (
+    "What it connects to did not answer, or hung up. @job(retry_on=(ConnectionError, TimeoutError)) runs it again."
+)
+_OF_ERRNO = {
+    "ENOMEM": "The machine, or its container, had no memory left for it: give it less at once, or run fewer at once "
+    "(workers under [pools.NAME] in killable.toml).",
+    "ENFILE": "The machine has no more open files for anybody: `cat /proc/sys/fs/file-nr` shows how many there are.",
+    "ENOSPC": f"The disk that it wrote to is full: {_FULL}",
+    "EROFS": "The file system that it wrote to is read-only: have it write elsewhere, to `ctx.tmp` for example.",
+    "ECONNRESET": _NO_ANSWER,
+    "ETIMEDOUT": _NO_ANSWER,
+    "ECONNREFUSED": _NO_ANSWER,
+    "EHOSTUNREACH": _NO_ANSWER,
+    "EDQUOT": f"The disk quota of the account that it runs as is used up: {_FULL}",
+}
+"""What is mostly not the job's fault, by the name of an OSError's number (errno(3))."""
 _WITHOUT_SETTING = {
     "exception": "Fix the job's code or its input; the traceback above shows where.",
     "input.invalid": "Fix the job's input; `killable types NAME` shows what it accepts.",

@@ -183,10 +183,17 @@ async def list_jobs(request: Request, query: Annotated[schemas.ListQuery, Query(
     return Json({"jobs": jobs, "next_cursor": cursor, **counts._asdict()}, headers=headers)
 
 
-@router.get("/{job_id}", responses=documented({200: answer("The record", schemas.Job)}, "unknown_job"))
-async def get_job(request: Request, job_id: str) -> Response:
-    """Return the record of a job."""
-    return Json(shown_record(request, await parts_of(request).engine.get(job_id)))
+@router.get(
+    "/{job_id}", responses=documented({200: answer("The record", schemas.Job, "Preference-Applied")}, "unknown_job")
+)
+async def get_job(request: Request, job_id: str, preference: Preferred) -> Response:
+    """Return the record of a job. With `Prefer: wait=N`, wait until it has ended, for at most N seconds (60 at most).
+
+    A job that has not ended by then is answered as it is.
+    """
+    engine = engine_of(request)
+    record = await (engine.wait(job_id, timeout_s=preference.wait_s) if preference.wait_s else engine.get(job_id))
+    return Json(shown_record(request, record), headers=preference.headers)
 
 
 CANCEL_RESPONSES = documented(

@@ -134,7 +134,9 @@ def _mechanism(status: ExitStatus) -> dict[str, Any]:
 
 
 def _from_raised(last: Raised, evidence: Evidence) -> Outcome:
-    facts = {"type": last.type, "traceback": last.traceback}
+    facts: dict[str, Any] = {"type": last.type, "traceback": last.traceback}
+    if last.errno:
+        facts["errno"] = last.errno
     match last.cause:
         case "operation" if evidence.operation is not None:
             return _operation_over(evidence.operation, facts)

@@ -392,6 +392,20 @@ async def test_a_submission_that_does_not_wait(server: Server, prefer: str, appl
     assert answer.status_code == 202 and answer.headers.get("preference-applied", "") == applied
 
 
+async def test_a_reader_of_the_record_waits_for_the_end(server: Server) -> None:
+    ended = await server.submit("echo")
+    answer = await server.client.get(f"/v1/jobs/{ended}", headers={"prefer": "wait=60"})
+    assert answer.status_code == 200 and answer.headers["preference-applied"] == "wait=60"
+    assert answer.json()["state"] == "completed"
+    endless = await server.submit("spin")
+    for prefer, applied in (("wait=1", "wait=1"), ("respond-async", "respond-async"), ("", "")):
+        answer = await server.client.get(f"/v1/jobs/{endless}", headers={"prefer": prefer})
+        assert answer.status_code == 200 and answer.headers.get("preference-applied", "") == applied
+        assert answer.json()["state"] in ("queued", "running")
+    unknown = await server.client.get("/v1/jobs/job-none", headers={"prefer": "wait=60"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown_job")
+
+
 async def test_a_wait_is_capped(server: Server) -> None:
     waiting = {"prefer": "wait=9999999999999"}
     answer = await server.client.post("/v1/jobs", json={"type": "echo"}, headers=waiting)

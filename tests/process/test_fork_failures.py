@@ -160,6 +160,7 @@ async def test_a_job_whose_own_fork_is_refused_is_told_of_no_limit_that_is_not_i
         cgroup_v1.move(group, zygote)
         story = await run(server, "forks", children=CEILING)
         assert (story.state, story.code, story.error["type"]) == ("failed", "exception", "BlockingIOError")
+        assert story.error["errno"] == "EAGAIN"
         assert f"[Errno {errno.EAGAIN}]" in story.error["message"] and "in forks" in story.error["traceback"]
         assert story.certificate["processes_swept"] == ROOM - 2
         await until_alone(server, zygote)

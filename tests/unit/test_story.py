@@ -233,6 +233,25 @@ def test_a_code_of_a_newer_server_is_told_by_its_message() -> None:
     assert "of.tomorrow" in told and "the moon was full" in told
 
 
+@pytest.mark.parametrize(
+    ("errno", "words"),
+    [
+        ("ENOSPC", "disk that it wrote to is full"),
+        ("EROFS", "is read-only"),
+        ("ENOMEM", "no memory left"),
+        ("ECONNREFUSED", "retry_on=(ConnectionError, TimeoutError)"),
+    ],
+)
+def test_what_the_machine_lacks_is_not_told_as_a_fault_of_the_code(errno: str, words: str) -> None:
+    told = remedy_for(record("failed", "exception", errno=errno)).words
+    assert words in told and "Fix the job's code" not in told
+
+
+@pytest.mark.parametrize("facts", [{"errno": "ENOENT"}, {}])
+def test_an_exception_of_the_job_is_told_as_one(facts: dict[str, str]) -> None:
+    assert remedy_for(record("failed", "exception", **facts)).words.startswith("Fix the job's code")
+
+
 def test_what_was_asked_and_when() -> None:
     asked = record("completed") | {"tenant": "search", "priority": 3, "tags": {"team": "x"}, "correlation_id": "c-1"}
     paragraphs = {p.title: p.text for p in story.tell(asked).paragraphs}

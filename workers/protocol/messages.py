@@ -388,6 +388,8 @@ class Raised(NamedTuple):
     """The author of the job wants another attempt: the exception is one of `retry_on`, or a `Retry`."""
     after_s: float | None = None
     """Of a `Retry`: the seconds until then."""
+    errno: str = ""
+    """Of an OSError: the name of its number, `ENOSPC`."""
 
     def encode(self) -> bytes:
         return dump_json(self._replace(type=self.type[:EXCEPTION_CHARS_MAX])._asdict())
@@ -398,7 +400,12 @@ class Raised(NamedTuple):
         raised = cls(**_load_texts(payload))
         if not all(isinstance(fault, dict) for fault in raised.faults):
             raise TypeError("a fault that is no object")
-        texts = [*raised[:4], raised.pickled, *(text for fault in raised.faults for text in (*fault, *fault.values()))]
+        texts = [
+            *raised[:4],
+            raised.pickled,
+            raised.errno,
+            *(text for fault in raised.faults for text in (*fault, *fault.values())),
+        ]
         if not all(isinstance(text, str) for text in texts) or type(raised.exit_code) not in (int, type(None)):
             raise TypeError("a member of another type")
         binascii.a2b_base64(raised.pickled)

@@ -279,6 +279,7 @@ class Execution:
             pickled=binascii.b2a_base64(self._codec.encode_exception(error), newline=False).decode(),
             is_transient=is_transient,
             after_s=after_s,
+            errno=_name_of_errno(error),
         )
 
     def _traceback(self, error: BaseException) -> str:
@@ -291,6 +292,12 @@ class Execution:
         except Exception as broken:  # a hostile __str__ or __repr__
             text = f"{_qualified_name(type(error))}: <its traceback raised {type(broken).__name__}>\n"
         return text[-TRACEBACK_CHARS_MAX:]
+
+
+def _name_of_errno(error: BaseException) -> str:
+    """Return the name of an OSError's number (errno(3)); empty: it has none, or one that is not known."""
+    number = error.errno if isinstance(error, OSError) else None
+    return errno.errorcode.get(number, "") if type(number) is int else ""
 
 
 def _asks_again(error: BaseException, retried: tuple[type[Exception], ...]) -> tuple[bool, float | None]:

@@ -317,9 +317,6 @@ class JobFuture(Future[T]):
         if self._certificate is None:
             self._certificate = {"requested": 0.0, "cause": "cancelled", "by": "user", "reason": reason}
 
-    def on_accepted(self, job: Job) -> None:
-        self.pid, self._log = job.pid, job.log
-
     def on_changed(self, job: Job) -> None:
         self.pid, self._log = job.pid, job.log
         if job.is_over:

@@ -210,8 +210,7 @@ class Task:
         """Make the waiting task a job, or end it if no worker will come."""
         if self.future.cancelled():
             self.drop()
-            return
-        if fault := self._owner.supervisor_thread.fault:
+        elif fault := self._owner.supervisor_thread.fault:
             self.fail(fault)
         else:
             self.adopt(None)
@@ -244,7 +243,7 @@ class Task:
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
         self._job = job
-        self.future.on_accepted(job)
+        self.future.on_changed(job)
         if self.asked is not None:
             supervisor.jobs.stop(job, *self.asked)
 
@@ -311,5 +310,5 @@ class Task:
 
     def _output_in_program(self) -> TaskOutput:
         if self._output is None:
-            self._output = self._owner.output.of_task(self.future.job_id, self._context)
+            self._output = TaskOutput(self._owner.output, self.future.job_id, self._context)
         return self._output

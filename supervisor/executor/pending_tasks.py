@@ -233,16 +233,20 @@ class PendingTasks:
         self._waiting.pop(task.future, None)
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
-    def withdraw(self, future: JobFuture[Any]) -> bool:
+    def withdraw(self, future: JobFuture[Any], reason: str) -> bool:
         task = self._under_way.get(future)
         if task is None or self._is_reentered:
             return False
         with self._serving_after_interrupt(), self.lock:
             self._take_back(task)
-            task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
-            self._waiting.pop(future, None)
+            waits = future in self._waiting
+            if waits:
+                # First: an interrupt may follow, and then nobody else ends it. That thread waits for the lock.
+                self.supervisor_thread.call(partial(self._stop, task, _cancel(reason), None))
+                self._waiting.pop(future)
+                future.begin_cancelled(reason)
             self._match()  # what stood behind it may be the next of an idle worker
-        return task.is_withdrawn
+        return waits
 
     @contextmanager
     def _serving_after_interrupt(self) -> Iterator[None]:
@@ -276,15 +280,13 @@ class PendingTasks:
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str, *, is_finalizer: bool = False) -> None:
         """Stop a task; its future reports the end. Without grace it is killed in the calling thread, if it can be."""
-        verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
-        task = self._under_way.get(future)
+        verdict, task = _cancel(reason), self._under_way.get(future)
         if task is not None:
             try:
                 if not (is_finalizer or self._is_reentered):
                     with self._serving_after_interrupt(), self.lock:
                         self._take_back(task)
-                        if not task.is_withdrawn:
-                            task.kill_now(verdict, grace_s)
+                        task.kill_now(verdict, grace_s)
                         self._match()
             finally:  # also after an interrupt
                 self.supervisor_thread.call(partial(self._stop, task, verdict, grace_s))
@@ -303,12 +305,7 @@ class PendingTasks:
 
     def _cancel_pending(self) -> None:
         for task in self._tasks():
-            why = "the executor is shutting down"
-            try:
-                task.future.cancel_pending(why)
-            finally:  # also after an interrupt
-                if task.is_withdrawn:
-                    self.stop(task.future, None, why)
+            task.future.cancel_pending("the executor is shutting down")
 
     def _tasks(self) -> list[Task]:
         """Return the tasks that wait or run."""
@@ -360,6 +357,7 @@ class PendingTasks:
         loss = self.supervisor_thread.loss
         with self.lock:
             self._closed_reason = self._closed_reason or loss.facts["message"]
+            self._waiting.clear()  # they end here, and nobody withdraws them
         for task in self._tasks():
             task.fail(loss.facts["message"], loss.code)
         self._repeated.close()
@@ -390,8 +388,7 @@ class PendingTasks:
             assert isinstance(task, Task)
             if task.asked is not None:
                 self.supervisor_thread.call(partial(self._stop, task, *task.asked))
-                task.is_withdrawn = True
-            elif task.future in self._under_way and not task.is_withdrawn:
+            elif task.future in self._under_way:
                 task.future.pid = None
                 self._waiting[task.future] = task
                 self._waiting.move_to_end(task.future, last=False)
@@ -464,7 +461,7 @@ class PendingTasks:
 
     def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
-        verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
+        verdict = _cancel(fault or "its caller was interrupted")
         with self.lock:
             task.asked = verdict, 0.0  # first: from here on it is not given again
             self._take_back(task)
@@ -484,3 +481,7 @@ class PendingTasks:
             done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
+
+
+def _cancel(reason: str) -> Verdict:
+    return Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())

@@ -106,7 +106,6 @@ class Task:
         "definitions",
         "future",
         "is_lost",
-        "is_withdrawn",
         "lane",
         "waits_as_job",
     )
@@ -122,8 +121,6 @@ class Task:
         """`limits` are those of its view of the Executor, which are never changed."""
         self.future = future
         self.lane: Lane | None = None
-        self.is_withdrawn = False
-        """It was cancelled before it began."""
         self.is_lost = False
         """It could not be made a job: it ends with the thread, after its processes."""
         self._owner = owner
@@ -243,7 +240,7 @@ class Task:
         if job.is_over:
             return  # it has ended at once, and `on_changed` was called
         self._job = job
-        self.future.on_changed(job)
+        self.future.on_accepted(job)
         if self.asked is not None:
             supervisor.jobs.stop(job, *self.asked)
 

@@ -216,8 +216,8 @@ HIDDEN = {
     "JobFuture": frozenset(
         (
             *("cancel_in_finalizer", "cancel_pending", "is_wanted", "wait_until_done"),
-            *("fail", "begin", "begin_in_lane", "note_cancelled"),
-            *("on_changed", "complete", "finish", "close_in_child"),
+            *("fail", "begin", "begin_in_lane", "begin_cancelled", "note_cancelled"),
+            *("on_accepted", "on_changed", "complete", "finish", "close_in_child"),
         )
     ),
     "Operation": frozenset(("is_being_left", "timed_out")),

@@ -155,8 +155,11 @@ class Engine(Protocol):
 
     async def pools(self) -> Sequence[PoolRecord]: ...
 
-    async def ready(self) -> tuple[bool, Sequence[str]]:
-        """Return whether any job can start, and a text for everything that is degraded."""
+    async def ready(self, *, reasons: bool = False) -> tuple[bool, Sequence[str]]:
+        """Return whether any job can start, and a text for everything that is degraded.
+
+        `reasons`: also why a pool is as it is, which may quote confidential values.
+        """
         ...
 
     @property

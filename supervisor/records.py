@@ -229,6 +229,13 @@ class RetiredWorker(NamedTuple):
     """RFC 3339 in UTC."""
 
 
+REPLACED = ("stopped", "died", "served", "retired", "reloaded", "not_started", "zygote_lost")
+"""Why a worker has ended: it was signalled, for its job or by an operator; nobody had asked for it; it had
+`jobs_per_worker_max` jobs; its last job had left something behind; new code has its place; it was never ready; its
+zygote has ended. One that was to end by itself and was signalled all the same is `stopped`.
+"""
+
+
 class PoolRecord(NamedTuple):
     """The state of one pool."""
 
@@ -254,13 +261,17 @@ class PoolRecord(NamedTuple):
     proof: str
     """How an empty process tree is proven here."""
     detail: str = ""
-    """Why it is broken (the traceback), or why it does not fork."""
+    """Why it is broken (the traceback), why it does not fork, or why workers that are missing do not start."""
     sandbox: str = ""
     """What its jobs may not do, in words; empty: nothing is forbidden."""
     generation: int = 1
     """How often its code was loaded, the start included."""
+    replaced: Mapping[str, int] = {}
+    """Number of its workers that have ended since the start, by REPLACED; without what there was none of."""
     is_short: bool = False
     """Whether it is not ready for want of processes, memory, descriptors or disk: a fault of the machine's."""
+    starts_fail: bool = False
+    """Whether it is ready, and the workers that are missing have failed to start several times in a row."""
 
 
 class Quota(NamedTuple):

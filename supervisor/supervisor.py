@@ -478,7 +478,7 @@ class Supervisor:
     async def pools(self) -> Sequence[PoolRecord]:
         return self._fleet.pool_records()
 
-    async def ready(self) -> tuple[bool, Sequence[str]]:
+    async def ready(self, *, reasons: bool = False) -> tuple[bool, Sequence[str]]:
         from killable.supervisor.telemetry import loop_turns
 
         queue_full = ""
@@ -491,7 +491,7 @@ class Supervisor:
             journal="" if self._job_notes is None else self._job_notes.journal.trouble,
             longest_turn_s=loop_turns.longest_s(), nodes=await self.nodes(),
             cluster="" if self._remote_pools is None else self._remote_pools.trouble,
-            not_reloaded="" if self._reload is None else self._reload.record.error,
+            not_reloaded="" if self._reload is None else self._reload.record.error, reasons=reasons,
         )  # fmt: skip
 
     @functools.cached_property

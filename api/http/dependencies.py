@@ -68,13 +68,7 @@ class Dependencies:
 
         `reasons`: also why a pool is as it is, which is the last line of a traceback and may quote confidential values.
         """
-        can_start, degraded = await self.engine.ready()
-        if reasons:
-            last_lines = {
-                f"pool {pool.name} is {pool.state}": pool.detail.rstrip().rpartition("\n")[2]
-                for pool in await self.engine.pools()
-            }
-            degraded = [f"{each}: {why}" if (why := last_lines.get(each)) else each for each in degraded]
+        can_start, degraded = await self.engine.ready(reasons=reasons)
         return can_start, [*degraded, *(text for trouble in self.troubles if (text := trouble()))]
 
 

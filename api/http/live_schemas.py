@@ -37,6 +37,12 @@ class LivePool(BaseModel):
     quarantined: int
     generation: int
     restarts: int = Field(description="Of its zygote")
+    replaced: dict[str, int] = Field(
+        description="Its workers that have ended since the start of the server, by why: `stopped`: a job on it was "
+        "stopped, or an operator killed it; `died`: nobody had asked it to; `served`: it had `jobs_per_worker_max` "
+        "jobs; `retired`: its last job had left something behind; `reloaded`: new code has its place; `not_started`: "
+        "it was never ready; `zygote_lost`: its zygote has ended"
+    )
     recovery_ms: PoolRecovery
     queued: int
     cpu_percent: float | None = Field(description="What its workers use of one core together; null: none is measured")

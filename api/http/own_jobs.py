@@ -141,8 +141,8 @@ class OwnJobs:
     async def pools(self) -> Sequence[PoolRecord]:
         return await self._engine.pools()
 
-    async def ready(self) -> tuple[bool, Sequence[str]]:
-        return await self._engine.ready()
+    async def ready(self, *, reasons: bool = False) -> tuple[bool, Sequence[str]]:
+        return await self._engine.ready(reasons=reasons)
 
     # ── what is about all jobs ──
 

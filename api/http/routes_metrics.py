@@ -78,6 +78,7 @@ class Counts(BaseModel):
     tokens_saved: int = Field(description="Tokens that stopped jobs had announced and did not emit")
     sse_clients: int
     zygote_restarts: int
+    workers_replaced: dict[str, int] = Field(description="Workers that have ended, of all pools, by why")
     loop_lag_ms: float
     loop_longest_ms: float
     uptime_s: float

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from killable.supervisor.cluster.messages import STALE_EPOCH, Header
 from killable.supervisor.models import Certificate, Outcome
-from killable.supervisor.records import RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import REPLACED, RetiredWorker, WorkerRecord, WorkerUse
 from killable.workers.error_codes import CODES
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -159,9 +159,11 @@ class _PoolState(_Message):
     quarantined: Count
     detail: str
     zygote_restarts: Count
+    replaced: dict[Literal[REPLACED], Count] = {}  # type: ignore[valid-type]
     proof: Words
     start_method: Words
     is_warm: bool
+    starts_fail: bool = False
 
 
 class _JobType(_Message):

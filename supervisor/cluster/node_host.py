@@ -15,7 +15,7 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -297,18 +297,21 @@ class NodeHost:
         for n in header["forget"]:
             if (held := self._held.get(n)) is not None:
                 self._forget(held)
-        due = self._clock.now() + header["wait_s"]
+        due, is_due = self._clock.now() + header["wait_s"], False
         while outbox is self._outbox and not outbox.is_old(ack) and outbox.repeated(ack) is None:
             pools = await self._pool_states()
             if outbox is not self._outbox:
                 break
-            if outbox.has_news or pools != self._pools:
+            is_new = pools != self._pools if is_due else _but_for_counts(pools) != _but_for_counts(self._pools)
+            if outbox.has_news or is_new:
                 self._pools = pools
                 outbox.batch({"pools": pools})
                 break
-            self._news.clear()
-            if self._clock.now() >= due or not await event_loops.wait_within(self._news, due - self._clock.now()):
+            if is_due:
                 break
+            self._news.clear()
+            left_s = due - self._clock.now()
+            is_due = left_s <= 0 or not await event_loops.wait_within(self._news, left_s)
         if outbox is not self._outbox:
             return messages.refusal(messages.STALE_EPOCH, epoch=self._epoch)
         if self._has_ended():  # a node that was frozen, or suspended, delivers nothing
@@ -328,7 +331,8 @@ class NodeHost:
         return [
             {"name": pool.name, "state": pool.state, "slots": pool.workers_max, "quarantined": pool.quarantined,
              "detail": pool.detail, "zygote_restarts": pool.zygote_restarts, "proof": pool.proof,
-             "start_method": pool.start_method, "is_warm": pool.name in self._warm}
+             "replaced": dict(pool.replaced), "start_method": pool.start_method, "is_warm": pool.name in self._warm,
+             "starts_fail": pool.starts_fail}
             for pool in pools
         ]  # fmt: skip
 
@@ -533,3 +537,10 @@ class _NodeObserver(Unobserved):
 
     def on_pool_changed(self) -> None:
         self._tell_pool_changed()
+
+
+def _but_for_counts(pools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the pools without the workers that were replaced: most jobs cost one, and are told without it. What they
+    count is told with other news, or at the end of a poll.
+    """
+    return [{name: value for name, value in pool.items() if name != "replaced"} for pool in pools]

@@ -39,9 +39,11 @@ class NodeShare:
         """Whether it may get another job."""
         self.told: dict[str, Any] = {
             "state": "starting", "slots": 0, "quarantined": 0, "detail": "", "proof": "", "start_method": "",
-            "is_warm": False,
+            "is_warm": False, "starts_fail": False,
         }  # fmt: skip
         """What the node has told of its pool last."""
+        self.replaced: Counter[str] = Counter()
+        """Of this pool on the node, as told last."""
         self.used = 0
 
     @property
@@ -225,6 +227,8 @@ class NodePool:
         self.workers: dict[int, NodeSlot] = {}
         """Slots that are taken, by a number of their own."""
         self.errno: int | None = None
+        self._replaced: Counter[str] = Counter()
+        """Workers that have ended on nodes, also on those that are gone, by `records.REPLACED`."""
 
     def use(self, dispatcher: RemotePoolsOwner) -> None:
         self._dispatcher = dispatcher
@@ -262,7 +266,13 @@ class NodePool:
     def tell(self, node: str, told: dict[str, Any]) -> bool:
         """Take what a node tells of its pool; return whether that is new."""
         share = self._shares.get(node)
-        if share is None or share.told == told:
+        if share is None:
+            return False
+        told = dict(told)
+        replaced = Counter(told.pop("replaced", {}))
+        self._replaced += replaced - share.replaced
+        share.replaced = replaced
+        if share.told == told:
             return False
         self._count(share, -1)
         share.told = told
@@ -453,7 +463,9 @@ class NodePool:
             quarantined=occupancy.quarantined,
             zygote_pid=None,
             zygote_restarts=self.zygote_restarts,
+            replaced=dict(self._replaced),
             proof=shares[0].told["proof"] if shares else "",
             detail=self.detail,
             sandbox=str(self.spec.sandbox),
+            starts_fail=any(share.told.get("starts_fail", False) for share in shares),
         )

@@ -250,7 +250,7 @@ class Fleet(PoolsByName[Pool]):
             self._elders.append(old)
             old.retire(Elder(self))
             elders = [pool.occupancy for pool in self._elders if pool.spec.name == old.spec.name]
-            new.take_over(self, elders, old.zygote_restarts)
+            new.take_over(self, elders, old)
         self._types = self._new_types
         self._owner.on_types(self._types.all())  # before a job starts there
         for candidate in candidates:

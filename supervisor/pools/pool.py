@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any, Protocol
@@ -72,9 +73,13 @@ class Pool:
         """How often its code was loaded anew, from 1: each time by another pool of this name (`succession`)."""
         self.state = "starting"
         self.detail = self._note = ""
+        self._why_no_start = ""
+        """Why the last workers did not start, while others work."""
         self.errno: int | None = None
         self.start_method: str = spec.start_method
         self.zygote_restarts = 0
+        self.replaced: Counter[str] = Counter()
+        """Its workers that have ended, by `records.REPLACED`. All pools of its name have one."""
         self.workers: dict[WorkerId, Worker] = {}
         self.occupancy = Occupancy(spec.workers, spec.spares)
         self._idle: list[Worker] = []
@@ -125,13 +130,15 @@ class Pool:
         """Wait until a worker has been idle or the pool was broken: only then it is known whether its preloads work."""
         await self._warm_or_broken.wait()
 
-    def take_over(self, owner: PoolOwner, elders: Sequence[Occupancy], zygote_restarts: int) -> None:
-        """Be the pool of this name from here on: `owner` is told of its workers, and `elders` have some of its slots.
-        The zygotes of the pools before it were restarted so often.
+    def take_over(self, owner: PoolOwner, elders: Sequence[Occupancy], old: Pool) -> None:
+        """Be the pool of this name from here on, in the place of `old`, whose counts it continues: `owner` is told of
+        its workers, and `elders` have some of its slots.
         """
         self._owner = owner
         self.occupancy.elders = elders
-        self.zygote_restarts += zygote_restarts
+        self.zygote_restarts += old.zygote_restarts
+        old.replaced += self.replaced
+        self.replaced = old.replaced  # what still ends there counts, too
 
     def retire(self, owner: PoolOwner) -> None:
         """Get no more jobs: another pool has this one's place. What is busy goes on. `owner` is told when it is not."""
@@ -295,6 +302,7 @@ class Pool:
             return
         self._backoff.failures = 0
         self._has_worked = True
+        self._note_starts("")
         logger.debug("worker_started", extra={"pool": self.spec.name, "worker_id": worker.id})
         if self.state != "ready":
             self._become_ready()
@@ -345,7 +353,8 @@ class Pool:
             self._prepared = self._prepared or self._owner.next_worker_id()
             self._spawner.prepare(self._prepared)
 
-    def on_worker_gone(self, worker: Worker) -> None:
+    def on_worker_gone(self, worker: Worker, why: str) -> None:
+        self.replaced[why] += 1
         self.workers.pop(worker.id, None)
         logger.debug("worker_gone", extra={"pool": self.spec.name, "worker_id": worker.id})
         self.withdraw(worker)
@@ -363,9 +372,18 @@ class Pool:
         logger.warning("worker_failed", extra={"pool": self.spec.name, "detail": why})
         alive = (WorkerStage.IDLE, WorkerStage.RESERVED, WorkerStage.BUSY)
         works = any(worker.stage in alive for worker in self.workers.values())
-        if start_failures.are_too_many(self._backoff.failures) and not works:
-            self._give_up(why, errno, of_code=of_code)
+        if start_failures.are_too_many(self._backoff.failures):
+            if works:
+                self._note_starts(why)
+            else:
+                self._give_up(why, errno, of_code=of_code)
         self._backoff.wait()
+
+    def _note_starts(self, why: str) -> None:
+        """Note why workers that are missing do not start; "": they do."""
+        if why != self._why_no_start:
+            self._why_no_start = why
+            self._owner.on_pool_changed()
 
     def _give_up(self, why: str, errno: int | None = None, *, of_code: bool = False) -> None:
         is_starting = self.occupancy.spawning > 0
@@ -459,6 +477,7 @@ class Pool:
 
     def record(self) -> PoolRecord:
         occupancy = self.occupancy
+        why_no_start = "" if self._is_full() or self.state != "ready" else self._why_no_start
         return PoolRecord(
             name=self.spec.name,
             state=self.state,
@@ -470,8 +489,10 @@ class Pool:
             quarantined=occupancy.quarantined,
             zygote_pid=self._spawner.zygote_pid,
             zygote_restarts=self.zygote_restarts,
+            replaced=dict(self.replaced),
             proof=self._spawner.proof,
-            detail=self.detail,
+            detail=why_no_start or self.detail,
+            starts_fail=bool(why_no_start),
             sandbox=str(self.spec.sandbox),
             generation=self.generation,
             is_short=start_failures.is_short(self.errno),

@@ -73,7 +73,10 @@ class WorkerOwner(Protocol):
         """Take note that a worker was killed or has exited; `on_worker_gone` follows."""
         ...
 
-    def on_worker_gone(self, worker: Worker) -> None: ...
+    def on_worker_gone(self, worker: Worker, why: str) -> None:
+        """Forget it. `why`: one of `records.REPLACED`."""
+        ...
+
     def on_worker_quarantined(self, worker: Worker) -> None: ...
 
 
@@ -118,6 +121,8 @@ class Worker:
         self._early_output = b""
         self.lane: Lane | None = None
         """Set while threads of the program may give the worker calls."""
+        self._leaves_for = ""
+        """Why it was asked to end by itself, of `records.REPLACED`; empty: it was not."""
         self._is_spoilt = False
         """A call that has run through has left a process there: it is to get no other."""
         self.last = 0
@@ -208,6 +213,7 @@ class Worker:
         """Let it end by itself. It is busy until its attempt is proven gone. `why`: what the attempt left behind."""
         if why and self.attempt is not None:
             self._owner.on_worker_retired(self, self.attempt.job.id, why)
+        self._leaves_for = "served" if self.served == self._spec.jobs_per_worker_max else "retired"
         self.process.retire()
 
     def leave(self) -> None:
@@ -215,6 +221,7 @@ class Worker:
         self.revoke_lane()
         if self.stage is WorkerStage.IDLE:
             self.stage = WorkerStage.LEAVING
+            self._leaves_for = "retired" if self._is_spoilt else "reloaded"
             self.process.retire()
 
     def kill(self) -> None:
@@ -299,7 +306,7 @@ class Worker:
     def on_fork_failed(self, errno: int, why: str) -> None:
         self._leave()
         self._owner.on_worker_failed(self, f"fork failed: {why}", errno, of_code=False)
-        self._owner.on_worker_gone(self)
+        self._owner.on_worker_gone(self, "not_started")
 
     def on_frames(self, frames: list[Frame]) -> None:
         if self.lane is not None:
@@ -390,7 +397,14 @@ class Worker:
             broken = self._broken or Broken(why_not_ready(gone, self._early_output))
             of_code = self._broken is not None and broken.errno is None
             self._owner.on_worker_failed(self, broken.why, broken.errno, of_code=of_code)
-        self._owner.on_worker_gone(self)
+        self._owner.on_worker_gone(self, self._why_gone(gone, failed=failed))
+
+    def _why_gone(self, gone: Gone, *, failed: bool) -> str:
+        if self._leaves_for and not self.signalled:
+            return self._leaves_for  # the zygote of code that was replaced may end before its idle workers
+        if gone.zygote_lost:
+            return "zygote_lost"
+        return "not_started" if failed else "stopped" if self.signalled else "died"
 
     @property
     def state(self) -> str:

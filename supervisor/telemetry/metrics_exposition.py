@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 
 from killable.supervisor.models import TERMINAL_STATES
-from killable.supervisor.records import NODE_STATES, NodeRecord
+from killable.supervisor.records import NODE_STATES, REPLACED, NodeRecord
 from killable.supervisor.telemetry import server_families
 from killable.supervisor.telemetry.gauges import ClusterGauges, FileGauges, Gauges
 from killable.supervisor.telemetry.metrics import ACCEPTED, REPLAYED, Metrics
@@ -67,6 +67,7 @@ def as_json(metrics: Metrics, gauges: Gauges, uptime_s: float) -> dict[str, Any]
         "tokens_saved": metrics.tokens_saved,
         "sse_clients": gauges.sse_clients,
         "zygote_restarts": gauges.zygote_restarts,
+        "workers_replaced": {why: sum(pool.replaced.get(why, 0) for pool in gauges.pools) for why in REPLACED},
         "loop_lag_ms": round(gauges.loop_lag_s / MS, 3),
         "loop_longest_ms": round(gauges.loop_longest_s / MS, 3),
         "uptime_s": round(uptime_s, 3),

@@ -23,17 +23,23 @@ def readiness(
     nodes: Iterable[NodeRecord] = (),
     cluster: str = "",
     not_reloaded: str = "",
+    reasons: bool = False,
 ) -> tuple[bool, list[str]]:
     """Return whether some pool can start a job, and a text for everything that is degraded.
 
     The server is unready only when no job can start: an unready server gets no traffic, which would cut off its
     cancels and streams.
+
+    `reasons`: also why a pool is as it is, which is the last line of a traceback and may quote confidential values.
     """
     degraded: list[str] = []
     able = False
     for pool in pools:
+        why = f": {last_line}" if reasons and (last_line := pool.detail.rstrip().rpartition("\n")[2]) else ""
         if pool.state != "ready":
-            degraded.append(f"pool {pool.name} is {pool.state}")
+            degraded.append(f"pool {pool.name} is {pool.state}{why}")
+        elif pool.starts_fail:
+            degraded.append(f"pool {pool.name} starts no more workers{why}")
         if pool.quarantined:
             degraded.append(f"pool {pool.name}: {pool.quarantined} of {pool.workers_max} slots quarantined")
         able = able or (pool.state == "ready" and pool.quarantined < pool.workers_max)

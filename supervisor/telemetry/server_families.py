@@ -9,8 +9,9 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from killable.supervisor.records import REPLACED
 from killable.supervisor.telemetry.gauges import Gauges
 
 POOL_STATES = ("starting", "ready", "broken", "restarting")
@@ -44,16 +45,22 @@ def _pools(gauges: Gauges) -> Iterator[Metric]:
     workers = GaugeMetricFamily(
         "killable_pool_workers", "Workers of the pool: busy, idle, quarantined", labels=["pool", "state"]
     )
+    replaced = CounterMetricFamily(
+        "killable_workers_replaced", "Workers that have ended, by pool and why", labels=["pool", "cause"]
+    )
     most = GaugeMetricFamily("killable_pool_workers_max", "Workers that may be busy at once", labels=["pool"])
     for pool in gauges.pools:
         for name in POOL_STATES:
             state.add_metric([pool.name, name], float(pool.state == name))
         for name in ("busy", "idle", "quarantined"):
             workers.add_metric([pool.name, name], getattr(pool, name))
+        for why in REPLACED:
+            replaced.add_metric([pool.name, why], pool.replaced.get(why, 0))
         most.add_metric([pool.name], pool.workers_max)
     yield state
     yield workers
     yield most
+    yield replaced
 
 
 def _disks(gauges: Gauges) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ from killable.supervisor.jobs.job import Job
 from killable.supervisor.jobs.job_queue import JobQueue
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.models import JobEvent
-from killable.supervisor.records import MeasuredWorker, RetiredWorker, WorkerRecord, WorkerUse
+from killable.supervisor.records import REPLACED, MeasuredWorker, RetiredWorker, WorkerRecord, WorkerUse
 from killable.supervisor.telemetry import loop_turns
 from killable.supervisor.telemetry.metrics import Metrics
 from killable.supervisor.telemetry.waiting_readers import WaitingReaders
@@ -180,6 +180,7 @@ class WorkerWatch:
             "workers": record["workers_max"],
             "starting": used.starting,
             "restarts": record["zygote_restarts"],
+            "replaced": {why: record["replaced"].get(why, 0) for why in REPLACED},
             "recovery_ms": {"last": None if recovery is None else recovery.last(MS), "p50": p50},
             "queued": self._job_queue.depth(name),
             "cpu_percent": None if used.cpu_percent is None else round(used.cpu_percent, 1),

@@ -80,9 +80,13 @@ async def test_a_fork_that_the_kernel_refuses_is_tried_again_and_said(
         assert (await record_with_workers(server, waiting)).state == "queued" and (
             await pool_of(server)
         ).state == "ready"
+        why = f"pool p starts no more workers: {REFUSED}"
+        await until_async(lambda: is_ready_but(server, why), "what waits has a reason")
         assert set(said_of(caplog, "worker_failed")) == {REFUSED} and not said_of(caplog, "pool_broken")
         (group / "pids.max").write_text("max")
         assert (await follow(server, waiting)).state == "completed"
+        await until_async(lambda: is_ready_but(server), "its workers start again")
+        assert (await pool_of(server)).replaced["not_started"] >= FAILURES_MAX
         assert (await stop(server, busy, grace_s=0)).code == "cancelled"
         await until_alone(server, zygote)
 
@@ -128,6 +132,11 @@ async def test_a_zygote_that_cannot_be_forked_is_forked_when_there_is_room_by_th
         assert following != zygote and int(processes.stat_field(following, "PPid")) == guard
     gone = [vars(record)["ending"] for record in caplog.records if record.getMessage() == "zygote_gone"]
     assert gone[0] == f"signal {signal.SIGKILL:d}" and set(gone[1:]) == {REFUSED}
+
+
+async def is_ready_but(server: Supervisor, *degraded: str) -> bool | Pending:
+    found = await server.ready(reasons=True)
+    return found == (True, list(degraded)) or Pending(found)
 
 
 async def pool_is_ready(server: Supervisor) -> bool | Pending:

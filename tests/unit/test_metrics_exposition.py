@@ -31,7 +31,8 @@ MORE = {
     "tenant_streams": {"tenant"}, "idempotency_keys_forgotten_total": set(),
     "endings_total": {"type", "code"}, "kill_seconds": set(), "queued_jobs": {"type"}, "queue_age_seconds": set(),
     "pool_state": {"pool", "state"}, "pool_workers": {"pool", "state"}, "pool_workers_max": {"pool"},
-    "journal_failing": set(), "disk_free_bytes": {"of"}, "disk_size_bytes": {"of"},
+    "workers_replaced_total": {"pool", "cause"}, "journal_failing": set(),
+    "disk_free_bytes": {"of"}, "disk_size_bytes": {"of"},
     "build_info": {"version", "python"},
 }  # fmt: skip
 """Rows F3, F4 and D23, and what an operator is to be woken by."""

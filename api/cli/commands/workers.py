@@ -28,7 +28,13 @@ def workers(node: str | None, pools: bool, as_json: bool, url: str) -> None:
             with closing(client.watch_workers(workers=False)) as stream:
                 now = next(stream)
             document = {"pools": now["pools"]}
-            console.print_json(document) if as_json else console.print_table(pool_listing(now["pools"]))
+            if as_json:
+                console.print_json(document)
+                return
+            console.print_table(pool_listing(now["pools"]))
+            if any(any(pool.get("replaced", {}).values()) for pool in now["pools"]):  # absent from older servers
+                console.print_table(Text("\nworkers that have ended", "bold"))
+                console.print_table(replaced_listing(now["pools"]))
             return
         answer = client.workers_and_retired()
         if node is not None:
@@ -95,6 +101,16 @@ def pool_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
             f"{pool['busy']}/{pool['workers']}", str(pool["idle"]), str(pool["starting"]), str(pool["spares"]),
             str(pool["queued"]), str(pool["quarantined"]), str(pool["restarts"]), told, str(pool["generation"]),
         )  # fmt: skip
+    return listing
+
+
+def replaced_listing(records: Sequence[Mapping[str, Any]]) -> Listing:
+    """Return POOL, and a column for each reason for which a worker ends."""
+    reasons = [*records[0]["replaced"]]
+    columns = [Column(why.replace("_", " ").upper(), numeric=True) for why in reasons]
+    listing = Listing([Column("POOL", cut=True), *columns])
+    for pool in records:
+        listing.add(spelling.plain(pool["name"]), *(str(pool["replaced"][why]) for why in reasons))
     return listing
 
 

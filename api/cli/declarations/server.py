@@ -151,7 +151,11 @@ WORKERS = VerbCommand(
     With --pools it lists what they belong to: state, workers and spares by state,
     queue, slots lost to processes that nothing ends, restarts of the zygote, and
     RECOVERY, the latest and the median time from the end of a job that cost its
-    worker until there was a warm one again.
+    worker until there was a warm one again. Below is how many workers of each have
+    ended, and why: a job on it was stopped, or it was killed; it died; it had
+    served `jobs_per_worker_max` jobs; it was retired for what its last job left
+    behind; new code was reloaded in its place; it never started; its zygote ended.
+    RESTARTS counts the zygotes, the processes that workers are forked from.
     """,
     Option(["--node"], metavar="NODE", help="Only those of this machine of a cluster."),
     Option(["--pools"], is_flag=True, help="List the pools in place of their workers."),

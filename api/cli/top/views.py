@@ -33,8 +33,8 @@ WORKERS = (
 )  # fmt: skip
 POOLS = (
     Column("POOL"), Column("QUEUED", numeric=True), Column("WORKERS", numeric=True), Column("BUSY", numeric=True),
-    Column("IDLE", numeric=True), Column("STARTING", 2, numeric=True), Column("RESTARTS", 3, numeric=True),
-    Column("RECOVERY", 1, numeric=True),
+    Column("IDLE", numeric=True), Column("STARTING", 2, numeric=True), Column("EARLY", 4, numeric=True),
+    Column("RESTARTS", 3, numeric=True), Column("RECOVERY", 1, numeric=True),
 )  # fmt: skip
 CODES = (Column("ENDED AS"), Column("JOBS", numeric=True), Column("SHARE", numeric=True), Column("", 1))
 NODES = (
@@ -68,13 +68,19 @@ def worker_cells(board: Board, worker: Members) -> list[Text]:
     ]  # fmt: skip
 
 
+def _ended_early(replaced: Mapping[str, int]) -> int:
+    """Return how many workers have ended before they had the jobs that a worker gets: mostly that is one."""
+    return sum(replaced.values()) - replaced.get("served", 0)
+
+
 def pool_cells(board: Board, pool: Members) -> list[Text]:
     recovery = pool.get("recovery_ms")
     last = recovery.get("last") if isinstance(recovery, Mapping) else recovery
     return [
         Text(spelling.plain(pool["name"])), Text(_count(pool.get("queued"))), Text(_count(pool.get("workers"))),
         Text(_count(pool.get("busy")), colour_of("busy")), Text(_count(pool.get("idle")), colour_of("idle")),
-        Text(_count(pool.get("starting"))), Text(_count(pool.get("restarts"))),
+        Text(_count(pool.get("starting"))), Text(str(_ended_early(pool.get("replaced", {})))),
+        Text(_count(pool.get("restarts"))),
         Text("-" if last is None else spelling.milliseconds(float(last))),
     ]  # fmt: skip
 

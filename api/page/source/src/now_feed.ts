@@ -10,7 +10,7 @@ export interface PoolPoint {
   cpu: number
   memory: number
   busy: number
-  restarts: number
+  endedEarly: number
   recovery: number | null
 }
 
@@ -138,10 +138,16 @@ function take(found: Now): void {
   history.value = points.length >= KEPT_POINTS ? [...points.slice(1 - KEPT_POINTS), point] : [...points, point]
 }
 
+/** The workers of a pool that have ended before they had the jobs that a worker gets: mostly that is one. */
+export function endedEarly({ replaced: { served: _, ...early } }: PoolNow): number {
+  return Object.values(early).reduce((sum, each) => sum + each, 0)
+}
+
 function pointOf(found: Now): Point {
   const pools: Record<string, PoolPoint> = {}
   for (const pool of found.pools) {
-    pools[pool.name] = { ...usedBy([pool]), busy: pool.busy, restarts: pool.restarts, recovery: pool.recovery_ms.last }
+    const used = usedBy([pool])
+    pools[pool.name] = { ...used, busy: pool.busy, endedEarly: endedEarly(pool), recovery: pool.recovery_ms.last }
   }
   return {
     at: found.at,

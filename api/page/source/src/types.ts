@@ -106,6 +106,7 @@ export interface PoolNow {
   busy: number
   starting: number
   restarts: number
+  replaced: Record<string, number>
   recovery_ms: { last: number | null; p50: number | null }
   queued: number
   cpu_percent: number | null

@@ -2,7 +2,7 @@
 import type { JSX } from 'preact'
 import { useEffect, useState } from 'preact/hooks'
 import { JobsFeed } from '../jobs_feed'
-import { history, now } from '../now_feed'
+import { endedEarly, history, now } from '../now_feed'
 import { Chart, type Series } from '../parts/chart'
 import { Age } from '../parts/age'
 import { Panel, Track } from '../parts/panel'
@@ -132,7 +132,7 @@ function Charts(): JSX.Element {
           series={[...ofPools((p) => p.memory), { name: 'server', values: points.map((p) => p.serverMemory) }]} />
         <Chart {...shared} title="Busy workers" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.busy)} />
         <Chart {...shared} title="Recovery" spell={duration} atLeast={20} stepped series={ofPools((p) => p.recovery)} />
-        <Chart {...shared} title="Zygote restarts" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.restarts)} />
+        <Chart {...shared} title="Workers ended early" spell={(v) => number(Math.round(v))} atLeast={2} stepped series={ofPools((p) => p.endedEarly)} />
       </div>
     </Panel>
   )
@@ -160,11 +160,22 @@ function Pools({ pools }: { pools: PoolNow[] }): JSX.Element {
             kind: 'n lo',
             cell: ({ recovery_ms: { last, p50 } }) => <span title={`median ${duration(p50)}`}>{duration(last)}</span>,
           },
-          { words: 'Restarts', kind: 'n', cell: (pool) => <span title="of the process that its workers are forked from">{pool.restarts}</span> },
+          {
+            words: 'Ended early',
+            kind: 'n',
+            cell: (pool) => <span title={reasons(pool.replaced)}>{number(endedEarly(pool))}</span>,
+          },
+          { words: 'Zygote restarts', kind: 'n lo', cell: (pool) => <span title="of the process that its workers are forked from">{pool.restarts}</span> },
         ]}
       />
     </Panel>
   )
+}
+
+/** Why workers have ended, the most frequent reason first. */
+function reasons(replaced: Record<string, number>): string {
+  const found = Object.entries(replaced).filter(([, count]) => count > 0)
+  return found.sort(([, a], [, b]) => b - a).map(([why, count]) => `${count} ${why.replace('_', ' ')}`).join(', ')
 }
 
 function Waiting({ now: { queue } }: { now: Now }): JSX.Element {

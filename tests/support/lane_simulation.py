@@ -464,7 +464,7 @@ class LaneSimulation:
     def on_worker_free(self, worker: Worker) -> None:
         self._open_lane(worker)
 
-    def on_worker_gone(self, worker: Worker) -> None:
+    def on_worker_gone(self, worker: Worker, why: str) -> None:
         self.workers.remove(worker)
         worker.close_result_buffer()
         self._fork()

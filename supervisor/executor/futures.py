@@ -49,9 +49,9 @@ class FutureOwner(Protocol):
 
     output: ProgramOutput
 
-    def withdraw(self, future: JobFuture[Any]) -> bool:
-        """Take a task out of the queue, or back from its worker's line; return False if it has begun, or is over, or
-        this cannot be done here: only `stop` ends it then. After True `stop` has to follow, also after an interrupt.
+    def withdraw(self, future: JobFuture[Any], reason: str) -> bool:
+        """Take a task out of the queue, or back from its worker's line, and end it (`begin_cancelled`); return False if
+        it has begun, or is over, or this cannot be done here: only `stop` ends it then.
         """
         ...
 
@@ -109,8 +109,8 @@ class JobFuture(Future[T]):
         try:
             if not self.cancel_pending(reason) and self.done():
                 return self._state != FINISHED
-        finally:  # also after an interrupt: nothing else ends a cancelled task
-            if not self.done() or self._state == CANCELLED:
+        finally:  # also after an interrupt
+            if not self.done():
                 self._owner.stop(self, grace_s, reason)
         return True
 
@@ -133,15 +133,10 @@ class JobFuture(Future[T]):
         return self._state not in _DONE and (self._owner.is_begun(self) or super().running())
 
     def cancel_pending(self, reason: str) -> bool:
-        """Cancel the task if it has not begun; return whether it had not. The owner's `stop` has to follow then."""
-        if self._state != PENDING or not self._owner.withdraw(self):
+        """Cancel the task if it has not begun; return whether it had not."""
+        if self._state != PENDING or not self._owner.withdraw(self, reason):
             return False
         with self._condition:
-            if self._state != PENDING:
-                return False
-            self.note_cancelled(reason)
-            self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
-            self._state = CANCELLED
             self._condition.notify_all()
         self._invoke_callbacks()
         return True
@@ -312,6 +307,14 @@ class JobFuture(Future[T]):
         self._state = RUNNING
         return True
 
+    def begin_cancelled(self, reason: str) -> None:
+        """Mark a task as cancelled that its owner has just taken out of the queue, whose lock is held: see above.
+        `finish` follows.
+        """
+        self.note_cancelled(reason)
+        self._ending = JobCancelled(by="user", reason=reason, job_id=self.job_id, certificate=self.certificate)
+        self._state = CANCELLED
+
     def note_cancelled(self, reason: str) -> None:
         """Set the certificate of a task that was cancelled before it began: it has no phase times."""
         if self._certificate is None:
@@ -366,6 +369,8 @@ class JobFuture(Future[T]):
         self.begin()  # from here on a cancel changes nothing
         if self._state == CANCELLED:  # before it began: `_ending` is set already
             self.set_running_or_notify_cancel()
+            with self._condition:
+                self._condition.notify_all()  # who has cancelled it may have been interrupted
             return
         if outcome.code is not None:
             self._ending = self._ending_of(outcome, outcome.code)

@@ -113,7 +113,7 @@ class PendingTasks:
         task = Task(self, type, input, limits, future)
         future.job_id = f"{self._prefix}-{next(self._numbers)}"
         try:
-            why_closed = self._accept_reentered(task) if self._is_reentered else self._accept(task)
+            why_closed = self._accept(task)
         except BaseException:  # Ctrl-C, or a signal handler of the program raised: the caller does not get the future
             self.supervisor_thread.call(partial(self._give_up, task, ""))
             raise
@@ -122,25 +122,22 @@ class PendingTasks:
 
     def _accept(self, task: Task) -> str:
         """Take a task in, and give it to a worker if there is room; return why none is accepted, or nothing."""
+        is_reentered = self._is_reentered
         with self.lock:
             is_first, why_closed = not self._waiting, self._closed_reason
             if why_closed:
                 return why_closed
             self.supervisor_thread.start()
-            self._under_way[task.future] = self._waiting[task.future] = task
+            self._under_way[task.future] = task
+            if is_reentered:
+                self.supervisor_thread.call(partial(self._queue, task))
+                return ""
+            self._waiting[task.future] = task
             if next(iter(self._waiting)).job_id != self._without_room:
                 self._match()
         if task.waits_as_job or (is_first and self._waiting):
             self.supervisor_thread.call(self._serve_waiting)
         return ""
-
-    def _accept_reentered(self, task: Task) -> str:
-        """Do as `_accept`, but let the supervisor's thread put the task into the queue."""
-        if not (why_closed := self._closed_reason):
-            self.supervisor_thread.start()
-            self._under_way[task.future] = task
-            self.supervisor_thread.call(partial(self._queue, task))
-        return why_closed
 
     def _packed(self, call: tuple[Any, ...]) -> TaskInput:
         return task_input.packed(self._repeated, *call)
@@ -236,16 +233,20 @@ class PendingTasks:
         self._waiting.pop(task.future, None)
         self._doubt = None  # last: until then an interrupt leaves it to be repaired
 
-    def withdraw(self, future: JobFuture[Any]) -> bool:
+    def withdraw(self, future: JobFuture[Any], reason: str) -> bool:
         task = self._under_way.get(future)
         if task is None or self._is_reentered:
             return False
         with self._serving_after_interrupt(), self.lock:
             self._take_back(task)
-            task.is_withdrawn = task.is_withdrawn or future in self._waiting  # first: an interrupt may follow
-            self._waiting.pop(future, None)
+            waits = future in self._waiting
+            if waits:
+                # First: an interrupt may follow, and then nobody else ends it. That thread waits for the lock.
+                self.supervisor_thread.call(partial(self._stop, task, _cancel(reason), None))
+                self._waiting.pop(future)
+                future.begin_cancelled(reason)
             self._match()  # what stood behind it may be the next of an idle worker
-        return task.is_withdrawn
+        return waits
 
     @contextmanager
     def _serving_after_interrupt(self) -> Iterator[None]:
@@ -279,18 +280,16 @@ class PendingTasks:
 
     def stop(self, future: JobFuture[Any], grace_s: float | None, reason: str, *, is_finalizer: bool = False) -> None:
         """Stop a task; its future reports the end. Without grace it is killed in the calling thread, if it can be."""
-        verdict = Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())
-        task = self._under_way.get(future)
+        verdict, task = _cancel(reason), self._under_way.get(future)
         if task is not None:
             try:
                 if not (is_finalizer or self._is_reentered):
                     with self._serving_after_interrupt(), self.lock:
                         self._take_back(task)
-                        if not task.is_withdrawn:
-                            task.kill_now(verdict, grace_s)
+                        task.kill_now(verdict, grace_s)
                         self._match()
             finally:  # also after an interrupt
-                self.supervisor_thread.call(partial(self._stop, future, verdict, grace_s))
+                self.supervisor_thread.call(partial(self._stop, task, verdict, grace_s))
 
     def can_wait(self) -> bool:
         return self.supervisor_thread.can_wait() and not self._is_reentered
@@ -306,12 +305,7 @@ class PendingTasks:
 
     def _cancel_pending(self) -> None:
         for task in self._tasks():
-            why = "the executor is shutting down"
-            try:
-                task.future.cancel_pending(why)
-            finally:  # also after an interrupt
-                if task.is_withdrawn:
-                    self.stop(task.future, None, why)
+            task.future.cancel_pending("the executor is shutting down")
 
     def _tasks(self) -> list[Task]:
         """Return the tasks that wait or run."""
@@ -363,6 +357,7 @@ class PendingTasks:
         loss = self.supervisor_thread.loss
         with self.lock:
             self._closed_reason = self._closed_reason or loss.facts["message"]
+            self._waiting.clear()  # they end here, and nobody withdraws them
         for task in self._tasks():
             task.fail(loss.facts["message"], loss.code)
         self._repeated.close()
@@ -392,17 +387,11 @@ class PendingTasks:
         for task in reversed(calls):
             assert isinstance(task, Task)
             if task.asked is not None:
-                self.supervisor_thread.call(partial(self._drop, task))
-                task.is_withdrawn = True
-            elif task.future in self._under_way and not task.is_withdrawn:
+                self.supervisor_thread.call(partial(self._stop, task, *task.asked))
+            elif task.future in self._under_way:
                 task.future.pid = None
                 self._waiting[task.future] = task
                 self._waiting.move_to_end(task.future, last=False)
-
-    def _drop(self, task: Task) -> None:
-        """End a task that was to be stopped and waits again."""
-        if task.future in self._under_way:
-            task.drop()
 
     def _share_lines(self) -> None:
         """Let a lane without a call have half of the longest line. The lock is held."""
@@ -460,33 +449,27 @@ class PendingTasks:
         for call in calls:
             call.enter()
 
-    def _stop(self, future: JobFuture[Any], verdict: Verdict, grace_s: float | None) -> None:
-        task = self._under_way.get(future)
-        if task is None:
+    def _stop(self, task: Task, verdict: Verdict, grace_s: float | None, fault: str = "") -> None:
+        """Begin a stop, unless the task is over. `fault`: why a task that has not begun ends as failed."""
+        if task.future not in self._under_way:
             return
         with self.lock:
-            if task.lane is None:
-                self.repair()
-            self._waiting.pop(future, None)
+            self.repair()
+            self._waiting.pop(task.future, None)
             task.asked = verdict, grace_s
-        task.stop()
+        task.stop(fault)
 
     def _give_up(self, task: Task, fault: str) -> None:
         """End a task after an interrupt or a fault."""
-        verdict = Verdict("cancelled", by="user", reason=fault or "its caller was interrupted")
+        verdict = _cancel(fault or "its caller was interrupted")
         with self.lock:
             task.asked = verdict, 0.0  # first: from here on it is not given again
             self._take_back(task)
-            self._waiting.pop(task.future, None)
-        if task.future in self._under_way:
-            task.stop(fault)
+        self._stop(task, verdict, 0.0, fault)
         for lane in list(self._lanes):
             if lane.is_alone:  # the interrupted thread may not have asked for it
                 lane.settle()
-        if fault:
-            self.on_room()
-        else:
-            self._serve_waiting()
+        self._serve_waiting()
 
     def forget(self, call: Task) -> None:
         self._under_way.pop(call.future, None)
@@ -498,3 +481,7 @@ class PendingTasks:
             done = bool(self._closed_reason) and not self._under_way
         if done:
             self.supervisor_thread.leave()
+
+
+def _cancel(reason: str) -> Verdict:
+    return Verdict("cancelled", by="user", reason=reason, requested_at=monotonic())

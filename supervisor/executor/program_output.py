@@ -36,10 +36,6 @@ class ProgramOutput:
         self.thread = thread
         self.is_captured = is_captured
 
-    def of_task(self, job_id: str, context: contextvars.Context) -> TaskOutput:
-        """`context` is that of the thread that submitted the task: Jupyter finds the cell by it."""
-        return TaskOutput(self, job_id, context)
-
     def show(self, data: bytes, stream: str) -> None:
         """Show what no task has printed."""
         if not self.is_captured:
@@ -58,6 +54,7 @@ class TaskOutput:
     """
 
     def __init__(self, output: ProgramOutput, job_id: str, context: contextvars.Context) -> None:
+        """`context` is that of the thread that submitted the task: Jupyter finds the cell by it."""
         self._output = output
         self._relay = output.relay
         self._context = context

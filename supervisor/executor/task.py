@@ -106,7 +106,6 @@ class Task:
         "definitions",
         "future",
         "is_lost",
-        "is_withdrawn",
         "lane",
         "waits_as_job",
     )
@@ -122,8 +121,6 @@ class Task:
         """`limits` are those of its view of the Executor, which are never changed."""
         self.future = future
         self.lane: Lane | None = None
-        self.is_withdrawn = False
-        """It was cancelled before it began."""
         self.is_lost = False
         """It could not be made a job: it ends with the thread, after its processes."""
         self._owner = owner
@@ -210,8 +207,7 @@ class Task:
         """Make the waiting task a job, or end it if no worker will come."""
         if self.future.cancelled():
             self.drop()
-            return
-        if fault := self._owner.supervisor_thread.fault:
+        elif fault := self._owner.supervisor_thread.fault:
             self.fail(fault)
         else:
             self.adopt(None)
@@ -311,5 +307,5 @@ class Task:
 
     def _output_in_program(self) -> TaskOutput:
         if self._output is None:
-            self._output = self._owner.output.of_task(self.future.job_id, self._context)
+            self._output = TaskOutput(self._owner.output, self.future.job_id, self._context)
         return self._output

@@ -370,8 +370,12 @@ class Lane:
         if self._line and self._line[-1].call is call:
             self.is_closed = True
             fence = self._line[-1].fence
-            self.process.hold(fence)
-            self.process.kill_now(fence, verdict)
+            try:
+                self.process.hold(fence)
+                self.process.kill_now(fence, verdict)
+            except BaseException:  # Ctrl-C: the call may end by itself now, and nobody would open the lane again
+                self.is_closed = self.process.killed_for is not None
+                raise
 
     # ── in the supervisor's thread ──
 

@@ -177,7 +177,7 @@ def test_who_holds_the_conditions_of_futures_delays_no_other_call(executor: Exec
             cancels = [another_thread.submit(future.cancel, grace_s=0) for future in stuck]
             assert all(cancel.result(timeout=5) for cancel in cancels), "what stands behind is put back"
             with tasks.lock:  # as in a finalizer that runs where it is held
-                assert not tasks.withdraw(behind[3]), "else its condition would be taken here"
+                assert not tasks.withdraw(behind[3], ""), "else its condition would be taken here"
             assert behind[3].cancel()
         until(lambda: all(future._state == "RUNNING" for future in stuck), "they are jobs", timeout_s=5)
         assert tasks.lock.acquire(timeout=5)

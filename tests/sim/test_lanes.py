@@ -5,6 +5,7 @@ A failure names its seed: `KILLABLE_LANE_SEEDS=12345 pytest tests/sim/test_lanes
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 from collections.abc import Callable
@@ -40,6 +41,34 @@ def play(seed: int, fault: str = "") -> LaneSimulation:
 def test_a_call_runs_once_or_not_at_all_in_its_turn_and_a_cancel_ends_no_other() -> None:
     runs = sum(sum(play(seed).runs.values()) for seed in seeds())
     assert runs > HISTORIES or os.environ.get("KILLABLE_LANE_SEEDS")
+
+
+@pytest.mark.parametrize("ends_first", [False, True])
+@pytest.mark.parametrize("grace_s", [0, None])
+@pytest.mark.parametrize("number", [0, 1, 7])
+def test_a_cancel_that_is_interrupted_anywhere_leaves_no_call_without_an_end(
+    number: int, grace_s: float | None, *, ends_first: bool
+) -> None:
+    """Of a call that runs, one that is lined up behind it, one that waits. `ends_first`: the one that runs ends before
+    the supervisor's thread gets its turn.
+    """
+    for point in itertools.count(1):
+        simulation = LaneSimulation(point, workers=1)
+        (lane,) = simulation.queue._lanes
+        lane._seconds = 0.0
+        for _ in range(8):
+            simulation.submit_call("plain")
+        simulation.work()
+        simulation.cancel_call(simulation.futures[number], grace_s, point=point)
+        for _ in range(3 * ends_first):
+            simulation.work()
+            simulation.read_frames()
+        simulation.settle()
+        simulation.check()
+        simulation.close()
+        if not simulation.interrupted:  # it has fewer points
+            break
+    assert point > 10
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
+from killable.supervisor.executor import futures, pending_tasks, task
 from killable.supervisor.executor.executor import _default_limits
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.task_input import DefinedCall, TaskInput
 from killable.supervisor.models import Outcome, Verdict
+from killable.supervisor.pools import lane
 from killable.supervisor.pools.worker import Worker, WorkerStage
 from killable.supervisor.ports import Gone
 from killable.supervisor.settings import PoolSpec, Settings
@@ -34,6 +37,12 @@ ROOM = 5
 """The most messages that a simulated socket takes."""
 DEFINITIONS = (None, object(), object())
 """What stands for what a call brings of the program's `__main__`."""
+INTERRUPTED = {each.__file__ for each in (futures, lane, pending_tasks, task)}
+"""Files of the product in which a Ctrl-C may come."""
+POINTS_MAX = 120
+"""At one of the first so many points, where chance chooses: a short cancel has fewer."""
+PLAIN: dict[str, Any] = {}
+WATCHED: dict[str, Any] = {"run_s": 60.0}
 KINDS = (*("plain",) * 8, "prints", "prints", "speaks", "fails", "dies", "stuck")
 
 
@@ -369,6 +378,7 @@ class LaneSimulation:
         """Calls that were cancelled before they began, as their futures said at once."""
         self.interrupted: set[str] = set()
         self._interrupts = 0
+        self._numbers = itertools.count(1)
         self._pids = itertools.count(1)
         self._fences = itertools.count(1)
         self.spec = PoolSpec(name="calls", modules=(), workers=workers, codec="pickle", jobs_per_worker_max=0)
@@ -386,6 +396,27 @@ class LaneSimulation:
             self._interrupts -= 1
             if not self._interrupts:
                 raise KeyboardInterrupt
+
+    @contextmanager
+    def _interrupt_at(self, point: int) -> Iterator[None]:
+        """Let Ctrl-C come at one of the points at which CPython takes it: where a function begins, and where a call
+        into C has returned.
+        """
+        left = point
+
+        def note(frame: FrameType, event: str, arg: object) -> None:
+            nonlocal left
+            if event in ("call", "c_return") and frame.f_code.co_filename in INTERRUPTED:
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+
+        if point:
+            sys.setprofile(note)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
 
     # ── supervisor and pool ──
 
@@ -433,7 +464,7 @@ class LaneSimulation:
     def on_worker_free(self, worker: Worker) -> None:
         self._open_lane(worker)
 
-    def on_worker_gone(self, worker: Worker) -> None:
+    def on_worker_gone(self, worker: Worker, why: str) -> None:
         self.workers.remove(worker)
         worker.close_result_buffer()
         self._fork()
@@ -441,35 +472,65 @@ class LaneSimulation:
     # ── what may happen next ──
 
     def submit(self) -> None:
+        last = self.queue.definitions
+        self.submit_call(
+            self.random.choice(KINDS),
+            self.random.choice((0, 1, 2, last, last, last)),
+            self.random.choice((*(PLAIN,) * 9, WATCHED)),
+            interrupts=self.random.choice((0, 0, 0, 0, 1, 2)),
+            point=self._point(),
+        )
+
+    def _point(self) -> int:
+        return self.random.choice((0, 0, 0, self.random.randrange(POINTS_MAX)))
+
+    def submit_call(
+        self, kind: str, definitions: int = 0, limits: dict[str, Any] = PLAIN, *, interrupts: int = 0, point: int = 0
+    ) -> None:
+        """The caller is interrupted at this point, or where the simulated socket is used for the so many'th time."""
         future: JobFuture[Any] = JobFuture(self.queue)
-        self.futures.append(future)
-        number = len(self.futures)
-        job_id, last = f"{self.queue._prefix}-{number}", self.queue.definitions
-        self.kinds[job_id] = self.random.choice(KINDS)
-        self.queue.definitions = self.definitions[job_id] = self.random.choice((0, 1, 2, last, last, last))
-        limits = self.random.choice((*(PLAIN,) * 9, WATCHED))
-        self._interrupts = self.random.choice((0, 0, 0, 0, 1, 2))
+        number = next(self._numbers)
+        self.queue._numbers = itertools.count(number)
+        job_id = f"{self.queue._prefix}-{number}"
+        self.kinds[job_id] = kind
+        self.queue.definitions = self.definitions[job_id] = definitions
+        self._interrupts = interrupts
         try:
-            self.queue.submit("call", (abs, (number,), {}), limits, future)
+            with self._interrupt_at(point):
+                self.queue.submit("call", (abs, (number,), {}), limits, future)
         except KeyboardInterrupt:
-            self.interrupted.add(future.job_id)
+            self.interrupted.add(job_id)
         self._interrupts = 0
-        assert future.job_id == job_id
+        if future in self.queue._under_way or future.done():
+            self.futures.append(future)
+        else:
+            assert job_id in self.interrupted
+            self.unbegun.add(job_id)
 
     def cancel(self) -> None:
         if self.futures:
-            future = self.random.choice(self.futures)
-            self._interrupts = self.random.choice((0, 0, 0, 0, 1, 2, 3, 4))
-            is_accepted = False
-            try:
-                is_accepted = future.cancel(grace_s=self.random.choice((0, None)), reason=future.job_id)
-            except KeyboardInterrupt:
-                self.interrupted.add(future.job_id)
-            self._interrupts = 0
-            if is_accepted:
-                self.cancelled.add(future.job_id)
-                if future.cancelled() and not future.running() and future.job_id not in self.attempts:
-                    self.unbegun.add(future.job_id)
+            self.cancel_call(
+                self.random.choice(self.futures),
+                self.random.choice((0, None)),
+                interrupts=self.random.choice((0, 0, 0, 0, 1, 2, 3, 4)),
+                point=self._point(),
+            )
+
+    def cancel_call(
+        self, future: JobFuture[Any], grace_s: float | None, *, interrupts: int = 0, point: int = 0
+    ) -> None:
+        self._interrupts = interrupts
+        is_accepted = False
+        try:
+            with self._interrupt_at(point):
+                is_accepted = future.cancel(grace_s=grace_s, reason=future.job_id)
+        except KeyboardInterrupt:
+            self.interrupted.add(future.job_id)
+        self._interrupts = 0
+        if is_accepted:
+            self.cancelled.add(future.job_id)
+            if future.cancelled() and not future.running() and future.job_id not in self.attempts:
+                self.unbegun.add(future.job_id)
 
     def act(self) -> bool:
         inbox = self.queue.supervisor_thread.inbox
@@ -542,11 +603,11 @@ class LaneSimulation:
         """A call runs once or not at all, and one worker begins them in order; a cancel ends its call and no other;
         output is its call's.
         """
+        assert not (ran := self.unbegun & self.runs.keys()), f"{ran} ran, and were cancelled before they began"
         for future in self.futures:
             job_id, kind = future.job_id, self.kinds[future.job_id]
             runs, attempt = self.runs[job_id], self.attempts.get(job_id)
             assert runs <= 1, f"{job_id} ran {runs} times"
-            assert job_id not in self.unbegun or not runs, f"{job_id} ran, and was cancelled before it began"
             if future.cancelled():
                 assert job_id in self.cancelled | self.interrupted, f"{job_id} was cancelled by nobody"
                 continue
@@ -562,7 +623,3 @@ class LaneSimulation:
         assert all(ran == meant for ran, meant in self.killed), f"a kill hit another call: {self.killed}"
         assert not self.queue._under_way and not self.queue._waiting and self.queue._doubt is None
         assert all(len(lane) == 0 for lane in self.queue._lanes)
-
-
-PLAIN: dict[str, Any] = {}
-WATCHED: dict[str, Any] = {"run_s": 60.0}

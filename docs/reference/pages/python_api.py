@@ -216,7 +216,7 @@ HIDDEN = {
     "JobFuture": frozenset(
         (
             *("cancel_in_finalizer", "cancel_pending", "is_wanted", "wait_until_done"),
-            *("fail", "begin", "begin_in_lane", "note_cancelled"),
+            *("fail", "begin", "begin_in_lane", "begin_cancelled", "note_cancelled"),
             *("on_accepted", "on_changed", "complete", "finish", "close_in_child"),
         )
     ),

@@ -114,7 +114,8 @@ def _of_failure(record: Mapping[str, Any], code: str, error: Mapping[str, Any]) 
                 "it to a file and return the path."
             )
         case "exception":
-            return _none(_OF_ERRNO.get(str(error.get("errno")), _WITHOUT_SETTING[code]))
+            known = (_OF_EXCEPTION.get(str(error.get(fact))) for fact in ("errno", "type"))
+            return _none(next(filter(None, known), _WITHOUT_SETTING[code]))
         case _:
             return _none(_WITHOUT_SETTING.get(code, "No setting of this server would help."))
 
@@ -123,9 +124,13 @@ _FULL = "make room there, or have it write elsewhere. `df -h` shows the disks, `
 _NO_ANSWER = (
     "What it connects to did not answer, or hung up. @job(retry_on=(ConnectionError, TimeoutError)) runs it again."
 )
-_OF_ERRNO = {
-    "ENOMEM": "The machine, or its container, had no memory left for it: give it less at once, or run fewer at once "
-    "(workers under [pools.NAME] in killable.toml).",
+_NO_MEMORY = (
+    "The machine, or its container, had no memory left for it: give it less at once, or run fewer at once "
+    "(workers under [pools.NAME] in killable.toml)."
+)
+_OF_EXCEPTION = {
+    "ENOMEM": _NO_MEMORY,
+    "MemoryError": _NO_MEMORY,
     "ENFILE": "The machine has no more open files for anybody: `cat /proc/sys/fs/file-nr` shows how many there are.",
     "ENOSPC": f"The disk that it wrote to is full: {_FULL}",
     "EROFS": "The file system that it wrote to is read-only: have it write elsewhere, to `ctx.tmp` for example.",
@@ -133,9 +138,12 @@ _OF_ERRNO = {
     "ETIMEDOUT": _NO_ANSWER,
     "ECONNREFUSED": _NO_ANSWER,
     "EHOSTUNREACH": _NO_ANSWER,
+    "ConnectionError": _NO_ANSWER,
+    "ConnectionRefusedError": _NO_ANSWER,
+    "ConnectionResetError": _NO_ANSWER,
     "EDQUOT": f"The disk quota of the account that it runs as is used up: {_FULL}",
 }
-"""What is mostly not the job's fault, by the name of an OSError's number (errno(3))."""
+"""What is mostly not the job's fault, by the name of an OSError's number (errno(3)), or by the exception's type."""
 _WITHOUT_SETTING = {
     "exception": "Fix the job's code or its input; the traceback above shows where.",
     "input.invalid": "Fix the job's input; `killable types NAME` shows what it accepts.",

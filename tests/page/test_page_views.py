@@ -35,6 +35,16 @@ def test_the_first_look_says_what_waits_runs_and_fails(shown: Shown, client: Cli
     expect(tab.get_by_label("Code")).to_have_value("exception")
 
 
+def test_workers_that_ended_early_are_counted_with_the_reason(shown: Shown, client: Client) -> None:
+    job = client.submit("waits")
+    tab = shown.open("jobs")
+    expect(row_of(tab, job.id)).to_contain_text("running")
+    job.cancel(grace_s=0)
+    tab = shown.open()
+    expect(tab.get_by_role("columnheader", name="Ended early")).to_be_visible()
+    expect(tab.get_by_title(re.compile(r"\d+ stopped"))).to_be_visible()
+
+
 def test_a_list_stays_as_it_is_until_what_is_new_is_asked_for(shown: Shown, client: Client) -> None:
     first = client.submit("waits", tags={"batch": "stable"})
     second = client.submit("waits", tags={"batch": "stable"})

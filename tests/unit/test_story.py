@@ -234,20 +234,22 @@ def test_a_code_of_a_newer_server_is_told_by_its_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errno", "words"),
+    ("facts", "words"),
     [
-        ("ENOSPC", "disk that it wrote to is full"),
-        ("EROFS", "is read-only"),
-        ("ENOMEM", "no memory left"),
-        ("ECONNREFUSED", "retry_on=(ConnectionError, TimeoutError)"),
+        ({"errno": "ENOSPC", "type": "OSError"}, "disk that it wrote to is full"),
+        ({"errno": "EROFS"}, "is read-only"),
+        ({"errno": "ENOMEM"}, "no memory left"),
+        ({"type": "MemoryError"}, "no memory left"),
+        ({"errno": "ECONNREFUSED"}, "retry_on=(ConnectionError, TimeoutError)"),
+        ({"type": "ConnectionResetError"}, "retry_on=(ConnectionError, TimeoutError)"),
     ],
 )
-def test_what_the_machine_lacks_is_not_told_as_a_fault_of_the_code(errno: str, words: str) -> None:
-    told = remedy_for(record("failed", "exception", errno=errno)).words
+def test_what_the_machine_lacks_is_not_told_as_a_fault_of_the_code(facts: dict[str, str], words: str) -> None:
+    told = remedy_for(record("failed", "exception", **facts)).words
     assert words in told and "Fix the job's code" not in told
 
 
-@pytest.mark.parametrize("facts", [{"errno": "ENOENT"}, {}])
+@pytest.mark.parametrize("facts", [{"errno": "ENOENT"}, {"type": "ValueError"}, {}])
 def test_an_exception_of_the_job_is_told_as_one(facts: dict[str, str]) -> None:
     assert remedy_for(record("failed", "exception", **facts)).words.startswith("Fix the job's code")
 

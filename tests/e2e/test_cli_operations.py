@@ -64,8 +64,10 @@ def test_pools_are_listed_with_their_slots_and_what_they_recover_from(server: Se
     start_detached(command, "tick")
     (announced,) = server.announcement["pools"]
     done = command.run("workers", "--pools")
-    head, _, row = done.stdout.splitlines()
+    head, _, row, _, title, reasons, _, ended = done.stdout.splitlines()
     assert head.split()[:5] == ["POOL", "STATE", "START", "BUSY", "IDLE"] and "RECOVERY" in head
+    assert title == "workers that have ended" and reasons.split()[:3] == ["POOL", "STOPPED", "DIED"]
+    assert ended.split()[:3] == [announced["name"], "1", "0"]
     assert row.split()[:4] == [announced["name"], "ready", announced["start_method"], f"1/{announced['workers_max']}"]
     (pool,) = command.json("workers", "--pools")["pools"]
     assert (pool["state"], pool["busy"], pool["quarantined"], pool["restarts"]) == ("ready", 1, 0, 0)

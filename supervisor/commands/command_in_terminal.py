@@ -109,12 +109,13 @@ class CommandRunner:
             return
         self._foreground.take_from(self._pid)
         is_asked_for = number != SIGTSTP
+        was_continued = False
         if not (is_asked_for and self._foreground.is_own):
-            stop_own_group()
+            was_continued = stop_own_group()
         if is_asked_for:
             self._foreground.lend_to(self._pid)
-            if not self._foreground.is_of(self._pid):
-                return  # it would only ask again: a shell that has continued this group has sent SIGCONT, too
+            if not (was_continued or self._foreground.is_of(self._pid)):
+                return  # it would only ask again, and nothing would stop it from doing so without end
         self._on_signal(SIGCONT)  # also if nothing could stop this group, which no shell then looks after
 
     def on_ended(self) -> None:

@@ -10,11 +10,17 @@ import resource
 import signal
 
 
-def stop_own_group() -> None:
-    """Stop this process group as its terminal would; return when it is continued, or if no shell would continue it."""
+def stop_own_group() -> bool:
+    """Stop this process group as its terminal would. Return True when it is continued, by a SIGCONT that is not
+    handled any more; False at once if no shell would continue it, for then the kernel does not stop it.
+    """
     before = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCONT,))  # it continues a process that blocks it, too
     os.killpg(0, signal.SIGTSTP)
+    was_continued = signal.sigtimedwait((signal.SIGCONT,), 0) is not None
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     signal.signal(signal.SIGTSTP, before)
+    return was_continued
 
 
 def die_of(number: int, *, group: bool) -> None:

@@ -563,6 +563,33 @@ def test_ctrl_z_stops_it_and_fg_continues_it(terminal: Terminal, folder: Path) -
     terminal.wait_for("no such job")
 
 
+def test_fg_continues_it_once(terminal: Terminal, folder: Path) -> None:
+    """A second SIGCONT continued a command that the next Ctrl-Z had just stopped, and no shell was told of the stop."""
+    (folder / "count.py").write_text(
+        "import os, signal\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCONT])\n"
+        "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+        "os.write(1, b'waits\\n')\n"
+        "number = 0\n"
+        "while signal.sigwait([signal.SIGCONT]):\n"
+        "    number += 1\n"
+        "    os.write(1, b'continued %d\\n' % number)\n"
+    )
+    terminal.type(f"k -- {PYTHON} count.py\n")
+    terminal.wait_for("\nwaits")
+    for number in range(1, 11):
+        terminal.type("\x1a")
+        terminal.wait_for("Stopped")
+        terminal.wait_for("$ ")
+        terminal.type("fg\n")
+        terminal.wait_for("continued ")
+        terminal.wait_for("\r\n")
+        assert terminal.line == str(number)
+    terminal.type("\x03")
+    terminal.wait_for("$ ")
+    assert "continued" not in terminal.line
+
+
 def test_in_the_background_it_leaves_the_terminal_alone(terminal: Terminal, folder: Path) -> None:
     terminal.type("k -- sh -c 'echo $$ > pid; exec sleep 60' &\n")
     command = pid_in(folder / "pid")
@@ -580,6 +607,8 @@ def test_what_asks_for_the_terminal_in_the_background_stops_and_fg_brings_it_bac
     keeper = read_process(command).parent  # type: ignore[union-attr]
     until(is_in_state(read_process(keeper).parent, "T"), "it has asked")  # type: ignore[union-attr]
     terminal.type("\n")
+    terminal.wait_for("Stopped")
+    terminal.type("set -b; bg\n")  # it is told of a stop at once
     terminal.wait_for("Stopped")
     terminal.type("fg\n")
     until(lambda: not is_in_state(command, "T")() or Pending("stopped"), "it goes on")

@@ -34,7 +34,7 @@ _IGNORED = (
     signal.SIGTTIN,
     signal.SIGTTOU,
 )
-_STOPPING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+_STOPPING_OR_CONTINUING = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT)
 
 
 class CommandCgroup(NamedTuple):
@@ -156,7 +156,7 @@ class Keeper:
             self._kill_all()
         elif isinstance(message, keeper_messages.Pass) and not self._has_ended:
             self._signal_group(message.signal)
-            if message.signal not in _STOPPING:
+            if message.signal not in _STOPPING_OR_CONTINUING:
                 self._signal_group(signal.SIGCONT)
         return True
 

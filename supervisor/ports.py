@@ -80,6 +80,10 @@ class Sample(NamedTuple):
     """All pages that they have in memory, with those of files. What several share counts in each."""
     alone_bytes: int | None = None
     """Pages that one of them has alone: what their end would free. None: not asked for."""
+    newest_pid: int = 0
+    """The number that the machine had given last to a process or thread. One that was started since has another. 0: not
+    known, or one may have been about to start while the others were counted.
+    """
 
 
 class ProcessListener(Protocol):
@@ -165,6 +169,12 @@ class MeasuredProcess(Protocol):
         """Measure its tree, but no more than `at_most` processes; processor time only if `cpu`.
 
         Return None when it is gone, or when no descriptor is left to read with. Takes 10 µs per process.
+        """
+        ...
+
+    def has_started_none_since(self, sample: Sample) -> bool:
+        """Return whether no process and no thread has been started since a sample: there are no more than it counted.
+        False if that is not known. Takes 7 µs.
         """
         ...
 

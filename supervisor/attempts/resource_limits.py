@@ -30,6 +30,8 @@ class Finding(NamedTuple):
     """For how many seconds the limits hold whatever the job does, if the same is found as long as the sample is the
     same. None: a proof is due, or a limit is reached.
     """
+    alone_at: float = 0.0
+    """When to measure it again if no process and no thread is started until then. Not before `next_at`."""
 
 
 class ResourceWatch(NamedTuple):
@@ -49,12 +51,15 @@ class ResourceWatch(NamedTuple):
 
     def look(self, sample: Sample, now: float) -> Finding:
         """Return the finding for a sample."""
-        found = [*self._memory(sample, now), *self._processes(sample), *self._threads(sample), *self._cpu(sample)]
+        used = [*self._memory(sample, now), *self._cpu(sample)]
+        found = [*used, *self._processes(sample), *self._threads(sample)]
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = 0.0 if verdict is not None else min(each.next_at for each in found)
         holds = all(each.holds_s is not None for each in found)
+        alone_s = min([measuring_pace.UNCOUNTED_S_MAX, *(each.next_at for each in used)]) if holds else wait_s
         return Finding(
             next_at=now + measuring_pace.next_s(wait_s, sample.cost_s),
+            alone_at=now + measuring_pace.next_s(max(wait_s, alone_s), sample.cost_s),
             verdict=verdict,
             beyond=any(each.beyond for each in found),
             prove=any(each.prove for each in found),

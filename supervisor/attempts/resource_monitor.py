@@ -37,6 +37,11 @@ class ResourceMonitor:
         self._stop = stop
         self._cpu = limits["cpu_s"] is not None
         self._watch: ResourceWatch | None = None
+        self._last: Sample | None = None
+        self._alone_at = 0.0
+        """When to measure again if no process and no thread is started until then."""
+        self._counts_s = 0.0
+        """How soon so many can be started that a limit is reached."""
         self._seen: Sample | None = None
         """The sample of the last look, if the limits hold for as long as the same is found."""
         self._step_s = 0.0
@@ -69,7 +74,7 @@ class ResourceMonitor:
     def _count_from(self, base: Sample, now: float) -> None:
         self._watch = ResourceWatch(self._limits, base, self._cores)
         self._at_most = self._watch.at_most
-        self._look_at(self._watch.look(base, now).next_at)
+        self._wait(base, self._watch.look(base, now), now)
 
     def close(self) -> None:
         """Stop measuring; may be called twice."""
@@ -80,6 +85,10 @@ class ResourceMonitor:
 
     def _look(self) -> None:
         self._timer = None
+        now = self._clock.now()
+        if self._last is not None and now < self._alone_at and self._process.has_started_none_since(self._last):
+            self._look_at(min(now + self._counts_s, self._alone_at))
+            return
         sample = self._process.sample(cpu=self._cpu, at_most=self._at_most)
         if sample is not None and sample is self._seen and self._step_s:
             self._timer = self._clock.call_at_beats(self._step_s, self._stands_still)
@@ -111,6 +120,10 @@ class ResourceMonitor:
             self._proving = True
             self._process.prove(sample, self._on_proof)
         self._act(look)
+        self._wait(sample, look, now)
+
+    def _wait(self, sample: Sample, look: Finding, now: float) -> None:
+        self._last, self._alone_at, self._counts_s = sample, look.alone_at, look.next_at - now
         self._look_at(look.next_at)
 
     def _on_proof(self, sample: Sample) -> None:

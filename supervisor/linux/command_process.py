@@ -162,11 +162,14 @@ class CommandProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         """Measure the keeper's tree, without the keeper: all that the command has left is below it."""
         if at_most == 1:
-            return tree_usage.measure(self._keeper, self._cgroup, cpu=cpu, at_most=1)
+            return tree_usage.measure_alone(self._keeper, self._cgroup, cpu=cpu)
         sample = self._last_look.measure(self._keeper, self._cgroup, cpu=cpu, at_most=at_most + 1)
         if sample is None:
             return None
         return sample._replace(processes=max(1, sample.processes - 1), threads=max(1, sample.threads - 1))
+
+    def has_started_none_since(self, sample: Sample) -> bool:
+        return tree_usage.has_started_none_since(sample)
 
     def prove(self, sample: Sample, told: Callable[[Sample], None]) -> None:
         told(tree_usage.measure_exactly(self._keeper, self._cgroup, sample))

@@ -10,6 +10,7 @@ import os
 import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 
 from killable.supervisor.clock import process_cpu_s
 from killable.workers.named_tuples import NamedTuple
@@ -63,6 +64,22 @@ def members(pid: int, grouped: Iterable[int], at_most: int) -> list[int]:
                 found[child] = None
                 walked.append(child)
     return list(found)[:at_most]
+
+
+def newest_pid() -> int:
+    """Return the number that was given last to a process or thread, of this pid namespace or one below it; 0: it is not
+    known. As long as it stays the same, none has been started (the last field of loadavg, proc(5)).
+    """
+    return int(read("/proc/loadavg").rpartition(b" ")[2] or 0) if _has_own_loadavg() else 0
+
+
+@cache
+def _has_own_loadavg() -> bool:
+    """Return whether the kernel answers: lxcfs(1) mounts a file there that it writes every few seconds."""
+    try:
+        return os.stat("/proc/loadavg").st_dev == os.stat("/proc").st_dev
+    except OSError:
+        return False
 
 
 def children(pid: int, at_most: int = PIDS_MAX) -> Iterator[int]:

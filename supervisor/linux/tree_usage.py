@@ -6,7 +6,7 @@ the caller checks the pidfd afterwards. What of it counts for a limit is decided
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 from killable.supervisor import clock
@@ -16,6 +16,10 @@ from killable.supervisor.ports import Process, Sample
 
 FRESH_S = 1.0
 """Age up to which readers of what workers use get what was measured for a limit."""
+WALK_S = 0.25
+"""Time after which all of a tree is looked for although none was started: programs of root can give a process a number
+of their choice (clone3(2)), and then nothing shows that it came.
+"""
 PROCESSES_MAX = 256
 """Processes of one worker that are looked at for those who ask what it uses; more are counted as so many."""
 
@@ -27,6 +31,9 @@ class LastLook:
     nothing, and a process of the tree that is not known had a parent that ran. It holds only if two walks found the
     same processes, and each could be measured: one that ends during a walk may leave children that it did not see. A
     clock of a process takes 1 µs to read, and the measurement of a process 50 µs and more.
+
+    If one has run, but the machine has started no process and no thread, the tree has no others than before: those are
+    measured, and nobody is looked for.
     """
 
     sample: Sample | None = None
@@ -37,6 +44,14 @@ class LastLook:
     """Of each process, read before it was looked for its children; -1: it has to be looked at again, as what has a
     clock that could not be read.
     """
+    _newest_pid = 0
+    """Before the last measurement."""
+    _are_all = False
+    """Whether the processes of the tree were found to be the same twice, and none was started meanwhile: one that was
+    just being started has a number before it is in the tree.
+    """
+    _walked = 0.0
+    """When all of the tree were last looked for."""
 
     def measure(self, pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int) -> Sample | None:
         """Return what is used now, as the function `measure` does."""
@@ -44,29 +59,50 @@ class LastLook:
         if self.sample is not None and self._asked == (cpu, at_most) and clocks == self._clocks:
             self.at = clock.monotonic()
             return self.sample
-        found: dict[int, bool] = {}
-        sample = measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
-        if sample is None or sample.processes >= at_most:
-            self.sample, self._clocks = None, {}
+        before, self._newest_pid = self._newest_pid, procfs.newest_pid()
+        started_none = 0 < self._newest_pid == before
+        known: Collection[int] = ()
+        if started_none and self._are_all and clock.monotonic() - self._walked < WALK_S:
+            known = self._clocks
         else:
-            self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
+            self._walked = clock.monotonic()
+        found: dict[int, bool] = {}
+        sample = measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found, known=known)
+        if sample is None or sample.processes >= at_most:
+            self.sample, self._clocks, self._are_all = None, {}, False
+        else:
             is_whole = found.keys() == self._clocks.keys() and all(found.values())
-            known = clocks if is_whole else {}
-            self._clocks = {each: -1.0 if (read := known.get(each)) is None else read for each in found}
+            self._are_all = is_whole and started_none
+            if self._are_all:
+                sample = sample._replace(newest_pid=self._newest_pid)
+            self.sample, self.at, self._asked = sample, clock.monotonic(), (cpu, at_most)
+            read = clocks if is_whole else {}
+            self._clocks = {each: -1.0 if (used_s := read.get(each)) is None else used_s for each in found}
         return sample
 
 
+def has_started_none_since(sample: Sample) -> bool:
+    """Return whether no process and no thread has been started since a sample. False if that is not known."""
+    return sample.newest_pid > 0 and sample.newest_pid == procfs.newest_pid()
+
+
 def measure(
-    pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
+    pid: int,
+    cgroup: Cgroup | None,
+    *,
+    cpu: bool,
+    at_most: int,
+    found: dict[int, bool] | None = None,
+    known: Collection[int] = (),
 ) -> Sample | None:
     """Return what is used now, of `at_most` processes; None if the worker is gone. `found` gets all that it has, and
-    whether each could be measured.
+    whether each could be measured. `known`: there are no others.
     """
     began_cpu_s = clock.thread_cpu_s()
     # As many zombies are looked past, which only the job can reap; more are as bad as processes.
     looked_at = 1 if at_most == 1 else 2 * at_most
-    grouped = cgroup.processes(looked_at) if cgroup is not None and at_most > 1 else ()
-    pids = procfs.members(pid, grouped, looked_at)
+    grouped = cgroup.processes(looked_at) if cgroup is not None and at_most > 1 and not known else ()
+    pids = list(known) or procfs.members(pid, grouped, looked_at)
     own, *others = map(procfs.memory, pids)
     if found is not None:
         found.update((each, used is not None) for each, used in zip(pids, (own, *others), strict=True))
@@ -83,6 +119,13 @@ def measure(
         own.private, others_bytes, processes, used_s, cost_s=cost_s, shared_bytes=shared_bytes, threads=threads,
         resident_bytes=sum(each.resident for each in there),
     )  # fmt: skip
+
+
+def measure_alone(pid: int, cgroup: Cgroup | None, *, cpu: bool) -> Sample | None:
+    """Return what a worker uses by itself before a job; None if it is gone."""
+    newest_pid = procfs.newest_pid()
+    sample = measure(pid, cgroup, cpu=cpu, at_most=1)
+    return None if sample is None else sample._replace(newest_pid=newest_pid)
 
 
 def measure_with_alone(pid: int, cgroup: Cgroup | None) -> Sample | None:

@@ -345,8 +345,8 @@ class WorkerProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         if self.pid is None:
             return None
-        if at_most == 1:  # the worker alone: any thread
-            sample = tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=1)
+        if at_most == 1:  # any thread
+            sample = tree_usage.measure_alone(self.pid, self._cgroup, cpu=cpu)
         else:
             before = self._last_look.sample
             sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
@@ -356,6 +356,9 @@ class WorkerProcess:
             self._last_look = LastLook()  # it may be of another process
             return None
         return sample
+
+    def has_started_none_since(self, sample: Sample) -> bool:
+        return tree_usage.has_started_none_since(sample)
 
     def use(self) -> Sample | None:
         if self.pid is None:

@@ -99,7 +99,10 @@ async def test_of_one_that_was_abandoned_nothing_is_left_and_idle_it_leaves_by_i
 async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_asked_for(stage: Stage) -> None:
     worker = await stage.worker()
     idle = sample_of(worker)
-    assert idle.own_bytes > 0 and idle == Sample(idle.own_bytes, cost_s=idle.cost_s, resident_bytes=idle.resident_bytes)
+    assert idle.own_bytes > 0
+    assert idle == Sample(
+        idle.own_bytes, cost_s=idle.cost_s, resident_bytes=idle.resident_bytes, newest_pid=idle.newest_pid
+    )
     await stage.start_inside(worker, "grows", 1)
     worker.process.bound(1 << 40, EVERYBODY)  # far away
     more = idle.own_bytes + 32 * MIB

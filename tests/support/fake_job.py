@@ -74,6 +74,7 @@ class FakeJob:
             self.processor_use().cpu_s if cpu else 0.0,
             threads=1 + others,
             resident_bytes=SHARED_BYTES + self._own_bytes(),
+            newest_pid=self.processes(),
         )
 
     def exactly(self, sample: Sample) -> Sample:

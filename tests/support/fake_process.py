@@ -220,6 +220,9 @@ class FakeProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         return self._job.sample(cpu=cpu, at_most=at_most) if self._is_there else None
 
+    def has_started_none_since(self, sample: Sample) -> bool:
+        return self._job.sample().newest_pid == sample.newest_pid
+
     def use(self) -> Sample | None:
         return self.sample(cpu=True, at_most=PROCESSES_MAX)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from killable.supervisor.attempts.measuring_pace import BYTES_PER_S, COST_SHARE, LOOK_S, PROOF_SHARE, step_s
+from killable.supervisor.attempts.measuring_pace import (
+    BYTES_PER_S,
+    COST_SHARE,
+    LOOK_S,
+    PROOF_SHARE,
+    UNCOUNTED_S_MAX,
+    step_s,
+)
 from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
@@ -128,6 +135,19 @@ def test_as_many_threads_as_allowed_are_allowed() -> None:
             "message": "threads_max of 100 was reached: its 3 processes had 101 at once",
         },
     )  # fmt: skip
+
+
+def test_who_starts_no_process_is_measured_as_its_own_use_requires() -> None:
+    counted = watch(processes_max=512, threads_max=1000).look(grown(0), 10.0)
+    assert (counted.next_at, counted.alone_at) == (pytest.approx(10.025, abs=1e-3), 10.0 + UNCOUNTED_S_MAX)
+    both = watch(processes_max=512, threads_max=1000, memory_bytes=2 << 30).look(grown(0), 10.0)
+    assert both.next_at == counted.next_at
+    assert both.alone_at == pytest.approx(10.0625)
+    for one in (watch(memory_bytes=100 * MB), watch(cpu_s=0.01), watch(processes_max=2, memory_bytes=100 * MB)):
+        look = one.look(grown(90), 10.0)
+        assert look.alone_at == pytest.approx(look.next_at), "its own use can reach a limit as soon"
+    stopped = watch(processes_max=2, memory_bytes=2 << 30).look(grown(0, processes=3), 10.0)
+    assert stopped.verdict is not None and stopped.alone_at == stopped.next_at
 
 
 def test_a_look_that_took_long_is_not_repeated_at_once() -> None:

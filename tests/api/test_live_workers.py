@@ -67,11 +67,9 @@ async def test_what_a_limit_has_measured_is_not_measured_again(
     measured: list[tuple[int, int]] = []
     real = tree_usage.measure
 
-    def measure(
-        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: list[int] | None = None
-    ) -> Sample | None:
+    def measure(pid: int, cgroup: Cgroup | None, *, at_most: int, **asked: Any) -> Sample | None:
         measured.append((pid, at_most))
-        return real(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
+        return real(pid, cgroup, at_most=at_most, **asked)
 
     monkeypatch.setattr(tree_usage, "measure", measure)
     job_id = await server.submit("spin")
@@ -170,11 +168,9 @@ async def test_a_worker_that_has_not_run_is_neither_measured_nor_recorded_again_
         again.append(worker.id)
         return real_record(worker, now, sample, share)
 
-    def measure(
-        pid: int, cgroup: Cgroup | None, *, cpu: bool, at_most: int, found: dict[int, bool] | None = None
-    ) -> Sample | None:
+    def measure(pid: int, cgroup: Cgroup | None, **asked: Any) -> Sample | None:
         again.append(pid)
-        return real_measure(pid, cgroup, cpu=cpu, at_most=at_most, found=found)
+        return real_measure(pid, cgroup, **asked)
 
     monkeypatch.setattr(Worker, "record", record)
     monkeypatch.setattr(tree_usage, "measure", measure)

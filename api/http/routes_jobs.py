@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from killable.api.http import schemas
-from killable.api.http.auth import caller_of, is_operator, key_name_of, tenant_of
+from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import LargeBody, large_body_of
 from killable.api.http.cancel_wait import cancel_wait_s
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.input_display import shown_record
+from killable.api.http.input_files import input_files
 from killable.api.http.prefer_wait import Preference, Preferred
 from killable.api.http.record_json import record_json
 from killable.api.http.responses import (
@@ -34,7 +35,6 @@ from killable.api.http.responses import (
 from killable.api.http.stream_tickets import Tickets
 from killable.api.http.webhooks import callback_url_of
 from killable.supervisor.engine import Engine
-from killable.supervisor.files.file_store import FileStore
 from killable.supervisor.jobs.summary import summary_of
 from killable.supervisor.models import JobType, Submission
 from killable.supervisor.pools.start_failures import error_line
@@ -83,7 +83,7 @@ async def submit_job(
     submission = Submission(
         type=job_type.name,
         input=payload,
-        files=files_of(request, parts.files, parts.input_check.file_ids(job_type, payload)),
+        files=input_files(request, job_type, payload),
         limits=body.limits_given(),
         priority=body.priority,
         tags=body.tags,
@@ -111,16 +111,6 @@ async def submit_job(
     address = f"/v1/jobs/{record.job_id}"
     content = record_json(record, parts.settings.result_inline_bytes_max) | urls
     return Json(content, status, answered | {"Location": address})
-
-
-def files_of(request: Request, store: FileStore | None, file_ids: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the files that an input has, of those that the request's key sees. Raise Refused: unknown_file."""
-    caller = caller_of(request.scope)
-    tenant = caller.name if caller is not None and caller.visibility == "own" else None
-    for file_id in file_ids:
-        if store is not None:
-            store.check_visible(file_id, tenant)
-    return file_ids
 
 
 async def _ended(engine: Engine, record: JobRecord, wait_s: float) -> JobRecord:

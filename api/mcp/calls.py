@@ -28,6 +28,7 @@ from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.bodies import large_body_of
 from killable.api.http.cancel_wait import CANCEL_WAIT_S
 from killable.api.http.dependencies import Dependencies, parts_of
+from killable.api.http.input_files import input_files
 from killable.api.http.request_faults import cut
 from killable.api.http.responses import correlation_id_of, trace_of
 from killable.api.mcp.early_cancels import EarlyCancels, Key
@@ -171,9 +172,11 @@ class _CalledJob:
         request, tenant = self._request, tenant_of(self._request)
         large = large_body_of(request)
         given = large.input if large else arguments
+        payload = await self._parts.input_check.encode(job_type, given, ("arguments",), tenant)
         submission = Submission(
             type=job_type.name,
-            input=await self._parts.input_check.encode(job_type, given, ("arguments",), tenant),
+            input=payload,
+            files=input_files(request, job_type, payload),
             tenant=tenant,
             operator=is_operator(request.scope),
             correlation_id=correlation_id_of(request),

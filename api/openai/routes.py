@@ -17,6 +17,7 @@ from killable.api.http import schemas
 from killable.api.http.audited_requests import note_jobs
 from killable.api.http.auth import is_operator, key_name_of, tenant_of
 from killable.api.http.dependencies import Dependencies, parts_of
+from killable.api.http.input_files import input_files
 from killable.api.http.request_faults import fault, invalid
 from killable.api.http.responses import NO_BODY, Json, correlation_id_of, trace_of
 from killable.api.http.writes import Piece
@@ -211,7 +212,7 @@ async def _submit(request: Request, headers: schemas.SubmissionHeaders, kind: st
     options = options_of(asked)
     job_type = next(each for each in job_types if each.name == asked.job_type)
     operator, key = is_operator(request.scope), headers.idempotency_key or ""
-    encoded = await _encoded(parts, job_type, inputs, tenant)
+    encoded = [(each, input_files(request, job_type, each)) for each in await _encoded(parts, job_type, inputs, tenant)]
     submission = Submission(
         type=job_type.name,
         input=b"",
@@ -258,13 +259,16 @@ async def _open_stream(parts: Dependencies, tenant: str, *, operator: bool) -> N
     await parts.engine.reader_came(None, tenant, operator=operator)
 
 
-async def _submit_all(engine: Engine, submission: Submission, inputs: Sequence[bytes]) -> list[JobRecord]:
-    """Submit a job for each input, or none. Raise Refused."""
+async def _submit_all(
+    engine: Engine, submission: Submission, inputs: Sequence[tuple[bytes, tuple[str, ...]]]
+) -> list[JobRecord]:
+    """Submit a job for each input with its files, or none. Raise Refused."""
     records: list[JobRecord] = []
     key = submission.idempotency_key
     try:
-        for number, input in enumerate(inputs):
-            each = submission._replace(input=input, idempotency_key=f"{key}#{number}" if key and number else key)
+        for number, (input, files) in enumerate(inputs):
+            number_key = f"{key}#{number}" if key and number else key
+            each = submission._replace(input=input, files=files, idempotency_key=number_key)
             records.append(await engine.submit(each, counted=not number))
     except Refused:
         for record in records:

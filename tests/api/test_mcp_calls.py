@@ -19,6 +19,7 @@ from support.waiting import Pending, until_async
 from killable.api.http.app_settings import HttpSettings
 from killable.api.mcp.early_cancels import KEPT_MAX
 from killable.supervisor.records import JobRecord
+from killable.supervisor.settings import PoolSpec
 from killable.supervisor.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def url_of(server: OwnServer) -> str:
 
 
 Connect = Callable[[], AbstractAsyncContextManager["Client"]]
+
+
+FILE_JOBS = PoolSpec(name="files", modules=(str(Path(__file__).parent.parent / "support" / "file_jobs.py"),), workers=1)
 
 
 @pytest.fixture(params=["legacy", "auto"])
@@ -281,6 +285,18 @@ async def test_large_arguments_are_read_elsewhere(connect: Connect, size: int) -
         assert not result.is_error and (result.structured_content["text"] == "ä" * size if size == 10 else True)
         wrong = await client.call_tool("echo", {"text": "ä" * size, "number": "x"})
         assert "number must be an integer" in text_of(wrong)
+
+
+@pytest.mark.parametrize("text", ["", "x" * 20_000], ids=["small", "large"])
+async def test_a_file_that_was_uploaded_is_an_argument(start_server: StartServer, text: str) -> None:
+    async with start_server(tools=tools, more=(FILE_JOBS,), has_files=True) as server:
+        plain = {"content-type": "application/octet-stream"}
+        uploaded = await server.client.post("/v1/files", params={"name": "a.png"}, content=b"x", headers=plain)
+        given = {"album": {"title": "t", "pictures": []}, "cover": uploaded.json()["file_id"], "text": text}
+        async with connected(url_of(server), "auto") as client:
+            assert text_of(await client.call_tool("names", given)) == '["a.png"]'
+        (listed,) = (await server.client.get("/v1/files")).json()["files"]
+        assert listed["jobs"] == 1
 
 
 async def test_what_is_large_is_a_link(connect: Connect, server: OwnServer) -> None:

@@ -45,10 +45,7 @@ class CgroupRoot(NamedTuple):
 
     def _enabled(self) -> frozenset[str]:
         """Return the controllers of workers' groups: those that this directory delegates."""
-        try:
-            return CONTROLLERS.intersection((self.path / "cgroup.subtree_control").read_text().split())
-        except OSError:
-            return frozenset()
+        return CONTROLLERS.intersection(procfs.read(f"{self.path}/cgroup.subtree_control").decode().split())
 
     def open_own_procs(self) -> int:
         """Return the descriptor of the cgroup.procs of this process's own cgroup; the caller closes it."""

@@ -24,8 +24,8 @@ from killable.supervisor.records import PoolRecord, RetiredWorker
 from killable.supervisor.settings import PoolSpec
 from killable.workers.protocol.zygote_messages import SourceFile
 
-REFILL_S = 0.001
-"""Delay before the next spare is forked. A warm worker has entered its job within 0.1 ms."""
+REFILL_S = 0.003
+"""Delay before the next spare is forked. The token of a trivial job has been read within 2 ms."""
 
 logger = logging.getLogger("killable.pool")
 
@@ -250,7 +250,9 @@ class Pool:
             self._refill = self._clock.call_at(self._clock.now(), self._fill_now)
 
     def fill_soon(self) -> None:
-        """Fill once the job that was just assigned has started: the fork of the next spare would take its core."""
+        """Fill once the job that was just assigned has begun to stream: the fork of the next spare would take its core,
+        and that of who reads.
+        """
         if self._retired or self._is_full():
             return
         if self._owner.queued(self):

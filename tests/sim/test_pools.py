@@ -9,6 +9,7 @@ from support.engines import ENGINE, LASTING, with_workers
 from support.fake_world import NEVER, Faults, Script
 from support.virtual_loop import run
 
+from killable.supervisor.pools.pool import REFILL_S
 from killable.supervisor.ports import ProcessorUse
 from sim.scenario_helpers import DEAF, FOREVER, LATENCY_S, ON_BOTH, refusal, simulate
 from sim.simulation import Simulation, pool
@@ -280,3 +281,25 @@ def test_a_recovery_is_a_worker_in_place_of_one_that_has_gone(
         assert sim.observed()["recovery"] == recoveries
 
     simulate(main, pool(jobs_per_worker_max=jobs_per_worker_max), engine=engine)
+
+
+def test_the_next_spare_is_forked_once_a_trivial_job_has_told_its_token() -> None:
+    """The fork would take the processor of who reads it. A job that waits for a worker has one forked at once."""
+
+    async def main(sim: Simulation) -> None:
+        def forks() -> list[float]:
+            return [float(line.split()[0]) for line in sim.world.trace if line.endswith(" fork")]
+
+        before = len(forks())
+        submitted = sim.world.now()
+        await sim.submit(Script(run_s=NEVER))
+        await asyncio.sleep(1)
+        (refill,) = forks()[before:]
+        assert refill - submitted == pytest.approx(REFILL_S, abs=LATENCY_S / 2)
+        submitted = sim.world.now()
+        for _ in range(2):  # the second one finds no worker
+            await sim.submit(Script(run_s=NEVER))
+        await asyncio.sleep(LATENCY_S / 2)
+        assert len(forks()) == before + 2
+
+    simulate(main, pool(workers=3))

@@ -313,11 +313,13 @@ class Supervisor:
         if cursor is not None and not (cursor.isascii() and cursor.isdigit()):
             raise Refused("the cursor is not valid", code="invalid", parameter="cursor")
         before = None if cursor is None else int(cursor)
-        page, following = self._registry.page(JobFilter.of(**wanted), limit, before)
+        await self._registry.search(filter := JobFilter.of(**wanted))
+        page, following = self._registry.page(filter, limit, before)
         return [await self._told(job) for job in page], None if following is None else str(following)
 
     async def count(self, **wanted: Unpack[Wanted]) -> JobCounts:
-        return self._registry.count(JobFilter.of(**wanted))
+        await self._registry.search(filter := JobFilter.of(**wanted))
+        return self._registry.count(filter)
 
     def watch_jobs(self, *, limit: int = 50, after: int = -1, **wanted: Unpack[Wanted]) -> JobEvents:
         return self._watches.jobs.read(JobFilter.of(**wanted), limit, after)
@@ -394,7 +396,8 @@ class Supervisor:
         dry_run: bool = False, key: str = "", **wanted: Unpack[Wanted],
     ) -> BulkCancel:  # fmt: skip
         wanted["state"] = wanted.get("state") or "active"
-        matching = list(self._registry.matching(JobFilter.of(**wanted)))
+        await self._registry.search(filter := JobFilter.of(**wanted))
+        matching = list(self._registry.matching(filter))
         if dry_run:
             return BulkCancel(tuple((job.id, job.public_state) for job in matching))
         verdict = Verdict("cancelled", by=by, reason=reason, key=key)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_type_hints
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -212,11 +213,20 @@ _CODE = Field(
     pattern=CODE,
     description="Why it has ended, or is stopped; `timeout` is every code that begins with `timeout.`, too",
 )
+SEARCH_WORDS_MAX = 8
+"""Each is looked for in all jobs."""
+
+
+def _few_words(search: str) -> str:
+    if len(search.split()) > SEARCH_WORDS_MAX:
+        raise ValueError(f"has more than {SEARCH_WORDS_MAX} words")
+    return search
+
+
+Search = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_few_words)]
 _SEARCH = Field(
     None,
-    min_length=1,
-    max_length=200,
-    description="Words that all stand in its id, type, tags, correlation id or code, in any case",
+    description=f"Up to {SEARCH_WORDS_MAX} words, each in its id, type, tags, correlation id or code, in any case",
 )
 
 
@@ -239,7 +249,7 @@ class BulkCancelRequest(Request):
     node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node that the job runs on")
     tenant: str | None = _TENANT
     code: str | None = _CODE
-    search: str | None = _SEARCH
+    search: Search | None = _SEARCH
     reason: str = Field("", max_length=1000)
     grace_s: Grace | None = Field(None, description="Shortens the grace period of each job; a longer one is ignored")
     dry_run: bool = Field(False, description="List the matching jobs without cancelling them")
@@ -287,7 +297,7 @@ class JobsQuery(Query):
     node: str | None = Field(None, max_length=NODE_NAME_MAX, description="Name of the node of the latest attempt")
     tenant: str | None = _TENANT
     code: str | None = _CODE
-    search: str | None = _SEARCH
+    search: Search | None = _SEARCH
     limit: int = Field(50, ge=1, le=200)
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from killable.api.http.request_faults import FAULTS_MAX, cut, fault
+from killable.api.http.request_faults import cut
+from killable.api.openai.bad_request import WRONG_VALUE, Faults, wrong
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MEMBERS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "function_call"})
@@ -20,11 +21,11 @@ class MessageReader:
     """Collects the faults of one request."""
 
     def __init__(self) -> None:
-        self.faults: list[dict[str, str]] = []
+        self.faults = Faults()
 
-    def wrong(self, path: list[str | int], message: str, code: str = "invalid_value") -> None:
-        if len(self.faults) < FAULTS_MAX:
-            self.faults.append({**fault("body", path, message), "code": code})
+    def wrong(self, path: list[str | int], message: str, code: str = WRONG_VALUE) -> None:
+        """Note a fault. Raise BadRequest: there are too many."""
+        self.faults.append(wrong(path, message, code))
 
     def messages(self, value: Any, name: str = "messages") -> list[dict[str, Any]]:
         """Return the messages, with the text of each in one string."""

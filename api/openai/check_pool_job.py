@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from killable.api.http.request_faults import FAULTS_MAX
+from killable.api.openai.bad_request import BadRequest
 from killable.api.openai.parsing import NO_JSON, parsed, read_parsed
-from killable.api.openai.request_inputs import Accepting, BadRequest
+from killable.api.openai.request_inputs import Accepting
 from killable.workers.authoring.job_functions import job
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json

@@ -9,14 +9,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from killable.api.openai.bad_request import MISSING, UNSUPPORTED, WRONG_TYPE, WRONG_VALUE, BadRequest, Faults, wrong
 from killable.api.openai.request_inputs import (
-    MISSING,
-    UNSUPPORTED,
-    WRONG_TYPE,
-    WRONG_VALUE,
     Accepting,
     Asked,
-    BadRequest,
     begin_reading,
     not_json,
     read,
@@ -24,11 +20,9 @@ from killable.api.openai.request_inputs import (
     require_texts,
     take_neutral,
     take_tools,
-    wrong,
 )
 
 Path = list[str | int]
-Faults = list[dict[str, str]]
 _OF_CHAT = ("stop", "parallel_tool_calls", "logprobs", "response_format")
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "thinking": ({"type": "disabled"},),
@@ -46,7 +40,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 def read_messages(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return the request. Raise BadRequest."""
     given, model = begin_reading("messages", body, accepting)
-    faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
+    faults = Faults(wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given)
     if "max_tokens" not in given:
         faults.append(wrong(["max_tokens"], "is required", MISSING))
     take_neutral(given, _NEUTRAL, faults)
@@ -61,7 +55,7 @@ def read_messages(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
             messages += _messages_of(message, ["messages", number], faults)
     _take_tools(given, faults)
     if faults:
-        raise BadRequest(*faults)
+        raise BadRequest(faults)
     return read("messages", {**given, "messages": messages, "model": model}, accepting)
 
 

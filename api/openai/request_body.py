@@ -17,8 +17,9 @@ from killable.api.http import schemas
 from killable.api.http.bodies import SMALL_BYTES_MAX
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.request_faults import FAULTS_MAX, invalid
+from killable.api.openai.bad_request import BadRequest
 from killable.api.openai.parsing import parsed, read_parsed
-from killable.api.openai.request_inputs import NO_MODEL, Accepting, Asked, BadRequest
+from killable.api.openai.request_inputs import NO_MODEL, Accepting, Asked
 from killable.workers.errors import Refused
 from killable.workers.protocol.messages import dump_json
 

@@ -14,7 +14,16 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from killable.api.http.request_faults import cut, fault
+from killable.api.http.request_faults import FAULTS_MAX, cut
+from killable.api.openai.bad_request import (
+    MISSING,
+    UNSUPPORTED,
+    WRONG_TYPE,
+    WRONG_VALUE,
+    BadRequest,
+    Faults,
+    wrong,
+)
 from killable.api.openai.chat_messages import MessageReader
 from killable.workers.named_tuples import NamedTuple
 
@@ -22,9 +31,6 @@ ANSWERS_MAX = 16
 """Jobs of one request: its prompts, each `n` times."""
 TOOLS_MAX = 128
 STOPS_MAX = 16
-MISSING, UNSUPPORTED, WRONG_TYPE, WRONG_VALUE = (
-    *("missing_required_parameter", "unsupported_parameter", "invalid_type", "invalid_value"),
-)
 NO_MODEL = "model_not_found"
 
 
@@ -55,33 +61,20 @@ class Accepting(NamedTuple):
     """The names of its parameters; None: any."""
 
 
-class BadRequest(Exception):
-    """A request with faults, each with a code of OpenAI's."""
-
-    def __init__(self, *faults: dict[str, str]) -> None:
-        super().__init__(faults)
-        self.faults = list(faults)
-
-
-def wrong(path: Sequence[str | int], message: str, code: str = WRONG_VALUE) -> dict[str, str]:
-    """Return a fault of the body, with its code."""
-    return {**fault("body", path, message), "code": code}
-
-
 def refuse_others(members: dict[str, Any], known: Collection[str], path: list[str | int]) -> list[dict[str, str]]:
     """Return a fault for each member that is not known. One that is null asks for nothing."""
     others = sorted(name for name in members.keys() - known if members[name] is not None)
-    return [wrong([*path, cut(name)], "is not supported", UNSUPPORTED) for name in others]
+    return [wrong([*path, cut(name)], "is not supported", UNSUPPORTED) for name in others[:FAULTS_MAX]]
 
 
-def take_neutral(given: dict[str, Any], neutral: Mapping[str, Sequence[Any]], faults: list[dict[str, str]]) -> None:
+def take_neutral(given: dict[str, Any], neutral: Mapping[str, Sequence[Any]], faults: Faults) -> None:
     """Take the fields that no model is asked for; a value that is not listed here as neutral asks for something."""
     for name, values in neutral.items():
         if name in given and given.pop(name) not in values:
             faults.append(wrong([name], "is not supported", UNSUPPORTED))
 
 
-def take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> list[dict[str, Any]] | None:
+def take_tools(given: dict[str, Any], faults: Faults) -> list[dict[str, Any]] | None:
     """Take the tools, each an object of whatever members; None: they have a fault."""
     tools = given.pop("tools", [])
     if isinstance(tools, list) and all(isinstance(each, dict) for each in tools):
@@ -308,7 +301,7 @@ def read(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     input = _model_fields(kind, given, taken, reader)
     inputs = _inputs(kind, given, input, server["n"], reader)
     if reader.faults:
-        raise BadRequest(*reader.faults)
+        raise BadRequest(reader.faults)
     options: dict[str, Any] = {name: given[name] for name in ("limits", "priority") if name in given}
     options["tags"] = _tags(given)
     return Asked(
@@ -328,22 +321,22 @@ def begin_reading(kind: str, body: Any, accepting: Mapping[str, Accepting]) -> t
     BadRequest.
     """
     if not isinstance(body, dict):
-        raise BadRequest(wrong([], "must be an object", WRONG_TYPE))
+        raise BadRequest([wrong([], "must be an object", WRONG_TYPE)])
     given = {name: value for name, value in body.items() if value is not None}
     model = given.pop("model", None)
     if model is None and kind in ("tokenize", "detokenize"):  # llama.cpp's servers have one, which has no name
         model = next(iter(accepting), "")
     if model is None:
-        raise BadRequest(wrong(["model"], "is required", MISSING))
+        raise BadRequest([wrong(["model"], "is required", MISSING)])
     if not isinstance(model, str):
-        raise BadRequest(wrong(["model"], "must be a string", WRONG_TYPE))
+        raise BadRequest([wrong(["model"], "must be a string", WRONG_TYPE)])
     if model not in accepting:
         known = ", ".join(accepting) or "none"
-        raise BadRequest(wrong(["model"], f"is none of the models for this address; there are: {known}", NO_MODEL))
+        raise BadRequest([wrong(["model"], f"is none of the models for this address; there are: {known}", NO_MODEL)])
     return given, model
 
 
-def _server_fields(kind: str, given: dict[str, Any], faults: list[dict[str, str]]) -> dict[str, Any]:
+def _server_fields(kind: str, given: dict[str, Any], faults: Faults) -> dict[str, Any]:
     """Take what is the server's from the given fields."""
     found: dict[str, Any] = {"stream": False, "n": 1, "include_usage": False, "background": False}
     checks: dict[str, Check] = {}
@@ -417,7 +410,7 @@ def _asks_for_nothing(name: str, value: Any, given: dict[str, Any]) -> bool:
     return any((value == each and type(value) is not bool) or value is each for each in NEUTRAL.get(name, ()))
 
 
-def _check_together(kind: str, input: dict[str, Any], faults: list[dict[str, str]]) -> None:
+def _check_together(kind: str, input: dict[str, Any], faults: Faults) -> None:
     is_chat = kind in ("chat", "responses", "messages")
     if is_chat and "top_logprobs" in input and not input.get("logprobs"):
         faults.append(wrong(["top_logprobs"], "needs logprobs"))
@@ -479,10 +472,10 @@ def _tags(given: dict[str, Any]) -> dict[str, Any]:
     """Return what identifies a request, as tags of its jobs. The tags are checked as those of a submission."""
     tags = given.get("metadata", {})
     if not isinstance(tags, dict):
-        raise BadRequest(wrong(["metadata"], "must be an object", WRONG_TYPE))
+        raise BadRequest([wrong(["metadata"], "must be an object", WRONG_TYPE)])
     for name in IDENTIFYING:
         if name in given:
             if not isinstance(given[name], str) or len(given[name]) > TAG_CHARS_MAX:
-                raise BadRequest(wrong([name], f"must be a string of at most {TAG_CHARS_MAX} characters", WRONG_TYPE))
+                raise BadRequest([wrong([name], f"must be a string of at most {TAG_CHARS_MAX} characters", WRONG_TYPE)])
             tags = {**tags, name: given[name]}
     return tags

@@ -8,22 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from killable.api.openai.bad_request import MISSING, UNSUPPORTED, WRONG_TYPE, WRONG_VALUE, BadRequest, Faults, wrong
 from killable.api.openai.chat_messages import MessageReader
 from killable.api.openai.request_inputs import (
-    MISSING,
-    UNSUPPORTED,
-    WRONG_TYPE,
-    WRONG_VALUE,
     Accepting,
     Asked,
-    BadRequest,
     begin_reading,
     read,
     refuse_others,
     require_texts,
     take_neutral,
     take_tools,
-    wrong,
 )
 from killable.workers.protocol.messages import dump_json
 
@@ -57,10 +52,10 @@ UNKNOWN_STATE = "is not supported: send the whole conversation as input"
 def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
     """Return the request. Raise BadRequest."""
     given, model = begin_reading("responses", body, accepting)
-    faults = [wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given]
+    faults = Faults(wrong([name], "is not of this API", UNSUPPORTED) for name in _OF_CHAT if name in given)
     instructions = given.pop("instructions", None)
     if not (instructions is None or isinstance(instructions, str)):
-        raise BadRequest(wrong(["instructions"], "must be a string", WRONG_TYPE))
+        raise BadRequest([wrong(["instructions"], "must be a string", WRONG_TYPE)])
     given["messages"] = _messages(given, faults)
     for name in ("previous_response_id", "conversation"):
         if name in given:
@@ -74,7 +69,7 @@ def read_response(body: Any, accepting: Mapping[str, Accepting]) -> Asked:
         _take_include(given, faults)
     given.pop("include", None)
     if faults:
-        raise BadRequest(*faults)
+        raise BadRequest(faults)
     asked = read("responses", {**given, "model": model}, accepting)
     if instructions is not None:  # only now: the items are counted as they stand in the request
         asked.inputs[0]["messages"].insert(0, {"role": "system", "content": instructions})
@@ -88,18 +83,18 @@ def _told(body: Mapping[str, Any]) -> bytes:
     return dump_json(told)[1:-1]
 
 
-def _messages(given: dict[str, Any], faults: list[dict[str, str]]) -> list[Any]:
+def _messages(given: dict[str, Any], faults: Faults) -> list[Any]:
     input = given.pop("input", None)
     if input is None:
-        raise BadRequest(wrong(["input"], "is required", MISSING))
+        raise BadRequest([wrong(["input"], "is required", MISSING)])
     if isinstance(input, str):
         return [{"role": "user", "content": input}]
     if not isinstance(input, list) or not input:
-        raise BadRequest(wrong(["input"], "must be a string or a list of items", WRONG_TYPE))
+        raise BadRequest([wrong(["input"], "must be a string or a list of items", WRONG_TYPE)])
     return [_message(item, ["input", number], faults) for number, item in enumerate(input)]
 
 
-def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> dict[str, Any] | None:
+def _message(item: Any, path: list[str | int], faults: Faults) -> dict[str, Any] | None:
     """Return an item of the input as a message of a chat; None, if it has a fault."""
     if not isinstance(item, dict):
         faults.append(wrong(path, "must be an object", WRONG_TYPE))
@@ -129,7 +124,7 @@ def _message(item: Any, path: list[str | int], faults: list[dict[str, str]]) -> 
             return None
 
 
-def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+def _take_text(given: dict[str, Any], faults: Faults) -> None:
     text = given.pop("text", None)
     if text is None:
         return
@@ -152,7 +147,7 @@ def _take_text(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
         faults.append(wrong(["text", "format"], "must be of type text, json_object or json_schema", WRONG_VALUE))
 
 
-def _take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+def _take_tools(given: dict[str, Any], faults: Faults) -> None:
     if (tools := take_tools(given, faults)) is None:
         return
     for number, tool in enumerate(tools):
@@ -168,7 +163,7 @@ def _take_tools(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
         given["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
 
 
-def _take_include(given: dict[str, Any], faults: list[dict[str, str]]) -> None:
+def _take_include(given: dict[str, Any], faults: Faults) -> None:
     include = given.get("include", [])
     for number, each in enumerate(include if isinstance(include, list) else [None]):
         if each != "message.output_text.logprobs":

@@ -139,9 +139,8 @@ class Job:
     """What has become of its webhook since its end (`Supervisor.note_callback`)."""
     again_at: str | None = None
     """When its next attempt is due, if it waits for one."""
-    searched: str = ""
-    """What never changes of the text in which words are searched; made by the first search, as each looks at all jobs.
-    """
+    missing_words: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
+    """Of the last searches by words: which of them it does not have, but for its code, which may change."""
     readers: int = 0
     queue_timer: Timer | None = None
     waiters: list[Waiter] = field(default_factory=list)

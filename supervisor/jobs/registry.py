@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
+from killable.supervisor.clock import monotonic
 from killable.supervisor.jobs.idempotency import IdempotencyKeys
 from killable.supervisor.jobs.inputs import head_of
 from killable.supervisor.jobs.job import Job
@@ -16,10 +17,14 @@ from killable.supervisor.jobs.job_filter import JobFilter
 from killable.supervisor.jobs.lifecycle import PUBLIC, State
 from killable.supervisor.jobs.retention import Retention
 from killable.supervisor.jobs.tenants import Tenants
+from killable.supervisor.jobs.wakeup_turns import wakeup_turns
 from killable.supervisor.models import ACTIVE_STATES, TERMINAL_STATES, Submission
 from killable.supervisor.records import JobCounts, JobRecord, TenantRecord
 from killable.supervisor.settings import SupervisorSettings
 
+SEARCH = "search"
+"""Under this name searches wait for their turns."""
+SEARCH_TURN_S = 0.001
 STATES = (*ACTIVE_STATES, *TERMINAL_STATES)
 _STATE = attrgetter("state")
 
@@ -191,6 +196,18 @@ class Registry:
     def matching(self, wanted: JobFilter) -> Iterator[Job]:
         """Yield matching jobs, newest first."""
         return filter(wanted.fits, reversed(self._jobs.values()))
+
+    async def search(self, wanted: JobFilter) -> None:
+        """Look for the words of a filter in all jobs, in turns of the loop: what follows then finds the answers."""
+        if not wanted.words:
+            return
+        over = monotonic()
+        for job in tuple(self._jobs.values()):
+            if monotonic() >= over:
+                await wakeup_turns().turn(SEARCH)
+                over = monotonic() + SEARCH_TURN_S
+            if wanted.fits_always(job.type.name, job.submission.tenant, job.submission.tags):
+                wanted.missing_words(job)
 
     def page(self, wanted: JobFilter, limit: int, before: int | None = None) -> tuple[list[Job], int | None]:
         """Return the newest matching jobs below the number `before`, and the `before` of the next page.

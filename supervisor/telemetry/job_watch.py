@@ -198,6 +198,7 @@ class JobWatch:
         reader = _Reader(wanted, limit)
         self._come(wanted)
         try:
+            await self._registry.search(wanted)
             await wakeup_turns().turn(TURNS)  # a list takes 10 ms, and a crowd of readers comes at once
             if after >= 0 and self._forgotten <= after <= self._latest:
                 self._resume(reader, after)

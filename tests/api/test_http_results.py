@@ -173,6 +173,8 @@ async def test_a_list_is_filtered(server: Server) -> None:
         "tag=team:search": [running, done],
         "tag=url:a:b": [done],
         "tag=team:search&state=completed": [done],
+        "search=x1+x2+x3+x4+x5+x6+x7+team:search": [],
+        "search=team:SEARCH+echo": [done],
     }.items():
         page = (await server.client.get(f"/v1/jobs?{query}")).json()
         assert [job["job_id"] for job in page["jobs"]] == expected, query
@@ -195,7 +197,10 @@ async def test_pages_stay_true_while_jobs_come(server: Server) -> None:
     assert seen == ids[::-1]
 
 
-@cases("query", ["limit=0", "limit=201", "limit=x", "state=gone", "tag=team", "tag=:x", "sort=age"])
+@cases(
+    "query",
+    ["limit=0", "limit=201", "limit=x", "state=gone", "tag=team", "tag=:x", "sort=age", "search=1+2+3+4+5+6+7+8+9"],
+)
 async def test_a_list_that_cannot_be_meant(server: Server, query: str) -> None:
     problem = problem_of(await server.client.get(f"/v1/jobs?{query}"), 422, "invalid")
     assert problem["faults"] == [

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 from support.registered_jobs import add, end, registry
 
+from killable.supervisor.jobs import registry as registry_module
 from killable.supervisor.jobs.event_log import EventLog
-from killable.supervisor.jobs.job_filter import JobFilter
+from killable.supervisor.jobs.job_filter import SEARCHES_KEPT, JobFilter
 from killable.supervisor.jobs.lifecycle import State
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.supervisor.models import Outcome, Submission, Verdict
 
 
@@ -42,6 +44,34 @@ def test_a_page_shows_what_was_asked_for() -> None:
     assert numbers("completed") == [4] and numbers("failed") == []
     assert numbers(type="work") == [5, 4, 3, 2, 1] and numbers(type="other") == []
     assert numbers(tag=("team", "search")) == [5] and numbers(tag=("team", "ads")) == []
+
+
+async def test_a_search_takes_turns_and_what_it_has_found_is_known_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "SEARCH_TURN_S", 0.0)
+    jobs, turns = registry(keep_jobs=100), 0
+    entries = [add(jobs, submission=Submission("work", b"", tags={"team": f"T{number}"})) for number in range(20)]
+    wanted = JobFilter.of(search="team:t1 WORK")
+    searching = asyncio.create_task(jobs.search(wanted))
+    while not searching.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= len(entries) // WAKES_MAX
+    assert [entry.number for entry in jobs.page(wanted, limit=50)[0]] == [20, *range(19, 10, -1), 2]
+    looked = [entry.missing_words for entry in entries]
+    monkeypatch.setattr(JobFilter, "missing_words", lambda self, job: job.missing_words[self.words])
+    assert jobs.count(wanted).total == 11 and all(len(each) == 1 for each in looked)
+    monkeypatch.undo()
+    for word in range(3 * SEARCHES_KEPT):
+        assert JobFilter.of(search=f"team:t0 w{word}").missing_words(entries[0]) == (f"w{word}",)
+    assert len(entries[0].missing_words) <= SEARCHES_KEPT
+
+
+def test_a_code_is_searched_when_it_is_known() -> None:
+    jobs = registry()
+    entry, wanted = add(jobs, submission=Submission("work", b"")), JobFilter.of(search="work TIMEOUT")
+    assert jobs.page(wanted, limit=50)[0] == []
+    entry.verdict = Verdict("timeout.run")
+    assert jobs.page(wanted, limit=50)[0] == [entry]
 
 
 def test_an_ended_job_does_not_keep_its_input() -> None:

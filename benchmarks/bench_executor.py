@@ -28,7 +28,7 @@ import runner
 from executor import memory_measures, page, recovery_measures, speed_measures, stopping_measures
 from executor.measures import MEASURES, PEERS, Measure
 from executor.peers import Deadpool, Killable, Loky, Pebble, Peer, StdlibPool, StdlibSpawnPool
-from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
+from executor.task_systems import SYSTEMS, Celery, Dask, Ray, Rq
 from measurement import RAW, Figure, Samples, peer_name
 from other_load import BUSY
 from packaging.requirements import Requirement

@@ -24,7 +24,7 @@ from killable.api.cli.server.bounded_protocol import protocol_of
 from killable.api.cli.server.own_server import OwnServer
 from killable.api.http.app_settings import HttpSettings
 from killable.supervisor.clock import process_cpu_s
-from killable.supervisor.linux import interpreter_settings
+from killable.supervisor.linux import own_interpreter
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
 from killable.supervisor.settings import PoolSpec, Settings
@@ -57,7 +57,7 @@ async def running_supervisor(*pools: PoolSpec, **settings: Any) -> AsyncIterator
         for record in await supervisor.pools():
             if record.state != "ready":
                 raise RuntimeError(f"pool {record.name} is {record.state}: {record.detail}")
-        interpreter_settings.freeze_collector()
+        own_interpreter.freeze_collector()
         yield supervisor
     finally:
         await supervisor.close(grace_s=0)

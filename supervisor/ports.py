@@ -7,7 +7,7 @@ in the event loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -290,10 +290,14 @@ class Process(MeasuredProcess, Protocol):
         """
         ...
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
-        """Call `told` with the bytes on disk of its temporary directory and of files not kept yet, counted up to
-        `at_most`, and the seconds that it took; never, if it is gone by then. Return False, and do nothing, if it has
-        neither.
+    def kept_sizes(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        """Return how large kept files are now: who has one open may still write into it."""
+        ...
+
+    def measure_tmp(self, kept: str, at_most: int, told: Callable[[int, float], None]) -> bool:
+        """Call `told` with the bytes on disk of its temporary directory, of files not kept yet and of those in the
+        folder `kept`, counted up to `at_most`, and the seconds that it took; never, if it is gone by then. Return
+        False, and do nothing, if there are none of these.
         """
         ...
 

@@ -5,6 +5,7 @@ Runs in: api.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -98,7 +99,8 @@ async def get_file_content(request: Request, file_id: str) -> Response:
     """Return the content of an uploaded file, or a range of it."""
     store = _store(request)
     record = store.get(file_id, _whose(request))
-    return await _content(request, store, store.path_of(file_id), record.name, record.content_type)
+    path = store.path_of(file_id)
+    return await _content(request, store, path, record.name, record.content_type, {"file_id": file_id})
 
 
 @router.delete(
@@ -138,20 +140,23 @@ async def get_job_file(request: Request, job_id: str, name: str) -> Response:
         raise Refused("the job has saved no file of this name", code="unknown_file", names=names[:NAMES_MAX])
     store = _store(request)
     path = f"{store.saved_folder(job_id, record.attempts)}/{name}"
-    return await _content(request, store, path, name, found["content_type"])
+    return await _content(request, store, path, name, found["content_type"], {"job_id": job_id})
 
 
 NAMES_MAX = 20
 """Of a job's files, in a refusal."""
 
 
-async def _content(request: Request, store: FileStore, path: str, name: str, content_type: str) -> Response:
+async def _content(
+    request: Request, store: FileStore, path: str, name: str, content_type: str, of: Mapping[str, str]
+) -> Response:
     return await file_answer(
         path,
         name=name,
         content_type=content_type,
         send_timeout_s=parts_of(request).settings.send_timeout_s,
         note_sent=store.note_sent,
+        of=of,
     )
 
 

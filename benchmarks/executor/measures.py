@@ -32,7 +32,7 @@ from executor.stopping_measures import (
     measure_graces,
     measure_owner_death,
 )
-from executor.systems import SYSTEMS, Celery, Dask, Ray, Rq
+from executor.task_systems import SYSTEMS, Celery, Dask, Ray, Rq
 from executor.watched_pool import Trial
 
 ALL: tuple[type[Peer], ...] = (*LIBRARIES, *SYSTEMS)

@@ -310,7 +310,7 @@ class Attempt:
             raise ValueError(f"the file {saved.name!r} cannot be kept: {error}") from error
         if not job.note_file(saved.name, size, saved.content_type):
             self._stop_for_output()
-        self._tmp_monitor.note_kept(job.files_bytes)
+        self._tmp_monitor.note_kept(job.files_bytes, job.files_folder)
 
     def _on_closing(self, closing: bytes | Raised) -> None:
         self._closing = closing
@@ -407,6 +407,8 @@ class Attempt:
         job = self.job
         outcome = exit_outcome.classify(job.verdict, self._closing, status or ExitStatus(), evidence or Evidence())
         job.note_closing(self._closing, completed=outcome.state == "completed")
+        if job.files:
+            job.note_sizes(self.worker.process.kept_sizes(job.files_folder, job.files))
         self.certificate = self.certificate_so_far()
         self._owner.on_ended(self, outcome)
 

@@ -28,16 +28,18 @@ class TmpMonitor:
         self._clock = clock
         self._stop = stop
         self._timer: Timer | None = None
-        self._kept = 0
+        self._kept, self._kept_in = 0, ""
         self._stop_requested = self._closed = False
 
     def begin(self) -> None:
         if self._limit is not None:
             self._timer = self._clock.call_at_beats(LOOK_S, self._has_none)
 
-    def note_kept(self, size: int) -> None:
-        """Count the files that were taken over from the job, with what is measured: there are so many bytes of them."""
-        self._kept = size
+    def note_kept(self, size: int, folder: str) -> None:
+        """Count the files that were taken over from the job: there are so many bytes of them in this folder. They are
+        measured with the others from then on, since the job may have them open, and go on writing.
+        """
+        self._kept, self._kept_in = size, folder
         self._check(size)
 
     def close(self) -> None:
@@ -50,7 +52,8 @@ class TmpMonitor:
     def _has_none(self) -> bool:
         """Have the temporary directory measured; return whether there is none."""
         assert self._limit is not None
-        return not (self._closed or self._process.measure_tmp(int(self._limit * HARD_FACTOR) + 1, self._on_measured))
+        at_most = int(self._limit * HARD_FACTOR) + 1
+        return not (self._closed or self._process.measure_tmp(self._kept_in, at_most, self._on_measured))
 
     def _look(self) -> None:
         self._timer = None
@@ -60,7 +63,7 @@ class TmpMonitor:
     def _on_measured(self, used: int, took_s: float) -> None:
         if not self._closed:
             self._timer = self._clock.call_at(self._clock.now() + max(LOOK_S, COST_SHARE * took_s), self._look)
-            self._check(used + self._kept)
+            self._check(used)
 
     def _check(self, used: int) -> None:
         if self._limit is not None and used > self._limit and not self._closed:

@@ -11,7 +11,7 @@ import threading
 
 from killable.supervisor.cluster.node_host import NodeHost
 from killable.supervisor.cluster.node_listener import NodeListener
-from killable.supervisor.linux import interpreter_settings, node_sockets, process_exit, ray_settings
+from killable.supervisor.linux import node_sockets, own_interpreter, process_exit, ray_settings
 from killable.supervisor.settings import Settings
 from killable.workers.errors import KillableError
 
@@ -38,8 +38,8 @@ class NodeActor:
     async def _start(self, address: str) -> tuple[int, bytes]:
         """Return the port at which it listens, and the secret. Raise OSError, StartRefused, ValueError."""
         await self._host.start()
-        interpreter_settings.freeze_collector()  # Ray's modules, too: to go through them holds up every kill
-        interpreter_settings.let_threads_in()
+        own_interpreter.freeze_collector()  # Ray's modules, too: to go through them holds up every kill
+        own_interpreter.let_threads_in()
         listener = NodeListener(self._host.call, tls=node_sockets.tls(listens=True))
         return await listener.start(address), listener.secret
 

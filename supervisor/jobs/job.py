@@ -232,6 +232,11 @@ class Job:
         self.files[name] = found
         return self.log.append("file", dump_json(found))
 
+    def note_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Note how large its files are at its end: it may have gone on writing into one that it had saved."""
+        for name, size in sizes.items():
+            self.files[name]["size"] = size
+
     @property
     def files_bytes(self) -> int:
         return sum(found["size"] for found in self.files.values())

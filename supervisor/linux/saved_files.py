@@ -9,22 +9,59 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterable
+from contextlib import suppress
+
+ASIDE = "\t"
+"""Begins the name of a file that was replaced. A file of a job has only characters that can be printed."""
 
 
-def keep(staged: str, kept: str) -> int:
-    """Move a saved file to where jobs do not come, replacing one of that name, and return its size.
+def keep(staged: str, kept: str) -> tuple[int, str]:
+    """Move a saved file to where jobs do not come. Return its size, and the path to which one of that name was moved
+    aside (empty: there was none). The caller removes that one: to free gigabytes takes a second, and to rename a file
+    over another one has ext4 find room for all that is not on disk yet.
 
-    One rename: both are on one file system. It is looked at only then: before, the job could put something else in its
-    place. Raise OSError, leaving nothing, if it is no regular file or has another name elsewhere.
+    It is looked at only then: before, the job could put something else in its place. Raise OSError, leaving nothing, if
+    it is no regular file or has another name elsewhere.
     """
-    os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-    os.rename(staged, kept)
+    folder = os.path.dirname(kept)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    aside = os.path.join(folder, f"{ASIDE}{os.path.basename(staged)}")
+    try:
+        os.rename(kept, aside)
+    except FileNotFoundError:
+        aside = ""
+    try:
+        return _keep(staged, kept), aside
+    except OSError:
+        if aside:  # it stays as it was, where it can
+            with suppress(OSError):
+                os.rename(aside, kept)
+        raise
+
+
+def _keep(staged: str, kept: str) -> int:
+    os.rename(staged, kept)  # both are on one file system
     found = os.lstat(kept)
     if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
         return found.st_size
     if not stat.S_ISDIR(found.st_mode):  # which goes with the job's folder: it may hold a million files
         os.unlink(kept)
     raise OSError(errno.EINVAL, "it is no regular file, or has another name")
+
+
+def sizes(folder: str, names: Iterable[str]) -> dict[str, int]:
+    """Return how large the files of a folder are now, by name; without those that are not there."""
+    found = {}
+    for name in names:
+        with suppress(OSError):
+            found[name] = os.lstat(os.path.join(folder, name)).st_size
+    return found
+
+
+def remove(path: str) -> None:
+    with suppress(OSError):  # it goes with its folder
+        os.unlink(path)
 
 
 def open_regular(path: str) -> tuple[int, os.stat_result]:

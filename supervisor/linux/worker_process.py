@@ -12,7 +12,7 @@ import os
 import select
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from killable.supervisor import clock, event_loops
@@ -401,14 +401,23 @@ class WorkerProcess:
         return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
     def keep_file(self, number: int, kept: str) -> int:
-        return saved_files.keep(os.path.join(self._staging, str(number)), kept)
+        size, replaced = saved_files.keep(os.path.join(self._staging, str(number)), kept)
+        if replaced:
+            try:
+                event_loops.in_bounded_threads(self._loop, partial(saved_files.remove, replaced))
+            except RuntimeError:  # no thread can be started
+                saved_files.remove(replaced)
+        return size
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
+    def kept_sizes(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        return saved_files.sizes(folder, names)
+
+    def measure_tmp(self, kept: str, at_most: int, told: Callable[[int, float], None]) -> bool:
         def tell(measured: asyncio.Future[tuple[int, float]]) -> None:
             if not measured.cancelled() and self._alive():
                 told(*measured.result())
 
-        folders = [each for each in (self._tmp, self._staging) if os.path.isdir(each)]
+        folders = [each for each in (self._tmp, self._staging, kept) if os.path.isdir(each)]
         if not folders:  # as mostly
             return False
         try:

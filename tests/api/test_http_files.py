@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import re
@@ -10,10 +11,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import pytest_asyncio
 from api_server import OwnServer, StartServer, problem_of
-from support.waiting import until_async
+from support.waiting import Pending, until_async
 
 from killable.api.http import bodies
 from killable.api.http.app_settings import HttpSettings
@@ -343,6 +345,107 @@ async def test_saved_files_count_for_tmp_bytes(files: OwnServer) -> None:
     assert "of it in files that it saved" in done["error"]["message"]
     too_many = await run(files, "save_many", number=1001)
     assert too_many["error"]["code"] == "protocol" and len(too_many["files"]) == 1000
+
+
+@pytest.mark.parametrize("last", ["", "pipe", "folder"])
+async def test_the_latest_of_a_name_is_kept_and_those_before_go(files: OwnServer, last: str) -> None:
+    done = await run(files, "save_again_and_again", times=3, last=last)
+    assert (done["error"] or {}).get("code") == ("protocol" if last else None)
+    assert [each["name"] for each in done["files"]] == ["same.txt"]
+    await nothing_but(files, 1)
+    if last != "folder":  # which stands in its place
+        assert (await files.client.get(f"/v1/jobs/{done['job_id']}/files/same.txt")).text == "2"
+
+
+class Writing:
+    """A job that has saved a file and keeps it open, and what it is told to make of it."""
+
+    def __init__(self, server: OwnServer, job_id: str, pipe: Path) -> None:
+        self.server = server
+        self.job_id = job_id
+        self._sizes = pipe.open("w")
+        self._written = 0
+
+    async def write(self, size: int) -> None:
+        """Have the file have so many bytes."""
+        self._sizes.write(f"{size}\n")
+        self._sizes.flush()
+        self._written += 1
+        wanted = self._written + 1
+
+        async def is_written() -> bool | Pending:
+            text = (await self.server.client.get(f"/v1/jobs/{self.job_id}/output")).text
+            return text.count("\n") >= wanted or Pending(text)
+
+        await until_async(is_written, "it is written")
+
+    def end(self) -> None:
+        self._sizes.close()
+
+
+async def writing(server: OwnServer, tmp_path: Path, size: int, **members: Any) -> Writing:
+    pipe = tmp_path / "sizes"
+    os.mkfifo(pipe)
+    job_id = await server.submit("write_after_saving", size=size, then=str(pipe), members=members)
+    await server.read(job_id, until="token")
+    return await asyncio.to_thread(Writing, server, job_id, pipe)
+
+
+async def test_a_file_that_grows_after_it_was_saved_counts_as_it_is(files: OwnServer, tmp_path: Path) -> None:
+    job = await writing(files, tmp_path, 1000, limits={"tmp_bytes": 1 << 20})
+    await job.write(300_000)
+    job.end()
+    done = await files.record(job.job_id, wait_s=30)
+    assert (done["state"], done["files"][0]["size"]) == ("completed", 300_000)
+
+
+async def test_a_file_that_was_saved_may_not_grow_over_tmp_bytes(files: OwnServer, tmp_path: Path) -> None:
+    job = await writing(files, tmp_path, 1000, limits={"tmp_bytes": 1 << 20, "grace_s": 0})
+    await job.write(3 << 20)
+    done = await files.record(job.job_id, wait_s=30)
+    job.end()
+    assert done["error"]["code"] == "limit.tmp" and done["files"][0]["size"] == 3 << 20
+
+
+@pytest.mark.parametrize("headers", [{}, {"range": "bytes=0-"}], ids=["whole", "range"])
+@pytest.mark.parametrize(("size", "events"), [(30 << 20, []), (1000, ["file_shortened"])], ids=["longer", "shorter"])
+async def test_a_file_that_changes_while_it_is_read_is_cut_as_announced(
+    files: OwnServer, tmp_path: Path, headers: dict[str, str], size: int, events: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    announced = 20 << 20
+    job = await writing(files, tmp_path, announced)
+    read = 0
+    address = f"/v1/jobs/{job.job_id}/files/open.bin"
+    with contextlib.suppress(httpx.RemoteProtocolError):
+        async with files.client.stream("GET", address, headers=headers) as answer:
+            assert int(answer.headers["content-length"]) == announced
+            async for piece in answer.aiter_raw():
+                if not read:
+                    await job.write(size)
+                read += len(piece)
+    assert read == announced if size > announced else size < read < announced
+    job.end()
+    assert [each.getMessage() for each in caplog.records if each.name == "killable.server"] == events
+
+
+async def test_a_reader_of_a_file_that_takes_nothing_is_disconnected_in_a_line(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(start_server, http=HttpSettings(send_timeout_s=0.2)) as server:
+        done = await run(server, "save", name="large", size=64 << 20)
+        request = f"GET /v1/jobs/{done['job_id']}/files/large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        reader, writer = await server.raw(request.encode(), receive_bytes=4096)
+        await reader.readuntil(b"\r\n\r\n")
+
+        def is_told() -> bool | Pending:
+            said = [each.getMessage() for each in caplog.records if each.name == "killable.server"]
+            return bool(said) or Pending(said)
+
+        await until_async(is_told, "it is told")
+        said = [each for each in caplog.records if each.name == "killable.server"]
+        assert [each.getMessage() for each in said] == ["reader_disconnected"] and not said[0].exc_info
+        writer.close()
 
 
 async def test_of_several_attempts_the_files_of_the_last_are_kept(files: OwnServer) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support import processes
 
-from killable.supervisor.linux.interpreter_settings import FULL_PASSES_EVERY, SWITCH_S
+from killable.supervisor.linux.own_interpreter import FULL_PASSES_EVERY, SWITCH_S
 
 JOBS = str(Path(processes.__file__).parent / "simple_jobs.py")
 PROGRAM = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from support.fake_job import FakeJob
@@ -237,7 +237,10 @@ class FakeProcess:
     def keep_file(self, number: int, kept: str) -> int:
         raise OSError("it has no files")
 
-    def measure_tmp(self, at_most: int, told: Callable[[int, float], None]) -> bool:
+    def kept_sizes(self, folder: str, names: Iterable[str]) -> dict[str, int]:
+        return {}
+
+    def measure_tmp(self, kept: str, at_most: int, told: Callable[[int, float], None]) -> bool:
         return False  # it has no files
 
     def stack(self) -> str | None:

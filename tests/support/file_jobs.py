@@ -146,3 +146,32 @@ def hostile(ctx: Context, what: str) -> None:
             staged.write_text("x")
             name = what
     ctx._channel.send(Kind.FILE, SavedFile(1, name).encode())
+
+
+@job
+def write_after_saving(ctx: Context, size: int, then: str) -> None:
+    """Save a file of so many bytes, which stays open, and give it each of the sizes that come from a pipe."""
+    source = ctx.tmp / "source"
+    with source.open("wb") as file:
+        file.write(b"x" * size)
+        file.flush()
+        ctx.save_file(source, "open.bin")
+        ctx.emit("saved\n")
+        with open(then) as sizes:
+            for line in sizes:
+                file.truncate(int(line))
+                file.seek(0)
+                file.write(b"y" * int(line))
+                file.flush()
+                ctx.emit("written\n")
+
+
+@job
+def save_again_and_again(ctx: Context, times: int, last: str = "") -> None:
+    """Save a file under one name, each time with another content; at last a pipe, or a folder."""
+    for number in range(times):
+        ctx.save_file(f"{number}".encode(), "same.txt")
+    if last:
+        staged = Path(ctx._staging) / f"{times + 1}"
+        os.mkfifo(staged) if last == "pipe" else staged.mkdir()
+        ctx._channel.send(Kind.FILE, SavedFile(times + 1, "same.txt").encode())

@@ -104,9 +104,9 @@ def _run_told(
 ) -> None:
     """Load the configuration, listen, and run the server until it is stopped."""
     from killable.api.cli.server import owner_socket, server_log, server_title
-    from killable.supervisor.linux import interpreter_settings
+    from killable.supervisor.linux import own_interpreter
 
-    interpreter_settings.pause_collector()
+    own_interpreter.pause_collector()
     from killable.api.cli.server.audit_log_lifetime import audit_log_of
     from killable.api.cli.server.configuration import load
     from killable.api.cli.server.listener import CannotServe, listen, listen_for_operators
@@ -179,7 +179,7 @@ async def _serve(
     from killable.api.cli.server.telemetry_start import telemetry_of
     from killable.api.webhooks.server_webhooks import deliveries_of
     from killable.supervisor import event_loops
-    from killable.supervisor.linux import adopted_zombies, interpreter_settings
+    from killable.supervisor.linux import adopted_zombies, own_interpreter
     from killable.supervisor.telemetry import loop_turns
 
     config = in_force.config
@@ -200,7 +200,7 @@ async def _serve(
             hang_up.start()
             watch = CodeWatch(supervisor, config.file) if reloads else None
             notes = None if reloads else ChangeNotes(supervisor)
-            interpreter_settings.freeze_collector()
+            own_interpreter.freeze_collector()
             await announcement.print_to(supervisor, in_force, listener.url, as_json)
             loop_turns.forget()
             ready = asyncio.create_task(tell_how_it_is(supervisor, web, manager, listener.url))

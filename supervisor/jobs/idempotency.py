@@ -3,24 +3,30 @@
 Runs in: supervisor. Does no I/O.
 
     noted ──its job is dropped──► kept for the rest of its time ──► forgotten
-                                    └── its tenant has more than keys_max of these: the oldest ──► forgotten, and said
+                                    └── its tenant has too many of these: the oldest ──► forgotten, and said
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, cast
 
 from killable.supervisor.jobs.job import Job
 from killable.supervisor.models import Submission
 from killable.supervisor.records import JobRecord
+from killable.workers.authoring.units import size as size_text
 from killable.workers.errors import Refused
 from killable.workers.named_tuples import NamedTuple
 
 SAY_EVERY_S = 60.0
 """Seconds between two log lines about keys of one tenant that were forgotten before their time."""
+
+ANSWER_BYTES = 1 << 10
+"""Of an answer, but for its tags and limits."""
+ALONE_BYTES_MAX = 32 << 20
+"""Of a tenant's answers whose jobs are no longer kept."""
 
 Key = tuple[str, str]
 """Tenant and key."""
@@ -51,10 +57,11 @@ class IdempotencyKeys:
         self._keys_max = keys_max
         self._on_forgotten = on_forgotten
         self._answers: dict[Key, _Answer] = {}
-        self._alone: OrderedDict[str, OrderedDict[str, None]] = OrderedDict()
-        """By tenant, the keys whose jobs are no longer kept, those of the longest ended jobs first. The tenant that was
-        looked at last is the last one.
+        self._alone: OrderedDict[str, OrderedDict[str, int]] = OrderedDict()
+        """By tenant, the keys whose jobs are no longer kept, those of the longest ended jobs first, and the bytes of
+        each. The tenant that was looked at last is the last one.
         """
+        self._alone_bytes: Counter[str] = Counter()
         self._said: dict[str, float] = {}
         """When it was last said that keys of a tenant were forgotten before their time."""
 
@@ -105,7 +112,9 @@ class IdempotencyKeys:
         if now >= first.due or job.is_abandoned:
             del self._answers[key]
             return False
-        self._alone.setdefault(key[0], OrderedDict())[key[1]] = None
+        size = ANSWER_BYTES + job.described_bytes
+        self._alone.setdefault(key[0], OrderedDict())[key[1]] = size
+        self._alone_bytes[key[0]] += size
         self._make_room(key[0], now)
         return True
 
@@ -116,12 +125,15 @@ class IdempotencyKeys:
         while alone:
             oldest = tenant, next(iter(alone))
             is_over = now >= self._answers[oldest].due
-            if not is_over and len(alone) <= self._keys_max:
+            if not is_over and len(alone) <= self._keys_max and self._alone_bytes[tenant] <= ALONE_BYTES_MAX:
                 return
             self._forget(oldest, early=not is_over)
             if not is_over and now >= self._said.get(tenant, now - SAY_EVERY_S) + SAY_EVERY_S:
                 self._said[tenant] = now
-                detail = f"server.idempotency_keys_max of {self._keys_max} is reached: the oldest are forgotten"
+                bound = f"server.idempotency_keys_max of {self._keys_max}"
+                if len(alone) < self._keys_max:
+                    bound = f"the bound of {size_text(ALONE_BYTES_MAX)} for answers, which have tags and limits,"
+                detail = f"{bound} is reached: the oldest are forgotten"
                 logger.warning("idempotency_keys_forgotten", extra={"tenant": tenant, "detail": detail})
 
     def _is_alone(self, key: Key) -> bool:
@@ -132,9 +144,9 @@ class IdempotencyKeys:
         answer = self._answers.pop(key)
         tenant, name = key
         alone = self._alone[tenant]
-        del alone[name]
+        self._alone_bytes[tenant] -= alone.pop(name)
         if not alone:
-            del self._alone[tenant]
+            del self._alone[tenant], self._alone_bytes[tenant]
         if self._on_forgotten is not None:
             self._on_forgotten(answer.number, early)
 

@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import TYPE_CHECKING, Any, Protocol
 
 from killable.supervisor.clock import Clock, Timer, asleep_s
@@ -201,7 +202,13 @@ class Job:
     def kept_bytes(self) -> int:
         events = len(self.log) - self.log.first
         texts = len(self.result or b"") + len(self.partial or b"") + len(self.input_head[0] if self.input_head else b"")
-        return self.log.bytes + EVENT_BYTES * events + texts
+        return self.log.bytes + EVENT_BYTES * events + texts + self.described_bytes
+
+    @property
+    def described_bytes(self) -> int:
+        """Return the memory of what its submission says of it: the tags, and the limits of operations."""
+        tags = self.submission.tags
+        return sum(map(getsizeof, (*tags, *tags.values(), *self.limits.get("operation_s", {}))))
 
     def note_first_token(self, now: float) -> float:
         """Keep when the first token of the attempt came; return it."""

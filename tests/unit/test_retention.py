@@ -10,12 +10,12 @@ from support.registered_jobs import add, end, ids, registry
 from support.virtual_loop import run
 
 from killable.supervisor.clock import Clock
-from killable.supervisor.jobs import retention
+from killable.supervisor.jobs import idempotency, retention
 from killable.supervisor.jobs.job import EVENT_BYTES, Job
 from killable.supervisor.jobs.lifecycle import State
 from killable.supervisor.jobs.registry import Registry
 from killable.supervisor.jobs.retention import JOB_BYTES
-from killable.supervisor.models import Outcome
+from killable.supervisor.models import Outcome, Submission
 from killable.workers.errors import Refused
 
 
@@ -43,6 +43,37 @@ def test_a_thousand_ended_jobs_are_bounded_in_bytes() -> None:
     for moment in range(1000):
         end(jobs, add(jobs, result=b"r" * 50, partial=b"p" * 20), moment, size=30)
     assert ids(jobs) == list(range(1000, 990, -1))
+
+
+LARGE_TAGS = {f"{number:064}": "x" * 256 for number in range(32)}
+
+
+@pytest.mark.row("B9")
+def test_tags_count_as_bytes() -> None:
+    jobs = registry(keep_jobs=10_000, keep_bytes=1 << 20)
+    for moment in range(1000):
+        end(jobs, add(jobs, submission=Submission("work", b"", tags=LARGE_TAGS)), moment)
+    assert len(jobs) < (1 << 20) / (32 * (64 + 256))
+
+
+def test_the_answers_to_keys_without_jobs_are_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(idempotency, "ALONE_BYTES_MAX", 1 << 20)
+    jobs = registry(keep_jobs=1)
+    most = 0
+    for tags in (LARGE_TAGS, {}):
+        for moment in range(1000):
+            key = f"{moment} {len(tags)}"
+            job = add(jobs, submission=Submission("work", b"", tags=tags, idempotency_key=key))
+            jobs.idempotency_keys.note(job, job.record("instance"))
+            end(jobs, job, moment)
+            most = max(most, jobs.idempotency_keys.count_alone("default"))
+        if tags:
+            assert most < (1 << 20) / (32 * (64 + 256))
+            assert "1.0 MiB for answers" in caplog.records[0].detail  # type: ignore[attr-defined]
+    assert most >= 999, "small ones are bounded in number only"
+    assert jobs.idempotency_keys.count_alone("default") >= 999
 
 
 @pytest.mark.row("B9")

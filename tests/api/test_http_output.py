@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 from api_server import OwnServer, Server, problem_of
 
 from killable.api.explanation.story import LAST_TOKENS_CHARS
-from killable.api.http.joined_output import decoded, pieces_of
+from killable.api.http import joined_output
+from killable.api.http.joined_output import TOKENS_A_TURN, decoded, pieces_of
 from killable.api.http.routes_story import TOKEN_BYTES, told_token
 from killable.api.http.writes import WRITE_BYTES
+from killable.supervisor.jobs.wakeup_turns import WAKES_MAX
 from killable.workers.protocol.codec import JsonCodec
 
 
@@ -52,6 +57,30 @@ async def test_a_long_output_comes_whole_and_in_pieces(server: Server) -> None:
         assert answer.headers["transfer-encoding"] == "chunked"
         text = "".join([part async for part in answer.aiter_text()])
     assert text == "".join(f" {number}" for number in range(20_000))
+
+
+@pytest.mark.own_server
+async def test_many_small_tokens_are_decoded_in_turns(server: OwnServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = await server.submit("count", n=20_000)
+    await server.record(job_id, wait_s=60)
+    record, turns, at = await server.supervisor.get(job_id), 0, []
+
+    def counted(tokens: Sequence[bytes]) -> Iterator[bytes | memoryview]:
+        at.append((turns, len(tokens)))
+        return decoded(tokens)
+
+    async def read() -> None:
+        async for _ in pieces_of(server.supervisor, record):
+            pass
+
+    monkeypatch.setattr(joined_output, "decoded", counted)
+    reading = asyncio.create_task(read())
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert max(number for _, number in at) <= TOKENS_A_TURN
+    assert max(Counter(turn for turn, _ in at).values()) <= 2 * WAKES_MAX
+    assert sum(number for _, number in at) == 20_000
 
 
 LARGE = {

@@ -57,6 +57,9 @@ class CallbackEngine(Protocol):
         ...
 
 
+TOO_MANY = "too many webhooks wait (webhooks.waiting_max)"
+
+
 class _Delivery:
     """The webhook of one job."""
 
@@ -128,10 +131,10 @@ class Deliveries:
         """Take note that a job has ended which has an address, and for which an earlier server has made so many
         attempts. Returns at once.
         """
-        delivery, most = _Delivery(job_id, tenant, url, attempts), self._settings.waiting_max
-        if len(self._pending) >= most or self._of_tenant[tenant] >= max(1, most // 2):
+        delivery = _Delivery(job_id, tenant, url, attempts)
+        if not self._has_room(tenant):
             self.counts["refused"] += 1
-            self._give_up(delivery, "too many webhooks wait (webhooks.waiting_max)")
+            self._give_up(delivery, TOO_MANY)
             return
         self._pending[job_id] = delivery
         self._of_tenant[tenant] += 1
@@ -140,6 +143,24 @@ class Deliveries:
             delivery.timer = asyncio.get_running_loop().call_later(wait_s, self._put, delivery)
         else:
             self._put(delivery)
+
+    def _has_room(self, tenant: str) -> bool:
+        """Return whether one more may wait. A tenant that has fewer than another one gets a place of that one's: what
+        has waited longest for its next attempt is given up.
+        """
+        most, own = self._settings.waiting_max, self._of_tenant[tenant]
+        if own >= max(1, most // 2):
+            return False
+        if len(self._pending) < most:
+            return True
+        richest, number = self._of_tenant.most_common(1)[0]
+        waiting = (each for each in self._pending.values() if each.tenant == richest and each.timer is not None)
+        victim = next(waiting, None) if number > own + 1 else None
+        if victim is None or victim.timer is None:
+            return False
+        victim.timer.cancel()
+        self._drop(victim, TOO_MANY)
+        return True
 
     def _put(self, delivery: _Delivery) -> None:
         delivery.timer = None

@@ -233,7 +233,9 @@ class _Restoring:
         job.attempts, job.worker_id, job.pid = ended["attempts"], ended["worker_id"], ended["pid"]
         job.node = ended.get("node")
         job.progress, job.certificate = ended["progress"], ended["certificate"]
-        job.files = {found["name"]: found for found in ended.get("files", ())}
+        for found in ended.get("files", ()):
+            job.files[found["name"]] = found
+            job.files_bytes += found["size"]
         job.result, job.partial = pieces.get("result"), pieces.get("partial")
         job.log = EventLog.decode(pieces.get("events", b""), job.limits["output_bytes"], ended["first_event"])
 

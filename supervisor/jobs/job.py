@@ -128,6 +128,7 @@ class Job:
     files_folder: str = ""
     """Where the files are that its latest attempt has saved; empty: it can save none."""
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    files_bytes: int = 0
     """Those files by name."""
     certificate: dict[str, Any] | None = None
     worker_id: str | None = None
@@ -236,6 +237,7 @@ class Job:
     def note_file(self, name: str, size: int, content_type: str) -> bool:
         """Add a file that it has saved, or that replaces one, and the event. Return False over the bound."""
         found = {"name": name, "size": size, "content_type": content_type}
+        self.files_bytes += size - (self.files[name]["size"] if name in self.files else 0)
         self.files[name] = found
         return self.log.append("file", dump_json(found))
 
@@ -243,10 +245,7 @@ class Job:
         """Note how large its files are at its end: it may have gone on writing into one that it had saved."""
         for name, size in sizes.items():
             self.files[name]["size"] = size
-
-    @property
-    def files_bytes(self) -> int:
-        return sum(found["size"] for found in self.files.values())
+        self.files_bytes = sum(found["size"] for found in self.files.values())
 
     def note_closing(self, closing: bytes | Raised | None, *, completed: bool) -> None:
         """Keep the content of the closing frame. A value is the result only if the job completed."""
@@ -274,7 +273,7 @@ class Job:
         self.assigned = self.started = self.started_at = self.first_token = None
         self.worker_id = self.pid = self.node = None
         self.result, self.shared_result, self.exception = None, None, b""
-        self.files = {}
+        self.files, self.files_bytes = {}, 0
 
     def leave_queue(self) -> None:
         """Cancel the queue timer: the job has a worker or is over."""

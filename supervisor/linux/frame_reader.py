@@ -30,6 +30,9 @@ Timers of asyncio are late by up to a millisecond.
 """
 TOKENS_PER_TURN = 1024
 """Maximum from the ring per iteration of the loop: they take as long as READ_BYTES of frames."""
+SLOW_READ_BYTES = 512
+"""Maximum in a turn from who has sent what takes the loop long: some six frames."""
+SLOW_S = 1.0
 _TOKEN = int(Kind.TOKEN)
 
 
@@ -55,6 +58,7 @@ class FrameReader(PipeReader):
         self._next_look: asyncio.Handle | None = None
         self._waiting: deque[Frame] = deque()
         """Frames that were read, and that tokens in the ring come before."""
+        self._slow_until = 0.0
         self._fence = self._sequence = 0
         """The attempt of the last frame or token, and the number of its next one. Kept only with a ring."""
 
@@ -118,6 +122,11 @@ class FrameReader(PipeReader):
         """Whether no token is left, after an attempt that has said that it is over. One that is left is damage."""
         return self._ring is None or self._ring.published == self._ring.consumed
 
+    def slow_down(self) -> None:
+        """Read little in a turn for a while: what was sent takes 50 us each, and a read brings a hundred."""
+        self.read_bytes = min(self.read_bytes, SLOW_READ_BYTES)
+        self._slow_until = self._loop.time() + SLOW_S
+
     # ── in each iteration of the loop ──
 
     def _read_some(self) -> bool:
@@ -177,6 +186,8 @@ class FrameReader(PipeReader):
             frames, damage = error.frames, str(error)
         missing = self._decoder.missing
         self.read_bytes = READ_BYTES if missing <= READ_BYTES else min(missing, LARGE_READ_BYTES)
+        if missing <= READ_BYTES and self._slow_until and self._loop.time() < self._slow_until:
+            self.read_bytes = SLOW_READ_BYTES
         if self._ring is not None:
             self._waiting.extend(frames)
         elif frames:

@@ -12,32 +12,40 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
+LARGE_BYTES = 1 << 20
+"""To free a larger file takes longer than to have a thread do it."""
 ASIDE = "\t"
 """Begins the name of a file that was replaced. A file of a job has only characters that can be printed."""
 
 
 def keep(staged: str, kept: str) -> tuple[int, str]:
-    """Move a saved file to where jobs do not come. Return its size, and the path to which one of that name was moved
-    aside (empty: there was none). The caller removes that one: to free gigabytes takes a second, and to rename a file
-    over another one has ext4 find room for all that is not on disk yet.
+    """Move a saved file to where jobs do not come. Return its size, and the path to which a large one of that name was
+    moved aside (empty: there was none). The caller removes that one: to free gigabytes takes a second, and to rename a
+    file over another one has ext4 find room for all that is not on disk yet.
 
     It is looked at only then: before, the job could put something else in its place. Raise OSError, leaving nothing, if
     it is no regular file or has another name elsewhere.
     """
     folder = os.path.dirname(kept)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    aside = os.path.join(folder, f"{ASIDE}{os.path.basename(staged)}")
+    aside, size_before = "", 0
     try:
-        os.rename(kept, aside)
+        size_before = os.lstat(kept).st_size
     except FileNotFoundError:
-        aside = ""
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    else:
+        aside = os.path.join(folder, f"{ASIDE}{os.path.basename(staged)}")
+        os.rename(kept, aside)
     try:
-        return _keep(staged, kept), aside
+        size = _keep(staged, kept)
     except OSError:
         if aside:  # it stays as it was, where it can
             with suppress(OSError):
                 os.rename(aside, kept)
         raise
+    if aside and size_before <= LARGE_BYTES:
+        remove(aside)
+        return size, ""
+    return size, aside
 
 
 def _keep(staged: str, kept: str) -> int:

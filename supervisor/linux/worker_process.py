@@ -401,6 +401,7 @@ class WorkerProcess:
         return tree_usage.measure_exactly(self.pid, self._cgroup, sample)
 
     def keep_file(self, number: int, kept: str) -> int:
+        self._frames.slow_down()
         size, replaced = saved_files.keep(os.path.join(self._staging, str(number)), kept)
         if replaced:
             try:

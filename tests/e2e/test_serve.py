@@ -361,6 +361,22 @@ def test_every_line_of_a_log_in_json_is_json(tmp_path: Path) -> None:
     assert all(record["event"] in EVENTS for record in records)
 
 
+UPGRADE = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [b"nonsense\r\n\r\n", UPGRADE], ids=["no HTTP", "websocket"])
+def test_one_request_that_is_wrong_costs_no_line_of_the_log(request_: bytes, tmp_path: Path) -> None:
+    """Anyone could fill a disk with them. Their clients are told."""
+    (tmp_path / "my_jobs.py").write_text(JOBS)
+    server = Server(Command(tmp_path), "my_jobs.py", "--port", "0")
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as connection:
+            connection.sendall(request_)
+            assert connection.recv(100).startswith(b"HTTP/1.1 ")
+    log = server.stop()[2]
+    assert "HTTP" not in log and "WebSocket" not in log and "upgrade" not in log, log
+
+
 @pytest.mark.parametrize("where", ["flag", "variable", "file", "file that is no TOML"])
 def test_an_error_before_a_start_is_json_in_a_log_in_json(where: str, tmp_path: Path) -> None:
     fault = "[server]\nport = 'here'\n" + ("= no TOML\n" if where == "file that is no TOML" else "")

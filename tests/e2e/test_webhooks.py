@@ -16,7 +16,7 @@ from support.killable_command import Command, Serve, Server, client_of
 from support.waiting import Pending, until
 from support.webhook_receiver import Receiver, receiving, signature_of
 
-from killable import Refused
+from killable import Client, Refused
 
 pytestmark = pytest.mark.own_server
 SECRET, OTHER = (f"whsec_{base64.b64encode(bytes([fill]) * 32).decode()}" for fill in (1, 2))
@@ -202,6 +202,40 @@ def test_a_receiver_that_never_answers_holds_up_neither_kills_nor_others(start: 
             assert "no answer within 2 s" in until_settled(server.url, job.id, "failed")["detail"]
         until_settled(server.url, spinning.id)
         assert other.bodies[0]["type"] == "job.cancelled"
+
+
+@pytest.mark.row("H14")
+def test_a_tenant_gets_a_place_of_one_that_has_more(start: Start, receiver: Receiver, tmp_path: Path) -> None:
+    receiver.statuses, receiver.headers = [503], {"Retry-After": "600"}
+    (tmp_path / "killable.toml").write_text('[server]\napi_keys_file = "keys"\n')
+    command = Command(tmp_path)
+    keys = {name: command.json("keys", "make", name, "--role", "submit")["key"] for name in ("ann", "bob", "cid")}
+    server = start(f"{LOCAL}\nwaiting_max = 4", server='api_keys_file = "keys"')
+
+    def callback_of(name: str, job_id: str) -> Any:
+        record = httpx.get(f"{server.url}/v1/jobs/{job_id}", headers={"Authorization": f"Bearer {keys[name]}"})
+        return record.json()["callback"]
+
+    def end_one(name: str, port: int) -> str:
+        with Client(server.url, api_key=keys[name]) as client:
+            return client.submit("double", {"number": 1}, callback_url=f"http://127.0.0.1:{port}/").id
+
+    def until_is(name: str, job_id: str, state: str, attempts: int) -> Any:
+        def is_so() -> Any:
+            found = callback_of(name, job_id)
+            return found if (found["state"], found["attempts"]) == (state, attempts) else Pending(found)
+
+        return until(is_so, f"{job_id} is {state}")
+
+    waiting = [(name, end_one(name, receiver.port)) for name in ("ann", "bob", "ann", "bob")]
+    for name, job_id in waiting:
+        until_is(name, job_id, "pending", 1)
+    with receiving() as other:
+        until_is("cid", end_one("cid", other.port), "delivered", 1)
+    (given_up,) = [job_id for name, job_id in waiting if callback_of(name, job_id)["state"] == "failed"]
+    assert given_up == waiting[0][1], "which waited longest"
+    refused = until_is("bob", end_one("bob", receiver.port), "failed", 0)
+    assert "too many" in refused["detail"], "half of all is the most"
 
 
 @pytest.mark.row("H14", "B16")

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from support.waiting import Pending, until_async
 
-from killable.supervisor.linux.frame_reader import BURST_TOKENS, TOKENS_PER_TURN, FrameReader
+from killable.supervisor.linux.frame_reader import BURST_TOKENS, SLOW_READ_BYTES, TOKENS_PER_TURN, FrameReader
 from killable.workers.protocol import token_ring
 from killable.workers.protocol.codec import CODECS
 from killable.workers.protocol.frames import Frame, encode
@@ -263,3 +263,17 @@ async def test_however_little_is_asked_for_all_that_a_wide_pipe_holds_is_read(en
     ends.writer.close([(Kind.RESULT, b"null")])
     ends.reader.drain(PIPE_BYTES)
     assert ends.received == [*ends.sent, b"null"]
+
+
+async def test_of_who_sends_what_takes_the_loop_long_little_is_read_in_a_turn(ends: Ends) -> None:
+    ends.listener.then = ends.reader.slow_down
+    for _ in range(500):
+        ends.progress()
+    sizes = []
+    while len(ends.listener.told) < len(ends.sent):
+        before = len(ends.listener.told)
+        await asyncio.sleep(0)
+        sizes.append(sum(len(frame.payload) for frame in ends.listener.told[before:]))
+    first, *rest = [size for size in sizes if size]
+    assert first > SLOW_READ_BYTES > max(rest)
+    assert ends.received == ends.sent

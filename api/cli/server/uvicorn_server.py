@@ -19,14 +19,15 @@ from killable.api.cli.server.acceptor import Acceptor
 from killable.api.cli.server.idle_connections import KEEP_ALIVE_S
 from killable.api.cli.server.listener import BACKLOG
 
-_OF_ONE_REQUEST = frozenset({"Invalid HTTP request received.", "Unsupported upgrade request."})
+_OF_ONE_REQUEST = ("Invalid HTTP request received.", "Unsupported upgrade request.", "No supported WebSocket library")
+"""How uvicorn's warnings of them begin."""
 
 
 def is_about_the_server(record: logging.LogRecord) -> bool:
     """Return whether a record of uvicorn's is about more than one request: anyone could fill a disk with those that are
     no HTTP, or ask for another protocol. Their clients are told.
     """
-    return record.levelno != logging.WARNING or record.msg not in _OF_ONE_REQUEST
+    return record.levelno != logging.WARNING or not str(record.msg).startswith(_OF_ONE_REQUEST)
 
 
 class AcceptingServer(uvicorn.Server):

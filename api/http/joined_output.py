@@ -9,6 +9,7 @@ import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
+from itertools import chain
 
 from killable.api.http.writes import WRITE_BYTES, cut, in_writes
 from killable.supervisor.engine import Engine
@@ -18,8 +19,8 @@ from killable.workers.protocol.messages import dump_json
 
 TEXT = "text/plain; charset=utf-8"
 BYTES = "application/octet-stream"
-TOKENS_A_TURN = 512
-"""Tokens that are decoded in one turn of the loop: 1 ms."""
+TOKENS_A_TURN = 128
+"""Tokens that are decoded at once: 0.3 ms."""
 
 
 async def media_type_of(engine: Engine, record: JobRecord) -> str:
@@ -38,13 +39,17 @@ async def pieces_of(engine: Engine, record: JobRecord) -> AsyncIterator[bytes | 
     """
     async with aclosing(_tokens(engine, record)) as batches:
         async for tokens in batches:
-            is_first = True
+            rest: list[bytes | memoryview] = []
             for start in range(0, len(tokens), TOKENS_A_TURN):
-                for piece in in_writes(decoded(tokens[start : start + TOKENS_A_TURN])):
-                    if not is_first:  # a socket that takes all does not wait by itself
+                some = decoded(tokens[start : start + TOKENS_A_TURN])
+                for number, piece in enumerate(in_writes(chain(rest, some))):
+                    if number:
+                        yield rest.pop()
+                    if number or start:  # a socket that takes all does not wait by itself
                         await wakeup_turns().turn(record.job_id)
-                    is_first = False
-                    yield piece
+                    rest = [piece]  # the next tokens may fit into the same write
+            for piece in rest:
+                yield piece
 
 
 def as_attachment(name: str) -> dict[str, str]:

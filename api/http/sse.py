@@ -107,6 +107,16 @@ def in_whole_events(send: Send, timeout_s: float) -> Send:
     return send_whole
 
 
+def _begun(send: Send) -> Send:
+    """Return `send` for an answer whose first message is sent."""
+
+    async def send_rest(message: Message) -> None:
+        if message["type"] != "http.response.start":
+            await send(message)
+
+    return send_rest
+
+
 def marker(state: str, error: dict[str, Any] | None) -> bytes:
     """Return the seed's last line for a recorded outcome."""
     if state == "completed":
@@ -140,8 +150,9 @@ def open_stream(
     after = min(after, record.events - 1)  # an id that was never given out cannot have been seen
     if not record.ended or after < record.events - 1:
         streams.check(operator=operator)
-        last = record.events - 1 if record.ended and record.durable is not False else None
-        reader = Reader(record.job_id, after, markers, watches, tenant, operator, last)
+        is_held = record.ended and record.durable is False
+        has_some = after < record.events - 1 and not is_held
+        reader = Reader(record.job_id, after, markers, watches, tenant, operator, has_some)
         return EventStream(engine, streams, reader)
     if not markers:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
@@ -161,8 +172,8 @@ class Reader(NamedTuple):
     watches: bool
     tenant: str
     operator: bool
-    last: int | None
-    """The id of the terminal event, if that may be told; None: events may follow."""
+    has_some: bool
+    """Whether there are events that may be told."""
 
 
 class OpenSse(EventSourceResponse):
@@ -241,39 +252,43 @@ class EventStream(CountedSse):
 
     def __init__(self, engine: Engine, streams: OpenStreams, reader: Reader) -> None:
         self._reader = reader
+        self._begins = RETRY
         super().__init__(
             engine, streams, self._pieces(), reader.job_id,
             of=reader.job_id, tenant=reader.tenant, operator=reader.operator, watches=reader.watches,
         )  # fmt: skip
 
     async def send_events(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send what is left of a job that has ended, if it is one write; else as they come.
+        """Send what is there at once, if it is one write, then the others as they come.
 
-        To begin and end the tasks for pings, times and a reader who leaves takes as long as half of a submission.
+        To begin and end the tasks for pings, times and a reader who leaves takes as long as half of a submission, and
+        some turns of the loop: a first token that is there waits for none of them.
         """
-        if self._reader.last is None or not (rest := await self._rest(self._reader.last)):
-            await super().send_events(scope, receive, send)
-            return
-        async with asyncio.timeout(self.send_timeout):
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": rest, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        if self._reader.has_some and (batch := await self._there()):
+            async with asyncio.timeout(self.send_timeout):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                there = b"".join([RETRY, *encode(batch), *self._marker_behind(batch[-1])])
+                await send({"type": "http.response.body", "body": there, "more_body": True})
+                if batch[-1].name in TERMINAL_STATES:
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
+            self._reader = self._reader._replace(after=batch[-1].id)
+            self._begins, send = b"", _begun(send)
+        await super().send_events(scope, receive, send)
 
-    async def _rest(self, last: int) -> bytes:
-        """Return the events up to the terminal one, whose id is `last`; empty if they are more than a write."""
+    async def _there(self) -> Sequence[JobEvent]:
+        """Return the next events that are there; none if they are more than a write."""
         async with aclosing(self._engine.events(self._reader.job_id, self._reader.after, follow=False)) as batches:
             async for batch in batches:
-                if batch[-1].id == last and sum(len(event.data) for event in batch) <= WRITE_BYTES:
-                    return b"".join([RETRY, *encode(batch), *self._marker_behind(batch[-1])])
-                break
-        return b""
+                return batch if sum(len(event.data) for event in batch) <= WRITE_BYTES else ()
+        return ()
 
     def _marker_behind(self, event: JobEvent) -> Iterator[bytes]:
         if self._reader.markers and event.name in TERMINAL_STATES:
             yield marker(event.name, json.loads(event.data).get("error"))
 
     async def _pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
-        first = [RETRY]
+        first = [self._begins]
         try:
             async with aclosing(self._engine.events(self._reader.job_id, self._reader.after)) as batches:
                 async for batch in batches:

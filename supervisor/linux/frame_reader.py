@@ -13,6 +13,7 @@ import fcntl
 import os
 from collections import deque
 
+from killable.supervisor import clock
 from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader
 from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, Frame, FrameError
@@ -125,7 +126,7 @@ class FrameReader(PipeReader):
     def slow_down(self) -> None:
         """Read little in a turn for a while: what was sent takes 50 us each, and a read brings a hundred."""
         self.read_bytes = min(self.read_bytes, SLOW_READ_BYTES)
-        self._slow_until = self._loop.time() + SLOW_S
+        self._slow_until = clock.monotonic() + SLOW_S
 
     # ── in each iteration of the loop ──
 
@@ -186,7 +187,7 @@ class FrameReader(PipeReader):
             frames, damage = error.frames, str(error)
         missing = self._decoder.missing
         self.read_bytes = READ_BYTES if missing <= READ_BYTES else min(missing, LARGE_READ_BYTES)
-        if missing <= READ_BYTES and self._slow_until and self._loop.time() < self._slow_until:
+        if missing <= READ_BYTES and self._slow_until and clock.monotonic() < self._slow_until:
             self.read_bytes = SLOW_READ_BYTES
         if self._ring is not None:
             self._waiting.extend(frames)

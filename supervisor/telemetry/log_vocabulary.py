@@ -234,6 +234,7 @@ FIELDS: dict[str, str] = {
     "error": "the message",
     "exit_code": "of the process; of `not_started`: of the server",
     "exited_ms": "milliseconds until the process had ended",
+    "file_id": "an uploaded file",
     "files": "names of source files",
     "folder": "temporary folder that was removed",
     "from": "the value before",

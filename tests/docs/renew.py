@@ -1,4 +1,4 @@
-"""Write what is printed today into a page: python tests/docs/renew.py docs/tutorial/as-a-server.md
+"""Write what is printed today into a page: .venv/bin/python tests/docs/renew.py docs/tutorial/as-a-server.md
 
 Where a page shows an output, in whatever words. One that differs only as it does from run to run stays, and with --all
 only one that has a line `...`. Read what `git diff` shows.

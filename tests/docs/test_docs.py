@@ -1,6 +1,7 @@
 """Every block of code in the documents is run, or is known not to be; README's, too.
 
-The conventions are in `documents.py`. After a change of what something prints: python tests/docs/renew.py PAGE
+The conventions are in `documents.py`. After a change of what something prints:
+.venv/bin/python tests/docs/renew.py PAGE
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def test_a_page_shows_what_was_asked_for() -> None:
 
 
 async def test_a_search_takes_turns_and_what_it_has_found_is_known_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "SEARCH_TURN_S", 0.0)
+    monkeypatch.setattr(registry_module, "SEARCHED_A_TURN", 1)
     jobs, turns = registry(keep_jobs=100), 0
     entries = [add(jobs, submission=Submission("work", b"", tags={"team": f"T{number}"})) for number in range(20)]
     wanted = JobFilter.of(search="team:t1 WORK")

@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from documents import Block, Step, blocks_of, steps_of
 from outputs import JOB_ID, ids_of, is_shown
 from support.forked_script import ForkedScript
+from support.long_wait_server import LONG_WAITS
 
 SERVERS = ("killable serve", "uvicorn ")
 """Commands that a reader leaves running in a terminal of their own."""
@@ -102,7 +103,7 @@ class Session:
 
     def follow(self, path: Path) -> None:
         """Do what a page says, from its first block to its last. Raise Broken."""
-        with TemporaryDirectory() as scripts, ForkedScript(Path(scripts) / "bin") as script:
+        with TemporaryDirectory() as scripts, ForkedScript(Path(scripts) / "bin", of_servers=LONG_WAITS) as script:
             self._scripts = script.folder
             self._follow(path)
 

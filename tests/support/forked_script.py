@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from support.forked_command import ForkedProcess
+from support.forked_command import Constants, ForkedProcess
 
 REQUEST_BYTES_MAX = 1 << 17
 PASSED_ON = [signal.SIGHUP, signal.SIGINT, signal.SIGTERM]
@@ -44,9 +44,12 @@ sys.exit(code)
 class ForkedScript:
     """The folder with the script, and the thread that starts the forks."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raise FileNotFoundError where the real one is not installed."""
+    def __init__(self, folder: Path, *, of_servers: Constants | None = None) -> None:
+        """`of_servers`: constants that have other values there, by module and name. Raise FileNotFoundError where the
+        real one is not installed.
+        """
         self.folder = folder
+        self._of_servers = of_servers or {}
         real = shutil.which("killable", path=str(Path(sys.executable).parent))
         if real is None:
             raise FileNotFoundError("killable is not installed beside this Python")
@@ -125,8 +128,9 @@ class ForkedScript:
         try:
             stdin, stdout, stderr = streams
             return ForkedProcess(
-                arguments, Path(folder), environment, stdin=stdin, stdout=stdout, stderr=stderr, script=self._real
-            )
+                arguments, Path(folder), environment, stdin=stdin, stdout=stdout, stderr=stderr, script=self._real,
+                constants=self._of_servers if arguments[:1] == ["serve"] else {},
+            )  # fmt: skip
         finally:
             for each in streams:
                 os.close(each)

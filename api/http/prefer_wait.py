@@ -47,7 +47,12 @@ class Preference:
         return {"Preference-Applied": self.applied} if self.applied else {}
 
 
-async def _preference(prefer: Annotated[Prefer, Header(description=PREFER, default_factory=list)]) -> Preference:
+def _none() -> list[str]:
+    """Be a default that FastAPI can look at for each request: to read the signature of `list` takes it 0.2 ms."""
+    return []
+
+
+async def _preference(prefer: Annotated[Prefer, Header(description=PREFER, default_factory=_none)]) -> Preference:
     return Preference.of(prefer)
 
 

@@ -401,6 +401,7 @@ class Attempt:
         self._over = True
         self._monitor.close()
         self._tmp_monitor.close()
+        self._termination.close()
         self._arm()
         if not self._output.close():
             self._stop_for_output()

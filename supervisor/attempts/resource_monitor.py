@@ -26,6 +26,10 @@ class StopCallback(Protocol):
     def __call__(self, verdict: Verdict, grace_s: float | None = None) -> None: ...
 
 
+def not_any_more(verdict: Verdict, grace_s: float | None = None) -> None:
+    """Be the `StopCallback` of what is closed: the attempt, which has it, is not kept alive by it."""
+
+
 class ResourceMonitor:
     """Measures from the order until the process has exited, the grace included: a job that takes more loses it."""
 
@@ -79,6 +83,7 @@ class ResourceMonitor:
     def close(self) -> None:
         """Stop measuring; may be called twice."""
         self._closed = True
+        self._stop = not_any_more
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

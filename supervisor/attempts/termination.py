@@ -148,6 +148,10 @@ class Termination:
         self._worker.on_killed()
         self._on_kill()
 
+    def close(self) -> None:
+        """Note that the attempt is over: it is told nothing more, and is not kept alive by this."""
+        self._on_kill = self._on_unkillable = _not_any_more
+
     def give_up(self) -> None:
         """Read the process's messages so far, and repeat a SIGKILL that had no effect: the reason why the first one was
         refused, or did not reach the whole tree, may be gone.
@@ -187,3 +191,6 @@ class Termination:
         self._phase_times.note(phase, self._clock.now())
         self.last_signal = name
         self._worker.signalled = True
+
+
+def _not_any_more() -> None: ...

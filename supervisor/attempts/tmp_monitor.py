@@ -6,7 +6,7 @@ the time between two looks: the bound is over the limit by as much. Jobs without
 
 from __future__ import annotations
 
-from killable.supervisor.attempts.resource_monitor import StopCallback
+from killable.supervisor.attempts.resource_monitor import StopCallback, not_any_more
 from killable.supervisor.clock import Clock, Timer
 from killable.supervisor.models import Verdict
 from killable.supervisor.ports import Process
@@ -45,6 +45,7 @@ class TmpMonitor:
     def close(self) -> None:
         """Stop looking; may be called twice."""
         self._closed = True
+        self._stop = not_any_more
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -36,6 +36,7 @@ class JobOutput:
         fits = self._log.append_output(batch, size)
         if not before and self._log.tokens:
             self._on_first_token()
+            self._on_first_token = _told
         return fits
 
     def output(self, data: bytes, stream: str = "stdout") -> bool:
@@ -52,11 +53,16 @@ class JobOutput:
     def close(self) -> bool:
         """Write the lines that wait and the text after the last line end."""
         early_fits = self.open()
+        self._on_first_token = _told
         rests = [line for lines in self._lines.values() for line in lines.rest()]
         return self._append(rests) and early_fits
 
     def _append(self, lines: list[bytes]) -> bool:
         return self._log.append_output([("log", line) for line in lines], sum(map(len, lines)))
+
+
+def _told() -> None:
+    """Be what is called at the first token when it is not awaited: whose call it was has this output."""
 
 
 def too_much(limit: int) -> Verdict:

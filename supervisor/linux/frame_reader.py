@@ -12,10 +12,10 @@ import asyncio
 import fcntl
 import os
 from collections import deque
+from typing import Protocol
 
 from killable.supervisor import clock
 from killable.supervisor.linux.pipe_io import LARGE_READ_BYTES, READ_BYTES, PipeReader
-from killable.supervisor.ports import ProcessListener
 from killable.workers.protocol.frames import Decoder, Frame, FrameError
 from killable.workers.protocol.message_bounds import PIPE_BYTES, WIDE_PIPE_BYTES
 from killable.workers.protocol.messages import BYTES_MAX_OF_KINDS, Kind
@@ -37,11 +37,19 @@ SLOW_S = 1.0
 _TOKEN = int(Kind.TOKEN)
 
 
+class FrameListener(Protocol):
+    """Who is told what was read. See `ports.ProcessListener`."""
+
+    def on_frames(self, frames: list[Frame]) -> None: ...
+    def on_tokens(self, fence: int, sequence: int, tokens: list[bytes]) -> None: ...
+    def on_protocol_error(self, why: str) -> None: ...
+
+
 class FrameReader(PipeReader):
     """Reads the pipe and the ring of one worker; owns both descriptors."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: ProcessListener, *,
+        self, loop: asyncio.AbstractEventLoop, descriptor: int, ring: int, listener: FrameListener, *,
         may_be_wide: bool,
     ) -> None:  # fmt: skip
         """`may_be_wide`: the worker makes its pipe wider for large results. A job could, too, and fill it with tiny
@@ -49,7 +57,7 @@ class FrameReader(PipeReader):
         """
         super().__init__(loop, descriptor, self._on_bytes)
         self._may_be_wide = may_be_wide
-        self._listener = listener
+        self._listener: FrameListener = listener
         self._decoder = Decoder(of_kinds=BYTES_MAX_OF_KINDS)
         self._is_broken = False
         self._ring_descriptor = ring
@@ -101,6 +109,7 @@ class FrameReader(PipeReader):
     def close(self) -> None:
         self._close_ring()
         super().close()
+        self._listener = _Nobody()
 
     def _close_ring(self) -> None:
         self._stop_looking()
@@ -238,3 +247,11 @@ class FrameReader(PipeReader):
         self._is_broken = True
         self._waiting.clear()
         self._listener.on_protocol_error(why)
+
+
+class _Nobody:
+    """Hears what a closed reader still has in hand: it may be closed by whom it tells of a frame."""
+
+    def on_frames(self, frames: list[Frame]) -> None: ...
+    def on_tokens(self, fence: int, sequence: int, tokens: list[bytes]) -> None: ...
+    def on_protocol_error(self, why: str) -> None: ...

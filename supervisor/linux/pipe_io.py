@@ -93,6 +93,11 @@ class PipeReader:
             self._loop.remove_reader(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
+        self._sink, self._around_read = _nowhere, None  # whose methods they are has this reader
+
+
+def _nowhere(_data: bytes) -> None:
+    """Take what a closed reader has read: nothing."""
 
 
 class PipeWriter:

@@ -130,7 +130,7 @@ class WorkerProcess:
 
     def fork_failed(self, errno: int, why: str) -> None:
         self._close()
-        self._listener.on_fork_failed(errno, why)
+        self._let_go().on_fork_failed(errno, why)
 
     def look_for_exit(self) -> bool:
         """Report its exit if it has ended; return whether it has."""
@@ -169,7 +169,13 @@ class WorkerProcess:
         oom = self._oom.evidence(self._oom_before, claims=killed)
         struck = own_limit_struck(self._group_before, self._cgroup.out_of_memory() if self._cgroup else b"")
         self._close()
-        self._listener.on_gone(Gone(ending, swept, self.proof, zygote_lost, self._frames.torn, oom, struck, removed))
+        self._let_go().on_gone(Gone(ending, swept, self.proof, zygote_lost, self._frames.torn, oom, struck, removed))
+
+    def _let_go(self) -> ProcessListener:
+        """Return the listener, which hears one call more. It has this process, and would only be found as garbage."""
+        listener = self._listener
+        del self._listener
+        return listener
 
     def without_cgroup(self) -> None:
         """Drop the cgroup, which the worker could not join: only the sweep of its descendants proves its end."""
@@ -197,7 +203,7 @@ class WorkerProcess:
         """Report it as gone without a proof: it holds no attempt, and its zygote is lost."""
         if not self._closed:
             self._close()
-            self._listener.on_gone(Gone(None, 0, "", zygote_lost=True))
+            self._let_go().on_gone(Gone(None, 0, "", zygote_lost=True))
 
     # ── requests of the worker's owner ──
 

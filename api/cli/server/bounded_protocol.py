@@ -137,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._forget_request()
         self.pipeline.clear()
         self._running = self.cycle = cast(Any, None)
+        cast(HeadWithBody, self.transport).left()
 
     def data_received(self, data: bytes) -> None:
         self._take(data)

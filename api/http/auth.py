@@ -147,6 +147,12 @@ def caller_of(scope: Scope) -> ApiKey | None:
     return caller
 
 
+def tenant_seen_by(request: Request) -> str | None:
+    """Return the tenant whose jobs and files alone the request's key may see; None: it may see those of all."""
+    caller = caller_of(request.scope)
+    return caller.name if caller is not None and caller.visibility == "own" else None
+
+
 def key_name_of(request: Request) -> str:
     """Return the name of the request's key, or ""."""
     caller = caller_of(request.scope)

@@ -14,7 +14,7 @@ from fastapi import Request
 from killable.api.http.api_keys import KeyRing
 from killable.api.http.app_settings import HttpSettings
 from killable.api.http.audit_log import AuditLog
-from killable.api.http.auth import caller_of
+from killable.api.http.auth import tenant_seen_by
 from killable.api.http.check_pool import CheckPool
 from killable.api.http.input_check import InputCheck
 from killable.api.http.open_streams import OpenStreams
@@ -75,10 +75,8 @@ class Dependencies:
 def parts_of(request: Request) -> Dependencies:
     """Return the parts of the application that received the request, with the engine as its key may have it."""
     parts = cast(Dependencies, request.app.state.parts)
-    caller = caller_of(request.scope)
-    if caller is not None and caller.visibility == "own":
-        return replace(parts, engine=OwnJobs(parts.engine, caller.name))
-    return parts
+    tenant = tenant_seen_by(request)
+    return parts if tenant is None else replace(parts, engine=OwnJobs(parts.engine, tenant))
 
 
 def engine_of(request: Request) -> Engine:

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from killable.api.http.auth import caller_of
+from killable.api.http.auth import tenant_seen_by
 from killable.api.http.dependencies import parts_of
 from killable.supervisor.models import JobType
 
 
 def input_files(request: Request, job_type: JobType, payload: bytes) -> tuple[str, ...]:
     """Return the files that an input has, of those that the request's key sees. Raise Refused: unknown_file."""
-    parts, caller = parts_of(request), caller_of(request.scope)
-    tenant = caller.name if caller is not None and caller.visibility == "own" else None
+    parts, tenant = parts_of(request), tenant_seen_by(request)
     file_ids = parts.input_check.file_ids(job_type, payload)
     for file_id in file_ids:
         if parts.files is not None:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from killable.api.http import schemas
 from killable.api.http.audited_requests import note_file
-from killable.api.http.auth import caller_of, tenant_of
+from killable.api.http.auth import tenant_of, tenant_seen_by
 from killable.api.http.dependencies import engine_of, parts_of
 from killable.api.http.file_answers import file_answer
 from killable.api.http.file_uploads import receive
@@ -76,7 +76,7 @@ async def upload_file(request: Request, query: Annotated[schemas.UploadQuery, Qu
 async def list_files(request: Request, query: Annotated[schemas.FilesQuery, Query()]) -> Response:
     """List the uploaded files that are there, latest first."""
     before = None if query.cursor is None else int(query.cursor)
-    page, following = _store(request).page(_whose(request), limit=query.limit, before=before)
+    page, following = _store(request).page(tenant_seen_by(request), limit=query.limit, before=before)
     cursor = None if following is None else str(following)
     return Json({"files": [record._asdict() for record in page], "next_cursor": cursor})
 
@@ -87,7 +87,7 @@ async def list_files(request: Request, query: Annotated[schemas.FilesQuery, Quer
 )
 async def get_file(request: Request, file_id: str) -> Response:
     """Return what is known of an uploaded file."""
-    return Json(_store(request).get(file_id, _whose(request))._asdict())
+    return Json(_store(request).get(file_id, tenant_seen_by(request))._asdict())
 
 
 @router.get(
@@ -98,7 +98,7 @@ async def get_file(request: Request, file_id: str) -> Response:
 async def get_file_content(request: Request, file_id: str) -> Response:
     """Return the content of an uploaded file, or a range of it."""
     store = _store(request)
-    record = store.get(file_id, _whose(request))
+    record = store.get(file_id, tenant_seen_by(request))
     path = store.path_of(file_id)
     return await _content(request, store, path, record.name, record.content_type, {"file_id": file_id})
 
@@ -113,7 +113,7 @@ async def get_file_content(request: Request, file_id: str) -> Response:
 async def delete_file(request: Request, file_id: str) -> Response:
     """Remove an uploaded file that no waiting or running job uses."""
     note_file(request, file_id)
-    return Json(_store(request).delete(file_id, _whose(request))._asdict())
+    return Json(_store(request).delete(file_id, tenant_seen_by(request))._asdict())
 
 
 @router.get(
@@ -167,9 +167,3 @@ def _store(request: Request) -> FileStore:
         raise Refused("this server keeps no files: it is the head of a cluster, or server.files_bytes_max is 0",
                       code="files_off")  # fmt: skip
     return store
-
-
-def _whose(request: Request) -> str | None:
-    """Return the tenant whose files the request's key may see; None: all."""
-    caller = caller_of(request.scope)
-    return caller.name if caller is not None and caller.visibility == "own" else None

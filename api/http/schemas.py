@@ -22,6 +22,7 @@ from pydantic import (
     create_model,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from killable.api.http.prefer_wait import PREFER, Prefer
 from killable.api.http.request_patterns import (
@@ -219,7 +220,7 @@ SEARCH_WORDS_MAX = 8
 
 def _few_words(search: str) -> str:
     if len(search.split()) > SEARCH_WORDS_MAX:
-        raise ValueError(f"has more than {SEARCH_WORDS_MAX} words")
+        raise PydanticCustomError("too_many_words", f"has more than {SEARCH_WORDS_MAX} words")
     return search
 
 

@@ -71,6 +71,12 @@ class JobFilter(NamedTuple):
         code = code_of(job)
         return code is not None and all(word in code.casefold() for word in missing)
 
+    def has_to_look(self, job: Job) -> bool:
+        """Return whether the words have to be looked for in a job: it fits but for them, and the answer is not kept."""
+        submission = job.submission
+        fits = self.fits_always(job.type.name, submission.tenant, submission.tags)
+        return fits and self.words not in job.missing_words
+
     def missing_words(self, job: Job) -> tuple[str, ...]:
         """Return the words that are not in what never changes of a job. The answers to the last searches are kept: a
         word takes 8 us to search in 8 KiB of tags.

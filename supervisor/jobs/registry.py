@@ -23,8 +23,10 @@ from killable.supervisor.settings import SupervisorSettings
 
 SEARCH = "search"
 """Under this name searches wait for their turns."""
-SEARCHED_A_TURN = 16
-"""Jobs: a millisecond, if they have the largest tags and the search has most words."""
+SEARCHED_A_TURN = 128 << 10
+"""Bytes of what jobs say of themselves: a millisecond, if the search has most words."""
+SEARCHED_JOB_BYTES, PASSED_JOB_BYTES = 512, 64
+"""What it takes beside those to look at one, and to see that it need not be looked at, as if it were bytes."""
 STATES = (*ACTIVE_STATES, *TERMINAL_STATES)
 _STATE = attrgetter("state")
 
@@ -201,10 +203,14 @@ class Registry:
         """Look for the words of a filter in all jobs, in turns of the loop: what follows then finds the answers."""
         if not wanted.words:
             return
-        for number, job in enumerate(tuple(self._jobs.values())):
-            if number % SEARCHED_A_TURN == 0:
+        room = 0
+        for job in tuple(self._jobs.values()):
+            is_asked = wanted.has_to_look(job)
+            room -= SEARCHED_JOB_BYTES + job.described_bytes if is_asked else PASSED_JOB_BYTES
+            if room < 0:
                 await wakeup_turns().turn(SEARCH)
-            if wanted.fits_always(job.type.name, job.submission.tenant, job.submission.tags):
+                room = SEARCHED_A_TURN
+            if is_asked:
                 wanted.missing_words(job)
 
     def page(self, wanted: JobFilter, limit: int, before: int | None = None) -> tuple[list[Job], int | None]:

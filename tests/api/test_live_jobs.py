@@ -338,3 +338,9 @@ async def test_the_client_reads_it(server: OwnServer) -> None:
         found = client.jobs(code="cancelled", tenant="default", search="ada")
         assert [each["job_id"] async for each in found] == [job.id]
         assert (await client.cancel_matching(search="ada", tenant="default", dry_run=True))["matched"] == 0
+
+
+async def test_a_search_for_too_many_words_is_refused_in_words(server: OwnServer) -> None:
+    answer = await server.client.get("/v1/jobs", params={"search": " ".join("abcdefghi")})
+    problem = problem_of(answer, 422, "invalid")
+    assert "has more than 8 words" in str(problem) and "Value error" not in str(problem), problem

@@ -66,6 +66,26 @@ async def test_a_search_takes_turns_and_what_it_has_found_is_known_then(monkeypa
     assert len(entries[0].missing_words) <= SEARCHES_KEPT
 
 
+@pytest.mark.parametrize(("tags_bytes", "turns"), [(0, 5), (4096, 40)])
+async def test_a_search_takes_turns_by_what_it_has_to_read(
+    tags_bytes: int, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, taken = registry(keep_jobs=1000), []
+
+    class Turns:
+        async def turn(self, name: str) -> None:
+            taken.append(name)
+
+    monkeypatch.setattr(registry_module, "wakeup_turns", Turns)
+    for number in range(1000):
+        add(jobs, submission=Submission("work", b"", tags={"team": "t" * tags_bytes, "number": str(number)}))
+    await jobs.search(JobFilter.of(search="7"))
+    assert turns / 2 <= len(taken) <= turns * 2
+    taken.clear()
+    await jobs.search(JobFilter.of(search="7"))
+    assert len(taken) == 1, "all answers are known"
+
+
 def test_a_code_is_searched_when_it_is_known() -> None:
     jobs = registry()
     entry, wanted = add(jobs, submission=Submission("work", b"")), JobFilter.of(search="work TIMEOUT")

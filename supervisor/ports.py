@@ -145,6 +145,12 @@ class Line(Protocol):
         ...
 
 
+UNCOUNTED_S_MAX = 0.25
+"""Time after which the processes and threads of a worker are counted although none seems to have been started: programs
+of root can give a process a number of their choice (clone3(2)), and then nothing shows that it came.
+"""
+
+
 class MeasuredProcess(Protocol):
     """A process with all that it has started, as its use of resources is measured and bounded."""
 

@@ -16,8 +16,6 @@ FORKS_PER_S = 10_000
 """More than one core can fork: a fork of a small C program takes 0.1 ms."""
 THREADS_PER_S = 20_000
 """As many as Python starts. C can start more between two looks; `pids.max` and RLIMIT_NPROC hold it."""
-UNCOUNTED_S_MAX = 0.25
-"""Time after which processes and threads are counted although none seems to have been started."""
 TOGETHER_S = 1.0
 """Looks that are further apart need no common moment."""
 COST_SHARE = 10

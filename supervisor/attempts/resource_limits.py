@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from killable.supervisor.attempts import measuring_pace
 from killable.supervisor.models import Verdict
-from killable.supervisor.ports import Sample
+from killable.supervisor.ports import UNCOUNTED_S_MAX, Sample
 from killable.workers.authoring.limits_and_caps import Limits
 from killable.workers.authoring.units import size
 from killable.workers.headroom_over_limits import HARD_FACTOR, hard_limit_bytes
@@ -56,7 +56,7 @@ class ResourceWatch(NamedTuple):
         verdict = next((each.verdict for each in found if each.verdict is not None), None)
         wait_s = 0.0 if verdict is not None else min(each.next_at for each in found)
         holds = all(each.holds_s is not None for each in found)
-        alone_s = min([measuring_pace.UNCOUNTED_S_MAX, *(each.next_at for each in used)]) if holds else wait_s
+        alone_s = min([UNCOUNTED_S_MAX, *(each.next_at for each in used)]) if holds else wait_s
         return Finding(
             next_at=now + measuring_pace.next_s(wait_s, sample.cost_s),
             alone_at=now + measuring_pace.next_s(max(wait_s, alone_s), sample.cost_s),

@@ -12,14 +12,10 @@ from types import MappingProxyType
 from killable.supervisor import clock
 from killable.supervisor.linux import procfs
 from killable.supervisor.linux.cgroup import Cgroup
-from killable.supervisor.ports import Process, Sample
+from killable.supervisor.ports import UNCOUNTED_S_MAX, Process, Sample
 
 FRESH_S = 1.0
 """Age up to which readers of what workers use get what was measured for a limit."""
-WALK_S = 0.25
-"""Time after which all of a tree is looked for although none was started: programs of root can give a process a number
-of their choice (clone3(2)), and then nothing shows that it came.
-"""
 PROCESSES_MAX = 256
 """Processes of one worker that are looked at for those who ask what it uses; more are counted as so many."""
 
@@ -62,7 +58,7 @@ class LastLook:
         before, self._newest_pid = self._newest_pid, procfs.newest_pid()
         started_none = 0 < self._newest_pid == before
         known: Collection[int] = ()
-        if started_none and self._are_all and clock.monotonic() - self._walked < WALK_S:
+        if started_none and self._are_all and clock.monotonic() - self._walked < UNCOUNTED_S_MAX:
             known = self._clocks
         else:
             self._walked = clock.monotonic()

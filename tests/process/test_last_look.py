@@ -95,7 +95,7 @@ def test_nobody_is_looked_for_as_long_as_the_machine_starts_none(monkeypatch: py
             shell.stdin.write(b"\n")
             shell.stdin.flush()
             until(are_known, "all are counted, and then known")
-        monkeypatch.setattr(tree_usage, "WALK_S", 0.0)
+        monkeypatch.setattr(tree_usage, "UNCOUNTED_S_MAX", 0.0)
         measured, walked = looks.measured, looks.walked
         until(lambda: looks.look() and looks.measured > measured + 5, "they have run")
         assert looks.walked - walked == looks.measured - measured, "it is time"

@@ -9,13 +9,12 @@ from killable.supervisor.attempts.measuring_pace import (
     COST_SHARE,
     LOOK_S,
     PROOF_SHARE,
-    UNCOUNTED_S_MAX,
     step_s,
 )
 from killable.supervisor.attempts.resource_limits import ResourceWatch
 from killable.supervisor.jobs.effective_limits import is_watched
 from killable.supervisor.linux.oom_counter import counted, own_limit_struck
-from killable.supervisor.ports import Sample
+from killable.supervisor.ports import UNCOUNTED_S_MAX, Sample
 from killable.workers.authoring.limits_and_caps import DEFAULT_LIMITS, over
 from killable.workers.headroom_over_limits import HARD_FACTOR, hard_limit_bytes
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-AFTER_TIMEOUT_S = 60
+AFTER_TIMEOUT_S = float(os.environ.get("AFTER_TIMEOUT_S", 60))
 """Time for what the timeout of a test unwinds."""
 
 _stderr = pytest.StashKey[int]()
@@ -41,10 +41,21 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     if _stderr not in item.config.stash:
         return (yield)
-    marker = item.get_closest_marker("timeout")
-    timeout = marker.args[0] if marker is not None else float(item.config.getini("timeout"))
-    faulthandler.dump_traceback_later(timeout + AFTER_TIMEOUT_S, exit=True, file=item.config.stash[_stderr])
+    _watch(item)
     try:
         return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Watch again: a failure makes pytest's own plugin end the watch, and what the failed test has set up may hang."""
+    if isinstance(node, pytest.Item) and _stderr in node.config.stash:
+        _watch(node)
+
+
+def _watch(item: pytest.Item) -> None:
+    marker = item.get_closest_marker("timeout")
+    timeout = marker.args[0] if marker is not None else float(item.config.getini("timeout"))
+    faulthandler.dump_traceback_later(timeout + AFTER_TIMEOUT_S, exit=True, file=item.config.stash[_stderr])

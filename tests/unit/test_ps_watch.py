@@ -134,6 +134,27 @@ async def test_ends_are_told_of_jobs_for_which_the_first_event_had_no_room_also_
         await watched.until("job-old", "completed")
 
 
+async def test_an_interrupt_that_comes_together_with_a_change_ends_the_watch(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = Stream(first_of(total=0))
+    script.on("GET", STREAM, stream.answer)
+    async with AsyncClient(script.url, retries=0) as client:
+        for turns in range(5):  # in one of them the change has been seen, and who waits for it has not gone on
+            watch = JobListWatch(client, {}, {}, at_most=0, full=True)
+            waiting = asyncio.create_task(watch._next())
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            watch._feed._changed()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            was_over = waiting.done()
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert waiting.cancelled() or was_over, turns
+    stream.end()
+
+
 async def test_a_page_that_is_older_than_an_end_adds_no_job(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     stream, page = Stream(first_of(job("job-new"), total=2)), Stream()
     script.on("GET", STREAM, stream.answer)

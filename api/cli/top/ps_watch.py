@@ -74,8 +74,10 @@ class JobListWatch:
     async def _next(self) -> None:
         """Wait for a change. Raise what will not pass, BrokenPipeError."""
         while not self._changed.is_set():
+            # Not wait_for: in Python 3.11 it drops an interrupt that comes together with a change.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), EVERY_S)
+                async with asyncio.timeout(EVERY_S):
+                    await self._changed.wait()
             if not has_reader(sys.stdout):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         self._changed.clear()

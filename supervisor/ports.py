@@ -155,13 +155,12 @@ class MeasuredProcess(Protocol):
     """A process with all that it has started, as its use of resources is measured and bounded."""
 
     base: Sample | None
-    """Its use at the last `note_base`. None if that could not be read and an attempt has run since the fork: the use
-    at the fork is then out of date.
-    """
+    """Its use at the last `note_base`. None if that could not be read, and an attempt has run since it last could."""
 
     def note_base(self, *, cpu: bool = True) -> None:
         """Record its current use, from which the use of an attempt is counted; without `cpu` no processor time, which
-        takes a third of it. Call it before the order is sent, in the thread that sends the order; any thread may.
+        takes a third of it. Call it before the order is sent, in the thread that sends the order; any thread may. What
+        has not run since the last time is not measured again: call it, too, when it is idle, and nobody waits.
         """
         ...
 

@@ -153,7 +153,7 @@ class CommandProcess:
     # ── MeasuredProcess ──
 
     def note_base(self, *, cpu: bool = True) -> None:
-        self.base = self.sample(cpu=cpu, at_most=1)
+        self.base = tree_usage.measure(self._keeper, self._cgroup, cpu=cpu, at_most=1)
 
     def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None:
         if self._cgroup is not None:
@@ -161,8 +161,6 @@ class CommandProcess:
 
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         """Measure the keeper's tree, without the keeper: all that the command has left is below it."""
-        if at_most == 1:
-            return tree_usage.measure_alone(self._keeper, self._cgroup, cpu=cpu)
         sample = self._last_look.measure(self._keeper, self._cgroup, cpu=cpu, at_most=at_most + 1)
         if sample is None:
             return None

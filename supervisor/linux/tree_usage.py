@@ -117,13 +117,6 @@ def measure(
     )  # fmt: skip
 
 
-def measure_alone(pid: int, cgroup: Cgroup | None, *, cpu: bool) -> Sample | None:
-    """Return what a worker uses by itself before a job; None if it is gone."""
-    newest_pid = procfs.newest_pid()
-    sample = measure(pid, cgroup, cpu=cpu, at_most=1)
-    return None if sample is None else sample._replace(newest_pid=newest_pid)
-
-
 def measure_with_alone(pid: int, cgroup: Cgroup | None) -> Sample | None:
     """Return what is used now, with what the processes have alone; None if the worker is gone. Takes milliseconds."""
     sample = measure(pid, cgroup, cpu=True, at_most=PROCESSES_MAX)

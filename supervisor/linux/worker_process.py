@@ -47,6 +47,8 @@ class WorkerProcess:
 
     _used: tuple[Sample | None, Sample | None] = None, None
     """What a look for a limit had measured, and what readers are told for as long as it holds."""
+    _base_of = math.nan, False
+    """The processor time that the worker had used when its base was measured, and whether that was measured, too."""
     _readers_look: LastLook | None = None
     """What was measured for readers alone."""
     _looked_at, _is_shared = -math.inf, False
@@ -117,7 +119,6 @@ class WorkerProcess:
     def forked(self, pid: int, pidfd: int) -> None:
         """Note that the zygote has forked it, and take over the pidfd."""
         self.pid, self._pidfd = pid, pidfd
-        self.base = self.sample(cpu=True, at_most=1)
         try:
             self._loop.add_reader(pidfd, self._on_pidfd)
         except OSError:
@@ -217,8 +218,26 @@ class WorkerProcess:
         self._group_before = b"" if self._cgroup is None else self._cgroup.out_of_memory()
 
     def note_base(self, *, cpu: bool = True) -> None:
-        self.base = self.sample(cpu=cpu, at_most=1) or (None if self._was_used else self.base)
+        used_s = None if self.pid is None else clock.process_cpu_s(self.pid)
+        of_s, has_cpu = self._base_of
+        if used_s != of_s or (cpu and not has_cpu):
+            sample = self._measure_alone(cpu=cpu)
+            self.base = sample or (None if self._was_used else self.base)
+            self._base_of = math.nan if sample is None or used_s is None else used_s, cpu
+        if self.base is not None:
+            self.base = self.base._replace(newest_pid=self._newest_pid_when_alone())
         self._group_bytes = None if self._cgroup is None else self._cgroup.memory_bytes()
+
+    def _measure_alone(self, *, cpu: bool) -> Sample | None:
+        sample = None if self.pid is None else tree_usage.measure(self.pid, self._cgroup, cpu=cpu, at_most=1)
+        return sample if self._alive() else None
+
+    def _newest_pid_when_alone(self) -> int:
+        """Return the number that the machine had given last when the worker was known to have started no process."""
+        last = self._last_look.sample
+        if last is not None and last.processes == 1 and last.newest_pid:
+            return last.newest_pid
+        return self.pid or 0  # it has started none before it was there
 
     def shares_cgroup(self) -> bool:
         now = clock.monotonic()
@@ -351,13 +370,10 @@ class WorkerProcess:
     def sample(self, *, cpu: bool, at_most: int) -> Sample | None:
         if self.pid is None:
             return None
-        if at_most == 1:  # any thread
-            sample = tree_usage.measure_alone(self.pid, self._cgroup, cpu=cpu)
-        else:
-            before = self._last_look.sample
-            sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
-            if sample is before:  # no other process would have the same clock
-                return sample
+        before = self._last_look.sample
+        sample = self._last_look.measure(self.pid, self._cgroup, cpu=cpu, at_most=at_most)
+        if sample is not None and sample is before:  # no other process would have the same clock
+            return sample
         if not self._alive():
             self._last_look = LastLook()  # it may be of another process
             return None

@@ -309,6 +309,8 @@ class Pool:
         if self.state != "ready":
             self._become_ready()
         self._add_idle(worker)
+        if worker.stage is WorkerStage.IDLE:
+            worker.process.note_base(cpu=False)
 
     def _become_ready(self) -> None:
         self._set_state("ready", self._note, None)

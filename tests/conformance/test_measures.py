@@ -115,9 +115,10 @@ async def test_a_sample_is_of_the_worker_and_of_the_processor_time_if_that_is_as
 @on_both_sides()
 async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage) -> None:
     worker = await stage.worker()
-    assert worker.process.base is not None
+    assert worker.process.base is None
     idle = sample_of(worker, cpu=True)
     worker.process.note_base()
+    assert worker.process.base is not None
     await stage.start_inside(worker, "grows", 1)
     more = idle.own_bytes + 32 * MIB
     await stage.until(lambda: sample_of(worker).own_bytes > more, worker, "has grown")
@@ -127,6 +128,33 @@ async def test_what_it_held_before_its_order_is_where_it_grows_from(stage: Stage
     assert worker.process.base.own_bytes > more
     worker.process.kill()
     await stage.wait_until_gone(worker)
+
+
+@on_both_sides()
+async def test_who_has_not_run_since_its_base_was_noted_is_not_measured_for_it_again(stage: Stage) -> None:
+    worker = await stage.worker()
+
+    def base() -> Sample:
+        worker.process.note_base(cpu=False)
+        assert worker.process.base is not None
+        return worker.process.base
+
+    await stage.until(lambda: base() == base(), worker, "waits for an order")  # the cost of measuring it is in it
+    without = base()
+    worker.process.note_base()
+    assert worker.process.base is not None and worker.process.base.cpu_s == sample_of(worker, cpu=True).cpu_s
+    await stage.start_inside(worker, "grows", 1)
+    more = without.own_bytes + 32 * MIB
+    await stage.until(lambda: base().own_bytes > more, worker, "has grown")
+
+
+@on_both_sides()
+async def test_a_base_does_not_say_that_it_is_alone_when_it_is_not(stage: Stage) -> None:
+    worker = await stage.worker()
+    await stage.start_inside(worker, "has a family", 1)
+    await stage.until(lambda: sample_of(worker).processes == 3, worker, "has a family")
+    worker.process.note_base()
+    assert worker.process.base is not None and not worker.process.has_started_none_since(worker.process.base)
 
 
 @on_both_sides()

@@ -109,13 +109,11 @@ def test_nobody_is_looked_for_as_long_as_the_machine_starts_none(monkeypatch: py
 def test_whether_one_was_started_since_a_sample_is_known(start: str) -> None:
     def has_none_come() -> bool | Pending:
         """Another test may start a process at any time."""
-        sample = tree_usage.measure_alone(os.getpid(), None, cpu=False)
-        assert sample is not None
+        sample = Sample(0, newest_pid=procfs.newest_pid())
         return tree_usage.has_started_none_since(sample) or Pending(sample)
 
     until(has_none_come, "the machine starts none for a moment")
-    sample = tree_usage.measure_alone(os.getpid(), None, cpu=False)
-    assert sample is not None
+    sample = Sample(0, newest_pid=procfs.newest_pid())
     if start == "thread":
         threading.Thread(target=int).start()
     else:

@@ -44,7 +44,7 @@ class Measured:
         self.spared = 0
 
     def note_base(self, *, cpu: bool = True) -> None:
-        self.base = tree_usage.measure_alone(self.process.pid, None, cpu=cpu)
+        self.base = tree_usage.measure(self.process.pid, None, cpu=cpu, at_most=1)
 
     def bound(self, memory_bytes: int | None, tasks_max: int | None) -> None: ...
 

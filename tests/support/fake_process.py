@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from support.fake_spawner import FakeSpawner
 
 Status = tuple[int | None, int | None]
+ALONE = 1
+"""The newest number of a job that has started nobody."""
 """(exit code, signal)"""
 
 
@@ -103,7 +105,8 @@ class FakeProcess:
     def note_before(self) -> None: ...
 
     def note_base(self, *, cpu: bool = True) -> None:
-        self.base = self.sample(cpu=cpu, at_most=1)
+        sample = self.sample(cpu=cpu, at_most=1)
+        self.base = sample and sample._replace(newest_pid=ALONE)
 
     def shares_cgroup(self) -> bool:
         return False
@@ -308,7 +311,6 @@ class FakeProcess:
         if self.pid is not None or self._is_closed:
             return
         self.pid = self.world.next_pid()
-        self.base = self.sample(cpu=True, at_most=1)
         if self._kill_wanted:
             self.kill()
         self.listener.on_forked(self.pid)

@@ -229,6 +229,8 @@ class NodePool:
         self.errno: int | None = None
         self._replaced: Counter[str] = Counter()
         """Workers that have ended on nodes, also on those that are gone, by `records.REPLACED`."""
+        self.zygote_restarts = 0
+        """Likewise."""
 
     def use(self, dispatcher: RemotePoolsOwner) -> None:
         self._dispatcher = dispatcher
@@ -272,6 +274,7 @@ class NodePool:
         replaced = Counter(told.pop("replaced", {}))
         self._replaced += replaced - share.replaced
         share.replaced = replaced
+        self.zygote_restarts += max(0, told.get("zygote_restarts", 0) - share.told.get("zygote_restarts", 0))
         if share.told == told:
             return False
         self._count(share, -1)
@@ -397,10 +400,6 @@ class NodePool:
         state = self._best_state
         details = (share.told["detail"] for share in self._shares.values() if share.told["state"] == state)
         return next((detail for detail in details if detail), "")
-
-    @property
-    def zygote_restarts(self) -> int:
-        return sum(share.told.get("zygote_restarts", 0) for share in self._shares.values())
 
     @property
     def occupancy(self) -> Occupancy:

@@ -119,3 +119,26 @@ def test_a_restarted_head_waits_for_the_machine_that_knows_the_type_of_a_job(*, 
             assert [job.code for job in (*jobs, waiting)] == ["node_lost", "node_lost", None if comes else "spawn"]
 
     run(main())
+
+
+def test_what_a_machine_has_counted_stays_counted_when_it_is_gone() -> None:
+    """A counter that falls is taken for a restarted server's by whoever reads metrics."""
+
+    async def main() -> None:
+        async with ClusterSimulation(nodes=2, workers=2) as sim:
+
+            async def restarts(of_second: int) -> int:
+                sim.tell_pools("n0001", zygote_restarts=of_second)
+                await asyncio.sleep(0.1)
+                (pool,) = await sim.head.supervisor.pools()
+                return pool.zygote_restarts
+
+            sim.tell_pools("n0000", zygote_restarts=3)
+            assert [await restarts(1), await restarts(2)] == [4, 5]
+            sim.network.machines["n0000"].turn_off()
+            await asyncio.sleep(AWAY_S)
+            (pool,) = await sim.head.supervisor.pools()
+            assert pool.workers_max == 2, "of the other one"
+            assert [await restarts(2), await restarts(4)] == [5, 7]
+
+    run(main())

@@ -8,18 +8,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    Strict,
-    StringConstraints,
-    WithJsonSchema,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from killable.supervisor.configuration.table import Table
 from killable.workers.authoring.identifiers import TYPE_NAME
 from killable.workers.commands.argument_template import NAME
 from killable.workers.commands.command_environment import ENVIRONMENT
@@ -115,11 +107,7 @@ Default = Annotated[Any, BeforeValidator(_default), WithJsonSchema({"anyOf": [_S
 Choices = Annotated[tuple[Any, ...], BeforeValidator(_choices), WithJsonSchema(_SCALARS)]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class ItemTable(_Table):
+class ItemTable(Table):
     """What each item of an array is."""
 
     type: Literal["string", "integer", "number", "file"] = "string"
@@ -136,7 +124,7 @@ class ItemTable(_Table):
     """Most characters of a text."""
 
 
-class ParameterTable(_Table):
+class ParameterTable(Table):
     """One member of the input of a command."""
 
     type: Literal["string", "integer", "number", "boolean", "array", "file"] = "string"
@@ -171,16 +159,16 @@ class ParameterTable(_Table):
     """Name of a file in the job's folder, if its name matters; default: the one that it was uploaded with."""
 
 
-class CommandTable(_Table):
+class CommandTable(Table):
     """One command of the machine that is a job type."""
 
     argv: Argv
     """The program and its arguments, with placeholders like "{width}"; a list among them is left out as one."""
     description: Text = ""
     """What it does, for those who submit it."""
-    parameters: dict[_ParameterName, ParameterTable] = {}
+    parameters: dict[_ParameterName, ParameterTable] = Field(default={})
     """The members of its input, by name."""
-    outputs: dict[_ParameterName, FileName] = {}
+    outputs: dict[_ParameterName, FileName] = Field(default={})
     """Files that it writes, which are saved as the job's: placeholder and name, like { output = "thumbnail.png" }."""
     stdin: Text = ""
     """The parameter whose content it reads from stdin; empty: it has none."""
@@ -192,7 +180,7 @@ class CommandTable(_Table):
     """The signal that asks it to end, with its grace, when the job is stopped."""
     environment: tuple[Text, ...] = ENVIRONMENT
     """Which variables of its pool's environment it gets: names, or patterns with *."""
-    env: Variables = {}
+    env: Variables = Field(default={})
     """Environment variables of its own."""
     pool: Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")] = POOL
     """The pool whose workers run it; [pools.NAME] sets their number, user, sandbox and the rest."""

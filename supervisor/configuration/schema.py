@@ -12,9 +12,7 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     Strict,
     StringConstraints,
@@ -25,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from killable.supervisor import settings
 from killable.supervisor.configuration.command_tables import CommandTable, Count, Text, Truth, Variables
-from killable.supervisor.configuration.documentation import documentation_of
+from killable.supervisor.configuration.table import Table
 from killable.supervisor.http_server_settings import ClusterSettings, ServerSettings, TelemetrySettings, WebhookSettings
 from killable.supervisor.jobs import node_labels
 from killable.supervisor.jobs.job_queue import PRIORITY_MAX
@@ -137,14 +135,6 @@ _CONDITION_SCHEMA = {"type": "string", "pattern": f"^{node_labels.CONDITION.patt
 LabelSelector = dict[Text, Annotated[str, BeforeValidator(_label_condition), WithJsonSchema(_CONDITION_SCHEMA)]]
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    def given(self) -> dict[str, Any]:
-        """Return the keys that were written, without the defaults."""
-        return self.model_dump(exclude_unset=True)
-
-
 def _limit_form(limit: Limit) -> Any:
     """Return the type of a limit's value in the file."""
     if limit.unit is Unit.OPERATIONS:
@@ -179,16 +169,16 @@ def _cap_form(limit: Limit) -> Any:
 
 if TYPE_CHECKING:
 
-    class LimitsTable(_Table):
+    class LimitsTable(Table):
         """Created below from LIMITS."""
 
-    class CapsTable(_Table):
+    class CapsTable(Table):
         """Created below from LIMITS."""
 
 else:
     LimitsTable = create_model(
         "LimitsTable",
-        __base__=_Table,
+        __base__=Table,
         __doc__="Limits of a job; an absent key keeps its default.",
         **{
             # The default is never read: a limit that is not written keeps the value of the layer below (`given`).
@@ -198,7 +188,7 @@ else:
     )
     CapsTable = create_model(
         "CapsTable",
-        __base__=_Table,
+        __base__=Table,
         __doc__='The largest values that a job may request (422 limit_over_cap); "none" removes a cap.',
         **{
             name: (_cap_form(limit), Field(default=None, description=f"Largest {name} that a job may request."))
@@ -224,19 +214,20 @@ _SETTING_FORMS: dict[Any, Any] = {
 """The form in the file by the type of a setting. A type that is absent is validated as it is."""
 
 
-def _table_of(made_from: type[Any]) -> type[_Table]:
+def _table_of(made_from: type[Any]) -> type[Table]:
     """Create the model of a table from the fields of a class of settings and the strings under them."""
     hints = get_type_hints(made_from, include_extras=True)
-    documentation = documentation_of(made_from)
     members: dict[str, Any] = {
         each.name: (
             _SETTING_FORMS.get(hints[each.name], hints[each.name]),
-            Field(default={} if each.default is MISSING else each.default, description=documentation[each.name]),
+            {} if each.default is MISSING else each.default,
         )
         for each in fields(made_from)
     }
     about = (made_from.__doc__ or "").partition(":")[0]
-    return create_model(made_from.__name__, __base__=_Table, __doc__=f"{about}.", **members)
+    table: type[Table] = create_model(made_from.__name__, __base__=Table, __doc__=f"{about}.", **members)
+    table.documented_by = made_from
+    return table
 
 
 ServerTable = _table_of(ServerSettings)
@@ -255,7 +246,7 @@ _LIST_OF_TEXTS = {"type": "array", "items": {"type": "string"}}
 Paths = Annotated[tuple[Text, ...], BeforeValidator(_paths), WithJsonSchema(_LIST_OF_TEXTS)]
 
 
-class SandboxTable(_Table):
+class SandboxTable(Table):
     """What jobs of a pool may not do to the rest of the machine; an empty table forbids nothing."""
 
     network: Truth = True
@@ -268,7 +259,7 @@ class SandboxTable(_Table):
     """Files and folders that jobs may read, beside Python, its packages and the system's; absent: as their user may."""
 
 
-class PoolTable(_Table):
+class PoolTable(Table):
     """One pool: a zygote process that has imported the modules, and its workers."""
 
     module: Texts
@@ -295,15 +286,15 @@ class PoolTable(_Table):
     """Name or number of the group that workers run as; empty: the user's own."""
     environment: tuple[Text, ...] = ("*",)
     """Which of the server's variables jobs get: names, or patterns with *, which match nothing that looks secret."""
-    env: Variables = {}
+    env: Variables = Field(default={})
     """Environment variables of the pool's processes; they override the server's own."""
     sandbox: SandboxTable = SandboxTable()
     """What its jobs may not do: network = false, shared_memory = false; write and read, lists of paths."""
-    nodes: LabelSelector = {}
+    nodes: LabelSelector = Field(default={})
     """Labels of the machines of a cluster that have the pool, like { zone = "a" }; empty: all."""
 
 
-class JobTable(_Table):
+class JobTable(Table):
     """Limits and caps of one job type."""
 
     limits: LimitsTable = LimitsTable()
@@ -312,7 +303,7 @@ class JobTable(_Table):
     """Caps of this job type; none may be above the server's."""
 
 
-class TenantTable(_Table):
+class TenantTable(Table):
     """Bounds of one tenant, which is the name of an API key; "none" takes a bound away."""
 
     queue_jobs_max: CountOrNone = None
@@ -339,7 +330,7 @@ _Name = Annotated[str, StringConstraints(pattern=f"^{TYPE_NAME}$")]
 _KeyName = Annotated[str, StringConstraints(pattern=f"^{KEY_NAME}$")]
 
 
-class FileTable(_Table):
+class FileTable(Table):
     """killable.toml"""
 
     server: ServerTable = ServerTable()  # type: ignore[valid-type]  # made from ServerSettings
@@ -354,13 +345,13 @@ class FileTable(_Table):
     """Default limits of all job types; a decorator and [jobs.NAME.limits] override them."""
     caps: CapsTable = CapsTable()
     """The largest values that a job may request; a larger one is refused (422 limit_over_cap)."""
-    pools: dict[_Name, PoolTable] = {}
+    pools: dict[_Name, PoolTable] = Field(default={})
     """The modules to serve, and the workers of each pool."""
-    jobs: dict[_Name, JobTable] = {}
+    jobs: dict[_Name, JobTable] = Field(default={})
     """Limits and caps of single job types."""
-    commands: dict[_Name, CommandTable] = {}
+    commands: dict[_Name, CommandTable] = Field(default={})
     """Commands of the machine that are job types."""
-    tenants: dict[_KeyName, TenantTable] = {}
+    tenants: dict[_KeyName, TenantTable] = Field(default={})
     """Bounds of single tenants, and of all others: [tenants.default]."""
 
 

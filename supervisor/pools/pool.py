@@ -309,7 +309,7 @@ class Pool:
         if self.state != "ready":
             self._become_ready()
         self._add_idle(worker)
-        if worker.stage is WorkerStage.IDLE:
+        if worker.stage is WorkerStage.IDLE and worker.lane is None:  # it has no order, and can get none meanwhile
             worker.process.note_base(cpu=False)
 
     def _become_ready(self) -> None:

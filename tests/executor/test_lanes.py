@@ -30,6 +30,8 @@ from killable import Executor, JobCancelled, JobError, WorkerCrashed, WorkerExit
 from killable.supervisor.executor.futures import JobFuture
 from killable.supervisor.executor.pending_tasks import PendingTasks
 from killable.supervisor.executor.task import Task
+from killable.supervisor.linux.call_socket import CallSocket
+from killable.supervisor.linux.worker_process import WorkerProcess
 from killable.supervisor.models import Outcome, Verdict
 from killable.supervisor.pools import lane
 from killable.workers.protocol.shared_memory import OwnedDescriptor
@@ -52,6 +54,27 @@ def test_a_call_begins_while_the_supervisors_thread_does_nothing(executor: Execu
     with pytest.raises(JobCancelled):
         future.result()
     assert (tmp_path / "cleaned").exists()
+
+
+def test_what_a_worker_uses_is_not_measured_again_when_a_call_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the call has taken by then would not count for its limits."""
+    seen: list[tuple[CallSocket, str]] = []
+    note_base, send = WorkerProcess.note_base, CallSocket.send
+
+    def measured(process: WorkerProcess, *, cpu: bool = True) -> None:
+        seen.append((process.line, "measured"))
+        note_base(process, cpu=cpu)
+
+    def ordered(line: CallSocket, *message: Any) -> None:
+        send(line, *message)
+        seen.append((line, "ordered"))
+
+    monkeypatch.setattr(WorkerProcess, "note_base", measured)
+    monkeypatch.setattr(CallSocket, "send", ordered)
+    with Executor(max_workers=1, memory_bytes=1 << 30) as executor:
+        assert executor.submit(executor_tasks.square, 3).result() == 9  # it waits for the worker
+        (line,) = (line for line, what in seen if what == "ordered")
+        assert [what for each, what in seen if each is line] == ["measured", "ordered"]
 
 
 def page_faults(pid: int) -> int:

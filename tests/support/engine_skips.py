@@ -23,6 +23,7 @@ DIFFERS = {
     ),
     "test_http_files.py": "a head keeps no files",
     "test_http_files_of_keys.py": "a head keeps no files",
+    "test_a_file_that_was_uploaded_is_an_argument": "a head keeps no files",
 }
 """Files, and tests with or without their parameters, that say nothing about a head in the test's own process, and why.
 They are skipped there.

@@ -154,7 +154,12 @@ class LaneWorker(Protocol):
         """Count calls that have run through. `is_idle`: the line is empty."""
         ...
 
-    def on_lane_over(self) -> None: ...
+    def on_lane_over(self, *, is_dying: bool) -> None:
+        """Take note that the lane has ended. `is_dying`: the worker has no call, and was sent SIGKILL for one that had
+        run through by then.
+        """
+        ...
+
     def note_result_buffer_passed(self) -> None: ...
 
 
@@ -431,7 +436,8 @@ class Lane:
             self.is_over = self.is_closed = True
             if first is not None:
                 first.call.begin()
-        self._worker.on_lane_over()
+        # No thread can kill it for a call any more. One that was killed may look alive for some milliseconds yet.
+        self._worker.on_lane_over(is_dying=first is None and self.process.killed_for is not None)
         if first is None:
             self.process.hold(None)
         else:

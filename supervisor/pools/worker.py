@@ -206,8 +206,10 @@ class Worker:
         elif is_idle:
             self._owner.on_worker_idle(self)
 
-    def on_lane_over(self) -> None:
+    def on_lane_over(self, *, is_dying: bool) -> None:
         self.lane = None
+        if is_dying:
+            self.mark_lost()  # else the next job would die with it, and be taken for the one that was cancelled
 
     def retire(self, why: str) -> None:
         """Let it end by itself. It is busy until its attempt is proven gone. `why`: what the attempt left behind."""
@@ -238,7 +240,7 @@ class Worker:
         self._owner.on_worker_ending()
 
     def mark_lost(self) -> None:
-        """Mark it lost: its zygote or guard has ended, and it dies with that. It is given no other attempt."""
+        """Mark it lost: it is dying, or will with its zygote or guard, which has ended. It is given no other attempt."""
         self.revoke_lane()
         self.signalled = True
         if self.stage in (WorkerStage.IDLE, WorkerStage.RESERVED):

@@ -9,12 +9,14 @@ import itertools
 import linecache
 import os
 import random
+import select
 import signal
 import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -76,6 +78,12 @@ def test_what_a_worker_uses_is_not_measured_again_when_a_call_has_its_order(monk
         (line,) = (line for line, what in seen if what == "ordered")
         *before, last = [what for each, what in seen if each is line]
         assert "measured" in before and last == "ordered"
+
+
+def has_reported(line: lane.Lane) -> bool:
+    """Return whether the frames of its worker wait to be read."""
+    process: Any = line.process
+    return bool(select.select([process._frames._descriptor], [], [], 0)[0])
 
 
 def page_faults(pid: int) -> int:
@@ -141,6 +149,23 @@ def test_the_exit_of_a_call_that_was_killed_may_be_heard_before_the_word_of_who_
     with pytest.raises(JobCancelled) as caught:
         future.result()
     assert caught.value.facts["reason"] == "gone" and (future.certificate or {})["exit_signal"] == "SIGKILL"
+
+
+def test_a_job_is_not_given_to_a_worker_that_was_killed_for_a_call_that_had_run_through(
+    executor: Executor, tmp_path: Path
+) -> None:
+    """It looks alive for some milliseconds yet."""
+    wait_for_lanes(executor, 2)
+    said = [tmp_path / "first", tmp_path / "second"]
+    with stalled_supervisor_thread(executor):
+        ran_through = [executor.submit(executor_tasks.say, str(path)) for path in said]
+        lines = [each for each in executor._tasks._lanes if len(each)]
+        until(lambda: len(lines) == 2 and all(map(has_reported, lines)), "they have run through")
+        for future in ran_through:  # in its thread: nothing comes between this and the job
+            executor._tasks.supervisor_thread.call(partial(future.cancel, grace_s=0))
+        innocent = executor.with_limits(queue_s=60).submit(executor_tasks.square, 3)
+    assert innocent.result() == 9
+    assert [future.result() for future in ran_through] == [None, None]
 
 
 def test_a_kill_of_a_call_that_is_being_lined_up_hits_no_other_call(

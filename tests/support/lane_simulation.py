@@ -101,6 +101,8 @@ class SimulatedProcess:
         self.output = b""
         self.worker: Worker
         self.is_dead = self._is_reported = False
+        self._unseen = 0
+        """So many looks do not see that it is dead: after SIGKILL the kernel takes its time."""
         self._last = self._defined = 0
         self._held: int | None = None
         self._call: Iterator[None] | None = None
@@ -180,6 +182,7 @@ class SimulatedProcess:
 
     def kill(self) -> None:
         self.is_dead = True
+        self._unseen = self._simulation.random.choice((0, 0, 1, 3))
 
     def kill_now(self, fence: int, verdict: Verdict) -> bool:
         assert self._held == fence
@@ -190,6 +193,9 @@ class SimulatedProcess:
         return True
 
     def look_for_exit(self) -> bool:
+        if self.is_dead and self._unseen:
+            self._unseen -= 1
+            return False
         if self.is_dead and not self._is_reported:
             self._is_reported = True
             self.worker.on_exited()
@@ -378,6 +384,7 @@ class LaneSimulation:
         """Calls that were cancelled before they began, as their futures said at once."""
         self.interrupted: set[str] = set()
         self._interrupts = 0
+        self._taken: Worker | None = None
         self._numbers = itertools.count(1)
         self._pids = itertools.count(1)
         self._fences = itertools.count(1)
@@ -462,7 +469,8 @@ class LaneSimulation:
     def on_worker_failed(self, worker: Worker, why: str, errno: int | None) -> None: ...
 
     def on_worker_free(self, worker: Worker) -> None:
-        self._open_lane(worker)
+        if worker is not self._taken:  # else it is free for the job
+            self._open_lane(worker)
 
     def on_worker_gone(self, worker: Worker, why: str) -> None:
         self.workers.remove(worker)
@@ -555,6 +563,16 @@ class LaneSimulation:
         if self.random.random() < 0.5:
             process.is_gone()
 
+    def give_to_a_job(self) -> None:
+        """Take a worker for a job, as the pool does; the job is over at once."""
+        self._taken = worker = self.random.choice(self.workers)
+        if worker.stage is WorkerStage.IDLE:
+            worker.revoke_lane()
+            if worker.stage is WorkerStage.IDLE and not worker.process.look_for_exit():
+                assert worker.process.killed_for is None, "a job is given to a worker that was killed for a call"
+                self._open_lane(worker)
+        self._taken = None
+
     def look_at(self, process: SimulatedProcess) -> None:
         """A call that runs is said to, once the end of the one before it is read."""
         for future in self.futures:
@@ -576,7 +594,7 @@ class LaneSimulation:
     def step(self) -> None:
         choices: list[Callable[[], object]] = [
             *(self.submit, self.submit, self.submit, self.cancel, self.act, self.act, self.work, self.work, self.work),
-            *(self.read_frames, self.read_output, self.hear_of_exits, self.look),
+            *(self.read_frames, self.read_output, self.hear_of_exits, self.look, self.give_to_a_job),
         ]
         self.random.choice(choices)()
 

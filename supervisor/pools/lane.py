@@ -420,14 +420,11 @@ class Lane:
 
     def promote(self) -> None:
         """End the lane, and make its first call, if there is one, an attempt: the worker has reported something of it
-        that is not its end alone.
+        that is not its end alone. Reads no frame: the caller may have the first ones in hand.
         """
-        keeps_its_call = self._keeps_its_call  # it may report the exit, which ends the lane
-        if self.is_over:
-            return
         with self._lock:
             self._holder.repair()
-            if not keeps_its_call:
+            if not self.is_alone:  # else it is an attempt's
                 self.take_back()
             first = self._line.popleft() if self._line else None
             # What stood behind it and was received is passed over: the worker sends IDLE, or has sent it.
@@ -467,17 +464,15 @@ class Lane:
         if not self.is_over:
             self.promote()
 
-    @property
-    def _keeps_its_call(self) -> bool:
-        """Whether the only call is an attempt's, which is not taken back while its worker lives."""
-        return self.is_alone and not self.process.look_for_exit()
-
     def _holds_a_call(self) -> bool:
-        """Take back what the worker has not received, and read what it has reported; return whether it has a call."""
+        """Take back what the worker has not received, and read what it has reported; return whether it has a call.
+
+        The only call of an attempt's is not taken back while its worker lives.
+        """
         with self._lock:
             self._holder.repair()
             self.is_closed = True
-            if not self._keeps_its_call:
+            if not self.is_alone or self.process.look_for_exit():
                 self.take_back()
         self.process.read_frames()  # of calls that have run through; any other frame promotes the first call
         return bool(self._line)

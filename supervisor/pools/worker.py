@@ -240,7 +240,7 @@ class Worker:
         self._owner.on_worker_ending()
 
     def mark_lost(self) -> None:
-        """Mark it lost: it is dying, or will with its zygote or guard, which has ended. It is given no other attempt."""
+        """Mark it lost: it is dying, or will with its zygote or guard, which has ended. It gets no other attempt."""
         self.revoke_lane()
         self.signalled = True
         if self.stage in (WorkerStage.IDLE, WorkerStage.RESERVED):

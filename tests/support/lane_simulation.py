@@ -43,7 +43,7 @@ POINTS_MAX = 120
 """At one of the first so many points, where chance chooses: a short cancel has fewer."""
 PLAIN: dict[str, Any] = {}
 WATCHED: dict[str, Any] = {"run_s": 60.0}
-KINDS = (*("plain",) * 8, "prints", "prints", "speaks", "fails", "dies", "stuck")
+KINDS = (*("plain",) * 8, "prints", "prints", *("speaks",) * 4, "fails", "dies", "stuck")
 
 
 class SimulatedLine:
@@ -98,6 +98,8 @@ class SimulatedProcess:
         self.killed_for: Verdict | None = None
         self.line = SimulatedLine(simulation, self.step)
         self.frames: list[Frame] = []
+        self.in_hand = 0
+        """How many reads of frames are not done yet."""
         self.output = b""
         self.worker: Worker
         self.is_dead = self._is_reported = False
@@ -204,7 +206,10 @@ class SimulatedProcess:
     def read_frames(self) -> None:
         frames, self.frames = self.frames, []
         if frames:
+            self.in_hand += 1
+            self._simulation.meanwhile(self)
             self.worker.on_frames(frames)
+            self.in_hand -= 1
 
     def read_output(self) -> None:
         unasked = self._simulation.fault == "output is read unasked"
@@ -232,6 +237,8 @@ class SimulatedAttempt:
     id: str
     worker: Worker
     pid: int | None
+    expected: int = 0
+    """The number of its next frame."""
     output: bytes = b""
     tokens: list[bytes] = field(default_factory=list)
     outcome: Outcome | None = None
@@ -272,7 +279,9 @@ class SimulatedAttempt:
             self.worker.process.kill()
 
     def on_frames(self, frames: Sequence[Frame]) -> None:
-        for kind, fence, _, payload in frames:
+        for kind, fence, sequence, payload in frames:
+            assert sequence == self.expected, f"frame {sequence} was received, {self.expected} was expected"
+            self.expected += 1
             if kind == Kind.TOKEN:
                 self.tokens.append(payload)
             elif kind == Kind.IDLE:
@@ -479,12 +488,21 @@ class LaneSimulation:
 
     # ── what may happen next ──
 
+    def meanwhile(self, process: SimulatedProcess) -> None:
+        """Do what may happen while the supervisor's thread has frames of this process in hand."""
+        for _ in range(self.random.choice((0, 0, 1, 4))):
+            process.step()
+        if self.random.random() < 0.5:
+            for future in self.futures:
+                if future.job_id == process.running:
+                    self.cancel_call(future, self.random.choice((0, None)))
+
     def submit(self) -> None:
         last = self.queue.definitions
         self.submit_call(
             self.random.choice(KINDS),
             self.random.choice((0, 1, 2, last, last, last)),
-            self.random.choice((*(PLAIN,) * 9, WATCHED)),
+            self.random.choice((*(PLAIN,) * 4, WATCHED)),
             interrupts=self.random.choice((0, 0, 0, 0, 1, 2)),
             point=self._point(),
         )
@@ -576,7 +594,7 @@ class LaneSimulation:
     def look_at(self, process: SimulatedProcess) -> None:
         """A call that runs is said to, once the end of the one before it is read."""
         for future in self.futures:
-            if future.job_id == process.running and not (process.is_dead or process.frames):
+            if future.job_id == process.running and not (process.is_dead or process.frames or process.in_hand):
                 assert future.running() or future.done(), f"{future.job_id} runs"
 
     def look(self) -> None:
